@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from mcp_guard import __version__
 from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
-from mcp_guard.core.tool_pins import Quarantine
+from mcp_guard.core.tool_pins import Pin, Quarantine
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.host_process import parent_of
@@ -269,6 +269,9 @@ class NoPins:
     def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> Mapping[str, Quarantine]:
         return {}
 
+    def accepted(self, server: str) -> Mapping[str, Pin]:
+        return {}
+
     def have_changed(self) -> bool:
         return False
 
@@ -284,7 +287,7 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
 
     Returns the tools, and the names of the upstreams that listed none. Without `pins` no tool is quarantined.
     """
-    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins())
+    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins(), is_patient=True)
     client = {"name": "mcp-guard", "version": __version__}
     params = {"protocolVersion": LATEST, "capabilities": CAPABILITIES, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
@@ -305,6 +308,15 @@ class NoClient:
         pass
 
     def on_tools_changed(self, server: str) -> None:
+        pass
+
+    def on_upstream_listed(self, server: str) -> None:
+        pass
+
+    def on_list_changed(self, server: str, method: str) -> None:
+        pass
+
+    def on_result(self, server: str, result: Json) -> None:
         pass
 
     def on_pressure(self, slow: bool) -> None:

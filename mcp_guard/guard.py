@@ -440,9 +440,13 @@ class Guard:
         """The definitions of the tools that this instance could call (promise P5). Raises: LedgerError."""
         if self.ledger.why_barred(instance):
             return []
-        callable_tools = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
-        listed = [listed_definition(tool, self.policies.is_observed(tool)) for tool in callable_tools]
+        listed = [listed_definition(tool, is_observed) for tool, is_observed in self.callable_tools(instance)]
         return [*listed, AWAIT_TOOL] if self.policies.may_hold else listed
+
+    def callable_tools(self, instance: Instance) -> list[tuple[Tool, bool]]:
+        """The tools that this instance could call, and whether calls of each are only observed."""
+        tools = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
+        return [(tool, self.policies.is_observed(tool)) for tool in tools]
 
 
 def report_waiting(approval: Approval, progress: Progress | None) -> Callable[[float], None]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
 from mcp_guard.core.rates import RateValue, RecordedUse
-from mcp_guard.core.tool_pins import Quarantine
+from mcp_guard.core.tool_pins import Pin, Quarantine
 
 Progress = Callable[[Json], None]
 """Sends a progress notification. Takes its params without the token. Never raises, never blocks."""
@@ -266,6 +266,9 @@ class Pins(Protocol):
         `capabilities` are those of the client that the tools are listed for (`core.tool_pins.showing_capabilities`).
         All new definitions of one listing are recorded in one transaction, committed on return.
         """
+
+    def accepted(self, server: str) -> Mapping[str, Pin]:
+        """The definitions that are pinned now, by the upstream's own name of the tool. Raises: LedgerError."""
 
     def have_changed(self) -> bool:
         """Whether a definition was recorded or decided on, in any process, since `judge`. Raises: LedgerError."""

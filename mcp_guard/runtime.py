@@ -32,7 +32,7 @@ from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
+from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
@@ -40,6 +40,7 @@ from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.group import UpstreamGroup
+from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.start import start_upstreams
 from mcp_guard.upstream.status_file import StatusFile, status_path
 
@@ -52,6 +53,8 @@ CLOCK = SteadyClock()
 LEDGER_RETRY_SECONDS = 2
 GC_DELAY_SECONDS = 5
 """When the garbage collector is enabled at the latest; start-up leaves no garbage worth collecting."""
+CEDAR_DELAY_SECONDS = 0.03
+"""When Cedar is imported: after the upstreams have been sent `initialize`, while they work on it."""
 PINS_SECONDS = 1.0
 """How soon a running guard applies what an operator has decided about a tool definition."""
 RETENTION_DELAY_SECONDS = 3
@@ -74,6 +77,8 @@ def make_upstream_group(
     *,
     on_catalog: Callable[[], None] = lambda: None,
     on_status: Callable[[], None] = lambda: None,
+    last_listings: LastListings | None = None,
+    is_patient: bool = False,
 ) -> UpstreamGroup:
     unpinned = {name: rule.unpinned for name, rule in settings.pin_rules.items()}
     return UpstreamGroup(
@@ -84,6 +89,8 @@ def make_upstream_group(
         forward_meta=settings.forward_meta,
         on_catalog=on_catalog,
         on_status=on_status,
+        last_listings=last_listings,
+        is_patient=is_patient,
     )
 
 
@@ -172,6 +179,7 @@ class Runtime:
                 step(tx)
 
         self.ledger.writer.run(op)
+        asyncio.get_running_loop().call_later(CEDAR_DELAY_SECONDS, prepare_to_load)
         asyncio.get_running_loop().call_later(GC_DELAY_SECONDS, gc.enable)  # also if no policies can be loaded
 
     def stop(self, *steps: Callable[[Transaction], None]) -> None:
@@ -206,6 +214,7 @@ class Runtime:
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
             on_catalog=lambda: self._load_policies(session_policies),
             on_status=self._status_file.on_change,
+            last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
         self._status_file.add(instance.id, upstreams)
         guard = self._make_guard(in_force, upstreams)
@@ -224,17 +233,9 @@ class Runtime:
             choose_adapter=choose_adapter,
         )
 
-        def environment() -> "PolicyEnvironment":
-            return policy_environment(
-                settings,
-                upstreams.accepted_tools(),
-                upstreams.absent(),
-                upstreams.unaccepted(),
-                upstreams.retained_tools(),
-                upstreams.pins.known(),
-            )
-
-        session_policies = SessionPolicies(in_force, environment, on_changed=session.notify_tools_changed)
+        session_policies = SessionPolicies(
+            in_force, lambda: self._environment(upstreams), on_changed=session.notify_tools_changed
+        )
         self._sessions.add(session)
         return session
 
@@ -254,6 +255,16 @@ class Runtime:
             new_id=new_call_id,
             memory=self._histories,
             signals=self._risk_monitor or NoSignals(),
+        )
+
+    def _environment(self, upstreams: UpstreamGroup) -> "PolicyEnvironment":
+        return policy_environment(
+            self.settings,
+            upstreams.accepted_tools(),
+            upstreams.absent(),
+            upstreams.unaccepted(),
+            upstreams.retained_tools(),
+            upstreams.pins.known(),
         )
 
     def end(self, instance: Instance) -> None:

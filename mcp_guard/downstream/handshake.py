@@ -12,7 +12,8 @@ from mcp_guard import __version__
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
-from mcp_guard.downstream.session import CLIENT, Session, client_name, progress_token, read_tool_call
+from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
+from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
@@ -37,7 +38,6 @@ from mcp_guard.protocol.versions import (
     approval_elicitation,
     can_open_urls,
     is_stateless,
-    merge_capabilities,
     merge_instructions,
     withhold,
 )
@@ -127,7 +127,7 @@ class HandshakeAdapter:
         results = await self._session.initialize_results()
         merged = {
             "protocolVersion": negotiate(requested, [str(result.get("protocolVersion")) for result in results]),
-            "capabilities": merge_capabilities(results),
+            "capabilities": self._session.capabilities(results),
             "serverInfo": {"name": "mcp-guard", "version": __version__},
             **merge_instructions(results),
         }

@@ -1,114 +1,166 @@
 """Routes the requests that are not tool calls: joins listings, and finds the upstream of a prompt or resource.
 
-Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it. Resource URIs stay as they are,
-because they also occur in results; a URI belongs to the upstream that listed it or whose template it matches.
+Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it. Resource URIs stay as they are;
+`resource_owners.py` says whose they are. Lists are read when a request needs them, even if the client never lists.
 """
 
-from mcp_guard.core.errors import UpstreamError
+from collections.abc import Iterable
+
 from mcp_guard.core.model import Json
-from mcp_guard.core.uri_template import UriTemplate
+from mcp_guard.downstream.resource_owners import LINK_MEMBERS, ResourceOwners, find_links
 from mcp_guard.downstream.tool_names import ToolNames
-from mcp_guard.ports import ClientChannel
-from mcp_guard.protocol.jsonrpc import PeerLost, error
-from mcp_guard.protocol.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, RoutingRule
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
+from mcp_guard.protocol.jsonrpc import error
+from mcp_guard.protocol.methods import (
+    CAPABILITY,
+    CLIENT_REQUESTS,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    LISTS,
+    LISTS_CHANGED,
+    METHOD_NOT_FOUND,
+    PROMPTS_CHANGED,
+    RESOURCES_CHANGED,
+    SET_LEVEL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    RoutingRule,
+)
 from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
-MAX_TEMPLATES = 1000
-"""URI templates of one listing that requests are matched against."""
+MAX_SUBSCRIPTIONS = 1000
+"""Subscriptions of one client that are made again when their upstream has restarted."""
 
 Target = tuple[str, Json]
 """An upstream, and the params as it is sent them."""
 
 
 class Router:
-    """Remembers which upstream listed what, for one session."""
+    """Remembers which upstream listed what, for one session.
+
+    `declared` are the capabilities that the client was told of: an upstream that has not answered yet may have them.
+    """
 
     def __init__(self, upstreams: UpstreamGroup, tool_names: ToolNames) -> None:
+        self.declared: Json = {}
         self._upstreams = upstreams
         self._tool_names = tool_names
         self._prompts: dict[str, tuple[str, str]] = {}
         """The server and its own name of each prompt, by the client's name."""
-        self._resources: dict[str, str] = {}
-        """The server of each listed URI."""
-        self._templates: dict[str, tuple[UriTemplate, str]] = {}
-        """Each listed URI template and its server."""
-        self._find_target = {
-            RoutingRule.BY_PROMPT: self._target_of_prompt,
-            RoutingRule.BY_URI: self._target_of_uri,
-            RoutingRule.BY_REF: self._target_of_ref,
-        }
+        self._owners = ResourceOwners()
+        self._versions: dict[tuple[str, str], int] = {}
+        """The version of each upstream's list by method, as it was last looked at."""
+        self._shown: set[str] = set()
+        """The lists that the client has asked for, by method."""
+        self._noted: set[str] = set()
+        """Upstreams of which it was said that they list resources of others."""
+        self._subscriptions: dict[str, str] = {}
+        """The upstream of each URI that the client has subscribed to."""
+        self._level: Json | None = None
+        """The params of the client's latest `logging/setLevel`."""
 
     async def route(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Pass a request on. Returns the `result` or `error` member of the reply."""
-        capable, rule = self._upstreams.with_capability(CAPABILITY[method]), CLIENT_REQUESTS[method]
-        if not capable:
+        capability, rule = CAPABILITY[method], CLIENT_REQUESTS[method]
+        capable = self._upstreams.with_capability(capability)
+        if not capable and capability not in self.declared:
             capable = self._upstreams.available()
             if len(capable) != 1:
-                return error(METHOD_NOT_FOUND, f"Method not found: no upstream offers `{method}`")
+                return _not_offered(method)
             if rule is RoutingRule.JOIN_LISTS:  # only one server could answer, so its own refusal is the answer
                 reply = await self._upstreams.relay(capable[0], method, params, channel)
                 if "error" in reply:
                     return reply
         if rule is RoutingRule.JOIN_LISTS:
+            self._shown.add(method)
             return await self._join_lists(method, capable)
         if rule is RoutingRule.ALL_CAPABLE:
-            replies = [await self._upstreams.relay(server, method, params, channel) for server in capable]
-            return next((reply for reply in replies if "error" in reply), replies[0])
-        target = self._find_target[rule](params, capable)
-        if isinstance(target, dict):
-            return target
-        server, params = target
+            return await self._route_to_all(method, params, capable, channel)
+        if rule is RoutingRule.BY_URI:
+            return await self._route_by_uri(method, params, capable, channel)
+        find_target = self._target_of_prompt if rule is RoutingRule.BY_PROMPT else self._target_of_ref
+        target = await find_target(params, capable)
+        return await self._relay(*target, method, channel) if isinstance(target, tuple) else target
+
+    async def _route_to_all(self, method: str, params: Json, capable: list[str], channel: ClientChannel) -> Json:
+        if method == SET_LEVEL:
+            self._level = params
+        return await self._upstreams.relay_to_all(capable, method, params, channel)
+
+    async def _relay(self, server: str, params: Json, method: str, channel: ClientChannel) -> Json:
         reply = await self._upstreams.relay(server, method, params, channel)
+        if isinstance(result := reply.get("result"), dict):
+            self.add_links(server, result, params.get("uri"))
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
+
+    # Lists
 
     async def _join_lists(self, method: str, capable: list[str]) -> Json:
         """Every page of every capable upstream's list, in the order of the configuration."""
-        items: list[Json] = []
-        failures: list[str] = []
-        for server in capable:
-            try:
-                items += self._remember(server, method, await self._upstreams.relay_list(server, method))
-            except (PeerLost, UpstreamError) as failure:
-                failures.append(f"`{server}`: {failure}")
-        if failures and len(failures) == len(capable):
+        lists, failures = await self._read_lists(method, capable)
+        if failures and not lists:
             return error(METHOD_NOT_FOUND, f"no upstream could answer `{method}`: {'; '.join(failures)}")
+        items: list[Json] = []
+        for server, listed in lists.items():
+            items += self._as_shown(server, method, listed)
         return {"result": {LISTS[method]: items}}
 
-    def _remember(self, server: str, method: str, items: list[Json]) -> list[Json]:
-        """Returns the items as the client is shown them."""
-        if method == "prompts/list":
+    async def _read_lists(
+        self, method: str, capable: list[str], *, only_if_needed: bool = False
+    ) -> tuple[dict[str, list[Json]], list[str]]:
+        """The latest lists by upstream, whose contents are remembered, and why others have none."""
+        lists, failures = await self._upstreams.read_lists(method, capable, only_if_needed=only_if_needed)
+        for server, items in lists.items():
+            version = self._upstreams.connections[server].listings[method].version
+            if self._versions.get((server, method)) == version:
+                continue
+            self._versions[server, method] = version
+            if method == LIST_PROMPTS:
+                self._remember_prompts(server, items)
+            elif method == LIST_TEMPLATES:
+                self._owners.set_templates(server, _texts(items, "uriTemplate"))
+            else:
+                self._remember_resources(server, _texts(items, "uri"))
+        return lists, failures
+
+    def _remember_prompts(self, server: str, items: list[Json]) -> None:
+        self._prompts = {shown: target for shown, target in self._prompts.items() if target[0] != server}
+        for name in _texts(items, "name"):
+            self._prompts[self._tool_names.for_client(server, name)] = server, name
+
+    def _remember_resources(self, server: str, uris: Iterable[str]) -> None:
+        foreign = self._owners.set_listed(server, uris)
+        if foreign and server not in self._noted:
+            self._noted.add(server)
+            owner = self._owners.owner(foreign[0])
+            self._upstreams.connections[server].note(
+                f"left out of its resources: `{foreign[0][:200]}`, which upstream `{owner}` has listed before"
+                + (f", and {len(foreign) - 1} more" if len(foreign) > 1 else "")
+            )
+
+    def _as_shown(self, server: str, method: str, items: list[Json]) -> list[Json]:
+        """The items as the client is shown them: prompts by its names, resources only by their owners."""
+        if method == LIST_PROMPTS:
             prompts = [item for item in items if isinstance(item.get("name"), str)]
-            listed = [{**prompt, "name": self._tool_names.for_client(server, prompt["name"])} for prompt in prompts]
-            for shown, prompt in zip(listed, prompts, strict=True):
-                self._prompts[shown["name"]] = server, prompt["name"]
-            return listed
-        if method == "resources/list":
-            for item in items:
-                self._resources.setdefault(str(item.get("uri")), server)
-        else:
-            for item in items[:MAX_TEMPLATES]:
-                template = str(item.get("uriTemplate"))
-                self._templates.setdefault(template, (UriTemplate(template), server))
+            return [{**prompt, "name": self._tool_names.for_client(server, prompt["name"])} for prompt in prompts]
+        if method == LIST_RESOURCES and len(self._upstreams.connections) > 1:
+            return [item for item in items if self._owners.owner(str(item.get("uri"))) in (server, None)]
         return items
 
-    # Each of these returns the target of a request, or the `error` member that answers it.
+    # Prompts. Each of these returns the target of a request, or the `error` member that answers it.
 
-    def _target_of_prompt(self, params: Json, capable: list[str]) -> Target | Json:
+    async def _target_of_prompt(self, params: Json, capable: list[str]) -> Target | Json:
         prompt = self._find_prompt(str(params.get("name")), capable)
         if prompt is None:
             return error(INVALID_PARAMS, f"unknown prompt: {str(params.get('name'))[:100]}")
         server, name = prompt
         return server, {**params, "name": name}
 
-    def _target_of_uri(self, params: Json, capable: list[str]) -> Target | Json:
-        uri = str(params.get("uri"))
-        server = self._find_owner(uri, capable)
-        if server is None:
-            return error(RESOURCE_NOT_FOUND, f"no upstream listed the resource `{uri[:200]}`; list resources first")
-        return server, params
-
-    def _target_of_ref(self, params: Json, capable: list[str]) -> Target | Json:
+    async def _target_of_ref(self, params: Json, capable: list[str]) -> Target | Json:
         ref = params.get("ref")
         if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
             if (prompt := self._find_prompt(str(ref.get("name")), capable)) is not None:
@@ -116,7 +168,10 @@ class Router:
                 return server, {**params, "ref": {**ref, "name": name}}
         elif isinstance(ref, dict):
             uri = str(ref.get("uri"))
-            owner = self._templates[uri][1] if uri in self._templates else self._find_owner(uri, capable)
+            owner = self._owners.template_owner(uri)
+            if owner is None:
+                owners = await self._find_owners(uri, capable)
+                owner = self._owners.template_owner(uri) or (owners[0] if owners else None)
             if owner in capable:
                 return str(owner), params
         return error(INVALID_PARAMS, "unknown prompt or resource in `ref`")
@@ -129,10 +184,96 @@ class Router:
             return None
         return (server, name) if server in capable else None
 
-    def _find_owner(self, uri: str, capable: list[str]) -> str | None:
-        if len(capable) == 1:
-            return capable[0]
-        if (listed_by := self._resources.get(uri)) in capable:
-            return listed_by
-        candidates = (pair for pair in self._templates.values() if pair[1] in capable)
-        return next((server for template, server in candidates if template.matches(uri)), None)
+    # Resources
+
+    async def _route_by_uri(self, method: str, params: Json, capable: list[str], channel: ClientChannel) -> Json:
+        """Ask the owner of a URI. Of those that only claim it, the next one is asked if one answers with an error."""
+        uri = str(params.get("uri"))
+        subscribed = self._subscriptions.get(uri) if method == UNSUBSCRIBE else None
+        owners = [subscribed] if subscribed is not None else await self._find_owners(uri, capable)
+        if not owners:
+            return error(RESOURCE_NOT_FOUND, f"no upstream listed the resource `{uri[:200]}`; list resources first")
+        first: Json | None = None
+        for server in owners:
+            if reason := self._upstreams.why_unavailable(server):
+                reply = error(INTERNAL_ERROR, reason)
+            else:
+                reply = await self._relay(server, params, method, channel)
+            if "result" in reply:
+                self._on_subscribed(method, uri, server)
+                return reply
+            first = first or reply
+        assert first is not None
+        return first
+
+    async def _find_owners(self, uri: str, capable: list[str]) -> list[str]:
+        """The upstreams to be asked for a URI, in this order."""
+        if len(self._upstreams.connections) == 1:
+            return capable
+        if (owner := self._owners.owner(uri)) is not None:
+            return [owner]
+        if len(capable) > 1:
+            for method in (LIST_RESOURCES, LIST_TEMPLATES):
+                await self._read_lists(method, capable, only_if_needed=True)
+            if (owner := self._owners.owner(uri)) is not None:
+                return [owner]
+        if owners := self._owners.claimants(uri) or self._named_by_tools(uri):
+            return owners
+        return capable if len(capable) == 1 else []
+
+    def _named_by_tools(self, uri: str) -> list[str]:
+        """The upstreams whose tools' definitions name this URI, as those of MCP Apps do."""
+        tools = [tool for tool in self._upstreams.tools() if uri in _named(tool.definition)]
+        return list(dict.fromkeys(tool.server for tool in tools))
+
+    def add_links(self, server: str, result: Json, besides: object = None) -> None:
+        """Remember what a result of this upstream links to, besides the URI that was asked for."""
+        if len(self._upstreams.connections) > 1:
+            self._owners.add_links(server, (uri for uri in find_links(result) if uri != besides))
+
+    def _on_subscribed(self, method: str, uri: str, server: str) -> None:
+        if method == UNSUBSCRIBE:
+            self._subscriptions.pop(uri, None)
+        elif method == SUBSCRIBE and len(self._subscriptions) < MAX_SUBSCRIPTIONS:
+            self._subscriptions[uri] = server
+
+    # Upstreams that start late, or again
+
+    async def restore(self, server: str) -> list[str]:
+        """Tell an upstream again what the client has asked of it. Returns the URIs that may have changed meanwhile."""
+        if self._level is not None and server in self._upstreams.with_capability(CAPABILITY[SET_LEVEL]):
+            await self._upstreams.relay(server, SET_LEVEL, self._level)
+        uris = [uri for uri, owner in self._subscriptions.items() if owner == server]
+        for uri in uris:
+            await self._upstreams.relay(server, SUBSCRIBE, {"uri": uri}, SILENT_CHANNEL)
+        return uris
+
+    async def changed_lists(self, server: str) -> list[str]:
+        """The notifications for lists that the client has been shown and that this upstream has changed meanwhile."""
+        changed = []
+        for notification in (PROMPTS_CHANGED, RESOURCES_CHANGED):
+            methods = [method for method in LISTS_CHANGED[notification] if method in self._shown]
+            before = [self._versions.get((server, method)) for method in methods]
+            for method in methods:
+                capable = self._upstreams.with_capability(CAPABILITY[method])
+                await self._read_lists(method, capable, only_if_needed=True)
+            if before != [self._versions.get((server, method)) for method in methods]:
+                changed.append(notification)
+        return changed
+
+
+def _not_offered(method: str) -> Json:
+    return error(METHOD_NOT_FOUND, f"Method not found: no upstream offers `{method}`")
+
+
+def _texts(items: list[Json], member: str) -> list[str]:
+    return [text for item in items if isinstance(text := item.get(member), str)]
+
+
+def _named(definition: Json) -> list[object]:
+    """The resource URIs in the `_meta` of a tool's definition."""
+    meta = definition.get("_meta")
+    if not isinstance(meta, dict):
+        return []
+    holders = [meta, meta.get("ui")]
+    return [holder.get(name) for holder in holders if isinstance(holder, dict) for name in LINK_MEMBERS]

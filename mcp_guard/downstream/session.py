@@ -9,39 +9,35 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
-from mcp_guard.core.exact_json import dumps
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
+from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
+from mcp_guard.downstream.request_params import can_be_answered, cancelled_id, progress_token
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.ports import ClientChannel, Progress
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, is_id
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
     INTERNAL_ERROR,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     LIST_TOOLS,
     PARSE_ERROR,
     PROGRESS,
-    TOOLS_CHANGED,
 )
+from mcp_guard.protocol.versions import merge_capabilities
 from mcp_guard.settings import ClientLimits
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.pace import NoteLimiter
 
-RELIST_SECONDS = 1.0
-"""How soon an upstream that reports changed tools is listed again."""
-RELIST_PAUSE_FACTOR = 20
-"""The pause after a listing, as a multiple of the time that it took to compare: all sessions wait meanwhile."""
 CLIENT = ""
 """The requester of what the client itself asks for; others are named after their upstream."""
 TaskKey = tuple[str, Id]
@@ -128,10 +124,11 @@ class Session:
         """None until the first request."""
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
         self._is_closing = False
-        self._relisting: dict[str, bool] = {}
-        """The upstreams whose tools are being listed again, and whether they have changed since."""
-        self._known_version = -1
-        """The version of the catalog that the client has been listed, or told to list."""
+        self._background: set[asyncio.Task[None]] = set()
+        """What the guard does by itself; nobody waits for it when the session ends."""
+        self._announcer = Announcer(
+            upstreams, self._router, self._listing, notify=self._notify_client, start=self._start_background
+        )
         self._initialize_results: list[Json] = []
         self._initialized = asyncio.Event()
         """Set once the upstreams have answered `initialize`."""
@@ -147,7 +144,8 @@ class Session:
         if self._running:
             await asyncio.wait(list(self._running.values()), timeout=grace)
         self._is_closing = True
-        running = list(self._running.values())
+        self._announcer.close()
+        running = [*self._running.values(), *self._background]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -190,7 +188,7 @@ class Session:
             message = {**message, "id": request}
         id, params = message.get("id"), message.get("params")
         name = params.get("name") if isinstance(params, dict) else None
-        if "method" not in message or not _can_be_answered(id):
+        if "method" not in message or not can_be_answered(id):
             self._refuse_remains(line, refused.reason, request)
         elif self._adapter is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
@@ -275,6 +273,21 @@ class Session:
         task.add_done_callback(forget)
         return task
 
+    def _start_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_closing:
+            work.close()
+            return
+
+        async def run() -> None:
+            try:
+                await self._metered(work)
+            except Exception as defect:  # the edge: a defect must not end the session
+                self.failure_reply(defect)
+
+        task = self.tasks.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def _metered(self, work: Coroutine[Any, Any, None]) -> None:
         await metered(work, self._charge)
 
@@ -316,10 +329,17 @@ class Session:
         await self._initialized.wait()
         return self._initialize_results
 
+    def capabilities(self, results: list[Json]) -> Json:
+        """What the client is told that the upstreams can do; one that has not answered yet may have lists, too."""
+        self._router.declared = merge_capabilities(results, is_complete=self.upstreams.have_answered)
+        return self._router.declared
+
     def announce(self) -> None:
         """The client is initialized, so the upstreams may be asked for their listings."""
-        self._announced = True
-        self.upstreams.announce()
+        if not self._announced:
+            self._announced = True
+            self.upstreams.announce()
+            self._start_background(self.settle())
 
     async def settle(self) -> None:
         """Wait until the upstreams have listed their tools. A client that omits `initialized` is treated as ready."""
@@ -330,6 +350,7 @@ class Session:
             self.announce()
         await self.upstreams.ready()
         self._settled = True
+        self._announcer.on_settled()
 
     async def call(self, request: ToolCallRequest, channel: ClientChannel) -> Json:
         """Guard a tool call that names its tool as the client does. A tool that is listed by another name is unknown.
@@ -340,6 +361,9 @@ class Session:
             await self.settle()
         name = self._full_name(request.name)
         tool = self.upstreams.find_tool(name)
+        if tool is not None and self.upstreams.connections[tool.server].is_starting:
+            await self.upstreams.started(tool.server)
+            tool = self.upstreams.find_tool(name)
         if tool is not None and not self._tool_names.is_name_of(request.name, tool.server, tool.name):
             request = replace(request, problem=NO_SUCH_TOOL)
         elif name != request.name:
@@ -354,7 +378,7 @@ class Session:
         await self.settle()
         if method == LIST_TOOLS:
             await self.upstreams.refresh()
-            self._known_version = self.upstreams.version
+            self._announcer.on_listing()
             self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
             return {"result": {"tools": [self._rename(tool) for tool in self.guard.list_tools(self.instance)]}}
         return await self._router.route(method, params, channel)
@@ -363,6 +387,17 @@ class Session:
         """The `server__tool` of the tool that the client knows by this name."""
         self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
         return self._tool_names.from_client(client_name)
+
+    def _listing(self) -> Listing:
+        tools = self.guard.callable_tools(self.instance)
+        return (
+            frozenset((tool.listed_as, tool.definition_hash, is_observed) for tool, is_observed in tools),
+            self.guard.policies.may_hold,
+        )
+
+    def _notify_client(self, method: str, params: Json) -> None:
+        if self._adapter is not None:
+            self._adapter.notify_client(method, params)
 
     def _rename(self, listed: Json) -> Json:
         """A listed tool by the name that the client has for it."""
@@ -405,38 +440,29 @@ class Session:
             self._adapter.notify_client(method, params)
 
     def on_tools_changed(self, server: str) -> None:
-        if server in self._relisting:
-            self._relisting[server] = True
-        else:
-            self._relisting[server] = False
-            self.start((f"{server} (listing)", 0), self._relist(server))
+        self._announcer.on_reported(server)
 
-    async def _relist(self, server: str) -> None:
-        """List an upstream's tools again, and once more if they change meanwhile, but not without a pause."""
+    def on_upstream_listed(self, server: str) -> None:
+        self._announcer.on_upstream_listed(server)
+
+    def on_list_changed(self, server: str, method: str) -> None:
+        self._announcer.on_list_changed(method)
+
+    def on_result(self, server: str, result: Json) -> None:
         try:
-            await self.upstreams.ready()
-            while True:
-                self._relisting[server] = False
-                await self.upstreams.refresh(server)
-                if self._known_version != self.upstreams.version:
-                    self.notify_tools_changed()
-                await asyncio.sleep(max(RELIST_SECONDS, RELIST_PAUSE_FACTOR * self.upstreams.rebuild_seconds))
-                if not self._relisting[server]:
-                    return
-        finally:
-            del self._relisting[server]
+            self._router.add_links(server, result)
+        except Exception as defect:  # the edge: the call that returned it is over, and has its outcome
+            self.failure_reply(defect)
 
     def notify_tools_changed(self) -> None:
-        """Tell the client that its tools may have changed, because an upstream's tools or the policies have."""
-        self._known_version = self.upstreams.version
-        if self._adapter is not None:
-            self._adapter.notify_client(TOOLS_CHANGED, {})
+        """Tell the client that its tools may have changed, because the policies have."""
+        self._announcer.notify_tools_changed()
 
     def apply_pins(self) -> None:
         """Apply what operators have decided on tool definitions since. Raises: LedgerError."""
         is_stale = self._settled and (self.upstreams.pins_failed or self.upstreams.pins.have_changed())
         if is_stale and self.upstreams.rebuild():
-            self.notify_tools_changed()
+            self._announcer.announce_changed_tools()
 
     def on_work(self, seconds: float) -> None:
         self._charge(seconds)
@@ -451,40 +477,3 @@ class Session:
         """A note about what the client does, unless there were too many: it must not fill the log."""
         if (limited := self._client_notes.limit(text, time.monotonic())) is not None:
             self.note(limited)
-
-
-def read_tool_call(params: Json) -> ToolCallRequest | Json:
-    """The call that the params of a `tools/call` ask for, or the `error` member that answers them."""
-    name, arguments, meta = params.get("name"), params.get("arguments", {}), params.get("_meta")
-    if not isinstance(name, str) or not isinstance(arguments, dict | None):
-        return error(INVALID_PARAMS, "tools/call needs a `name` and an object of `arguments`")
-    if meta is not None and not isinstance(meta, dict):
-        return error(INVALID_PARAMS, "`_meta` must be an object")
-    passed_on = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
-    return ToolCallRequest(name, arguments or {}, passed_on)
-
-
-def _can_be_answered(id: object) -> TypeGuard[Id]:
-    """Whether an id that a lenient reader has read can be written in a reply."""
-    try:
-        return is_id(id) and bool(dumps(id))
-    except TypeError:  # a lone surrogate, or an integer of over 64 bits
-        return False
-
-
-def cancelled_id(params: Json) -> Id | None:
-    """Which request a cancellation is for; None if it names none."""
-    id = params.get("requestId")
-    return id if is_id(id) else None
-
-
-def progress_token(params: Json) -> Any:
-    """The progress token of a request; None if it has none."""
-    meta = params.get("_meta")
-    return meta.get("progressToken") if isinstance(meta, dict) else None
-
-
-def client_name(info: object) -> str:
-    """The name in a `clientInfo`; empty if it has none."""
-    name = info.get("name") if isinstance(info, dict) else None
-    return name if isinstance(name, str) else ""

@@ -17,8 +17,9 @@ from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
+from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
 from mcp_guard.downstream.request_state import RequestStateCipher
-from mcp_guard.downstream.session import CLIENT, Session, client_name, progress_token, read_tool_call
+from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -37,7 +38,7 @@ from mcp_guard.protocol.methods import (
     UNSUBSCRIBE,
 )
 from mcp_guard.protocol.stateless_server import Envelope
-from mcp_guard.protocol.versions import approval_elicitation, can_open_urls, merge_capabilities, merge_instructions
+from mcp_guard.protocol.versions import approval_elicitation, can_open_urls, merge_instructions
 
 GUARD = "(guard)"
 """The requester of the guard's own tasks: no upstream can have this name."""
@@ -139,7 +140,7 @@ class StatelessAdapter:
 
     async def _discover(self) -> Json:
         results = await self._session.initialize_results()
-        capabilities = merge_capabilities(results)
+        capabilities = self._session.capabilities(results)
         discovery: Json = {"supportedVersions": [wire.REVISION], "capabilities": capabilities}
         return {"result": discovery | merge_instructions(results)}
 

@@ -70,6 +70,10 @@ class ToolPins:
 
         return self._writer.read(read) if self._pinned.keys() - set(listed) else []
 
+    def accepted(self, server: str) -> dict[str, Pin]:
+        rows = self._writer.read(lambda store: store.pins(server))
+        return {row.tool: row for row in rows if row.state is PinState.PINNED}
+
     def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
         states = self._look(tools)

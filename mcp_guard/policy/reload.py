@@ -275,6 +275,11 @@ class PolicyReloader:
         return tuple(files)
 
 
+def prepare_to_load() -> None:
+    """Import what the first policies need, so that they need not wait for it."""
+    import mcp_guard.policy.engine  # noqa: F401
+
+
 def _read(path: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
     from mcp_guard.policy.engine import load_policies
 

@@ -24,12 +24,23 @@ CANCELLED = "notifications/cancelled"
 PROGRESS = "notifications/progress"
 ELICIT = "elicitation/create"
 SET_LEVEL = "logging/setLevel"
+READ = "resources/read"
 SUBSCRIBE = "resources/subscribe"
 UNSUBSCRIBE = "resources/unsubscribe"
 URLS_SINCE = "2025-11-25"
 """The first revision whose clients can be asked to open a URL."""
+LIST_PROMPTS = "prompts/list"
+LIST_RESOURCES = "resources/list"
+LIST_TEMPLATES = "resources/templates/list"
 TOOLS_CHANGED = "notifications/tools/list_changed"
-LISTS_CHANGED = (TOOLS_CHANGED, "notifications/prompts/list_changed", "notifications/resources/list_changed")
+PROMPTS_CHANGED = "notifications/prompts/list_changed"
+RESOURCES_CHANGED = "notifications/resources/list_changed"
+LISTS_CHANGED = {
+    TOOLS_CHANGED: (LIST_TOOLS,),
+    PROMPTS_CHANGED: (LIST_PROMPTS,),
+    RESOURCES_CHANGED: (LIST_RESOURCES, LIST_TEMPLATES),
+}
+"""The lists that each of these notifications is about."""
 RESOURCE_UPDATED = "notifications/resources/updated"
 
 
@@ -55,36 +66,36 @@ CLIENT_REQUESTS: dict[str, RoutingRule] = {
     PING: RoutingRule.GUARD,
     LIST_TOOLS: RoutingRule.GUARD,
     CALL_TOOL: RoutingRule.GUARD,
-    "resources/list": RoutingRule.JOIN_LISTS,
-    "resources/templates/list": RoutingRule.JOIN_LISTS,
-    "prompts/list": RoutingRule.JOIN_LISTS,
+    LIST_RESOURCES: RoutingRule.JOIN_LISTS,
+    LIST_TEMPLATES: RoutingRule.JOIN_LISTS,
+    LIST_PROMPTS: RoutingRule.JOIN_LISTS,
     "prompts/get": RoutingRule.BY_PROMPT,
-    "resources/read": RoutingRule.BY_URI,
-    "resources/subscribe": RoutingRule.BY_URI,
-    "resources/unsubscribe": RoutingRule.BY_URI,
+    READ: RoutingRule.BY_URI,
+    SUBSCRIBE: RoutingRule.BY_URI,
+    UNSUBSCRIBE: RoutingRule.BY_URI,
     "completion/complete": RoutingRule.BY_REF,
-    "logging/setLevel": RoutingRule.ALL_CAPABLE,
+    SET_LEVEL: RoutingRule.ALL_CAPABLE,
 }
 
 LISTS = {
     LIST_TOOLS: "tools",
-    "resources/list": "resources",
-    "resources/templates/list": "resourceTemplates",
-    "prompts/list": "prompts",
+    LIST_RESOURCES: "resources",
+    LIST_TEMPLATES: "resourceTemplates",
+    LIST_PROMPTS: "prompts",
 }
 """The member of the result that holds the list."""
 
 CAPABILITY = {
     LIST_TOOLS: "tools",
-    "resources/list": "resources",
-    "resources/templates/list": "resources",
-    "resources/read": "resources",
-    "resources/subscribe": "resources",
-    "resources/unsubscribe": "resources",
-    "prompts/list": "prompts",
+    LIST_RESOURCES: "resources",
+    LIST_TEMPLATES: "resources",
+    READ: "resources",
+    SUBSCRIBE: "resources",
+    UNSUBSCRIBE: "resources",
+    LIST_PROMPTS: "prompts",
     "prompts/get": "prompts",
     "completion/complete": "completions",
-    "logging/setLevel": "logging",
+    SET_LEVEL: "logging",
 }
 """The server capability without which an upstream is not asked."""
 

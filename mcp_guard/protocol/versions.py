@@ -33,15 +33,19 @@ def withhold(capabilities: Json) -> Json:
     return remaining
 
 
-def merge_capabilities(results: list[Json]) -> Json:
-    """The capabilities of all upstreams together, from their `initialize` results."""
+def merge_capabilities(results: list[Json], is_complete: bool = True) -> Json:
+    """The capabilities of all upstreams together, from their `initialize` results.
+
+    If those are not complete, prompts and resources are offered as well, with reports of changes.
+    """
     capabilities: Json = {}
     for result in results:
         for name, value in withhold(result["capabilities"]).items():
             merged = capabilities.setdefault(name, {})
             if isinstance(value, dict) and isinstance(merged, dict):
                 merged |= value
-    capabilities["tools"] = {**capabilities.get("tools", {}), "listChanged": True}
+    for name in ("tools",) if is_complete else ("tools", "prompts", "resources"):
+        capabilities[name] = {**capabilities.get(name, {}), "listChanged": True}
     return capabilities
 
 

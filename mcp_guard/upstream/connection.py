@@ -7,18 +7,18 @@ that is stateless itself the order is reversed, so that nothing has to be transl
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 
 import orjson
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH, is_too_deep
-from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.message_remains import MessageRemains, OversizedLine, read_remains
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
@@ -28,25 +28,22 @@ from mcp_guard.protocol.methods import (
     INVALID_REQUEST,
     LIST_TOOLS,
     LISTS,
+    LISTS_CHANGED,
     PING,
     TOOLS_CHANGED,
 )
 from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
-from mcp_guard.upstream.listing import ListingReader
 from mcp_guard.upstream.message_parts import LineJoiner, excerpt, remains_of, split_messages
 from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
+from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import ServerProtocol, Transport
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
-LIST_SECONDS = 30.0
-"""How long one page of a list may take: all clients of a list wait for the slowest upstream."""
-LISTING_SECONDS = 60.0
-"""How long all pages of a list may take."""
 MAX_INITIALIZE_BYTES = 1024 * 1024
 MAX_OPEN_REQUESTS = 32
 """How many questions of an upstream the client can be asked at the same time."""
@@ -86,8 +83,6 @@ class Connection:
         self.call_seconds = upstream.call_seconds
         self.initialize_result: Json | None = None
         """Of the latest successful handshake."""
-        self.tools: list[Json] | None = None
-        """The latest listing."""
         self.handshake_tried = asyncio.Event()
         """Set once the first handshake has succeeded or failed."""
         self.listing_tried = asyncio.Event()
@@ -98,20 +93,15 @@ class Connection:
         self._transport = upstream.transport
         self._scrubber = upstream.scrubber
         self._max_message_bytes = upstream.max_message_bytes
-        self._max_listing_bytes = upstream.max_listing_bytes
         self._on_status = on_status
         self.budget = UpstreamBudget(upstream.max_message_bytes)
+        self.listings = {method: SharedListing(method, self, upstream.max_listing_bytes) for method in LISTS}
+        """What it lists, by method."""
         self._joiner = LineJoiner()
         self._frame_bytes = 0
         """The size of the message that is being handled."""
         self._open_requests: dict[Id, Holding] = {}
         """What the upstream has asked the client and not been answered yet."""
-        self._listing_lock = asyncio.Lock()
-        self._listings_requested = self._listings_covered = 0
-        self._listing_succeeded = False
-        self._tools_holding = self.budget.hold()
-        self._omissions: dict[str, str] = {}
-        """What was left out of each list, as it was last printed."""
         self._pace = ReadingPace(
             self.budget,
             self._transport.throttle,
@@ -135,11 +125,23 @@ class Connection:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
 
     @property
+    def tools(self) -> list[Json] | None:
+        """The latest listing of tools."""
+        return self.listings[LIST_TOOLS].items
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its first listing is still to come."""
+        return not self.listing_tried.is_set()
+
+    @property
     def reports_tool_changes(self) -> bool:
-        if self.protocol is not None:
-            return self.protocol.reports_tool_changes
-        tools = (self.initialize_result or {}).get("capabilities", {}).get("tools")
-        return isinstance(tools, dict) and tools.get("listChanged") is True
+        return self.reports_changes("tools") if self.protocol is None else self.protocol.reports_tool_changes
+
+    def reports_changes(self, capability: str) -> bool:
+        """Whether it says that it reports changes of the lists that belong to this capability."""
+        offered = (self.initialize_result or {}).get("capabilities", {}).get(capability)
+        return isinstance(offered, dict) and offered.get("listChanged") is True
 
     def has_capability(self, capability: str) -> bool:
         return self._down is None and capability in (self.initialize_result or {}).get("capabilities", {})
@@ -164,14 +166,17 @@ class Connection:
             )
         while True:
             if await self._open(initialize_params):
+                for listing in self.listings.values():
+                    listing.is_stale = True
                 self._set_status(UpstreamStatus(True, time.time()))
                 self.handshake_tried.set()
                 await client_is_ready.wait()
                 await self._announce()
-                if await self.fetch_tools():
-                    failures = 0
+                is_listed = await self.listings[LIST_TOOLS].refresh()
                 self.listing_tried.set()
                 on_listed()
+                if is_listed or await self._retry_listing(on_listed):
+                    failures = 0
                 await self._closed.wait()
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
@@ -189,6 +194,18 @@ class Connection:
                 await self._start_in_thread()
             else:
                 self._transport.start()
+
+    async def _retry_listing(self, on_listed: Callable[[], None]) -> bool:
+        """Ask for the tools until they have been listed. False if the connection ended before."""
+        for delay in chain(BACK_OFF_SECONDS, repeat(BACK_OFF_SECONDS[-1])):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), delay)
+            if self._closed.is_set():
+                return False
+            if await self.listings[LIST_TOOLS].refresh():
+                on_listed()
+                return True
+        return False
 
     def _set_status(self, status: UpstreamStatus) -> None:
         self.status = status
@@ -280,69 +297,13 @@ class Connection:
             return await self.protocol.request(method, params, channel)
         return await self.peer.request(method, params, channel.progress)
 
-    async def fetch_tools(self) -> bool:
-        """Read the whole tool listing. Returns False if that failed; then the previous listing stays.
-
-        Callers that arrive while a listing is being read share the next one, so that at most one is under way.
-        """
-        self._listings_requested += 1
-        ticket = self._listings_requested
-        async with self._listing_lock:
-            if self._listings_covered < ticket:
-                covered = self._listings_requested
-                self._listing_succeeded = await self._fetch_tools_now()
-                self._listings_covered = covered
-            return self._listing_succeeded
-
-    async def _fetch_tools_now(self) -> bool:
-        try:
-            tools = await self.fetch_list(LIST_TOOLS) if self.has_capability("tools") else []
-        except (PeerLost, UpstreamError) as error:
-            self.note(f"no tool listing: {error}")
-            return False
-        self.tools = tools
-        return True
-
-    async def fetch_list(self, method: str) -> list[Json]:
-        """Every page of a list, or as many items as the limits allow; a note says if there are more.
-
-        Raises: PeerLost, UpstreamError.
-        """
-        reader = ListingReader(LISTS[method], self._max_listing_bytes)
-        cursor: str | None = None
-        try:
-            async with asyncio.timeout(LISTING_SECONDS):
-                with self.budget.hold() as holding:
-                    while True:
-                        async with asyncio.timeout(min(self.call_seconds, LIST_SECONDS)):
-                            reply = await self.request(method, {"cursor": cursor} if cursor else {})
-                        if not reader.add(reply):
-                            raise UpstreamError(f"`{method}` returned {excerpt(reply)}")
-                        if not holding.resize(reader.size):
-                            reader.excess = "it makes the guard hold too much"
-                        cursor = reader.next_cursor
-                        if cursor is None:
-                            break
-        except TimeoutError:
-            raise UpstreamError(f"`{method}` was not answered completely in time") from None
-        self._note_omissions(method, reader)
-        if reader.excess:
-            self.charge(max(reader.received - reader.size, 0))
-        if method == LIST_TOOLS:
-            self._tools_holding.resize(reader.size)
-        return reader.items
-
-    def _note_omissions(self, method: str, reader: ListingReader) -> None:
-        """Say what a listing leaves out, once as long as it stays the same."""
-        omissions = []
-        if reader.too_large:
-            omissions.append(f"{reader.too_large} definitions of over {MAX_DEFINITION_BYTES} bytes")
-        if reader.excess:
-            omissions.append(f"everything after item {len(reader.items)}, because {reader.excess}")
-        text = "; ".join(omissions)
-        if text and self._omissions.get(method) != text:
-            self.note(f"left out of `{method}`: {text}")
-        self._omissions[method] = text
+    async def refresh_tools(self) -> None:
+        """Read the tool listing again, unless it includes every change that was reported."""
+        listing = self.listings[LIST_TOOLS]
+        if listing.is_known and self.reports_tool_changes and not listing.is_stale:
+            await listing.settle()
+        else:
+            await listing.refresh()
 
     # Reading and writing at a bearable pace
 
@@ -522,6 +483,8 @@ class Connection:
             self._notify(method, params)
 
     def _notify(self, method: str, params: Json) -> None:
+        for list_method in LISTS_CHANGED.get(method, ()):
+            self.listings[list_method].is_stale = True
         self._notifications.receive(method, params)
 
     def _forward(self, method: str, params: Json) -> None:

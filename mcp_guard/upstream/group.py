@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,14 +18,25 @@ from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply, error
-from mcp_guard.protocol.methods import CALL_TOOL
+from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Upstream
+from mcp_guard.upstream.last_listing import LastListings
+from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
-START_SECONDS = 30.0
+START_SECONDS = 4.0
+"""How long the client waits for upstreams that are starting, once one is there: some clients give up after 5 s."""
+LONE_START_SECONDS = 8.0
+"""How long `initialize` waits while no upstream is there."""
+PATIENT_SECONDS = 30.0
+"""How long the first listing waits while it would be empty. Many clients list once and never again."""
+LISTING_SECONDS = 1.0
+"""How long the first listings may take at least, beyond the time that is left for starting."""
+CALL_START_SECONDS = 10.0
+"""How long a call waits for its upstream to start."""
 
 
 class UpstreamGroup:
@@ -31,6 +44,8 @@ class UpstreamGroup:
 
     `on_catalog` is called when the catalog has changed, `on_status` when an upstream went up or down or the group
     closed. `forward_meta` are the members of `_meta` that go on (`core.request_meta`); a tool call's are in its intent.
+    `last_listings` has what upstreams listed in earlier runs. With `is_patient`, upstreams that start slowly are waited
+    for even if others are there.
 
     INVARIANT: the catalog holds only tools that `pins` accepts (promise P6).
     """
@@ -45,6 +60,8 @@ class UpstreamGroup:
         forward_meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
         on_catalog: Callable[[], None] = lambda: None,
         on_status: Callable[[], None] = lambda: None,
+        last_listings: LastListings | None = None,
+        is_patient: bool = False,
     ) -> None:
         self.connections = {upstream.name: Connection(upstream, on_status) for upstream in upstreams}
         self.pins = pins
@@ -66,10 +83,15 @@ class UpstreamGroup:
         self._catalog: dict[str, Tool] = {}
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
-        self._is_patient = True
+        self._last_listings = last_listings
+        self._is_waiting = True
         """Whether the catalog waits for upstreams that have never been listed."""
+        self._start_seconds = PATIENT_SECONDS if is_patient else START_SECONDS
+        self._since = self._waits_until = 0.0
+        """From when on the client has waited for upstreams, and until when it does, by the event loop's clock."""
         self._client_is_ready = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
+        self._lists = ListReader(self.connections, self._on_late_list)
 
     async def start(
         self,
@@ -83,8 +105,12 @@ class UpstreamGroup:
         `listener` receives what they send without being asked. With `prefer_stateless`, the stateless revision is
         used with every upstream that speaks it, even if it also supports the handshake.
         """
-        self._listener = listener
         self._capabilities = showing_capabilities(initialize_params.get("capabilities", {}))
+        self._listener, self._lists.tasks = listener, tasks
+        self._since = asyncio.get_running_loop().time()
+        self._waits_until = self._since + self._start_seconds
+        if self._last_listings is not None:
+            self._last_listings.choose(initialize_params)
         self._supervisors = [
             tasks.create_task(
                 connection.supervise(
@@ -92,34 +118,93 @@ class UpstreamGroup:
                     listener,
                     prefer_stateless=prefer_stateless,
                     client_is_ready=self._client_is_ready,
-                    on_listed=self._on_listed,
+                    on_listed=partial(self._on_listed, connection),
                 )
             )
             for connection in self.connections.values()
         ]
-        await self._wait_for([connection.handshake_tried for connection in self.connections.values()])
-        results = (connection.initialize_result for connection in self.connections.values())
+        connections = self.connections.values()
+        await self._wait_for(
+            [connection.handshake_tried for connection in connections],
+            is_enough=lambda: any(
+                connection.initialize_result is not None or self._stands_in(connection) for connection in connections
+            ),
+            patience=LONE_START_SECONDS,
+        )
+        results = (connection.initialize_result for connection in connections)
         return [result for result in results if result is not None]
+
+    @property
+    def are_starting(self) -> bool:
+        """Whether the first listing of an upstream is still to come."""
+        return any(connection.is_starting for connection in self.connections.values())
+
+    @property
+    def have_answered(self) -> bool:
+        """Whether every upstream has answered `initialize`."""
+        return all(connection.initialize_result is not None for connection in self.connections.values())
 
     def announce(self) -> None:
         """The client is initialized: tell the upstreams, and list their tools."""
+        self._since = asyncio.get_running_loop().time()
+        self._waits_until = max(self._waits_until, self._since + LISTING_SECONDS)
         self._client_is_ready.set()
 
     async def ready(self) -> None:
-        """Wait until every upstream's first listing has succeeded or failed."""
-        await self._wait_for([connection.listing_tried for connection in self.connections.values()])
+        """Wait until every upstream's first listing has succeeded or failed, but for slow ones only briefly.
 
-    async def _wait_for(self, events: list[asyncio.Event]) -> None:
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                for event in events:
-                    await event.wait()
-        except TimeoutError:
-            slow = [name for name, connection in self.connections.items() if not connection.listing_tried.is_set()]
-            names = ", ".join(f"`{name}`" for name in slow)
+        For those the listing of the last run stands in, as far as their pins are still the same.
+        """
+        connections = self.connections.values()
+        await self._wait_for(
+            [connection.listing_tried for connection in connections],
+            is_enough=lambda: any(
+                connection.listings[LIST_TOOLS].is_known or self._stands_in(connection) for connection in connections
+            ),
+            patience=PATIENT_SECONDS,
+        )
+        if not self._is_waiting:
+            return
+        self._is_waiting = False
+        if slow := [connection for connection in connections if connection.is_starting]:
+            for connection in slow:
+                if (tools := self._stands_in(connection)) and not connection.listings[LIST_TOOLS].is_known:
+                    connection.listings[LIST_TOOLS].keep(tools)
+            names = ", ".join(f"`{connection.name}`" for connection in slow)
             self._listener.note(f"continuing without {names}: still starting")
-            self._is_patient = False
-            self._on_listed()
+        self.rebuild()
+
+    async def _wait_for(
+        self, events: Sequence[asyncio.Event], *, is_enough: Callable[[], bool], patience: float
+    ) -> None:
+        """Wait for all events, or until `_waits_until` if there is enough by then; else until there is, but not longer
+        than `patience` seconds."""
+        loop = asyncio.get_running_loop()
+        waits = {loop.create_task(event.wait()) for event in events if not event.is_set()}
+        try:
+            if waits:
+                _, waits = await asyncio.wait(waits, timeout=max(self._waits_until - loop.time(), 0))
+            while waits and not is_enough() and (seconds := self._since + patience - loop.time()) > 0:
+                _, waits = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _stands_in(self, connection: Connection) -> list[Json]:
+        """What an upstream that is starting listed in its last run, as far as it is still accepted; it may be nothing.
+
+        INVARIANT: only definitions that are pinned (promise P6), and no call reaches the upstream before it is there.
+        """
+        if self._last_listings is None or not connection.is_starting:
+            return []
+        return self._last_listings.accepted_tools(connection.name, self.pins)
+
+    async def started(self, server: str) -> None:
+        """Wait until an upstream that is starting is there, but not for long."""
+        connection = self.connections[server]
+        if connection.is_starting:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(connection.listing_tried.wait(), CALL_START_SECONDS)
 
     async def close(self) -> None:
         """End every upstream, with every process that it started."""
@@ -140,11 +225,21 @@ class UpstreamGroup:
 
     # The catalog
 
-    def _on_listed(self) -> None:
+    def _on_listed(self, connection: Connection) -> None:
         """Rebuild the catalog, unless upstreams are still waited for."""
-        connections = self.connections.values()
-        if not self._is_patient or all(connection.listing_tried.is_set() for connection in connections):
+        if self._is_waiting:
+            if self.are_starting:
+                return
+            self._is_waiting = False
             self.rebuild()
+        else:
+            self.rebuild()
+            self._listener.on_upstream_listed(connection.name)
+
+    def _on_late_list(self, connection: Connection, method: str) -> None:
+        if method == LIST_TOOLS:
+            self.rebuild()
+        self._listener.on_list_changed(connection.name, method)
 
     def rebuild(self) -> bool:
         """Make the catalog from the latest listings and the pins. Returns whether it changed."""
@@ -169,8 +264,16 @@ class UpstreamGroup:
         self.version += differs
         if differs or not self._catalog:
             self._catalog, self._quarantine = catalog, quarantine
+            self._remember_listings(listed.values())
             self._on_catalog()
         return differs
+
+    def _remember_listings(self, tools: Collection[Tool]) -> None:
+        """For the next run."""
+        if self._last_listings is not None:
+            for name, connection in self.connections.items():
+                if not connection.is_starting and connection.why_unavailable() is None:
+                    self._last_listings.remember(name, [tool for tool in tools if tool.server == name])
 
     def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
         """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
@@ -182,15 +285,29 @@ class UpstreamGroup:
             self._listener.note(f"every tool is quarantined: {error}")
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
-    async def refresh(self, only: str | None = None) -> None:
-        """Read listings again: of the upstream `only`, or of all that do not report changes."""
+    async def refresh(self) -> None:
+        """Read the listings again of all upstreams that do not report changes, or have reported one."""
         stale = [
             connection
-            for name, connection in self.connections.items()
-            if (name == only if only else not connection.reports_tool_changes) and connection.why_unavailable() is None
+            for connection in self.connections.values()
+            if not connection.is_starting and connection.why_unavailable() is None
         ]
-        await asyncio.gather(*(connection.fetch_tools() for connection in stale))
-        self._on_listed()
+        await self._lists.read({connection: connection.refresh_tools for connection in stale}, LIST_TOOLS)
+        if not self._is_waiting:
+            self.rebuild()
+
+    async def relist(self, server: str) -> None:
+        """Read one upstream's tools again, however long that takes."""
+        if self.connections[server].why_unavailable() is None:
+            await self.connections[server].refresh_tools()
+            self.rebuild()
+
+    async def read_lists(
+        self, method: str, servers: Sequence[str], *, only_if_needed: bool = False
+    ) -> tuple[dict[str, list[Json]], list[str]]:
+        """The lists of these upstreams and of those that are away: see `ListReader.read_lists`."""
+        capable = [self.connections[name] for name in servers]
+        return await self._lists.read_lists(method, capable, only_if_needed=only_if_needed)
 
     def absent(self) -> set[str]:
         """Upstreams that have listed no tools so far."""
@@ -237,6 +354,14 @@ class UpstreamGroup:
         """
         call = intent.call
         assert call.tool is not None
+        execution = await self._send(intent, channel)
+        if isinstance(result := execution.reply.get("result"), dict):
+            self._listener.on_result(call.tool.server, result)
+        return execution
+
+    async def _send(self, intent: Intent, channel: ClientChannel) -> Execution:
+        call = intent.call
+        assert call.tool is not None
         connection = self.connections[call.tool.server]
         params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
         if call.meta:
@@ -279,9 +404,22 @@ class UpstreamGroup:
             return {"result": {}}
         return error(-32603, f"upstream `{server}` answered `{method[:80]}` with a result that is no object")
 
-    async def relay_list(self, server: str, method: str) -> list[Json]:
-        """Every page of one upstream's list. Raises: PeerLost, UpstreamError."""
-        return await self.connections[server].fetch_list(method)
+    async def relay_to_all(self, servers: Sequence[str], method: str, params: Json, channel: ClientChannel) -> Json:
+        """Pass a request on to several upstreams; returns the first `error` member, else the first `result`.
+
+        One that does not answer in time is not waited for.
+        """
+
+        async def relay(server: str) -> Json:
+            try:
+                async with asyncio.timeout(REFRESH_SECONDS if len(servers) > 1 else None):
+                    return await self.relay(server, method, params, channel)
+            except TimeoutError:
+                self.connections[server].note(f"`{method}` was not answered in time")
+                return {}
+
+        replies = [reply for reply in await asyncio.gather(*map(relay, servers)) if reply]
+        return next((reply for reply in replies if "error" in reply), replies[0] if replies else {"result": {}})
 
     def notify(self, server: str, method: str, params: Json) -> None:
         """Pass a notification on, unless the upstream's protocol has none from clients."""

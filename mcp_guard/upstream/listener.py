@@ -13,7 +13,17 @@ class UpstreamListener(Protocol):
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None: ...
 
-    def on_tools_changed(self, server: str) -> None: ...
+    def on_tools_changed(self, server: str) -> None:
+        """The upstream reports that its tools have changed."""
+
+    def on_upstream_listed(self, server: str) -> None:
+        """The upstream has been listed after it had not been there: it started late, or again."""
+
+    def on_list_changed(self, server: str, method: str) -> None:
+        """The upstream has answered `method`, for a client that has been shown an older list or none."""
+
+    def on_result(self, server: str, result: Json) -> None:
+        """The result of a tool call."""
 
     def on_pressure(self, slow: bool) -> None:
         """The upstream reads too slowly, or has caught up."""
@@ -34,6 +44,15 @@ class NoListener:
         pass
 
     def on_tools_changed(self, server: str) -> None:
+        pass
+
+    def on_upstream_listed(self, server: str) -> None:
+        pass
+
+    def on_list_changed(self, server: str, method: str) -> None:
+        pass
+
+    def on_result(self, server: str, result: Json) -> None:
         pass
 
     def on_pressure(self, slow: bool) -> None:

@@ -3,7 +3,12 @@
 The pages are counted as they arrive, in bytes, in items and in values, because an empty object takes forty times as
 much memory as its JSON. What was read before a limit was reached is kept: promise P5 holds, since no call can name what
 is not listed.
+
+A cursor is opaque, and an empty one is a cursor like any other (revision 2026-07-28, "Pagination"). Servers of earlier
+revisions end their lists with an empty one, and some repeat a cursor or a page for ever: whatever repeats is the end.
 """
+
+import hashlib
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
@@ -39,16 +44,40 @@ class ListingReader:
         self._name, self._max_bytes = name, max_bytes
         self._max_items = MAX_TOOLS if name == "tools" else MAX_ITEMS
         self._pages = self._weight = 0
+        self._seen: set[bytes] = set()
+        """Hashes of the cursors and pages so far."""
 
     def add(self, reply: Json) -> bool:
         """Take one page. False if the reply is no page of this list."""
         result = reply.get("result")
-        if not isinstance(result, dict) or not isinstance(page := result.get(self._name), list):
-            return False
+        page = result.get(self._name, ()) if isinstance(result, dict) else ()
+        page = [] if page is None else page  # servers in Go write an empty list as null
+        if not isinstance(result, dict) or not isinstance(page, list):
+            is_end = self.next_cursor == ""  # the upstream does not know it as a cursor
+            self.next_cursor = None
+            return is_end
         self._pages += 1
         self.received += max(len(exact_json.dumps(result)) - PAGE_BYTES, 0)
         cursor = result.get("nextCursor")
         self.next_cursor = cursor if isinstance(cursor, str) else None
+        if not self._is_repeated(page):
+            self._take_items(page)
+        if self.next_cursor is not None:
+            self.excess = self.excess or self._why_no_more_pages()
+        if self.excess:
+            self.next_cursor = None
+        return True
+
+    def _is_repeated(self, page: list[object]) -> bool:
+        """Whether there was the same page before. If it repeats, or its cursor does, the list ends."""
+        if self._pages == 1 and self.next_cursor is None:
+            return False  # nothing follows that could repeat it
+        is_repeated = bool(page) and self._was_seen(b"page", page)
+        if is_repeated or (self.next_cursor is not None and self._was_seen(b"cursor", self.next_cursor)):
+            self.next_cursor = None
+        return is_repeated
+
+    def _take_items(self, page: list[object]) -> None:
         for item in page:
             if not isinstance(item, dict):
                 continue
@@ -66,11 +95,12 @@ class ListingReader:
                 break
             self.items.append(item)
             self.size, self._weight = size, weight
-        if self.next_cursor is not None:
-            self.excess = self.excess or self._why_no_more_pages()
-        if self.excess:
-            self.next_cursor = None
-        return True
+
+    def _was_seen(self, kind: bytes, value: object) -> bool:
+        hash = hashlib.blake2b(exact_json.dumps(value), digest_size=16, person=kind).digest()
+        was_seen = hash in self._seen
+        self._seen.add(hash)
+        return was_seen
 
     def _why_no_more_pages(self) -> str:
         """Empty if there may be more."""

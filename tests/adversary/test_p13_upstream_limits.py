@@ -68,7 +68,7 @@ def test_listings_of_several_upstreams_are_bounded_in_bytes(tmp_path: Path, beha
         peak = peak_mib(client)
         assert "a__attack" in tools
         assert text(client.call("b__attack")) == "attacked"
-        assert peak < 175
+        assert peak < 200  # of it 18 MiB of lists that are kept as JSON
     assert "left out of `tools/list`: everything after item" in client.stderr
     assert "limits.listing_bytes" in client.stderr
 

@@ -92,12 +92,18 @@ class Client:
     config: Path
     arguments: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    prelude: str = ""
+    """Python that the guard's process executes first, to shorten waits."""
     others: list[Json] = field(default_factory=list)
     last_id: int = 0
 
     def __enter__(self) -> Self:
+        program = command("run", "--config", str(self.config), *self.arguments)
+        if self.prelude:
+            start = f"import sys\nfrom mcp_guard.cli import main\n{self.prelude}\nsys.exit(main())"
+            program = [sys.executable, "-c", start, *program[3:]]
         self.process = subprocess.Popen(
-            command("run", "--config", str(self.config), *self.arguments),
+            program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -54,10 +54,45 @@ def test_a_definition_over_its_own_limit_does_not_end_the_listing() -> None:
 def test_pages_without_end_stop() -> None:
     reader, pages = ListingReader("prompts", 1000), 0
     while pages == 0 or reader.next_cursor is not None:
-        assert reader.add(page([], "again", "prompts"))
         pages += 1
+        assert reader.add(page([], str(pages), "prompts"))
     assert pages == MAX_PAGES
     assert "pages" in reader.excess
+
+
+def read(*pages: dict[str, Any]) -> tuple[list[str], list[str | None]]:
+    """The names that are listed, and the cursors that are sent."""
+    reader, sent = ListingReader("tools", 1000), []
+    for reply in pages:
+        if not reader.add(reply):
+            break
+        sent.append(reader.next_cursor)
+        if reader.next_cursor is None:
+            break
+    return [item["name"] for item in reader.items], sent
+
+
+A, B, C = ([{"name": name}] for name in "abc")
+
+
+@pytest.mark.parametrize(
+    ("pages", "names", "cursors"),
+    [
+        ([page(A, "")] * 3, "a", ["", None]),
+        ([page(A, ""), page(B)], "ab", ["", None]),
+        ([page(A, ""), page(B, "")], "ab", ["", None]),
+        ([page(A, ""), {"error": {"code": -32602, "message": "invalid cursor"}}], "a", ["", None]),
+        ([page(A, "again")] * 3, "a", ["again", None]),
+        ([page(A, "again"), page(B, "again"), page(C, "again")], "ab", ["again", None]),
+        ([page(A, "x"), page(B, "y"), page(A, "x"), page(B, "y")], "ab", ["x", "y", None]),
+        ([page(A, str(number)) for number in range(9)], "a", ["0", None]),
+        ([page([], "1"), page([], "2"), page(A)], "a", ["1", "2", None]),
+        ([page(A, None)], "a", [None]),
+        ([{"result": {"tools": None}}], "", [None]),
+    ],
+)
+def test_list_ends_where_it_repeats(pages: list[Any], names: str, cursors: list[str | None]) -> None:
+    assert read(*pages) == (list(names), cursors)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +116,6 @@ def test_a_single_page_is_kept_however_large_the_rest_of_it_is() -> None:
 @pytest.mark.parametrize("reply", [{}, {"error": {}}, {"result": []}, {"result": {"tools": {}}}])
 def test_anything_else_is_no_page(reply: dict[str, Any]) -> None:
     assert not ListingReader("tools", 1000).add(reply)
+    reader = ListingReader("tools", 1000)
+    reader.add(page(A, "2"))
+    assert not reader.add(reply)

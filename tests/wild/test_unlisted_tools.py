@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, text, upstream, write_config
-from tests.live.test_session import eventually
 from tests.policy.fixtures import object_of
 from tests.wild.test_policy_limits import tolerant
 
@@ -20,9 +19,8 @@ NEEDS = {**ASK, "needs": "sampling"}
 def relist(folder: Path, client: Client, *tools: Json, name: str = "up") -> None:
     """Change what the server lists, and let it say so."""
     (folder / f"{name}.json").write_text(json.dumps(tools))
-    client.others.clear()
     client.call(f"{name}__relist")
-    eventually(lambda: client.request("ping") and any("list_changed" in str(other) for other in client.others))
+    client.tools()  # which includes every change that was reported
 
 
 def announcing(capabilities: list[str]) -> Any:
