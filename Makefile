@@ -74,8 +74,10 @@ fault-table: $(VENV)/.dev  ## inject every fault at every step of a call, a real
 	@$(BIN)/python -m tests.faults.table $(ARGS)
 
 FRAMES ?= 100000
-fuzz: $(VENV)/.dev  ## send FRAMES malformed frames to real guards, with valid calls in between
+EXCHANGES ?= 100000
+fuzz: $(VENV)/.dev  ## send FRAMES malformed frames to real guards, and EXCHANGES calls to odd servers, with valid calls in between
 	@$(BIN)/python -m tests.fuzz.run --frames $(FRAMES) --seed $(SEED)
+	@$(BIN)/python -m tests.fuzz.exchanges --exchanges $(EXCHANGES) --seed $(SEED)
 
 SECONDS ?= 60
 TARGETS ?= canonical framing config request credential note export

@@ -1,0 +1,11 @@
+"""A sample of the second half of `make fuzz`: odd servers for a real guard."""
+
+from tests.fuzz.exchanges import play
+
+EXCHANGES = 400
+
+
+def test_odd_servers_cost_no_call_but_their_own() -> None:
+    played = play(1, EXCHANGES, ("io",))
+    assert not played.findings, "\n".join(played.findings)
+    assert played.done.total() >= EXCHANGES
