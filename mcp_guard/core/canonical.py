@@ -85,7 +85,7 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     if written != line.strip() or not is_exact:
         if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
             raise Unacceptable("duplicate keys", value)
-        _read_again(line, value)
+        _read_again(line, value, is_exact)
     return value
 
 
@@ -113,8 +113,10 @@ def _goes_below(value: Any, depth: int) -> bool:
     return any(depth <= 1 or _goes_below(item, depth - 1) for item in items if isinstance(item, dict | list))
 
 
-def _read_again(line: bytes, value: Any) -> None:
+def _read_again(line: bytes, value: Any, is_exact: bool) -> None:
     """Refuse duplicate keys, and put exact numbers into the arguments where orjson has rounded them.
+
+    Without `is_exact` the value has an `UnroundedNumber`.
 
     Raises: Unacceptable.
     """
@@ -137,7 +139,7 @@ def _read_again(line: bytes, value: Any) -> None:
         exactly = json.loads(line, object_pairs_hook=pairs, parse_int=number, parse_float=number)
     except RecursionError:
         raise Unacceptable("nested too deeply", value) from None
-    if inexact:
+    if inexact or not is_exact:
         params = value.get("params") if isinstance(value, dict) else None
         if isinstance(params, dict) and "arguments" in params:
             params["arguments"] = arguments = exactly["params"]["arguments"]

@@ -122,6 +122,11 @@ def test_numbers_that_no_python_type_holds_are_kept_as_they_are_written(text: st
     assert canonicalize(arguments) == canonicalize(with_exact_numbers(json.loads(json.dumps(arguments)), pointers))
 
 
+@pytest.mark.parametrize("number", ["-0", "-0.0", "0"])
+def test_zero_has_no_sign(number: str) -> None:
+    assert canonicalize(arguments_of(f'{{"n": {number}}}')) == b'{"n":0}'
+
+
 def test_a_number_beyond_a_double_is_refused() -> None:
     """Readers disagree on it: an error, infinity, or the number."""
     with pytest.raises(Unacceptable, match="not acceptable JSON"):
