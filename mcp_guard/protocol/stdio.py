@@ -227,7 +227,7 @@ class _PipeWriter:
         self._left: deque[bytes] = deque()
         """The latest frames that have left."""
         self._left_bytes = 0
-        self._is_slow = self._is_broken = self._is_closing = self._is_closed = False
+        self._is_slow = self._is_scheduled = self._is_broken = self._is_closing = self._is_closed = False
         os.set_blocking(self._fd, False)
         mode = os.fstat(self._fd).st_mode
         self._is_pipe = stat.S_ISFIFO(mode)
@@ -261,10 +261,11 @@ class _PipeWriter:
             if self._written < len(frame):
                 break
             self._finish_first(frame)
-        if self._waiting:
+        if self._waiting and not self._is_scheduled:
+            self._is_scheduled = True
             self._loop.add_writer(self._fd, self._write_on)
-        else:
-            self._loop.remove_writer(self._fd)
+        elif not self._waiting and self._is_scheduled:
+            self._stop_writing()
             if self._is_closing:
                 self.close()
         if self._is_slow and self._waiting_bytes <= LOW_WATER_BYTES:
@@ -299,9 +300,13 @@ class _PipeWriter:
         self._unregister()
         self._on_broken()
 
+    def _stop_writing(self) -> None:
+        self._is_scheduled = False
+        self._loop.remove_writer(self._fd)
+
     def _unregister(self) -> None:
         self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._stop_writing()
 
     def withdraw(self, is_it: Callable[[bytes], bool]) -> bool:
         """Drop a frame that nobody has read any of, nor could. Returns whether there is one."""
@@ -323,7 +328,7 @@ class _PipeWriter:
         self._waiting.clear()
         self._left.clear()
         self._waiting_bytes = self._left_bytes = self._written = 0
-        self._loop.remove_writer(self._fd)
+        self._stop_writing()
         return frames
 
     def _unsent(self) -> list[bytes]:
