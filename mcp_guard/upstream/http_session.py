@@ -28,6 +28,9 @@ from mcp_guard.upstream.transport import MessageHandler
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
 CONNECT_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 3.0
+"""How long an idle connection is used again. Node, uvicorn and Apache close it after five seconds: of a call that is
+sent just then nobody can tell whether it ran."""
 RETRY_SECONDS = 1.0
 ONE_WAY_SECONDS = 30.0
 """How long an upstream may take to accept a notification or a reply; others wait behind it."""
@@ -86,7 +89,10 @@ class UpstreamHttpSession:
         self._handler = handler
         self._max_message_bytes = max_message_bytes
         self._token_provider = token_provider
-        self._http = address.network.async_client(timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None))
+        self._http = address.network.async_client(
+            timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
+        )
         self._tasks = asyncio.TaskGroup()
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued_bytes = 0

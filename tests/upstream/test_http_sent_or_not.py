@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import orjson
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.upstream import http_session
 from mcp_guard.upstream.budget import UpstreamBudget
 from mcp_guard.upstream.http_session import ServerAddress, TokenProvider, UpstreamHttpSession
 from mcp_guard.upstream.oauth.discovery import NoToken
@@ -149,6 +150,32 @@ async def test_a_request_that_is_taken_back_never_leaves(drops_all: bool) -> Non
                     while not server.ran and time.monotonic() < until:
                         await asyncio.sleep(0.005)
         assert dict(server.ran) == ({} if drops_all else {'{"number": 2}': 1})
+
+
+async def test_an_idle_connection_is_given_up_before_its_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert http_session.KEEP_ALIVE_SECONDS < 5  # the default of Node's http, uvicorn and Apache
+    monkeypatch.setattr(http_session, "KEEP_ALIVE_SECONDS", 0.2)
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                id = orjson.loads(await reader.readexactly(length))["id"]
+                reply = orjson.dumps({"jsonrpc": "2.0", "id": id, "result": {}})
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(reply) + reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with session_with(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp") as (session, recorder):
+        for id, pause in ((1, 0.0), (2, 0.4), (3, 0.0)):
+            session.write(call(id), False)
+            assert await recorder.end_of(id) == "answered"
+            await asyncio.sleep(pause)
+    assert connections == 2
+    server.close()
 
 
 async def test_what_has_left_cannot_be_taken_back() -> None:
