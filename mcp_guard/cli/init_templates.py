@@ -26,7 +26,12 @@ permit (
   resource
 );
 
-// Every write needs the approval of a person.
+// Every write needs the approval of a person. Destructive tools are writes too: those with effect = "destructive", or
+// that their server calls so. To deny them instead, in observe mode as well, add this:
+// @id("no-destruction")
+// @enforce("always")
+// @reason("destructive tools are not allowed")
+// forbid (principal, action in Action::"destructive", resource);
 @id("writes")
 permit (
   principal in Group::"agents",
@@ -42,17 +47,6 @@ forbid (
   action in Action::"write",
   resource
 );
-
-// Destructive tools are writes too: those with effect = "destructive", or that their server calls so. To deny them
-// instead, in observe mode as well, remove the slashes:
-// @id("no-destruction")
-// @enforce("always")
-// @reason("destructive tools are not allowed")
-// forbid (
-//   principal,
-//   action in Action::"destructive",
-//   resource
-// );
 """
 
 

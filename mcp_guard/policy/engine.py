@@ -218,7 +218,7 @@ class PolicyEngine:
         if call.name in self.withheld and rules is self._rules:
             raise Inexpressible(self.withheld[call.name].reason)
         if shape is None:
-            raise Inexpressible("the policies in force were loaded before this tool was listed")
+            raise Inexpressible("it has no input schema of an object, or the policies in force do not know it yet")
         attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
         request_entities = self._request_entities(call)

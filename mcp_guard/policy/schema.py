@@ -150,7 +150,7 @@ def build_schema(
     unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
 ) -> tuple[Json, dict[str, Shape]]:
-    """The schema in Cedar's JSON form, and the input shape of each tool, by listed name.
+    """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
     `unlisted` actions apply to nothing, so that policies may still name them.
     """
@@ -177,6 +177,8 @@ def build_schema(
         actions[f"server:{server}"] = {}
     for tool in tools:
         shape = input_shape(tool)
+        if shape is None:
+            continue
         shapes[tool.listed_as] = shape
         actions[tool.listed_as] = {
             "memberOf": [{"id": str(tool.effect)}, {"id": f"server:{tool.server}"}],

@@ -71,11 +71,21 @@ NEVER = Shape(Kind.NEVER)
 OBJECT = Shape(Kind.RECORD)
 
 
-def input_shape(tool: Tool) -> Shape:
-    """The shape of a tool's arguments. Where the schema describes no object, nothing is typed: arguments are one."""
+def input_shape(tool: Tool) -> Shape | None:
+    """The shape of a tool's arguments; None if it has no schema of an object.
+
+    Such a tool is neither listed nor callable, because many clients refuse a whole listing for it.
+    """
     schema = tool.definition.get("inputSchema")
+    if not isinstance(schema, dict) or "object" not in _types(schema):
+        return None
     shape = intersect(OBJECT, read_shape(schema, schema))
     return shape if shape.kind is Kind.RECORD else OBJECT
+
+
+def _types(schema: Json) -> list[Any]:
+    names = schema.get("type", "object")
+    return names if isinstance(names, list) else [names]
 
 
 def read_shape(schema: Any, root: Any) -> Shape:

@@ -50,11 +50,6 @@ def build_catalog(
                     f"upstream `{server}` lists `{name}`, which only runs as a task; the guard does not support tasks"
                 )
                 continue
-            if not isinstance(definition.get("inputSchema"), dict):
-                left_out.append(
-                    f"upstream `{server}` lists `{visible(name[:80])}` without an `inputSchema`, which every tool needs"
-                )
-                continue
             listed_as = listed_name(server, name)
             if (excess := tool_pins.exceeded_limit(definition)) is not None:
                 left_out.append(f"upstream `{server}` lists `{visible(name[:80])}`: {excess}")

@@ -116,7 +116,7 @@ def test_first_policies_observe_and_then_enforce(here: Path) -> None:
         client.start()
         client.call("up__get_deal", {"id": "7"})
         client.call("up__echo", {"text": "x"})
-        assert "up__never" not in client.tools()
+        assert "up__never" in client.tools(), "observing hides no tool"
     would = [receipt["would"]["outcome"] for receipt in log(config, "--kind", "intent")]
     assert would == ["allow", "require_approval"]
     config.write_text(
@@ -127,6 +127,6 @@ def test_first_policies_observe_and_then_enforce(here: Path) -> None:
     with Raw(config) as client:
         client.start()
         assert "approval" in text(client.call("up__echo", {"text": "x"}))
-        assert "up__never" not in client.tools()
+        assert "approval" in text(client.call("up__never"))
         client.call("up__get_deal", {"id": "7"})
     assert [receipt["outcome"] for receipt in log(config, "--kind", "intent")][-1] == "allow"

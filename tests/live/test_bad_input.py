@@ -110,7 +110,7 @@ def test_a_message_over_the_frame_limit_is_refused(folder: Path) -> None:
     with Client(config) as client:
         client.start()
         client.write(raw_call(901, '{"a":"' + "x" * 300_000 + '"}'))
-        assert "message_bytes" in client.wait(None)["error"]["message"]
+        assert "message_bytes" in client.wait(901)["error"]["message"]
         still_alive(client)
 
 
@@ -120,23 +120,17 @@ def test_an_unknown_tool_is_refused_as_unknown_with_a_receipt(client: Client, co
     assert [receipt["reasons"] for receipt in log(config, "--kind", "decision")] == [["unknown tool"]] * 4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"id": 7, "amount": 1}, "`id` must be a string, not a number"),
-        ({"id": "7", "amount": "1"}, "`amount` must be a number, not a string"),
-        ({"id": "7", "amount": True}, "`amount` must be a number, not a boolean"),
-        ({"id": "7", "amount": None}, "`amount` must be a number, not null"),
-        ({"id": "7"}, "`amount` is required"),
-        ({"id": "7", "amount": 0.00001}, "more than 4 digits after the point"),
-        ({"id": "7", "amount": 1e15}, "exceeds the range that policies can compare"),
-    ],
-)
-def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, arguments: Json, reason: str) -> None:
-    reply = client.call("up__update_deal", arguments)
-    assert reply["result"]["isError"] is True
-    assert reason in text(reply)
-    assert seen(folder, "up") == []
+def test_wrong_types_are_passed_where_no_policy_looks_at_them(client: Client, folder: Path) -> None:
+    """Whether they are acceptable is for the server to say; where a policy reads them, see tests/wild."""
+    calls: list[Json] = [
+        {"id": 7, "amount": "1"},
+        {"id": "7", "amount": None},
+        {"id": "7"},
+        {"id": "7", "amount": 1e-5},
+    ]
+    for arguments in calls:
+        assert client.call("up__update_deal", arguments)["result"]["isError"] is False
+    assert [call["arguments"] for call in seen(folder, "up")] == calls
 
 
 @pytest.mark.parametrize(

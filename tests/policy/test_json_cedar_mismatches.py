@@ -163,9 +163,17 @@ def test_a_recursive_reference_ends(tmp_path: Path) -> None:
     assert decide(tmp_path, when(condition), tool, arguments).outcome is Outcome.ALLOW
 
 
-@pytest.mark.parametrize(
-    "schema", [{"type": "string"}, {"anyOf": [{"type": "object"}]}, {"type": "array"}, {"not": {}}]
-)
+@pytest.mark.parametrize("schema", [None, True, False, {"type": "string"}, [], {"type": ["array", "null"]}])
+def test_tool_without_an_object_schema_is_neither_listed_nor_callable(tmp_path: Path, schema: Any) -> None:
+    """Many clients refuse a whole listing for it."""
+    good, bad = make_tool(ANY, "good"), make_tool(schema, "bad")
+    engine, call = load(tmp_path, PERMIT, good, bad), make_call(bad, {})
+    assert not engine.may_call(call.instance, bad)
+    assert not engine.may_call(call.instance, bad, observing=True)
+    assert_denied(engine.decide(call, {}), "no input schema")
+
+
+@pytest.mark.parametrize("schema", [{"anyOf": [{"type": "object"}]}, {"type": ["object"]}, {"not": {}}, {"enum": [1]}])
 def test_a_schema_that_describes_no_object_gives_no_types(tmp_path: Path, schema: Any) -> None:
     tool = make_tool(schema)
     engine, call = load(tmp_path, PERMIT, tool), make_call(tool, {"a": 1})

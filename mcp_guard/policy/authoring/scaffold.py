@@ -43,10 +43,10 @@ def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[s
 
 def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
     shape = input_shape(tool)
-    for name, inner in shape.fields.items():
+    for name, inner in shape.fields.items() if shape else ():
         attribute = f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
         quoted_name = name if is_plain(name) else json.dumps(name)
-        always = name in shape.required and not inner.nullable
+        always = shape is not None and name in shape.required and not inner.nullable
         optional = "" if always else f" (optional: test `context.input has {quoted_name}`)"
         seen = (
             "not visible to policies; listed in context.input_unknown if present"
@@ -64,7 +64,8 @@ def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str
 
 def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
     """Cases for the policy file; they pass as generated if no other policy covers the tool."""
-    arguments = _inline(_example(input_shape(tool)))
+    shape = input_shape(tool)
+    arguments = _inline(_example(shape) if shape else {})
     held = bool(route) and tool.effect is not Effect.READ
     lines = [
         f"# Cases for {tool.listed_as}: calls and their expected decisions. Run them with: mcp-guard policy test",

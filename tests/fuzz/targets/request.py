@@ -59,6 +59,7 @@ def check(data: bytes) -> None:
         return
     decision = engine().decide(call, {})
     shape = input_shape(TOOL)
+    assert shape is not None
     try:
         context = build_context(call, shape, {})
     except Inexpressible as why:
