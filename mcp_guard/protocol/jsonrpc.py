@@ -253,6 +253,12 @@ class Peer:
         if not pending.future.done():
             pending.future.set_exception(PeerLost(reason) if sent else NotSent(reason))
 
+    def fail_one(self, id: Id, reason: str) -> None:
+        """What came as the reply to one request is none. It raises UnreadableReply, unless there was another reply."""
+        pending = self._pending.get(number) if (number := request_number(id)) is not None else None
+        if pending is not None and not pending.future.done():
+            pending.future.set_exception(UnreadableReply(reason))
+
     def lose(self, reason: str) -> None:
         """The other side is gone: every open request raises PeerLost, and nothing is written from now on."""
         self._lost = reason

@@ -6,7 +6,9 @@ Bytes are counted as they arrive, so that no line, event or number of lines make
 import re
 from dataclasses import dataclass
 
-MAX_RETRY_SECONDS = 30.0
+import orjson
+
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.05, 30.0
 MAX_FIELD_BYTES = 1024
 """Of an event's name or id; a longer one is ignored."""
 LINE_COST = 64
@@ -40,6 +42,7 @@ class SseParser:
         self._skips_line = self._ends_in_cr = self._skips_event = self._has_data = False
         self._is_first = True
         self._name = "message"
+        self._id: str | None = None
         self._data = bytearray()
         self._wasted = 0
 
@@ -75,6 +78,18 @@ class SseParser:
         for line in rest:
             self._take_line(line, events)
         self._append(tail)
+        return events
+
+    def finish(self) -> list[SseEvent]:
+        """The event at the end of a stream without the empty line after it, if its data is complete JSON.
+
+        The standard drops such an event, because it may be cut off. But some servers leave the line out, and a message
+        that can be read is not cut off.
+        """
+        events: list[SseEvent] = []
+        self._finish_line(events)
+        if self._has_data and not self._skips_event and is_json(self._data):
+            self._end_event(events)
         return events
 
     def _append(self, part: bytes) -> None:
@@ -119,9 +134,9 @@ class SseParser:
         if field_name == b"event":
             self._name = value.decode(errors="replace") or "message"
         elif field_name == b"id" and _USABLE_ID.fullmatch(value):  # it is sent back in a header
-            self.position.id = value.decode()
+            self._id = value.decode()
         elif field_name == b"retry" and value.isdigit() and len(value) < 10:
-            self.position.retry = min(int(value) / 1000, MAX_RETRY_SECONDS)
+            self.position.retry = min(max(int(value) / 1000, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
 
     def _add_data(self, value: bytes) -> None:
         if self._skips_event:
@@ -141,5 +156,15 @@ class SseParser:
             events.append(SseEvent(self._name, None if self._skips_event else bytes(self._data)))
         else:
             self._wasted += LINE_COST
-        self._name, self._skips_event, self._has_data = "message", False, False
+        if self._id is not None:  # now the event has arrived: after a cut in its middle, it must be sent again
+            self.position.id = self._id
+        self._name, self._id, self._skips_event, self._has_data = "message", None, False, False
         self._data.clear()
+
+
+def is_json(data: bytes | bytearray) -> bool:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -21,6 +21,14 @@ def is_stateless(method: str, params: Json) -> bool:
     return method != INITIALIZE and isinstance(meta, dict) and VERSION_KEY in meta
 
 
+def supported_versions(reply: Json) -> list[str]:
+    """The revisions that an error names because it refuses the one that was asked for (any code, as servers differ)."""
+    refusal = reply.get("error")
+    data = refusal.get("data") if isinstance(refusal, dict) else None
+    versions = data.get("supported") if isinstance(data, dict) else None
+    return [version for version in versions if isinstance(version, str)] if isinstance(versions, list) else []
+
+
 def without(members: Json, names: tuple[str, ...]) -> Json:
     return {name: value for name, value in members.items() if name not in names}
 

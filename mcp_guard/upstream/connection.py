@@ -1,8 +1,4 @@
-"""The connection to one upstream: handshake, tool listing, and restarts with back-off. It decides nothing about calls.
-
-An upstream gets `initialize` first; if it refuses, it is asked whether it speaks the stateless revision. For a client
-that is stateless itself the order is reversed, so that nothing has to be translated.
-"""
+"""The connection to one upstream: handshake, listing, and restarts with back-off. It decides nothing about calls."""
 
 import asyncio
 import time
@@ -22,7 +18,6 @@ from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
-    INITIALIZE,
     INITIALIZED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -34,25 +29,23 @@ from mcp_guard.protocol.methods import (
 )
 from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
+from mcp_guard.upstream.handshake import Handshake, HandshakeFailed
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
-from mcp_guard.upstream.message_parts import LineJoiner, excerpt, remains_of, split_messages
+from mcp_guard.upstream.message_parts import LineJoiner, remains_of, split_messages
 from mcp_guard.upstream.notifications import NotificationCoalescer
-from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
+from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace, WritingPace
+from mcp_guard.upstream.renewal import SessionRenewal
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import ServerProtocol, Transport
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
-HANDSHAKE_SECONDS = 60.0
-MAX_INITIALIZE_BYTES = 1024 * 1024
 MAX_OPEN_REQUESTS = 32
 """How many questions of an upstream the client can be asked at the same time."""
 MAX_UNREAD_REPLY_BYTES = 1024 * 1024
 """Replies written to an upstream that does not read; more of them are dropped."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Bytes written to an upstream that does not read; more of them end the connection."""
-PRESSURE_SECONDS = 2.0
-"""How long the client is kept waiting for an upstream that is slow to read."""
 MAX_VALUES = 1_000_000
 """Arrays and objects in one message: an empty one takes two bytes in JSON, and forty times as much in memory."""
 MIN_DENSE_BYTES = 2 * MAX_VALUES
@@ -108,17 +101,16 @@ class Connection:
             lambda: self.note("it is read slowly, because it sends more than it was asked for"),
         )
         self._arrivals = Arrivals(upstream.scrubber, self._pace.set_searching, self._on_work)
-        self._is_slow_to_read = False
-        self._unread_bytes = 0
-        """Bytes that were written since the upstream is slow to read."""
-        self._waiting_for_upstream: asyncio.TimerHandle | None = None
+        self._writing_pace = WritingPace(self._on_pressure)
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._notes = NoteLimiter()
         self._listener: UpstreamListener = NoListener()
-        self._prefers_stateless = False
         self._down: str | None = "is starting"
         """Why it cannot be used now."""
         self._closed = asyncio.Event()
+        self._interrupted = asyncio.Event()
+        """Set when the transport has closed, or the upstream has ended its session."""
+        self._renewal = SessionRenewal()
         self.peer = Peer(self._write, self, self._transport.withdraw)
 
     def why_unavailable(self) -> str | None:
@@ -131,8 +123,8 @@ class Connection:
 
     @property
     def is_starting(self) -> bool:
-        """Whether its first listing is still to come."""
-        return not self.listing_tried.is_set()
+        """Whether its first listing is still to come, or the first in a new session after the last one has ended."""
+        return self._renewal.is_under_way or not self.listing_tried.is_set()
 
     @property
     def reports_tool_changes(self) -> bool:
@@ -156,7 +148,8 @@ class Connection:
         on_listed: Callable[[], None],
     ) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and both again after each exit."""
-        self._listener, self._prefers_stateless = listener, prefer_stateless
+        self._listener = listener
+        handshake = Handshake(initialize_params, prefer_stateless, on_notification=self._notify, note=self.note)
         failures = 0
         if self._transport.starts_slowly:
             await self._start_in_thread()
@@ -165,19 +158,9 @@ class Connection:
                 f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what the upstream sends"
             )
         while True:
-            if await self._open(initialize_params):
-                for listing in self.listings.values():
-                    listing.is_stale = True
-                self._set_status(UpstreamStatus(True, time.time()))
-                self.handshake_tried.set()
-                await client_is_ready.wait()
-                await self._announce()
-                is_listed = await self.listings[LIST_TOOLS].refresh()
-                self.listing_tried.set()
-                on_listed()
-                if is_listed or await self._retry_listing(on_listed):
-                    failures = 0
-                await self._closed.wait()
+            if await self._open(handshake) and await self._serve_sessions(handshake, client_is_ready, on_listed):
+                failures = 0
+            self._renewal.end()
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
                 self.listing_tried.set()
@@ -195,12 +178,33 @@ class Connection:
             else:
                 self._transport.start()
 
+    async def _serve_sessions(
+        self, handshake: Handshake, client_is_ready: asyncio.Event, on_listed: Callable[[], None]
+    ) -> bool:
+        """List the tools in each session over this transport, until it closes. Returns whether that ever succeeded."""
+        was_listed, is_open = False, True
+        while is_open:
+            for listing in self.listings.values():
+                listing.is_stale = True
+            self._set_status(UpstreamStatus(True, time.time()))
+            self.handshake_tried.set()
+            await client_is_ready.wait()
+            await self._announce()
+            is_listed = await self.listings[LIST_TOOLS].refresh()
+            self.listing_tried.set()
+            on_listed()
+            self._renewal.end()
+            was_listed |= is_listed or await self._retry_listing(on_listed)
+            await self._interrupted.wait()
+            is_open = await self._renew(handshake)
+        return was_listed
+
     async def _retry_listing(self, on_listed: Callable[[], None]) -> bool:
-        """Ask for the tools until they have been listed. False if the connection ended before."""
+        """Ask for the tools until they have been listed. False if the session ended before."""
         for delay in chain(BACK_OFF_SECONDS, repeat(BACK_OFF_SECONDS[-1])):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), delay)
-            if self._closed.is_set():
+                await asyncio.wait_for(self._interrupted.wait(), delay)
+            if self._interrupted.is_set():
                 return False
             if await self.listings[LIST_TOOLS].refresh():
                 on_listed()
@@ -220,66 +224,59 @@ class Connection:
             await starting
             raise
 
-    async def _open(self, initialize_params: Json) -> bool:
+    async def _open(self, handshake: Handshake) -> bool:
         """Open the transport and do the handshake. False if either failed; `why_unavailable` has the reason."""
-        if not await self._open_transport():
-            return False
+        return await self._open_transport() and await self._agree(handshake)
+
+    async def _agree(self, handshake: Handshake) -> bool:
+        """Do the handshake. False if it failed; `why_unavailable` has the reason."""
         try:
-            if self._prefers_stateless:
-                self._prefers_stateless = False  # an upstream that does not survive the question is not asked again
-                self._prefers_stateless = await self._discover(initialize_params)
-                if self._prefers_stateless:
-                    return True
-            reply = await self.peer.request(INITIALIZE, initialize_params, timeout=HANDSHAKE_SECONDS)
-            if "error" in reply and await self._discover(initialize_params):
-                return True
+            agreement = await handshake.perform(self.peer)
+        except HandshakeFailed as failure:
+            self._down = str(failure)
         except PeerLost as lost:
             if not self._closed.is_set():  # else `on_closed` has the reason
                 self._down = f"did not complete the handshake: {lost}"
+        else:
+            self.initialize_result, self.protocol, self._down = agreement.result, agreement.protocol, None
+            return True
+        return False
+
+    async def _renew(self, handshake: Handshake) -> bool:
+        """Start a new session over the same transport, if the upstream has only ended the last one.
+
+        Requests that it is still answering go on. Without a listing in the last session, there is a pause first.
+        """
+        if self._closed.is_set():
             return False
-        except TimeoutError:
-            self._down = f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
-            return False
-        result = reply.get("result")
-        if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):
-            self._down = f"refused `initialize`: {excerpt(reply.get('error', reply))}"
-            return False
-        return self._adopt(result)
+        self._interrupted.clear()
+        await self._renewal.pause()
+        if not self.listings[LIST_TOOLS].failure and await self._agree(handshake):
+            return True
+        if not self._closed.is_set():
+            self._end(self._down or "closed")
+        return False
+
+    async def wait_for_renewal(self) -> bool:
+        """If a new session is being started, wait for it, but not for long. Returns whether there is one now."""
+        return await self._renewal.wait() and self._down is None
 
     async def _open_transport(self) -> bool:
         self._arrivals.drop()
         self._closed.clear()
+        self._interrupted.clear()
         self._open_requests.clear()
         self._joiner = LineJoiner()
         self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
         self._notifications = NotificationCoalescer(self._forward, self.budget)
-        self._on_pressure(False)
+        self._writing_pace.set_slow(False)
         try:
-            is_open = await self._transport.open(self, self._on_pressure, self._max_message_bytes)
+            is_open = await self._transport.open(self, self._writing_pace.set_slow, self._max_message_bytes)
         except Exception as defect:  # the edge: a defect must cost this upstream and no other
             self.on_closed(f"caused an internal error: {type(defect).__name__}: {defect}")
             return False
         self._pace.apply()
         return is_open
-
-    def _adopt(self, initialize_result: Json) -> bool:
-        """Use the upstream from now on, unless what it says of itself is too large to be kept."""
-        if (size := len(exact_json.dumps(initialize_result))) > MAX_INITIALIZE_BYTES:
-            self._down = f"answered `initialize` with {size} bytes; at most {MAX_INITIALIZE_BYTES} are accepted"
-            return False
-        self.initialize_result, self._down = initialize_result, None
-        return True
-
-    async def _discover(self, initialize_params: Json) -> bool:
-        """Whether it speaks the stateless revision; if so, it is used from now on. Raises: PeerLost."""
-        from mcp_guard.upstream.stateless import StatelessServerProtocol  # most upstreams do not need it
-
-        protocol = StatelessServerProtocol(self.peer, initialize_params, on_notification=self._notify, note=self.note)
-        result = await protocol.discover()
-        if result is None or not self._adopt(result):
-            return False
-        self.protocol = protocol
-        return True
 
     async def _announce(self) -> None:
         """Tell the upstream that the client is ready."""
@@ -315,32 +312,18 @@ class Connection:
         self._pace.charge(cost)
 
     def _on_pressure(self, slow: bool) -> None:
-        """The upstream reads too slowly, or has caught up. The client waits for it, but not for long."""
-        if slow == self._is_slow_to_read:
-            return
-        self._is_slow_to_read, self._unread_bytes = slow, 0
-        if self._waiting_for_upstream is not None:
-            self._waiting_for_upstream.cancel()
-            self._waiting_for_upstream = None
-        if slow:
-            self._waiting_for_upstream = asyncio.get_running_loop().call_later(
-                PRESSURE_SECONDS, self._listener.on_pressure, False
-            )
         self._listener.on_pressure(slow)
 
     def _write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
-        if self._is_slow_to_read:
-            self._unread_bytes += len(frame)
-            if last and self._unread_bytes > MAX_UNREAD_REPLY_BYTES:
-                self.on_unread("it does not read the replies to its own requests")
-                return
-            if self._unread_bytes > MAX_UNREAD_BYTES:
-                reason = f"did not read {self._unread_bytes} bytes of its input"
-                if (request := request_id(frame)) is not None:
-                    self.on_request_not_sent(request, reason)
-                self.on_closed(reason)
-                return
-        self._transport.write(frame, about, last)
+        if self._writing_pace.may_write(len(frame), MAX_UNREAD_REPLY_BYTES if last else MAX_UNREAD_BYTES):
+            self._transport.write(frame, about, last)
+        elif last:
+            self.on_unread("it does not read the replies to its own requests")
+        else:
+            reason = f"did not read {self._writing_pace.unread_bytes} bytes of its input"
+            if (request := request_id(frame)) is not None:
+                self.on_request_not_sent(request, reason)
+            self.on_closed(reason)
 
     def on_unread(self, reason: str) -> None:
         self.note(f"a reply was dropped: {reason}")
@@ -413,6 +396,19 @@ class Connection:
         text = f"upstream `{self.name}`: {self._scrub(reason)}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text, sent=False))
 
+    def on_request_failed(self, request: Id, what: str) -> None:
+        text = f"upstream `{self.name}` answered with {self._scrub(what)}"
+        self._arrivals.then(lambda: self.peer.fail_one(request, text))
+
+    def on_session_lost(self, reason: str) -> None:
+        self._arrivals.then(partial(self._lose_session, reason))
+
+    def _lose_session(self, reason: str) -> None:
+        if self._down is None:
+            self._down = reason
+            self._renewal.begin()
+        self._interrupted.set()
+
     def input_schema(self, tool: str) -> Json | None:
         schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)
         schema = next(schemas, None)
@@ -428,6 +424,7 @@ class Connection:
             self.release_request(id)
         self._lose(f"upstream `{self.name}` {reason}")
         self._closed.set()
+        self._interrupted.set()
 
     def _lose(self, reason: str) -> None:
         """No reply comes any more. What has not begun to leave never will."""

@@ -200,11 +200,16 @@ class UpstreamGroup:
         return self._last_listings.accepted_tools(connection.name, self.pins)
 
     async def started(self, server: str) -> None:
-        """Wait until an upstream that is starting is there, but not for long."""
+        """Wait until an upstream that is starting, or begins a new session, is there, but not for long."""
         connection = self.connections[server]
-        if connection.is_starting:
+        if not connection.listing_tried.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(connection.listing_tried.wait(), CALL_START_SECONDS)
+        await connection.wait_for_renewal()
+
+    async def wait_for_renewals(self) -> None:
+        """Wait for upstreams whose session has ended until they have another, but not for long."""
+        await asyncio.gather(*(connection.wait_for_renewal() for connection in self.connections.values()))
 
     async def close(self) -> None:
         """End every upstream, with every process that it started."""
@@ -392,8 +397,14 @@ class UpstreamGroup:
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
+        connection, params = self.connections[server], self._forwarded(params)
         try:
-            reply = await self.connections[server].request(method, self._forwarded(params), channel)
+            try:
+                reply = await connection.request(method, params, channel)
+            except NotSent:  # its session had ended; in the next one it is sent for the first time
+                if not await connection.wait_for_renewal():
+                    raise
+                reply = await connection.request(method, params, channel)
         except PeerLost as lost:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as failure:

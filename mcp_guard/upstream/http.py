@@ -119,7 +119,8 @@ class HttpTransport:
         if failure is not None:
             handler.on_closed(failure)
             return False
-        from mcp_guard.upstream.http_session import ServerAddress, UpstreamHttpSession
+        from mcp_guard.upstream.http_client import ServerAddress
+        from mcp_guard.upstream.http_session import UpstreamHttpSession
 
         assert self._network is not None
         address = ServerAddress(server.url, self._headers, server.is_legacy_sse, self._network)
@@ -149,11 +150,13 @@ class HttpTransport:
 
     async def close(self) -> None:
         running, self._running, session, self._session = self._running, None, self._session, None
-        if running is not None:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        if session is not None:
-            await session.delete()
+        try:
+            if running is not None:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+        finally:
+            if session is not None:
+                await session.close()
 
     def kill(self) -> None:
         """Nothing to do: there is no process."""

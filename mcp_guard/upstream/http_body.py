@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 import httpx2 as httpx
 
 ACCEPT_ENCODING = "gzip"
+CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
+"""Deflate is not asked for, but sent by some servers nevertheless."""
 PIECE_BYTES = 64 * 1024
 """The largest piece that is decoded at once."""
 SMALL_CHUNK_BYTES = 256
@@ -26,13 +28,13 @@ async def read_decoded(
 ) -> AsyncGenerator[bytes, None]:
     """The body in pieces of at most `PIECE_BYTES`. `charge` is called with the cost of small and of fruitless chunks.
 
-    Raises: httpx.DecodingError for a body in another coding than gzip, one that is malformed, and one with data after
-    its end; httpx.TransportError.
+    Raises: httpx.DecodingError for a body in another coding than gzip and deflate, one that is malformed, and one with
+    data after its end; httpx.TransportError.
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity", "gzip", "x-gzip"):
+    if coding not in ("", "identity", *CODINGS):
         raise httpx.DecodingError(f"the body has the content-encoding `{coding[:40]}`, which was not asked for")
-    inflater = _Inflater() if "gzip" in coding else None
+    inflater = _Inflater(CODINGS[coding]) if coding in CODINGS else None
     turns = 0
     async for chunk in response.aiter_raw():
         produced = 0
@@ -47,20 +49,27 @@ async def read_decoded(
 
 
 class _Inflater:
-    """Reads one gzip stream (RFC 1952)."""
+    """Reads one stream of gzip (RFC 1952), of zlib (RFC 1950), or of bare deflate, which is sent as `deflate` too."""
 
-    def __init__(self) -> None:
+    def __init__(self, format: str) -> None:
+        self._format = format
+        self._is_first = True
         self._state = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Raises: httpx.DecodingError."""
+        if self._is_first and data:
+            self._is_first = False
+            if self._format == "deflate":
+                has_header = data[0] & 0x8F == 0x08
+                self._state = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
         while True:
             if self._state.eof:
                 raise httpx.DecodingError("data follows the end of the compressed body")
             try:
                 piece = self._state.decompress(data, PIECE_BYTES)
             except zlib.error as error:
-                raise httpx.DecodingError(f"the body is not gzip: {error}") from None
+                raise httpx.DecodingError(f"the body is not {self._format}: {error}") from None
             data = self._state.unconsumed_tail
             if piece:
                 yield piece

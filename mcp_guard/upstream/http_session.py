@@ -1,82 +1,52 @@
-"""A session with an upstream over HTTP: streamable HTTP (2025-03-26 on, 2026-07-28 too) or HTTP with SSE (2024-11-05).
+"""A connection with an upstream over streamable HTTP (2025-03-26 to 2026-07-28), or HTTP with SSE (2024-11-05).
 
-Frames are sent in the order in which they were written; the answer to a request is a document or a stream of events.
-No request is sent twice: if its answer is lost, whoever made it is told so. A request with the envelope of 2026-07-28
-has headers that mirror it and belongs to no session; it is cancelled by closing the stream of its answer.
+Requests are sent in the order in which they were written. No request that may have been acted on is sent again, but for
+the handshake and listings. When the upstream ends its session, the handler starts another over the same connection, and
+requests that are being answered go on. A request with the envelope of 2026-07-28 has headers that mirror it and belongs
+to no session; it is cancelled by closing the stream of its answer.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Protocol
-from urllib.parse import urljoin, urlsplit
+from contextlib import AbstractAsyncContextManager, suppress
 
 import httpx2 as httpx
-import orjson
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
-from mcp_guard.network import Network
 from mcp_guard.protocol.jsonrpc import Id, request_id
-from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
-from mcp_guard.protocol.sse import SseEvent, SseParser, StreamPosition
+from mcp_guard.protocol.methods import CANCELLED, INITIALIZED
 from mcp_guard.protocol.versions import is_stateless
-from mcp_guard.upstream.http_body import ACCEPT_ENCODING, READ_ERRORS, read_decoded
+from mcp_guard.upstream.http_answer_reader import MAX_ERROR_BYTES, AnswerReader
+from mcp_guard.upstream.http_body import READ_ERRORS
+from mcp_guard.upstream.http_client import ServerAddress, TokenProvider, UpstreamHttpClient, explain
+from mcp_guard.upstream.http_old_stream import OldSseStream, SessionEnded
+from mcp_guard.upstream.http_one_way import MAX_QUEUED_BYTES, ORDER_SECONDS, OneWayLane, OneWayMessage
+from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
+from mcp_guard.upstream.http_server_session import (
+    BUSY,
+    SAFE_METHODS,
+    UNKNOWN_SESSION,
+    OpenRequest,
+    ServerSession,
+    ServerSessions,
+)
+from mcp_guard.upstream.http_standing_stream import StandingStream
 from mcp_guard.upstream.transport import MessageHandler
 
-SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
-CONNECT_SECONDS = 10.0
-KEEP_ALIVE_SECONDS = 3.0
-"""How long an idle connection is used again. Node, uvicorn and Apache close it after five seconds: of a call that is
-sent just then nobody can tell whether it ran."""
-RETRY_SECONDS = 1.0
+RETRY_PAUSES = (0.2, 1.0)
+MAX_RETRY_AFTER_SECONDS = 3.0
 ONE_WAY_SECONDS = 30.0
-"""How long an upstream may take to accept a notification or a reply; others wait behind it."""
+"""How long an upstream may take to accept a notification or a reply."""
+OLD_STREAM_SECONDS, OLD_STREAM_TRIAL_SECONDS = 30.0, 5.0
+"""How long the stream of HTTP with SSE may take to name the address for requests: if it is configured, and if not."""
 CANCEL_SECONDS = 5.0
 """How long the answer to a cancelled request is still read."""
-DRAIN_SECONDS = 2.0
-"""How long the stream of an answer may stay open after the reply, which should be its last message."""
-MAX_QUEUED_REPLY_BYTES = 1024 * 1024
-"""Replies that an upstream may leave waiting; more of them are dropped."""
-DELETE_SECONDS = 4.0
-TOO_MUCH_AT_ONCE = "its unfinished responses take too much memory together"
-EVENTS_PER_TURN = 32
-MAX_ERROR_BYTES = 1024 * 1024
-"""The largest body of an error status that is read."""
-ACCEPT = "application/json, text/event-stream"
-OPENING_METHODS = (INITIALIZE, "server/discover")
-LISTEN = "subscriptions/listen"
-SESSION_ID = r"[\x21-\x7e]{1,1024}"
-"""A session id is visible ASCII (2025-03-26, "Session Management")."""
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where an upstream is. `headers` are sent with each request, secrets included; `old` means HTTP with SSE."""
-
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
-    old: bool = False
-    network: Network = field(default_factory=Network)
-
-
-class TokenProvider(Protocol):
-    """Supplies the headers of an access token that changes with time."""
-
-    def headers(self) -> dict[str, str]: ...
-
-    async def ready(self) -> None:
-        """Make sure that the token is valid for a while. Raises: NoToken."""
-
-    async def renew(self, refused: dict[str, str]) -> None:
-        """Replace the token in these headers, which was refused. Raises: NoToken."""
+DELETE_SECONDS = 1.5
 
 
 class UpstreamHttpSession:
-    """One session with one upstream. `handler` receives what arrives, and that the session ended."""
+    """The connection with one upstream. `handler` receives what arrives, and that a session or the whole ended."""
 
     def __init__(
         self,
@@ -85,419 +55,263 @@ class UpstreamHttpSession:
         max_message_bytes: int,
         token_provider: TokenProvider | None = None,
     ) -> None:
-        self._address = address
+        self._url = address.url
+        self._is_old = address.old
         self._handler = handler
-        self._max_message_bytes = max_message_bytes
-        self._token_provider = token_provider
-        self._http = address.network.async_client(
-            timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
-        )
         self._tasks = asyncio.TaskGroup()
+        self._client = UpstreamHttpClient(address, token_provider)
+        self._reader = ResponseReader(handler, max_message_bytes)
+        self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks)
+        self._open: dict[Id, OpenRequest] = {}
+        self._answers = AnswerReader(self._sessions, self._reader, handler, self._open.keys, self._try_old_transport)
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
-        self._queued_bytes = 0
-        self._may_read = asyncio.Event()
-        self._may_read.set()
-        self._session_headers: dict[str, str] = {}
-        self._post_url = address.url
+        self._queued: set[Id] = set()
+        """Ids of the requests in it that were not withdrawn."""
+        self._notifications = OneWayLane(self._send_one_way, ORDER_SECONDS)
+        self._replies = OneWayLane(self._send_one_way, 0)
+        self._is_announced = asyncio.Event()
+        """Whether no `notifications/initialized` is on its way."""
+        self._is_announced.set()
+        self._standing: asyncio.Task[None] | None = None
         self._is_over = False
-        self._open: dict[Id, asyncio.Task[None]] = {}
-        """Open requests."""
-        self._stateless: set[Id] = set()
-        """Those of them that are cancelled by closing their streams."""
-        self._unsent: set[Id] = set()
-        """Requests whose body has not begun to leave: the upstream cannot have run them."""
 
     def write(self, frame: bytes, is_reply: bool) -> None:
-        if is_reply and self._queued_bytes > MAX_QUEUED_REPLY_BYTES:
+        if not is_reply:
+            self._outgoing.put_nowait(frame)
+            if (request := request_id(frame)) is not None:
+                self._queued.add(request)
+        elif self._replies.queued_bytes <= MAX_QUEUED_BYTES:
+            self._replies.put(OneWayMessage(frame))
+        else:
             self._handler.on_unread("it does not take the replies to its own requests")
-            return
-        self._queued_bytes += len(frame)
-        self._outgoing.put_nowait(frame)
-        if (request := request_id(frame)) is not None:
-            self._unsent.add(request)
 
-    def withdraw(self, request: Id) -> bool:
+    def withdraw(self, id: Id) -> bool:
         """As `Transport.withdraw`."""
-        if request not in self._unsent:
+        if id in self._queued:
+            self._queued.discard(id)
+            return True
+        request = self._open.get(id)
+        if request is None or request.task is None or request.sending.has_begun or request.is_withdrawn:
             return False
-        self._unsent.discard(request)
-        if (task := self._open.get(request)) is not None:
-            task.cancel()
+        request.is_withdrawn = True
+        request.task.cancel()
         return True
 
     def take_unsent(self) -> list[Id]:
         """As `Transport.take_unsent`."""
-        ids = [id for id in list(self._unsent) if self.withdraw(id)]
         while not self._outgoing.empty():
             self._outgoing.get_nowait()
-        self._queued_bytes = 0
-        return ids
+        return [id for id in (*self._queued, *self._open) if self.withdraw(id)]
 
     def throttle(self, slow: bool) -> None:
         """Stop reading, or go on."""
-        if slow:
-            self._may_read.clear()
-        else:
-            self._may_read.set()
+        self._reader.throttle(slow)
 
     async def run(self, opened: asyncio.Event) -> None:
-        """Send frames until cancelled or until the session is over; `opened` is set once they can be sent."""
-        async with self._http:
-            try:
-                async with self._tasks:
-                    if self._address.old:
-                        self._tasks.create_task(self._read_old_stream(opened))
-                    else:
-                        opened.set()
-                    await self._send_all()
-            except* _SessionEnded as endings:
-                self._end(str(endings.exceptions[0]))
-            except* Exception as defects:  # the edge: a defect must cost this session and no other
-                self._end(f"caused an internal error: {_first_leaf(defects)!r}"[:500])
+        """Send frames until cancelled or until the connection is over; `opened` is set once they can be sent."""
+        try:
+            async with self._tasks:
+                if self._is_old:
+                    await self._open_old_stream(OLD_STREAM_SECONDS)
+                opened.set()
+                self._tasks.create_task(self._notifications.run())
+                self._tasks.create_task(self._replies.run())
+                await self._send_all()
+        except* SessionEnded as endings:
+            self._end(str(endings.exceptions[0]))
+        except* Exception as defects:  # the edge: a defect must cost this connection and no other
+            self._end(f"caused an internal error: {_first_leaf(defects)!r}"[:500])
 
     def _end(self, reason: str) -> None:
         if not self._is_over:
             self._is_over = True
             self._handler.on_closed(reason)
 
+    async def close(self) -> None:
+        """End the session at the upstream, if it has one, once `run` has ended."""
+        session = self._sessions.current
+        try:
+            if session.has_id and not session.is_lost:
+                with suppress(httpx.HTTPError, TimeoutError):  # it may be unreachable, or not support this
+                    async with asyncio.timeout(DELETE_SECONDS), self._sessions.exchange("DELETE", session):
+                        pass  # its body is of no interest
+        finally:
+            await self._client.close()
+
+    # Requests
+
     async def _send_all(self) -> None:
         while True:
             frame = await self._outgoing.get()
-            self._queued_bytes -= len(frame)
-            message = orjson.loads(frame)
-            is_request = "method" in message and "id" in message
-            if message.get("method") == CANCELLED and self._cancel(message):
-                continue
-            failure = await self._sign_in()
-            if is_request and message["id"] not in self._unsent:
-                continue  # it was withdrawn
-            if is_request and failure is not None:
-                self._refuse(message, failure)
-            elif is_request:
-                self._begin_request(frame, message)
-            elif failure is None:
-                await self._send_one_way(frame)
+            message = exact_json.loads(frame)
+            method = message["method"]
+            if "id" in message:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ORDER_SECONDS):
+                        await self._is_announced.wait()
+                if message["id"] in self._queued:
+                    self._queued.discard(message["id"])
+                    self._begin_request(frame, message)
+            elif method != CANCELLED or self._cancel(message):
+                if method == INITIALIZED:
+                    self._is_announced.clear()
+                elif self._notifications.queued_bytes > MAX_QUEUED_BYTES:
+                    self._handler.note("a notification was dropped: it does not take those before it")
+                    continue
+                self._notifications.put(OneWayMessage(frame, method))
 
     def _begin_request(self, frame: bytes, message: Json) -> None:
-        id, headers = message["id"], dict[str, str]()
-        if is_stateless(message["method"], message.get("params") or {}) and not self._address.old:
+        id, method, mirrored = message["id"], message["method"], dict[str, str]()
+        if is_stateless(method, message.get("params") or {}) and not self._is_old:
             from mcp_guard.protocol.headers import mirror_headers  # needed by the stateless revision only
 
-            headers = mirror_headers(message, self._handler.input_schema)
-            self._stateless.add(id)
-        self._open[id] = task = self._tasks.create_task(self._request(frame, message, headers))
-        task.add_done_callback(lambda _: self._forget(id))
+            mirrored = mirror_headers(message, self._handler.input_schema)
+        self._open[id] = request = OpenRequest(id, method, frame, self._sessions.current, mirrored)
+        request.task = self._tasks.create_task(self._request(request))
+        request.task.add_done_callback(lambda _: self._forget(request))
 
-    def _forget(self, id: Id) -> None:
-        self._open.pop(id, None)
-        self._stateless.discard(id)
-        if id in self._unsent:
-            self._not_sent(id, "was closed before the request was sent")
+    def _forget(self, request: OpenRequest) -> None:
+        del self._open[request.id]
+        is_cancelled = request.task is not None and request.task.cancelled()
+        if is_cancelled and not request.sending.has_begun and not request.is_withdrawn:
+            self._handler.on_request_not_sent(request.id, "was closed before the request was sent")
 
     def _cancel(self, notification: Json) -> bool:
         """Stop reading the answer to a request: at once if it is stateless, else a while after the notification.
 
-        Returns whether that is all: False if the notification must be sent, because the upstream had a handshake.
+        Returns whether the notification must be sent, because the upstream had a handshake.
         """
-        id = notification["params"]["requestId"]
-        task, closes_stream = self._open.get(id), id in self._stateless
-        if task is not None and closes_stream:
-            task.cancel()
-        elif task is not None:
-            asyncio.get_running_loop().call_later(CANCEL_SECONDS, task.cancel)
-        return closes_stream or (VERSION not in self._session_headers and not self._address.old)
+        request = self._open.get(notification["params"]["requestId"])
+        if request is not None and request.task is not None:
+            if request.is_stateless:
+                request.task.cancel()
+                return False
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, request.task.cancel)
+        return self._is_old or self._sessions.current.has_begun
 
-    async def _sign_in(self) -> str | None:
-        """Make sure of a token, if one is needed. Returns why there is none, or None."""
-        if self._token_provider is None:
-            return None
-        from mcp_guard.upstream.oauth.discovery import NoToken
-
+    async def _request(self, request: OpenRequest) -> None:
         try:
-            await self._token_provider.ready()
-        except NoToken as failure:
-            return f"sign-in failed: {failure}"
-        return None
-
-    @asynccontextmanager
-    async def _exchange(
-        self, method: str, frame: bytes | None = None, extra: Mapping[str, str] = NO_HEADERS, id: Id | None = None
-    ) -> AsyncIterator[httpx.Response]:
-        """One request and its response; `id` is that of a JSON-RPC request, which is `_unsent` until its body leaves.
-
-        INVARIANT: it is sent a second time only after status 401, which means that it was not acted on, and only with
-        another token.
-        """
-        url, accept = (self._post_url, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
-        for is_last in (self._token_provider is None, True):
-            token = self._token_provider.headers() if self._token_provider else {}
-            headers = {"accept": accept, "accept-encoding": ACCEPT_ENCODING, **self._headers(extra), **token}
-            content: bytes | AsyncGenerator[bytes, None] | None = frame
-            if frame is not None and id is not None:
-                content, headers["content-length"] = self._body(frame, id), str(len(frame))
-            async with self._http.stream(method, url, content=content, headers=headers) as response:
-                if is_last or response.status_code != 401 or not await self._renew_token(token):
-                    yield response
-                    return
-
-    async def _body(self, frame: bytes, id: Id) -> AsyncGenerator[bytes, None]:
-        """The body of a request. It is asked for once the connection is there and the headers have been written."""
-        self._unsent.discard(id)
-        yield frame
-
-    async def _renew_token(self, refused: dict[str, str]) -> bool:
-        from mcp_guard.upstream.oauth.discovery import NoToken
-
-        assert self._token_provider is not None
-        try:
-            await self._token_provider.renew(refused)
-        except NoToken:
-            return False  # the answer with status 401 stays
-        return True
-
-    def _headers(self, extra: Mapping[str, str] = NO_HEADERS) -> dict[str, str]:
-        return {"content-type": "application/json", **self._session_headers, **extra, **self._address.headers}
-
-    async def _send_one_way(self, frame: bytes) -> None:
-        """Send a notification or a reply."""
-        try:
-            async with asyncio.timeout(ONE_WAY_SECONDS), self._exchange("POST", frame) as response:
-                status = response.status_code
-        except httpx.TransportError as error:
-            raise _SessionEnded(_explain(error)) from None
-        except TimeoutError:
-            raise _SessionEnded(f"did not accept a notification within {ONE_WAY_SECONDS:g} s") from None
-        if status == 404 and SESSION in self._session_headers:
-            raise _SessionEnded("has ended its session")
-
-    async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
-        try:
-            async with self._exchange("POST", frame, mirrored, message["id"]) as response:
-                if self._address.old and response.status_code < 300:
-                    return  # the answer arrives on the stream that was opened first
-                await self._read_answer(response, message)
+            if failure := await self._client.sign_in():
+                self._answers.refuse(request, failure)
+            elif request.is_in_session and request.session.is_lost:
+                self._answers.refuse_by_lost_session(request)
+            else:
+                await self._send_request(request)
         except READ_ERRORS as error:
-            not_connected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            if message["method"] in OPENING_METHODS or (not_connected and message["method"] == LISTEN):
-                raise _SessionEnded(_explain(error)) from None
-            self._fail(message["id"], _explain(error))
-        except _SessionEnded:
+            if request.is_opening:
+                raise SessionEnded(explain(error)) from None
+            if isinstance(error, httpx.DecodingError):
+                self._handler.on_request_failed(request.id, f"what cannot be read: {error}")
+            elif request.sending.has_begun:
+                self._handler.on_request_lost(request.id, explain(error))
+            else:
+                self._handler.on_request_not_sent(request.id, explain(error))
+        except SessionEnded:
             raise
         except Exception as defect:  # the edge: a defect must cost this request and no other
-            self._fail(message["id"], f"caused an internal error: {defect!r}"[:500])
+            self._handler.on_request_lost(request.id, f"caused an internal error: {defect!r}"[:500])
 
-    async def _read_answer(self, response: httpx.Response, message: Json) -> None:
-        if response.status_code == 404 and SESSION in self._session_headers:
-            raise _SessionEnded("has ended its session")
-        content_type = response.headers.get("content-type", "")
-        if content_type.startswith("text/event-stream"):
-            await self._read_answer_stream(response, message)
-        elif response.status_code >= 300:
-            body = await self._read_body(response, min(self._max_message_bytes, MAX_ERROR_BYTES))
-            self._read_error_answer(message, response.status_code, body)
-        else:
-            self._handler.on_message(await self._read_body(response, self._max_message_bytes))
-            self._handler.on_request_lost(message["id"], "sent a response that does not answer this request")
-            self._adopt_session(response, message)
-
-    async def _read_body(self, response: httpx.Response, max_bytes: int) -> bytes | None:
-        """The body; None if it is over the limit. Raises: httpx.DecodingError, httpx.TransportError."""
-        body = bytearray()
-        with self._handler.budget.hold() as holding:
-            async with aclosing(read_decoded(response, self._handler.charge)) as pieces:
-                async for piece in pieces:
-                    if len(body) + len(piece) > max_bytes:
-                        return None
-                    if not holding.resize(len(body) + len(piece)):
-                        raise httpx.DecodingError(TOO_MUCH_AT_ONCE)
-                    body += piece
-                    await self._may_read.wait()
-            return bytes(body)
-
-    async def _read_events(self, response: httpx.Response, position: StreamPosition) -> AsyncGenerator[SseEvent, None]:
-        """The events of a stream, at the pace of the caller; `position` is kept up to date."""
-        parser, count = SseParser(self._max_message_bytes, position), 0
-        with self._handler.budget.hold() as holding:
-            async with aclosing(read_decoded(response, self._handler.charge)) as pieces:
-                async for piece in pieces:
-                    for event in parser.feed(piece):
-                        yield event
-                        count += 1
-                        if count % EVENTS_PER_TURN == 0:
-                            await asyncio.sleep(0)
-                        await self._may_read.wait()
-                    if wasted := parser.take_waste():
-                        self._handler.charge(wasted)
-                    if not holding.resize(parser.held):
-                        raise httpx.DecodingError(TOO_MUCH_AT_ONCE)
-                    await self._may_read.wait()
-
-    async def _read_messages(
-        self, response: httpx.Response, position: StreamPosition
-    ) -> AsyncGenerator[bytes | None, None]:
-        """The data of each message event; None for one over the limit."""
-        async with aclosing(self._read_events(response, position)) as events:
-            async for event in events:
-                if event.name == "message" and event.data != b"":
-                    yield event.data
-
-    async def _read_answer_stream(self, response: httpx.Response, message: Json) -> None:
-        """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
-        id = message["id"]
-        position, answered = await self._read_until_end(response, message)
-        while not answered and position.id and SESSION in self._session_headers:
-            await asyncio.sleep(position.retry)
-            async with self._exchange("GET", extra={"last-event-id": position.id}) as continuation:
-                if continuation.status_code != 200:
-                    break
-                before, (position, answered) = position, await self._read_until_end(continuation, message)
-            if position == before and not answered:
-                break  # nothing new arrived, and nothing will
-        if not answered:
-            self._handler.on_request_lost(id, "the stream of its answer ended early")
-
-    async def _read_until_end(self, response: httpx.Response, message: Json) -> tuple[StreamPosition, bool]:
-        """Pass on each message; returns where the stream ended, and whether the reply to `message` was among them."""
-        position, draining = StreamPosition(), None
-        try:
-            async with aclosing(self._read_messages(response, position)) as messages:
-                async for data in messages:
-                    is_reply = draining is None and _is_reply_to(data, message["id"])
-                    self._handler.on_message(data)
-                    if is_reply and (task := self._open.get(message["id"])) is not None:
-                        self._adopt_session(response, message)
-                        draining = asyncio.get_running_loop().call_later(DRAIN_SECONDS, task.cancel)
-        finally:
-            if draining is not None:
-                draining.cancel()
-        return position, draining is not None
-
-    def _adopt_session(self, response: httpx.Response, message: Json) -> None:
-        """Send the session id and the version with all requests after `initialize`."""
-        if message["method"] == INITIALIZE and response.status_code < 300:
-            if re.fullmatch(SESSION_ID, id := response.headers.get(SESSION, "")):
-                self._session_headers[SESSION] = id
-            self._session_headers[VERSION] = message["params"]["protocolVersion"]
-            self._tasks.create_task(self._listen())
-
-    def _read_error_answer(self, message: Json, status: int, body: bytes | None) -> None:
-        """A reply can have any status. Without one, only the status is reported: the body may hold anything.
-
-        An error under another id, or none, counts as the reply where it means that the request was refused unread.
-        """
-        reason, is_opening = f"answered with HTTP status {status}", message["method"] in OPENING_METHODS
-        if reply := _reply_in(body or b"", message["id"], any_id=status < 500 or is_opening):
-            self._handler.on_message(reply)
-        elif status >= 500 and not is_opening:
-            self._handler.on_request_lost(message["id"], reason)  # it may have run
-        else:
-            self._reject(message, reason)
-
-    def _fail(self, id: Id, reason: str) -> None:
-        """The answer to a request will not come; whether it may have run depends on whether its body has left."""
-        if id in self._unsent:
-            self._not_sent(id, reason)
-        else:
-            self._handler.on_request_lost(id, reason)
-
-    def _not_sent(self, id: Id, reason: str) -> None:
-        self._unsent.discard(id)
-        self._handler.on_request_not_sent(id, reason)
-
-    def _refuse(self, message: Json, reason: str) -> None:
-        """Do not send a request."""
-        if message["method"] in OPENING_METHODS:
-            self._unsent.discard(message["id"])
-            self._reject(message, reason)
-        else:
-            self._not_sent(message["id"], reason)
-
-    def _reject(self, message: Json, reason: str) -> None:
-        error = {"code": -32000, "message": f"the upstream {reason}"}
-        self._handler.on_message(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
-
-    async def _listen(self) -> None:
-        """Read the stream of what the upstream sends without being asked; not every upstream has one."""
+    async def _send_request(self, request: OpenRequest) -> None:
+        """Send it and read the answer. The handshake and listings are repeated if the answer fails on its way."""
+        pauses = list(RETRY_PAUSES) if request.method in SAFE_METHODS else []
         while True:
             try:
-                async with self._exchange("GET") as response:
-                    if response.status_code != 200:
+                async with self._sessions.post(request) as response:
+                    pause = _retry_after(response, pauses) if pauses and response.status_code in BUSY else None
+                    if pause is None:
+                        await self._settle(response, request)
                         return
-                    async with aclosing(self._read_messages(response, StreamPosition())) as messages:
-                        async for data in messages:
-                            self._handler.on_message(data)
-            except READ_ERRORS as error:
-                raise _SessionEnded(_explain(error)) from None
-            await asyncio.sleep(RETRY_SECONDS)
+            except httpx.TransportError:
+                if not pauses or not request.sending.has_begun:
+                    raise
+                pause = pauses[0]
+            del pauses[0]
+            await asyncio.sleep(pause)
 
-    async def _read_old_stream(self, opened: asyncio.Event) -> None:
-        """The one stream of HTTP with SSE: first the URL for requests, then all messages."""
-        try:
-            async with self._exchange("GET") as response:
-                if response.status_code != 200:
-                    raise _SessionEnded(f"answered with HTTP status {response.status_code}")
-                async with aclosing(self._read_events(response, StreamPosition())) as events:
-                    async for event in events:
-                        if event.name == "endpoint":
-                            self._post_url = self._endpoint(event.data or b"")
-                            opened.set()
-                        elif event.data != b"":
-                            self._handler.on_message(event.data)
-        except READ_ERRORS as error:
-            raise _SessionEnded(_explain(error)) from None
-        raise _SessionEnded("closed its stream")
-
-    def _endpoint(self, data: bytes) -> str:
-        """The URL for requests that the upstream named. Raises: _SessionEnded if it is on another host."""
-        try:
-            url = urljoin(self._address.url, data.decode())
-            if _origin(url) == _origin(self._address.url):
-                return str(httpx.URL(url))
-        except (ValueError, httpx.InvalidURL):
-            raise _SessionEnded("named an address for requests that is not a URL") from None
-        raise _SessionEnded("asked for its requests to be sent to another host")
-
-    async def delete(self) -> None:
-        """End the session at the upstream, if it has one."""
-        if SESSION not in self._session_headers:
+    async def _settle(self, response: httpx.Response, request: OpenRequest) -> None:
+        if not self._is_old:
+            await self._answers.settle(response, request)
             return
+        if response.status_code in UNKNOWN_SESSION:
+            self._handler.on_request_not_sent(request.id, "has ended its session")
+            raise SessionEnded("has ended its session")
+        await self._answers.settle_by_stream(response, request)
+
+    # Notifications and replies
+
+    async def _send_one_way(self, message: OneWayMessage) -> None:
+        """Send a notification or a reply. If that fails, only this message is lost."""
+        session, what = self._sessions.current, f"`{message.method}`" if message.method else "a reply"
         try:
-            async with asyncio.timeout(DELETE_SECONDS), self._address.network.async_client(timeout=2) as http:
-                token = self._token_provider.headers() if self._token_provider else {}
-                async with http.stream("DELETE", self._address.url, headers={**self._headers(), **token}):
-                    return  # its body is of no interest
-        except (httpx.HTTPError, TimeoutError):
-            return  # unreachable, or it does not support this: either way the session is of no use any more
+            if failure := await self._client.sign_in():
+                self._handler.note(f"{what} was not sent: {failure}")
+            elif not session.is_lost:
+                await self._post_one_way(message.frame, session)
+        except (httpx.RequestError, TimeoutError) as error:
+            self._handler.note(f"{what} was not accepted: {type(error).__name__}")
+        except Exception as defect:  # the edge: a defect must cost this message and no other
+            self._handler.note(f"internal error: {what} was dropped: {defect!r}")
+        if message.method == INITIALIZED:
+            self._is_announced.set()
+            self._open_standing_stream(session)
 
+    async def _post_one_way(self, frame: bytes, session: ServerSession) -> None:
+        async with asyncio.timeout(ONE_WAY_SECONDS), self._sessions.exchange("POST", session, frame) as response:
+            if response.status_code in UNKNOWN_SESSION and session.has_id:
+                self._sessions.lose(session)
+            elif not is_event_stream(response):
+                await self._reader.read_body(response, MAX_ERROR_BYTES)  # so that the connection is used again
 
-class _SessionEnded(Exception):
-    """The session is over; the message says why."""
+    def _open_standing_stream(self, session: ServerSession) -> None:
+        """Listen to what the upstream sends without being asked, for as long as this session lasts."""
+        if self._standing is not None:
+            self._standing.cancel()
+        if session.has_begun and not session.is_lost:
+            self._standing = self._tasks.create_task(self._listen(session))
 
+    async def _listen(self, session: ServerSession) -> None:
+        async def may_go_on() -> bool:
+            if session.has_id and await self._sessions.is_unknown(session):
+                self._sessions.lose(session)
+            return not session.is_lost
 
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc
+        def connect(last_event_id: str) -> AbstractAsyncContextManager[httpx.Response]:
+            return self._sessions.get_stream(session, last_event_id)
 
+        await StandingStream(connect, self._reader, self._handler, may_go_on).run()
 
-def _reply_in(body: bytes, id: Id, any_id: bool) -> bytes | None:
-    """The reply to this request in a body; with `any_id`, also an error under another id, with the id corrected."""
-    try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    # HTTP with SSE
+
+    async def _open_old_stream(self, seconds: float) -> None:
+        """Open the stream that brings all messages. Raises: SessionEnded if there is none."""
+        session = ServerSession(self._url)
+        stream = OldSseStream(self._url, lambda: self._sessions.get_stream(session), self._reader, self._handler)
+        reading = self._tasks.create_task(stream.run())
+        try:
+            async with asyncio.timeout(seconds):
+                self._sessions.start_at(await asyncio.shield(stream.endpoint))
+        except TimeoutError:
+            reading.cancel()
+            raise SessionEnded("named no address for requests on its stream") from None
+
+    async def _try_old_transport(self, request: OpenRequest, refusal: str) -> str | None:
+        """Send `initialize` over HTTP with SSE, after a `POST` was refused. Returns why that failed too, or None."""
+        if self._is_old:
+            return refusal
+        try:
+            await self._open_old_stream(OLD_STREAM_TRIAL_SECONDS)
+        except SessionEnded as failure:
+            return f"{refusal}, and to `GET` it {failure}"
+        self._is_old = True
+        await self._send_request(request)
         return None
-    if not isinstance(message, dict):
-        return None
-    if message.get("id") == id and ("error" in message or "result" in message):
-        return body
-    if any_id and isinstance(message.get("error"), dict):
-        return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": message["error"]})
-    return None
 
 
-def _explain(error: httpx.RequestError) -> str:
-    what = "sent a response that cannot be read" if isinstance(error, httpx.DecodingError) else "cannot be reached"
-    return f"{what}: {type(error).__name__}{f': {error}' if str(error) else ''}"
+def _retry_after(response: httpx.Response, pauses: list[float]) -> float | None:
+    """Seconds until a request is sent again; None if the upstream asks for more than a little patience."""
+    value = response.headers.get("retry-after", "").strip()
+    wanted = float(value) if re.fullmatch(r"\d{1,9}", value) else 0.0
+    return max(wanted, pauses[0]) if wanted <= MAX_RETRY_AFTER_SECONDS else None
 
 
 def _first_leaf(group: BaseExceptionGroup[Exception]) -> BaseException:
@@ -505,14 +319,3 @@ def _first_leaf(group: BaseExceptionGroup[Exception]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _is_reply_to(data: bytes | None, id: Id) -> bool:
-    """Whether this frame is the reply. One over the size limit counts, because it may be."""
-    if data is None:
-        return True
-    try:
-        message = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(message, dict) and "method" not in message and message.get("id") == id

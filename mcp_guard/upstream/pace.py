@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from mcp_guard.upstream.budget import UpstreamBudget
 
+PRESSURE_SECONDS = 2.0
+"""How long the client is kept waiting for an upstream that is slow to read."""
 NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
 """How many notes about one upstream are printed at once, how soon there may be another, and their length."""
 
@@ -53,6 +55,37 @@ class ReadingPace:
         else:
             self._is_overspent = False
             self.apply()
+
+
+class WritingPace:
+    """How fast one upstream reads. The client is kept waiting for a slow one, but not for long.
+
+    `on_pressure` is called when the client has to wait (True), and when it may go on.
+    """
+
+    def __init__(self, on_pressure: Callable[[bool], None]) -> None:
+        self._on_pressure = on_pressure
+        self._is_slow = False
+        self._release: asyncio.TimerHandle | None = None
+        self.unread_bytes = 0
+        """Bytes that were written since it is slow to read."""
+
+    def set_slow(self, slow: bool) -> None:
+        """It reads too slowly, or has caught up."""
+        if slow == self._is_slow:
+            return
+        self._is_slow, self.unread_bytes = slow, 0
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        if slow:
+            self._release = asyncio.get_running_loop().call_later(PRESSURE_SECONDS, self._on_pressure, False)
+        self._on_pressure(slow)
+
+    def may_write(self, size: int, limit: int) -> bool:
+        """Whether a frame of so many bytes may be written, if at most `limit` bytes may be unread."""
+        self.unread_bytes += size if self._is_slow else 0
+        return self.unread_bytes <= limit
 
 
 class NoteLimiter:

@@ -31,12 +31,14 @@ from mcp_guard.protocol.stateless_server import (
     REVISION,
     ROUNDS,
 )
+from mcp_guard.protocol.versions import supported_versions
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 DISCOVER_SECONDS = 10.0
 ACKNOWLEDGE_SECONDS = 10.0
 """How long the acknowledgement of a `subscriptions/listen` is waited for."""
-RETRY_SECONDS = 1.0
+RETRY_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
+"""How long to wait before a subscription is made again: longer each time that it lasts less than the longest pause."""
 MAX_ROUNDS = 10
 """How often one request is sent; the official clients give up after the same number."""
 PAUSES = (0.05, 0.1, 0.2, 0.25)
@@ -77,12 +79,15 @@ class StatelessServerProtocol:
     async def discover(self) -> Json | None:
         """The answer to `server/discover` as an `initialize` result; None if it does not speak this revision.
 
+        A server that refuses the question, but names this revision as one that it supports, is asked once more.
+
         Raises: PeerLost.
         """
+        params = stateless_client.with_envelope({}, self._envelope)
         try:
-            reply = await self._peer.request(
-                DISCOVER, stateless_client.with_envelope({}, self._envelope), timeout=DISCOVER_SECONDS
-            )
+            reply = await self._peer.request(DISCOVER, params, timeout=DISCOVER_SECONDS)
+            if REVISION in supported_versions(reply):
+                reply = await self._peer.request(DISCOVER, params, timeout=DISCOVER_SECONDS)
         except TimeoutError:
             return None
         result = stateless_client.read_discovery(reply)
@@ -169,12 +174,13 @@ class StatelessServerProtocol:
             previous.cancel()
 
     async def _keep_listening(self, wanted: Json) -> None:
-        """Run until cancelled, or until the upstream refuses."""
+        """Run until cancelled, or until the upstream refuses. A stream that breaks off is opened again."""
+        pause, params = RETRY_SECONDS, stateless_client.with_envelope({"notifications": wanted}, self._envelope)
+        loop = asyncio.get_running_loop()
         while True:
+            opened_at = loop.time()
             try:
-                reply = await self._peer.request(
-                    LISTEN, stateless_client.with_envelope({"notifications": wanted}, self._envelope)
-                )
+                reply = await self._peer.request(LISTEN, params)
             except PeerLost as lost:
                 reply = {}
                 self._note(f"the subscription was interrupted: {lost}")
@@ -182,7 +188,8 @@ class StatelessServerProtocol:
                 self._honored = {}
                 self._note(f"refused `{LISTEN}`: {str(reply['error'].get('message'))[:200]}")
                 return
-            await asyncio.sleep(RETRY_SECONDS)
+            pause = RETRY_SECONDS if loop.time() - opened_at > MAX_PAUSE_SECONDS else min(2 * pause, MAX_PAUSE_SECONDS)
+            await asyncio.sleep(pause)
 
     def on_request(self, id: Id, method: str) -> None:
         """Refuse: in this revision a server asks by `input_required` results (see `request_until_complete`)."""

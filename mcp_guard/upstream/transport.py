@@ -40,6 +40,15 @@ class MessageHandler(Protocol):
         `on_request_lost`. Ignored if the request was answered already.
         """
 
+    def on_request_failed(self, request: Id, what: str) -> None:
+        """What came as the answer to this request is no reply: `what` says what came. Ignored if it was answered."""
+
+    def on_session_lost(self, reason: str) -> None:
+        """The upstream has forgotten the session, and must be sent `initialize` again. Open requests go on."""
+
+    def note(self, text: str) -> None:
+        """Print a note for the operator, unless there were too many about this upstream."""
+
     def input_schema(self, tool: str) -> Json | None:
         """The input schema in the latest listing of the upstream's tool of this name."""
 

@@ -60,6 +60,28 @@ def test_waste_is_counted_and_events_are_not() -> None:
 def test_position_takes_only_what_can_be_sent_back() -> None:
     position = StreamPosition()
     SseParser(LIMIT, position).feed(
-        b"id: e1\nid: \xff\nid: " + b"9" * 2000 + b"\nretry: 250\nretry: " + b"9" * 5000 + b"\n"
+        b"id: e1\nid: \xff\nid: " + b"9" * 2000 + b"\nretry: 250\nretry: soon\nretry: " + b"9" * 5000 + b"\n\n"
     )
     assert (position.id, position.retry) == ("e1", 0.25)
+
+
+def test_position_moves_only_when_an_event_is_complete() -> None:
+    position = StreamPosition()
+    parser = SseParser(LIMIT, position)
+    parser.feed(b"id: e1\n\nid: e2\ndata: x\n")
+    assert position.id == "e1"
+    parser.feed(b"\nid: a\0b\ndata: y\n\n")
+    assert position.id == "e2"
+
+
+def test_event_at_the_end_counts_if_it_can_be_read() -> None:
+    for stream, last in (
+        (b"data: {}", [b"{}"]),
+        (b"data: {}\n", [b"{}"]),
+        (b"data: {", []),
+        (b"id: 1\n", []),
+        (b"", []),
+    ):
+        parser = SseParser(LIMIT)
+        assert parser.feed(stream) == []
+        assert [event.data for event in parser.finish()] == last

@@ -109,7 +109,7 @@ async def drop(request: Request) -> Response:
 
 async def elsewhere(request: Request) -> Response:
     """HTTP with SSE that directs requests to another host."""
-    return PlainTextResponse("event: endpoint\ndata: http://127.0.0.1:1/messages\n\n", media_type="text/event-stream")
+    return PlainTextResponse("event: endpoint\ndata: http://other.example/messages\n\n", media_type="text/event-stream")
 
 
 async def mcp(request: Request) -> Response:

@@ -11,9 +11,10 @@ import pytest
 from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
-from mcp_guard.upstream import http_session
+from mcp_guard.upstream import http_client
 from mcp_guard.upstream.budget import UpstreamBudget
-from mcp_guard.upstream.http_session import ServerAddress, TokenProvider, UpstreamHttpSession
+from mcp_guard.upstream.http_client import ServerAddress, TokenProvider
+from mcp_guard.upstream.http_session import UpstreamHttpSession
 from mcp_guard.upstream.oauth.discovery import NoToken
 from tests.live.http_guard import free_port
 from tests.servers.flaky_http import FlakyServer
@@ -42,6 +43,13 @@ class Recorder:
     def on_request_not_sent(self, request: Id, reason: str) -> None:
         self.ends.setdefault(request, "not sent")
         self.reasons.append(reason)
+
+    def on_request_failed(self, request: Id, what: str) -> None:
+        self.ends.setdefault(request, "failed")
+
+    def on_session_lost(self, reason: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def input_schema(self, tool: str) -> Json | None:
         return None
@@ -78,6 +86,7 @@ async def session_with(
     yield session, recorder
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await session.close()
 
 
 def call(id: int) -> bytes:
@@ -153,8 +162,8 @@ async def test_a_request_that_is_taken_back_never_leaves(drops_all: bool) -> Non
 
 
 async def test_an_idle_connection_is_given_up_before_its_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert http_session.KEEP_ALIVE_SECONDS < 5  # the default of Node's http, uvicorn and Apache
-    monkeypatch.setattr(http_session, "KEEP_ALIVE_SECONDS", 0.2)
+    assert http_client.KEEP_ALIVE_SECONDS < 5  # the default of Node's http, uvicorn and Apache
+    monkeypatch.setattr(http_client, "KEEP_ALIVE_SECONDS", 0.2)
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,219 @@
+"""Reads the response to one request and settles it: by its reply, as failed, as perhaps run, or as not sent."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import aclosing, suppress
+
+import httpx2 as httpx
+import orjson
+
+from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.methods import INITIALIZE
+from mcp_guard.protocol.sse import MAX_RETRY_SECONDS, StreamPosition
+from mcp_guard.upstream.http_answers import Answer, Kind, begins_as_reply, read_answers
+from mcp_guard.upstream.http_body import READ_ERRORS
+from mcp_guard.upstream.http_client import describe_status, explain
+from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream, media_type
+from mcp_guard.upstream.http_server_session import BUSY, UNKNOWN_SESSION, OpenRequest, ServerSessions
+from mcp_guard.upstream.transport import MessageHandler
+
+DRAIN_SECONDS = 2.0
+"""How long the stream of an answer may stay open after the reply, which should be its last message."""
+MAX_FRUITLESS_RESUMPTIONS = 3
+MAX_ERROR_BYTES = 1024 * 1024
+"""The largest body of an error status that is read."""
+NOT_ACTED_ON = (301, 302, 307, 308, 405, 406, 407, 411, 413, 414, 415, 421, 425, 426, 429, 431)
+"""Statuses by which a server refuses a request before it looks at what is asked for (RFC 9110 §15)."""
+UNAUTHORIZED = (401,)
+"""The same, but some servers answer with it to a session that they have forgotten."""
+NOT_OF_THE_TRANSPORT = (401, 403, 407, 408, 429)
+"""Statuses from 400 to 499 that do not mean that the server may speak another transport."""
+
+
+class AnswerReader:
+    """Settles the requests of one connection. `open_ids` gives the ids of those that are awaiting an answer.
+
+    `try_old_transport` is called with the reason of a refusal that may be one of revision 2024-11-05. It takes the
+    request over and returns None, or returns the reason with its own.
+    """
+
+    def __init__(
+        self,
+        sessions: ServerSessions,
+        reader: ResponseReader,
+        handler: MessageHandler,
+        open_ids: Callable[[], Collection[Id]],
+        try_old_transport: Callable[[OpenRequest, str], Awaitable[str | None]],
+    ) -> None:
+        self._sessions = sessions
+        self._reader = reader
+        self._handler = handler
+        self._open_ids = open_ids
+        self._try_old_transport = try_old_transport
+
+    async def settle(self, response: httpx.Response, request: OpenRequest) -> None:
+        """Read the response until the request is settled. Raises: httpx.TransportError, httpx.DecodingError."""
+        if response.status_code >= 300:
+            await self._read_refusal(response, request)
+        elif is_event_stream(response):
+            await self._read_stream(response, request)
+        else:
+            await self._read_document(response, request)
+
+    async def settle_by_stream(self, response: httpx.Response, request: OpenRequest) -> None:
+        """The same for the transport of 2024-11-05, whose answers arrive on its stream: most bodies say nothing."""
+        if response.status_code >= 300:
+            await self._read_refusal(response, request)
+        elif not is_event_stream(response):
+            body = await self._reader.read_body(response, self._reader.max_message_bytes)
+            for answer in self._read_answers(body or b"", request):
+                if answer.kind is Kind.REPLY:
+                    self._handler.on_message(answer.frame)
+
+    async def _read_document(self, response: httpx.Response, request: OpenRequest) -> None:
+        body = await self._reader.read_body(response, self._reader.max_message_bytes)
+        if body is None:
+            self._handler.on_message(None)
+            self._handler.on_request_failed(request.id, f"over {self._reader.max_message_bytes} bytes")
+            return
+        for answer in self._read_answers(body, request):
+            if answer.frame.lstrip()[:1] == b"{":
+                await self._hand_on(answer, response, request)
+        what = f"a body of type `{media_type(response)[:80]}`" if body else "no body"
+        self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")
+
+    def _read_answers(self, data: bytes, request: OpenRequest) -> list[Answer]:
+        if request.method != INITIALIZE and begins_as_reply(data, request.id):
+            return [Answer(Kind.REPLY, data, is_result=True)]
+        return read_answers(data, request.id, self._open_ids())
+
+    async def _hand_on(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
+        if (
+            answer.kind is Kind.UNIDENTIFIED_ERROR
+            and request.is_in_session
+            and await self._sessions.is_unknown(request.session)
+        ):
+            self.refuse_by_lost_session(request)
+            return
+        if answer.kind is Kind.REPLY and response.status_code < 300:
+            self._sessions.adopt(answer, response, request)
+        self._handler.on_message(answer.frame)
+
+    async def _read_stream(self, response: httpx.Response, request: OpenRequest) -> None:
+        """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
+        position, fruitless, reason = StreamPosition(), 0, "the stream of its answer ended early"
+        try:
+            if await self._read_until_settled(response, request, position):
+                return
+        except httpx.TransportError as error:
+            reason = explain(error)
+        while position.id and not request.is_stateless and fruitless < MAX_FRUITLESS_RESUMPTIONS:
+            await asyncio.sleep(min(position.retry * 2**fruitless, MAX_RETRY_SECONDS))
+            before, fruitless = position.id, fruitless + 1
+            with suppress(httpx.TransportError):
+                async with self._sessions.get_stream(request.session, position.id) as continuation:
+                    if continuation.status_code == 200 and is_event_stream(continuation):
+                        if await self._read_until_settled(continuation, request, position):
+                            return
+                    elif continuation.status_code not in BUSY:
+                        break
+            if position.id != before:
+                fruitless = 0
+        self._handler.on_request_lost(request.id, reason)
+
+    async def _read_until_settled(
+        self, response: httpx.Response, request: OpenRequest, position: StreamPosition
+    ) -> bool:
+        """Hand on each message; returns whether the request is settled. `position` is kept up to date.
+
+        Raises: httpx.TransportError, httpx.DecodingError.
+        """
+        failure, is_answered, loop = "", False, asyncio.get_running_loop()
+        try:
+            async with (
+                asyncio.timeout(None) as deadline,
+                aclosing(self._reader.read_messages(response, position)) as messages,
+            ):
+                async for data in messages:
+                    if data is None:
+                        self._handler.on_message(None)
+                        failure = failure or f"over {self._reader.max_message_bytes} bytes"
+                    for answer in self._read_answers(data, request) if data is not None else ():
+                        await self._hand_on(answer, response, request)
+                        is_answered |= answer.kind in (Kind.REPLY, Kind.UNIDENTIFIED_ERROR)
+                        failure = failure or ("what cannot be read" if answer.kind is Kind.UNREADABLE else "")
+                    if (is_answered or failure) and deadline.when() is None:
+                        deadline.reschedule(loop.time() + DRAIN_SECONDS)
+        except TimeoutError:
+            pass  # what follows an answer is of no interest
+        except httpx.TransportError:
+            if not is_answered and not failure:
+                raise
+        if is_answered or failure:
+            self._handler.on_request_failed(request.id, failure or "what cannot be read")
+        return is_answered or failure != ""
+
+    async def _read_refusal(self, response: httpx.Response, request: OpenRequest) -> None:
+        """A reply can have any status. Without one, only the status is reported: the body may hold anything.
+
+        An error under another id, or none, counts as the reply where it means that the request was refused unread.
+        """
+        status, reason = response.status_code, describe_status(response)
+        answers = {answer.kind: answer for answer in await self._read_error_body(response, request)}
+        reply, unidentified = answers.get(Kind.REPLY), answers.get(Kind.UNIDENTIFIED_ERROR)
+        if request.is_in_session and status in UNKNOWN_SESSION:
+            self.refuse_by_lost_session(request)
+        elif reply is not None:
+            await self._hand_on(reply, response, request)
+        elif status in NOT_ACTED_ON and not request.is_opening:
+            self.refuse(request, reason)
+        elif request.is_in_session and status < 500 and await self._sessions.is_unknown(request.session):
+            self.refuse_by_lost_session(request)
+        elif request.method == INITIALIZE and _may_be_old(status, unidentified):
+            if failure := await self._try_old_transport(request, reason):
+                self.refuse(request, failure)
+        elif unidentified is not None and (status < 500 or request.is_opening):
+            self._handler.on_message(unidentified.frame)
+        else:
+            await self._settle_by_status(status, request, reason)
+
+    async def _settle_by_status(self, status: int, request: OpenRequest, reason: str) -> None:
+        if request.is_opening:
+            self._answer_with_error(request, reason)
+        elif status >= 500:
+            self._handler.on_request_lost(request.id, reason)  # it may have run
+            if request.is_in_session:
+                await self._sessions.note_trouble(request.session)
+        elif status in UNAUTHORIZED:
+            self.refuse(request, reason)
+        else:
+            self._answer_with_error(request, reason)
+
+    async def _read_error_body(self, response: httpx.Response, request: OpenRequest) -> list[Answer]:
+        if is_event_stream(response):
+            return []
+        try:
+            body = await self._reader.read_body(response, min(self._reader.max_message_bytes, MAX_ERROR_BYTES))
+        except READ_ERRORS:
+            return []
+        return self._read_answers(body, request) if body else []
+
+    def refuse_by_lost_session(self, request: OpenRequest) -> None:
+        self._handler.on_request_not_sent(request.id, "has ended its session, so a new one is started")
+        self._sessions.lose(request.session)
+
+    def refuse(self, request: OpenRequest, reason: str) -> None:
+        """The request was not acted on. A handshake is answered with an error, which operators are shown."""
+        if request.is_opening:
+            self._answer_with_error(request, reason)
+        else:
+            self._handler.on_request_not_sent(request.id, reason)
+
+    def _answer_with_error(self, request: OpenRequest, reason: str) -> None:
+        error = {"code": -32000, "message": f"the upstream {reason}"}
+        self._handler.on_message(orjson.dumps({"jsonrpc": "2.0", "id": request.id, "error": error}))
+
+
+def _may_be_old(status: int, unidentified: Answer | None) -> bool:
+    """Whether `initialize` was refused as by a server of revision 2024-11-05 ("Backwards Compatibility")."""
+    return 400 <= status < 500 and status not in NOT_OF_THE_TRANSPORT and (unidentified is None or status in (404, 405))

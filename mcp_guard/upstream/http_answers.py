@@ -1,0 +1,113 @@
+"""Which message of an HTTP response answers the request. Pure.
+
+The response to a `POST` belongs to the one request in it. So a reply in it is the answer even if its id is missing, is
+text, or is one that no request has; and an error without an id says that the request was not read.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import orjson
+
+from mcp_guard.core.model import Json
+from mcp_guard.protocol.jsonrpc import Id
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_BATCH = 100
+"""Messages in one array; a longer one is not read."""
+_ARRAY = re.compile(rb"[ \t\r\n]*\[")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+class Kind(Enum):
+    """What a message is to the request whose response it came in."""
+
+    REPLY = auto()
+    UNIDENTIFIED_ERROR = auto()
+    """An error with no id, or one of no request: servers that do not know the session, or cannot read the request."""
+    UNREADABLE = auto()
+    """Something like a message; it may have been the reply."""
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One message. A reply and an unidentified error have the id of the request in `frame`, whatever they came with."""
+
+    kind: Kind
+    frame: bytes
+    is_result: bool = False
+    version: str | None = None
+    """`protocolVersion` of the result, if it has one that a header can hold."""
+
+
+def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[Answer]:
+    """The messages of a document or of an event: one, or those of an array (revision 2025-03-26, "Batching").
+
+    `open_ids` are those of all requests that are waiting for an answer.
+    """
+    return [_read_answer(frame, id, open_ids) for frame in split_messages(data)]
+
+
+def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
+    try:
+        message = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        return Answer(Kind.UNREADABLE if frame.lstrip()[:1] == b"{" else Kind.OTHER, frame)
+    if not isinstance(message, dict) or "method" in message:
+        return Answer(Kind.OTHER, frame)
+    own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
+    if own_id == id and type(own_id) is type(id):
+        return Answer(Kind.REPLY, frame, is_result, _version(message))
+    is_spelled_otherwise = isinstance(id, int) and own_id in (str(id), float(id))
+    if not is_spelled_otherwise and isinstance(own_id, str | int) and own_id in open_ids:
+        return Answer(Kind.OTHER, frame)
+    if is_result or is_spelled_otherwise:
+        return Answer(Kind.REPLY, _with_id(frame, id), is_result, _version(message))
+    return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
+
+
+def _with_id(frame: bytes, id: Id) -> bytes:
+    """The object with this id as its last member, which is the one that counts. Every other byte stays as it is."""
+    return frame.rstrip()[:-1] + b',"id":' + orjson.dumps(id) + b"}"
+
+
+def begins_as_reply(data: bytes, id: Id) -> bool:
+    """Whether these are the first bytes of the result of this request, as most servers write it.
+
+    It saves parsing the rest, which may be long and is parsed by whoever it is handed on to.
+    """
+    own_id = orjson.dumps(id)
+    return data.startswith(
+        (b'{"jsonrpc":"2.0","id":' + own_id + b',"result":{', b'{"id":' + own_id + b',"result":{')
+    ) or (data.startswith(b'{"result":{') and data.endswith(b'},"jsonrpc":"2.0","id":' + own_id + b"}"))
+
+
+def _version(message: Json) -> str | None:
+    result = message.get("result")
+    version = result.get("protocolVersion") if isinstance(result, dict) else None
+    return version if isinstance(version, str) and re.fullmatch(r"[\x21-\x7e]{1,40}", version) else None
+
+
+def split_messages(data: bytes) -> list[bytes]:
+    """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many elements."""
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    if not _ARRAY.match(data):
+        return [data]
+    depth, start, elements = 0, 0, list[bytes]()
+    for token in _TOKENS.finditer(data):
+        mark = token.group()
+        if mark in (b"[", b"{"):
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in (b"]", b"}"):
+            depth -= 1
+        if depth == 0 or (depth == 1 and mark == b","):
+            elements.append(data[start : token.start()].strip())
+            start = token.end()
+            if depth == 0 or len(elements) > MAX_BATCH:
+                break
+    is_whole = depth == 0 and not data[start:].strip() and len(elements) <= MAX_BATCH
+    return [element for element in elements if element] if is_whole else [data]

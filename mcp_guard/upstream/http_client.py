@@ -1,0 +1,205 @@
+"""One HTTP request to an upstream and its response: tokens, redirects, and whether anything of it was sent."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+from urllib.parse import urljoin, urlsplit
+
+import httpx2 as httpx
+
+from mcp_guard.network import Network
+from mcp_guard.upstream.http_body import ACCEPT_ENCODING
+
+CONNECT_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 3.0
+"""How long an idle connection is used again: less than the 5 s after which Node.js and uvicorn close theirs, because a
+call that meets a connection being closed may or may not have run."""
+MAX_USED_CONNECTIONS = 16
+"""How many are remembered, to see whether the server keeps them open."""
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 307, 308)
+KEEPS_METHOD: tuple[int, ...] = (307, 308)
+"""The redirects after which a `POST` is repeated as it was (RFC 9110 §15.4)."""
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where an upstream is. `headers` are sent with each request, secrets included; `old` means HTTP with SSE."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    old: bool = False
+    network: Network = field(default_factory=Network)
+
+
+class TokenProvider(Protocol):
+    """Supplies the headers of an access token that changes with time."""
+
+    def headers(self) -> dict[str, str]: ...
+
+    async def ready(self) -> None:
+        """Make sure that the token is valid for a while. Raises: NoToken."""
+
+    async def renew(self, refused: dict[str, str]) -> None:
+        """Replace the token in these headers, which was refused. Raises: NoToken."""
+
+
+class Sending:
+    """How far the sending of one request has come.
+
+    INVARIANT: `has_begun` is set before the first byte of its body leaves. Without its body no request can be acted on.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+
+    async def body(self, frame: bytes) -> AsyncGenerator[bytes, None]:
+        """The frame, which is asked for once there is a connection and the headers have been written."""
+        self.has_begun = True
+        yield frame
+
+
+class UpstreamHttpClient:
+    """Sends requests to one upstream. Cookies are kept, because load balancers tell sessions apart by them."""
+
+    def __init__(self, address: ServerAddress, token_provider: TokenProvider | None = None) -> None:
+        self._address = address
+        self._token_provider = token_provider
+        self._http = self._open(httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS))
+        self._unshared: httpx.AsyncClient | None = None
+        """Opens a connection for each request."""
+        self._used_connections: set[object] = set()
+        self._keeps_alive = False
+        """Whether the server has answered two requests over one connection."""
+
+    def _open(self, limits: httpx.Limits) -> httpx.AsyncClient:
+        timeout = httpx.Timeout(CONNECT_SECONDS, read=None, pool=None)
+        return self._address.network.async_client(timeout=timeout, limits=limits)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+        if self._unshared is not None:
+            await self._unshared.aclose()
+
+    def _client_for(self, needs_certainty: bool) -> httpx.AsyncClient:
+        """Where a server may close a connection after each response without saying so, one is used only once."""
+        if self._keeps_alive or not needs_certainty:
+            return self._http
+        if self._unshared is None:
+            self._unshared = self._open(httpx.Limits(max_connections=None, max_keepalive_connections=0))
+            self._unshared.cookies = self._http.cookies
+        return self._unshared
+
+    def _note_connection(self, response: httpx.Response) -> None:
+        if not self._keeps_alive and (stream := response.extensions.get("network_stream")) is not None:
+            address = stream.get_extra_info("client_addr")
+            self._keeps_alive = address in self._used_connections
+            if len(self._used_connections) >= MAX_USED_CONNECTIONS:
+                self._used_connections.clear()
+            self._used_connections.add(address)
+
+    async def sign_in(self) -> str | None:
+        """Make sure of a token, if one is needed. Returns why there is none, or None."""
+        if self._token_provider is None:
+            return None
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        try:
+            await self._token_provider.ready()
+        except NoToken as failure:
+            return f"sign-in failed: {failure}"
+        return None
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        frame: bytes | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        sending: Sending | None = None,
+        redirects: tuple[int, ...] = KEEPS_METHOD,
+        needs_certainty: bool = False,
+    ) -> AsyncIterator[httpx.Response]:
+        """One request and its response; `response.url` is where redirects within the origin have led.
+
+        `needs_certainty`: it must not meet a connection that the server is just closing.
+
+        INVARIANT: a request is sent a second time only after status 401, with another token, or after a redirect. Both
+        mean that it was not acted on. No header of ours is sent to another origin.
+        """
+        if frame is not None:
+            headers = {**headers, "content-length": str(len(frame))}
+        sending = sending or Sending()
+        may_renew, redirects_left = self._token_provider is not None, MAX_REDIRECTS
+        while True:
+            token = self._token_provider.headers() if self._token_provider else {}
+            async with self._client_for(needs_certainty).stream(
+                method,
+                url,
+                content=None if frame is None else sending.body(frame),
+                headers={"accept-encoding": ACCEPT_ENCODING, **headers, **self._address.headers, **token},
+            ) as response:
+                self._note_connection(response)
+                if response.status_code == 401 and may_renew:
+                    may_renew = False
+                    if await self._renew_token(token):
+                        sending.has_begun = False
+                        continue
+                elif response.status_code in redirects and redirects_left > 0:
+                    redirects_left -= 1
+                    if (target := _target_within_origin(response)) is not None:
+                        sending.has_begun = False
+                        url = target
+                        continue
+                yield response
+                return
+
+    async def _renew_token(self, refused: dict[str, str]) -> bool:
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        assert self._token_provider is not None
+        try:
+            await self._token_provider.renew(refused)
+        except NoToken:
+            return False  # the answer with status 401 stays
+        return True
+
+
+def _target_within_origin(response: httpx.Response) -> str | None:
+    """Where a redirect leads; None if that is another origin."""
+    asked = str(response.request.url)
+    try:
+        target = urljoin(asked, response.headers.get("location", ""))
+        return target if target != asked and origin(target) == origin(asked) else None
+    except ValueError:
+        return None
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port. Raises: ValueError if it is not a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def describe_status(response: httpx.Response) -> str:
+    """What a response means whose body says nothing, as the end of a sentence."""
+    status, location = response.status_code, response.headers.get("location")
+    if status < 300 or status >= 400 or not location:
+        return f"answered with HTTP status {status}"
+    try:
+        parts = urlsplit(urljoin(str(response.request.url), location))
+        target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    except ValueError:
+        target = "what is not a URL"
+    return f"redirects to `{target[:200]}` (HTTP status {status}); if that is the server, set `url` to it"
+
+
+def explain(error: httpx.RequestError) -> str:
+    """Why there was no response, or none that can be read."""
+    what = "sent a response that cannot be read" if isinstance(error, httpx.DecodingError) else "cannot be reached"
+    return f"{what}: {type(error).__name__}{f': {error}' if str(error) else ''}"

@@ -1,0 +1,199 @@
+"""What an upstream over HTTP calls a session: its id, version and address, and whether the upstream still knows it."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+
+import httpx2 as httpx
+import orjson
+
+from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.methods import INITIALIZE, LISTS, PING
+from mcp_guard.protocol.sse import StreamPosition
+from mcp_guard.upstream.http_answers import Answer, Kind, read_answers
+from mcp_guard.upstream.http_body import READ_ERRORS
+from mcp_guard.upstream.http_client import KEEPS_METHOD, REDIRECTS, Sending, UpstreamHttpClient
+from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
+from mcp_guard.upstream.transport import MessageHandler
+
+SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
+ACCEPT = "application/json, text/event-stream"
+ACCEPT_STREAM = "text/event-stream"
+SESSION_ID = r"[\x21-\x7e]{1,1024}"
+"""A session id is visible ASCII (2025-03-26, "Session Management")."""
+OPENING_METHODS = (INITIALIZE, "server/discover")
+SAFE_METHODS = (*OPENING_METHODS, PING, *LISTS)
+"""Requests that may be sent again although they may have been acted on."""
+UNKNOWN_SESSION = (404, 410)
+"""What a server answers to a session that it has ended (2025-03-26, "Session Management"), and what some do instead.
+
+Others answer with status 400, 401 or 500, or with an error without an id; then a ping tells.
+"""
+BUSY = (408, 429, 502, 503, 504)
+"""Statuses of gateways, and of servers that are starting or overloaded."""
+PROBE_SECONDS = 5.0
+MAX_TROUBLES = 2
+"""How many requests in a row may fail together with the ping after them until a new session is tried."""
+MAX_PROBE_BYTES = 64 * 1024
+PROBE_ID = "mcp-guard-ping"
+
+
+@dataclass(slots=True, eq=False)
+class ServerSession:
+    """What the upstream has said of one session; `headers` are sent with each request, to `url`."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+    has_begun: bool = False
+    """Whether there was a handshake."""
+    is_lost: bool = False
+    troubles: int = 0
+
+    @property
+    def has_id(self) -> bool:
+        return SESSION in self.headers
+
+
+@dataclass(slots=True, eq=False)
+class OpenRequest:
+    """A request whose answer is awaited, and the session that it belongs to."""
+
+    id: Id
+    method: str
+    frame: bytes
+    session: ServerSession
+    mirrored: Mapping[str, str] = field(default_factory=dict)
+    """Headers that repeat what is in a request of the stateless revision; empty for others."""
+    sending: Sending = field(default_factory=Sending)
+    task: "asyncio.Task[None] | None" = None
+    is_withdrawn: bool = False
+
+    @property
+    def is_opening(self) -> bool:
+        return self.method in OPENING_METHODS
+
+    @property
+    def is_stateless(self) -> bool:
+        return bool(self.mirrored)
+
+    @property
+    def is_in_session(self) -> bool:
+        """Whether the upstream may refuse it because it has forgotten the session."""
+        return self.session.has_id and not self.is_opening and not self.is_stateless
+
+
+class ServerSessions:
+    """The present session over one connection. `handler` is told when it is lost; it then sends `initialize` again."""
+
+    def __init__(
+        self,
+        url: str,
+        client: UpstreamHttpClient,
+        reader: ResponseReader,
+        handler: MessageHandler,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.start_at(url)
+        self._client = client
+        self._reader = reader
+        self._handler = handler
+        self._tasks = tasks
+        self._asking: tuple[ServerSession, asyncio.Task[bool | None]] | None = None
+
+    def start_at(self, url: str) -> None:
+        """Sessions begin at this address from now on."""
+        self._url = url
+        self.current = ServerSession(url)
+
+    def exchange(
+        self,
+        method: str,
+        session: ServerSession,
+        frame: bytes | None = None,
+        extra: Mapping[str, str] | None = None,
+        *,
+        sending: Sending | None = None,
+        redirects: tuple[int, ...] = REDIRECTS,
+        needs_certainty: bool = False,
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """One request in this session and its response."""
+        headers = {"accept": ACCEPT, "content-type": "application/json", **session.headers, **(extra or {})}
+        return self._client.exchange(
+            method,
+            session.url,
+            frame,
+            headers,
+            sending=sending,
+            redirects=redirects,
+            needs_certainty=needs_certainty,
+        )
+
+    def post(self, request: OpenRequest) -> AbstractAsyncContextManager[httpx.Response]:
+        """Redirects that could turn a `POST` into a `GET` are followed as a `POST` by the handshake only."""
+        session, redirects = request.session, KEEPS_METHOD
+        if request.method == INITIALIZE:
+            session, redirects = ServerSession(self._url), REDIRECTS
+        return self.exchange(
+            "POST",
+            session,
+            request.frame,
+            request.mirrored,
+            sending=request.sending,
+            redirects=redirects,
+            needs_certainty=request.method not in SAFE_METHODS,
+        )
+
+    def get_stream(
+        self, session: ServerSession, last_event_id: str = ""
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        extra = {"accept": ACCEPT_STREAM} | ({"last-event-id": last_event_id} if last_event_id else {})
+        return self.exchange("GET", session, extra=extra)
+
+    def adopt(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
+        """Take what an answer says of the session: all of it from `initialize`, from others a new id."""
+        id = response.headers.get(SESSION, "")
+        ids = {SESSION: id} if re.fullmatch(SESSION_ID, id) else {}
+        request.session.troubles = 0
+        if request.method == INITIALIZE and answer.is_result:
+            headers = ids | ({VERSION: answer.version} if answer.version is not None else {})
+            self.current = ServerSession(str(response.url), headers, has_begun=True)
+        elif request.is_in_session:
+            request.session.headers |= ids
+
+    def lose(self, session: ServerSession) -> None:
+        if session is self.current and not session.is_lost:
+            session.is_lost = True
+            self._handler.on_session_lost("has ended its session")
+
+    async def note_trouble(self, session: ServerSession) -> None:
+        """After a failure that may be the server's or the session's: two in a row count as the session's."""
+        is_unknown = await self.is_unknown(session)
+        session.troubles = 0 if is_unknown is False else session.troubles + 1
+        if is_unknown or session.troubles >= MAX_TROUBLES:
+            self.lose(session)
+
+    async def is_unknown(self, session: ServerSession) -> bool | None:
+        """Whether the upstream refuses a ping in this session; None if it cannot be asked. All callers share one."""
+        if session.is_lost:
+            return True
+        if self._asking is None or self._asking[0] is not session or self._asking[1].done():
+            self._asking = session, self._tasks.create_task(self._ping(session))
+        return await asyncio.shield(self._asking[1])
+
+    async def _ping(self, session: ServerSession) -> bool | None:
+        frame = orjson.dumps({"jsonrpc": "2.0", "id": PROBE_ID, "method": PING})
+        try:
+            async with asyncio.timeout(PROBE_SECONDS), self.exchange("POST", session, frame) as response:
+                if response.status_code >= 500 or response.status_code in BUSY:
+                    return None
+                if is_event_stream(response):
+                    async with aclosing(self._reader.read_messages(response, StreamPosition())) as messages:
+                        body = await anext(messages, None)
+                else:
+                    body = await self._reader.read_body(response, MAX_PROBE_BYTES)
+        except (*READ_ERRORS, TimeoutError):
+            return None
+        kinds = {answer.kind for answer in read_answers(body or b"", PROBE_ID, [])}
+        return Kind.REPLY not in kinds and (response.status_code >= 400 or Kind.UNIDENTIFIED_ERROR in kinds)

@@ -1,0 +1,557 @@
+"""Sessions over HTTP begin in a revision that both sides speak, recover when they are lost, and go on otherwise."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mcp_guard.upstream.http_old_stream import SessionEnded, read_endpoint
+from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, greeting
+from tests.upstream.connected import connected, eventually
+
+
+class Sessions:
+    """A server that knows the sessions in `known`, and refuses those that it has forgotten by `refuse`."""
+
+    def __init__(self, refuse: Callable[[Exchange], None]) -> None:
+        self.refuse = refuse
+        self.known: set[str] = set()
+        self.calls: list[str] = []
+        self.slow = threading.Event()
+        self._ids = (f"s{number}" for number in itertools.count(1))
+
+    def __call__(self, exchange: Exchange) -> None:
+        id = exchange.headers.get("mcp-session-id", "")
+        if exchange.method == "initialize":
+            assert not id
+            self.known.add(id := next(self._ids))
+            exchange.greet(session=id)
+        elif id not in self.known and exchange.command != "GET":
+            self.refuse(exchange)
+        elif not exchange.greet():
+            self.calls.append(id)
+            if len(self.calls) == 2:
+                self.slow.wait(5)
+            exchange.succeed(id)
+
+
+def unidentified(exchange: Exchange, status: int, id: object = None) -> None:
+    exchange.reply(status, {"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "No valid session"}})
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda x: unidentified(x, 404),
+        lambda x: unidentified(x, 404, x.message.get("id")),
+        lambda x: x.reply(404),
+        lambda x: x.reply(410),
+        lambda x: unidentified(x, 400),
+        lambda x: unidentified(x, 400, "server-error"),
+        lambda x: x.reply(400, b"Invalid session ID", type="text/plain"),
+        lambda x: x.reply(401, b"Unauthorized: Session not found", type="text/plain"),
+        lambda x: unidentified(x, 200),
+    ],
+    ids=["404", "404 with the id", "404 alone", "410", "400", "400 server-error", "400 text", "401", "200"],
+)
+async def test_a_lost_session_is_replaced_and_the_refused_call_was_not_sent(refuse: Callable[[Exchange], None]) -> None:
+    """A call that is being answered meanwhile gets its answer."""
+    sessions = Sessions(refuse)
+    with WildServer(sessions) as server:
+        async with connected(server.url) as far:
+            assert await far.call() == "s1"
+            slow = asyncio.create_task(far.call())
+            await eventually(lambda: len(sessions.calls) == 2)
+            sessions.known.clear()
+            outcome = await far.call()
+            assert outcome == "not sent: upstream `far`: has ended its session, so a new one is started"
+            assert await far.connection.wait_for_renewal()
+            assert await far.call() == "s2"
+            sessions.slow.set()
+            assert await slow == "s1"
+    assert sessions.calls == ["s1", "s1", "s2"]
+
+
+async def test_a_session_that_fails_with_500_is_replaced_after_two_calls() -> None:
+    sessions = Sessions(lambda x: x.reply(500))
+    with WildServer(sessions) as server:
+        async with connected(server.url) as far:
+            sessions.known.clear()
+            for _ in range(2):
+                assert (await far.call()).startswith("lost: ")
+            await eventually(lambda: far.connection.is_starting or len(sessions.known) == 1)
+            await far.connection.wait_for_renewal()
+            assert await far.call() == "s2"
+
+
+async def test_a_call_that_is_refused_does_not_end_its_session() -> None:
+    """Neither by an error without an id nor by a failing gateway, as long as the server answers a ping."""
+    refusals = iter([lambda x: unidentified(x, 400), lambda x: unidentified(x, 200), *[lambda x: x.reply(503)] * 3])
+    begun: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        begun.extend([exchange.method] if exchange.method == "initialize" else [])
+        if not exchange.greet(session="s"):
+            next(refusals, Exchange.succeed)(exchange)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert "No valid session" in await far.call()
+            assert "No valid session" in await far.call()
+            for _ in range(3):
+                assert (await far.call()).startswith("lost: ")
+            assert await far.call() == "done"
+    assert begun == ["initialize"]
+
+
+async def test_a_server_that_forgets_each_session_at_once_is_not_asked_all_the_time() -> None:
+    sessions = Sessions(lambda x: x.reply(404))
+
+    def answer(exchange: Exchange) -> None:
+        sessions(exchange)
+        if exchange.method == "notifications/initialized":
+            sessions.known.clear()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            await asyncio.sleep(0.3)
+            assert far.tools() == []
+    assert next(sessions._ids) == "s2", "one session was begun"
+
+
+async def test_the_negotiated_revision_and_the_latest_session_id_are_sent() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method != "initialize":
+            headers = exchange.headers
+            seen.append((headers.get("MCP-Protocol-Version", ""), headers.get("Mcp-Session-Id", "")))
+        if not exchange.greet("2025-03-26", session="s1"):
+            exchange.reply(200, exchange.result(content("done")), mcp_session_id="s2")
+
+    with WildServer(answer) as server:
+        async with connected(server.url, "2025-11-25") as far:
+            await far.call()
+            await far.call()
+    assert {version for version, _ in seen} == {"2025-03-26"}
+    assert [id for _, id in seen][-2:] == ["s2", "s2"], "the last call, and the end of the session"
+
+
+@pytest.mark.parametrize("code", [-32602, -32022])
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_revision_that_the_server_names_is_taken_instead(code: int, status: int) -> None:
+    asked: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method != "initialize":
+            exchange.serve("2025-03-26")
+            return
+        asked.append(exchange.message["params"]["protocolVersion"])
+        if asked[-1] != "2025-03-26":
+            data = {"supported": ["2024-11-05", "2025-03-26", "2099-01-01"], "requested": asked[-1]}
+            exchange.reply(status, exchange.error(code, "Unsupported protocol version", data=data))
+        else:
+            exchange.greet("2025-03-26")
+
+    with WildServer(answer) as server:
+        async with connected(server.url, "2025-11-25") as far:
+            assert await far.call() == "done"
+    assert asked == ["2025-11-25", "2025-03-26"]
+
+
+async def test_a_stateless_server_that_refuses_the_first_question_is_asked_again() -> None:
+    asked: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        asked.append(exchange.method)
+        if exchange.method == "server/discover" and asked.count("server/discover") == 1:
+            data = {"supported": ["2026-07-28"], "requested": "2026-07-28"}
+            exchange.reply(400, exchange.error(-32022, "Unsupported protocol version", data=data))
+        elif exchange.method == "server/discover":
+            capabilities: dict[str, object] = {"tools": {}}
+            result = {"supportedVersions": ["2026-07-28"], "capabilities": capabilities, "resultType": "complete"}
+            exchange.reply(200, exchange.result(result))
+        elif exchange.method == "tools/list":
+            exchange.reply(200, exchange.result({"tools": [TOOL], "resultType": "complete"}))
+        else:
+            exchange.reply(405)
+
+    with WildServer(answer) as server:
+        async with connected(server.url, prefer_stateless=True) as far:
+            assert far.tools() == ["run"]
+    assert "initialize" not in asked
+
+
+@pytest.mark.parametrize(("where", "status"), list(itertools.product(["initialize", "tools/list"], [502, 503, 0])))
+async def test_handshake_and_listing_are_repeated_after_a_failure_on_the_way(where: str, status: int) -> None:
+    failures = iter([True])
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method == where and next(failures, False):
+            if status:
+                exchange.reply(status, retry_after="0")
+            else:
+                exchange.cut()
+        else:
+            exchange.greet()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert far.tools() == ["run"]
+
+
+# What was sent and what was not
+
+
+async def test_a_refused_connection_sends_nothing_and_ends_nothing() -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert await far.call() == "done"
+            server.stop()
+            assert (await far.call()).startswith("not sent: upstream `far`: cannot be reached: ")
+            server.start()
+            assert await far.call() == "done"
+
+
+async def test_a_connection_closed_after_each_response_costs_no_call() -> None:
+    """The server does not announce it, so its connections look as if they could be used again."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.close_connection = True
+        exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert [await far.call() for _ in range(20)] == ["done"] * 20
+
+
+async def test_a_connection_closed_by_a_call_leaves_its_outcome_open() -> None:
+    calls: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet():
+            calls.append(exchange.method)
+            exchange.cut()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert (await far.call()).startswith("lost: ")
+    assert calls == ["tools/call"]
+
+
+# Notifications and the standing stream
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 400, 405, 500, 0])
+async def test_no_answer_to_a_notification_ends_the_session(status: int) -> None:
+    def answer(exchange: Exchange) -> None:
+        if exchange.is_request or exchange.command != "POST":
+            exchange.serve(session="s")
+        elif status:
+            exchange.reply(status, b"{}" if status == 200 else b"")
+        else:
+            exchange.cut()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            far.connection.peer.notify("notifications/roots/list_changed")
+            assert await far.call() == "done"
+            assert far.connection.why_unavailable() is None
+
+
+async def test_a_slow_notification_holds_up_nothing() -> None:
+    over = threading.Event()
+    accepted: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method == "notifications/progress":
+            over.wait(5)
+        if not exchange.is_request:
+            accepted.append(exchange.method)
+        exchange.serve()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            for _ in range(2):
+                far.connection.peer.notify("notifications/progress")
+            far.connection.peer.reply(1, {"result": {}})
+            assert await far.call(1) == "done"
+            await eventually(lambda: "POST" in accepted)
+            assert "notifications/progress" not in accepted
+            over.set()
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 406, 500, 501])
+async def test_a_refused_standing_stream_changes_nothing(status: int) -> None:
+    refused: list[int] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.command in ("GET", "DELETE"):
+            refused.append(status)
+            exchange.reply(status)
+        else:
+            exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            await eventually(lambda: refused)
+            assert await far.call() == "done"
+            assert far.connection.why_unavailable() is None
+
+
+async def test_the_standing_stream_is_resumed_where_it_was_cut() -> None:
+    """In the middle of an event: that event has not arrived. A call that is under way is not touched."""
+    resumed: list[str] = []
+    cut, heard = threading.Event(), threading.Event()
+    news = event({"jsonrpc": "2.0", "method": "notifications/message"}, "e2")
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.greet(session="s", listen=True):
+            return
+        if exchange.command == "POST":
+            cut.wait(5)
+            heard.wait(5)
+            exchange.succeed()
+            return
+        resumed.append(exchange.headers.get("last-event-id", ""))
+        exchange.stream()
+        if len(resumed) == 1:
+            exchange.chunk("id: e1\nretry: 10\ndata:\n\n" + news[: len(news) // 2])
+            exchange.cut()
+            cut.set()
+        else:
+            exchange.chunk(news)
+            heard.wait(5)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            call = asyncio.create_task(far.call())
+            await eventually(lambda: far.listener.notifications == ["notifications/message"])
+            heard.set()
+            assert await call == "done"
+    assert resumed == ["", "e1"]
+
+
+async def test_a_standing_stream_that_ends_at_once_is_asked_for_less_and_less() -> None:
+    asked: list[float] = []
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(listen=True):
+            asked.append(time.monotonic())
+            exchange.stream()
+            exchange.chunk("retry: 20\n\n")
+            exchange.end()
+
+    with WildServer(answer) as server:
+        async with connected(server.url):
+            await asyncio.sleep(0.6)
+    assert 3 <= len(asked) <= 6
+
+
+async def test_a_page_is_no_standing_stream() -> None:
+    asked: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(listen=True):
+            asked.append(exchange.command)
+            exchange.reply(200, b"data: {}\n\n" * 50, type="text/html")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            await eventually(lambda: asked)
+            await asyncio.sleep(0.2)
+            assert not any("not JSON" in note for note in far.listener.notes)
+    assert asked == ["GET"]
+
+
+async def test_a_restarted_server_is_noticed_by_the_standing_stream_before_a_call_fails() -> None:
+    sessions = Sessions(lambda x: x.reply(404))
+    restart = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        id = exchange.headers.get("mcp-session-id", "")
+        if exchange.command != "GET":
+            sessions(exchange)
+        elif id in sessions.known:
+            exchange.stream()
+            exchange.chunk("retry: 10\n\n")
+            restart.wait(5)
+            sessions.known.discard("s1")
+            exchange.cut()
+        else:
+            exchange.reply(404)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            restart.set()
+            await eventually(lambda: "s2" in sessions.known)
+            await far.connection.wait_for_renewal()
+            assert await far.call() == "s2"
+
+
+# The stream of an answer
+
+
+async def test_a_cut_answer_is_resumed_until_it_is_complete() -> None:
+    """Also after a failing gateway and an empty continuation; the call is sent once."""
+    resumed: list[str] = []
+    pending: dict[str, object] = {}
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.greet(listen=True):
+            return
+        if exchange.command == "POST":
+            pending["id"] = exchange.message["id"]
+            exchange.stream()
+            exchange.chunk("id: e1\nretry: 10\ndata:\n\nid: e2\ndata: {")
+            exchange.cut()
+        elif "last-event-id" in exchange.headers:
+            resumed.append(exchange.headers["last-event-id"])
+            if len(resumed) == 1:
+                exchange.reply(503)
+                return
+            exchange.stream()
+            if len(resumed) == 3:
+                exchange.chunk(event({"jsonrpc": "2.0", "id": pending["id"], "result": content("done")}, "e2"))
+            exchange.end()
+        else:
+            exchange.reply(405)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert await far.call() == "done"
+    assert resumed == ["e1", "e1", "e1"]
+
+
+# Redirects
+
+
+async def test_redirects_within_the_origin_are_followed_with_body_and_secrets() -> None:
+    moved: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        assert exchange.headers["x-key"] == "abc"
+        if exchange.path == "/mcp":
+            moved.append(exchange.method)
+            exchange.reply(308 if exchange.method != "initialize" else 301, location="/mcp/")
+        else:
+            exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url, headers={"x-key": "abc"}) as far:
+            assert await far.call() == "done"
+    assert moved == ["initialize"], "later requests go where it led"
+
+
+async def test_nothing_is_sent_to_another_origin() -> None:
+    strays: list[str] = []
+    with (
+        WildServer(lambda exchange: strays.append(exchange.method)) as other,
+        WildServer(lambda exchange: exchange.reply(307, location=f"{other.url}?state=1")) as server,
+    ):
+        async with connected(server.url, headers={"authorization": "Bearer abc"}) as far:
+            assert f"redirects to `{other.url}` (HTTP status 307)" in str(far.connection.why_unavailable())
+    assert strays == []
+
+
+async def test_redirects_without_end_are_not_followed_without_end() -> None:
+    asked: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        asked.append(exchange.path)
+        exchange.reply(307, location=f"/{len(asked)}")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert "redirects to" in str(far.connection.why_unavailable())
+    assert len(asked) <= 12  # `initialize`, and the question whether it is a stateless server
+
+
+# HTTP with SSE
+
+
+class OldServer:
+    """A server of revision 2024-11-05 at a plain address. `refuse` answers a `POST` to that."""
+
+    def __init__(self, refuse: Callable[[Exchange], None]) -> None:
+        self.refuse = refuse
+        self.stream: Exchange | None = None
+        self.streams = 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.command == "GET":
+            self.streams += 1
+            exchange.stream()
+            exchange.chunk("event: endpoint\ndata: /messages?s=1\n\n")
+            self.stream = exchange
+            time.sleep(5)
+        elif exchange.path == "/mcp":
+            self.refuse(exchange)
+        else:
+            exchange.reply(202, b"Accepted", type="text/plain")
+            assert self.stream is not None
+            if exchange.method == "initialize":
+                self.stream.chunk(event(exchange.result(greeting("2024-11-05"))))
+            elif exchange.method == "tools/list":
+                self.stream.chunk(event(exchange.result({"tools": [TOOL]})))
+            elif exchange.method == "tools/call":
+                self.stream.chunk("event: ping\ndata: now\n\n" + event(exchange.result(content("done"))))
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda x: x.reply(405),
+        lambda x: x.reply(404, {"detail": "Not Found"}),
+        lambda x: x.reply(400, b"sessionId is required", type="text/plain"),
+        lambda x: unidentified(x, 404),
+    ],
+    ids=["405", "404", "400", "404 as JSON-RPC"],
+)
+async def test_a_server_of_2024_11_05_is_found_at_a_plain_address(refuse: Callable[[Exchange], None]) -> None:
+    with WildServer(OldServer(refuse)) as server:
+        async with connected(server.url) as far:
+            assert far.tools() == ["run"]
+            assert await far.call() == "done"
+            assert not any("not JSON" in note for note in far.listener.notes)
+
+
+async def test_a_server_without_either_transport_is_reported_by_both_answers() -> None:
+    with WildServer(lambda exchange: exchange.reply(405 if exchange.command == "POST" else 404)) as server:
+        async with connected(server.url) as far:
+            reason = str(far.connection.why_unavailable())
+    assert "answered with HTTP status 405, and to `GET` it answered with HTTP status 404" in reason
+
+
+async def test_a_server_of_2024_11_05_whose_stream_is_cut_is_connected_again() -> None:
+    old = OldServer(lambda x: x.reply(405))
+    with WildServer(old) as server:
+        async with connected(server.url) as far:
+            assert old.stream is not None
+            old.stream.cut()
+            await eventually(lambda: old.streams == 2 and far.connection.why_unavailable() is None)
+            assert await far.call() == "done"
+
+
+@pytest.mark.parametrize(
+    ("named", "target"),
+    [
+        ("/m?s=1", "https://example.com/m?s=1"),
+        ("m", "https://example.com/a/m"),
+        ("http://example.com:8000/m", "https://example.com/m"),
+        ("https://other.example/m", None),
+        ("https://[", None),
+    ],
+)
+def test_the_address_for_requests_stays_at_the_origin(named: str, target: str | None) -> None:
+    if target is None:
+        with pytest.raises(SessionEnded):
+            read_endpoint("https://example.com/a/sse", named.encode())
+    else:
+        assert read_endpoint("https://example.com/a/sse", named.encode()) == target
