@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.verifier import verify_ledger
-from tests.fuzz.odd_replies import FAILED, LIMIT, OK, make_reply, text_of
+from tests.fuzz.odd_replies import FAILED, LIMIT, OK, SETTLED, make_reply, text_of
 from tests.fuzz.odd_server import dress
 from tests.fuzz.odd_web import OddWeb, plan
 from tests.fuzz.session import DEFECT
@@ -68,6 +68,7 @@ class Round:
         self.web = OddWeb(self.seed)
         self._waiting: dict[int, asyncio.Future[Json]] = {}
         self._last = 0
+        self._sent: dict[int, Exchange] = {}
         self._outcome: dict[int, str] = {}
         """What the client was told of each call that did not simply succeed."""
 
@@ -132,7 +133,9 @@ class Round:
         dice = self.luck.random()
         if dice < 0.01 and "web" in self.servers:
             await self._while_refused()
-        elif 0.01 <= dice < 0.015 and "io" in self.servers:
+        elif 0.01 <= dice < 0.02 and "web" in self.servers:
+            await self._while_forgotten()
+        elif 0.02 <= dice < 0.025 and "io" in self.servers:
             await self._while_ended()
         else:
             count = self.luck.randint(1, MAX_AT_ONCE)
@@ -160,6 +163,15 @@ class Round:
             self.findings.append(f"a refused connection was reported as {self._outcome.get(refused.call)}")
         await self.web.listen()
 
+    async def _while_forgotten(self) -> None:
+        """The server has forgotten every session. It refuses the next call unread, and takes another session."""
+        self.web.sessions.clear()
+        self._last += 1
+        forgotten = Exchange(self._last, "web", "plain", 0, "forgotten", SETTLED)
+        await self._exchange(forgotten)
+        if self._outcome.get(forgotten.call) not in ("not_sent", "result"):
+            self.findings.append(f"a forgotten session was reported as {self._outcome.get(forgotten.call)}")
+
     async def _while_ended(self) -> None:
         """The server on stdio exits with a call, which has arrived. It starts again within seconds."""
         self._last += 1
@@ -174,6 +186,7 @@ class Round:
 
     async def _exchange(self, exchange: Exchange) -> None:
         began = time.monotonic()
+        self._sent[exchange.call] = exchange
         try:
             reply = await self._ask(exchange.message(), HANG_SECONDS)
         except TimeoutError:
@@ -205,12 +218,12 @@ class Round:
         arrived = (
             self.web.received + Counter(int(line) for line in log.read_text().split()) if log.exists() else Counter()
         )
-        self.findings += [f"call {call} ran {times} times" for call, times in arrived.items() if times > 1]
+        self.findings += [f"ran {times} times: {self._sent.get(call)}" for call, times in arrived.items() if times > 1]
         for call, outcome in self._outcome.items():
             if outcome == "not_sent" and call in arrived:
-                self.findings.append(f"call {call} arrived and was reported as not_sent")
+                self.findings.append(f"arrived and was reported as not_sent: {self._sent[call]}")
             if outcome == "unknown" and call not in arrived:
-                self.findings.append(f"call {call} never arrived and was reported as unknown")
+                self.findings.append(f"never arrived and was reported as unknown: {self._sent[call]}")
         stderr = (self.folder / "stderr").read_text(errors="replace")
         if (defect := DEFECT.search(stderr)) is not None:
             self.findings.append(f"on stderr: {stderr[max(0, defect.start() - 300) : defect.end() + 1500]}")

@@ -19,9 +19,31 @@ Json = dict[str, Any]
 EVENTS, DOCUMENT = "text/event-stream", "application/json"
 HEAD_BYTES = 64 * 1024
 STATUSES = (
-    201, 204, 205, 300, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404, 405, 406, 408, 409, 410, 413, 415, 418, 421,
-    422, 425, 426, 429, 451, 500, 501, 502, 503, 504, 505, 507, 511, 599, 999,
-)  # fmt: skip
+    201,
+    204,
+    205,
+    300,
+    304,
+    402,
+    403,
+    408,
+    409,
+    410,
+    418,
+    422,
+    451,
+    500,
+    501,
+    502,
+    503,
+    504,
+    505,
+    507,
+    511,
+    599,
+    999,
+)
+UNREAD = (301, 302, 307, 308, 401, 405, 406, 407, 411, 413, 414, 415, 421, 425, 426, 429, 431)
 MALFORMED = (
     b"HTTP/1.1 OK\r\n\r\n",
     b"HTTP/9.9 200 OK\r\ncontent-length: 2\r\n\r\n{}",
@@ -167,9 +189,7 @@ class OddWeb:
             return
         luck = random.Random(arguments["seed"])
         way = choose(luck)
-        if way in LOSING:
-            self.sessions.discard(session)
-        else:
+        if way not in (refused_unread, with_status):
             self.received[arguments["call"]] += 1
         await way(Call(request, message["id"], arguments["call"], luck, self))
 
@@ -228,10 +248,17 @@ async def as_document(call: Call) -> None:
 
 async def as_events(call: Call) -> None:
     reply = make_reply(call.id, call.number, call.luck)
-    before = [event(noise(call.luck), call.luck) for _ in range(call.luck.choice((0, 0, 1, 4)))]
+    before = [event(neutral_noise(call.luck), call.luck) for _ in range(call.luck.choice((0, 0, 1, 4)))]
     start = call.luck.choice((b"", b"", b"\xef\xbb\xbf", b":\n\n", b"\n\n"))
     body = start + b"".join(before) + event(reply.data, call.luck)
     await send_body(call, body, call.luck.choice((EVENTS, EVENTS, EVENTS + ";charset=utf-8", "Text/Event-Stream")))
+
+
+def neutral_noise(luck: random.Random) -> bytes:
+    """Noise that is no reply: in the response to a call, a reply to no other request is that to the call."""
+    while b'"error"' in (line := noise(luck)) or b'"result"' in line:
+        pass
+    return line
 
 
 async def send_body(call: Call, body: bytes, type: str) -> None:
@@ -280,6 +307,8 @@ async def cut_and_resumed(call: Call) -> None:
 
 async def with_status(call: Call) -> None:
     status = call.luck.choice(STATUSES)
+    if not 400 <= status < 500:
+        call.web.received[call.number] += 1
     body, type = call.luck.choice(
         (
             (b"", ""),
@@ -292,6 +321,11 @@ async def with_status(call: Call) -> None:
         )
     )
     await call.request.respond(status, b"" if status in (204, 205, 304) else body, type, location="/elsewhere")
+
+
+async def refused_unread(call: Call) -> None:
+    """A status by which a server, or a gateway before it, says that it has not looked at the request."""
+    await call.request.respond(call.luck.choice(UNREAD), location="/elsewhere")
 
 
 async def malformed(call: Call) -> None:
@@ -320,18 +354,11 @@ async def without_reply(call: Call) -> None:
     await send_body(call, body, type)
 
 
-async def lost_session(call: Call) -> None:
-    """The server has forgotten the session. It has not read the call."""
-    body = call.luck.choice((b"", b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}'))
-    await call.request.respond(404, body)
-
-
 WAYS: tuple[tuple[Way, int, str], ...] = (
-    (as_document, 30, ""), (as_events, 30, ""), (cut_anywhere, 8, FAILED), (cut_and_resumed, 4, OK),
-    (with_status, 8, FAILED), (malformed, 5, FAILED), (without_reply, 6, FAILED), (lost_session, 1, SETTLED),
+    (as_document, 30, ""), (as_events, 30, ""), (cut_anywhere, 8, SETTLED), (cut_and_resumed, 4, OK),
+    (with_status, 8, FAILED), (refused_unread, 3, FAILED), (malformed, 5, FAILED), (without_reply, 6, FAILED),
 )  # fmt: skip
 """Each with how often it is chosen, and what must become of the call; empty: what its reply says."""
-LOSING = (lost_session,)
 
 
 def choose(luck: random.Random) -> Way:
