@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical
+from mcp_guard.core import canonical, exact_json
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Call, Execution, ExecutionStatus, FactsRule, Json, Redaction
 
@@ -53,7 +53,7 @@ def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tupl
     arguments = [f"/arguments{pointer}" for pointer in call.redaction.arguments]
     places = {"request": arguments, "facts": call.redaction.facts, "material": _in_material(call)}
     for name, data in payloads.items():
-        before = orjson.loads(data)
+        before = exact_json.loads(data)
         after, removed = redact_pointers(before, places[name])
         after = redact_texts(after, texts)
         redacted += [f"/{name}{pointer}" for pointer in removed] or ([f"/{name}"] if after != before else [])

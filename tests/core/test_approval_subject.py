@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.canonical import ExactNumber, canonicalize
 from mcp_guard.core.model import Json, Resource
 
 STORED: Json = {
@@ -78,3 +79,12 @@ def test_only_names_remain_without_payloads() -> None:
     assert (erased.claims, erased.present, erased.delta) == ({"_reason": "[erased]"}, {}, {})
     assert erased.risk.signals == ("large_change (40)",)
     assert list(erased.to_json()) == [*STORED, "erased"]
+
+
+def test_a_number_of_many_digits_is_stored_as_text_and_is_a_number_again() -> None:
+    arguments = {"n": [ExactNumber("0.1234567890123456789")], "text": "0.1234567890123456789"}
+    document = json.loads(json.dumps(replace(ApprovalSubject.from_json(STORED), arguments=arguments).to_json()))
+    assert document["numbers"] == ["/n/0"]
+    restored = ApprovalSubject.from_json(document)
+    assert canonicalize(restored.arguments) == b'{"n":[0.1234567890123456789],"text":"0.1234567890123456789"}'
+    assert restored.to_json() == document

@@ -1,6 +1,7 @@
 """Redacted values are in no file of the ledger, and everything else works as before."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,23 @@ import orjson
 import pytest
 
 from mcp_guard.core.approval import ApprovalState, GrantTerms
+from mcp_guard.core.canonical import ExactNumber
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, FactsRule, Json, ToolCallRequest
-from mcp_guard.core.redaction import MARK, make_redaction, pointers_overlap, redact_pointers, redact_texts
+from mcp_guard.core.redaction import (
+    MARK,
+    make_redaction,
+    pointers_overlap,
+    redact_pointers,
+    redact_receipt,
+    redact_texts,
+)
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.retention import tidy
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.test_receipt_schema import errors
+from tests.policy.fixtures import make_call
+from tests.policy.fixtures import make_tool as make_policy_tool
 from tests.promises.harness import (
     ALLOW,
     DEAL,
@@ -306,3 +317,11 @@ def test_number_is_redacted_only_as_a_whole() -> None:
         "m": 4821,
         "t": f"{MARK}!",
     }
+
+
+def test_numbers_beside_a_redacted_one_keep_all_their_digits() -> None:
+    tool = make_policy_tool({"type": "object"})
+    arguments = {"k": ExactNumber("0.1234567890123456789"), "s": ExactNumber("12345678901234567890123")}
+    call = replace(make_call(tool, arguments), redaction=make_redaction(("/s",), (), None))
+    _, kept = redact_receipt(call, {}, {"request": call.request})
+    assert kept["request"] == b'{"arguments":{"k":0.1234567890123456789,"s":"[redacted]"},"name":"tool"}'

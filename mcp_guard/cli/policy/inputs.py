@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import format_time
-from mcp_guard.core.tool_pins import PinState
+from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
 from mcp_guard.policy.authoring.replay import FindVersion
@@ -150,9 +151,10 @@ def listed_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
 
 
 def recorded_environment(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> PolicyEnvironment:
-    """These tools, and those of the ledger that are not among them."""
-    tools, path = list(tools), settings.state_dir / FILE
-    pins = open_store(path, create=False).pins() if path.exists() else []
+    """These tools, and those of the ledger that are not among them, if it can be read."""
+    tools, path, pins = list(tools), settings.state_dir / FILE, list[Pin]()
+    with suppress(LedgerError):
+        pins = open_store(path, create=False).pins() if path.exists() else []
     listed = {tool.listed_as for tool in tools}
     known = [(pin, listed_name(pin.upstream, pin.tool)) for pin in pins]
     retained = [
