@@ -185,16 +185,19 @@ class StatelessAdapter:
     async def _work(self, multi: MultiRoundRequest, id: Id, method: str, params: Json, held: HeldCall) -> Json:
         """Returns the final reply; that of the held call, if there is one.
 
-        All rounds together last as long as one call of a client that waits.
+        All rounds together last as long as one call of a client that waits. A client that offers nothing which a server
+        could ask it for need not know rounds, and many do not: it waits within its request, and gets a text.
         """
 
         def note_pending(approval: Approval) -> None:
             multi.pending = approval
 
+        knows_rounds = not multi.envelope.capabilities.keys().isdisjoint(wire.ASKABLE.values())
+        round_seconds = min(ROUND_SECONDS, self._session.guard.hold_seconds / HOLD_ROUNDS)
         wait = self._session.begin_wait(
             client_name(multi.envelope.client),
             is_first=params.get("name") != AWAIT,
-            most=min(ROUND_SECONDS, self._session.guard.hold_seconds / HOLD_ROUNDS, held.seconds_left),
+            most=min(round_seconds, held.seconds_left) if knows_rounds else held.seconds_left,
         )
         seconds_left = held.seconds_left - (wait.limit() or 0)
         channel = ClientChannel(
@@ -217,7 +220,8 @@ class StatelessAdapter:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
             reply = self._session.failure_reply(failure)
-        if multi.pending is None or multi.round > MAX_ROUNDS or seconds_left < MIN_ROUND_SECONDS:
+        is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and seconds_left < MIN_ROUND_SECONDS)
+        if multi.pending is None or not knows_rounds or is_over:
             return wire.complete_result(method, reply)
         state = {"binding": multi.binding, "approval": multi.pending.id, "round": multi.round, "left": seconds_left}
         return wire.input_required(self._cipher.seal(state), {}, reply["result"])

@@ -153,8 +153,8 @@ async def test_repeated_call_takes_the_place_of_the_one_that_waits(harness: Harn
 async def test_call_that_meets_a_withdrawal_under_way_is_held(harness: Harness, joins: str) -> None:
     """It joins the request if the withdrawal is not recorded yet, and asks again if it is."""
     harness = replace(harness, guard=replace(harness.guard, hold_seconds=20, withdraws_on_cancel=True))
-    first = await hold(harness, BY_CLIENT)
     if joins == "before":
+        first = await hold(harness, BY_CLIENT)
         first.cancel()
         second = await hold(harness, BY_CLIENT)
         await asyncio.gather(first, return_exceptions=True)

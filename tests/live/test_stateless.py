@@ -42,9 +42,10 @@ def holding(folder: Path, hold: float = 0.1, more: str = "", guard: str = "") ->
 
 
 class Stateless(Client):
-    """A raw client that adds the envelope to every request."""
+    """A raw client that adds the envelope to every request. It can be asked, so it knows requests of several rounds."""
 
     def send(self, method: str, params: Json | None = None, **capabilities: Json) -> int:
+        capabilities = capabilities or {"sampling": {}}
         meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": capabilities}
         return super().send(method, {**(params or {}), "_meta": {**meta, **(params or {}).get("_meta", {})}})
 
@@ -175,6 +176,20 @@ def test_endless_retries_end_with_a_text_reply(tmp_path: Path) -> None:
             rounds += 1
         assert rounds == 3  # which together last as long as `hold_seconds`
         assert "is pending on people" in text(reply)
+
+
+def test_client_that_cannot_be_asked_is_told_in_words(tmp_path: Path) -> None:
+    """SDKs raise an error if a server answers `input_required` to a client that did not expect it."""
+    config = holding(tmp_path, guard="")
+    with Stateless(config) as client:
+        meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": {}}
+        pending = client.wait(Client.send(client, "tools/call", {**ECHO, "_meta": meta}))
+        assert pending["result"]["resultType"] == "complete"
+        id = pending["result"]["_meta"]["mcp-guard/decision"]["approval"]
+        approve(config, id)
+        resumed = {"name": "guard__await", "arguments": {"approval": id}, "_meta": meta}
+        done = client.wait(Client.send(client, "tools/call", resumed))
+        assert json.loads(text(done))["arguments"] == {"text": "hi"}
 
 
 def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Gran
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import Draft, format_time
+from mcp_guard.core.replies import AWAIT
 from mcp_guard.ledger.approvals import grants
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Conflict
@@ -172,7 +173,9 @@ def not_consumable(tx: Transaction, held: Approval | Grant) -> Conflict | None:
         return grants.check_grant(tx, held.id)
     row = tx.store.approval(held.id)
     if row is None or row[0].state is not ApprovalState.APPROVED:
-        return Conflict(f"approval {held.id} is {row[0].state if row else 'gone'} already; it permits one call")
+        reason = f"approval {held.id} is {row[0].state if row else 'gone'} already; it permits one call"
+        is_used = row is not None and row[0].state is ApprovalState.CONSUMED
+        return Conflict(f"{reason}, whose result `{AWAIT}` returns" if is_used else reason)
     if tx.now >= row[0].expires:
         return Conflict(f"approval {held.id} has expired")
     return None
