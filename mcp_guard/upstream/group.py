@@ -35,6 +35,10 @@ PATIENT_SECONDS = 30.0
 """How long the first listing waits while it would be empty. Many clients list once and never again."""
 LISTING_SECONDS = 1.0
 """How long the first listings may take at least, beyond the time that is left for starting."""
+HURRIED_CLIENTS = ("codex-mcp-client",)
+"""Clients that leave out what is not there after a second (Codex, unless the server is `required`)."""
+HURRIED_SECONDS = 0.3
+"""How long these wait, if the last listing can stand in for every upstream that is still starting."""
 CALL_START_SECONDS = 10.0
 """How long a call waits for its upstream to start."""
 
@@ -89,6 +93,7 @@ class UpstreamGroup:
         self._start_seconds = PATIENT_SECONDS if is_patient else START_SECONDS
         self._since = self._waits_until = 0.0
         """From when on the client has waited for upstreams, and until when it does, by the event loop's clock."""
+        self._is_hurried = False
         self._client_is_ready = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
         self._lists = ListReader(self.connections, self._on_late_list)
@@ -111,6 +116,8 @@ class UpstreamGroup:
         self._waits_until = self._since + self._start_seconds
         if self._last_listings is not None:
             self._last_listings.choose(initialize_params)
+        client = initialize_params.get("clientInfo")
+        self._is_hurried = isinstance(client, dict) and client.get("name") in HURRIED_CLIENTS
         self._supervisors = [
             tasks.create_task(
                 connection.supervise(
@@ -182,6 +189,11 @@ class UpstreamGroup:
         loop = asyncio.get_running_loop()
         waits = {loop.create_task(event.wait()) for event in events if not event.is_set()}
         try:
+            if waits and self._is_hurried:
+                _, waits = await asyncio.wait(waits, timeout=max(self._since + HURRIED_SECONDS - loop.time(), 0))
+                starting = [connection for connection in self.connections.values() if connection.is_starting]
+                if all(map(self._stands_in, starting)):
+                    return
             if waits:
                 _, waits = await asyncio.wait(waits, timeout=max(self._waits_until - loop.time(), 0))
             while waits and not is_enough() and (seconds := self._since + patience - loop.time()) > 0:

@@ -95,7 +95,7 @@ def test_tools_of_others_are_there_while_one_starts_and_all_late_ones_are_announ
         began = time.monotonic()
         capabilities = client.start()["capabilities"]
         assert list(client.tools()) == ["fast__t"]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert capabilities["resources"] == {"listChanged": True}, "the late ones may have some"
         assert client.request("resources/list")["result"] == {"resources": []}
         assert "result" in client.call("fast__t")
@@ -148,6 +148,24 @@ def test_last_listing_stands_in_for_an_upstream_that_starts_slowly(tmp_path: Pat
     assert [params["name"] for params in slow.seen("tools/call")] == ["u"]
 
 
+def test_client_that_waits_a_second_is_listed_the_tools_of_the_last_run(tmp_path: Path) -> None:
+    """Codex leaves out what is not there by then."""
+    slow = Server(tmp_path, "slow")
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "codex-mcp-client"}}
+    for is_first in (True, False):
+        with guard(tmp_path, slow) as client:  # which waits for 30 s otherwise
+            client.request("initialize", about)
+            client.notify("notifications/initialized")
+            assert list(client.tools()) == ["slow__t"]
+            assert bool(slow.seen("tools/list")) is is_first
+            (tmp_path / "go").touch()
+            assert "result" in client.call("slow__t")
+            client.request("tools/list")
+        (tmp_path / "go").unlink()
+        (tmp_path / "slow.log").unlink()
+        slow.change(wait=str(tmp_path / "go"))
+
+
 def test_call_of_an_upstream_that_never_starts_is_refused_as_unavailable(tmp_path: Path) -> None:
     slow = Server(tmp_path, "slow")
     with guard(tmp_path, slow) as client:
@@ -189,7 +207,7 @@ def test_hung_list_holds_up_nobody_else(tmp_path: Path, method: str) -> None:
     def listed(client: Client) -> int:
         began = time.monotonic()
         items = client.request(method)["result"][member]
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         return len(items)
 
     with guard(tmp_path, hung, other, prelude=SHORT) as client:
