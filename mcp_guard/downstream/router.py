@@ -103,6 +103,8 @@ class Router:
         """Every page of every capable upstream's list, in the order of the configuration."""
         lists, failures = await self._read_lists(method, capable)
         if failures and not lists:
+            if len(capable) == 1 and (refusal := self._upstreams.connections[capable[0]].listings[method].refusal):
+                return refusal  # of the only server that could answer
             return error(METHOD_NOT_FOUND, f"no upstream could answer `{method}`: {'; '.join(failures)}")
         items: list[Json] = []
         for server, listed in lists.items():

@@ -17,6 +17,8 @@ PAGE_SECONDS = 30.0
 """How long one page of a list may take."""
 LISTING_SECONDS = 60.0
 """How long all pages of a list may take."""
+MAX_REFUSAL = 1000
+"""How many characters of a server's error message are kept."""
 
 
 REREAD_SECONDS = 10.0
@@ -59,6 +61,8 @@ class SharedListing:
         """When the latest reading began, by the event loop's clock."""
         self.failure = ""
         """Why the latest reading failed; empty if it did not."""
+        self.refusal: Json | None = None
+        """The server's own error, as an `error` member, if that is why."""
         self.is_stale = False
         """Whether a change was reported after the latest reading began."""
         self._noted = ""
@@ -98,6 +102,7 @@ class SharedListing:
             if self._covered < ticket:
                 covered, self.is_stale = self._requested, False
                 self.read_at = asyncio.get_running_loop().time()
+                self.refusal = None
                 try:
                     self.keep(await self._read())
                     self.failure = ""
@@ -129,6 +134,7 @@ class SharedListing:
                         async with asyncio.timeout(min(source.call_seconds, PAGE_SECONDS)):
                             reply = await source.request(method, {"cursor": cursor} if cursor is not None else {})
                         if not reader.add(reply):
+                            self.refusal = _refusal(reply)
                             raise UpstreamError(f"`{method}` returned {excerpt(reply)}")
                         if not holding.resize(reader.size):
                             reader.excess = "it makes the guard hold too much"
@@ -156,3 +162,11 @@ class SharedListing:
         if text and text != self._noted:
             self._source.note(text)
         self._noted = text
+
+
+def _refusal(reply: Json) -> Json | None:
+    """The server's error without its data, shortened; None if it gave none."""
+    refusal = reply.get("error")
+    if not isinstance(refusal, dict) or not isinstance(refusal.get("code"), int):
+        return None
+    return {"error": {"code": refusal["code"], "message": str(refusal.get("message", ""))[:MAX_REFUSAL]}}

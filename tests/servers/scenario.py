@@ -2,9 +2,9 @@
 
 Usage: scenario.py FILE LOG. Every message is appended to LOG as a line of JSON. Members of FILE:
 `capabilities`, `instructions`; `wait` (the server does not begin before this file exists); `lists`: by method, the
-pages by cursor (`null` for the first); `results`: by tool or method, or for `resources/read` by URI; `says`: by method,
-notifications that follow the reply; `early`: the same before it; `silent`: methods that are not answered; `exits`:
-methods on which the server ends; `holds`: by method, a file that must exist before the server goes on.
+pages by cursor (`null` for the first); `errors`: by method; `results`: by tool or method, or for `resources/read` by
+URI; `says`: by method, notifications that follow the reply; `early`: the same before it; `silent`: methods that are not
+answered; `exits`: methods on which the server ends; `holds`: by method, a file without which the server does not go on.
 """
 
 import json
@@ -39,6 +39,8 @@ def reply_to(does: dict[str, Any], method: str, params: dict[str, Any]) -> dict[
     if method in (lists := does.get("lists", {})):
         page = lists[method].get(json.dumps(params.get("cursor")))
         return {"result": page} if page is not None else {"error": {"code": -32602, "message": "invalid cursor"}}
+    if method in (errors := does.get("errors", {})):
+        return {"error": errors[method]}
     results = does.get("results", {})
     if method == "resources/read" and params["uri"] in results:
         return {"result": {"contents": [{"uri": params["uri"], "text": results[params["uri"]]}]}}

@@ -423,3 +423,13 @@ def test_hung_log_level_holds_up_nothing(tmp_path: Path) -> None:
         client.start()
         assert client.request("logging/setLevel", {"level": "info"})["result"] == {}
         assert other.seen("logging/setLevel") == [{"level": "info"}]
+
+
+@pytest.mark.parametrize("code", [-32603, -32601])
+def test_error_of_the_only_server_with_a_list_is_passed_on(tmp_path: Path, code: int) -> None:
+    """A database server that cannot reach its database, and one that declares resources and has no templates."""
+    refusal = {"code": code, "message": "connect ECONNREFUSED"}
+    server = Server(tmp_path, "up", {"capabilities": RESOURCES, "errors": {"resources/list": refusal}})
+    with guard(tmp_path, server) as client:
+        client.start()
+        assert client.request("resources/list")["error"] == refusal
