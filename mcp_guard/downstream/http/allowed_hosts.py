@@ -60,7 +60,10 @@ def check_host_and_origin(request: Request, *, hosts: Collection[str], origins: 
 
     Raises: HTTPException.
     """
-    check_host(request.headers.get("host", ""), hosts)
+    named = request.headers.getlist("host")
+    if len(named) > 1:  # RFC 9112 §3.2: which of them counts must not depend on who reads the request
+        raise HTTPException(400, "more than one `host` header")
+    check_host("".join(named), hosts)
     origin = request.headers.get("origin")
     if origin is not None and normalize_origin(origin) not in origins:
         raise HTTPException(403, "origin not allowed; see `serve.origins`")
