@@ -180,7 +180,7 @@ async def test_an_idle_connection_is_given_up_before_its_server_does(monkeypatch
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with session_with(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp") as (session, recorder):
         for id, pause in ((1, 0.0), (2, 0.4), (3, 0.0)):
-            session.write(call(id), False)
+            session.write(orjson.dumps({"jsonrpc": "2.0", "id": id, "method": "ping"}) + b"\n", False)
             assert await recorder.end_of(id) == "answered"
             await asyncio.sleep(pause)
     assert connections == 2
