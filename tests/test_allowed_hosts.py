@@ -15,9 +15,7 @@ from mcp_guard.downstream.http.allowed_hosts import (
 HOSTS = frozenset({"guard.example", "port.example:9000", "[::1]"})
 
 
-@pytest.mark.parametrize(
-    "host", ["guard.example", "GUARD.Example:1", "guard.example.", "port.example:9000", "[::1]:8"]
-)
+@pytest.mark.parametrize("host", ["guard.example", "GUARD.Example:1", "guard.example.", "port.example:9000", "[::1]:8"])
 def test_host_is_allowed_in_any_spelling(host: str) -> None:
     assert is_allowed_host(host, HOSTS)
 
