@@ -19,6 +19,8 @@ Id = str | int | float
 """Fractions are unusual but legal (JSON-RPC 2.0 §4)."""
 REQUEST_HEAD = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"method":')
 """How `Peer.request` begins a frame."""
+NO_ID = (None, 0, -1, "", "null")
+"""What servers write as the id of an error about a request that they could not read. Ours begin at 1."""
 GIVEN_UP_SECONDS, MAX_GIVEN_UP = 60.0, 64
 """How long the reply to a request that was given up may still come, and how many such requests are remembered."""
 
@@ -214,7 +216,7 @@ class Peer:
     def _claim(self, id: object, may_lack_id: bool) -> "asyncio.Future[Json] | None":
         """The future of the open request that a reply with this id settles."""
         number = request_number(id)
-        if number is None and id is None and may_lack_id:
+        if may_lack_id and id in NO_ID and not isinstance(id, bool):
             number = self._only_open_request()
         if number is None:
             return None

@@ -205,14 +205,18 @@ async def test_any_other_id_settles_nothing(id: object) -> None:
 BOOM: Json = {"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "boom"}}
 
 
-async def test_an_error_without_an_id_belongs_to_the_only_open_request() -> None:
+@pytest.mark.parametrize("id", [None, 0, -1, 0.0, "", "null"])
+async def test_an_error_without_an_id_belongs_to_the_only_open_request(id: object) -> None:
     t = Transcript()
     task = await ask(t)
-    t.peer.receive(BOOM)
+    t.peer.receive({**BOOM, "id": id})
     assert await task == {"error": {"code": -32603, "message": "boom"}}
 
 
-@pytest.mark.parametrize("message", [{"error": {"message": "a log line"}}, {"level": "info"}, {"jsonrpc": "2.0"}])
+@pytest.mark.parametrize("message", [
+    {"error": {"message": "a log line"}}, {"level": "info"}, {"jsonrpc": "2.0"}, {**BOOM, "id": False},
+    {**BOOM, "id": 99}, {**BOOM, "id": "abc"}, {"jsonrpc": "2.0", "id": 0, "result": {}},
+])  # fmt: skip
 async def test_objects_that_are_no_reply_settle_nothing(message: Json) -> None:
     t = Transcript()
     task = await ask(t)
