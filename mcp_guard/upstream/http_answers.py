@@ -1,7 +1,7 @@
 """Which message of an HTTP response answers the request. Pure.
 
 The response to a `POST` belongs to the one request in it. So a reply in it is the answer even if its id is missing, is
-text, or is one that no request has; and an error without an id says that the request was not read.
+text, or is one that no request ever had; and an error without an id says that the request was not read.
 """
 
 import re
@@ -11,6 +11,8 @@ from enum import Enum, auto
 
 import orjson
 
+from mcp_guard.core import exact_json
+from mcp_guard.core.message_remains import request_number
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 
@@ -53,7 +55,7 @@ def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[Answer]:
 
 def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
     try:
-        message = orjson.loads(frame)
+        message = exact_json.loads(frame)
     except orjson.JSONDecodeError:
         return Answer(Kind.UNREADABLE if frame.lstrip()[:1] == b"{" else Kind.OTHER, frame)
     if not isinstance(message, dict) or "method" in message:
@@ -61,12 +63,18 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
     own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
     if own_id == id and type(own_id) is type(id):
         return Answer(Kind.REPLY, frame, is_result, _version(message))
-    is_spelled_otherwise = isinstance(id, int) and own_id in (str(id), float(id))
-    if not is_spelled_otherwise and isinstance(own_id, str | int) and own_id in open_ids:
+    number = request_number(own_id)
+    is_spelled_otherwise = number is not None and number == id
+    if not is_spelled_otherwise and number is not None and _was_sent(number, id, open_ids):
         return Answer(Kind.OTHER, frame)
     if is_result or is_spelled_otherwise:
         return Answer(Kind.REPLY, _with_id(frame, id), is_result, _version(message))
     return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
+
+
+def _was_sent(number: int, id: Id, open_ids: Collection[Id]) -> bool:
+    """Whether another request of ours has this id, or had it before this one: its late reply is no answer to this."""
+    return number in open_ids or (isinstance(id, int) and 0 < number < id)
 
 
 def _with_id(frame: bytes, id: Id) -> bytes:

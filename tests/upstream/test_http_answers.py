@@ -184,3 +184,14 @@ def test_reply_to_another_request_stays_its_own() -> None:
 def test_an_id_is_corrected_without_touching_the_rest() -> None:
     [answer] = read_answers(b'{"id":null,"result":{"n":12345678901234567890123}} \n', 3, [])
     assert (answer.kind, answer.frame) == (Kind.REPLY, b'{"id":null,"result":{"n":12345678901234567890123},"id":3}')
+
+
+@pytest.mark.parametrize("id", [3, "3", 3.0, 9])
+def test_the_late_reply_to_another_request_is_no_answer(id: object) -> None:
+    frame = json.dumps({"jsonrpc": "2.0", "id": id, "result": {}}).encode()
+    assert [answer.kind for answer in read_answers(frame, 7, [9])] == [Kind.OTHER]
+
+
+def test_a_reply_with_a_number_beyond_all_doubles_is_one() -> None:
+    frame = b'{"jsonrpc":"2.0","id":7,"result":{"n":1e400}}'
+    assert [(answer.kind, answer.frame) for answer in read_answers(frame, 7, [])] == [(Kind.REPLY, frame)]
