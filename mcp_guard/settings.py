@@ -77,7 +77,8 @@ class OAuthSettings:
     """How the guard obtains tokens for one upstream.
 
     With `is_interactive`, a user signs in; otherwise tokens are for the guard itself (client credentials). Empty
-    addresses are discovered. An empty `resource` means the upstream's address.
+    addresses are discovered. An empty `resource` means the upstream's address. `allowed_scopes` are those that the
+    upstream may ask for, `token_auth` and `client_key` how the client identifies itself to the token endpoint.
     """
 
     client_id: str
@@ -90,6 +91,11 @@ class OAuthSettings:
     resource: str = ""
     redirect_port: int = 0
     in_keyring: bool = False
+    sends_resource: bool = True
+    allowed_scopes: tuple[str, ...] | None = None
+    token_auth: str = ""
+    client_key: SecretReference | None = None
+    client_key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
-from mcp_guard.settings import OAuthSettings, Settings
+from mcp_guard.settings import OAuthSettings, SecretReference, Settings
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
+from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.upstream.oauth.token_storage import TokenStorage
 from mcp_guard.upstream.secrets import read_network, read_secret
 from mcp_guard.verifier.progress import Progress
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     signing_in = verbs.add_parser("login", help="sign in with the browser and store the tokens for the guard")
     signing_in.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
+    signing_in.add_argument("--scope", metavar="SCOPES", default="", help="request these scopes, too")
     signing_out = verbs.add_parser(
         "logout", help="delete the stored tokens; the upstream is not told, so they expire on their own"
     )
@@ -70,10 +72,13 @@ async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSet
 
             webbrowser.open(address)
 
-    secret = read_secret(oauth.client_secret, settings.path.parent, os.environ) if oauth.client_secret else ""
+    def read(reference: SecretReference | None) -> str:
+        return read_secret(reference, settings.path.parent, os.environ) if reference else ""
+
+    credentials = ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
     upstream = settings.upstreams[options.name]
     network = read_network(upstream.network, settings.path.parent, os.environ)
-    tokens = await sign_in(upstream.url, oauth, network, secret, show)
+    tokens = await sign_in(upstream.url, oauth, network, credentials, show, tuple(options.scope.split()))
     async with storage.locked():
         storage.write(tokens)
     where = "in the keyring" if oauth.in_keyring else f"in {storage.folder}"

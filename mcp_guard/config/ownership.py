@@ -144,7 +144,9 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
     for upstream in settings.upstreams.values():
         yield upstream.argv, upstream.cwd
         client_secret = upstream.oauth.client_secret if upstream.oauth else None
-        for reference in (*upstream.secrets.values(), upstream.bearer, client_secret, upstream.network.proxy):
+        client_key = upstream.oauth.client_key if upstream.oauth else None
+        others = (upstream.bearer, client_secret, client_key, upstream.network.proxy)
+        for reference in (*upstream.secrets.values(), *others):
             if isinstance(reference, SecretReference):
                 yield reference.words, here
 

@@ -1,5 +1,6 @@
 """The section `[upstreams]`: MCP servers that the guard starts, or reaches over HTTP."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -15,6 +16,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 
 
+TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
+"""How a client identifies itself to a token endpoint (RFC 7591 §2)."""
+
+
 class OAuthConfig(Model):
     """OAuth 2.1 tokens, of the guard itself or of a user who signs in (`mcp-guard upstreams login`)."""
 
@@ -25,14 +30,29 @@ class OAuthConfig(Model):
     token_url: Url | None = None
     authorization_url: Url | None = None
     scope: str = ""
-    resource: Url | None = None
+    resource: str | Literal[False] | None = None
+    allowed_scopes: tuple[str, ...] | None = None
+    token_auth: TokenAuth | None = None
+    client_key: SecretConfig | None = None
+    client_key_id: str = ""
     redirect_port: Annotated[int, Field(ge=0, lt=65536)] = 0
     keep: Literal["file", "keyring"] = "file"
 
+    @field_validator("resource", mode="before")
+    @classmethod
+    def is_url_or_left_out(cls, resource: object) -> object:
+        if resource in ("", False):
+            return False
+        if resource is not None and not (isinstance(resource, str) and re.match("https?://[^/]+", resource)):
+            raise ValueError("must be a URL, or false if tokens must be requested without it")
+        return resource
+
     @model_validator(mode="after")
     def is_complete(self) -> Self:
-        if self.grant == "client_credentials" and self.client_secret is None:
-            raise ValueError("grant `client_credentials` requires `client_secret`")
+        if self.grant == "client_credentials" and self.client_secret is None and self.client_key is None:
+            raise ValueError("grant `client_credentials` requires `client_secret` or `client_key`")
+        if self.token_auth == "private_key_jwt" and self.client_key is None:  # noqa: S105
+            raise ValueError("`private_key_jwt` requires `client_key`")
         if self.grant == "authorization_code" and (self.token_url is None) != (self.authorization_url is None):
             raise ValueError("set both `token_url` and `authorization_url`, or neither to have them discovered")
         for url in (self.issuer, self.token_url, self.authorization_url):
@@ -50,6 +70,11 @@ class OAuthConfig(Model):
             issuer=self.issuer or "",
             scope=self.scope,
             resource=self.resource or "",
+            sends_resource=self.resource is not False,
+            allowed_scopes=self.allowed_scopes,
+            token_auth=self.token_auth or "",
+            client_key=self.client_key.reference() if self.client_key else None,
+            client_key_id=self.client_key_id,
             redirect_port=self.redirect_port,
             in_keyring=self.keep == "keyring",
         )

@@ -40,11 +40,12 @@ class HttpTransport:
         self.diagnostics = server.url
         self.unscrubbed_secrets: tuple[str, ...] = ()
         client_secret = server.oauth.client_secret if server.oauth else None
+        client_key = server.oauth.client_key if server.oauth else None
         proxy = server.network.proxy if isinstance(server.network.proxy, SecretReference) else None
-        self.starts_slowly = is_slow([*server.secrets.values(), server.bearer, client_secret, proxy])
+        self.starts_slowly = is_slow([*server.secrets.values(), server.bearer, client_secret, client_key, proxy])
         self._parameters = parameters
         self._headers: dict[str, str] = {}
-        self._client_secret = ""
+        self._client_secret = self._client_key = ""
         self._network: Network | None = None
         self._start_failure: str | None = "is not started"
         self._token_provider: OAuthTokenProvider | None = None
@@ -62,6 +63,8 @@ class HttpTransport:
                 headers["authorization"] = f"Bearer {self._read_secret('bearer', server.bearer, unscrubbed)}"
             if server.oauth is not None and server.oauth.client_secret is not None:
                 self._client_secret = self._read_secret("client_secret", server.oauth.client_secret, unscrubbed)
+            if server.oauth is not None and server.oauth.client_key is not None:
+                self._client_key = self._read_secret("client_key", server.oauth.client_key, unscrubbed)
             self._network = self._read_network(unscrubbed)
             for header, value in headers.items():
                 if not re.fullmatch(r"[\x20-\x7e]*", value):
@@ -92,6 +95,7 @@ class HttpTransport:
     async def _sign_in(self, oauth: OAuthSettings) -> str | None:
         """Get an access token. Returns why there is none, or None."""
         from mcp_guard.upstream.oauth.discovery import NoToken
+        from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
         from mcp_guard.upstream.oauth.token_storage import TokenStorage
         from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
@@ -102,7 +106,7 @@ class HttpTransport:
                 parameters.server.url,
                 oauth,
                 self._network,
-                lambda: self._client_secret,
+                lambda: ClientCredentials(self._client_secret, self._client_key),
                 TokenStorage(parameters.state / "sign-ins", parameters.name, oauth.in_keyring),
                 parameters.scrubber,
             )

@@ -8,9 +8,11 @@ from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
 import httpx2 as httpx
+import orjson
 
+from mcp_guard.core.bounded import join_bounded
 from mcp_guard.network import Network
-from mcp_guard.upstream.http_body import ACCEPT_ENCODING
+from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
 
 CONNECT_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 3.0
@@ -19,6 +21,8 @@ call that meets a connection being closed may or may not have run."""
 MAX_USED_CONNECTIONS = 16
 """How many are remembered, to see whether the server keeps them open."""
 MAX_REDIRECTS = 5
+REFUSED_TOKEN = (401, 403)
+MAX_REFUSAL_BYTES = 256 * 1024
 REDIRECTS = (301, 302, 307, 308)
 KEEPS_METHOD: tuple[int, ...] = (307, 308)
 """The redirects after which a `POST` is repeated as it was (RFC 9110 §15.4)."""
@@ -45,6 +49,9 @@ class TokenProvider(Protocol):
 
     async def renew(self, refused: dict[str, str]) -> None:
         """Replace the token in these headers, which was refused. Raises: NoToken."""
+
+    async def widen(self, refused: dict[str, str], scopes: tuple[str, ...]) -> None:
+        """Replace the token in these headers, which lacks these scopes. Raises: NoToken."""
 
 
 class Sending:
@@ -129,13 +136,14 @@ class UpstreamHttpClient:
 
         `needs_certainty`: it must not meet a connection that the server is just closing.
 
-        INVARIANT: a request is sent a second time only after status 401, with another token, or after a redirect. Both
-        mean that it was not acted on. No header of ours is sent to another origin.
+        INVARIANT: a request is sent again only with another token, after status 401 or after 403 and the challenge
+        `insufficient_scope`, at most once each (decision 53), or after a redirect. All mean that it was not acted on.
+        No header of ours is sent to another origin.
         """
         if frame is not None:
             headers = {**headers, "content-length": str(len(frame))}
         sending = sending or Sending()
-        may_renew, redirects_left = self._token_provider is not None, MAX_REDIRECTS
+        replaceable, redirects_left = set(REFUSED_TOKEN if self._token_provider else ()), MAX_REDIRECTS
         while True:
             token = self._token_provider.headers() if self._token_provider else {}
             async with self._client_for(needs_certainty).stream(
@@ -145,9 +153,10 @@ class UpstreamHttpClient:
                 headers={"accept-encoding": ACCEPT_ENCODING, **headers, **self._address.headers, **token},
             ) as response:
                 self._note_connection(response)
-                if response.status_code == 401 and may_renew:
-                    may_renew = False
-                    if await self._renew_token(token):
+                answer: httpx.Response | None = response
+                if response.status_code in replaceable:
+                    replaceable.remove(response.status_code)
+                    if (answer := await self._replace_token(response, token)) is None:
                         sending.has_begun = False
                         continue
                 elif response.status_code in redirects and redirects_left > 0:
@@ -156,18 +165,49 @@ class UpstreamHttpClient:
                         sending.has_begun = False
                         url = target
                         continue
-                yield response
+                yield answer
                 return
 
-    async def _renew_token(self, refused: dict[str, str]) -> bool:
+    async def _replace_token(self, response: httpx.Response, refused: dict[str, str]) -> httpx.Response | None:
+        """Get another token after a refusal. None if there is one; else the response that stays, with the reason.
+
+        A refusal that is a message of MCP is not one of the token alone: the server has read the request.
+        """
+        from mcp_guard.upstream.oauth.challenges import find_challenge
         from mcp_guard.upstream.oauth.discovery import NoToken
 
         assert self._token_provider is not None
         try:
-            await self._token_provider.renew(refused)
-        except NoToken:
-            return False  # the answer with status 401 stays
-        return True
+            if response.status_code == 401:
+                await self._token_provider.renew(refused)
+                return None
+            challenge = find_challenge(response.headers.get_list("www-authenticate"), "error")
+            if challenge is None or challenge.parameters["error"].lower() != "insufficient_scope":
+                return response
+            body = await join_bounded(read_decoded(response), MAX_REFUSAL_BYTES)
+            headers = {"content-type": response.headers.get("content-type", "")}
+            request = response.request
+            response = httpx.Response(403, headers=headers, content=_replay(body or b""), request=request)
+            if body is not None and not _is_message(body):
+                await self._token_provider.widen(refused, challenge.scopes)
+                return None
+        except NoToken as failure:
+            response.extensions["reason"] = str(failure)
+        return response
+
+
+async def _replay(body: bytes) -> AsyncGenerator[bytes, None]:
+    """A body that was read, as if it were still to be read."""
+    yield body
+
+
+def _is_message(body: bytes) -> bool:
+    """Whether it is JSON of JSON-RPC, or may be: an event stream is."""
+    try:
+        message = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError:
+        return b"jsonrpc" in body
+    return isinstance(message, list) or (isinstance(message, dict) and "jsonrpc" in message)
 
 
 def _target_within_origin(response: httpx.Response) -> str | None:
@@ -190,7 +230,8 @@ def describe_status(response: httpx.Response) -> str:
     """What a response means whose body says nothing, as the end of a sentence."""
     status, location = response.status_code, response.headers.get("location")
     if status < 300 or status >= 400 or not location:
-        return f"answered with HTTP status {status}"
+        why = response.extensions.get("reason")
+        return f"answered with HTTP status {status}{f': {why}' if why else ''}"
     try:
         parts = urlsplit(urljoin(str(response.request.url), location))
         target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"

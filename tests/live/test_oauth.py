@@ -23,9 +23,9 @@ def configure(folder: Path, section: str) -> Path:
     return write_config(folder, section)
 
 
-def sign_in(config: Path) -> "subprocess.CompletedProcess[str]":
+def sign_in(config: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     """Run `upstreams login` with a browser that follows the URL."""
-    words = command("upstreams", "login", "far", "--no-browser", "--config", str(config))
+    words = command("upstreams", "login", "far", "--no-browser", "--config", str(config), *more)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()

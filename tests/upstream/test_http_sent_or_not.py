@@ -72,6 +72,9 @@ class NoSignIn:
     async def ready(self) -> None:
         raise NoToken("the issuer cannot be reached")
 
+    async def widen(self, refused: dict[str, str], scopes: tuple[str, ...]) -> None:
+        raise NotImplementedError
+
     async def renew(self, refused: dict[str, str]) -> None:
         raise NoToken("the issuer cannot be reached")
 

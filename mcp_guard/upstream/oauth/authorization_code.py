@@ -11,14 +11,14 @@ import hmac
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_endpoints, http_client, is_secure_url
+from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, TokenClient
 from mcp_guard.upstream.oauth.token_storage import Tokens
-from mcp_guard.upstream.oauth.tokens import request_tokens
 
 SIGN_IN_SECONDS = 300.0
 DONE = b"Signed in. This page can be closed."
@@ -43,8 +43,8 @@ class AuthorizationRequest:
             "state": self.state,
             "code_challenge": challenge,
             "code_challenge_method": "S256",
-            "resource": endpoints.resource,
-            **({"scope": settings.scope} if settings.scope else {}),
+            **({"resource": endpoints.resource} if endpoints.resource and settings.sends_resource else {}),
+            **({"scope": endpoints.scope} if endpoints.scope else {}),
         }
         separator = "&" if urlsplit(endpoints.authorization).query else "?"
         return f"{endpoints.authorization}{separator}{urlencode(query)}"
@@ -57,16 +57,26 @@ class AuthorizationRequest:
         if (issuer is not None or endpoints.names_issuer) and endpoints.issuer and issuer != endpoints.issuer:
             raise NoToken("the redirect is from another issuer")  # RFC 9207
         if "code" not in query:
-            raise NoToken(f"the authorization server refused: `{query.get('error', 'no code')[:40]}`")
+            error = query.get("error", "no code")[:40]
+            hint = "; set oauth.resource = false" if error == "invalid_target" else ""
+            raise NoToken(f"the authorization server refused: `{error}`{hint}")
         return query["code"]
 
 
 async def sign_in(
-    url: str, settings: OAuthSettings, network: Network, client_secret: str, show: Callable[[str], None]
+    url: str,
+    settings: OAuthSettings,
+    network: Network,
+    credentials: ClientCredentials,
+    show: Callable[[str], None],
+    scopes: tuple[str, ...] = (),
 ) -> Tokens:
-    """Sign in to the upstream at `url`. `show` brings the user to a URL. Raises: NoToken."""
+    """Sign in to the upstream at `url`, with these scopes besides. `show` brings the user to a URL. Raises: NoToken."""
     async with http_client(network) as http:
         endpoints = await discover_endpoints(http, url, settings)
+        offline = ("offline_access",) if endpoints.offers_offline_access and not settings.scope else ()
+        scope = " ".join(dict.fromkeys((*endpoints.scope.split(), *scopes, *offline)))
+        endpoints = replace(endpoints, scope=scope)
         if not endpoints.authorization or not is_secure_url(endpoints.authorization):
             raise NoToken(
                 "the authorization server has no authorization endpoint;"
@@ -84,7 +94,7 @@ async def sign_in(
             "redirect_uri": request.redirect,
             "code_verifier": request.verifier,
         }
-        return await request_tokens(http, url, endpoints, settings, client_secret, form)
+        return await TokenClient(http, network, url, settings, credentials).request(endpoints, form)
 
 
 def _listen(port: int) -> socket.socket:

@@ -7,21 +7,24 @@ host that the configuration does not name (see `is_trusted`).
 
 import asyncio
 import json
-import re
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
-from mcp_guard.network import Network, explain
+from mcp_guard.network import Network, explain, redirect_target
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
+from mcp_guard.upstream.oauth.challenges import Challenge, find_challenge, read_scopes
 
 MAX_METADATA_BYTES = 256 * 1024
 """Of a metadata document, and of the answer of a token endpoint."""
 TIMEOUT_SECONDS = 15.0
+MAX_REDIRECTS = 5
 DISCOVERY_SECONDS = 60.0
 """How long all requests of one discovery may take: a server may send a byte now and then."""
 RESOURCE_PATH = "/.well-known/oauth-protected-resource"
@@ -40,108 +43,208 @@ class Endpoints:
     token: str
     authorization: str
     issuer: str
-    resource: str
-    posts_secret: bool = False
-    """Whether the client secret goes into the body instead of the header (RFC 6749 §2.3.1)."""
+    resource: str = ""
+    auth_methods: tuple[str, ...] = ()
+    """How the token endpoint lets clients identify themselves, by the names of RFC 7591; empty if it does not say."""
     names_issuer: bool = False
     """Whether the redirect must name the issuer (RFC 9207)."""
+    vouched_by: str = ""
+    """The issuer in the configuration whose metadata names the endpoints (see `is_trusted`)."""
+    scope: str = ""
+    offers_offline_access: bool = False
+    """Whether a sign-in may ask for a refresh token by the scope `offline_access`."""
 
 
 def http_client(network: Network) -> httpx.AsyncClient:
     return network.async_client(headers={"accept-encoding": ACCEPT_ENCODING}, timeout=TIMEOUT_SECONDS)
 
 
-def is_trusted(endpoint: str, url: str, settings: OAuthSettings) -> bool:
-    """Whether the configuration of the upstream at `url` names the origin of this endpoint.
+def is_trusted(endpoint: str, url: str, settings: OAuthSettings, vouched_by: str = "") -> bool:
+    """Whether the configuration of the upstream at `url` names the origin of this endpoint, or its issuer does.
 
-    INVARIANT: the client secret, codes and refresh tokens go to such an endpoint only, whatever metadata says: on the
-    origin of `token_url`, else of `issuer`, else of the upstream itself.
+    INVARIANT: the client secret, codes and refresh tokens go to such an endpoint only: on the origin of `token_url`,
+    else of `issuer`, else of the upstream itself. What the metadata of the configured issuer names (`vouched_by`) is
+    trusted on any host, as by the operator; what the upstream or its issuer names is not.
     """
+    if vouched_by and vouched_by == settings.issuer and not settings.token_url:
+        return is_secure_url(endpoint)
     return _origin(endpoint) == _origin(settings.token_url or settings.issuer or url)
+
+
+def allowed_scopes(scopes: Iterable[str], url: str, settings: OAuthSettings) -> tuple[str, ...]:
+    """Those of the scopes an upstream asks for that the guard requests (`oauth.allowed_scopes`).
+
+    By default all if the authorization server is on the upstream's own origin, which can issue itself any token, else
+    none: another server may issue tokens for others' data, too.
+    """
+    allowed = settings.allowed_scopes
+    if allowed is None:
+        is_own = _origin(settings.token_url or settings.issuer or url) == _origin(url)
+        return tuple(scopes) if is_own else ()
+    return tuple(scope for scope in scopes if "*" in allowed or scope in allowed)
 
 
 async def discover_endpoints(http: httpx.AsyncClient, url: str, settings: OAuthSettings) -> Endpoints:
     """The endpoints for the upstream at this URL. Raises: NoToken."""
     if settings.token_url:
         resource = settings.resource or url
-        return Endpoints(settings.token_url, settings.authorization_url, settings.issuer, resource)
+        token, authorization, scope = settings.token_url, settings.authorization_url, settings.scope
+        return Endpoints(token, authorization, settings.issuer, resource, scope=scope)
     try:
         async with asyncio.timeout(DISCOVERY_SECONDS):
-            return await _discover(http, url, settings)
+            return await _Discovery(http, url, settings).run()
     except TimeoutError:
         raise NoToken(f"discovery was not completed within {DISCOVERY_SECONDS:g} s") from None
     except (ValueError, httpx.InvalidURL) as error:
         raise NoToken(f"its metadata contains an invalid URL ({type(error).__name__})") from None
 
 
-async def _discover(http: httpx.AsyncClient, url: str, settings: OAuthSettings) -> Endpoints:
-    resource = settings.resource or url
-    candidates = [*await _challenge_metadata_urls(http, url), _well_known(url, RESOURCE_PATH)]
-    metadata = await _first_document(http, [*candidates, _base(url) + RESOURCE_PATH])
-    issuer = settings.issuer
-    if metadata is not None:
-        named = str(metadata.get("resource"))
-        if _origin(named) != _origin(url) or not f"{url.rstrip('/')}/".startswith(f"{named.rstrip('/')}/"):
+@dataclass(slots=True)
+class _Discovery:
+    """One discovery for the upstream at `url`. `redirects` are those that were not followed."""
+
+    http: httpx.AsyncClient
+    url: str
+    settings: OAuthSettings
+    redirects: list[str] = field(default_factory=list)
+
+    async def run(self) -> Endpoints:
+        """Raises: NoToken, ValueError, httpx.InvalidURL."""
+        url, settings = self.url, self.settings
+        challenge = await self._challenge()
+        named = challenge.parameters.get("resource_metadata", "") if challenge else ""
+        # RFC 9728 §3.3: its address is made from the resource's, so it has the same origin
+        candidates = [named] if named and _origin(named) == _origin(url) else []
+        candidates += [_well_known(url, RESOURCE_PATH), _base(url) + RESOURCE_PATH]
+        metadata = await self._first_document(candidates, ("resource", "authorization_servers")) or {}
+        resource = settings.resource or self._resource(metadata)
+        issuer = self._issuer(metadata)
+        endpoints = await self._server_endpoints(issuer)
+        for kind, endpoint in (("token", endpoints.token), ("authorization", endpoints.authorization)):
+            if endpoint and not is_trusted(endpoint, url, settings, endpoints.vouched_by):
+                problem = f"`{issuer[:200]}` names the {kind} endpoint `{endpoint[:200]}`, which is on another host"
+                hint = "set oauth.issuer, or oauth.token_url (and oauth.authorization_url), if you trust it"
+                raise NoToken(f"{problem}; {hint}")
+        wanted = (challenge.scopes if challenge else ()) or read_scopes(metadata.get("scopes_supported"))
+        scopes = settings.scope or " ".join(allowed_scopes(wanted, url, settings))
+        return replace(endpoints, resource=resource, scope=scopes)
+
+    def _resource(self, metadata: dict[str, Any]) -> str:
+        """The resource that the upstream states. Raises: NoToken if it is another."""
+        stated = metadata.get("resource", self.url)
+        named = stated if isinstance(stated, str) else ""
+        if _origin(named) != _origin(self.url) or not f"{self.url.rstrip('/')}/".startswith(f"{named.rstrip('/')}/"):
             raise NoToken(f"its metadata is for another resource: `{named[:200]}`")
+        return named
+
+    def _issuer(self, metadata: dict[str, Any]) -> str:
+        """Raises: NoToken if it is not trusted."""
+        settings = self.settings
         listed = metadata.get("authorization_servers")
         servers = [server for server in listed if isinstance(server, str)] if isinstance(listed, list) else []
-        if issuer and servers and issuer not in servers:
-            raise NoToken(f"its metadata does not name the authorization server `{issuer}`")
-        issuer = issuer or (servers[0] if servers else "")
-        resource = settings.resource or named
-    issuer = issuer or _base(url)  # fallback before RFC 9728: the origin
-    if not settings.issuer and not is_secure_url(issuer):
-        raise NoToken(f"it names the authorization server `{issuer[:200]}`, which does not use https")
-    if not is_trusted(issuer, url, settings):
-        credentials = "with the client secret" if settings.client_secret is not None else "with a sign-in"
-        problem = f"it names the authorization server `{issuer[:200]}`, which is not trusted {credentials}"
-        raise NoToken(f"{problem}; set oauth.issuer to it if you trust it")
-    endpoints = await _server_endpoints(http, issuer, resource)
-    for kind, endpoint in (("token", endpoints.token), ("authorization", endpoints.authorization)):
-        if endpoint and not is_trusted(endpoint, url, settings):
-            problem = f"`{issuer[:200]}` names the {kind} endpoint `{endpoint[:200]}`, which is on another host"
-            raise NoToken(f"{problem}; set oauth.token_url (and oauth.authorization_url) if you trust it")
-    return endpoints
+        same = [server for server in servers if server.rstrip("/") == settings.issuer.rstrip("/")]
+        if settings.issuer and servers and not same:
+            raise NoToken(f"its metadata does not name the authorization server `{settings.issuer}`")
+        issuer = settings.issuer or (servers[0] if servers else _base(self.url))  # fallback before RFC 9728: the origin
+        if not settings.issuer and not is_secure_url(issuer):
+            raise NoToken(f"it names the authorization server `{issuer[:200]}`, which does not use https")
+        if not is_trusted(issuer, self.url, settings):
+            credentials = "with the client secret" if settings.client_secret is not None else "with a sign-in"
+            problem = f"it names the authorization server `{issuer[:200]}`, which is not trusted {credentials}"
+            raise NoToken(f"{problem}; set oauth.issuer to it if you trust it")
+        return issuer
 
+    async def _challenge(self) -> Challenge | None:
+        """The challenge to a request without a token (RFC 9728 §5.1). Only the headers are read.
 
-async def _challenge_metadata_urls(http: httpx.AsyncClient, url: str) -> list[str]:
-    """The metadata URL in the challenge of a refused request (RFC 9728 §5.1). Only the header is read."""
-    try:
-        async with http.stream("GET", url, headers={"accept": "text/event-stream"}) as response:
-            challenge = response.headers.get("www-authenticate", "") if response.status_code == 401 else ""
-    except httpx.ReadTimeout:
-        return []  # it streams to anybody, without a challenge
-    except httpx.HTTPError as error:
-        raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
-    match = re.search(r'\bresource_metadata="([^"\s]+)"', challenge)
-    # RFC 9728 §3.3: its address is made from the resource's, so it has the same origin
-    return [match.group(1)] if match and _origin(match.group(1)) == _origin(url) else []
+        A server without a stream answers GET with 405, so a `ping` follows.
+        """
+        ping = b'{"jsonrpc":"2.0","id":0,"method":"ping"}'
+        headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+        for method, body in (("GET", None), ("POST", ping)):
+            accept = {"accept": "text/event-stream"} if body is None else {}
+            try:
+                async with self._request(method, self.url, headers | accept, body) as response:
+                    if response.status_code in (401, 403):
+                        values = response.headers.get_list("www-authenticate")
+                        return find_challenge(values, "resource_metadata") or find_challenge(values, "scope")
+            except httpx.ReadTimeout:
+                return None  # it streams to anybody, without a challenge
+            except httpx.HTTPError as error:
+                raise NoToken(f"`{self.url}` cannot be reached: {explain(error)}") from None
+        return None
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """One request without secrets, and its response after redirects on the same origin."""
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self.http.stream(method, url, headers=headers, content=body) as response:
+                target = redirect_target(response)
+                if not target:
+                    yield response
+                    return
+                followed = str(httpx.URL(url).join(response.headers["location"]))
+                if _origin(followed) != _origin(url):
+                    self.redirects.append(f"`{url[:200]}` redirects to `{target}`")
+                    yield response
+                    return
+                url = followed
+        raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=response.request)
+
+    async def _server_endpoints(self, issuer: str) -> Endpoints:
+        """Without `resource` and `scope`."""
+        candidates = [_well_known(issuer, path) for path in SERVER_PATHS]
+        if urlsplit(issuer).path.strip("/"):
+            candidates += [issuer.rstrip("/") + path for path in reversed(SERVER_PATHS)]
+        metadata = await self._first_document(candidates, ("issuer", "token_endpoint"))
+        if metadata is None:
+            moved = "".join(f"; {redirect}" for redirect in self.redirects[:2])
+            raise NoToken(f"`{issuer[:200]}` publishes no authorization server metadata; set oauth.token_url{moved}")
+        named = str(metadata.get("issuer"))
+        if named.rstrip("/") != issuer.rstrip("/"):  # RFC 8414 §3.3
+            raise NoToken(f"the metadata of `{issuer[:200]}` names another issuer, `{named[:200]}`")
+        token, authorization = metadata.get("token_endpoint"), metadata.get("authorization_endpoint")
+        for endpoint in (token, authorization):
+            if endpoint is not None and not (isinstance(endpoint, str) and _may_name(endpoint, issuer)):
+                raise NoToken(f"`{issuer[:200]}` names an endpoint that is neither https nor on this machine")
+        if not token:
+            raise NoToken(f"`{issuer[:200]}` names no token endpoint")
+        methods = metadata.get("token_endpoint_auth_methods_supported")
+        return Endpoints(
+            str(token),
+            str(authorization or ""),
+            named,
+            auth_methods=tuple(map(str, methods)) if isinstance(methods, list) else (),
+            names_issuer=metadata.get("authorization_response_iss_parameter_supported") is True,
+            vouched_by=self.settings.issuer,
+            offers_offline_access="offline_access" in read_scopes(metadata.get("scopes_supported")),
+        )
+
+    async def _first_document(self, urls: list[str], members: tuple[str, ...]) -> dict[str, Any] | None:
+        """The first of these that is a JSON object with one of the members."""
+        for url in dict.fromkeys(urls):
+            try:
+                async with self._request("GET", url, {"accept": "application/json"}) as response:
+                    body = await join_bounded(read_decoded(response), MAX_METADATA_BYTES)
+            except httpx.TooManyRedirects:
+                continue
+            except httpx.HTTPError as error:
+                raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
+            if response.status_code == 200 and body is not None:
+                try:
+                    document = json.loads(body)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(document, dict) and any(member in document for member in members):
+                    return document
+        return None
 
 
 def _may_name(other: str, url: str) -> bool:
     """Whether the server at `url` may send us to `other`: only to itself if that is this machine, else over https."""
     return is_secure_url(other) and (urlsplit(other).hostname not in LOOPBACK or urlsplit(url).hostname in LOOPBACK)
-
-
-async def _server_endpoints(http: httpx.AsyncClient, issuer: str, resource: str) -> Endpoints:
-    candidates = [_well_known(issuer, path) for path in SERVER_PATHS]
-    if urlsplit(issuer).path.strip("/"):
-        candidates.append(issuer.rstrip("/") + SERVER_PATHS[1])
-    metadata = await _first_document(http, candidates)
-    if metadata is None:
-        raise NoToken(f"`{issuer[:200]}` publishes no authorization server metadata; set oauth.token_url")
-    if str(metadata.get("issuer")).rstrip("/") != issuer.rstrip("/"):  # RFC 8414 §3.3
-        raise NoToken(f"the metadata of `{issuer[:200]}` names another issuer")
-    token, authorization = metadata.get("token_endpoint"), metadata.get("authorization_endpoint")
-    for endpoint in (token, authorization):
-        if endpoint is not None and not (isinstance(endpoint, str) and _may_name(endpoint, issuer)):
-            raise NoToken(f"`{issuer[:200]}` names an endpoint that is neither https nor on this machine")
-    if not token:
-        raise NoToken(f"`{issuer[:200]}` names no token endpoint")
-    methods = metadata.get("token_endpoint_auth_methods_supported")
-    posts = isinstance(methods, list) and "client_secret_post" in methods and "client_secret_basic" not in methods
-    names = metadata.get("authorization_response_iss_parameter_supported") is True
-    return Endpoints(str(token), str(authorization or ""), str(metadata["issuer"]), resource, posts, names)
 
 
 def is_secure_url(url: str) -> bool:
@@ -164,21 +267,3 @@ def _base(url: str) -> str:
 def _well_known(url: str, path: str) -> str:
     """The well-known URL for one with a path (RFC 8414 §3.1, RFC 9728 §3.1)."""
     return _base(url) + path + urlsplit(url).path.rstrip("/")
-
-
-async def _first_document(http: httpx.AsyncClient, urls: list[str]) -> dict[str, Any] | None:
-    """The first of these that is a JSON object."""
-    for url in dict.fromkeys(urls):
-        try:
-            async with http.stream("GET", url, headers={"accept": "application/json"}) as response:
-                body = await join_bounded(read_decoded(response), MAX_METADATA_BYTES)
-        except httpx.HTTPError as error:
-            raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
-        if response.status_code == 200 and body is not None:
-            try:
-                document = json.loads(body)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(document, dict):
-                return document
-    return None

@@ -32,7 +32,11 @@ class Tokens:
     token_endpoint: str = ""
     """Where the refresh token comes from, and the only place it may be sent to. The others are as in `Endpoints`."""
     resource: str = ""
+    """What they are for; empty if the server did not let the client say so."""
     posts_secret: bool = False
+    vouched_by: str = ""
+    scope: str = ""
+    """What was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
