@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Peer
-from mcp_guard.protocol.methods import INITIALIZE, REVISIONS
+from mcp_guard.protocol.methods import INITIALIZE, INVALID_PARAMS, REVISIONS
 from mcp_guard.protocol.versions import supported_versions
 from mcp_guard.upstream.message_parts import excerpt
 from mcp_guard.upstream.transport import ServerProtocol
@@ -70,17 +70,18 @@ class Handshake:
         return _checked(result)
 
     async def _initialize(self, peer: Peer) -> Json:
-        """Send `initialize`, and again in a revision that the upstream names, if it does not speak this one.
+        """Send `initialize`, and again in another revision, if the upstream does not speak this one.
 
         Raises: PeerLost, TimeoutError.
         """
-        reply = await peer.request(INITIALIZE, self._params, timeout=HANDSHAKE_SECONDS)
-        supported = [version for version in supported_versions(reply) if version in REVISIONS]
-        if not supported:
-            return reply
-        not_newer = [version for version in supported if version <= self._params["protocolVersion"]]
-        params = {**self._params, "protocolVersion": max(not_newer) if not_newer else min(supported)}
-        return await peer.request(INITIALIZE, params, timeout=HANDSHAKE_SECONDS)
+        params, tried = self._params, [self._params["protocolVersion"]]
+        while True:
+            reply = await peer.request(INITIALIZE, params, timeout=HANDSHAKE_SECONDS)
+            version = other_version(reply, tried)
+            if version is None:
+                return reply
+            tried.append(version)
+            params = {**self._params, "protocolVersion": version}
 
     async def _discover(self, peer: Peer) -> Agreement | None:
         """None if it does not speak the stateless revision. Raises: HandshakeFailed, PeerLost."""
@@ -89,6 +90,23 @@ class Handshake:
         protocol = StatelessServerProtocol(peer, self._params, on_notification=self._on_notification, note=self._note)
         result = await protocol.discover()
         return None if result is None else _checked(result, protocol)
+
+
+def other_version(reply: Json, tried: list[str]) -> str | None:
+    """The revision to try next: of those that a refusal names, the newest that is not newer than the first one tried.
+
+    A refusal of the parameters that names none is tried with each older revision. None if there is nothing to try.
+    """
+    if named := supported_versions(reply):
+        supported = [version for version in named if version in REVISIONS]
+        if not supported or len(tried) > 1:
+            return None
+        not_newer = [version for version in supported if version <= tried[0]]
+        return max(not_newer) if not_newer else min(supported)
+    refusal = reply.get("error")
+    if not isinstance(refusal, dict) or refusal.get("code") != INVALID_PARAMS:
+        return None
+    return max((version for version in REVISIONS if version < min(tried)), default=None)
 
 
 def _checked(result: Json, protocol: ServerProtocol | None = None) -> Agreement:

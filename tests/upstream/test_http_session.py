@@ -162,6 +162,23 @@ async def test_a_revision_that_the_server_names_is_taken_instead(code: int, stat
     assert asked == ["2025-11-25", "2025-03-26"]
 
 
+async def test_older_revisions_are_tried_where_a_refusal_names_none() -> None:
+    asked: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method == "initialize":
+            asked.append(exchange.message["params"]["protocolVersion"])
+            if asked[-1] > "2025-03-26":
+                exchange.reply(400, exchange.error(-32602, f"Unsupported protocol version: {asked[-1]}"))
+                return
+        exchange.serve("2025-03-26")
+
+    with WildServer(answer) as server:
+        async with connected(server.url, "2025-11-25") as far:
+            assert await far.call() == "done"
+    assert asked == ["2025-11-25", "2025-06-18", "2025-03-26"]
+
+
 async def test_a_stateless_server_that_refuses_the_first_question_is_asked_again() -> None:
     asked: list[str] = []
 
