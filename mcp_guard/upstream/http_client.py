@@ -153,12 +153,13 @@ class UpstreamHttpClient:
                 headers={"accept-encoding": ACCEPT_ENCODING, **headers, **self._address.headers, **token},
             ) as response:
                 self._note_connection(response)
-                answer: httpx.Response | None = response
+                answer = response
                 if response.status_code in replaceable:
                     replaceable.remove(response.status_code)
-                    if (answer := await self._replace_token(response, token)) is None:
+                    if (refusal := await self._replace_token(response, token)) is None:
                         sending.has_begun = False
                         continue
+                    answer = refusal
                 elif response.status_code in redirects and redirects_left > 0:
                     redirects_left -= 1
                     if (target := _target_within_origin(response)) is not None:
