@@ -167,18 +167,21 @@ async def test_a_request_that_is_taken_back_never_leaves(drops_all: bool) -> Non
 async def test_an_idle_connection_is_given_up_before_its_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert http_client.KEEP_ALIVE_SECONDS < 5  # the default of Node's http, uvicorn and Apache
     monkeypatch.setattr(http_client, "KEEP_ALIVE_SECONDS", 0.2)
-    connections = 0
+    connections, closed = 0, list[asyncio.StreamWriter]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
-        with suppress(asyncio.IncompleteReadError):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
                 id = orjson.loads(await reader.readexactly(length))["id"]
                 reply = orjson.dumps({"jsonrpc": "2.0", "id": id, "result": {}})
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(reply) + reply)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        closed.append(writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with session_with(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp") as (session, recorder):
@@ -187,7 +190,10 @@ async def test_an_idle_connection_is_given_up_before_its_server_does(monkeypatch
             assert await recorder.end_of(id) == "answered"
             await asyncio.sleep(pause)
     assert connections == 2
+    while len(closed) < connections:
+        await asyncio.sleep(0.005)
     server.close()
+    await server.wait_closed()
 
 
 async def test_what_has_left_cannot_be_taken_back() -> None:
