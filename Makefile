@@ -162,7 +162,7 @@ $(VENV)/.hosts: $(VENV)/.dev $(HOSTS)/package-lock.json $(ADAPTERS:%=$(HOSTS)/ad
 	@touch $@
 
 # An environment of its own, from a lock file.
-install = $(UV) venv -q --clear --python $(BIN)/python $(1) && VIRTUAL_ENV=$(1) $(UV) pip sync -q --require-hashes $(2)
+install = $(UV) venv -q --clear --python $(BIN)/python $(1) && VIRTUAL_ENV=$(CURDIR)/$(1) $(UV) pip sync -q --require-hashes $(2)
 
 browser:  # the tests of the inbox use Debian's Chromium
 	@command -v chromium > /dev/null || { \

@@ -28,6 +28,9 @@ from tests.live.running_guard import cli, command, enrol, scripted, seen, write_
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent.parent
 ADAPTERS = Path(__file__).parent / "adapters"
+PER_CALL = ("langchain `get_tools`", "llama-index", "autogen `mcp_server_tools`")
+"""These start a process for each call on stdio, so their agent needs `instance = "agent"`."""
+
 LIBRARIES = {
     "langchain `get_tools`": ("langchain-mcp-adapters", "langchain", ()),
     "langchain session": ("langchain-mcp-adapters", "langchain", ("session",)),
@@ -104,6 +107,7 @@ class House:
     folder: Path
     http: bool
     hold_seconds: int = HOLD_SECONDS
+    instance: str = "launch"
     config: Path = field(init=False)
     guard: Guard = field(init=False)
     turns: list[Turn] = field(default_factory=list)
@@ -113,9 +117,8 @@ class House:
         self.folder.mkdir()
         port = free_port() if self.http else 0
         more = serving(port) if self.http else ""
-        self.config = write_config(
-            self.folder, scripted("up", self.folder), POLICIES, more, f"hold_seconds = {self.hold_seconds}"
-        )
+        settings = f'hold_seconds = {self.hold_seconds}\ninstance = "{self.instance}"'
+        self.config = write_config(self.folder, scripted("up", self.folder), POLICIES, more, settings)
         enrol(self.config)
         if self.http:
             with Served(self.config, port) as served:
@@ -198,7 +201,8 @@ def run_agent(name: str, folder: Path, http: bool) -> Outcome:
 def run_adapter(name: str, folder: Path, http: bool) -> Outcome:
     package, script, more = LIBRARIES[name]
     environment = ADAPTERS / f".venv-{script}"
-    outcome = Outcome(name, pypi_version(environment, package), "HTTP" if http else "stdio")
+    transport = "HTTP" if http else 'stdio, `instance = "agent"`' if name in PER_CALL else "stdio"
+    outcome = Outcome(name, pypi_version(environment, package), transport)
     return drive(
         outcome,
         [str(environment / "bin" / "python"), "-m", f"tests.hosts.adapters.{script.replace('-', '_')}"],
@@ -211,7 +215,8 @@ def drive(
     outcome: Outcome, program: Sequence[str], more: Sequence[str], folder: Path, hold_seconds: int = HOLD_SECONDS
 ) -> Outcome:
     """Let the adapter make the calls that a model would; it reads them on stdin, and prints a line for each."""
-    with House(folder, outcome.transport == "HTTP", hold_seconds).open() as house:
+    instance = "agent" if "agent" in outcome.transport else "launch"
+    with House(folder, outcome.transport == "HTTP", hold_seconds, instance).open() as house:
         home = folder / "home"
         home.mkdir()
         guard = {"argv": house.guard.argv, "url": house.guard.url, "headers": house.guard.headers}

@@ -17,6 +17,12 @@ GUARD: Json = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 """How to reach the guard: `argv`, or `url` and `headers`."""
 
 
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def converse(tools: Iterable[str], call: Callable[[str, Json], Awaitable[object]]) -> None:
     """One JSON document a line: on stdout the names, then the results; on stdin pairs of a tool and its arguments."""
     print(json.dumps(list(tools)), file=OUTPUT, flush=True)
@@ -25,5 +31,5 @@ async def converse(tools: Iterable[str], call: Callable[[str, Json], Awaitable[o
         try:
             result = str(await call(name, arguments))
         except Exception as e:
-            result = f"{type(e).__name__}: {e}"
+            result = f"{type(e).__name__}: {_innermost(e)!r}"
         print(json.dumps(result), file=OUTPUT, flush=True)
