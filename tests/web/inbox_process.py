@@ -63,7 +63,8 @@ class InboxScenario:
 @contextmanager
 def inbox_scenario(folder: Path) -> Iterator[InboxScenario]:
     config, port = prepare(folder), free_port()
-    config.write_text(f"{config.read_text()}\n[inbox]\nport = {port}\n")
+    text = config.read_text().replace("[guard]", '[guard]\non_cancel = "withdraw"', 1)
+    config.write_text(f"{text}\n[inbox]\nport = {port}\n")
     with inbox(config) as url, Client(config, ("--ticket", "INC-4451")) as client:
         client.start()
         client.tools()
