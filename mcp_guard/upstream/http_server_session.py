@@ -175,9 +175,10 @@ class ServerSessions:
             self.lose(session)
 
     async def is_unknown(self, session: ServerSession) -> bool | None:
-        """Whether the upstream refuses a ping in this session; None if it cannot be asked. All callers share one."""
-        if session.is_lost:
-            return True
+        """Whether the upstream refuses a ping in this session; None if it cannot be asked. All callers share one.
+
+        It is asked also if the session counts as lost, because then another request was refused, which says less.
+        """
         if self._asking is None or self._asking[0] is not session or self._asking[1].done():
             self._asking = session, self._tasks.create_task(self._ping(session))
         return await asyncio.shield(self._asking[1])

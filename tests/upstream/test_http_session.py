@@ -107,6 +107,31 @@ async def test_a_call_that_is_refused_does_not_end_its_session() -> None:
     assert begun == ["initialize"]
 
 
+async def test_an_error_without_an_id_is_about_its_call_although_another_was_refused_as_by_a_lost_session() -> None:
+    """The server answers a ping in that session, so the call may have run."""
+    calls: list[str] = []
+    second_is_open = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.greet(session="s"):
+            return
+        calls.append("call")
+        if len(calls) == 1:
+            second_is_open.wait(5)
+            exchange.reply(410)
+        else:
+            second_is_open.set()
+            time.sleep(0.3)
+            unidentified(exchange, 200)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            first = asyncio.create_task(far.call())
+            await eventually(lambda: len(calls) == 1)
+            assert "No valid session" in await far.call()
+            assert (await first).startswith("not sent: ")
+
+
 async def test_a_server_that_forgets_each_session_at_once_is_not_asked_all_the_time() -> None:
     sessions = Sessions(lambda x: x.reply(404))
 
