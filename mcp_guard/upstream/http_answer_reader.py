@@ -128,30 +128,48 @@ class AnswerReader:
 
         Raises: httpx.TransportError, httpx.DecodingError.
         """
-        failure, is_answered, loop = "", False, asyncio.get_running_loop()
+        failure, is_answered, other, loop = "", False, list[Answer](), asyncio.get_running_loop()
         try:
             async with (
                 asyncio.timeout(None) as deadline,
                 aclosing(self._reader.read_messages(response, position)) as messages,
             ):
                 async for data in messages:
-                    if data is None:
-                        self._handler.on_message(None)
-                        failure = failure or f"over {self._reader.max_message_bytes} bytes"
-                    for answer in self._read_answers(data, request) if data is not None else ():
-                        await self._hand_on(answer, response, request)
-                        is_answered |= answer.kind in (Kind.REPLY, Kind.UNIDENTIFIED_ERROR)
-                        failure = failure or ("what cannot be read" if answer.kind is Kind.UNREADABLE else "")
-                    if (is_answered or failure) and deadline.when() is None:
+                    was_answered, what = await self._take(data, response, request, other)
+                    is_answered, failure = is_answered or was_answered, failure or what
+                    if (is_answered or failure or other) and deadline.when() is None:
                         deadline.reschedule(loop.time() + DRAIN_SECONDS)
         except TimeoutError:
             pass  # what follows an answer is of no interest
         except httpx.TransportError:
-            if not is_answered and not failure:
+            if not is_answered and not failure and not other:
                 raise
+        if other and not is_answered:
+            await self._hand_on(other[0], response, request)
+            is_answered = True
         if is_answered or failure:
             self._handler.on_request_failed(request.id, failure or "what cannot be read")
         return is_answered or failure != ""
+
+    async def _take(
+        self, data: bytes | None, response: httpx.Response, request: OpenRequest, other: list[Answer]
+    ) -> tuple[bool, str]:
+        """Hand on what an event holds; replies under the id of no request go to `other`.
+
+        Returns whether it held the answer, and what came instead of one.
+        """
+        if data is None:
+            self._handler.on_message(None)
+            return False, f"over {self._reader.max_message_bytes} bytes"
+        is_answered, failure = False, ""
+        for answer in self._read_answers(data, request):
+            if answer.has_other_id:
+                other.append(answer)
+                continue
+            await self._hand_on(answer, response, request)
+            is_answered |= answer.kind in (Kind.REPLY, Kind.UNIDENTIFIED_ERROR)
+            failure = failure or ("what cannot be read" if answer.kind is Kind.UNREADABLE else "")
+        return is_answered, failure
 
     async def _read_refusal(self, response: httpx.Response, request: OpenRequest) -> None:
         """A reply can have any status. Without one, only the status is reported: the body may hold anything.
@@ -190,11 +208,16 @@ class AnswerReader:
             self._answer_with_error(request, reason)
 
     async def _read_error_body(self, response: httpx.Response, request: OpenRequest) -> list[Answer]:
-        if is_event_stream(response):
-            return []
         try:
-            body = await self._reader.read_body(response, min(self._reader.max_message_bytes, MAX_ERROR_BYTES))
-        except READ_ERRORS:
+            if is_event_stream(response):
+                async with (
+                    asyncio.timeout(DRAIN_SECONDS),
+                    aclosing(self._reader.read_messages(response, StreamPosition())) as messages,
+                ):
+                    body = await anext(messages, None)
+            else:
+                body = await self._reader.read_body(response, min(self._reader.max_message_bytes, MAX_ERROR_BYTES))
+        except (*READ_ERRORS, TimeoutError):
             return []
         return self._read_answers(body, request) if body else []
 

@@ -41,6 +41,8 @@ class Answer:
     kind: Kind
     frame: bytes
     is_result: bool = False
+    has_other_id: bool = False
+    """Whether it came with the id of no request, so that a better one may follow."""
     version: str | None = None
     """`protocolVersion` of the result, if it has one that a header can hold."""
 
@@ -62,13 +64,14 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
         return Answer(Kind.OTHER, frame)
     own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
     if own_id == id and type(own_id) is type(id):
-        return Answer(Kind.REPLY, frame, is_result, _version(message))
+        return Answer(Kind.REPLY, frame, is_result, version=_version(message))
     number = request_number(own_id)
     is_spelled_otherwise = number is not None and number == id
     if not is_spelled_otherwise and number is not None and _was_sent(number, id, open_ids):
         return Answer(Kind.OTHER, frame)
     if is_result or is_spelled_otherwise:
-        return Answer(Kind.REPLY, _with_id(frame, id), is_result, _version(message))
+        has_other_id = not is_spelled_otherwise and own_id is not None
+        return Answer(Kind.REPLY, _with_id(frame, id), is_result, has_other_id, _version(message))
     return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
 
 

@@ -17,6 +17,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
     """One request, and the means to answer it in any way."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     message: Json
     """The body; empty if there is none."""
 

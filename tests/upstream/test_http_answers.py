@@ -99,6 +99,11 @@ GOOD: dict[str, Callable[[Exchange], None]] = {
     "a stream that stays open": lambda x: as_stream(x, event(document(x)), end="no"),
     "an array in an event": lambda x: as_stream(x, event(f"[{document(x)}]")),
     "an event without an id": lambda x: as_stream(x, event({"jsonrpc": "2.0", "result": content(TEXT)})),
+    "the reply to another before it": lambda x: as_stream(
+        x, event({"jsonrpc": "2.0", "id": "other", "result": content("other")}), event(document(x)), end="no"
+    ),
+    "only the reply to another": lambda x: as_stream(x, event({"jsonrpc": "2.0", "id": "x", "result": content(TEXT)})),
+    "an event with status 400": lambda x: x.reply(400, event(document(x)).encode(), type="text/event-stream"),
     "text before it": lambda x: as_stream(x, "data: working\n\ndata: [DONE]\n\n", event(document(x))),
 }
 BAD: dict[str, tuple[Callable[[Exchange], None], str]] = {
