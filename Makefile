@@ -152,7 +152,7 @@ $(VENV)/.servers: $(VENV)/.dev $(SERVERS)/package-lock.json $(SERVERS)/sdk1.lock
 
 HOSTS := tests/hosts
 ADAPTERS := langchain openai-agents pydantic-ai llama-index autogen google-adk
-hosts: $(VENV)/.hosts  ## drive real coding agents and agent libraries through a held call; about six minutes
+hosts: $(VENV)/.hosts  ## drive real coding agents and agent libraries through a held call; several minutes
 	@$(BIN)/python -m tests.hosts.run $(ARGS)
 
 $(VENV)/.hosts: $(VENV)/.dev $(HOSTS)/package-lock.json $(ADAPTERS:%=$(HOSTS)/adapters/%.lock)

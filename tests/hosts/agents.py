@@ -105,7 +105,7 @@ def opencode(node: str, home: Path, guard: Guard, model: str) -> Launch:
     }
     file = _write(home / "opencode.json", config)
     env = {"OPENCODE_CONFIG": str(file), "OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"}
-    program = next(PACKAGES.glob("opencode-*-*/bin/opencode"))
+    program = PACKAGES / "opencode-linux-x64" / "bin" / "opencode"
     return Launch([str(program), "run", "-m", "scripted/scripted", PROMPT], env)
 
 
@@ -113,5 +113,5 @@ AGENTS = {
     "Claude Code": ("@anthropic-ai/claude-code", claude_code),
     "Codex": ("@openai/codex", codex),
     "Gemini CLI": ("@google/gemini-cli", gemini_cli),
-    "opencode": ("opencode-ai", opencode),
+    "opencode": ("opencode-linux-x64", opencode),
 }
