@@ -376,7 +376,7 @@ class Session:
         Returns the `result` or `error` member of the reply.
         """
         await self.settle()
-        await self.upstreams.wait_for_renewals()
+        await asyncio.gather(*(connection.wait_for_renewal() for connection in self.upstreams.connections.values()))
         if method == LIST_TOOLS:
             await self.upstreams.refresh()
             self._announcer.on_listing()

@@ -24,6 +24,7 @@ from mcp_guard.upstream.connection import Connection, Upstream
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
+from mcp_guard.upstream.renewal import send_again_if_renewed
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
@@ -219,10 +220,6 @@ class UpstreamGroup:
                 await asyncio.wait_for(connection.listing_tried.wait(), CALL_START_SECONDS)
         await connection.wait_for_renewal()
 
-    async def wait_for_renewals(self) -> None:
-        """Wait for upstreams whose session has ended until they have another, but not for long."""
-        await asyncio.gather(*(connection.wait_for_renewal() for connection in self.connections.values()))
-
     async def close(self) -> None:
         """End every upstream, with every process that it started."""
         for supervisor in self._supervisors:
@@ -409,14 +406,10 @@ class UpstreamGroup:
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
-        connection, params = self.connections[server], self._forwarded(params)
+        connection = self.connections[server]
         try:
-            try:
-                reply = await connection.request(method, params, channel)
-            except NotSent:  # its session had ended; in the next one it is sent for the first time
-                if not await connection.wait_for_renewal():
-                    raise
-                reply = await connection.request(method, params, channel)
+            send = partial(connection.request, method, self._forwarded(params), channel)
+            reply = await send_again_if_renewed(send, connection.wait_for_renewal)
         except PeerLost as lost:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as failure:

@@ -1,7 +1,11 @@
 """The time between the end of a session with an upstream and the next one over the same transport."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from mcp_guard.core.model import Json
+from mcp_guard.protocol.jsonrpc import NotSent
 
 PAUSE_SECONDS = 1.0
 """How soon a session that was renewed is renewed again."""
@@ -43,3 +47,13 @@ class SessionRenewal:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._ended.wait()
         return True
+
+
+async def send_again_if_renewed(send: Callable[[], Awaitable[Json]], renewed: Callable[[], Awaitable[bool]]) -> Json:
+    """Send a request; if its session turns out to have ended, in the next one, where it arrives for the first time."""
+    try:
+        return await send()
+    except NotSent:
+        if not await renewed():
+            raise
+        return await send()
