@@ -19,30 +19,9 @@ Json = dict[str, Any]
 EVENTS, DOCUMENT = "text/event-stream", "application/json"
 HEAD_BYTES = 64 * 1024
 STATUSES = (
-    201,
-    204,
-    205,
-    300,
-    304,
-    402,
-    403,
-    408,
-    409,
-    410,
-    418,
-    422,
-    451,
-    500,
-    501,
-    502,
-    503,
-    504,
-    505,
-    507,
-    511,
-    599,
-    999,
-)
+    201, 204, 205, 300, 304, 402, 403, 408, 409, 418, 422, 451, 500, 501, 502, 503, 504, 505, 507, 511, 599, 999,
+)  # fmt: skip
+"""Without 404 and 410, by which a server ends the session, and with it the other calls of the same moment."""
 UNREAD = (301, 302, 307, 308, 401, 405, 406, 407, 411, 413, 414, 415, 421, 425, 426, 429, 431)
 MALFORMED = (
     b"HTTP/1.1 OK\r\n\r\n",
