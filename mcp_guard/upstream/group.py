@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -11,19 +11,19 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.errors import LedgerError, UpstreamError
-from mcp_guard.core.model import Execution, ExecutionStatus, Json, Tool, ToolRule
+from mcp_guard.core.model import Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
-from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
-from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply, error
+from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Upstream
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
+from mcp_guard.upstream.outcome import outcome_of
 from mcp_guard.upstream.renewal import send_again_if_renewed
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
@@ -382,7 +382,7 @@ class UpstreamGroup:
             params["_meta"] = call.meta
         if connection.protocol is None:
             work = connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
-            return await _outcome(connection, intent, work)
+            return await outcome_of(work, connection, intent.approval)
         if (ask := channel.ask) is not None:
 
             async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
@@ -391,7 +391,7 @@ class UpstreamGroup:
             channel = replace(channel, ask=ask_client)
         rounds = RoundCount()
         work = connection.protocol.request_until_complete(CALL_TOOL, params, channel, connection.call_seconds, rounds)
-        return replace(await _outcome(connection, intent, work), rounds=rounds.sent)
+        return replace(await outcome_of(work, connection, intent.approval), rounds=rounds.sent)
 
     # Everything that is not a tool call
 
@@ -462,39 +462,3 @@ class UpstreamGroup:
     def throttle(self, slow: bool) -> None:
         for connection in self.connections.values():
             connection.throttle(slow)
-
-
-async def _outcome(connection: Connection, intent: Intent, work: Awaitable[Json]) -> Execution:
-    """The outcome of sending a call."""
-    name = connection.name
-    try:
-        return _read_reply(name, await work)
-    except NotSent as lost:
-        return not_sent_execution(str(lost), intent.approval)
-    except UnreadableReply as reply:
-        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, str(reply))
-    except PeerLost as lost:
-        return _may_have_run(ExecutionStatus.UNKNOWN, f"{lost} before it answered")
-    except TimeoutError:
-        return _may_have_run(
-            ExecutionStatus.TIMEOUT, f"upstream `{name}` did not answer within {connection.call_seconds:g} s"
-        )
-    except UpstreamError as failure:
-        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {failure}")
-    except InputUnavailable as failure:
-        return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {failure}")
-
-
-def _may_have_run(status: ExecutionStatus, detail: str) -> Execution:
-    text = f"{detail}. The call may have taken effect: check the resource before you repeat it."
-    return Execution(status, tool_error(text, outcome=str(status)), detail)
-
-
-def _read_reply(server: str, reply: Json) -> Execution:
-    result = reply.get("result")
-    if isinstance(result, dict):
-        return Execution(ExecutionStatus.TOOL_ERROR if result.get("isError") is True else ExecutionStatus.OK, reply)
-    if "error" in reply:
-        detail = str(reply["error"].get("message", ""))[:500]
-        return Execution(ExecutionStatus.UPSTREAM_ERROR, reply, detail)
-    return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{server}` answered with neither result nor error")
