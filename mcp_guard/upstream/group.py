@@ -16,7 +16,7 @@ from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
-from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Upstream

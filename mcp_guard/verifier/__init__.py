@@ -7,9 +7,9 @@ docs/reference/verify.md says what each check proves. Verification stops at the 
 
 from pathlib import Path
 
+from .approver_keys import read_approvers
 from .checkpoints import Requirements
 from .cli import FAILED, OK, UNUSABLE, add_options, main, render, verify
-from .consistency import read_approvers
 from .full import verify_full
 from .notes import read_keys
 from .range import verify_range

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from textwrap import dedent
 
+from .approver_keys import read_approvers
 from .checkpoints import ProgressCallback, Requirements
-from .consistency import read_approvers
 from .files import MAX_CHECKPOINT, read_limited
 from .full import verify_full
 from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoint, read_keys

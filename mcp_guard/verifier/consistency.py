@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from .files import MAX_KEYS, parse_json, read_limited
+from .approver_keys import is_same_key
+from .cut_texts import begins_alike, cut_like
+from .files import parse_json
 from .receipts import REQUEST
-from .report import UnusableInput, VerificationFailed
+from .report import VerificationFailed
 from .signatures import ABOUT, Receipt, check_signature, statement, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
@@ -21,8 +22,6 @@ CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
 """How the kinds of receipts begin that are checked against each other."""
 VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
 RELEASES = ("approval.released", "grant.released")
-CUT = "… [cut from "
-"""How the mark begins that stands for the rest of a long text."""
 
 
 @dataclass
@@ -314,7 +313,7 @@ class ConsistencyChecker:
             raise VerificationFailed(seq, f"approval `{id}` is requested without a decision that requires it")
         decision = held[1]
         names = [name for name in ABOUT if name != "verb"]
-        _check_same(seq, receipt, _cut_like(decision, receipt, names), names, f"the decision of receipt {held[0]}")
+        _check_same(seq, receipt, cut_like(decision, receipt, names), names, f"the decision of receipt {held[0]}")
         if receipt["commitment"] != decision["request"]:
             raise VerificationFailed(seq, f"approval `{id}` is for another request than the decision commits to")
         self.approvals[id] = OpenApproval("approval.requested", receipt, receipt["rules"], seq, decision.get(REQUEST))
@@ -347,7 +346,7 @@ class ConsistencyChecker:
                 return
         if key is None or key["approver"] != approver:
             raise VerificationFailed(seq, f"`{approver}` has no key `{receipt['key']}` in use")
-        if self.trusted is not None and not _is_same_key(key, self.trusted.get(receipt["key"])):
+        if self.trusted is not None and not is_same_key(key, self.trusted.get(receipt["key"])):
             problem = f"key `{receipt['key']}` of `{approver}` is not among the approvers' keys given"
             raise VerificationFailed(seq, problem)
         try:
@@ -444,25 +443,6 @@ def _check_same(seq: int, receipt: Receipt, signed: Receipt, names: Iterable[str
         raise VerificationFailed(seq, f"{of} is for another {', '.join(differing)}")
 
 
-def _cut_like(decision: Receipt, requested: Receipt, names: Iterable[str]) -> Receipt:
-    """The decision, with the texts that only the receipt of the request has cut, if they begin alike."""
-    return {name: _cut_text(decision.get(name), requested.get(name)) for name in names}
-
-
-def _cut_text(whole: Any, cut: Any) -> Any:
-    if isinstance(whole, dict) and isinstance(cut, dict):
-        return {name: _cut_text(value, cut.get(name)) for name, value in whole.items()}
-    return cut if isinstance(whole, str) and isinstance(cut, str) and _begins_alike(whole, cut) else whole
-
-
-def _begins_alike(whole: str, cut: str) -> bool:
-    """Whether `cut` is the text, or its beginning and nothing but the mark for the rest; the text may be cut, too."""
-    head, begin, rest = cut.rpartition(CUT)
-    mark = f"{CUT}{len(whole)} characters, sha256:{hashlib.sha256(whole.encode()).hexdigest()}]"
-    is_mark = bool(begin) and (begin + rest == mark or whole.endswith(begin + rest))
-    return whole == cut or (is_mark and whole.startswith(head))
-
-
 def _check_further_vote(seq: int, receipt: Receipt, approval: OpenApproval) -> None:
     if any(vote["approver"] == receipt["approver"] for vote in approval.votes):
         raise VerificationFailed(seq, f"`{receipt['approver']}` votes twice")
@@ -476,7 +456,7 @@ def _check_approvers(seq: int, used: Receipt, approval: OpenApproval) -> None:
     fits = len(named) == len(approval.votes) and all(
         by["approver"] == vote["approver"]
         and by["name"] == vote["name"]
-        and _begins_alike(vote["rationale"], by["rationale"])
+        and begins_alike(vote["rationale"], by["rationale"])
         for by, vote in zip(named, approval.votes, strict=True)
     )
     if not fits:
@@ -511,23 +491,3 @@ def _time(text: str) -> datetime:
 def _duration(grant: Receipt) -> float:
     """Seconds from the grant's receipt to its end."""
     return (_time(grant["until"]) - _time(grant["time"])).total_seconds()
-
-
-def _is_same_key(key: Receipt, other: Receipt | None) -> bool:
-    """Also of the same page: a passkey of `localhost` signs for whichever port its owner visits."""
-    page, other_page = (_page_of(side.get("details") or {}) for side in (key, other or {}))
-    members = ("approver", "method", "public")
-    return other is not None and page == other_page and all(key.get(name) == other.get(name) for name in members)
-
-
-def _page_of(details: Receipt) -> tuple[Any, Any]:
-    """The relying party and page of a passkey; nothing for a key file."""
-    return details.get("rp_id"), details.get("origin")
-
-
-def read_approvers(path: Path) -> dict[str, Receipt]:
-    """The trusted approvers' keys by id, from a file as `approvers list --json` prints it. Raises: UnusableInput."""
-    try:
-        return {key["key"]: key for key in parse_json(read_limited(path, MAX_KEYS))}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"cannot read the approvers' keys `{path}`: {error}") from None

@@ -1,0 +1,28 @@
+"""The approvers' keys that a verification trusts, and when two of them are the same."""
+
+from pathlib import Path
+from typing import Any
+
+from .files import MAX_KEYS, parse_json, read_limited
+from .report import UnusableInput
+from .signatures import Receipt
+
+
+def is_same_key(key: Receipt, other: Receipt | None) -> bool:
+    """Also of the same page: a passkey of `localhost` signs for whichever port its owner visits."""
+    page, other_page = (_page_of(side.get("details") or {}) for side in (key, other or {}))
+    members = ("approver", "method", "public")
+    return other is not None and page == other_page and all(key.get(name) == other.get(name) for name in members)
+
+
+def _page_of(details: Receipt) -> tuple[Any, Any]:
+    """The relying party and page of a passkey; nothing for a key file."""
+    return details.get("rp_id"), details.get("origin")
+
+
+def read_approvers(path: Path) -> dict[str, Receipt]:
+    """The trusted approvers' keys by id, from a file as `approvers list --json` prints it. Raises: UnusableInput."""
+    try:
+        return {key["key"]: key for key in parse_json(read_limited(path, MAX_KEYS))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableInput(f"cannot read the approvers' keys `{path}`: {error}") from None
