@@ -133,7 +133,7 @@ $(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
 	@cd tests/node && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-conformance: $(VENV)/.conformance  ## run the official MCP suite against the reference server, directly and through the guard
+conformance: $(VENV)/.conformance  ## run the official MCP suite against the reference server and as clients, directly and through the guard
 	@$(BIN)/python -m tests.conformance.run $(ARGS)
 
 $(VENV)/.conformance: $(VENV)/.dev tests/conformance/package-lock.json

@@ -1,7 +1,8 @@
-"""`make conformance`: the official suite against the official reference server, directly and through the guard.
+"""`make conformance`: the official suite against the official SDK's server and client, directly and through the guard.
 
-Prints a row for each scenario, and exits 1 where the guard changes a result that a revision requires. Scenarios that
-the suite does not score (extensions, and those that its own reference does not pass yet) are shown too.
+Prints a row for each scenario, and exits 1 where the guard changes a result of a server, or fails a scenario of clients
+that passes directly. Scenarios that the suite does not score (extensions, and those that its own reference does not
+pass yet) are shown too. `ARGS=--clients` runs those of clients only.
 """
 
 import json
@@ -22,6 +23,8 @@ from tests.live.running_guard import ALLOW_ALL, write_config
 REVISIONS = ("2025-11-25", "2026-07-28")
 PACKAGE = Path(__file__).parent / "node_modules" / "@modelcontextprotocol" / "conformance"
 NODE = Path(sys.executable).parent / "node"
+LEFT_TO_OPERATORS = ("client-registration",)
+"""The guard's client is registered by its operator, not automatically."""
 COUNTED = ("SUCCESS", "FAILURE", "WARNING", "SKIPPED")
 
 Result = Counter[tuple[str, str]]
@@ -39,6 +42,59 @@ def run_suite(url: str, revision: str, into: Path) -> dict[str, Result]:
         results[name] = Counter((check["id"], check["status"]) for check in checks if check["status"] in COUNTED)
     assert results, done.stdout + done.stderr
     return results
+
+
+def run_client_suite(how: str, revision: str, into: Path) -> dict[str, Result]:
+    """Every client scenario of this revision with the client of `client.py`, `direct` or through a `guard`.
+
+    One after the other: the suite itself would run all at once, and count as failed what takes long for that.
+    """
+    results = {}
+    for name in client_scenarios(revision):
+        client = f"{sys.executable} -m tests.conformance.client {how}"
+        words = [str(NODE), str(PACKAGE / "dist" / "index.js"), "client", "--command", client, "--scenario", name]
+        subprocess.run(
+            [*words, "--spec-version", revision, "--force", "-o", str(into)], capture_output=True, timeout=120
+        )
+        for file in into.glob(f"{name}-20*/checks.json"):
+            checks = json.loads(file.read_text())
+            results[name] = Counter((check["id"], check["status"]) for check in checks if check["status"] in COUNTED)
+    assert results, f"no results of clients in {into}"
+    return results
+
+
+def client_scenarios(revision: str) -> list[str]:
+    """The scenarios for clients that the suite's requirements run, scored or not."""
+    text = (PACKAGE / "requirements" / f"{revision}.yaml").read_text()
+    required, _, other = text.partition("\nclient:\n")[2].partition("not_scored:")
+    names = [line.removeprefix("  - ").strip() for line in required.splitlines() if line.startswith("  - ")]
+    legs = [item.split("\n") for item in other.split("- scenario: ")[1:]]
+    return names + [item[0].strip() for item in legs if item[1].strip() == "leg: client"]
+
+
+def failures(result: Result) -> set[str]:
+    """The checks that failed, but for those of what the guard leaves to its operator."""
+    return {id for id, status in result if status in ("FAILURE", "WARNING") and id not in LEFT_TO_OPERATORS}
+
+
+def report_clients(revision: str, direct: Mapping[str, Result], through: Mapping[str, Result]) -> bool:
+    """Print the table of the client scenarios; whether what passes directly passes through the guard."""
+    optional, lost = unscored(revision), []
+    print(f"\n### Clients of {revision}\n\n| Scenario | Direct | Through the guard | |\n|---|---|---|---|")
+    for name in sorted(direct, key=lambda name: (name in optional, name)):
+        result = through.get(name, Counter())
+        failed = failures(result) if result else {"no result"}
+        word = "passes" if not failed else "fails, directly too" if failures(direct[name]) else "**fails**"
+        print(
+            f"| {name}{' (not scored)' if name in optional else ''} | {_sum(direct[name])} | {_sum(result)} | {word} |"
+        )
+        if word == "**fails**":
+            lost += [name] if name not in optional else []
+            print(f"{name}: {sorted(failed)}", file=sys.stderr)
+    print(
+        f"\n{len(lost)} of {len(direct)} scenarios fail only through the guard{': ' if lost else ''}{', '.join(lost)}."
+    )
+    return not lost
 
 
 def unscored(revision: str) -> set[str]:
@@ -94,11 +150,16 @@ def main() -> int:
     good = True
     try:
         for revision in REVISIONS:
-            with everything(free_port()) as url:
-                direct = run_suite(url, revision, _new(folder, f"direct-{revision}"))
-            with guarded(_new(folder, f"guard-{revision}")) as url:
-                through = run_suite(url, revision, _new(folder, f"through-{revision}"))
-            good = report(revision, direct, through) and good
+            if "--clients" not in sys.argv:
+                with everything(free_port()) as url:
+                    direct = run_suite(url, revision, _new(folder, f"direct-{revision}"))
+                with guarded(_new(folder, f"guard-{revision}")) as url:
+                    through = run_suite(url, revision, _new(folder, f"through-{revision}"))
+                good = report(revision, direct, through) and good
+            clients = [
+                run_client_suite(how, revision, _new(folder, f"client-{how}-{revision}")) for how in ("direct", "guard")
+            ]
+            good = report_clients(revision, *clients) and good
     finally:
         if "--keep" in sys.argv:
             print(f"kept: {folder}", file=sys.stderr)
