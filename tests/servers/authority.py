@@ -89,7 +89,7 @@ async def token(request: Request) -> Response:
         challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=")
         if asked is None or asked["code_challenge"] != challenge.decode():
             return refuse("invalid_grant")
-    access, refresh = f"access-{secrets.token_urlsafe(24)}", f"refresh-{secrets.token_urlsafe(24)}"
+    access, refresh = f"access-{secrets.token_urlsafe(48)}", f"refresh-{secrets.token_urlsafe(48)}"
     access = behaviour.get("access", access)
     ALL.extend((access, refresh))
     GOOD[access] = time.time() + behaviour["lasts"]
