@@ -29,8 +29,24 @@ def listed_name(server: str, name: str) -> str:
     listed = f"{server}{SEPARATOR}{_UNSAFE.sub(_escape, name)}"
     if len(listed) <= NAME_LIMIT and not _CUT.search(listed):
         return listed
-    tail = "_xh" + hashlib.sha256(f"{server}\0{name}".encode()).hexdigest()[:12]
+    tail = _tail(f"{server}\0{name}")
     return listed[: NAME_LIMIT - len(tail)] + tail
+
+
+def short_form(listed: str, limit: int) -> str:
+    """A listed name that is over a client's limit, as it is shown: cut, and ending in a hash of the whole."""
+    tail = _tail(listed)
+    return listed[: limit - len(tail)] + tail
+
+
+def is_short_form(name: str, listed: str) -> bool:
+    """Whether `name` is the short form of this listed name, whatever the limit."""
+    cut = _CUT.sub("", name)
+    return cut != name and listed.startswith(cut) and name == cut + _tail(listed)
+
+
+def _tail(whole: str) -> str:
+    return "_xh" + hashlib.sha256(whole.encode()).hexdigest()[:12]
 
 
 def split_listed_name(listed: str) -> tuple[str, str]:

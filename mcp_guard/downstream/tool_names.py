@@ -4,13 +4,12 @@ a short form where that is longer than clients take.
 Policies, receipts and the configuration use the full `server__tool` only.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mcp_guard.core.model import Tool
-from mcp_guard.core.names import NAME_LIMIT, SEPARATOR, listed_name, split_listed_name
+from mcp_guard.core.names import NAME_LIMIT, SEPARATOR, listed_name, short_form, split_listed_name
 from mcp_guard.core.replies import AWAIT
 
 _VALID = re.compile(r"[A-Za-z0-9_-]+")
@@ -44,12 +43,8 @@ class ToolNames:
     def _shorten(self, full: str) -> str:
         if len(full) <= self.limit:
             return full
-        short = self._short_form(full)
+        short = short_form(full, self.limit)
         return full if self._full.get(short) == "" else short
-
-    def _short_form(self, full: str) -> str:
-        tail = "_xh" + hashlib.sha256(full.encode()).hexdigest()[:12]
-        return full[: self.limit - len(tail)] + tail
 
     def learn(self, tools: Callable[[], Sequence[Tool]], version: int) -> None:
         """Remember the short forms of this catalog, unless that was done for this `version` of it.
@@ -62,7 +57,7 @@ class ToolNames:
         names = {tool.listed_as for tool in tools()}
         for full in names:
             if len(full) > self.limit:
-                short = self._short_form(full)
+                short = short_form(full, self.limit)
                 self._full[short] = "" if short in self._full or short in names else full
 
     def from_client(self, client_name: str) -> str:

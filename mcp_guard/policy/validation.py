@@ -16,7 +16,7 @@ import orjson
 from mcp_guard.core.canonical import unescape_token
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
-from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.names import SEPARATOR, is_short_form
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
 from mcp_guard.policy.reads import TAGS, names_sought, reads_of
@@ -127,7 +127,8 @@ def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> It
         for name in sorted(actions_in(policy)):
             if listed.may_be_listed(name) and name not in listed.known and (near := _nearest_action(name, listed)):
                 what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
-                fix = "" if name.startswith(SERVER) else f' If not, add [tools."{name}"] to the configuration.'
+                is_certain = name.startswith(SERVER) or is_short_form(name, near)
+                fix = "" if is_certain else f' If not, add [tools."{name}"] to the configuration.'
                 yield PolicyProblem(policy.file, policy.id, what + fix), near
 
 
@@ -140,6 +141,8 @@ def _nearest_action(name: str, listed: ListedNames) -> str | None:
     for other in sorted({*listed.actions, *listed.known}):
         other_server, separator, other_tool = other.partition(SEPARATOR)
         same_server = server == other_server
+        if is_short_form(name, other):  # the name that clients are shown
+            return other
         is_near = is_misspelling(tool, other_tool) if same_server else tool == other_tool
         if separator and is_near and (same_server or is_misspelling(server, other_server)):
             return other

@@ -7,6 +7,7 @@ import pytest
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Outcome
+from mcp_guard.core.names import short_form
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_confined
 from mcp_guard.policy.source import read_policies
 from mcp_guard.policy.validation import is_misspelling
@@ -55,6 +56,18 @@ def test_a_policy_on_what_is_not_listed_is_dormant(tmp_path: Path, scope: str) -
     engine = load(tmp_path, PERMIT + policy, TOOL)
     assert engine.dormant == ("later",)
     assert engine.decide(make_call(TOOL, {}), {}).outcome is Outcome.ALLOW
+
+
+def test_the_short_form_that_clients_are_shown_is_a_misspelling(tmp_path: Path) -> None:
+    long = make_tool(object_of(s=STRING), "a_name_that_is_longer_than_clients_take_it")
+    policy = '@id("f") forbid (principal, action == Action::"{}", resource);'
+    for limit in (30, 40):
+        text = PERMIT + policy.format(short_form(long.listed_as, limit))
+        engine = confined(tmp_path, text, environment(tools=(long,)))
+        assert [problem.text.endswith(f"did you mean `{long.listed_as}`?") for problem in engine.problems] == [True]
+        assert engine.decide(make_call(long, {}), {}).outcome is Outcome.DENY, "the policy may mean it"
+    other = short_form(long.listed_as + "_too", 40)
+    assert load(tmp_path, PERMIT + policy.format(other), long).dormant == ("f",)
 
 
 @pytest.mark.parametrize("action", ["wirte", "tool", "up__", ""])
