@@ -131,6 +131,7 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD + '[tools."crm__x"]\nask = "reason"', "tools.crm__x.ask: must be a list: […]"),
         (GOOD.replace("[guard]", '[guard]\nmode = "watch"'), "must be 'enforce' or 'observe', not `watch`"),
         (GOOD.replace("[guard]", '[guard]\nticket_pattern = "("'), "guard.ticket_pattern"),
+        (GOOD + '[serve]\norigins = ["*"]', "serve.origins: name each one; `*` matches nothing"),
         (GOOD.replace("[guard]", '[guard]\norigin = "a b"'), "guard.origin: `a b` contains a space"),
         (
             GOOD.replace("[guard]", '[guard]\nfirst_use = "trust"'),

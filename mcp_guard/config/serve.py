@@ -39,6 +39,13 @@ class ServeConfig(Model):
             raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
         return socket
 
+    @field_validator("hosts", "origins")
+    @classmethod
+    def are_named_one_by_one(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any("*" in name for name in names):
+            raise ValueError("name each one; `*` matches nothing")
+        return names
+
     def socket_settings(self, base_dir: Path, connect: "ConnectConfig") -> SocketSettings | None:
         if self.socket is None:
             return None

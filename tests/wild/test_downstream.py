@@ -144,9 +144,11 @@ def test_pages_of_configured_origins_can_use_the_guard(tmp_path: Path) -> None:
 
 def test_requests_in_any_legal_spelling_are_served(tmp_path: Path) -> None:
     port = free_port()
-    with Served(write_config(tmp_path, scripted("up", tmp_path), more=serving(port)), port) as served:
+    more = serving(port, f'url = "http://127.0.0.1:{port}/mcp/"')
+    with Served(write_config(tmp_path, scripted("up", tmp_path), more=more), port) as served:
         _, token = served.issue()
         raw = served.raw(token)
+        assert raw.ask("POST", f"http://127.0.0.1:{port}/mcp", b"{}").status_code == 400, "and not redirected"
         hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}).encode()
         for accept in ("Application/JSON, Text/Event-Stream", "*/*", "application/*;q=0.9, text/*", "", "x/y"):
             done = raw.send(hello, {"accept": accept, "content-type": "Application/JSON; charset=UTF-8"})

@@ -97,7 +97,9 @@ class HttpApp:
         routes = [
             Route(path, endpoint, methods=[method])
             for written, endpoint, method in endpoints
-            for path in sorted({written, written.rstrip("/") + "/"})  # a redirect would lose the body, or the token
+            for path in sorted(
+                {written.rstrip("/") or "/", written.rstrip("/") + "/"}
+            )  # a redirect would lose the body, or the token
         ]
         handlers = {
             HTTPException: _refuse,
