@@ -129,8 +129,18 @@ CLIENTS: tuple[Client, ...] = (
         (
             ConfigLocation(PROJECT, "./opencode.json", ("mcp",)),
             ConfigLocation(PROJECT, "./opencode.jsonc", ("mcp",)),
-            ConfigLocation(USER, "~/.config/opencode/opencode.json", ("mcp",), file_variable="OPENCODE_CONFIG"),
-            ConfigLocation(USER, "~/.config/opencode/opencode.jsonc", ("mcp",)),
+            ConfigLocation(PROJECT, "./.opencode/opencode.json", ("mcp",)),
+            ConfigLocation(PROJECT, "./.opencode/opencode.jsonc", ("mcp",)),
+            *(
+                ConfigLocation(USER, f"~/.config/{file}", ("mcp",), linux=f"$CONFIG/{file}", file_variable=variable)
+                for file, variable in (
+                    ("opencode/opencode.json", "OPENCODE_CONFIG"),  # read besides the others, not instead of them
+                    ("opencode/opencode.json", ""),
+                    ("opencode/opencode.jsonc", ""),
+                )
+            ),
+            ConfigLocation(USER, "~/.opencode/opencode.json", ("mcp",)),
+            ConfigLocation(USER, "~/.opencode/opencode.jsonc", ("mcp",)),
         ),
         opencode,
         {"type": "local", "enabled": True},
@@ -226,11 +236,14 @@ def find_client(id: str) -> Client:
 
 def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
     """Every place where the client can have servers on this machine, whether the file exists or not."""
+    seen: set[tuple[Path, tuple[str, ...]]] = set()
     for location in client.locations:
         key = tuple(str(host.project) if part == "." else part for part in location.key)
         for path in host.find_files(location):
-            folder = path.parents[location.tail.count("/")] if location.scope == PROJECT else host.home
-            yield ServerSection(client, location.scope, path, key, host.project if "." in location.key else folder)
+            if (path, key) not in seen:
+                seen.add((path, key))
+                folder = path.parents[location.tail.count("/")] if location.scope == PROJECT else host.home
+                yield ServerSection(client, location.scope, path, key, host.project if "." in location.key else folder)
 
 
 def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
@@ -238,7 +251,7 @@ def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSect
     candidates = [
         (candidate, location)
         for candidate in ([client] if client else CLIENTS)
-        for location in sorted(candidate.locations, key=lambda location: path != host.locate(location))
+        for location in sorted(candidate.locations, key=lambda at: (path != host.locate(at), -at.tail.count("/")))
         if location.scope != LOCAL
     ]
     for candidate, location in candidates:

@@ -285,6 +285,17 @@ def test_opencode_entries_are_lists(home: Path, monkeypatch: pytest.MonkeyPatch)
     assert 'command = "npx"' in (home / "guard.toml").read_text()
 
 
+def test_file_of_opencode_is_read_besides_the_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCODE_CONFIG", str(home / "elsewhere.json"))
+    entry = {"type": "local", "command": ["npx", "notes"]}
+    used = write_servers(home / ".config" / "opencode" / "opencode.json", ("mcp",), notes=entry)
+    assert wrap(home, "opencode") == 0
+    assert "notes" not in json.loads(used.read_text())["mcp"]
+    below = write_servers(home / "project" / ".opencode" / "opencode.json", ("mcp",), notes=entry)
+    assert wrap(home, "opencode", "--scope", "project") == 0
+    assert "notes" not in json.loads(below.read_text())["mcp"]
+
+
 def test_wrap_says_which_names_are_shortened(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_servers(home / ".cursor" / "mcp.json", guard={"command": "x", "disabled": True}, notes={"command": "y"})
     assert wrap(home, "cursor", "--scope", "user") == 0
