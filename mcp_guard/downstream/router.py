@@ -156,7 +156,7 @@ class Router:
     # Prompts. Each of these returns the target of a request, or the `error` member that answers it.
 
     async def _target_of_prompt(self, params: Json, capable: list[str]) -> Target | Json:
-        prompt = self._find_prompt(str(params.get("name")), capable)
+        prompt = await self._find_prompt(str(params.get("name")), capable)
         if prompt is None:
             return error(INVALID_PARAMS, f"unknown prompt: {str(params.get('name'))[:100]}")
         server, name = prompt
@@ -165,7 +165,7 @@ class Router:
     async def _target_of_ref(self, params: Json, capable: list[str]) -> Target | Json:
         ref = params.get("ref")
         if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
-            if (prompt := self._find_prompt(str(ref.get("name")), capable)) is not None:
+            if (prompt := await self._find_prompt(str(ref.get("name")), capable)) is not None:
                 server, name = prompt
                 return server, {**params, "ref": {**ref, "name": name}}
         elif isinstance(ref, dict):
@@ -178,12 +178,13 @@ class Router:
                 return str(owner), params
         return error(INVALID_PARAMS, "unknown prompt or resource in `ref`")
 
-    def _find_prompt(self, client_name: str, capable: list[str]) -> tuple[str, str] | None:
-        """The server of a prompt, and the server's own name for it."""
+    async def _find_prompt(self, client_name: str, capable: list[str]) -> tuple[str, str] | None:
+        """The server of a prompt, and the server's own name for it. Only the lists say what a shortened name means."""
         try:
             server, name = self._prompts.get(client_name) or self._tool_names.split_client_name(client_name)
         except ValueError:
-            return None
+            await self._read_lists(LIST_PROMPTS, capable, only_if_needed=True)
+            server, name = self._prompts.get(client_name, ("", ""))
         return (server, name) if server in capable else None
 
     # Resources

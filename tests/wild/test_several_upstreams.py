@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.downstream.tool_names import ToolNames
 from tests.live.running_guard import SERVERS, Client, Json, upstream, write_config
 from tests.live.test_session import eventually
 
@@ -335,6 +336,26 @@ def test_resource_that_the_client_has_not_listed_is_read_where_it_is(tmp_path: P
         assert read(client, "artifact://1") == "-32002", "nobody has named it"
         assert len(a.seen("resources/list")) <= 5
     assert not [params for params in b.seen("resources/read") if params["uri"] != "doc://b"], "it got no URI of another"
+
+
+def test_prompt_with_a_short_name_that_the_client_has_not_listed_is_found(tmp_path: Path) -> None:
+    long = "summarize_the_open_incidents_of_a_service"
+    offers: Json = {"capabilities": {"prompts": {}, "completions": {}}}
+    lists: Json = {"tools/list": page("tools"), "prompts/list": page("prompts", {"name": long})}
+    servers = [Server(tmp_path, name, {**offers, "lists": lists}) for name in ("monitoring", "other")]
+    short = ToolNames(limit=52).for_client("monitoring", long)
+    assert len(short) == 52
+    with guard(tmp_path, *servers) as client:
+        client.start()
+        assert "result" in client.request("prompts/get", {"name": short})
+        assert client.request("prompts/get", {"name": f"{short[:-12]}000000000000"})["error"]["code"] == -32602
+    with guard(tmp_path, *servers) as client:
+        client.start()
+        ref = {"type": "ref/prompt", "name": short}
+        completed = client.request("completion/complete", {"ref": ref, "argument": {"name": "x", "value": ""}})
+        assert "result" in completed
+    assert [params["name"] for params in servers[0].seen("prompts/get")] == [long]
+    assert not servers[1].seen("prompts/get")
 
 
 @pytest.mark.parametrize(
