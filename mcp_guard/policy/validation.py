@@ -121,13 +121,15 @@ def validate(policies: Mapping[str, Policy], against: ValidationSchema, path: Pa
 def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> Iterator[tuple[PolicyProblem, str]]:
     """The unlisted tools and servers whose name is nearly that of another, each with the nearest name.
 
-    A name that was seen before, or that the configuration has, is spelled as it is meant.
+    A name that was seen before, or that the configuration has, is spelled as it is meant, unless it is a short form.
     """
     for policy in policies:
-        for name in sorted(actions_in(policy)):
-            if listed.may_be_listed(name) and name not in listed.known and (near := _nearest_action(name, listed)):
+        for name in filter(listed.may_be_listed, sorted(actions_in(policy))):
+            near = _nearest_action(name, listed)
+            is_short = near is not None and is_short_form(name, near)
+            if near is not None and (is_short or name not in listed.known):
                 what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
-                is_certain = name.startswith(SERVER) or is_short_form(name, near)
+                is_certain = is_short or name.startswith(SERVER)
                 fix = "" if is_certain else f' If not, add [tools."{name}"] to the configuration.'
                 yield PolicyProblem(policy.file, policy.id, what + fix), near
 

@@ -62,8 +62,9 @@ def test_the_short_form_that_clients_are_shown_is_a_misspelling(tmp_path: Path) 
     long = make_tool(object_of(s=STRING), "a_name_that_is_longer_than_clients_take_it")
     policy = '@id("f") forbid (principal, action == Action::"{}", resource);'
     for limit in (30, 40):
-        text = PERMIT + policy.format(short_form(long.listed_as, limit))
-        engine = confined(tmp_path, text, environment(tools=(long,)))
+        short = short_form(long.listed_as, limit)
+        world = environment(tools=(long,), known=frozenset({short}))  # because [tools] has it as well
+        engine = confined(tmp_path, PERMIT + policy.format(short), world)
         assert [problem.text.endswith(f"did you mean `{long.listed_as}`?") for problem in engine.problems] == [True]
         assert engine.decide(make_call(long, {}), {}).outcome is Outcome.DENY, "the policy may mean it"
     other = short_form(long.listed_as + "_too", 40)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core.names import short_form
 from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, text, upstream, write_config
 from tests.policy.fixtures import object_of
 from tests.wild.test_policy_limits import tolerant
@@ -51,8 +52,13 @@ def test_a_client_without_a_capability_keeps_every_tool_that_it_is_listed(tmp_pa
 def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path) -> None:
     policies = ALLOW_ALL + forbidding("up__dropped") + forbidding("elsewhere__tool")
     policies += '@id("some") permit (principal, action in [Action::"up__echo", Action::"up__dropped"], resource);'
-    config = write_config(tmp_path, tolerant(tmp_path, [ECHO]), policies)
+    short = short_form("up__echo", 20)
+    sections = "".join(f'[tools."{name}"]\nredact = ["/s"]\n' for name in ("up__echo", "up__dropped", short))
+    config = write_config(tmp_path, tolerant(tmp_path, [ECHO]), policies, sections)
     printed = cli("policy", "validate", "--config", str(config)).stdout
+    assert '[tools."up__echo"]' not in printed
+    assert '[tools."up__dropped"]: not listed at present\n' in printed
+    assert f'[tools."{short}"]: not listed at present; did you mean `up__echo`?' in printed
     assert "no-up__dropped: inactive until `up__dropped` is listed" in printed
     assert "no-elsewhere__tool: inactive until `elsewhere__tool` is listed" in printed
     assert "some: `up__dropped` not listed at present" in printed

@@ -1,7 +1,7 @@
 """`mcp-guard policy lint` and `policy validate`: check policies for mistakes and against the current tools."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from mcp_guard.cli.output import print_json, print_lines, print_result, print_te
 from mcp_guard.cli.policy.inputs import known_schema, listed_world, no_tools_from, see_stderr
 from mcp_guard.config import load
 from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import ListedNames, read_files
@@ -66,7 +67,8 @@ def validate(arguments: list[str]) -> int:
     print_result(options.json, document, f"valid against {tools} tools, version {engine.version}")
     if not options.json:
         notes = [f"{no_tools_from(world)}: policies on them are checked once they list some"] if absent else []
-        print_lines([*notes, *dormant_notes(engine, world.listed())])
+        unlisted = unlisted_sections(settings.tool_rules, {tool.listed_as for tool in world.tools})
+        print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0
 
 
@@ -78,6 +80,13 @@ def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
             yield f"  {id}: inactive until {names or 'its tools'} {'is' if names.count('`') == 2 else 'are'} listed"
         elif names:
             yield f"  {id}: {names} not listed at present"
+
+
+def unlisted_sections(sections: Iterable[str], listed: Collection[str]) -> Iterator[str]:
+    """A line for each `[tools."NAME"]` that says something of no tool at present."""
+    for name in sorted(set(sections) - set(listed)):
+        meant = next((f"; did you mean `{tool}`?" for tool in sorted(listed) if is_short_form(name, tool)), "")
+        yield f'  [tools."{name}"]: not listed at present{meant}'
 
 
 def build_validate_parser() -> argparse.ArgumentParser:
