@@ -51,10 +51,14 @@ def rate_increments(call: Call, counters: Iterable[RateCounter]) -> list[RateInc
     return [RateIncrement(counter, counter_key(counter, call), counted_amount(counter, call)) for counter in counters]
 
 
+def is_counted(counter: RateCounter, call: Call) -> bool:
+    assert call.tool is not None
+    return call.tool.effect in counter.effects and (not counter.tools or call.tool.listed_as in counter.tools)
+
+
 def counted_amount(counter: RateCounter, call: Call) -> int:
     """Raises: ValueError. A missing amount does not count as zero: the call is denied."""
-    assert call.tool is not None
-    if call.tool.effect not in counter.effects or (counter.tools and call.tool.listed_as not in counter.tools):
+    if not is_counted(counter, call):
         return 0
     if counter.sum is None:
         return 1

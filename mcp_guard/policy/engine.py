@@ -40,6 +40,7 @@ from mcp_guard.policy.request import (
     history_context,
     narrow,
     principal_entities,
+    require_exact,
     resource_entity,
 )
 from mcp_guard.policy.ruleset import (
@@ -221,6 +222,8 @@ class PolicyEngine:
             raise Inexpressible("it has no input schema of an object, or the policies in force do not know it yet")
         attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
+        if context["input_inexact"]:
+            require_exact(call, context["input_inexact"], self.counters)
         request_entities = self._request_entities(call)
         policy_slice = rules.slice(call.name, request_entities.principal)
         view = policy_slice.view

@@ -14,8 +14,8 @@ from decimal import Context, Decimal
 from typing import Any
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token, unescape_token
-from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
-from mcp_guard.core.rates import RateValue
+from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
+from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.schema import PRINCIPAL, attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
@@ -331,6 +331,22 @@ def build_context(
         "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
     }
+
+
+def require_exact(call: Call, inexact: Iterable[str], counters: Iterable[RateCounter]) -> None:
+    """Refuse a call that is inexact where the configuration refers to it. Raises: Inexpressible.
+
+    A server may read `"02"` as the integer 2, which is another resource to policies and rates.
+    """
+    assert call.tool is not None
+    rule = call.tool.rule
+    pointers = [counter.sum for counter in counters if counter.sum is not None and is_counted(counter, call)]
+    pointers += [rule.resource.id] if rule.resource else []
+    pointers += rule.facts.arguments.values() if rule.facts else []
+    for path in inexact:
+        if any(f"{pointer}/".startswith(f"/{path}/") for pointer in pointers):
+            what = f"`{path}` must be exactly of the type that the tool declares"
+            raise Inexpressible(f"{what}, because the resource, its present state or a rate depends on it")
 
 
 def history_context(history: CallHistory) -> Json:

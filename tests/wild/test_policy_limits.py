@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.canonical import canonicalize, parse
-from mcp_guard.core.model import Outcome
+from mcp_guard.core.model import Effect, FactsRule, Outcome, RateCounter, ResourceRule, ToolRule
 from mcp_guard.policy.engine import PolicyEngine
 from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, enrol, log, text, upstream, write_config
 from tests.policy.fixtures import PERMIT, load, make_call, make_tool, object_of
@@ -129,6 +130,30 @@ def test_an_approver_sees_the_exact_number_and_it_is_sent(tmp_path: Path) -> Non
         assert "pending" in text(call(client, "up__place", exact.replace("67890,", "67891,"))), "another number"
         assert text(client.call("guard__await", {"approval": requested["approval"]})) == "done"
     assert sent(tmp_path) == [exact]
+
+
+FACTS = FactsRule("get", {"id": "/id"}, "")
+
+
+@pytest.mark.parametrize("id", ['"2"', '"02"', '" 2 "', '"2.0"', '"2e0"'])
+@pytest.mark.parametrize("rule", [ToolRule(resource=ResourceRule("Deal", "/id")), ToolRule(facts=FACTS)])
+def test_what_identifies_a_resource_must_be_of_its_type(tmp_path: Path, rule: ToolRule, id: str) -> None:
+    """A server that reads `"02"` as 2 would change a deal that policies and rates take for another."""
+    tool = replace(make_tool(object_of(id=INTEGER)), rule=rule)
+    engine = load(tmp_path, PERMIT, tool, attributes={"Deal": {}})
+    decision = engine.decide(make_call(tool, {"id": json.loads(id)}), {})
+    assert decision.outcome is Outcome.DENY
+    assert "`id` must be exactly of the type that the tool declares, because the resource" in decision.reasons[0]
+    assert engine.decide(make_call(tool, {"id": 3}), {}).outcome is Outcome.ALLOW
+
+
+def test_what_a_rate_sums_must_be_of_its_type(tmp_path: Path) -> None:
+    tool = make_tool(object_of(amount=INTEGER, note=INTEGER))
+    counter = RateCounter("paid", 1, ("agent",), (Effect.WRITE,), ("up__tool",), "/amount")
+    engine = load(tmp_path, PERMIT, tool, counters=(counter,))
+    assert engine.decide(make_call(tool, {"amount": 1, "note": "x"}), {"paid": 1}).outcome is Outcome.ALLOW
+    decision = engine.decide(make_call(tool, {"amount": 1.5}), {"paid": 1})
+    assert "`amount` must be exactly of the type" in decision.reasons[0]
 
 
 # For any arguments
