@@ -7,6 +7,7 @@ from all other stored text of the call, because tools repeat their input.
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -148,9 +149,9 @@ def redact_pointers(document: Any, pointers: Iterable[str]) -> tuple[Any, list[s
 
 
 def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
-    if not tokens:
+    if not tokens or _hides_members(value, tokens[0]):
         return MARK, True
-    hits = dict(_members(value, tokens[0]))
+    hits = dict(_members(value, tokens))
     cuts = {key: _cut(item, tokens[1:]) for key, item in hits.items()}
     if not any(hit for _, hit in cuts.values()):
         return value, False
@@ -161,16 +162,33 @@ def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
 
 def values_at(value: Any, tokens: list[str]) -> Iterable[Any]:
     """The values at a pointer: none, one, or several with `*`."""
-    if not tokens:
+    if not tokens or _hides_members(value, tokens[0]):
         yield value
+        if tokens and isinstance(value, str):
+            with suppress(orjson.JSONDecodeError):
+                yield from values_at(orjson.loads(value), tokens)
         return
-    for _, item in _members(value, tokens[0]):
+    for _, item in _members(value, tokens):
         yield from values_at(item, tokens[1:])
 
 
-def _members(value: Any, name: str) -> Iterable[tuple[Any, Any]]:
+def _hides_members(value: Any, name: str) -> bool:
+    """Whether such a member may be in it, unseen, because it has another type: an object written as text, for one.
+
+    INVARIANT: a value of another type than a pointer expects is removed as a whole.
+    """
+    if isinstance(value, list):
+        return value != [] and name != "*" and not name.isdecimal()
+    return value is not None and not isinstance(value, dict | bool)
+
+
+def _members(value: Any, tokens: list[str]) -> Iterable[tuple[Any, Any]]:
+    """What the first of these leads to. With `*` an object may also be one element where a list was expected."""
+    name, *rest = tokens
     if isinstance(value, dict):
-        return value.items() if name == "*" else [(name, value[name])] if name in value else []
+        if name != "*":
+            return [(name, value[name])] if name in value else []
+        return [item for item in value.items() if not rest or item[0] == rest[0] or isinstance(item[1], dict | list)]
     if isinstance(value, list):
         return [(place, item) for place, item in enumerate(value) if name in ("*", str(place))]
     return []

@@ -325,3 +325,31 @@ def test_numbers_beside_a_redacted_one_keep_all_their_digits() -> None:
     call = replace(make_call(tool, arguments), redaction=make_redaction(("/s",), (), None))
     _, kept = redact_receipt(call, {}, {"request": call.request})
     assert kept["request"] == b'{"arguments":{"k":0.1234567890123456789,"s":"[redacted]"},"name":"tool"}'
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"customer": json.dumps({"email": EMAIL}), "guard_reason": f"told me: {EMAIL}"},
+        {"customer": [{"email": EMAIL}]},
+        {"customer": EMAIL},
+        {"people": json.dumps([{"mail": EMAIL}])},
+        {"people": {"mail": EMAIL}},
+        {"people": [[EMAIL]]},
+    ],
+)
+async def test_a_value_of_another_type_than_the_pointer_expects_is_removed_as_a_whole(
+    tmp_path: Path, arguments: Json
+) -> None:
+    """Models write objects as text, and servers read them so."""
+    harness = make_harness(tmp_path, ALLOW)
+    asked = ToolCallRequest("crm__update_deal", {"deal_id": "1", "notes": ""} | arguments)
+    await harness.guard.call(make_instance(), asked)
+    assert harness.upstream.writes()
+    harness.close()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and EMAIL.encode() in path.read_bytes()]
+
+
+def test_an_empty_value_or_a_flag_hides_no_member() -> None:
+    document: Json = {"a": [], "b": None, "c": True, "d": {}}
+    assert redact_pointers(document, [f"/{name}/x" for name in document]) == (document, [])
