@@ -179,7 +179,7 @@ class AnswerReader:
         status, reason = response.status_code, describe_status(response)
         answers = {answer.kind: answer for answer in await self._read_error_body(response, request)}
         reply, unidentified = answers.get(Kind.REPLY), answers.get(Kind.UNIDENTIFIED_ERROR)
-        if request.is_in_session and status in UNKNOWN_SESSION:
+        if request.is_in_session and status in UNKNOWN_SESSION and (reply is None or not reply.is_result):
             self.refuse_by_lost_session(request)
         elif reply is not None:
             await self._hand_on(reply, response, request)

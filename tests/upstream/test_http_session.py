@@ -75,6 +75,19 @@ async def test_a_lost_session_is_replaced_and_the_refused_call_was_not_sent(refu
     assert sessions.calls == ["s1", "s1", "s2"]
 
 
+async def test_a_result_counts_although_its_status_is_that_of_a_lost_session() -> None:
+    """The call has run: it must not be said that it was not sent (promise P3)."""
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(session="s"):
+            result = {"content": [{"type": "text", "text": "no such deal, so it was created"}]}
+            exchange.reply(404, {"jsonrpc": "2.0", "id": exchange.message["id"], "result": result})
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert await far.call() == "no such deal, so it was created"
+
+
 async def test_a_session_that_fails_with_500_is_replaced_after_two_calls() -> None:
     sessions = Sessions(lambda x: x.reply(500))
     with WildServer(sessions) as server:
