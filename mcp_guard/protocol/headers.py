@@ -6,8 +6,11 @@ Used on both sides: to send them to upstreams, and to check those of clients.
 import base64
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
+from mcp_guard.core.canonical import canonicalize
+from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.protocol.stateless_server import REVISION
@@ -16,6 +19,7 @@ from mcp_guard.protocol.versions import is_stateless
 NAMED_BY = {CALL_TOOL: "name", "prompts/get": "name", "resources/read": "uri"}
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 HEADER_SAFE = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
+NUMBER = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
 MAX_DEPTH = 16
 
 
@@ -71,6 +75,15 @@ def _marked_arguments(schema: Json, arguments: Json, depth: int) -> Iterator[tup
 
 
 def _text(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, str | int | float) else None
+    """Numbers are written as in the body: `1e-7`, not `1e-07`."""
+    if isinstance(value, str | UnroundedNumber):
+        return str(value)
+    return canonicalize(value).decode() if isinstance(value, int | float) else None
+
+
+def is_same_value(header: str | None, mirrored: str) -> bool:
+    """Whether a client's header has the value that ours would have. Numbers may be written otherwise (`42.0`)."""
+    sent, expected = decode_header(header), decode_header(mirrored)
+    if sent == expected or sent is None or expected is None:
+        return sent == expected
+    return all(map(NUMBER.fullmatch, (sent, expected))) and Decimal(sent) == Decimal(expected)

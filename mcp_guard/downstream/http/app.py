@@ -29,7 +29,7 @@ from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, s
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.protocol import stateless_server as wire
-from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
+from mcp_guard.protocol.headers import NAMED_BY, decode_header, is_same_value, mirror_headers
 from mcp_guard.protocol.jsonrpc import error, is_id
 from mcp_guard.protocol.methods import (
     INITIALIZE,
@@ -368,7 +368,7 @@ def _envelope_fault(params: Json) -> Json:
 def _param_header_fault(request: Request, message: Json, http_session: HttpSession) -> Json | None:
     """Like `_header_fault` for headers that mirror arguments, where the schema of a listed tool asks for them."""
     for name, value in mirror_headers(message, http_session.session.input_schema).items():
-        if name.startswith("mcp-param-") and decode_header(request.headers.get(name)) != decode_header(value):
+        if name.startswith("mcp-param-") and not is_same_value(request.headers.get(name), value):
             return _mismatch(name)
     return None
 
