@@ -51,6 +51,14 @@ def test_two_waits_that_agree_are_remembered(tmp_path: Path) -> None:
     assert month_later.find_timeout("a", "c", is_first=True) is None
 
 
+def test_a_person_who_cancels_at_times_is_not_taken_for_a_timeout(tmp_path: Path) -> None:
+    for seconds in (5.0, 5.3, 12.0, 5.02, 30.0, 12.1):
+        timeouts(tmp_path).observe("a", "c", seconds)
+        assert timeouts(tmp_path).find_timeout("a", "c", is_first=True) is None
+    timeouts(tmp_path).observe("a", "c", 12.05)
+    assert timeouts(tmp_path).find_timeout("a", "c", is_first=True) == 12.05
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a c": 7}', b'{"a c": [[1]]}', b"\xff"])
 def test_damaged_memory_is_made_anew(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "client-timeouts.json").write_bytes(content)

@@ -18,8 +18,9 @@ MIN_MARGIN_SECONDS, MARGIN = 1.0, 0.1
 """How long before the client's time-out it gets its answer: a second at least, a tenth of the time-out at least."""
 MIN_SECONDS = 0.5
 """A client that cancels sooner has not timed out."""
-AGREEMENT = 0.1
-"""Two waits that differ by no more than this share of them are taken for a time-out, also in later sessions."""
+AGREEMENT, AGREEMENT_SECONDS = 0.02, 0.1
+"""Two waits in a row that differ by no more than this share of them, or so many seconds, are taken for a time-out, also
+in later sessions. A timer is that exact, and a person is not."""
 MAX_REMEMBERED = 8
 REMEMBERED_SECONDS = 30 * 24 * 3600.0
 MAX_CLIENTS, MAX_NAME = 200, 100
@@ -102,9 +103,10 @@ class ClientTimeouts:
         self.observe(agent, client, known.seconds if known is not None and is_default else seconds / 2)
 
     def _recall(self, key: str) -> float | None:
-        """The shortest of the remembered waits that another one confirms."""
-        waits = sorted(seconds for seconds, _ in self._read().get(key, ()))
-        return next((a for a, b in pairwise(waits) if b - a <= AGREEMENT * b), None)
+        """The shortest of the remembered waits that the next one confirms."""
+        waits = [seconds for seconds, _ in self._read().get(key, ())]
+        pairs = [(min(pair), max(pair)) for pair in pairwise(waits)]
+        return min((a for a, b in pairs if b - a <= max(AGREEMENT * b, AGREEMENT_SECONDS)), default=None)
 
     def _read(self) -> dict[str, list[list[float]]]:
         if self._remembered is None:
