@@ -11,6 +11,7 @@ Within each, the upstream whose claim is the oldest in this session comes first,
 same time the first one in the configuration. INVARIANT: no later claim of the same kind comes before an earlier one.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -32,6 +33,8 @@ MAX_EMBEDDED_LENGTH = 64 * 1024
 """How long a text may be that is searched because it is JSON itself."""
 LINK_MEMBERS = ("uri", "resourceUri", "ui/resourceUri", "openai/outputTemplate")
 """Members that hold the URI of a resource: of links and contents, and of MCP Apps."""
+
+_ENCODED_DELIMITER = re.compile("%(2F|3F|23|25)", re.IGNORECASE)
 
 
 class ResourceOwners:
@@ -160,10 +163,11 @@ def _parsed(text: str) -> Any:
 
 def comparable(uri: str) -> str:
     """The same text for URIs that differ in the case of scheme and host, in percent-encoding, or in the slash after the
-    host (RFC 3986 §6.2.2 and §6.2.3)."""
+    host (RFC 3986 §6.2.2 and §6.2.3). What would end a part of the URI if it were not encoded stays encoded."""
     scheme, separator, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    return unquote(f"{scheme.lower()}{separator}{host.lower()}{slash if path else ''}{path}", errors="replace")
+    whole = f"{scheme.lower()}{separator}{host.lower()}{slash if path else ''}{path}"
+    return unquote(_ENCODED_DELIMITER.sub(lambda found: f"%25{found[1].upper()}", whole), errors="replace")
 
 
 def _is_uri(text: str) -> bool:

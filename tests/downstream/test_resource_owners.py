@@ -54,6 +54,18 @@ def test_uri_that_an_sdk_has_normalized_is_the_listed_one(listed: str, read: str
     assert owners.owner(read) is None
 
 
+@pytest.mark.parametrize(
+    "other", ["repo://g%2Fp/x", "repo://g/p%2fx", "repo://g/p/x%3F", "repo://g/p/x%23", "repo://g/p%252Fx"]
+)
+def test_encoded_delimiters_make_another_uri(other: str) -> None:
+    owners = ResourceOwners()
+    owners.set_listed("a", [other, "repo://g/a%2Fb"])
+    owners.set_templates("b", ["repo://{group}/{+path}"])
+    for uri in ("repo://g/p/x", "repo://g/p/x?", "repo://g/p/x#"):
+        assert (owners.owner(uri), owners.claimants(uri)[:1]) == (None, ["b"])
+    assert owners.owner("repo://G/a%2fb") == "a"
+
+
 @given(st.lists(st.tuples(SERVERS, st.lists(URIS, max_size=3)), max_size=12))
 def test_nobody_takes_over_what_another_one_lists(listings: list[tuple[str, list[str]]]) -> None:
     owners = ResourceOwners()
