@@ -45,6 +45,8 @@ class MultiRoundRequest:
     """Requests that the client has yet to be sent or to answer, by key."""
     answers: dict[str, "asyncio.Future[Json]"] = field(default_factory=dict)
     """What waits for the client's answers, by key."""
+    early_answers: Json = field(default_factory=dict)
+    """Those that came with the first request, by the name of a question that may yet be put."""
     timer: asyncio.TimerHandle | None = None
     """Runs while the client is away."""
 
@@ -80,6 +82,7 @@ class MultiRoundRequests:
         envelope: Envelope,
         token: str | int | None,
         round: int,
+        early_answers: Mapping[str, Json] = {},
     ) -> None:
         """Start the work for a request. Its reply is sent when it is there and the client is."""
         if sum(multi.request is None for multi in self._requests.values()) >= MAX_AWAY:
@@ -87,6 +90,7 @@ class MultiRoundRequests:
             self._reply(request, error(INVALID_REQUEST, reason))
             return
         multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round)
+        multi.early_answers = dict(early_answers)
         self._requests[multi.key] = multi
         self._run(multi.key, self._complete(multi, work(multi)))
 
@@ -132,16 +136,18 @@ class MultiRoundRequests:
     async def ask(self, multi: MultiRoundRequest, requests: Mapping[str, Json]) -> dict[str, Json]:
         """Ask the client all this. Returns its answers by key, when it has come back with all of them.
 
-        Answers to questions that were not put are dropped: they would reach an upstream with a call that was decided
-        without them.
+        What it answered before it was asked, as SEP-2322 allows, counts for the first question of that name. Answers to
+        questions that are never put are dropped: they would reach an upstream with a call that was decided without
+        them.
         """
         loop = asyncio.get_running_loop()
-        futures = {self._key(multi, name): (name, loop.create_future()) for name in requests}
+        early = {name: {"result": multi.early_answers.pop(name)} for name in requests if name in multi.early_answers}
+        futures = {self._key(multi, name): (name, loop.create_future()) for name in requests if name not in early}
         multi.answers |= {key: future for key, (_, future) in futures.items()}
         if futures:
             self.show(multi, {key: requests[name] for key, (name, _) in futures.items()})
         try:
-            return {name: await future for name, future in futures.values()}
+            return early | {name: await future for name, future in futures.values()}
         finally:
             for key in futures:
                 multi.answers.pop(key, None)

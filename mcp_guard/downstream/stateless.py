@@ -175,6 +175,7 @@ class StatelessAdapter:
                 envelope=envelope,
                 token=progress_token(params),
                 round=1 + int(state.get("round", 0)),
+                early_answers=answers,
             )
         elif (multi := self._rounds.find_by_key(state["resume"])) is None or multi.request is not None:
             self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))

@@ -164,6 +164,19 @@ def test_upstream_requests_and_their_answers_pass_through(
     assert answered(proxy) == {**answer, **said}
 
 
+def test_an_answer_may_come_before_its_question(proxy: Proxy) -> None:
+    """A stateless client may answer with the first request; what nobody asks for reaches nobody."""
+    if not (proxy.is_stateless and proxy.upstream == "stateless"):
+        return
+    [(asked, (params, answer)), *_] = ASKS.items()
+    proxy.script(asks=[{"method": asked, "params": params}], result=REQUESTS["tools/call"][2])
+    early = {"k0": answer, "never_asked": {"action": "accept"}}
+    reply = proxy.ask("tools/call", {"name": "up__any", "arguments": {}, "inputResponses": early})
+    assert reply["result"]["resultType"] == "complete"
+    assert answered(proxy) == answer
+    assert "never_asked" not in proxy.last("tools/call")["inputResponses"]
+
+
 def answered(proxy: Proxy) -> Any:
     if proxy.upstream == "stateless":
         return proxy.last("tools/call")["inputResponses"]["k0"]
