@@ -160,7 +160,7 @@ def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
     if execution.status is not ExecutionStatus.OK or not isinstance(result, dict):
         return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.status}"
     try:
-        values = exact_json.plain(canonical.read_pointer(_structured(result), rule.result))
+        values = exact_json.with_texts(canonical.read_pointer(_structured(result), rule.result))
         if not isinstance(values, dict):
             raise ValueError(f"`{rule.result}` is not an object")
         return Facts(values, canonical.digest_json(values))
@@ -175,7 +175,7 @@ def _structured(result: Json) -> Any:
     texts = [block.get("text", "") for block in result.get("content", []) if block.get("type") == "text"]
     if len(texts) != 1:
         raise ValueError("expected structured content or one text block of JSON")
-    return orjson.loads(texts[0])
+    return exact_json.loads(texts[0].encode())
 
 
 # Change

@@ -76,13 +76,13 @@ def dumps(value: Any, option: int | None = None) -> bytes:
     return orjson.dumps(value, _write, option)
 
 
-def plain(value: Any) -> Any:
-    """The value with the nearest double in place of every `UnroundedNumber`."""
+def with_texts(value: Any) -> Any:
+    """The value with its text in place of every `UnroundedNumber`, so that nobody takes it for the nearest double."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: with_texts(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
-    return float.__float__(value) if type(value) is UnroundedNumber else value
+        return [with_texts(item) for item in value]
+    return value.text if type(value) is UnroundedNumber else value
 
 
 def _write(value: object) -> orjson.Fragment:

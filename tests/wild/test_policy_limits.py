@@ -15,7 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.canonical import canonicalize, parse
-from mcp_guard.core.model import Effect, FactsRule, Outcome, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.describe import read_facts
+from mcp_guard.core.exact_json import loads
+from mcp_guard.core.model import (
+    Effect,
+    Execution,
+    ExecutionStatus,
+    Facts,
+    FactsRule,
+    Outcome,
+    RateCounter,
+    ResourceRule,
+    ToolRule,
+)
 from mcp_guard.policy.engine import PolicyEngine
 from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, enrol, log, text, upstream, write_config
 from tests.policy.fixtures import PERMIT, load, make_call, make_tool, object_of
@@ -154,6 +166,23 @@ def test_what_a_rate_sums_must_be_of_its_type(tmp_path: Path) -> None:
     assert engine.decide(make_call(tool, {"amount": 1, "note": "x"}), {"paid": 1}).outcome is Outcome.ALLOW
     decision = engine.decide(make_call(tool, {"amount": 1.5}), {"paid": 1})
     assert "`amount` must be exactly of the type" in decision.reasons[0]
+
+
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize("amount", ["100.00000000000000001", "100.00001", "18446744073709551617", "1e400"])
+def test_the_present_state_is_not_rounded_for_a_policy(tmp_path: Path, amount: str, structured: bool) -> None:
+    state = f'{{"amount":{amount}}}'
+    result = {"content": [{"type": "text", "text": state}]}
+    if structured:
+        result = {"structuredContent": loads(state.encode())}
+    facts = read_facts(FACTS, Execution(ExecutionStatus.OK, {"result": result}))
+    assert isinstance(facts, Facts)
+    rule = ToolRule(resource=ResourceRule("Deal", "/id"), facts=FACTS)
+    tool = replace(make_tool(object_of(id=INTEGER, amount=NUMBER)), rule=rule)
+    engine = load(tmp_path, PERMIT, tool, attributes={"Deal": {"amount": "number"}})
+    call = make_call(tool, {"id": 1, "amount": 100}, facts.values)
+    assert call.change.fields == ("amount",)
+    assert f"`{amount}` is neither rounded nor converted" in engine.decide(call, {}).reasons[0]
 
 
 # For any arguments
