@@ -179,7 +179,7 @@ class AnswerReader:
         status, reason = response.status_code, describe_status(response)
         answers = {answer.kind: answer for answer in await self._read_error_body(response, request)}
         reply, unidentified = answers.get(Kind.REPLY), answers.get(Kind.UNIDENTIFIED_ERROR)
-        if request.is_in_session and status in UNKNOWN_SESSION and (reply is None or not reply.is_result):
+        if request.is_in_session and status in UNKNOWN_SESSION and not await self._is_of_the_call(reply, request):
             self.refuse_by_lost_session(request)
         elif reply is not None:
             await self._hand_on(reply, response, request)
@@ -194,6 +194,10 @@ class AnswerReader:
             self._handler.on_message(unidentified.frame)
         else:
             await self._settle_by_status(status, request, reason)
+
+    async def _is_of_the_call(self, reply: Answer | None, request: OpenRequest) -> bool:
+        """Whether a reply with the status of a lost session is about the call, which may have run, and no refusal."""
+        return reply is not None and (reply.is_result or not await self._sessions.is_unknown(request.session))
 
     async def _settle_by_status(self, status: int, request: OpenRequest, reason: str) -> None:
         if request.is_opening:

@@ -10,7 +10,7 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.protocol.jsonrpc import Id
-from mcp_guard.protocol.methods import INITIALIZE, LISTS, PING
+from mcp_guard.protocol.methods import INITIALIZE, LISTS, METHOD_NOT_FOUND, PING
 from mcp_guard.protocol.sse import StreamPosition
 from mcp_guard.upstream.http_answers import Answer, Kind, read_answers
 from mcp_guard.upstream.http_body import READ_ERRORS
@@ -196,5 +196,7 @@ class ServerSessions:
                     body = await self._reader.read_body(response, MAX_PROBE_BYTES)
         except (*READ_ERRORS, TimeoutError):
             return None
+        if response.status_code in UNKNOWN_SESSION and str(METHOD_NOT_FOUND).encode() not in (body or b""):
+            return True
         kinds = {answer.kind for answer in read_answers(body or b"", PROBE_ID, [])}
         return Kind.REPLY not in kinds and (response.status_code >= 400 or Kind.UNIDENTIFIED_ERROR in kinds)

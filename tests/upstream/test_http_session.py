@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mcp_guard.core.model import Json
 from mcp_guard.upstream.http_old_stream import SessionEnded, read_endpoint
 from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, greeting
 from tests.upstream.connected import connected, eventually
@@ -75,17 +76,24 @@ async def test_a_lost_session_is_replaced_and_the_refused_call_was_not_sent(refu
     assert sessions.calls == ["s1", "s1", "s2"]
 
 
-async def test_a_result_counts_although_its_status_is_that_of_a_lost_session() -> None:
-    """The call has run: it must not be said that it was not sent (promise P3)."""
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ({"result": {"content": [{"type": "text", "text": "done"}]}}, "done"),
+        ({"error": {"code": -32000, "message": "the deal has no such stage"}}, "the deal has no such stage"),
+    ],
+)
+async def test_a_reply_counts_although_its_status_is_that_of_a_lost_session(reply: Json, told: str) -> None:
+    """The call may have run, so it must not be said that it was not sent (promise P3)."""
 
     def answer(exchange: Exchange) -> None:
         if not exchange.greet(session="s"):
-            result = {"content": [{"type": "text", "text": "no such deal, so it was created"}]}
-            exchange.reply(404, {"jsonrpc": "2.0", "id": exchange.message["id"], "result": result})
+            exchange.reply(404, {"jsonrpc": "2.0", "id": exchange.message["id"], **reply})
 
     with WildServer(answer) as server:
         async with connected(server.url) as far:
-            assert await far.call() == "no such deal, so it was created"
+            assert told in (outcome := await far.call())
+            assert "not sent" not in outcome
 
 
 async def test_a_session_that_fails_with_500_is_replaced_after_two_calls() -> None:
