@@ -23,8 +23,8 @@ from tests.live.running_guard import ALLOW_ALL, write_config
 REVISIONS = ("2025-11-25", "2026-07-28")
 PACKAGE = Path(__file__).parent / "node_modules" / "@modelcontextprotocol" / "conformance"
 NODE = Path(sys.executable).parent / "node"
-LEFT_TO_OPERATORS = ("client-registration",)
-"""The guard's client is registered by its operator, not automatically."""
+LEFT_TO_OPERATORS = ("client-registration", "sep-2352-reregister-on-as-change")
+"""The guard's client is registered by its operator, not automatically, also with another authorization server."""
 BY_DESIGN = ("sep-2575-server-sends-tools-list-changed-on-subscription",)
 """The suite's server adds a tool, takes it away again and reports a change. The guard announces lists that differ."""
 COUNTED = ("SUCCESS", "FAILURE", "WARNING", "SKIPPED")
