@@ -183,3 +183,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass
+
+
+def unidentified(exchange: Exchange, status: int, id: object = None) -> None:
+    exchange.reply(status, {"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "No valid session"}})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_guard.upstream.http_old_stream import SessionEnded, read_endpoint
-from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, greeting
+from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, greeting, unidentified
 from tests.upstream.connected import connected, eventually
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_guard.core.model import Json
-from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event
+from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, unidentified
 from tests.upstream.connected import connected, eventually
 
 
@@ -36,10 +36,6 @@ class Sessions:
             if len(self.calls) == 2:
                 self.slow.wait(5)
             exchange.succeed(id)
-
-
-def unidentified(exchange: Exchange, status: int, id: object = None) -> None:
-    exchange.reply(status, {"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "No valid session"}})
 
 
 @pytest.mark.parametrize(
