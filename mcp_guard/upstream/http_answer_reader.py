@@ -19,6 +19,9 @@ from mcp_guard.upstream.transport import MessageHandler
 
 DRAIN_SECONDS = 2.0
 """How long the stream of an answer may stay open after the reply, which should be its last message."""
+REFUSAL_SECONDS = 2.0
+"""A server that does not know a session says so at once. What it says later may be about a call that has run, while its
+session ended."""
 MAX_FRUITLESS_RESUMPTIONS = 3
 MAX_ERROR_BYTES = 1024 * 1024
 """The largest body of an error status that is read."""
@@ -88,13 +91,15 @@ class AnswerReader:
         return read_answers(data, request.id, self._open_ids())
 
     async def _hand_on(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
+        seconds = request.sending.seconds()
         if (
             answer.kind is Kind.UNIDENTIFIED_ERROR
             and request.is_in_session
             and await self._sessions.is_unknown(request.session)
         ):
-            self.refuse_by_lost_session(request)
+            self.refuse_by_lost_session(request, seconds)
             return
+        request.is_worked_on |= answer.kind is not Kind.UNREADABLE
         if answer.kind is Kind.REPLY and response.status_code < 300:
             self._sessions.adopt(answer, response, request)
         self._handler.on_message(answer.frame)
@@ -176,17 +181,17 @@ class AnswerReader:
 
         An error under another id, or none, counts as the reply where it means that the request was refused unread.
         """
-        status, reason = response.status_code, describe_status(response)
+        status, reason, seconds = response.status_code, describe_status(response), request.sending.seconds()
         answers = {answer.kind: answer for answer in await self._read_error_body(response, request)}
         reply, unidentified = answers.get(Kind.REPLY), answers.get(Kind.UNIDENTIFIED_ERROR)
         if request.is_in_session and status in UNKNOWN_SESSION and not await self._is_of_the_call(reply, request):
-            self.refuse_by_lost_session(request)
+            self.refuse_by_lost_session(request, seconds)
         elif reply is not None:
             await self._hand_on(reply, response, request)
         elif status in NOT_ACTED_ON and not request.is_opening:
             self.refuse(request, reason)
         elif request.is_in_session and status < 500 and await self._sessions.is_unknown(request.session):
-            self.refuse_by_lost_session(request)
+            self.refuse_by_lost_session(request, seconds)
         elif request.method == INITIALIZE and _may_be_old(status, unidentified):
             if failure := await self._try_old_transport(request, reason):
                 self.refuse(request, failure)
@@ -225,8 +230,12 @@ class AnswerReader:
             return []
         return self._read_answers(body, request) if body else []
 
-    def refuse_by_lost_session(self, request: OpenRequest) -> None:
-        self._handler.on_request_not_sent(request.id, "has ended its session, so a new one is started")
+    def refuse_by_lost_session(self, request: OpenRequest, seconds: float = 0.0) -> None:
+        """It was refused, after so many seconds, because the upstream does not know its session any more."""
+        settle = self._handler.on_request_not_sent
+        if request.is_worked_on or seconds > REFUSAL_SECONDS:
+            settle = self._handler.on_request_lost
+        settle(request.id, "has ended its session, so a new one is started")
         self._sessions.lose(request.session)
 
     def refuse(self, request: OpenRequest, reason: str) -> None:

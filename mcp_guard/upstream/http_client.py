@@ -1,5 +1,6 @@
 """One HTTP request to an upstream and its response: tokens, redirects, and whether anything of it was sent."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,10 +63,15 @@ class Sending:
 
     def __init__(self) -> None:
         self.has_begun = False
+        self._began_at = 0.0
+
+    def seconds(self) -> float:
+        """How long ago it began; 0 if it has not."""
+        return asyncio.get_running_loop().time() - self._began_at if self.has_begun else 0.0
 
     async def body(self, frame: bytes) -> AsyncGenerator[bytes, None]:
         """The frame, which is asked for once there is a connection and the headers have been written."""
-        self.has_begun = True
+        self.has_begun, self._began_at = True, asyncio.get_running_loop().time()
         yield frame
 
 

@@ -69,6 +69,8 @@ class OpenRequest:
     sending: Sending = field(default_factory=Sending)
     task: "asyncio.Task[None] | None" = None
     is_withdrawn: bool = False
+    is_worked_on: bool = False
+    """Whether the upstream has sent something else in answer, such as progress."""
 
     @property
     def is_opening(self) -> bool:

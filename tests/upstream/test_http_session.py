@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from mcp_guard.core.model import Json
+from mcp_guard.upstream import http_answer_reader
 from tests.servers.wild_http import TOOL, Exchange, WildServer, content, event, unidentified
 from tests.upstream.connected import connected, eventually
 
@@ -101,6 +102,33 @@ async def test_a_session_that_fails_with_500_is_replaced_after_two_calls() -> No
             await eventually(lambda: far.connection.is_starting or len(sessions.known) == 1)
             await far.connection.wait_for_renewal()
             assert await far.call() == "s2"
+
+
+@pytest.mark.parametrize("status", [200, 400, 404])
+@pytest.mark.parametrize("early", ["", event({"jsonrpc": "2.0", "method": "notifications/message", "params": {}})])
+async def test_a_session_that_ends_while_a_call_runs_leaves_its_outcome_open(
+    status: int, early: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_answer_reader, "REFUSAL_SECONDS", 60.0 if early else 0.2)
+    is_lost = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        if is_lost.is_set() and exchange.method == "ping":
+            exchange.reply(404)
+        elif not exchange.greet(session="s"):
+            is_lost.set()
+            if early and status == 200:
+                refusal = event({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "expired"}})
+                exchange.reply(200, (early + refusal).encode(), type="text/event-stream")
+                return
+            time.sleep(0 if early else 0.3)
+            unidentified(exchange, status)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            outcome = await far.call()
+    is_open = not early or status == 200
+    assert outcome.startswith("lost: " if is_open else "not sent: ")
 
 
 async def test_a_call_that_is_refused_does_not_end_its_session() -> None:
