@@ -165,10 +165,11 @@ class StderrFile:
 
 async def stop_process(process: ServerProcess) -> None:
     """End the process and everything it has started, and reap it: end of input first, then SIGTERM, then SIGKILL."""
-    others = _processes_outside(process.popen.pid)
+    others = set(_processes_outside(process.popen.pid))
     process.stdin.close()
     for number, seconds in ((None, EXIT_SECONDS), (signal.SIGTERM, TERMINATION_SECONDS), (signal.SIGKILL, 0)):
         if number is not None:
+            others.update(_processes_outside(process.popen.pid))  # it may have started more
             _signal_all(process, others, number)
         if await _has_ended(process, others, seconds):
             break

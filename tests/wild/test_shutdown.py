@@ -24,11 +24,16 @@ if how == "family":
     children += [subprocess.Popen(sleep, start_new_session=own).pid for own in (False, True)]
 open(pids, "w").write(" ".join(map(str, children)))
 sys.argv[1:] = []
-threading.Thread(target=raw_replies.main, daemon=True).start()
+serving = threading.Thread(target=raw_replies.main, daemon=True)
+serving.start()
+if how == "late":
+    serving.join()
+    open(pids, "a").write(" " + str(subprocess.Popen(["sleep", "60"], start_new_session=True).pid))
 time.sleep(60)
 """
 """A server that does not exit at the end of its input, because another thread still works. With `ignores` and `family`
-it does not exit at SIGTERM either, nor with `family` do its two processes, one of them in a session of its own."""
+it does not exit at SIGTERM either, nor with `family` do its two processes, one of them in a session of its own. With
+`late` it starts such a process at the end of its input."""
 
 
 def run(tmp_path: Path, how: str) -> tuple[Client, Path]:
@@ -58,7 +63,7 @@ def shut_down(client: Client) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("how", ["listens", "ignores", "family"])
+@pytest.mark.parametrize("how", ["listens", "ignores", "family", "late"])
 def test_nothing_is_left_of_a_call_that_is_under_way(tmp_path: Path, how: str) -> None:
     client, pids = run(tmp_path, how)
     with client:
