@@ -283,7 +283,7 @@ class _Choice:
             if not proxy.url.startswith(("http:", "https:")):
                 kind = urlsplit(proxy.url).scheme
                 raise httpx.ConnectError(
-                    f"{proxy} is of the kind `{kind}`, which is not supported; use an HTTP proxy, or NO_PROXY"
+                    f"proxies of the kind `{kind}` are not supported; use an HTTP proxy, or NO_PROXY"
                 )
             proxy_context = self._network.ssl_context() if proxy.url.startswith("https:") else None
             options["proxy"] = httpx.Proxy(proxy.url, auth=proxy.credentials, ssl_context=proxy_context)
