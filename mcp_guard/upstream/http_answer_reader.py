@@ -37,7 +37,8 @@ class AnswerReader:
     """Settles the requests of one connection. `open_ids` gives the ids of those that are awaiting an answer.
 
     `try_old_transport` is called with the reason of a refusal that may be one of revision 2024-11-05. It takes the
-    request over and returns None, or returns the reason with its own.
+    request over and returns None, or returns the reason with its own. `is_listening` tells whether there is a standing
+    stream.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class AnswerReader:
         handler: MessageHandler,
         open_ids: Callable[[], Collection[Id]],
         try_old_transport: Callable[[OpenRequest, str], Awaitable[str | None]],
+        is_listening: Callable[[], bool],
     ) -> None:
         self._sessions = sessions
         self._reader = reader
         self._handler = handler
         self._open_ids = open_ids
         self._try_old_transport = try_old_transport
+        self._is_listening = is_listening
 
     async def settle(self, response: httpx.Response, request: OpenRequest) -> None:
         """Read the response until the request is settled. Raises: httpx.TransportError, httpx.DecodingError."""
@@ -79,9 +82,11 @@ class AnswerReader:
             self._handler.on_message(None)
             self._handler.on_request_failed(request.id, f"over {self._reader.max_message_bytes} bytes")
             return
-        for answer in self._read_answers(body, request):
+        for answer in sorted(self._read_answers(body, request), key=lambda answer: answer.has_other_id):
             if answer.frame.lstrip()[:1] == b"{":
                 await self._hand_on(answer, response, request)
+        if response.status_code == 202 and not request.is_stateless and self._is_listening():
+            return  # the reply comes on the standing stream, as from the Ruby SDK
         what = f"a body of type `{media_type(response)[:80]}`" if body else "no body"
         self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")
 
@@ -93,7 +98,7 @@ class AnswerReader:
     async def _hand_on(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
         seconds = request.sending.seconds()
         if (
-            answer.kind is Kind.UNIDENTIFIED_ERROR
+            (answer.kind is Kind.UNIDENTIFIED_ERROR or answer.names_session)
             and request.is_in_session
             and await self._sessions.is_unknown(request.session)
         ):
@@ -207,7 +212,7 @@ class AnswerReader:
     async def _settle_by_status(self, status: int, request: OpenRequest, reason: str) -> None:
         if request.is_opening:
             self._answer_with_error(request, reason)
-        elif status >= 500:
+        elif status >= 500 or status == 408:  # a proxy answers so as well, after it has passed the request on
             self._handler.on_request_lost(request.id, reason)  # it may have run
             if request.is_in_session:
                 await self._sessions.note_trouble(request.session)

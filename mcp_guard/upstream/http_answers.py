@@ -43,6 +43,8 @@ class Answer:
     is_result: bool = False
     has_other_id: bool = False
     """Whether it came with the id of no request, so that a better one may follow."""
+    names_session: bool = False
+    """Whether it is an error whose message speaks of a session, which may be lost."""
     version: str | None = None
     """`protocolVersion` of the result, if it has one that a header can hold."""
 
@@ -63,15 +65,16 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
     if not isinstance(message, dict) or "method" in message:
         return Answer(Kind.OTHER, frame)
     own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
+    names_session = is_error and "session" in str(message["error"].get("message")).lower()
     if own_id == id and type(own_id) is type(id):
-        return Answer(Kind.REPLY, frame, is_result, version=_version(message))
+        return Answer(Kind.REPLY, frame, is_result, names_session=names_session, version=_version(message))
     number = request_number(own_id)
     is_spelled_otherwise = number is not None and number == id
     if not is_spelled_otherwise and number is not None and _was_sent(number, id, open_ids):
         return Answer(Kind.OTHER, frame)
     if is_result or is_spelled_otherwise:
         has_other_id = not is_spelled_otherwise and own_id is not None
-        return Answer(Kind.REPLY, _with_id(frame, id), is_result, has_other_id, _version(message))
+        return Answer(Kind.REPLY, _with_id(frame, id), is_result, has_other_id, names_session, _version(message))
     return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
 
 

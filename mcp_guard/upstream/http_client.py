@@ -222,8 +222,9 @@ def _target_within_origin(response: httpx.Response) -> str | None:
     asked = str(response.request.url)
     try:
         target = urljoin(asked, response.headers.get("location", ""))
+        httpx.URL(target)
         return target if target != asked and origin(target) == origin(asked) else None
-    except ValueError:
+    except (ValueError, httpx.InvalidURL):
         return None
 
 
@@ -240,10 +241,12 @@ def describe_status(response: httpx.Response) -> str:
         why = response.extensions.get("reason")
         return f"answered with HTTP status {status}{f': {why}' if why else ''}"
     try:
-        parts = urlsplit(urljoin(str(response.request.url), location))
+        url = urljoin(str(response.request.url), location)
+        httpx.URL(url)
+        parts = urlsplit(url)
         target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-    except ValueError:
-        target = "what is not a URL"
+    except (ValueError, httpx.InvalidURL):
+        return f"redirects to what is not a URL (HTTP status {status})"
     return f"redirects to `{target[:200]}` (HTTP status {status}); if that is the server, set `url` to it"
 
 

@@ -200,5 +200,7 @@ class ServerSessions:
             return None
         if response.status_code in UNKNOWN_SESSION and str(METHOD_NOT_FOUND).encode() not in (body or b""):
             return True
-        kinds = {answer.kind for answer in read_answers(body or b"", PROBE_ID, [])}
-        return Kind.REPLY not in kinds and (response.status_code >= 400 or Kind.UNIDENTIFIED_ERROR in kinds)
+        answers = read_answers(body or b"", PROBE_ID, [])
+        if replies := [answer for answer in answers if answer.kind is Kind.REPLY]:
+            return all(reply.names_session for reply in replies)
+        return response.status_code >= 400 or any(answer.kind is Kind.UNIDENTIFIED_ERROR for answer in answers)

@@ -63,7 +63,9 @@ class UpstreamHttpSession:
         self._reader = ResponseReader(handler, max_message_bytes)
         self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks)
         self._open: dict[Id, OpenRequest] = {}
-        self._answers = AnswerReader(self._sessions, self._reader, handler, self._open.keys, self._try_old_transport)
+        self._answers = AnswerReader(
+            self._sessions, self._reader, handler, self._open.keys, self._try_old_transport, self._is_listening
+        )
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[Id] = set()
         """Ids of the requests in it that were not withdrawn."""
@@ -73,6 +75,7 @@ class UpstreamHttpSession:
         """Whether no `notifications/initialized` is on its way."""
         self._is_announced.set()
         self._standing: asyncio.Task[None] | None = None
+        self._standing_stream: StandingStream | None = None
         self._is_over = False
 
     def write(self, frame: bytes, is_reply: bool) -> None:
@@ -269,6 +272,9 @@ class UpstreamHttpSession:
         if session.has_begun and not session.is_lost:
             self._standing = self._tasks.create_task(self._listen(session))
 
+    def _is_listening(self) -> bool:
+        return self._standing_stream is not None and self._standing_stream.is_open
+
     async def _listen(self, session: ServerSession) -> None:
         async def may_go_on() -> bool:
             if session.has_id and await self._sessions.is_unknown(session):
@@ -278,7 +284,8 @@ class UpstreamHttpSession:
         def connect(last_event_id: str) -> AbstractAsyncContextManager[httpx.Response]:
             return self._sessions.get_stream(session, last_event_id)
 
-        await StandingStream(connect, self._reader, self._handler, may_go_on).run()
+        self._standing_stream = StandingStream(connect, self._reader, self._handler, may_go_on)
+        await self._standing_stream.run()
 
     # HTTP with SSE
 

@@ -52,6 +52,7 @@ class StandingStream:
         self._on_refused = on_refused
         self._position = StreamPosition()
         self._was_open = False
+        self.is_open = False
 
     async def run(self) -> None:
         """Read until the upstream refuses the stream."""
@@ -73,13 +74,15 @@ class StandingStream:
                     return _Ending.FAILED if response.status_code in PASSING else _Ending.REFUSED
                 if not is_event_stream(response):
                     return _Ending.REFUSED
-                self._was_open = True
+                self._was_open = self.is_open = True
                 async with aclosing(self._reader.read_messages(response, self._position)) as messages:
                     async for data in messages:
                         has_moved = True
                         self._hand_on(data)
         except READ_ERRORS:
             pass
+        finally:
+            self.is_open = False
         has_moved |= self._position.id != before or loop.time() - opened_at >= STABLE_SECONDS
         return _Ending.WORKED if self._was_open and has_moved else _Ending.FAILED
 

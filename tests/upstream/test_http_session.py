@@ -51,8 +51,22 @@ class Sessions:
         lambda x: x.reply(400, b"Invalid session ID", type="text/plain"),
         lambda x: x.reply(401, b"Unauthorized: Session not found", type="text/plain"),
         lambda x: unidentified(x, 200),
+        lambda x: unidentified(x, 400, x.message.get("id")),
+        lambda x: unidentified(x, 200, x.message.get("id")),
     ],
-    ids=["404", "404 with the id", "404 alone", "410", "400", "400 server-error", "400 text", "401", "200"],
+    ids=[
+        "404",
+        "404 with the id",
+        "404 alone",
+        "410",
+        "400",
+        "400 server-error",
+        "400 text",
+        "401",
+        "200",
+        "400 with the id",
+        "200 with the id",
+    ],
 )
 async def test_a_lost_session_is_replaced_and_the_refused_call_was_not_sent(refuse: Callable[[Exchange], None]) -> None:
     """A call that is being answered meanwhile gets its answer."""
@@ -515,6 +529,27 @@ async def test_a_cut_answer_is_resumed_until_it_is_complete() -> None:
     assert resumed == ["e1", "e1", "e1"]
 
 
+async def test_the_reply_of_an_array_counts_before_one_of_no_request() -> None:
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(session="s"):
+            foreign = {"jsonrpc": "2.0", "id": 9999, "result": content("another's")}
+            exchange.reply(200, [foreign, exchange.result(content("done"))])
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert await far.call() == "done"
+
+
+async def test_a_proxy_that_gives_up_waiting_leaves_the_call_unknown() -> None:
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(session="s"):
+            exchange.reply(408)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert (await far.call()).startswith("lost: upstream `far`: answered with HTTP status 408")
+
+
 # Redirects
 
 
@@ -544,6 +579,18 @@ async def test_nothing_is_sent_to_another_origin() -> None:
         async with connected(server.url, headers={"authorization": "Bearer abc"}) as far:
             assert f"redirects to `{other.url}` (HTTP status 307)" in str(far.connection.why_unavailable())
     assert strays == []
+
+
+@pytest.mark.parametrize("target", ["/\x01", "/" + "a" * 66_000, "//localhost:99999/"])
+async def test_a_call_that_is_redirected_to_what_is_no_url_was_not_sent(target: str) -> None:
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet(session="s"):
+            exchange.reply(307, location=target)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            expected = "not sent: upstream `far`: redirects to what is not a URL (HTTP status 307)"
+            assert await far.call() == expected
 
 
 async def test_redirects_without_end_are_not_followed_without_end() -> None:

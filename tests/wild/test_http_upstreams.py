@@ -88,10 +88,32 @@ class OldTransport:
                 self.streams[-1].chunk(event(exchange.result(results.get(exchange.method, content(SEPARATORS)))))
 
 
+class OnTheStandingStream:
+    """As the Ruby SDK: while a standing stream is open, each `POST` is accepted, and the reply comes on the stream."""
+
+    def __init__(self) -> None:
+        self.stream: Exchange | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        if exchange.command == "GET":
+            exchange.stream()
+            exchange.chunk(": hi\n\n")
+            self.stream = exchange
+            threading.Event().wait(20)
+        elif self.stream is None or not exchange.is_request:
+            exchange.greet(session="s")
+        else:
+            exchange.reply(202)
+            time.sleep(0.05)
+            results = {"tools/list": {"tools": [TOOL]}, "ping": {}}
+            self.stream.chunk(event(exchange.result(results.get(exchange.method, content(SEPARATORS)))))
+
+
 def test_servers_of_many_kinds_are_listed_and_called(tmp_path: Path) -> None:
     cut = CutStreams()
     kinds: dict[str, Callable[[Exchange], None]] = {
-        "strict": StrictVersion(), "cut": cut, "moved": Moved(), "old": OldTransport()
+        "strict": StrictVersion(), "cut": cut, "moved": Moved(), "old": OldTransport(),
+        "standing": OnTheStandingStream(),
     }  # fmt: skip
     with WildServer(lambda exchange: kinds[exchange.path.split("/")[2]](exchange)) as server:
         sections = "".join(f'[upstreams.{name}]\nurl = "{server.url}/{name}"\n' for name in kinds)
@@ -102,7 +124,7 @@ def test_servers_of_many_kinds_are_listed_and_called(tmp_path: Path) -> None:
             for name in kinds:
                 assert (name, text(client.call(f"{name}__run"))) == (name, SEPARATORS)
     assert cut.asked.count("a1") == 1
-    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok"] * 4
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok"] * 5
 
 
 def test_lost_sessions_and_restarts_cost_no_more_than_a_repeated_call(tmp_path: Path) -> None:
