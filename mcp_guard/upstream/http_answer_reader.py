@@ -37,8 +37,8 @@ class AnswerReader:
     """Settles the requests of one connection. `open_ids` gives the ids of those that are awaiting an answer.
 
     `try_old_transport` is called with the reason of a refusal that may be one of revision 2024-11-05. It takes the
-    request over and returns None, or returns the reason with its own. `is_listening` tells whether there is a standing
-    stream.
+    request over and returns None, or returns the reason with its own. `comes_on_stream`
+    tells whether the reply to an accepted request may still come on the standing stream; if so, the owner settles it.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class AnswerReader:
         handler: MessageHandler,
         open_ids: Callable[[], Collection[Id]],
         try_old_transport: Callable[[OpenRequest, str], Awaitable[str | None]],
-        is_listening: Callable[[], bool],
+        comes_on_stream: Callable[[Id], bool],
     ) -> None:
         self._sessions = sessions
         self._reader = reader
         self._handler = handler
         self._open_ids = open_ids
         self._try_old_transport = try_old_transport
-        self._is_listening = is_listening
+        self._comes_on_stream = comes_on_stream
 
     async def settle(self, response: httpx.Response, request: OpenRequest) -> None:
         """Read the response until the request is settled. Raises: httpx.TransportError, httpx.DecodingError."""
@@ -85,7 +85,7 @@ class AnswerReader:
         for answer in sorted(self._read_answers(body, request), key=lambda answer: answer.has_other_id):
             if answer.frame.lstrip()[:1] == b"{":
                 await self._hand_on(answer, response, request)
-        if response.status_code == 202 and not request.is_stateless and self._is_listening():
+        if response.status_code == 202 and not request.is_stateless and self._comes_on_stream(request.id):
             return  # the reply comes on the standing stream, as from the Ruby SDK
         what = f"a body of type `{media_type(response)[:80]}`" if body else "no body"
         self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")

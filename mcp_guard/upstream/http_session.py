@@ -8,6 +8,7 @@ to no session; it is cancelled by closing the stream of its answer.
 
 import asyncio
 import re
+from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 
 import httpx2 as httpx
@@ -43,6 +44,7 @@ OLD_STREAM_SECONDS, OLD_STREAM_TRIAL_SECONDS = 30.0, 5.0
 CANCEL_SECONDS = 5.0
 """How long the answer to a cancelled request is still read."""
 DELETE_SECONDS = 1.5
+MAX_ACCEPTED = 256
 
 
 class UpstreamHttpSession:
@@ -64,7 +66,7 @@ class UpstreamHttpSession:
         self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks)
         self._open: dict[Id, OpenRequest] = {}
         self._answers = AnswerReader(
-            self._sessions, self._reader, handler, self._open.keys, self._try_old_transport, self._is_listening
+            self._sessions, self._reader, handler, self._open.keys, self._try_old_transport, self._comes_on_stream
         )
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued: set[Id] = set()
@@ -76,6 +78,8 @@ class UpstreamHttpSession:
         self._is_announced.set()
         self._standing: asyncio.Task[None] | None = None
         self._standing_stream: StandingStream | None = None
+        self._accepted: deque[Id] = deque(maxlen=MAX_ACCEPTED)
+        """The last requests whose replies were to come on the standing stream."""
         self._is_over = False
 
     def write(self, frame: bytes, is_reply: bool) -> None:
@@ -272,8 +276,10 @@ class UpstreamHttpSession:
         if session.has_begun and not session.is_lost:
             self._standing = self._tasks.create_task(self._listen(session))
 
-    def _is_listening(self) -> bool:
-        return self._standing_stream is not None and self._standing_stream.is_open
+    def _comes_on_stream(self, id: Id) -> bool:
+        is_open = self._standing_stream is not None and self._standing_stream.is_open
+        self._accepted.extend([id] if is_open else [])
+        return is_open
 
     async def _listen(self, session: ServerSession) -> None:
         async def may_go_on() -> bool:
@@ -285,7 +291,11 @@ class UpstreamHttpSession:
             return self._sessions.get_stream(session, last_event_id)
 
         self._standing_stream = StandingStream(connect, self._reader, self._handler, may_go_on)
-        await self._standing_stream.run()
+        try:
+            await self._standing_stream.run()
+        finally:
+            while self._accepted:  # no effect on those that were answered
+                self._handler.on_request_lost(self._accepted.popleft(), "ended the stream that had its answer")
 
     # HTTP with SSE
 

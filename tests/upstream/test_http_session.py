@@ -540,6 +540,30 @@ async def test_the_reply_of_an_array_counts_before_one_of_no_request() -> None:
             assert await far.call() == "done"
 
 
+async def test_a_reply_that_was_to_come_on_the_standing_stream_is_lost_with_its_session() -> None:
+    begun, streams = list[Exchange](), list[Exchange]()
+
+    def answer(exchange: Exchange) -> None:
+        begun.extend([exchange] if exchange.method == "initialize" else [])
+        if exchange.method != "initialize" and exchange.headers["mcp-session-id"] != f"s{len(begun)}":
+            exchange.reply(404)
+        elif exchange.command == "GET":
+            exchange.stream()
+            exchange.chunk("retry: 10\n: hi\n\n")
+            streams.append(exchange)
+            threading.Event().wait(5)
+        elif not exchange.greet(session=f"s{len(begun)}"):
+            exchange.reply(202)
+            begun.append(exchange)  # it starts again, and has forgotten the session
+            time.sleep(0.05)
+            streams[-1].cut()
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            await eventually(lambda: streams != [])
+            assert (await far.call()).startswith("lost: upstream `far`: ")
+
+
 async def test_a_proxy_that_gives_up_waiting_leaves_the_call_unknown() -> None:
     def answer(exchange: Exchange) -> None:
         if not exchange.greet(session="s"):
