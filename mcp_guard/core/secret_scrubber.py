@@ -64,6 +64,7 @@ SECRET_WORDS = frozenset(
 SECRET_ENDINGS = ("KEY", "KEYS", "PASSWORD", "PASSWORDS", "SECRET", "SECRETS", "TOKEN", "TOKENS")
 _PEM_FRAME = "-----"
 _NAMED = re.compile(r"""([A-Za-z][\w.-]{0,60})\s{0,9}[=:]\s{0,9}(?=("[^"]*"|'[^']*'|[^\s;,&]+))""")
+_EXPONENT = re.compile(rb"[0-9]{1,20}(?:\.[0-9]{1,20})?[eE][-+]?[0-9]{1,3}")
 _CREDENTIALS = re.compile(r"(?:basic|bearer|token|apikey|api-key|digest)\s+(\S+)", re.IGNORECASE)
 """An authorization header's value: a scheme and what it takes."""
 _PASSWORD_IN_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*?:([^/?#]+)@")
@@ -116,6 +117,7 @@ class Scrubber:
         self._with_spaces: tuple[tuple[bytes, bytes], ...] = ()
         self._runs = PackedRuns(MIN_SECRET_BYTES, ascii_only=True)
         self._steps: tuple[Callable[[bytes], bytes], ...] = ()
+        self._has_number = False
         self.longest = 0
         """How many bytes at the end of an incomplete text may be the beginning of a secret."""
         if base is not None:
@@ -161,6 +163,7 @@ class Scrubber:
             (needle.replace(b"+", b" "), mark) for needle, mark in self._minimal if b" " in needle
         )
         self._steps = steps
+        self._has_number = any(value.isdecimal() for value in values)
         self._runs = PackedRuns(min(map(len, needles), default=MIN_SECRET_BYTES), is_ascii)
         self.longest = LONGEST_FACTOR * len(self._needles[0][0]) if needles else 0
 
@@ -198,6 +201,8 @@ class Scrubber:
         if b"\0" in text:  # UTF-16
             text = text.translate(None, b"\0")
             yield text, b""
+        if self._has_number and (decoded := _EXPONENT.sub(_without_exponent, text)) != text:
+            yield decoded, b""
         if (decoded := undo_hex_escapes(text)) != text:
             yield decoded, b""
         decoded = text
@@ -303,6 +308,11 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return high
+
+
+def _without_exponent(number: "re.Match[bytes]") -> bytes:
+    """As it is written when it is passed on."""
+    return repr(float(number[0])).encode()
 
 
 def _is_json(line: bytes) -> bool:

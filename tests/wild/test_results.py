@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core.secret_scrubber import Scrubber
 from tests.live.running_guard import SERVERS, Client, Json, upstream, write_config
 
 META = "io.modelcontextprotocol/"
@@ -110,6 +111,14 @@ def test_notifications_and_questions_arrive_as_they_were_sent(config: Path) -> N
         client.write(b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (message["id"], answer))
         received = client.wait(asked)["result"]["content"][0]["text"]
         assert exactly(received.encode())["result"] == exactly(answer)
+
+
+def test_a_secret_of_digits_is_found_however_its_number_is_spelled() -> None:
+    """What is passed on has the number without its exponent."""
+    scrubber = Scrubber()
+    scrubber.learn("PIN", "12345678")
+    for number in (b"12345678", b"1.2345678e7", b"1234567800E-2"):
+        assert scrubber.clean(b'{"pin": [' + number + b", 1.5e3]}") == b'{"pin":["[secret PIN]",1500.0]}'
 
 
 @pytest.mark.parametrize("id", [b"123456789012345678901234567890", b"1e400", b"0.1000000000000000055511151231257827"])
