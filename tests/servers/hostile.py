@@ -166,7 +166,7 @@ def main() -> None:
             make = LISTINGS.get(behaviour)
             send(id=id, result=make(LISTS[method], int(params.get("cursor", 0))) if make else plain_list(LISTS[method]))
         elif method == "tools/call" and behaviour == "reads_nothing":
-            time.sleep(3600)
+            time.sleep(60)
         elif method == "tools/call":
             ATTACKS.get(behaviour, lambda: None)()
             send(id=id, result={"content": [{"type": "text", "text": "attacked"}]})
