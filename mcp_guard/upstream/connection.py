@@ -389,15 +389,15 @@ class Connection:
         self._on_unreadable(read_remains(line) if line is not None else None, limit)
 
     def on_request_lost(self, request: Id, reason: str) -> None:
-        text = f"upstream `{self.name}`: {self._scrub(reason)}"
+        text = f"upstream `{self.name}`: {self._scrub(reason)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text))
 
     def on_request_not_sent(self, request: Id, reason: str) -> None:
-        text = f"upstream `{self.name}`: {self._scrub(reason)}"
+        text = f"upstream `{self.name}`: {self._scrub(reason)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text, sent=False))
 
     def on_request_failed(self, request: Id, what: str) -> None:
-        text = f"upstream `{self.name}` answered with {self._scrub(what)}"
+        text = f"upstream `{self.name}` answered with {self._scrub(what)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.fail_one(request, text))
 
     def on_session_lost(self, reason: str) -> None:

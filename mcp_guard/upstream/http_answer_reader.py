@@ -87,7 +87,7 @@ class AnswerReader:
                 await self._hand_on(answer, response, request)
         if response.status_code == 202 and not request.is_stateless and self._comes_on_stream(request.id):
             return  # the reply comes on the standing stream, as from the Ruby SDK
-        what = f"a body of type `{media_type(response)[:80]}`" if body else "no body"
+        what = f"a body of type `{media_type(response)}`" if body else "no body"
         self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")
 
     def _read_answers(self, data: bytes, request: OpenRequest) -> list[Answer]:

@@ -247,7 +247,7 @@ def describe_status(response: httpx.Response) -> str:
         target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
     except (ValueError, httpx.InvalidURL):
         return f"redirects to what is not a URL (HTTP status {status})"
-    return f"redirects to `{target[:200]}` (HTTP status {status}); if that is the server, set `url` to it"
+    return f"redirects to `{target}` (HTTP status {status}); if that is the server, set `url` to it"
 
 
 def explain(error: httpx.RequestError) -> str:

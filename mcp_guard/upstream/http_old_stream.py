@@ -53,7 +53,7 @@ class OldSseStream:
                 if response.status_code != 200:
                     raise SessionEnded(describe_status(response))
                 if not is_event_stream(response):
-                    raise SessionEnded(f"answered with the content type `{media_type(response)[:80]}`")
+                    raise SessionEnded(f"answered with the content type `{media_type(response)}`")
                 async with aclosing(self._reader.read_events(response, StreamPosition())) as events:
                     async for event in events:
                         if event.name == "endpoint" and not self.endpoint.done():
