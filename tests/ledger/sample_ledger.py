@@ -93,13 +93,16 @@ async def ask(harness: Harness, text: str) -> str:
 
 
 async def approve_and_use(harness: Harness, text: str) -> None:
+    """At first the upstream is down."""
     harness.approve(await ask(harness, text))
-    await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
+    for harness.upstream.is_unreachable in (True, False):
+        await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
 
 
 async def use_a_grant(harness: Harness, text: str, votes: Votes) -> None:
     harness.approve(await ask(harness, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
-    for item in ("", "a", "b"):
+    for item in ("", "a", "b", "c"):
+        harness.upstream.is_unreachable = item == "a"
         await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": f"many {text}{item}"}))
     [grant] = harness.store.grants(state="active")
     votes.revoke(grant.id, "carol", "enough")

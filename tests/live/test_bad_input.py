@@ -57,10 +57,9 @@ def test_malformed_json_is_answered_without_an_id(client: Client, line: bytes) -
         ('{"a":"\\ud800"}', "not acceptable JSON"),
         ("[" * 0 + '{"a":' * 100 + "1" + "}" * 100, "nested too deeply"),
         ('{"a":' * 300 + "1" + "}" * 300, "nested too deeply"),
-        ('{"a":12345678901234567890}', "outside what JSON carries exactly"),
         ('{"a":' + '"x"' * 0 + '"' + "y" * 1_500_000 + '"}', "over the limit"),
     ],
-    ids=["duplicate", "nan", "infinity", "surrogate", "deep", "deeper than can be written", "integer", "1.5MB"],
+    ids=["duplicate", "nan", "infinity", "surrogate", "deep", "deeper than can be written", "1.5MB"],
 )
 def test_unacceptable_arguments_are_denied_with_a_receipt(
     client: Client, config: Path, folder: Path, arguments: str, reason: str
