@@ -125,6 +125,10 @@ def forget_payload(name: str) -> Callable[[list[str]], object]:
     return change
 
 
+def drop_request(lines: list[str]) -> None:
+    del lines[next(at for at, line in enumerate(lines) if "request" in json.loads(line))]
+
+
 def alter_payload(lines: list[str]) -> None:
     document = json.loads(lines[0])
     name = next(item for item in document if item != "seq")
@@ -204,7 +208,7 @@ def misname(out: Path) -> None:
         (of_lines("payloads/001.jsonl", alter_payload), None, "does not match its commitment"),
         (of_lines("payloads/001.jsonl", forget_payload("request")), None, "no receipt records that it was erased"),
         (of_lines("payloads/001.jsonl", forget_payload("subject")), None, "no receipt records that it was erased"),
-        (of_lines("payloads/001.jsonl", lambda lines: lines.pop(3)), None, ""),
+        (of_lines("payloads/001.jsonl", drop_request), None, "no receipt records that it was erased"),
         (of_lines("payloads/001.jsonl", lambda lines: lines.append(lines[0])), 256, "twice or in the wrong file"),
         (of_lines("payloads/001.jsonl", lambda lines: lines.append("{}")), 256, "is malformed"),
         (lambda out: (out / "payloads/001.jsonl").unlink(), None, "no receipt records that it was erased"),
