@@ -122,8 +122,9 @@ async def measure(wire: Wire, seconds: float) -> Latency:
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
         params = {"name": "up__echo", "arguments": {"text": str(len(samples))}}
-        status, _ = await wire.post({"id": len(samples), "method": "tools/call", "params": params})
+        status, reply = await wire.post({"id": len(samples), "method": "tools/call", "params": params})
         assert status == 200
+        assert reply["result"]["isError"] is False, reply  # a refusal takes less time than a call
         samples.append(time.perf_counter() - began)
         await asyncio.sleep(0.002)
     return Latency.of(samples)
