@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from mcp_guard.core.errors import TooMuchMatching
 from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool
 from mcp_guard.core.provenance import matching
+from mcp_guard.core.provenance.index import PassageIndex
 from mcp_guard.core.provenance.passages import (
     BREAK,
     NOWHERE,
@@ -47,11 +48,10 @@ class InstanceHistory:
     limit: int = MAX_CHARACTERS
     _tools: dict[str, None] = field(default_factory=dict)
     _labels: set[str] = field(default_factory=set)
-    _passages: list[Passage] = field(default_factory=list)
+    _passages: PassageIndex = field(default_factory=PassageIndex)
     _unread: list[tuple[Call, Json]] = field(default_factory=list)
     _refused: set[str] = field(default_factory=set)
     _written: str = ""
-    _size: int = 0
     _task_text: str | None = None
     _matching_left: int = MAX_MATCHED_CHARACTERS
 
@@ -96,16 +96,12 @@ class InstanceHistory:
         return origins + [None] * (len(values) - len(origins))
 
     def _add(self, passage: Passage) -> None:
-        if not passage.size or passage in self._passages[-8:]:
+        if not passage.size or self._passages.is_repeated(passage):
             return
-        while self._size + passage.size > self.limit:
-            oldest = next((kept for kept in self._passages if kept.origin is Origin.TRUSTED), None)
-            if oldest is None:
+        while self._passages.size + passage.size > self.limit:
+            if not self._passages.drop_oldest_trusted():
                 return  # a value that is not kept counts as of unknown origin
-            self._passages.remove(oldest)
-            self._size -= oldest.size
-        self._passages.append(passage)
-        self._size += passage.size
+        self._passages.add(passage)
 
     # Evaluating
 
@@ -126,8 +122,7 @@ class InstanceHistory:
             tools=tuple(self._tools),
             untrusted_seen=UNTRUSTED in self._labels,
             sensitive_seen=SENSITIVE in self._labels,
-            orders_seen=call.tool.effect is not Effect.READ
-            and any(passage.has_instructions for passage in self._passages),
+            orders_seen=call.tool.effect is not Effect.READ and self._passages.has_instructions(),
             provenance=all_origins.origins(),
             sinks=sinks.origins(),
         )
@@ -169,11 +164,10 @@ class InstanceHistory:
             if form and (origin := self.find_origin(form)) is not None:
                 return [origin]
         if matching.is_one_word(text) and not any(origin.origin is Origin.UNTRUSTED for origin in inside):
-            untrusted = [passage for passage in self._passages if passage.origin is Origin.UNTRUSTED]
             tight = matching.squeeze(value)
             self._spend(SPLIT_SEARCHES)
             if len(tight) >= matching.MIN_SQUEEZED and matching.is_assembled_from(
-                tight, [passage.squeezed for passage in untrusted]
+                tight, self._passages.squeezed_untrusted()
             ):
                 return [ValueOrigin(Origin.UNTRUSTED)]
         return [NOWHERE, *inside]
@@ -195,7 +189,7 @@ class InstanceHistory:
             self._task_text = BREAK.join(map(matching.plain, sentences(text for text in texts_of_task if text)))
         if matching.contains_value(value, self._task_text) or self._spaced_by_task(value):
             return ValueOrigin(Origin.TASK)
-        first = next((passage for passage in self._passages if passage.contains(value)), None)
+        first = self._passages.find_first(value)
         if first is None:
             return None
         if first.origin is not Origin.TRUSTED and self._is_given(value):
@@ -203,7 +197,7 @@ class InstanceHistory:
         return first.origin_of(value)
 
     def _spend(self, searches: int) -> None:
-        self._matching_left -= searches * (self._size + 100)
+        self._matching_left -= searches * (self._passages.size + 100)
         if self._matching_left < 0:
             raise TooMuchMatching("the arguments have too many values to find where each comes from")
 
@@ -211,7 +205,7 @@ class InstanceHistory:
         """Whether a trusted place returns it as a whole, and this run has not written it there."""
         if len(self._written) >= self.limit or matching.contains_value(value, self._written):
             return False
-        return any(value in passage.whole for passage in self._passages)
+        return self._passages.has_whole(value)
 
     def _spaced_by_task(self, value: str) -> bool:
         """Whether the task contains this long number with spaces, as people write account numbers."""

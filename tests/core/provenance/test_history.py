@@ -204,7 +204,7 @@ def test_memory_is_bounded_and_forgotten_values_are_unknown() -> None:
     assert send(history, "carl@corp.example").sinks == Origins(unknown_origin=("to",))
     assert send(history, EVIL).sinks.from_untrusted == ("to",)  # content of others is stored
     assert send(history, "late@corp.example").sinks == Origins(unknown_origin=("to",))
-    assert history._size <= 1000
+    assert history._passages.size <= 1000
 
 
 def test_instances_share_no_history_and_are_forgotten_at_their_end() -> None:
