@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak
+.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -63,6 +63,9 @@ eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hij
 	@$(UV) venv -q --clear --python $(BIN)/python .venv-eval
 	@VIRTUAL_ENV=$(CURDIR)/.venv-eval $(UV) pip sync -q --require-hashes requirements-eval.lock
 	@touch $@
+
+proofs: $(VENV)/.node browser  ## run the tests of which `make test` runs a sample, in full; takes twice as long
+	@FULL_PROOFS=1 $(BIN)/python -m pytest $(PARALLEL) $$(grep -rl "proof_size import" tests) $(ARGS)
 
 RUNS ?= 100
 RACES ?= 1000

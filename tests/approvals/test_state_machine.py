@@ -33,6 +33,7 @@ from tests.promises.harness import (
     pending_id,
     text,
 )
+from tests.proof_size import sized
 
 CALLS = st.sampled_from(["a", "b"])
 GUARDS = st.integers(0, 1)
@@ -151,5 +152,5 @@ class Approvals(RuleBasedStateMachine):
         assert self.sent == list(self.model.values()).count(ApprovalState.CONSUMED)
 
 
-Approvals.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Approvals.TestCase.settings = settings(max_examples=sized(40, 20), stateful_step_count=25, deadline=None)
 TestApprovals = Approvals.TestCase

@@ -19,6 +19,7 @@ from tests.faults.disks import immutable
 from tests.live.running_guard import Client, scripted, seen, text, write_config
 from tests.promises.harness import Harness, make_instance, open_harness
 from tests.promises.harness import text as said
+from tests.proof_size import sized
 
 NOBODY = 65534
 
@@ -275,7 +276,7 @@ async def test_damage_anywhere_is_found_and_a_copy_restores_the_ledger(tmp_path:
     pages = await past(tmp_path)
     whole, safe = receipts(tmp_path), (tmp_path / "safe" / "ledger.sqlite").read_bytes()
     found: Counter[str] = Counter()
-    for at in range(50, pages * 4096, 1013):
+    for at in range(50, pages * 4096, sized(1013, 3037)):
         folder = tmp_path / str(at)
         shutil.copytree(tmp_path / "safe", folder / "state")
         path, data = folder / "state" / "ledger.sqlite", bytearray(safe)

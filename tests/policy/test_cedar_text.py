@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import conjunction, conjuncts, expression, paths, scope
+from tests.proof_size import sized
 
 LEAVES = st.sampled_from(
     ["context.a", "context.b.c", "1", "true", '"t\\"x"', "principal.owner", 'decimal("1.5")', 'Group::"g"', "[1, 2]",
@@ -41,7 +42,7 @@ def read(text: str) -> Json:
     return next(iter(parsed["staticPolicies"].values()))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=sized(400, 150), deadline=None)
 @given(EXPRESSIONS)
 def test_cedar_parses_the_text_to_the_same_policy(written: str) -> None:
     try:

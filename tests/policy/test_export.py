@@ -9,6 +9,7 @@ from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.export import plain_schema, plain_text
 from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, requests, ruleset
+from tests.proof_size import sized
 
 ROUTES = ("people", "security")
 APPROVALS = [frozenset(some) for size in range(3) for some in combinations(ROUTES, size)]
@@ -27,7 +28,7 @@ def expected(ruling: PolicyOutcome, approvals: frozenset[str]) -> bool:
     return ruling.outcome is Outcome.ALLOW
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=sized(500, 200), deadline=None)
 @given(TEXTS, requests())
 def test_the_exported_set_is_equal_to_the_outcome_rule(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mcp_guard.policy.request import narrow, view_of
 from mcp_guard.policy.ruleset import evaluate
 from tests.policy.strategies import PARTS, GeneratedRequest, policies_of, requests, ruleset, write
+from tests.proof_size import sized
 
 WHOLE = (
     "when { context == context }", "when { context.input == {n: 1} }", "when { [context.input].contains({n: 1}) }",
@@ -20,7 +21,7 @@ WHOLE = (
 TEXTS = st.lists(st.tuples(*map(st.sampled_from, (*PARTS[:-1], (*PARTS[-1], *WHOLE)))), max_size=5).map(write)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=sized(400, 150), deadline=None)
 @given(TEXTS, requests())
 def test_omitted_context_does_not_change_the_decision(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)

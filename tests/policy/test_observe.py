@@ -11,6 +11,7 @@ from mcp_guard.policy.ruleset import always_in_force
 from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool, object_of
 from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
 from tests.promises.harness import make_instance, open_harness
+from tests.proof_size import sized
 
 TOOL = make_tool(object_of(n={"type": "integer"}))
 READER = make_tool(object_of(), "read", Effect.READ)
@@ -21,7 +22,7 @@ HARD = (
 SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sized(300, 100), deadline=None)
 @given(TEXTS, requests())
 def test_always_enforced_policies_are_never_stricter_than_all_policies(written: str, asked: GeneratedRequest) -> None:
     """In observe mode only annotated policies block or hold a call."""

@@ -24,6 +24,7 @@ from mcp_guard.policy.request import Inexpressible, build_context, exact_decimal
 from mcp_guard.policy.shapes import input_shape
 from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool
 from tests.policy.schemas import NAMES, SCHEMAS, VALUES, fitting
+from tests.proof_size import sized
 
 POLICIES = PERMIT + '@id("h") forbid (principal, action, resource) when { context.history.untrusted_seen };'
 COUNTERS = (RateCounter("writes", 1, ("instance",), (Effect.WRITE,)),)
@@ -32,7 +33,7 @@ ATTRIBUTES = {
 }
 
 
-@settings(max_examples=500)
+@settings(max_examples=sized(500, 150))
 @given(st.data())
 def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)
@@ -87,7 +88,7 @@ def all_optional(schema: Any) -> Any:
     return optional
 
 
-@settings(max_examples=500)
+@settings(max_examples=sized(500, 150))
 @given(st.data())
 def test_arguments_accepted_by_the_schema_are_seen(data: st.DataObject) -> None:
     """A JSON Schema validator is the oracle: only numbers that Cedar cannot hold are hidden. Alternatives are stricter:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ from tests.live.http_guard import free_port
 from tests.live.running_guard import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
 from tests.live.test_oauth import sign_in
 from tests.promises.test_p10_secrets_stay import HOLD, KEYRING, Listener, find, inbox_pages
+from tests.proof_size import sized
 
 CANARY = "canary/Q2x+Lm9 Vt&Rb4"
 TOOLS = ("echo", "status", "redirect", "error", "html", "unauthorized", "progress", "held")
+SOURCES = ["env", "file", "keyring", "command"]
+HEADERS = sized(list(product(["bearer", "header"], SOURCES)), [("bearer", "file"), ("header", "env")])
 KEPT = ("sign-ins",)
 """Where a sign-in is kept on purpose, open to its owner only."""
 
@@ -104,8 +108,7 @@ def configure(folder: Path, section: str) -> Search:
     return Search(write_config(folder, section, policies, more, guard="hold_seconds = 0"))
 
 
-@pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
-@pytest.mark.parametrize("kind", ["bearer", "header"])
+@pytest.mark.parametrize(("kind", "source"), HEADERS)
 def test_leaked_header_is_found_nowhere(tmp_path: Path, kind: str, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
     with Authority(tmp_path, leak=True, header="authorization" if kind == "bearer" else "x-key") as remote:
@@ -117,7 +120,7 @@ def test_leaked_header_is_found_nowhere(tmp_path: Path, kind: str, source: str) 
     search.expect_nowhere(CANARY)
 
 
-@pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
+@pytest.mark.parametrize("source", sized(SOURCES, ["keyring", "command"]))
 def test_client_secret_and_its_tokens_are_found_nowhere(tmp_path: Path, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
     with Authority(tmp_path, leak=True, secret=CANARY) as remote:

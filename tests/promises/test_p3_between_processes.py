@@ -1,4 +1,4 @@
-"""P3 between processes: eight guards on one ledger race for each of a thousand approvals, and each is used once."""
+"""P3 between processes: eight guards on one ledger race for each of many approvals, and each is used once."""
 
 import asyncio
 import multiprocessing
@@ -13,8 +13,9 @@ from mcp_guard.core.model import Call, Decision, ToolCallRequest
 from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id
+from tests.proof_size import sized
 
-PROCESSES, ROUNDS = 8, 1000
+PROCESSES, ROUNDS = 8, sized(1000, 100)
 POLICIES = f"{ALLOW}\n{HOLD}"
 
 

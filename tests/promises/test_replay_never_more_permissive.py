@@ -13,6 +13,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import replay
 from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, policies_of, requests, revisions
 from tests.policy.test_export import APPROVALS, lets
+from tests.proof_size import sized
 
 
 def recorded(asked: list[GeneratedRequest]) -> Iterator[RecordedDecision]:
@@ -35,7 +36,7 @@ def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
     }
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=sized(600, 150), deadline=None)
 @given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
 def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
     before, after = sets
@@ -47,7 +48,7 @@ def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[Gen
     assert sum(done.matrix.values()) == len(asked)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=sized(100, 40), deadline=None)
 @given(TEXTS, st.lists(requests(), min_size=1, max_size=5))
 def test_replay_of_the_same_policies_shows_no_difference(text: str, asked: list[GeneratedRequest]) -> None:
     version = PolicyVersion("then", policies_of(text), CEDAR)

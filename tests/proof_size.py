@@ -1,0 +1,11 @@
+"""How much of a long proof runs: a sample in `make test`, all of it in `make proofs`."""
+
+import os
+from typing import TypeVar
+
+T = TypeVar("T")
+FULL = bool(os.environ.get("FULL_PROOFS"))
+
+
+def sized(full: T, sample: T) -> T:
+    return full if FULL else sample
