@@ -96,6 +96,10 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
     def close(self) -> None:
         self._db.close()
 
+    def copy_to(self, target: sqlite3.Connection) -> None:
+        """Write what is committed now to another database, in place of what is in it."""
+        self._db.backup(target)
+
     # Receipts
 
     def head(self) -> TreeHead:

@@ -19,7 +19,8 @@ from .sources.sqlite import LedgerSource
 
 __all__ = [
     "FAILED", "OK", "UNUSABLE", "LedgerSource", "Report", "Requirements", "UnusableInput", "add_options",
-    "check_signature", "describe", "main", "read_keys", "render", "verify", "verify_ledger", "verify_range",
+    "check_signature", "describe", "main", "read_keys", "render", "verify", "verify_full", "verify_ledger",
+    "verify_range",
 ]  # fmt: skip
 
 

@@ -181,7 +181,16 @@ def test_every_command_mentioned_in_text_exists(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_code_block_has_a_language(document: Path) -> None:
     """So that no commands are mistaken for text that is not run."""
-    assert {language for language, _ in fences(document)} <= {"sh", "text", "toml", "cedar", "json", "ini"}
+    assert {language for language, _ in fences(document)} <= {
+        "sh",
+        "text",
+        "toml",
+        "cedar",
+        "json",
+        "ini",
+        "nginx",
+        "caddy",
+    }
 
 
 @pytest.mark.parametrize(

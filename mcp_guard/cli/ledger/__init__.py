@@ -1,4 +1,4 @@
-"""`mcp-guard ledger COMMAND`: export, prove, witness, erase from and stream the ledger."""
+"""`mcp-guard ledger COMMAND`: export, prove, witness, back up, restore, erase from and stream the ledger."""
 
 from mcp_guard.cli import dispatch
 
@@ -6,6 +6,8 @@ COMMANDS: dispatch.Commands = {
     "export": ("ledger.export", "write the ledger as files that others can verify"),
     "witness": ("ledger.witness", "send the checkpoint to outside witnesses"),
     "prove": ("ledger.prove", "print the proof that a receipt, or a call's receipts, are in the ledger"),
+    "backup": ("ledger.backup", "copy the ledger while guards use it, and verify the copy"),
+    "restore": ("ledger.restore", "put the ledger of a backup in place, also on a new machine"),
     "forget": ("ledger.forget", "erase payloads; receipts and proofs remain"),
     "events": ("ledger.events", "print or send receipts as CloudEvents, OCSF or OpenTelemetry events"),
 }

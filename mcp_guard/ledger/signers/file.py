@@ -55,6 +55,19 @@ class FileKeyStore:
                 return key
         return None
 
+    def contents(self, verifier: str) -> bytes | None:
+        """The contents of the file that holds the key with this verifier line. Raises: LedgerError."""
+        for path in (self.next, self.path):
+            try:
+                text = path.read_text()
+                if parse_private(text.strip()).verifier == verifier:
+                    return text.encode()
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                raise _unusable(path, error) from None
+        return None
+
     def create_key(self) -> SigningKey:
         private = PrivateKey.generate()
         try:

@@ -1,0 +1,253 @@
+"""Backs up a ledger that guards may be using, and restores a backup in place of a ledger or on a new machine.
+
+A backup is a folder: the ledger as one file, its public keys, its checkpoint, and on request its private key. What
+happened after it was made is missing in it, so a restored copy would honour approvals that were used since, and
+credentials that were revoked. `restore` therefore closes everything that is open in the copy, with receipts, before a
+guard can see it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mcp_guard.core.approval import OPEN, ApprovalEvent
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.receipt import format_time
+from mcp_guard.files import create_file, is_locked, replace_file, sync_folder
+from mcp_guard.ledger import key_rotation, registry
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.grants import revoke_grant
+from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.open import FILE, GUARDS, LedgerSettings, open_writer
+from mcp_guard.ledger.signers.file import FILE as KEY_FILE
+from mcp_guard.ledger.signers.file import FileKeyStore
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.ports import Clock
+from mcp_guard.storage.copying import copy_ledger, size_of
+from mcp_guard.storage.inspection import open_read_only
+
+CHECKPOINT = "checkpoint"
+STAGING = ".restoring"
+BESIDE = (f"{FILE}-wal", f"{FILE}-shm", f"{KEY_FILE}.new", "verified.json")
+"""Further files of one ledger in a state folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What was written. `checkpoint` is the signed note of the copy, `has_key` whether the private key is in it."""
+
+    folder: Path
+    receipts: int
+    checkpoint: str
+    has_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restored ledger has. `receipts` counts those of the backup; `closed` the approvals and grants that were
+    open in it. `replaced` is the folder with the ledger that was there before, and `replaced_receipts` its size, if it
+    can be read. `verifier` is the line of the key in force."""
+
+    receipts: int
+    closed: int
+    agents: tuple[str, ...]
+    verifier: str
+    replaced: Path | None = None
+    replaced_receipts: int | None = None
+
+
+def back_up(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
+    """Write a backup to a new or empty folder (mode 0700); whole, or not at all.
+
+    Raises: LedgerError.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise LedgerError(f"`{folder}` is not empty", "name a new folder for each backup")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700, parents=True)
+        try:
+            backup = _write_backup(settings, draft, with_key)
+            sync_folder(draft)
+            os.rename(draft, folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise LedgerError(f"cannot write `{folder}`: {error.strerror}", "check the folder's owner and mode") from None
+    return Backup(folder, backup.receipts, backup.checkpoint, backup.has_key)
+
+
+def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
+    with open_read_only(settings.state_dir / FILE) as store:
+        copy_ledger(store, folder / FILE)
+    with open_read_only(folder / FILE) as copy:
+        head, checkpoint = copy.head(), copy.checkpoint()
+        verifiers = [key.verifier for key in copy.guard_keys()]
+    if not head.size:
+        raise LedgerError("the ledger has no receipts: there is nothing to back up", "run the guard once")
+    create_file(folder / PUBLISHED, "".join(f"{line}\n" for line in verifiers).encode(), 0o644)
+    create_file(folder / CHECKPOINT, checkpoint.encode(), 0o644)
+    if with_key:
+        create_file(folder / KEY_FILE, _private_key(settings, head.key))
+    return Backup(folder, head.size, checkpoint, with_key)
+
+
+def _private_key(settings: LedgerSettings, verifier: str) -> bytes:
+    if not _has_key_file(settings):
+        raise LedgerError(
+            f"`ledger.signer` is `{settings.signers[0].kind}`: the private key is in no file",
+            "leave out --with-key, and back up the key where it is",
+        )
+    key = _key_file(settings).contents(verifier)
+    if key is None:
+        hint = "leave out --with-key; see mcp-guard keys list"
+        raise LedgerError(f"no file in `{settings.state_dir}` has the key in force", hint)
+    return key
+
+
+def _has_key_file(settings: LedgerSettings) -> bool:
+    return settings.signers[0].kind == "file"
+
+
+def _key_file(settings: LedgerSettings) -> FileKeyStore:
+    return FileKeyStore(settings.state_dir / KEY_FILE, settings.origin)
+
+
+def refuse_while_guards_run(folder: Path) -> None:
+    """Raises: LedgerError."""
+    running = [path.stem for path in sorted((folder / GUARDS).glob("*.lock")) if is_locked(path)]
+    if running:
+        raise LedgerError(
+            f"a guard is using `{folder}`: {', '.join(running)}", "stop every guard and inbox first: mcp-guard status"
+        )
+
+
+def restore(
+    settings: LedgerSettings,
+    clock: Clock,
+    backup: Path,
+    *,
+    agents: Iterable[str],
+    by: str,
+    may_replace: bool = False,
+    key_is_lost: bool = False,
+) -> Restored:
+    """Put the ledger of a backup in the state folder. `agents` are those of the configuration; `by` is who restores.
+
+    It is prepared in a folder beside, so that until the last step the state folder is as it was. A ledger that is there
+    is moved to a folder of its own if `may_replace` is set. With `key_is_lost`, a new key is put in force.
+
+    Raises: LedgerError.
+    """
+    state = settings.state_dir
+    exists = (state / FILE).exists()
+    if exists and not may_replace:
+        raise LedgerError(
+            f"there is a ledger already: `{state / FILE}`", "move it aside with --replace, or name another state_dir"
+        )
+    refuse_while_guards_run(state)
+    with _staging(state) as staging:
+        _copy_in(backup, state, staging)
+        receipts, closed, revoked, verifier = _prepare(
+            replace(settings, state_dir=staging), clock, set(agents), by, key_is_lost
+        )
+        refuse_while_guards_run(state)
+        replaced = _keep_aside(state, clock) if exists else None
+        _move_in(staging, state)
+    refuse_while_guards_run(state)  # one that started in between has the old ledger open, and is refused each commit
+    before = size_of(replaced / FILE) if replaced else None
+    return Restored(receipts, closed, revoked, verifier, replaced, before)
+
+
+def _prepare(
+    staged: LedgerSettings, clock: Clock, agents: set[str], by: str, key_is_lost: bool
+) -> tuple[int, int, tuple[str, ...], str]:
+    """Make the copy safe to use; returns its size before, what was closed in it, and its key."""
+    with open_read_only(staged.state_dir / FILE) as store:
+        head = store.head()
+    if key_is_lost:
+        key_rotation.replace(staged, clock, "the key is lost; the ledger was restored from a backup")
+    elif _has_key_file(staged) and _key_file(staged).contents(head.key) is None:
+        raise LedgerError(
+            f"the private key of this ledger is neither in the backup nor in `{staged.state_dir.parent}`",
+            f"put its `{KEY_FILE}` into the backup's folder; if it is lost: --lost-key",
+            LedgerFault.KEY_UNAVAILABLE,
+        )
+    with closing(open_writer(staged, clock, create=False)) as writer:
+        note = f"restored from a backup of {head.size} receipts"
+        closed, revoked = writer.run(lambda tx: _close_what_is_open(tx, agents, note, by))
+        verifier = writer.read(lambda store: store.head().key)
+        writer.read(lambda store: store.truncate_wal())
+    return head.size, closed, revoked, verifier
+
+
+def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -> tuple[int, tuple[str, ...]]:
+    """Nothing that was approved, granted or issued before this can be used any more."""
+    open_approvals, grants = tx.store.approvals(OPEN), tx.store.grants(state="active")
+    for approval in open_approvals:
+        transitions.move(tx, approval, ApprovalEvent.OUTDATE, note)
+    for grant in grants:
+        revoke_grant(tx, grant, note)
+    disabled = {name for (kind, name), until in tx.store.revocations() if kind == "agent" and until > tx.now}
+    every = {*agents, *(agent.name for agent, _, _ in tx.store.agents())} - disabled
+    for name in sorted(every):
+        registry.revoke(tx, ("agent", name), note, by)
+    return len(open_approvals) + len(grants), tuple(sorted(every))
+
+
+@contextmanager
+def _staging(state: Path) -> Iterator[Path]:
+    folder = state / STAGING
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        yield folder
+    except OSError as error:
+        raise LedgerError(f"cannot restore to `{state}`: {error}", "check the folder's owner and mode") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_in(backup: Path, state: Path, staging: Path) -> None:
+    """The backup's files, and a private key of this machine if the backup has none."""
+    with open_read_only(backup / FILE) as store:
+        copy_ledger(store, staging / FILE)
+    shutil.copyfile(backup / PUBLISHED, staging / PUBLISHED)
+    source = backup if (backup / KEY_FILE).exists() else state
+    for name in (KEY_FILE, f"{KEY_FILE}.new"):
+        with suppress(FileNotFoundError):
+            create_file(staging / name, (source / name).read_bytes())
+
+
+def _keep_aside(state: Path, clock: Clock) -> Path:
+    """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, so
+    that a guard that starts in between does not begin a new ledger."""
+    stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
+    folder = state / f"replaced-{stamp}Z"
+    folder.mkdir(mode=0o700)
+    for name in (KEY_FILE, PUBLISHED):
+        with suppress(FileNotFoundError):
+            create_file(folder / name, (state / name).read_bytes())
+    try:
+        os.link(state / FILE, folder / FILE)
+    except OSError:  # the file system has no hard links
+        shutil.copy2(state / FILE, folder / FILE)
+    for name in BESIDE:
+        with suppress(FileNotFoundError):
+            os.rename(state / name, folder / name)
+    sync_folder(folder)
+    return folder
+
+
+def _move_in(staging: Path, state: Path) -> None:
+    for name, mode in ((KEY_FILE, 0o600), (PUBLISHED, 0o644)):
+        with suppress(FileNotFoundError):
+            replace_file(state / name, (staging / name).read_bytes(), mode)
+    os.rename(staging / FILE, state / FILE)
+    sync_folder(state)

@@ -1,0 +1,38 @@
+"""Copies a ledger file that others may be writing to."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.errors import FAILURES, explain
+from mcp_guard.storage.sqlite import Store, reading
+
+
+def copy_ledger(store: Store, target: Path) -> None:
+    """Write the last committed state of this ledger to a new file (mode 0600), durable when this returns.
+
+    Guards can write meanwhile (https://sqlite.org/backup.html: one step copies one snapshot). The copy has no
+    write-ahead log: it is a single file. Raises: LedgerError, OSError.
+    """
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        with reading(store.path), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            store.copy_to(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+    except FAILURES as error:
+        raise explain(error, target) from None
+
+
+def size_of(path: Path) -> int | None:
+    """How many receipts a ledger file has; None if it cannot be read."""
+    from mcp_guard.storage.inspection import open_read_only
+
+    try:
+        with open_read_only(path) as store:
+            return store.head().size
+    except LedgerError:
+        return None

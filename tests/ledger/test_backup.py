@@ -1,0 +1,219 @@
+"""Backup and restore: a copy of a ledger in use verifies, and a restored one permits nothing that was used since."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import main
+from mcp_guard.core.approval import GrantTerms
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.backup import Backup, Restored, back_up, restore
+from mcp_guard.ledger.open import FILE, LedgerSettings
+from mcp_guard.verifier import verify_ledger
+from tests.promises.harness import ALLOW, HOLD, ROUTES, Clock, Harness, make_instance, open_harness, pending_id
+
+ORIGIN = "test.example/ledger"
+NOTE = ToolCallRequest("crm__note", {"text": "hi"})
+
+
+def settings(folder: Path) -> LedgerSettings:
+    return LedgerSettings(folder / "state", ORIGIN, ROUTES)
+
+
+def saved(harness: Harness, name: str = "backup", with_key: bool = True) -> Backup:
+    return back_up(settings(harness.folder), harness.folder / name, with_key)
+
+
+def restored(folder: Path, backup: Backup, clock: Clock, **options: bool) -> Restored:
+    return restore(settings(folder), clock, backup.folder, agents=["agent"], by="operator test", **options)
+
+
+async def held(harness: Harness) -> str:
+    return pending_id(await harness.guard.call(make_instance(), NOTE))
+
+
+def test_backup_of_a_ledger_in_use_is_one_file_that_verifies(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    assert {path.name for path in backup.folder.iterdir()} == {FILE, "ledger.key", "ledger.pub", "checkpoint"}
+    assert {path.stat().st_mode & 0o777 for path in (backup.folder / FILE, backup.folder / "ledger.key")} == {0o600}
+    assert backup.folder.stat().st_mode & 0o777 == 0o700
+    report = verify_ledger(backup.folder / FILE, backup.folder / "ledger.pub")
+    assert (report.ok, report.receipts) == (True, backup.receipts)
+    assert (backup.folder / "checkpoint").read_text() == report.checkpoint == backup.checkpoint
+
+
+def test_backup_has_no_private_key_unless_it_is_asked_for(tmp_path: Path) -> None:
+    backup = saved(open_harness(tmp_path), with_key=False)
+    assert not (backup.folder / "ledger.key").exists()
+
+
+def test_backup_overwrites_nothing(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    saved(harness)
+    with pytest.raises(LedgerError, match="is not empty"):
+        saved(harness)
+
+
+async def test_guard_runs_on_an_empty_machine_after_a_restore(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path / "old")
+    await harness.guard.call(make_instance(), NOTE)
+    backup = saved(harness)
+    harness.close()
+    done = restored(tmp_path / "new", backup, harness.clock)
+    assert (done.receipts, done.agents, done.replaced) == (backup.receipts, ("agent",), None)
+    after = open_harness(tmp_path / "new")
+    after.clock.time = harness.clock.time
+    reply = await after.guard.call(make_instance("run_2", started=after.clock.time + 1), NOTE)
+    assert reply["result"]["content"][0]["text"] == "done"
+    after.close()
+    report = verify_ledger(tmp_path / "new" / "state" / FILE, backup.folder / "ledger.pub")
+    assert report.ok, report.problem
+    assert report.receipts > backup.receipts
+
+
+async def test_approval_that_was_used_after_the_backup_cannot_be_used_again(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, ALLOW + HOLD)
+    harness.approve(await held(harness))
+    backup = saved(harness)
+    await harness.guard.call(make_instance(), NOTE)
+    assert len(harness.upstream.writes()) == 1
+    harness.close()
+    assert restored(tmp_path, backup, harness.clock, may_replace=True).closed == 1
+    after = open_harness(tmp_path, ALLOW + HOLD)
+    after.clock.time = harness.clock.time
+    await after.guard.call(make_instance(), NOTE)
+    assert after.upstream.writes() == []
+    [stale] = after.receipts("approval.stale")
+    assert stale["note"] == f"restored from a backup of {backup.receipts} receipts"
+
+
+async def test_grant_ends_with_a_restore(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, ALLOW + HOLD)
+    harness.approve(await held(harness), terms=GrantTerms(3, 600, ("text",)))
+    backup = saved(harness)
+    harness.close()
+    restored(tmp_path, backup, harness.clock, may_replace=True)
+    after = open_harness(tmp_path)
+    assert after.store.grants(state="active") == []
+    assert len(after.receipts("grant.revoked")) == 1
+
+
+def test_credential_that_was_revoked_after_the_backup_stays_revoked(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    instance = make_instance()
+    writer = harness.ledger.writer
+    writer.run(lambda tx: registry.issue(tx, instance, {}))
+    backup = saved(harness)
+    writer.run(lambda tx: registry.revoke(tx, ("instance", instance.id), "stolen", "test"))
+    harness.close()
+    restored(tmp_path, backup, harness.clock, may_replace=True)
+    after = open_harness(tmp_path)
+    assert "was revoked" in str(registry.why_barred(after.store, instance, harness.clock.time))
+
+
+def test_agent_that_is_disabled_in_the_backup_stays_disabled(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    harness.ledger.writer.run(lambda tx: registry.revoke(tx, ("agent", "agent"), "drifts", "test", registry.FOREVER))
+    backup = saved(harness)
+    harness.close()
+    assert restored(tmp_path, backup, harness.clock, may_replace=True).agents == ()
+    assert open_harness(tmp_path).store.revocations() == [(("agent", "agent"), registry.FOREVER)]
+
+
+def test_restore_is_refused_while_a_guard_runs(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    with pytest.raises(LedgerError, match="a guard is using"):
+        restored(tmp_path, backup, harness.clock, may_replace=True)
+
+
+def test_ledger_that_is_there_is_replaced_only_on_request_and_is_kept(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    harness.ledger.writer.run(lambda tx: registry.revoke(tx, ("user", "dana"), "left", "test"))
+    harness.close()
+    with pytest.raises(LedgerError, match="there is a ledger already"):
+        restored(tmp_path, backup, harness.clock)
+    done = restored(tmp_path, backup, harness.clock, may_replace=True)
+    assert done.replaced is not None
+    assert (done.receipts, done.replaced_receipts) == (backup.receipts, backup.receipts + 1)
+    assert verify_ledger(done.replaced / FILE, done.replaced / "ledger.pub").ok
+
+
+def test_restore_without_the_private_key_says_where_to_put_it_and_changes_nothing(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path / "old")
+    backup = saved(harness, with_key=False)
+    with pytest.raises(LedgerError, match="neither in the backup nor in") as error:
+        restored(tmp_path / "new", backup, harness.clock)
+    assert "--lost-key" in error.value.hint
+    assert list((tmp_path / "new" / "state").iterdir()) == []
+    shutil.copy(tmp_path / "old" / "state" / "ledger.key", backup.folder)
+    assert restored(tmp_path / "new", backup, harness.clock).receipts == backup.receipts
+
+
+def test_lost_key_is_replaced_with_a_receipt_that_says_so(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path / "old")
+    backup = saved(harness, with_key=False)
+    done = restored(tmp_path / "new", backup, harness.clock, key_is_lost=True)
+    state = tmp_path / "new" / "state"
+    assert (state / "ledger.pub").read_text().splitlines()[-1] == done.verifier
+    assert (state / "ledger.key").stat().st_mode & 0o777 == 0o600
+    report = verify_ledger(state / FILE, state / "ledger.pub")
+    assert (report.ok, report.kinds["key.replaced"]) == (True, 1), report.problem
+
+
+CONFIG = """
+[guard]
+origin = "test.example/ledger"
+policies = "policies.cedar"
+
+[agents.agent]
+owner = "bob"
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["ledger", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_commands_back_up_and_restore_and_say_what_to_do_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_harness(tmp_path).close()
+    (tmp_path / "mcp-guard.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    code, said, hint = run(capsys, "backup", "copy")
+    assert (code, said.splitlines()) == (0, ["backed up 1 receipt to copy, and verified the copy"])
+    assert "the private key is not in it" in hint
+    code, _, said = run(capsys, "restore", "copies")
+    assert (code, "no backup in" in said) == (5, True)
+    assert run(capsys, "restore", "copy")[0] == 5
+    code, said, _ = run(capsys, "restore", "copy", "--replace", "--against", "copy/checkpoint")
+    assert code == 0
+    assert said.startswith(f"restored 1 receipt of test.example/ledger to {tmp_path / 'state'}\n")
+    assert "withdrew 0 open approvals and all credentials of agent: " in said
+    for next_step in ("mcp-guard agents list", "mcp-guard approvers list", "mcp-guard tools list", "mcp-guard doctor"):
+        assert next_step in said
+
+
+def test_damaged_backup_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    harness.close()
+    (tmp_path / "mcp-guard.toml").write_text(CONFIG)
+    file = backup.folder / FILE
+    file.write_bytes(file.read_bytes().replace(b"policy.loaded", b"policy.loadee"))
+    before: Json = {path.name: path.stat().st_ino for path in (tmp_path / "state").iterdir()}
+    monkeypatch.chdir(tmp_path)
+    code, _, said = run(capsys, "restore", "backup", "--replace")
+    assert code == 5
+    assert "does not verify" in said
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "state").iterdir()} == before
