@@ -26,6 +26,7 @@ MAX_DECODING_DEPTH = 2
 MAX_OVERLAP = 4 << 20
 """Characters of a value that may be compared with places in a text where it is part of a longer word."""
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+_SPACE = re.compile(r"\s")
 _NOT_WORD = re.compile(r"[\W_]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,20}://|mailto:|tel:)", re.IGNORECASE)
@@ -139,7 +140,7 @@ def address_characters(text: str) -> int:
 
 def is_one_word(value: str) -> bool:
     """Whether it contains no space: an id, account or address rather than prose."""
-    return not any(character.isspace() for character in value)
+    return _SPACE.search(value) is None
 
 
 def is_assembled_from(value: str, texts: list[str]) -> bool:
