@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
@@ -14,8 +15,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
 
-dist: $(VENV)/.uv  ## build the source distribution, and the wheel from it
+dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock file and their hashes; the same commit gives the same bytes
 	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
+	@cp requirements.lock dist
+	@cd dist && sha256sum *.whl *.tar.gz requirements.lock > SHA256SUMS
 
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)

@@ -84,7 +84,7 @@ def measure_disk(folder: Path) -> DiskInfo:
             for _ in range(SYNCS):
                 began = time.perf_counter()
                 os.write(handle, bytes(4096))
-                os.fdatasync(handle)
+                os.fsync(handle)
                 took.append(time.perf_counter() - began)
         finally:
             os.close(handle)

@@ -119,7 +119,7 @@ def import_keyring() -> ModuleType:
     try:
         import keyring as library
     except ImportError:
-        hint = "pip install 'mcp-guard[keyring]'"
+        hint = "pip install keyring, in the environment of mcp-guard"
         raise ConfigError("a secret is in the keyring, but the package `keyring` is not installed", hint) from None
     return library
 

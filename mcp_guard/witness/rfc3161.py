@@ -93,7 +93,7 @@ def _load_library() -> ModuleType:
     try:
         import rfc3161_client
     except ImportError:
-        raise DeliveryError("package `rfc3161-client` is not installed: pip install 'mcp-guard[timestamps]'") from None
+        raise DeliveryError("package `rfc3161-client` is not installed: pip install rfc3161-client") from None
     return rfc3161_client
 
 

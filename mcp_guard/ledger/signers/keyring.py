@@ -70,7 +70,7 @@ def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeySt
     try:
         import keyring
     except ImportError:
-        hint = "pip install 'mcp-guard[keyring]'"
+        hint = "pip install keyring, in the environment of mcp-guard"
         raise LedgerError("ledger.signer is `keyring`, but the package `keyring` is not installed", hint) from None
     return KeyringKeyStore(origin, folder / PUBLISHED, keyring)
 

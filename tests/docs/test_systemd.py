@@ -1,0 +1,48 @@
+"""The units of docs/howto/systemd.md are ones that systemd accepts, and start commands that exist."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli.completion.parsers import list_commands
+from tests.docs.page import BIN, ROOT, fences
+
+PROGRAM = "/opt/mcp-guard/bin/mcp-guard"
+UNITS = {
+    found[1]: text
+    for language, text in fences(ROOT / "docs" / "howto" / "systemd.md")
+    if language == "ini" and (found := re.match(r"# /etc/systemd/system/(\S+)\n", text))
+}
+PARSERS = {command.words: command.parser for command in list_commands()}
+
+
+def test_each_service_starts_a_command_that_exists() -> None:
+    started = [line for text in UNITS.values() for line in re.findall(rf"^ExecStart=.*?{PROGRAM} (.*)$", text, re.M)]
+    assert len(started) == 3
+    for line in started:
+        words = shlex.split(line.replace("$$(date +%%F)'", "2026-01-31"))
+        count = max(n for n in (1, 2) if tuple(words[:n]) in PARSERS)
+        parser = PARSERS[tuple(words[:count])]
+        assert parser is not None
+        assert str(parser.parse_args(words[count:]).config) == "/etc/mcp-guard/mcp-guard.toml"
+
+
+def test_every_service_is_stopped_without_killing_the_calls_of_its_servers() -> None:
+    """The default, `control-group`, would send SIGTERM to the servers as well."""
+    assert "KillMode=mixed\n" in UNITS["mcp-guard.service"]
+
+
+def test_systemd_accepts_the_units_without_a_remark(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    for name, text in UNITS.items():
+        (tmp_path / name).write_text(text.replace(PROGRAM, str(BIN / "mcp-guard")))
+    done = subprocess.run(
+        [analyze, "verify", *(str(tmp_path / name) for name in UNITS)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
