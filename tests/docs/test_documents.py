@@ -20,7 +20,8 @@ FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
 NOT_RUN = {
     "README.md": {
-        "python3 -m venv": "installs; tests/packaging does so",
+        "make demo": "the fixture `example` makes the same demonstration, and this is a test",
+        "make dist": "builds and installs; tests/packaging does so",
         "mcp-guard demo": "the fixture `example` does so, once for all",
         "mcp-guard wrap": WRAPS,
     },

@@ -1,6 +1,7 @@
 """The source distribution and the wheel, installed and run in a clean environment."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -68,6 +69,23 @@ def test_source_distribution_has_every_tracked_file(dist: Path) -> None:
     with tarfile.open(path) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {name for name in tracked.splitlines() if (ROOT / name).exists()} - packed == set()
+
+
+def test_documents_install_the_files_that_are_built(dist: Path) -> None:
+    built = {path.name for path in dist.iterdir()}
+    named: set[str] = set()
+    for document in (ROOT / "README.md", *(ROOT / "docs" / "howto").glob("*.md")):
+        named |= set(re.findall(r"\bmcp_guard-[\w.-]+\.(?:whl|tar\.gz)", document.read_text()))
+    assert named == built
+
+
+def test_wheel_built_from_the_tree_has_the_same_bytes_as_that_of_the_source_distribution(
+    dist: Path, tmp_path: Path
+) -> None:
+    """So that anybody can build a release again and compare."""
+    subprocess.run([UV, "build", "-q", "--wheel", "--no-create-gitignore", "--out-dir", tmp_path, ROOT], check=True)
+    [path] = tmp_path.glob("*.whl")
+    assert path.read_bytes() == (dist / path.name).read_bytes()
 
 
 def test_wheel_contains_data_files(dist: Path) -> None:
