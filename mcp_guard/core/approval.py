@@ -278,7 +278,9 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
         "tool": call.tool.listed_as,
         "resource": f'{call.resource.type}::"{call.resource.id}"',
         "arguments": salted_hash(nonce, call.canonical),
-        "meta": salted_hash(nonce, canonical.canonicalize(meta)) if (meta := without_trace(call.meta)) else None,
+        "meta": salted_hash(nonce, canonical.canonicalize(meta, exact=True))
+        if (meta := without_trace(call.meta))
+        else None,
         "ticket": salted_hash(nonce, call.task.ticket.encode()) if call.task.ticket else None,
         "reason": salted_hash(nonce, call.task.reason.encode()) if call.task.reason else None,
         "facts": salted_hash(nonce, call.facts.hash.encode()) if call.facts else None,
@@ -465,7 +467,7 @@ def bind_grant(
     """
     members = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
     resource = None if names_resource in free else bound["resource"]
-    hash = salted_hash(salt, canonical.canonicalize(given.without(free), UNLIMITED))
+    hash = salted_hash(salt, canonical.canonicalize(given.without(free), UNLIMITED, exact=True))
     return members | {"resource": resource, "arguments": hash}
 
 

@@ -180,12 +180,14 @@ def _explain(line: bytes, error: str) -> Unacceptable:
     return Unacceptable(found[0] if found else f"not acceptable JSON: {error}", value)
 
 
-def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
-    """RFC 8785 bytes of a JSON value; a number that a double cannot hold is written with all its digits.
+def canonicalize(value: Any, limits: Limits = Limits(), *, exact: bool = False) -> bytes:
+    """RFC 8785 bytes of a JSON value. With `exact`, a number that a double cannot hold is written with all its digits.
 
-    Raises: Unacceptable if it is too deep or too large, or cannot be written as JSON.
+    Raises: Unacceptable if it is too deep or too large, cannot be written as JSON, or has such a number and may not.
     """
     form = _inspect(value, limits.depth)
+    if form & EXACT and not exact:
+        raise Unacceptable("a number that a double cannot hold (RFC 7493, §2.2)")
     try:
         if form == PLAIN:
             encoded = orjson.dumps(value, option=_SORTED)
@@ -256,8 +258,8 @@ def digest(data: bytes) -> str:
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 of a JSON value's RFC 8785 bytes."""
-    return digest(canonicalize(value, Limits(bytes=1 << 30, depth=256)))
+    """SHA-256 of a JSON value's canonical bytes, with exact numbers."""
+    return digest(canonicalize(value, Limits(bytes=1 << 30, depth=256), exact=True))
 
 
 def escape_token(name: str) -> str:

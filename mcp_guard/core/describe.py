@@ -70,7 +70,7 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
     meta, unfit = forwarded_members(request.meta, rules.forward_meta)
     problems += unfit
     try:
-        exact = b"{}" if request.problem else canonical.canonicalize(arguments, rules.limits)
+        exact = b"{}" if request.problem else canonical.canonicalize(arguments, rules.limits, exact=True)
         params = canonical_request(tool.name if tool else request.name, exact, meta)
     except Unacceptable as error:
         exact, arguments, meta = b"{}", {}, None

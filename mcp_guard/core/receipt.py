@@ -238,7 +238,7 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
     if decision.material:
         payloads["material"] = decision.material
     if call.facts is not None:
-        payloads["facts"] = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24))
+        payloads["facts"] = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24), exact=True)
     return payloads
 
 

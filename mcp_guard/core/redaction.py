@@ -58,7 +58,7 @@ def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tupl
         after, removed = redact_pointers(before, places[name])
         after = redact_texts(after, texts)
         redacted += [f"/{name}{pointer}" for pointer in removed] or ([f"/{name}"] if after != before else [])
-        kept[name] = canonical.canonicalize(after, LARGE) if after != before else data
+        kept[name] = canonical.canonicalize(after, LARGE, exact=True) if after != before else data
     return redact_fields(fields, texts) | {"redacted": redacted}, kept
 
 

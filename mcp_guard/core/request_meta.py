@@ -67,7 +67,7 @@ def canonical_request(name: str, arguments: bytes, meta: Mapping[str, Any] | Non
 
     `arguments` are canonical already. Raises: Unacceptable.
     """
-    before = b'"_meta":' + canonicalize(meta, MAX_META) + b"," if meta else b""
+    before = b'"_meta":' + canonicalize(meta, MAX_META, exact=True) + b"," if meta else b""
     return b"{" + before + b'"arguments":' + arguments + b',"name":' + canonicalize(name) + b"}"
 
 

@@ -147,7 +147,7 @@ def token_id(issuer: str, claims: Mapping[str, Any]) -> str:
     if jti is not None and not isinstance(jti, str):
         raise InvalidCredential("its `jti` is not a string")
     try:
-        unique = f"jti\0{jti}".encode() if jti else b"claims\0" + canonical.canonicalize(claims)
+        unique = f"jti\0{jti}".encode() if jti else b"claims\0" + canonical.canonicalize(claims, exact=True)
     except (canonical.Unacceptable, UnicodeEncodeError):
         raise InvalidCredential("its claims are not acceptable JSON") from None
     return hashlib.sha256(issuer.encode() + b"\0" + unique).hexdigest()

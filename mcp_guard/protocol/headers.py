@@ -78,7 +78,7 @@ def _text(value: Any) -> str | None:
     """Numbers are written as in the body: `1e-7`, not `1e-07`."""
     if isinstance(value, str | UnroundedNumber):
         return str(value)
-    return canonicalize(value).decode() if isinstance(value, int | float) else None
+    return canonicalize(value, exact=True).decode() if isinstance(value, int | float) else None
 
 
 def is_same_value(header: str | None, mirrored: str) -> bool:

@@ -250,7 +250,7 @@ def test_any_arguments_pass_where_no_policy_looks_at_them(arguments: str) -> Non
     assert OPEN.decide(call, {}).outcome is Outcome.ALLOW
     exact = json.loads(arguments, parse_int=Decimal, parse_float=Decimal)
     assert json.loads(call.canonical, parse_int=Decimal, parse_float=Decimal) == exact
-    assert canonicalize(call.arguments) == call.canonical
+    assert canonicalize(call.arguments, exact=True) == call.canonical
 
 
 @settings(max_examples=200, deadline=None)
