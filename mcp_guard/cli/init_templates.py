@@ -17,8 +17,9 @@ FIRST_POLICIES = """\
 // `mcp-guard policy new TOOL` creates a policy file for one tool, such as crm__update_deal (server, two underscores,
 // tool).
 //
-// Reads are allowed. Every tool counts as a write unless mcp-guard.toml says otherwise:
-// [tools."crm__get_deal"] effect = "read"
+// Reads are allowed. A tool's effect is the `effect` of its `[tools."…"]` section; without one it is a write, or
+// destructive if its server says so (`destructiveHint`). No hint of a server makes a tool a read. To review the hints
+// and write the sections: mcp-guard tools effects
 @id("reads")
 permit (
   principal in Group::"agents",
@@ -26,10 +27,9 @@ permit (
   resource
 );
 
-// Every write needs the approval of a person. Destructive tools are writes too: those with effect = "destructive", or
-// that their server calls so. To deny them instead, in observe mode as well, add this:
+// Every write needs the approval of a person. Destructive tools are writes too. To deny them instead, add this; observe
+// mode blocks nothing, and records that it would:
 // @id("no-destruction")
-// @enforce("always")
 // @reason("destructive tools are not allowed")
 // forbid (principal, action in Action::"destructive", resource);
 @id("writes")

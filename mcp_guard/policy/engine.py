@@ -97,6 +97,10 @@ class PolicyEnvironment:
             retained=retained,
         )
 
+    def schema(self) -> Json:
+        """The schema of these tools, in Cedar's JSON form."""
+        return build_schema(self.tools, self.attributes, self.counters, meta=self.meta)[0]
+
     def without_facts(self) -> frozenset[str]:
         """The tools whose present state is not read."""
         return frozenset(tool.listed_as for tool in (*self.tools, *self.retained) if tool.rule.facts is None)

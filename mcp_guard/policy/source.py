@@ -174,12 +174,14 @@ class ListedNames:
 
 
 def is_outside_schema(policy: Policy, schema: Json) -> bool:
-    """Whether the policy's scope names only actions or a resource type that the schema lacks: it can never match."""
+    """Whether the policy's scope matches no tool of the schema, as that of a policy on reads if no tool is one."""
     actions, type = actions_and_type(policy)
-    declared = schema[""]
-    return (bool(actions) and not any(id in declared["actions"] for id in actions)) or (
-        type is not None and type not in declared["entityTypes"]
-    )
+    tools = [(name, action) for name, action in schema[""]["actions"].items() if action and "appliesTo" in action]
+    reached = {name for name, _ in tools} | {parent["id"] for _, tool in tools for parent in tool.get("memberOf") or ()}
+    if Effect.DESTRUCTIVE in reached:
+        reached.add(Effect.WRITE)  # a destructive tool is in the group `write` as well
+    types = {type for _, tool in tools for type in tool["appliesTo"]["resourceTypes"]}
+    return not (reached & set(actions) if actions else reached) or (type is not None and type not in types)
 
 
 def with_unlisted(schema: Json, policies: Iterable[Policy]) -> Json:

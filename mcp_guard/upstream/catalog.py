@@ -12,7 +12,9 @@ __all__ = ["build_catalog", "definition_hash", "make_tool", "resolve_effect"]
 
 
 def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
-    """The effect that the operator configured, else a write. An upstream's annotation can only make it destructive."""
+    """A tool's effect is the `effect` of its `[tools."…"]` section; without one it is a write, or destructive if its
+    server says so (`destructiveHint`). No hint of a server makes a tool a read.
+    """
     if rule.effect is not None:
         return rule.effect
     annotations = definition.get("annotations")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
 from tests.policy.fixtures import make_tool, object_of
 from tests.policy.strategies import CEDAR
@@ -15,6 +17,46 @@ AGENTS = {"a1": ("g1",)}
 HOLD = '@id("g") @require_approval("people") forbid (principal, action, resource);'
 READING = '@id("p") permit (principal in Group::"g1", action in Action::"read", resource);'
 FINE = '@id("work") permit (principal in Group::"g1", action, resource);'
+
+
+# What keeps a set from being loaded for these tools.
+ENVIRONMENT = PolicyEnvironment((make_tool(object_of(n={"type": "integer"})),), routes=("people",), absent=("down",))
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        READING,  # as `init` writes it, before any tool is configured as a read
+        READING + '@id("d") @reason("r") forbid (principal, action in Action::"destructive", resource);',
+        READING + '@id("d") @reason("r") forbid (principal, action == Action::"down__x", resource);',
+        READING + '@id("d") @reason("r") forbid (principal, action in Action::"server:down", resource);',
+        READING + '@id("d") @reason("r") forbid (principal, action == Action::"up__tol", resource);',
+        READING + '@id("d") @reason("r") forbid (principal, action, resource) when { context.input.m == 1 };',
+        READING + '@id("d") @reason("r") forbid (principal, action, resource) when { context.input has m };',
+        READING + '@id("d") @reason("r") forbid (principal, action, resource is Deal);',
+        READING.replace("permit", "permitt"),
+    ],
+)
+def test_lint_and_validate_agree_on_what_is_an_error(tmp_path: Path, policies: str) -> None:
+    (tmp_path / "x.cedar").write_text(policies)
+    try:
+        load_policies(tmp_path, ENVIRONMENT)
+        is_valid = True
+    except PolicyError:
+        is_valid = False
+    linted = lint(read_lint_input({"x.cedar": policies}, None, ("people",), AGENTS, environment=ENVIRONMENT))
+    assert any(finding.level == "error" for finding in linted) is not is_valid, linted
+
+
+@pytest.mark.parametrize(
+    "scope", ['action in Action::"read"', 'action in Action::"server:x"', "action, resource is Deal"]
+)
+def test_a_policy_that_waits_for_tools_is_no_error(scope: str) -> None:
+    """Also if only the schema of the last run is known."""
+    schema, _ = build_schema([make_tool(object_of())], {"Deal": {"n": "integer"}}, (), {"server:x"})
+    resource = "" if "Deal" in scope else ", resource"
+    text = f'@id("p") permit (principal, {scope}{resource}) when {{ resource has n || true }};'
+    assert found(text, schema, "error") == []
 
 
 def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintFinding]:

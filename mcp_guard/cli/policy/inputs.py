@@ -136,6 +136,22 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
     return None, "checked without a schema; run the guard once, or use --live"
 
 
+def known_environment(settings: Settings, live: bool, quiet: bool) -> tuple[PolicyEnvironment | None, str]:
+    """As `known_schema`: what `policy validate` checks against, with the tools listed now, if `live`, else last."""
+    if live:
+        return live_world(settings, quiet), "checked against the tools that are listed now"
+    path = settings.state_dir / FILE
+    version = find_latest(open_store(path, create=False)) if path.exists() else None
+    if version is None:
+        return None, "checked without a schema; run the guard once, or use --live"
+    actions = version.schema[""]["actions"]
+    listed = {name for name, action in actions.items() if action and "appliesTo" in action}
+    last = recorded_environment(settings, (), settings.upstreams.keys())
+    tools = [tool for tool in last.retained if tool.listed_as in listed]
+    absent = settings.upstreams.keys() - {tool.server for tool in tools}
+    return recorded_environment(settings, tools, absent), "checked against the tools that were listed last"
+
+
 def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
     """What policies are checked against, with the tools listed now. Raises: UpstreamError if an upstream lists none."""
     world = listed_world(settings, quiet)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
-from mcp_guard.cli.policy.inputs import known_schema, listed_world, no_tools_from, see_stderr
+from mcp_guard.cli.policy.inputs import known_environment, listed_world, no_tools_from, see_stderr
 from mcp_guard.config import load
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
@@ -20,11 +20,11 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 nothing but notes, 1 an error or a warning."""
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    schema, source = known_schema(settings, options.live, options.json)
+    environment, source = known_environment(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
     rates = {counter.name: counter.by for counter in settings.counters}
     texts = read_files(options.path or settings.policies)
-    linted = read_lint_input(texts, schema, tuple(settings.routes), agents, rates)
+    linted = read_lint_input(texts, None, tuple(settings.routes), agents, rates, environment)
     findings = lint(linted)
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:

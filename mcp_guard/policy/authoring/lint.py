@@ -8,14 +8,17 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
+from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.schema import folded
-from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts, with_unlisted
-from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
+from mcp_guard.policy.source import Policy, PolicyProblem, PolicySource, is_outside_schema, parse_texts, with_unlisted
+from mcp_guard.policy.validation import ValidationSchema, find_misspelt_actions, find_validation_problems
 
 NO_RATES: Mapping[str, Collection[str]] = {}
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
@@ -47,6 +50,8 @@ class LintInput:
     agents: Collection[str]
     rates: Mapping[str, Collection[str]]
     """What the calls of each rate are counted by."""
+    environment: PolicyEnvironment | None = None
+    """If it is known, an error is what keeps the set from being loaded for it: lint and the guard agree."""
 
     def rules(self) -> Ruleset:
         return Ruleset(self.policies, action_groups(self.schema) if self.schema else {})
@@ -63,11 +68,14 @@ def read_lint_input(
     routes: Collection[str],
     agents: Mapping[str, Collection[str]],
     rates: Mapping[str, Collection[str]] = NO_RATES,
+    environment: PolicyEnvironment | None = None,
 ) -> LintInput:
-    """`agents` maps each enrolled agent to its groups."""
+    """`agents` maps each enrolled agent to its groups. The schema is that of the `environment`, if there is one."""
     source, problems = parse_texts(texts, routes)
     groups = {group for agent_groups in agents.values() for group in agent_groups}
-    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys(), rates)
+    if environment is not None:
+        schema = environment.schema()
+    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys(), rates, environment)
 
 
 def lint(lint_input: LintInput) -> list[LintFinding]:
@@ -83,14 +91,14 @@ def unreadable(lint_input: LintInput) -> Iterator[LintFinding]:
 
 
 def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
-    """Problems that Cedar's validator reports, for policies on known tools."""
+    """Problems with which the set does not load, of policies on known tools: those that `policy validate` reports."""
     if lint_input.schema is None or lint_input.problems:
         return
-    known = {
-        id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, lint_input.schema)
-    }
-    schema = with_unlisted(lint_input.schema, known.values())
-    problems = find_validation_problems(known, ValidationSchema(json.dumps(schema))) if known else []
+    try:
+        problems = _find_problems(lint_input, lint_input.schema)
+    except PolicyError as error:  # of the set, and of none of its policies
+        yield LintFinding("", "", error.message, error.hint, "error")
+        return
     # Cedar reports the same mistake once for each tool: keep the first of those that differ in the action only.
     distinct = {
         (problem.file, problem.policy, re.sub(r'Action::"[^"]*"', "", problem.text)): problem
@@ -98,6 +106,16 @@ def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
     }
     for problem in reversed(distinct.values()):
         yield LintFinding(problem.file, problem.policy, problem.text, _suggest_fix(problem.text), "error")
+
+
+def _find_problems(lint_input: LintInput, schema: Json) -> list[PolicyProblem]:
+    """Raises: PolicyError."""
+    if lint_input.environment is not None:
+        source = PolicySource(lint_input.texts, lint_input.policies)
+        return list(load_confined(Path("policies"), source, lint_input.environment).problems)
+    known = {id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, schema)}
+    against = ValidationSchema(json.dumps(with_unlisted(schema, known.values())))
+    return find_validation_problems(known, against) if known else []
 
 
 def _suggest_fix(cedar_message: str) -> str:
@@ -111,7 +129,10 @@ def unknown_tools(lint_input: LintInput) -> Iterator[LintFinding]:
     if lint_input.schema is None:
         return
     known = lint_input.schema[""]["actions"]
-    for policy in lint_input.policies.values():
+    listed = lint_input.environment.listed() if lint_input.environment else None
+    misspelt = find_misspelt_actions(lint_input.policies.values(), listed) if listed else ()
+    reported = {problem.policy for problem, _ in misspelt}
+    for policy in (policy for policy in lint_input.policies.values() if policy.id not in reported):
         for name in sorted(set(_entities(policy.body["action"])) - known.keys()):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean `{near[0]}`?" if near else "mcp-guard policy schema lists all of them"
