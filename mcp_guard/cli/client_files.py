@@ -158,6 +158,7 @@ def repeat_command(command: str, options: argparse.Namespace, default_client: st
         words += [word for name in options.server for word in ("--server", name)]
         words += ["--agent", options.agent] if options.agent else []
         words += ["--move-secrets"] if options.move_secrets else []
+        words += ["--accept-hints"] if options.accept_hints else []
     return shlex.join(words) + config_option(options.config)
 
 

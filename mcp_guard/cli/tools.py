@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from mcp_guard.app import CLOCK, ledger_settings, note
+from mcp_guard.cli import tool_effects
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_table, print_text, print_words
 from mcp_guard.cli.upstreams import list_tools
@@ -46,6 +47,8 @@ class ToolEntry:
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
+    if options.verb == "effects":
+        return tool_effects.main(options)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
@@ -55,7 +58,9 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard tools", description="List, compare, accept and refuse tool definitions.")
+    parser = Parser(
+        prog="mcp-guard tools", description="List, compare, accept and refuse tool definitions, and show effects."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="list every tool ever seen, its state and findings")
     showing = verbs.add_parser("show", help="show a tool's definition: the latest, or the one with a hash")
@@ -63,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     accepting = verbs.add_parser("accept", help="pin a definition that you have reviewed")
     refusing = verbs.add_parser("refuse", help="refuse a definition; a pinned one is disabled at once")
     listing.add_argument("--now", action="store_true", help="start the upstreams and read their current listings first")
+    effects = verbs.add_parser("effects", help="show each tool's effect, and propose reads from the servers' hints")
+    effects.add_argument("--yes", action="store_true", help="write the proposed effects without asking")
     for verb in (showing, diffing):
         verb.add_argument("name", metavar="TOOL[@HASH]", help="the listed name of a tool, and a definition hash")
     for verb in (accepting, refusing):
@@ -71,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         verb.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     accepting.add_argument("--all", action="store_true", help="accept every new or changed tool")
-    for verb in (listing, showing, diffing, accepting, refusing):
+    for verb in (listing, showing, diffing, accepting, refusing, effects):
         add_config(verb)
         add_json(verb)
     return parser

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_guard.cli import tool_effects
 from mcp_guard.cli.client_files import (
     FileChange,
     config_option,
@@ -68,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--agent", metavar="AGENT", help="the agent that the client runs as (default: the only one, or a new one)"
+    )
+    parser.add_argument(
+        "--accept-hints", action="store_true", help='start the servers and set effect = "read" where they hint so'
     )
     parser.add_argument("--move-secrets", action="store_true", help="move the servers' secrets to the system keyring")
     return parser
@@ -159,7 +163,10 @@ def carry_out(operation: WrapOperation) -> int:
     if not confirm_write(options, len(operation.changes), repeat_command("wrap", options, operation.spot.client.id)):
         return 1
     put_in_place(operation)
-    return finish(operation, written=True)
+    code = finish(operation, written=True)
+    if options.accept_hints or not (options.yes or options.json):
+        tool_effects.propose_after_wrap(operation.guard.config, options.accept_hints, options.json)
+    return code
 
 
 def put_in_place(operation: WrapOperation) -> None:
@@ -257,6 +264,7 @@ def report(operation: WrapOperation) -> list[str]:
     lines += [f"stored in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
         (f"restart {operation.spot.client.title}", "it reads the file when it starts"),
+        (f"mcp-guard tools effects{at}", "see which tools count as reads, and which their servers call reads"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
         (f"mcp-guard doctor{at}", "diagnose problems"),
         (repeat_command("unwrap", operation.options, operation.spot.client.id), "restore the original servers"),

@@ -10,7 +10,7 @@ from mcp_guard.clients.server_entries import ClientServer, ServerValue
 
 @dataclass(frozen=True, slots=True)
 class TomlBlock:
-    """Text that was appended. `mentions` is how policies and other sections refer to what it defines."""
+    """Text that was appended. `mentions` is how policies and other sections refer to what it defines, if they do."""
 
     text: str
     mentions: str
@@ -75,12 +75,13 @@ def remove_blocks(
 ) -> tuple[str, list[tuple[TomlBlock, str]]]:
     """The text without the blocks, and the blocks that must stay, each with the reason."""
     remaining = []
-    for block in blocks:
+    for block in sorted(blocks, key=lambda block: bool(block.mentions)):  # those that refer to others come first
         if text.count(block.text) != 1:
             remaining.append((block, "it has been edited"))
             continue
         without = text.replace(block.text, "")
-        if any(re.search(rf"(?<![\w-]){re.escape(block.mentions)}", other) for other in (without, *policies)):
+        referring = re.compile(rf"(?<![\w-]){re.escape(block.mentions)}")
+        if block.mentions and any(referring.search(other) for other in (without, *policies)):
             remaining.append((block, "policies or other sections refer to it"))
         else:
             text = without

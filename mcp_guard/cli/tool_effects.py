@@ -1,0 +1,130 @@
+"""`mcp-guard tools effects`, and the same at the end of `wrap`: confirm what the servers' hints say of their tools."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mcp_guard.cli.client_files import config_option
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
+from mcp_guard.cli.upstreams import list_tools
+from mcp_guard.clients.effects import EffectPlan, ToolEffect, plan_effects, read_effects
+from mcp_guard.clients.files import FileSnapshot, read_file, write_file
+from mcp_guard.clients.records import WrapRecords
+from mcp_guard.config import check, load
+from mcp_guard.settings import Settings
+from mcp_guard.verifier.report import count
+
+UNTRUSTED = "A hint is a claim of the server. A call of a read may run without approval, so read the names first."
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """The effects of the listed tools, and the configuration with those that the hints propose."""
+
+    settings: Settings
+    file: FileSnapshot
+    rows: Sequence[ToolEffect]
+    absent: Sequence[str]
+    plan: EffectPlan
+
+    @property
+    def proposed(self) -> list[ToolEffect]:
+        return [row for row in self.rows if row.proposed is not None and row.tool not in self.plan.by_hand]
+
+
+def main(options: argparse.Namespace) -> int:
+    """Exit codes: 0; 1 if nothing was written although something is proposed, or a server listed no tools."""
+    effects = look(load(options.config), options.json)
+    is_written = False
+    if not options.json:
+        print_table(("tool", "effect", "because of", "proposed"), map(cells, effects.rows))
+    if effects.proposed and (options.yes or (not options.json and sys.stdin.isatty() and confirm(effects))):
+        write(effects)
+        is_written = True
+    if options.json:
+        print_json(as_json(effects, is_written), indent=2)
+    else:
+        print_lines(report(effects, is_written))
+    if effects.proposed and not is_written:
+        print_hint(f"to confirm them: mcp-guard tools effects --yes{config_option(effects.settings.path)}")
+    return 1 if effects.absent or (effects.proposed and not is_written) else 0
+
+
+def cells(row: ToolEffect) -> tuple[object, ...]:
+    return row.tool, str(row.effect), row.because, str(row.proposed or "")
+
+
+def look(settings: Settings, quiet: bool) -> Effects:
+    """Start the upstreams and read their hints. Raises: ConfigError."""
+    file = read_file(settings.path)
+    tools, absent = list_tools(settings, quiet)
+    rows = read_effects(tools)
+    return Effects(settings, file, rows, sorted(absent), plan_effects(file.text, rows))
+
+
+def confirm(effects: Effects) -> bool:
+    print_lines(["", UNTRUSTED])
+    print_text(
+        f'write effect = "read" for {count(len(effects.proposed), "tool")} into {effects.file.path}? [y/N] ', end=""
+    )
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def write(effects: Effects) -> None:
+    """Write the configuration, and add the sections to the records of `wrap`, so that `unwrap` removes them.
+
+    Raises: ConfigError.
+    """
+    check(effects.plan.text, effects.settings.path)
+    write_file(effects.file, effects.plan.text)
+    records = WrapRecords(effects.settings.state_dir / "clients")
+    for server, block in effects.plan.blocks:
+        wraps = [record for record in records.list() if server in record.upstreams]
+        for record in wraps[-1:]:
+            records.replace(replace(record, blocks=(*record.blocks, block)))
+
+
+def report(effects: Effects, is_written: bool) -> list[str]:
+    if is_written:
+        lines = [f'wrote effect = "read" for {count(len(effects.proposed), "tool")} into {effects.file.path}']
+    elif effects.proposed:
+        lines = [
+            f'proposed: effect = "read" for {count(len(effects.proposed), "tool")}; nothing was written',
+            UNTRUSTED,
+        ]
+    else:
+        lines = ["no hint proposes an effect that is not configured"]
+    lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
+    lines += [f"no tools from `{name}`: start it by hand to see why" for name in effects.absent]
+    return lines
+
+
+def as_json(effects: Effects, is_written: bool) -> dict[str, object]:
+    return {
+        "tools": [asdict(row) for row in effects.rows],
+        "by_hand": effects.plan.by_hand,
+        "absent": effects.absent,
+        "written": is_written,
+    }
+
+
+def propose_after_wrap(config: Path, is_accepted: bool, quiet: bool) -> None:
+    """Start the wrapped servers, show which tools they call read-only, and ask, unless `is_accepted`.
+
+    Raises: ConfigError.
+    """
+    effects = look(load(config), quiet)
+    if quiet:  # is_accepted, then
+        write(effects)
+    elif effects.proposed:
+        print_lines(["", "The servers call these tools read-only:"])
+        print_lines(f"  {row.tool}" for row in effects.proposed)
+        if is_accepted or confirm(effects):
+            write(effects)
+            print_lines(report(effects, True))
+            return
+        print_text("nothing was written; every one of them counts as a write")
+    else:
+        print_lines(["", *report(effects, False)])

@@ -1,0 +1,88 @@
+"""Proposes `effect = "read"` for the tools that their servers call read-only, as text of the guard's configuration.
+
+A hint (`annotations.readOnlyHint`, MCP 2025-06-18 "Tool annotations") is a claim of the server, which nothing enforces.
+So it changes nothing by itself: an operator reads the names and confirms them.
+"""
+
+import re
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mcp_guard.clients.toml_sections import TomlBlock, append_blocks, table, toml_string
+from mcp_guard.core.model import Effect, Json, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEffect:
+    """A tool with its effect, why it has it, and the effect to confirm, if the server's hints propose one."""
+
+    tool: str
+    server: str
+    effect: Effect
+    because: str
+    proposed: Effect | None = None
+
+
+def hints_of(definition: Json) -> Json:
+    annotations = definition.get("annotations")
+    return annotations if isinstance(annotations, dict) else {}
+
+
+def effect_of(tool: Tool) -> ToolEffect:
+    hints = hints_of(tool.definition)
+    is_destructive, reads = hints.get("destructiveHint") is True, hints.get("readOnlyHint") is True
+    if tool.rule.effect is not None:
+        return ToolEffect(tool.listed_as, tool.server, tool.effect, "the configuration")
+    if is_destructive:
+        return ToolEffect(tool.listed_as, tool.server, tool.effect, "its server's destructiveHint")
+    if reads:
+        return ToolEffect(tool.listed_as, tool.server, tool.effect, "the default", Effect.READ)
+    return ToolEffect(tool.listed_as, tool.server, tool.effect, "the default")
+
+
+def read_effects(tools: Iterable[Tool]) -> list[ToolEffect]:
+    """The effects of these tools, ordered by name."""
+    return sorted(map(effect_of, tools), key=lambda row: row.tool)
+
+
+@dataclass(frozen=True, slots=True)
+class EffectPlan:
+    """The configuration with the confirmed effects; `blocks` are the sections that were added, by server.
+
+    `by_hand` are tools whose section exists in a form that cannot be extended here.
+    """
+
+    text: str
+    blocks: tuple[tuple[str, TomlBlock], ...]
+    by_hand: tuple[str, ...]
+
+
+def plan_effects(text: str, proposals: Sequence[ToolEffect]) -> EffectPlan:
+    """Write the proposed effects into this configuration: into a tool's section, or in a new one at the end."""
+    sections = table(tomllib.loads(text), "tools")
+    by_server: dict[str, list[ToolEffect]] = defaultdict(list)
+    by_hand = []
+    for row in (row for row in proposals if row.proposed is not None):
+        if row.tool not in sections:
+            by_server[row.server].append(row)
+            continue
+        line = f'effect = "{row.proposed}"'
+        header = re.compile(rf"^\[\s*tools\s*\.\s*{re.escape(toml_string(row.tool))}\s*\][^\n]*\n", re.MULTILINE)
+        extended, count = header.subn(lambda match, line=line: f"{match[0]}{line}\n", text)  # type: ignore[misc]
+        if count == 1 and table(tomllib.loads(extended), "tools").keys() == sections.keys():
+            text = extended
+        else:
+            by_hand.append(row.tool)
+    servers = sorted(by_server)
+    after, blocks = append_blocks(text, [_block(server, by_server[server]) for server in servers])
+    return EffectPlan(after, tuple(zip(servers, blocks, strict=True)), tuple(by_hand))
+
+
+def _block(server: str, rows: Sequence[ToolEffect]) -> TomlBlock:
+    """Nothing else refers to these sections, so that `unwrap` may always remove them."""
+    lines = ["", f"# `{server}` calls these tools read-only (readOnlyHint), and an operator has confirmed it."]
+    for row in rows:
+        lines += [f"[tools.{toml_string(row.tool)}]", f'effect = "{row.proposed}"']
+    return TomlBlock("\n".join([*lines, ""]), "")

@@ -1,0 +1,80 @@
+"""The effects that servers' hints propose: only as reads, only when confirmed, and gone after `unwrap`."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.cli import main
+from mcp_guard.cli.tool_effects import Effects, write
+from mcp_guard.clients.effects import plan_effects, read_effects
+from mcp_guard.clients.files import read_file
+from mcp_guard.config import load
+from mcp_guard.core.model import Effect, Tool, ToolRule
+from mcp_guard.upstream.catalog import make_tool
+from tests.cli.test_wrap import desktop, here
+
+__all__ = ["here"]
+
+
+def tool(name: str, effect: Effect | None = None, **hints: Any) -> Tool:
+    definition = {"name": name, "inputSchema": {"type": "object"}, "annotations": hints}
+    return make_tool("git", definition, {f"git__{name}": ToolRule(effect=effect)})
+
+
+LOOK, PURGE = tool("look", readOnlyHint=True), tool("purge", destructiveHint=True)
+TWO_FACED = tool("two_faced", readOnlyHint=True, destructiveHint=True)
+
+
+def test_only_reads_are_proposed_and_nothing_that_is_configured() -> None:
+    rows = read_effects([PURGE, TWO_FACED, LOOK, tool("plain"), tool("known", Effect.WRITE, readOnlyHint=True)])
+    assert {row.tool: (row.effect, row.proposed) for row in rows} == {
+        "git__known": (Effect.WRITE, None),
+        "git__look": (Effect.WRITE, Effect.READ),
+        "git__plain": (Effect.WRITE, None),
+        "git__purge": (Effect.DESTRUCTIVE, None),
+        "git__two_faced": (Effect.DESTRUCTIVE, None),
+    }
+    assert [row.because for row in rows][3:] == ["its server's destructiveHint"] * 2
+
+
+@pytest.mark.parametrize(
+    ("before", "by_hand"),
+    [
+        ("", ()),
+        ('[guard]\npolicies = "p"', ()),
+        ('[tools."git__look"]  # mine\nmode = "enforce"\n', ()),
+        ('[tools."git__look".facts]\ntool = "x"\narguments = {}\n', ("git__look",)),
+        ('[tools]\ngit__look = { mode = "enforce" }\n', ("git__look",)),
+        ('[guard]\r\npolicies = "p"\r\n', ()),
+    ],
+)
+def test_an_effect_is_written_into_the_section_of_its_tool(before: str, by_hand: tuple[str, ...]) -> None:
+    plan = plan_effects(before, read_effects([LOOK, PURGE]))
+    assert plan.by_hand == by_hand
+    after = tomllib.loads(plan.text)
+    assert ("effect" in after["tools"]["git__look"]) is not bool(by_hand)
+    assert tomllib.loads(before).get("tools", {}).get("git__look", {}).items() <= after["tools"]["git__look"].items()
+    assert "git__purge" not in plan.text
+
+
+def test_a_name_with_quotes_stays_one_key() -> None:
+    odd = tool('x"]\neffect = "read"\n[tools."y', readOnlyHint=True)
+    plan = plan_effects("", read_effects([odd]))
+    assert tomllib.loads(plan.text)["tools"] == {odd.listed_as: {"effect": "read"}}
+
+
+def test_unwrap_removes_the_effects_that_were_confirmed(here: Path) -> None:
+    """Else they would keep the section of their server in the configuration."""
+    path = desktop(here)
+    assert main(["init", "--yes"]) == 0
+    before = path.read_bytes(), Path("mcp-guard.toml").read_bytes()
+    assert main(["wrap", "--yes"]) == 0
+    assert 'effect = "read"\n' not in Path("mcp-guard.toml").read_text(), "a hint alone changes nothing"
+    settings, file = load(Path("mcp-guard.toml")), read_file(Path("mcp-guard.toml"))
+    rows = read_effects([LOOK])
+    write(Effects(settings, file, rows, (), plan_effects(file.text, rows)))
+    assert load(Path("mcp-guard.toml")).tool_rules["git__look"].effect is Effect.READ
+    assert main(["unwrap", "--yes"]) == 0
+    assert (path.read_bytes(), Path("mcp-guard.toml").read_bytes()) == before
