@@ -15,6 +15,7 @@ from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import SECOND, Approval, ApprovalState, Grant
 from mcp_guard.core.describe import (
+    HIDDEN,
     NO_SUCH_TOOL,
     DescriptionRules,
     describe,
@@ -197,10 +198,20 @@ class Guard:
         if reason := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
             return replace(call, problems=(reason,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            quarantine = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
-            problems = (NO_SUCH_TOOL, quarantine) if quarantine else (NO_SUCH_TOOL,)
-            return replace(call, problems=problems)  # promise P5: a tool that is not listed is unknown
+            return replace(call, problems=self.why_unlisted(call))
         return call
+
+    def why_unlisted(self, call: Call) -> tuple[str, ...]:
+        """Promise P5: a tool that is not listed is unknown to the agent. What follows is for the receipt.
+
+        In observe mode the agent hears it, too.
+        """
+        if quarantine := self.upstreams.why_quarantined(call.name):  # promise P6
+            return NO_SUCH_TOOL, quarantine
+        if call.tool is None or not credential.may_use(call.instance.tools, call.tool.listed_as):
+            return (NO_SUCH_TOOL,)
+        why = self.policies.why_hidden(call.instance, call.tool)
+        return HIDDEN if self.policies.is_observed(call.tool) else NO_SUCH_TOOL, why
 
     async def describe(self, call: Call) -> Call:
         """Add the instance's history and the present state of the resource, and derive the change and the risk.

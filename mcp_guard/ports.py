@@ -116,6 +116,9 @@ class Policies(Protocol):
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Unknown is False."""
 
+    def why_hidden(self, instance: Instance, tool: Tool) -> str:
+        """Why no call of this tool could be allowed or held, in words, with the policies; empty if one could."""
+
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         """Decide on a described call; any error is a deny (promise P2).
 

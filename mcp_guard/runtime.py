@@ -19,7 +19,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.visible_text import say
+from mcp_guard.core.visible_text import quote, say
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
 from mcp_guard.downstream.loop_share import LoopShare
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
@@ -157,6 +157,7 @@ class Runtime:
         self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
         self._histories = InstanceHistories.of(settings.tool_rules)
         self._risk_monitor = make_risk_monitor(settings, ledger)
+        self._hidden: set[tuple[str, str, str]] = set()
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
@@ -212,7 +213,7 @@ class Runtime:
             settings,
             started if started is not None else start_upstreams(settings),
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
-            on_catalog=lambda: self._load_policies(session_policies),
+            on_catalog=lambda: self._load_policies(session_policies, instance),
             on_status=self._status_file.on_change,
             last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
@@ -319,7 +320,7 @@ class Runtime:
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()
 
-    def _load_policies(self, session_policies: SessionPolicies) -> None:
+    def _load_policies(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """Give a session the policies, validated against its catalog as it is now.
 
         If the ledger cannot record the policies, that is tried again: the catalog may not change for long.
@@ -331,11 +332,22 @@ class Runtime:
             effect = "the current ones stay in force" if has_policies else "every call is denied"
             session_policies.in_force.explain_absence(error.message)
             self.note(say("the policies could not be loaded; {}:\n{}", effect, str(error)))
-            asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies)
+            asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies, instance)
             return
+        self._note_hidden(session_policies, instance)
         if is_new:
             gc.freeze()  # what is loaded by now stays, so collections need not scan it again
             gc.enable()
+
+    def _note_hidden(self, session_policies: SessionPolicies, instance: Instance) -> None:
+        """Print which tools are not listed although they are only observed, each once for an agent and reason."""
+        policies, agent = session_policies.in_force, instance.agent.name
+        for tool, why in policies.hidden_although_observed(instance, lambda: session_policies.environment().tools):
+            if (key := (tool.listed_as, agent, why)) not in self._hidden:
+                self._hidden.add(key)
+                self.note(
+                    say("{} is hidden from {}, in observe mode too: {}", quote(tool.listed_as), quote(agent), why)
+                )
 
     def _announce_mode(self) -> str:
         """The mode, for the receipt. If anything is only observed, that is printed for the operator."""

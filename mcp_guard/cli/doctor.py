@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files
+from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.policy.inputs import recorded_environment
@@ -79,6 +80,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         clients=tuple(client_files(settings.path)),
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),
+        hidden=tuple(find_hidden(settings, recorded_environment(settings, tools, absent) if tools else None)),
         **snapshot,
     )
 

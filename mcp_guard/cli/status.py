@@ -9,18 +9,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
+from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
+from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.checks import PendingApproval
+from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.storage.inspection import latest_receipts, open_read_only
@@ -49,13 +52,16 @@ def main(arguments: list[str]) -> int:
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]
     calls = calls[-options.last :] if options.last > 0 else []
+    hidden = [] if options.ledger else [row for row in find_hidden(load(options.config)) if row.is_now]
     if options.json:
-        print_json(as_json(path, state, receipts, calls), indent=2)
+        print_json({**as_json(path, state, receipts, calls), "hidden": [asdict(row) for row in hidden]}, indent=2)
         return 0
     now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
     print_text(ledger_line(path, state))
     print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts))
+    for line in summarize(hidden):
+        print_text(f"hidden: {line}")
     print_text(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
     print_text(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mcp_guard.app import CLOCK, ledger_settings, note
 from mcp_guard.cli import tool_effects
+from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_table, print_text, print_words
 from mcp_guard.cli.upstreams import list_tools
@@ -14,12 +15,15 @@ from mcp_guard.core import definition_checks, definition_diff
 from mcp_guard.core.definition_checks import ListedTool
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.hidden_characters import DefinitionFinding
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Effect, Json, ToolRule
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import Settings
+from mcp_guard.upstream.catalog import resolve_effect
 
 SHORT = slice(7, 19)
 """The characters of a hash that are shown and typed."""
@@ -125,15 +129,33 @@ def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
 def show_all(writer: Writer, options: argparse.Namespace) -> int:
     known = entries(writer)
     findings_by_tool = findings(known)
+    settings = load(options.config)
+    hidden: dict[str, list[HiddenFrom]] = {name: [] for name in known}
+    for hidden_from in find_hidden(settings):
+        if hidden_from.is_now:
+            hidden[hidden_from.tool].append(hidden_from)
+    effects = {name: str(_effect(entry, settings)) for name, entry in known.items()}
     if options.json:
-        print_json([_as_json(entry, findings_by_tool[name]) for name, entry in known.items()], indent=2)
+        listing = [
+            _as_json(entry, findings_by_tool[name])
+            | {"effect": effects[name], "hidden": [asdict(row) for row in hidden[name]]}
+            for name, entry in known.items()
+        ]
+        print_json(listing, indent=2)
         return 0
     rows = []
     for name, entry in known.items():
         flags = ", ".join(sorted({finding.check for finding in findings_by_tool[name]}))
-        rows.append((name, entry.state, entry.latest.hash[SHORT], flags, entry.latest.why))
-    print_table(("tool", "state", "definition", "flags", "why"), rows)
+        why_hidden = "; ".join(dict.fromkeys(row.reason for row in hidden[name]))
+        rows.append(
+            (name, effects[name], entry.state, entry.latest.hash[SHORT], flags, entry.latest.why, why_hidden)
+        )  # fmt: skip
+    print_table(("tool", "effect", "state", "definition", "flags", "why", "not listed because"), rows)
     return 0
+
+
+def _effect(entry: ToolEntry, settings: Settings) -> Effect:
+    return resolve_effect(entry.latest.definition, settings.tool_rules.get(entry.name, ToolRule()))
 
 
 def _as_json(entry: ToolEntry, tool_findings: tuple[DefinitionFinding, ...]) -> Json:

@@ -35,6 +35,8 @@ from mcp_guard.core.model import (
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, canonical_request, forwarded_members, without_trace
 
 NO_SUCH_TOOL = "unknown tool"
+HIDDEN = "hidden tool"
+"""Of a tool that is not listed although it is only observed: the agent is told why."""
 TICKET, REASON = "guard_ticket", "guard_reason"
 ADDED = {"ticket": TICKET, "reason": REASON}
 CLAIM_LIMIT = 500

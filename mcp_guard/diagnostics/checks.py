@@ -10,6 +10,7 @@ from enum import StrEnum
 from mcp_guard.core.approval import Approval, Route, make_rule, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
+from mcp_guard.diagnostics.hidden_tools import HiddenFrom, summarize
 
 MEBIBYTE = 1024 * 1024
 LITTLE_SPACE, HARDLY_ANY_SPACE = 512 * MEBIBYTE, 32 * MEBIBYTE
@@ -159,6 +160,7 @@ class GuardSnapshot:
     unmapped_issuers: tuple[str, ...] = ()
     """Issuers of tokens of whose users the configuration knows nobody."""
     outgoing: tuple[OutgoingRoute, ...] = ()
+    hidden: tuple[HiddenFrom, ...] = ()
 
 
 CheckResults = list[CheckResult]
@@ -349,6 +351,16 @@ def policies(snapshot: GuardSnapshot) -> CheckResults:
     return _ok("policies", snapshot.policies_note)
 
 
+def hidden_tools(snapshot: GuardSnapshot) -> CheckResults:
+    """Tools are hidden on purpose, in observe mode only by policies that say so; but it may surprise."""
+    results: CheckResults = []
+    for line in summarize(row for row in snapshot.hidden if row.is_now):
+        results += _ok("tools", f"not listed: {line}")
+    for line in summarize(row for row in snapshot.hidden if not row.is_now):
+        results += _ok("tools", f"will not be listed in enforce mode: {line}")
+    return results
+
+
 def upstreams(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.has_upstreams:
         return _warning("upstreams", "no upstream is configured", "run mcp-guard wrap, or add [upstreams.NAME]")
@@ -437,7 +449,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, policies, upstreams, network, refusals, weakened, clients,
+    routes, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
 )  # fmt: skip
 
 

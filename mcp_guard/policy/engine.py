@@ -130,6 +130,15 @@ class Withheld:
     always: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HiddenTool:
+    """Why a tool is not listed: in words, and by the policies that forbid every call of it, if any does."""
+
+    policies: tuple[str, ...]
+    reason: str
+
+
+NO_OBJECT = "it has no input schema of an object, or the policies in force do not know it yet"
 NOTHING_WITHHELD: Mapping[str, Withheld] = {}
 
 
@@ -183,6 +192,11 @@ class PolicyEngine:
     def may_hold(self) -> bool:
         return bool(self._rules.gates)
 
+    @property
+    def may_hide_observed(self) -> bool:
+        """Whether some policy applies in observe mode too."""
+        return len(self._always.policies) > 1 or any(withheld.always for withheld in self.withheld.values())
+
     # Deciding
 
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
@@ -223,7 +237,7 @@ class PolicyEngine:
         if call.name in self.withheld and rules is self._rules:
             raise Inexpressible(self.withheld[call.name].reason)
         if shape is None:
-            raise Inexpressible("it has no input schema of an object, or the policies in force do not know it yet")
+            raise Inexpressible(NO_OBJECT)
         attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
         if context["input_inexact"]:
@@ -293,6 +307,31 @@ class PolicyEngine:
             except Exception:  # promise P5: a tool that cannot be evaluated is not listed
                 self._listed[key] = False
         return self._listed[key]
+
+    def why_hidden(self, instance: Instance, tool: Tool, observing: bool = False) -> HiddenTool | None:
+        """Why the tool is not listed for this instance; None if it is. Unlike `may_call`, this is not remembered."""
+        if self.may_call(instance, tool, observing):
+            return None
+        if not self._is_decidable(tool.listed_as, observing):
+            withheld = self.withheld.get(tool.listed_as)
+            return HiddenTool((), withheld.reason if withheld else NO_OBJECT)
+        rules = self._always if observing else self._rules
+        try:
+            entities = self._principal_entities(instance)
+            policy_slice = rules.slice(tool.listed_as, entities.principal)
+            for spot in self._blind_in_every_call(policy_slice, tool):
+                if not spot.is_permit:
+                    return HiddenTool((spot.policy,), f"no call of it can be decided: {spot.reason}")
+            resource = None if tool.rule.resource else (TOOL, tool.listed_as)
+            ids = rules.find_forbidding(tool.listed_as, entities.principal, resource, entities.entities)
+        except Exception as error:  # as in `may_call`: what cannot be evaluated is not listed
+            return HiddenTool((), f"it cannot be evaluated: {error}")
+        if not ids:
+            return HiddenTool((), f"no policy permits it for agent `{instance.agent.name}`")
+        reasons = "; ".join(dict.fromkeys(rules.policies[id].reason for id in ids if rules.policies[id].reason))
+        names = ", ".join(f"`{id}`" for id in ids)
+        forbid = "forbids" if len(ids) == 1 else "forbid"
+        return HiddenTool(ids, f"policy {names} {forbid} every call of it{f': {reasons}' if reasons else ''}")
 
     def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
         entities = self._principal_entities(instance)

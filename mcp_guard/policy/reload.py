@@ -9,7 +9,7 @@ Sessions with the same catalog share one loaded set.
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -61,6 +61,21 @@ class PoliciesInForce:
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         return self._engine is not None and self._engine.may_call(instance, tool, self.is_observed(tool))
+
+    def why_hidden(self, instance: Instance, tool: Tool) -> str:
+        if self._engine is None:
+            return self._why_none
+        hidden = self._engine.why_hidden(instance, tool, self.is_observed(tool))
+        return hidden.reason if hidden else ""
+
+    def hidden_although_observed(
+        self, instance: Instance, tools: Callable[[], Iterable[Tool]]
+    ) -> list[tuple[Tool, str]]:
+        """The tools that observe mode does not list for this instance either, each with the reason."""
+        if self._engine is None or not self._engine.may_hide_observed:
+            return []
+        observed = (tool for tool in tools() if self.is_observed(tool) and not self.may_call(instance, tool))
+        return [(tool, self.why_hidden(instance, tool)) for tool in observed]
 
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         if self._engine is None:

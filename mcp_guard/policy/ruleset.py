@@ -142,11 +142,27 @@ class Ruleset:
         entities: Entities,
         without: Collection[str] = (),
     ) -> bool:
-        """Whether some request could be allowed or held: partial evaluation without gates, with an unknown context.
+        """Whether some request could be allowed or held.
 
         `without` are policies that apply to no such request. Raises: ValueError from Cedar if it cannot parse the
         request.
         """
+        result = self._evaluate_partially(action, principal, resource, entities, without)
+        undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
+        return result.allowed or undecided
+
+    def find_forbidding(
+        self, action: str, principal: Principal, resource: Uid | None, entities: Entities
+    ) -> tuple[str, ...]:
+        """The policies that forbid every request, if any does. Raises: as `could_be_permitted`."""
+        result = self._evaluate_partially(action, principal, resource, entities, ())
+        ids = sorted(result.diagnostics.reasons) if result.decision is cedarpy.Decision.Deny else ()
+        return tuple(id for id in ids if self.policies[id].body["effect"] == "forbid")
+
+    def _evaluate_partially(
+        self, action: str, principal: Principal, resource: Uid | None, entities: Entities, without: Collection[str]
+    ) -> cedarpy.PartialAuthzResult:
+        """Without gates, and with an unknown context."""
         policy_slice = self.slice(action, principal)
         ungated = self._parse_without(policy_slice, without)[1] if without else policy_slice.ungated
         request = {
@@ -155,9 +171,7 @@ class Ruleset:
             "resource": entity_text(*resource) if resource else None,
             "context": None,
         }
-        result = cedarpy.is_authorized_partial(request, ungated, entities)
-        undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
-        return result.allowed or undecided
+        return cedarpy.is_authorized_partial(request, ungated, entities)
 
     def slice(self, action: str, principal: Principal) -> Slice:
         """The policies whose scope could match this action and principal, parsed once."""

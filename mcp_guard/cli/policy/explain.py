@@ -53,6 +53,9 @@ def read_inputs(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, di
     """The policy version and the request needed to evaluate the decision again. Raises: LedgerError if one is gone."""
     receipt = past.receipt
     hint = f"see the recorded decision: mcp-guard show {receipt['seq']}"
+    if past.unlisted:
+        why = "; ".join(receipt["reasons"][1:]) or "no policy in force could have permitted it"
+        raise LedgerError(f"`{receipt['tool']}` was not listed for agent `{receipt['agent']}`: {why}", hint)
     if not past.asked:
         because = "; ".join(receipt.get("reasons", [])) or receipt["outcome"]
         raise LedgerError(f"no policy was evaluated for receipt {receipt['seq']}: {because}", hint)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cedarpy import Entities, Schema
 
 from mcp_guard.core.decision import PolicyOutcome
-from mcp_guard.core.describe import NO_SUCH_TOOL
+from mcp_guard.core.describe import HIDDEN, NO_SUCH_TOOL
 from mcp_guard.core.model import NO_HISTORY, Json
 from mcp_guard.policy.request import history_context
 from mcp_guard.policy.ruleset import Principal, Ruleset, action_groups, read_principal
@@ -49,7 +49,7 @@ class RecordedDecision:
     @property
     def unlisted(self) -> bool:
         """Refused because the tool was not listed for this instance, although an upstream has it."""
-        return self.receipt.get("reasons") == [NO_SUCH_TOOL] and "definition" in self.receipt
+        return self.receipt.get("reasons", [""])[0] in (NO_SUCH_TOOL, HIDDEN) and "definition" in self.receipt
 
 
 def read_decision(receipt: Json, payloads: Mapping[str, bytes | None]) -> RecordedDecision | None:

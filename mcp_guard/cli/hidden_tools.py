@@ -1,0 +1,52 @@
+"""Finds the tools that are not listed for an agent, and why, for `tools list`, `status` and `doctor`.
+
+The tools are those that were listed last, the policies those in the files now. No server is started.
+"""
+
+from collections.abc import Iterable
+
+from mcp_guard.app import CLOCK
+from mcp_guard.cli.policy.inputs import known_environment
+from mcp_guard.core.approval import SECOND
+from mcp_guard.core.errors import GuardError
+from mcp_guard.core.model import Instance, Mode, Task
+from mcp_guard.diagnostics.hidden_tools import HiddenFrom
+from mcp_guard.policy.engine import PolicyEnvironment, load_confined
+from mcp_guard.policy.source import read_policies
+from mcp_guard.settings import Settings
+
+
+def find_hidden(settings: Settings, environment: PolicyEnvironment | None = None) -> list[HiddenFrom]:
+    """The hidden tools of each agent, ordered by name; none if no policies can be loaded, or no tool is known."""
+    try:
+        environment = environment or known_environment(settings, live=False, quiet=True)[0]
+        if environment is None or not environment.tools:
+            return []
+        source = read_policies(settings.policies, environment.routes)
+        engine = load_confined(settings.policies, source, environment)
+    except GuardError:
+        return []
+    hidden = []
+    for instance in instances(settings):
+        for tool in environment.tools:
+            if (why := engine.why_hidden(instance, tool)) is None:
+                continue
+            observed = engine.why_hidden(instance, tool, observing=True)
+            is_observed = (tool.rule.mode or settings.mode) is Mode.OBSERVE
+            best = observed or why
+            hidden.append(
+                HiddenFrom(
+                    tool.listed_as, instance.agent.name, best.reason, best.policies, observed is not None,
+                    observed is not None if is_observed else True,
+                )
+            )  # fmt: skip
+    return sorted(hidden, key=lambda row: (row.tool, row.agent))
+
+
+def instances(settings: Settings) -> Iterable[Instance]:
+    """An instance of each agent, as it would be launched now."""
+    now = CLOCK.wall()
+    for enrolled in settings.agents.values():
+        yield Instance(
+            "run_none", enrolled.agent, enrolled.on_behalf_of, Task(), now, now + 3600 * SECOND, "", "cred_none"
+        )

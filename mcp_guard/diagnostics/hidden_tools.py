@@ -1,0 +1,31 @@
+"""Tools that are not listed for an agent, in words. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenFrom:
+    """A tool that is not listed for an agent. `in_observe_mode` if not even when its calls are only observed.
+
+    `is_now` tells whether it is hidden in the mode that is configured.
+    """
+
+    tool: str
+    agent: str
+    reason: str
+    policies: tuple[str, ...]
+    in_observe_mode: bool
+    is_now: bool
+
+
+def summarize(hidden: Iterable[HiddenFrom], named: int = 5) -> list[str]:
+    """A line for each agent and reason: the tools by name, as far as there are few."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in hidden:
+        groups.setdefault((row.agent, row.reason), []).append(row.tool)
+    return [
+        f"{', '.join(tools[:named])}{f' and {len(tools) - named} more' if len(tools) > named else ''}: {reason}"
+        + ("" if f"`{agent}`" in reason else f" (agent `{agent}`)")
+        for (agent, reason), tools in groups.items()
+    ]
