@@ -170,6 +170,6 @@ def test_suggest_explains_an_empty_result(past: Past) -> None:
     assert (
         transcript(past, "policy", "suggest", code=1)
         == """\
-no suggestion for tester, up__echo on Tool: Alice denied such a call (receipt 17)
+no suggestion for up__echo, called by tester: Alice denied such a call (receipt 17)
 no suggestions"""
     )

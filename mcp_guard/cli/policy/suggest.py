@@ -1,23 +1,38 @@
-"""`mcp-guard policy suggest`: the narrowest policies that let what was always approved, or observed."""
+"""`mcp-guard policy suggest`: policies for calls that were always approved, or observed, and the open questions."""
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
-from mcp_guard.cli.output import print_json, print_lines
-from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
+from mcp_guard.cli.output import print_code, print_hint, print_json, print_text
+from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, recorded_environment, versions
+from mcp_guard.clients.effects import read_effects
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.authoring.suggest import MIN_CALLS, Candidate, Group, build_candidate, case_of, group_of
-from mcp_guard.policy.source import read_files
+from mcp_guard.core.model import Effect, ToolRule
+from mcp_guard.policy.authoring.recorded import PolicyVersion
+from mcp_guard.policy.authoring.suggest import (
+    MIN_CALLS,
+    Candidate,
+    Group,
+    Knowledge,
+    build_candidate,
+    case_of,
+    group_of,
+)
+from mcp_guard.policy.schema import TOOL, input_shape
+from mcp_guard.policy.source import EFFECTS, read_files
+from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, reading
 from mcp_guard.verifier.progress import Progress
+from mcp_guard.verifier.report import count
 
 PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
-NOT_SENT = b'"ending":"not_sent"'
+NOT_SENT = "not_sent"
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
@@ -26,28 +41,52 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
     options = build_parser().parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
+    latest, find_version = latest_version(store), versions(store)
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
-        unsent = not_sent(store)
+        failed = failures(store)
         progress.show(f"testing the suggestions on {len(past):,} decisions …")
         candidate = build_candidate(
-            [decision for decision in past if decision.receipt["seq"] not in unsent],
-            latest_version(store),
-            versions(store),
+            [decision for decision in past if failed.get(decision.receipt["seq"]) != NOT_SENT],
+            with_effects(latest, settings.tool_rules),
+            lambda version: with_effects(found, settings.tool_rules) if (found := find_version(version)) else None,
             texts=read_files(settings.policies),
             routes=tuple(settings.routes),
             permits_file=PERMITS,
-            refused=refused(store),
-            min_calls=options.least,
-            free=frozenset(options.free.split(",")) - {""},
+            known=know(settings, store, options, failed),
         )
     if options.out and candidate.suggestions.suggested:
         write(options.out, candidate, cases(store, candidate))
     if options.json:
         print_json(as_json(candidate), indent=2)
     else:
-        print_lines(lines(candidate, options.out))
+        print_candidate(candidate, options.out)
     return 0 if candidate.suggestions.suggested else 1
+
+
+def know(settings: Settings, store: Store, options: argparse.Namespace, failed: Mapping[int, str]) -> Knowledge:
+    tools = {tool.listed_as: tool for tool in recorded_environment(settings, (), settings.upstreams.keys()).retained}
+    shapes = {name: shape.fields for name, tool in tools.items() if (shape := input_shape(tool))}
+    return Knowledge(
+        refused=refused(store),
+        failed=failed,
+        min_calls=options.least,
+        free=frozenset(options.free.split(",")) - {""},
+        listed={name: [key for key, kind in fields.items() if kind.allowed] for name, fields in shapes.items()},
+        read_only={row.tool for row in read_effects(tools.values()) if row.proposed is Effect.READ},
+        labels=any(rule.returns for rule in settings.tool_rules.values()),
+    )
+
+
+def with_effects(version: PolicyVersion, rules: Mapping[str, ToolRule]) -> PolicyVersion:
+    """The version with the effects that are configured now: what was called before they were is judged by them."""
+    actions = dict(version.schema[""]["actions"])
+    for name, rule in rules.items():
+        if rule.effect is not None and name in actions and actions[name].get("memberOf"):
+            others = [parent for parent in actions[name]["memberOf"] if parent["id"] not in EFFECTS]
+            actions[name] = {**actions[name], "memberOf": [{"id": str(rule.effect)}, *others]}
+    schema = {**version.schema, "": {**version.schema[""], "actions": actions}}
+    return PolicyVersion(version.version, version.rules.policies, schema)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,17 +96,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--least", type=int, default=MIN_CALLS, metavar="N", help="how many calls a suggestion needs (default 3)"
     )
-    parser.add_argument("--free", default="", metavar="A,B", help="arguments that suggestions leave unrestricted")
+    parser.add_argument("--free", default="", metavar="A,B", help="arguments to leave unrestricted: NAME, or TOOL.NAME")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the complete candidate policies and cases there")
     add_span(parser)
     return parser
 
 
-def not_sent(store: Store) -> set[int]:
-    """The intents of calls that were not sent: when they are made again, they would be counted twice."""
+def failures(store: Store) -> dict[int, str]:
+    """How calls ended that did not succeed, by their intent; one without an outcome is `unknown`.
+
+    One that was not sent would be counted twice when it is made again.
+    """
+    endings: dict[int, str] = {}
     with reading(store.path):
-        outcomes = (row.body for row in store.receipts_after(-1) if row.kind == "outcome" and NOT_SENT in row.body)
-        return {seq for body in outcomes for seq in json.loads(body)["follows"]}
+        for row in store.receipts_after(-1):
+            if row.kind == "intent":
+                endings[row.seq] = "unknown"
+            elif row.kind == "outcome":
+                receipt = json.loads(row.body)
+                endings |= dict.fromkeys(receipt["follows"], receipt["ending"])
+    return {seq: ending for seq, ending in endings.items() if ending != "ok"}
 
 
 def refused(store: Store) -> dict[Group, str]:
@@ -110,12 +158,15 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
                 "id": suggestion.id,
                 "group": suggestion.group,
                 "gates": suggestion.gates,
+                "calls": len(suggestion.basis),
                 "basis": [past.receipt["seq"] for past in suggestion.basis],
                 "text": suggestion.exception() if suggestion.gates else suggestion.permit(),
             }
             for suggestion in candidate.suggestions.suggested
         ],
+        "questions": [asdict(question) for question in candidate.suggestions.questions],
         "left": [{"group": group, "why": why} for group, why in candidate.suggestions.skipped.items()],
+        "failed": candidate.suggestions.failed,
         "replayed": sum(candidate.replay.matrix.values()),
         "more_permissive": [
             suggestion.receipt["seq"] for suggestion in candidate.replay.differences if suggestion.looser
@@ -123,25 +174,39 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def lines(candidate: Candidate, out: Path | None) -> Iterator[str]:
-    for suggestion in candidate.suggestions.suggested:
-        agent, tool, type = suggestion.group
-        yield f"{agent}, {tool} on {type}, from {len(suggestion.basis)} calls:"
+def print_candidate(candidate: Candidate, out: Path | None) -> None:
+    """Suggestions by tool, then the open questions, then what else has no suggestion and why."""
+    suggestions = candidate.suggestions
+    for suggestion in suggestions.suggested:
+        print_text(f"{who_called(suggestion.group)}, {count(len(suggestion.basis), 'call')}:")
         if suggestion.gates:
-            yield f"an exception to {' and '.join(f'`{gate}`' for gate in suggestion.gates)}:"
-            yield from ["unless {", *suggestion.exception().splitlines(), "}", ""]
+            gates = " and ".join(f"`{gate}`" for gate in suggestion.gates)
+            print_text(f"an exception to {gates}:")
+            print_code(f"unless {{\n{suggestion.exception()}\n}}\n")
         else:
-            yield from [*suggestion.permit().splitlines(), ""]
-    for (agent, tool, type), why in candidate.suggestions.skipped.items():
-        yield f"no suggestion for {agent}, {tool} on {type}: {why}"
-    if not candidate.suggestions.suggested:
-        yield "no suggestions"
+            print_code(suggestion.permit())
+        print_text("")
+    if suggestions.questions:
+        print_text("open questions:")
+    for question in suggestions.questions:
+        print_text(f"  {who_called(question.group)}, {count(question.calls, 'call')}: {question.text}")
+        print_text(f"      if so: {question.if_so}")
+    for group, why in suggestions.skipped.items():
+        print_text(f"no suggestion for {who_called(group)}: {why}")
+    if suggestions.failed:
+        print_text(f"left out: {count(suggestions.failed, 'call')} that failed")
+    if not suggestions.suggested:
+        print_text("no suggestions")
         return
-    looser = sum(suggestion.looser for suggestion in candidate.replay.differences)
+    looser = sum(difference.looser for difference in candidate.replay.differences)
     replayed = sum(candidate.replay.matrix.values())
-    yield f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before"
-    yield (
-        f"the complete candidate is in `{out}`"
-        if out
-        else "hint: write it with --out DIR, then run mcp-guard policy replay"
-    )
+    print_text(f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before")
+    if out:
+        print_text(f"the complete candidate is in `{out}`")
+    else:
+        print_hint("write it with --out DIR, then run mcp-guard policy replay")
+
+
+def who_called(group: Group) -> str:
+    agent, tool, type = group
+    return f"{tool}{'' if type == TOOL else f' on {type}'}, called by {agent}"

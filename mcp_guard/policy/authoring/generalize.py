@@ -1,11 +1,15 @@
-"""Generalizes recorded requests to conditions that fit them closely: ranges of numbers and sets of strings.
+"""Generalizes recorded requests to conditions that fit them closely: ranges of numbers, sets of strings, folders.
 
-Each condition is Cedar text with a comment on the values it was derived from. An attribute that no condition can bound
-raises `Unbounded`.
+A string is bounded by its values only if these repeat, as names do, or if the tool's schema lists them; by a folder if
+all of them are in it. Any other string is free text, for which a condition on the values seen would say nothing of the
+next call: it raises `FreeText`, and a person decides. An attribute of a type that no condition can bound raises
+`Unbounded`.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -24,38 +28,62 @@ class Unbounded(Exception):
     """Nothing is suggested; the message is the reason, for example the attribute that no condition bounds."""
 
 
+class FreeText(Unbounded):
+    """The values at `path` are no bound for the values to come. `distinct` is how many there were."""
+
+    def __init__(self, path: str, distinct: int) -> None:
+        super().__init__(f"`{path}` had {distinct} different value{'' if distinct == 1 else 's'}, which do not repeat")
+        self.path = path
+        self.distinct = distinct
+
+
+MIN_REPEATED = 2
+"""How often each value of a name has occurred on average."""
+LONGEST_NAME = 200
+NAME = re.compile(r"\S+")
+FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/*]+|/[^/*]+/[^/*]+)/(?:[^/*]+/)*")
+"""A folder that is not one of the root's, or a URL up to a slash after its host."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
+    """`text` is `true` if nothing is restricted and only the comment counts."""
+
     text: str
-    comment: str
+    comment: str = ""
 
 
 def record_conditions(
-    base: str, values: Sequence[Mapping[str, Any]], kind: Json, free: frozenset[str] = frozenset()
+    base: str,
+    values: Sequence[Mapping[str, Any]],
+    kind: Json,
+    free: Collection[str] = (),
+    listed: Collection[str] = (),
 ) -> Iterator[Condition]:
     """Conditions that all of these records meet, for each attribute of their schema type `kind`.
 
-    Attributes in `free` are not bounded. Raises: Unbounded.
+    Attributes in `free` are not bounded; strings in `listed` have few values by the tool's schema. Raises: Unbounded,
+    FreeText.
     """
     for name, inner in sorted(kind.get("attributes", {}).items()):
         given = [value[name] for value in values if name in value]
         at = f"{base}.{name}" if is_plain(name) else f"{base}[{quoted(name)}]"
         has = f"{base} has {name if is_plain(name) else quoted(name)}"
         if name in free:
-            yield Condition("true", f"{at}: left free")
+            yield Condition("true", f"{name}: not restricted")
         elif not given:
             if not inner.get("required", True):
-                yield Condition(f"!({has})", f"{at}: never given")
+                yield Condition(f"!({has})")
         else:
-            yield from _attribute(at, has, given, inner, len(values))
+            yield from _attribute(at, has, given, inner, len(values), name in listed)
 
 
-def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int) -> Iterator[Condition]:
+def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_listed: bool) -> Iterator[Condition]:
     optional = not kind.get("required", True)
     if kind.get("type") == "Record":
         inner = [condition for condition in record_conditions(at, given, kind) if condition.text != "true"]
     else:
-        condition = bound(at, given)
+        condition = bound(at, given, is_listed)
         inner = [condition] if condition else []
     for condition in inner:
         text = condition.text
@@ -63,33 +91,28 @@ def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int) -> Iter
             text = f"{has} && {text}"
         elif optional:
             text = f"(if {has} then {text} else true)"
-        sometimes = "" if len(given) == of else f" (given in {len(given)} of {of})"
-        yield Condition(text, condition.comment + sometimes)
+        yield Condition(text, condition.comment if len(given) == of else f"given in {len(given)} of {of} calls")
 
 
-def bound(at: str, values: list[Any]) -> Condition | None:
-    """A condition that all of these values meet; None if every value of the type does. Raises: Unbounded."""
+def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | None:
+    """A condition that all of these values meet; None if every value of the type does. Raises: Unbounded, FreeText."""
     first = values[0]
     if isinstance(first, bool):
-        return (
-            None
-            if len(set(values)) == 2
-            else Condition(at if first else f"!{at}", f"{at}: always {str(first).lower()}")
-        )
+        return None if len(set(values)) == 2 else Condition(at if first else f"!{at}")
     if isinstance(first, int):
         low, high = min(values), max(values)
         if at.startswith(LESS_IS_SAFER):
-            return Condition(f"{at} <= {high}", f"{at}: up to {high}")
-        text = f"{at} == {low}" if low == high else f"{at} >= {low} && {at} <= {high}"
-        return Condition(text, f"{at}: from {low} to {high}")
+            return Condition(f"{at} <= {high}")
+        return Condition(f"{at} == {low}" if low == high else f"{at} >= {low} && {at} <= {high}")
     if isinstance(first, str):
-        return _texts(at, sorted(set(values)))
+        return _texts(at, values, is_listed)
     if isinstance(first, list):
-        return _sets(at, values)
+        return _sets(at, values, is_listed)
     if isinstance(first, dict) and first.get("__extn", {}).get("fn") == "decimal":
         low, high = (pick(values, key=_decimal)["__extn"]["arg"] for pick in (min, max))
-        text = f'{at}.greaterThanOrEqual(decimal("{low}")) && {at}.lessThanOrEqual(decimal("{high}"))'
-        return Condition(text, f"{at}: from {low} to {high}")
+        if at.startswith(LESS_IS_SAFER):
+            return Condition(f'{at}.lessThanOrEqual(decimal("{high}"))')
+        return Condition(f'{at}.greaterThanOrEqual(decimal("{low}")) && {at}.lessThanOrEqual(decimal("{high}"))')
     raise Unbounded(f"`{at}` has a type that no condition can bound")
 
 
@@ -97,21 +120,49 @@ def _decimal(value: Json) -> Decimal:
     return Decimal(value["__extn"]["arg"])
 
 
-def _texts(at: str, values: list[str]) -> Condition:
-    if len(values) > MAX_VALUES:
-        raise Unbounded(f"`{at}` had {len(values)} different values")
-    literals = ", ".join(quoted(value) for value in values)
-    text = f"{at} == {literals}" if len(values) == 1 else f"[{literals}].contains({at})"
-    return Condition(text, f"{at}: {len(values)} value{'s' if len(values) > 1 else ''} seen")
+def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
+    distinct = sorted(set(values))
+    if is_listed and len(distinct) > MAX_VALUES:
+        raise Unbounded(f"`{at}` had {len(distinct)} different values")
+    if is_listed or _are_names(values):
+        literals = ", ".join(map(quoted, distinct))
+        return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
+    if folder := common_folder(distinct):
+        inside = f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*")'
+        return Condition(inside, f"{len(distinct)} different values")
+    raise FreeText(at, len(distinct))
 
 
-def _sets(at: str, values: list[list[Any]]) -> Condition:
+def _are_names(values: Sequence[str]) -> bool:
+    """Whether these are few, repeat, and contain no blanks, as identifiers do and prose does not."""
+    counts = Counter(values)
+    are_few = len(counts) <= MAX_VALUES and len(values) >= MIN_REPEATED * len(counts)
+    return are_few and all(len(value) <= LONGEST_NAME and NAME.fullmatch(value) for value in counts)
+
+
+def common_folder(values: Sequence[str]) -> str:
+    """The deepest folder, with its slash, that all of these paths or URLs are in; empty if there is none.
+
+    None of them may have `..` in it, which would lead out of the folder again.
+    """
+    low, high = min(values), max(values)
+    shared = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    found = FOLDER.match(low[: low.rfind("/", 0, shared) + 1])
+    is_plain = not any(".." in value or re.search(r"\s", value) for value in values)
+    return found[0] if found and is_plain and len(values) > 1 else ""
+
+
+def _sets(at: str, values: list[list[Any]], is_listed: bool) -> Condition:
     items = [item for value in values for item in value]
-    every = sorted({quoted(item) if isinstance(item, str) else json.dumps(item) for item in items})
     if any(isinstance(item, dict | list) for item in items):
         raise Unbounded(f"`{at}` has a type that no condition can bound")
+    every = sorted({quoted(item) if isinstance(item, str) else json.dumps(item) for item in items})
+    if not every:
+        return Condition(f"{at}.isEmpty()")
+    if at.startswith("context.input.") and not is_listed:
+        texts = [item for item in items if isinstance(item, str)]
+        if texts and not _are_names(texts):
+            raise FreeText(at, len(set(texts)))
     if len(every) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(every)} different members")
-    if not every:
-        return Condition(f"{at}.isEmpty()", f"{at}: always empty")
-    return Condition(f"[{', '.join(every)}].containsAll({at})", f"{at}: of {len(every)} members seen")
+    return Condition(f"[{', '.join(every)}].containsAll({at})")

@@ -1,9 +1,12 @@
-"""Suggests policies from decisions of the past: the narrowest rules that cover what people always approved.
+"""Suggests policies from decisions of the past: narrow rules that cover what people always approved.
 
-Calls are grouped by agent, tool and resource type. A gate that was always approved gets an exception (`unless`),
+Calls are grouped by tool, agent and resource type. A gate that was always approved gets an exception (`unless`),
 because no permit can override it; a call that observe mode let through without any permit gets a permit of its own. A
 group in which an approver denied a call, or with a call that a plain `forbid` denies, is never the basis of a
-suggestion.
+suggestion, nor is a call that failed.
+
+What the calls do not answer is left open as a question, and nothing is suggested for the group meanwhile: whether an
+argument that is free text may be any text, and whether a tool only reads, as its server says.
 
 `build_candidate` writes the suggestions into the policy files, validates them, and replays the ledger under the result.
 INVARIANT: no replayed decision is more permissive under the candidate, except for requests that an approver or observe
@@ -12,18 +15,21 @@ mode let through. A suggestion that would go further is withdrawn and reported a
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
-from mcp_guard.policy.authoring.generalize import Condition, Unbounded, record_conditions
+from mcp_guard.policy.authoring.generalize import Condition, FreeText, Unbounded, record_conditions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
 from mcp_guard.policy.cedar_text import is_plain, quoted
 from mcp_guard.policy.ruleset import entity_text
+from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, with_unlisted
 from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
@@ -31,9 +37,6 @@ Group = tuple[str, str, str]
 """Agent, tool, and type of resource."""
 MIN_CALLS = 3
 """How many calls a suggestion needs by default."""
-TASK = "task"
-LAUNCH_ATTRIBUTES = ("started", "expires", "owner")
-"""Attributes of the principal that depend on the launch, not on what is done: no condition bounds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +49,49 @@ class Suggestion:
     conditions: tuple[Condition, ...]
     basis: tuple[RecordedDecision, ...]
 
+    def origin(self) -> str:
+        """What the suggestion is based on, for a comment."""
+        first, last = (self.basis[at].receipt["time"][:10] for at in (0, -1))
+        calls = f"{len(self.basis)} call{'s' if len(self.basis) > 1 else ''}"
+        return f"from {calls} of {self.group[1]} by {self.group[0]}, {first}{f' to {last}' if first != last else ''}"
+
     def exception(self) -> str:
         """The condition to add to a gate: the text between the braces of an `unless`."""
         agent, tool, type = self.group
-        scope = (
-            f"principal in {entity_text('Agent', agent)}",
-            f"action == {entity_text('Action', tool)}",
-            f"resource is {type}",
-        )
-        return "\n".join(_condition_lines([*(Condition(text, "") for text in scope), *self.conditions]))
+        scope = [f"principal in {entity_text('Agent', agent)}", f"action == {entity_text('Action', tool)}"]
+        scope += [] if type == TOOL else [f"resource is {type}"]
+        conditions = [Condition("true", self.origin()), *map(Condition, scope), *self.conditions]
+        return "\n".join(_condition_lines(conditions))
 
     def permit(self) -> str:
         agent, tool, type = self.group
-        scope = (
-            f"principal in {entity_text('Agent', agent)}, action == {entity_text('Action', tool)}, resource is {type}"
-        )
+        scope = f"  principal in {entity_text('Agent', agent)},\n  action == {entity_text('Action', tool)},\n"
+        scope += "  resource\n" if type == TOOL else f"  resource is {type}\n"
         body = "\n".join(_condition_lines(self.conditions))
-        return f'@id("{self.id}")\npermit ({scope})\nwhen {{\n{body}\n}};\n'
+        return f"// {self.origin()}\n@id({quoted(self.id)})\npermit (\n{scope})\nwhen {{\n{body}\n}};\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person has to answer before a group can get a suggestion, and the next step if the answer is yes."""
+
+    group: Group
+    calls: int
+    text: str
+    if_so: str
 
 
 @dataclass(slots=True)
 class Suggestions:
-    """`skipped` gives the reason for each group without a suggestion."""
+    """`questions` are those left open; `skipped` gives the reason for each other group without a suggestion.
+
+    `failed` counts calls that are no basis because they did not succeed.
+    """
 
     suggested: list[Suggestion] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     skipped: dict[Group, str] = field(default_factory=dict)
+    failed: int = 0
 
     def withdraw(self, suggestion: Suggestion, reason: str) -> None:
         self.suggested.remove(suggestion)
@@ -93,110 +114,190 @@ def group_of(receipt: Json) -> Group:
     return receipt["agent"], receipt["tool"], resource["type"]
 
 
+NO_FAILURES: Mapping[int, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What is known besides the decisions.
+
+    `refused` gives the reason for groups in which an approver denied a call, `failed` how calls ended that did not
+    succeed, by the receipt of their intent. `free` are arguments that are left unrestricted: `message`, or
+    `git__git_commit.message`. `listed` are arguments whose values the schema of a tool lists, `read_only` tools that
+    are not configured and that their servers call read-only. `labels` tells whether results are labelled
+    (`context.history`).
+    """
+
+    refused: Mapping[Group, str]
+    failed: Mapping[int, str] = field(default_factory=lambda: NO_FAILURES)
+    min_calls: int = MIN_CALLS
+    free: Collection[str] = ()
+    listed: Mapping[str, Collection[str]] = field(default_factory=dict)
+    read_only: Collection[str] = ()
+    labels: bool = False
+
+    def free_in(self, tool: str) -> frozenset[str]:
+        return frozenset(name.removeprefix(f"{tool}.") for name in self.free)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A call that ran although the policies as they are now do not allow it, and what they say of it."""
+
+    decision: RecordedDecision
+    outcome: PolicyOutcome
+
+
 def suggest(
-    decisions: Iterable[RecordedDecision],
-    version: PolicyVersion,
-    *,
-    refused: Mapping[Group, str],
-    min_calls: int = MIN_CALLS,
-    free: frozenset[str] = frozenset(),
+    decisions: Iterable[RecordedDecision], now: PolicyVersion, known: Knowledge, taken: Collection[str] = ()
 ) -> Suggestions:
     """Suggest one rule for each group of calls that ran because an approver or observe mode let them through.
 
-    `refused` gives the reason for groups in which an approver denied a call; a group needs `min_calls` calls; arguments
-    in `free` are left unbounded.
+    `now` are the policies as they are, which need not be those that decided then. `taken` are ids of policies.
     """
-    suggestions, groups = Suggestions(), defaultdict[Group, list[RecordedDecision]](list)
-    for decision in decisions:
-        if _is_basis(decision):
-            groups[group_of(decision.receipt)].append(decision)
-    for number, (group, basis) in enumerate(sorted(groups.items(), key=lambda item: item[0]), 1):
+    suggestions, groups = Suggestions(), defaultdict[Group, list[OpenCall]](list)
+    for decision in filter(ran, decisions):
+        if (call := _still_open(decision, now)) is None:
+            continue
+        if decision.receipt["seq"] in known.failed:
+            suggestions.failed += 1
+        else:
+            groups[group_of(decision.receipt)].append(call)
+    ids = set(taken)
+    for group, calls in sorted(groups.items(), key=lambda item: (item[0][1], item[0])):
+        agent, tool, _ = group
         try:
-            if group in refused:
-                raise Unbounded(refused[group])
-            if len(basis) < min_calls:
-                raise Unbounded(f"too few calls ({len(basis)}, at least {min_calls} needed; see --least)")
-            suggestions.suggested.append(_suggest_for_group(f"suggested-{number}", group, basis, version, free))
+            if group in known.refused:
+                raise Unbounded(known.refused[group])
+            if tool in known.read_only:
+                text = "does it only read, as its server says?"
+                suggestions.questions.append(Question(group, len(calls), text, "mcp-guard tools effects"))
+                continue
+            if len(calls) < known.min_calls:
+                raise Unbounded(f"too few calls ({len(calls)}, at least {known.min_calls} needed; see --least)")
+            id = _free_id(f"{agent}-{tool}", ids)
+            suggestions.suggested.append(_suggest_for_group(id, group, calls, now, known))
+            ids.add(id)
+        except FreeText as error:
+            name = error.path.removeprefix("context.input.")
+            text = f"may `{name}` be any text? it had {error.distinct} different value{'s' * (error.distinct > 1)}"
+            again = f"mcp-guard policy suggest --free {tool}.{name.partition('.')[0].removeprefix('resource.')}"
+            suggestions.questions.append(Question(group, len(calls), text, again))
         except Unbounded as error:
             suggestions.skipped[group] = str(error)
     return suggestions
 
 
-def _is_basis(decision: RecordedDecision) -> bool:
-    """Whether the call ran, and only because an approver or observe mode let it through."""
+def _free_id(wanted: str, taken: Collection[str]) -> str:
+    number, id = 1, wanted
+    while id in taken:
+        number += 1
+        id = f"{wanted}-{number}"
+    return id
+
+
+def ran(decision: RecordedDecision) -> bool:
+    """Whether the call was made, and only because an approver or observe mode let it through."""
     receipt = decision.receipt
     if receipt["kind"] != "intent" or decision.material is None:
         return False
     return bool(receipt.get("would", receipt)["outcome"] != Outcome.ALLOW)
 
 
+def _still_open(decision: RecordedDecision, now: PolicyVersion) -> OpenCall | None:
+    """The call, unless the policies and effects as they are now allow it anyway."""
+    assert decision.material is not None
+    try:
+        outcome = now.decide(now.build_request(decision.material))
+    except ValueError:  # the tool takes other arguments now
+        return None
+    return None if outcome.outcome is Outcome.ALLOW else OpenCall(decision, outcome)
+
+
 def _suggest_for_group(
-    id: str, group: Group, basis: list[RecordedDecision], version: PolicyVersion, free: frozenset[str]
+    id: str, group: Group, calls: list[OpenCall], now: PolicyVersion, known: Knowledge
 ) -> Suggestion:
     """Raises: Unbounded with the reason if nothing can be suggested."""
-    outcomes = [decision.receipt.get("would", decision.receipt) for decision in basis]
-    gates = {gate for outcome in outcomes for gate in outcome.get("policies", ())}
-    if forbids := sorted(gate for gate in gates if not version.rules.gates.get(gate)):
+    if errors := [error for call in calls for error in call.outcome.errors]:
+        raise Unbounded(f"some calls cannot be decided: {errors[0]}")
+    gates = {gate for call in calls for gate in call.outcome.policies}
+    if forbids := sorted(gate for gate in gates if not now.rules.gates.get(gate)):
         raise Unbounded(f"`{forbids[0]}` forbids it, and is not a gate that an approver could open")
-    if gates and not all(outcome.get("policies") for outcome in outcomes):
+    if gates and not all(call.outcome.policies for call in calls):
         raise Unbounded("some calls were held by a gate and others had no permit: review them separately")
-    conditions = tuple(_conditions(group, basis, version, free))
-    return Suggestion(id, group, tuple(sorted(gates)), conditions, tuple(basis))
+    basis = tuple(call.decision for call in calls)
+    return Suggestion(id, group, tuple(sorted(gates)), tuple(_conditions(group, basis, now, known)), basis)
+
+
+RISING = ("rate", "risk")
+"""Members of the context of which less was never riskier."""
 
 
 def _conditions(
-    group: Group, basis: list[RecordedDecision], version: PolicyVersion, free: frozenset[str]
+    group: Group, basis: Sequence[RecordedDecision], version: PolicyVersion, known: Knowledge
 ) -> Iterator[Condition]:
-    """What all calls of the basis have in common, attribute by attribute, following the types in the schema."""
+    """What all calls of the basis have in common, as far as a policy should depend on it."""
     _, tool, type = group
+    free = known.free_in(tool)
     contexts = [decision.material["request"]["context"] for decision in basis if decision.material]
     attributes = version.schema[""]["actions"][tool]["appliesTo"]["context"]["attributes"]
     if hidden := sorted({path for context in contexts for path in context.get("input_inexact", ())}):
         raise Unbounded(f"`{hidden[0]}` has a value in some calls that no policy can compare exactly")
-    yield Condition(
-        "true", f"from {len(basis)} calls, {basis[0].receipt['time'][:10]} to {basis[-1].receipt['time'][:10]}"
-    )
-    for name in sorted(attributes):
-        values = [context[name] for context in contexts if name in context]
-        if len(values) < len(contexts):
-            yield Condition("true", f"context.{name}: not bounded, because it is not stored for every call")
-        elif name == TASK:
-            yield from _task_conditions(values)
-        elif name == "input":
-            yield from record_conditions("context.input", values, attributes[name], free)
-        elif name == "change":
-            yield from _change_conditions(values, attributes[name], free)
-        else:
-            records = [{name: value} for value in values]
-            yield from record_conditions("context", records, {"attributes": {name: attributes[name]}})
+    inputs = [context["input"] for context in contexts]
+    yield from record_conditions("context.input", inputs, attributes["input"], free, known.listed.get(tool, ()))
+    unseen = {name.partition("/")[0] for context in contexts for name in context["input_unknown"]} - free
+    if unseen:
+        raise FreeText(f"context.input.{min(unseen)}", len(contexts))
+    unknown = sorted({name for context in contexts for name in context["input_unknown"]})
+    yield _within("context.input_unknown", unknown)
+    if type != TOOL:
+        yield from _change_conditions([context["change"] for context in contexts], attributes["change"], free)
+        if not any(context["facts_missing"] for context in contexts):
+            yield Condition("context.facts_missing.isEmpty()")
+    yield from _task_conditions([context["task"] for context in contexts])
+    counters = [{"rate": context["rate"], "risk": {"score": context["risk"]["score"]}} for context in contexts]
+    kinds = {name: {**attributes[name]} for name in RISING}
+    kinds["risk"]["attributes"] = {"score": kinds["risk"]["attributes"]["score"]}
+    yield from record_conditions("context", counters, {"attributes": kinds})
+    if known.labels:
+        seen = [context.get("history", {}) for context in contexts]
+        yield from (Condition(f"!context.history.{flag}") for flag in FLAGS if not any(h.get(flag) for h in seen))
+    meta = {name: kind for name, kind in attributes["meta"]["attributes"].items() if name not in FORWARDED_BY_DEFAULT}
+    yield from record_conditions("context.meta", [context["meta"] for context in contexts], {"attributes": meta}, free)
     entity_types = version.schema[""]["entityTypes"]
-    for variable, entity_type in (
-        ("principal", entity_types["AgentInstance"]),
-        ("resource", entity_types.get(type, {})),
-    ):
-        bounded = dict(entity_type.get("shape", {}).get("attributes", {}))
-        if variable == "principal":
-            bounded = {name: kind for name, kind in bounded.items() if name not in LAUNCH_ATTRIBUTES}
-        records = [attributes_of(decision, variable) for decision in basis]
-        yield from record_conditions(variable, records, {"attributes": bounded})
+    user = {"on_behalf_of": entity_types["AgentInstance"]["shape"]["attributes"]["on_behalf_of"]}
+    principals = [attributes_of(decision, "principal") for decision in basis]
+    yield from record_conditions("principal", principals, {"attributes": user}, (), user)
+    resource = entity_types.get(type, {}).get("shape", {"attributes": {}})
+    yield from record_conditions(
+        "resource", [attributes_of(decision, "resource") for decision in basis], resource, free
+    )
+
+
+FLAGS = ("untrusted_seen", "sensitive_seen", "orders_seen")
+
+
+def _within(at: str, names: Sequence[str]) -> Condition:
+    listed = ", ".join(map(quoted, names))
+    return Condition(f"[{listed}].containsAll({at})" if names else f"{at}.isEmpty()")
 
 
 def _change_conditions(values: list[Json], kind: Json, free: frozenset[str]) -> Iterator[Condition]:
-    """Conditions on `context.change`, of this schema type."""
-    changes = [{**value, "fields": [name for name in value["fields"] if name not in free]} for value in values]
-    delta = kind["attributes"]["delta"]["attributes"]
-    bounds = {**kind["attributes"], "fields": {"type": "Set"}}
-    bounds["delta"] = {"type": "Record", "attributes": {name: type for name, type in delta.items() if name not in free}}
+    """Conditions on `context.change`, of this schema type: which arguments would change, and numbers by how much."""
     if free:
-        yield Condition("true", f"context.change.fields: not bounded, because {', '.join(sorted(free))} is free")
-        bounds.pop("fields")
-    yield from record_conditions("context.change", changes, {"attributes": bounds})
+        yield Condition("true", f"which fields change is not restricted, because {', '.join(sorted(free))} is not")
+    else:
+        yield _within("context.change.fields", sorted({name for value in values for name in value["fields"]}))
+    delta = kind["attributes"]["delta"]["attributes"]
+    given = {name: type for name, type in delta.items() if any(name in value["delta"] for value in values)}
+    bounds = {"attributes": {name: type for name, type in given.items() if name not in free}}
+    yield from record_conditions("context.change.delta", [value["delta"] for value in values], bounds)
 
 
 def _task_conditions(values: list[Json]) -> Iterator[Condition]:
     for name in ("ticket", "reason"):
         if all(name in value for value in values):
-            yield Condition(f"context.task has {name}", f"each call had a {name}")
+            yield Condition(f"context.task has {name}")
 
 
 def attributes_of(decision: RecordedDecision, variable: str) -> Json:
@@ -285,24 +386,27 @@ def build_candidate(
     texts: Mapping[str, str],
     routes: Collection[str],
     permits_file: str,
-    refused: Mapping[Group, str],
-    min_calls: int = MIN_CALLS,
-    free: frozenset[str] = frozenset(),
+    known: Knowledge,
 ) -> Candidate:
     """Suggest rules, write them into the policy files `texts`, and check them against the recorded decisions.
 
-    `latest` is the policy version whose schema the result must fit; new permits go into `permits_file`. For `refused`,
-    `min_calls` and `free` see `suggest`.
+    `latest` is the policy version whose schema the result must fit; new permits go into `permits_file`.
     """
-    suggestions = suggest(decisions, latest, refused=refused, min_calls=min_calls, free=free)
+    in_use = parse_texts(texts, None)[0].policies
+    suggestions = suggest(decisions, latest.under(in_use), known, in_use.keys())
+
+    def find_current(version: str) -> PolicyVersion | None:
+        """What would be decided without the suggestions."""
+        return found.under(in_use) if (found := find_version(version)) else None
+
     writer = _CandidateWriter(texts, routes, latest.schema, permits_file)
     for suggestion in list(suggestions.suggested):
         if problem := writer.problem_with(suggestion):
             suggestions.withdraw(suggestion, problem)
     while True:
         candidate_texts, policies = writer.write(suggestions.suggested)
-        report = replay(decisions, find_version, policies)
-        too_permissive = _find_too_permissive(report, decisions, suggestions.suggested)
+        report = replay(decisions, find_current, policies)
+        too_permissive = _find_too_permissive(report, decisions)
         excessive = [suggestion for suggestion in suggestions.suggested if suggestion.group in too_permissive]
         if not excessive:
             return Candidate(candidate_texts, suggestions, report)
@@ -351,11 +455,9 @@ class _CandidateWriter:
         return texts, dict(source.policies)
 
 
-def _find_too_permissive(
-    report: ReplayReport, decisions: list[RecordedDecision], suggestions: list[Suggestion]
-) -> dict[Group, int]:
-    """Groups with a request that would newly be let through and is in no basis, each with one such receipt."""
-    let_through = {_request_key(decision) for suggestion in suggestions for decision in suggestion.basis}
+def _find_too_permissive(report: ReplayReport, decisions: list[RecordedDecision]) -> dict[Group, int]:
+    """Groups with a request that would newly be let through and never was, each with one such receipt."""
+    let_through = {_request_key(decision) for decision in decisions if ran(decision)}
     requests = {
         decision.receipt["seq"]: _request_key(decision) for decision in decisions if decision.material is not None
     }
