@@ -17,6 +17,8 @@ from threading import Thread
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
+NPM = ROOT / "tests" / "node" / "node_modules" / ".bin"
+"""As `npm install --global` would put servers on PATH."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PASSPHRASE = b"only the approver knows this\n"
 MARK = "-- block "
@@ -54,7 +56,7 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
     script = home / "document.sh"
     lines = ["set -e", *(f"printf '\\n{MARK}{n}\\n'\n{block.commands}" for n, block in enumerate(wanted))]
     script.write_text("\n".join(lines))
-    env = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
+    env = {"PATH": f"{BIN}:{NPM}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     master, terminal = pty.openpty()
     words = ["setsid", "--ctty", "--wait", "bash", str(script)]
     with subprocess.Popen(

@@ -25,6 +25,7 @@ NOT_RUN = {
         "mcp-guard demo": "the fixture `example` does so, once for all",
         "mcp-guard wrap": WRAPS,
     },
+    "docs/howto/observe-first.md": {"pip install mcp-server-git": "installs; the servers are in the environment"},
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
@@ -85,12 +86,13 @@ NONE_RUN = {
 }
 """Documents none of whose blocks are run, and why."""
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FROM_NOTHING = [ROOT / "docs" / "tutorial" / "first-guard.md", ROOT / "docs" / "howto" / "observe-first.md"]
 IN_THE_EXAMPLE = [
     ROOT / "docs" / "reference" / "cedar-schema.md",
     *sorted(
         path
         for path in (ROOT / "docs" / "howto").glob("*.md")
-        if blocks(path) and str(path.relative_to(ROOT)) not in NONE_RUN
+        if blocks(path) and str(path.relative_to(ROOT)) not in NONE_RUN and path not in FROM_NOTHING
     ),
 ]
 
@@ -149,9 +151,11 @@ def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
         assert policy in kept
 
 
-def test_commands_of_the_tutorial_run_as_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", FROM_NOTHING, ids=name)
+def test_commands_that_start_from_nothing_run_as_printed(document: Path, tmp_path: Path) -> None:
+    """The tutorial, and the way from `init` to an enforced guard with real servers."""
     (tmp_path / "folder").mkdir()
-    check(ROOT / "docs" / "tutorial" / "first-guard.md", tmp_path / "folder", tmp_path)
+    check(document, tmp_path / "folder", tmp_path)
 
 
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
@@ -162,7 +166,7 @@ def test_commands_that_start_from_the_example_run_as_printed(document: Path, exa
 
 
 def test_every_document_is_tested() -> None:
-    run_here = {ROOT / "README.md", ROOT / "docs" / "tutorial" / "first-guard.md", *IN_THE_EXAMPLE}
+    run_here = {ROOT / "README.md", *FROM_NOTHING, *IN_THE_EXAMPLE}
     typed = {document for document in DOCUMENTS if blocks(document)}
     assert typed - run_here == {ROOT / name for name in NONE_RUN}
 
