@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from mcp_guard.clients.known import CLIENTS, Client, ConfigLocation
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
 from tests.faults.disks import fill, small_disk
-from tests.live.running_guard import command
+from tests.live.running_guard import SERVERS, command
 
 SECRET = "ghp_0123456789abcdef"
 GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"], "env": {"GITHUB_TOKEN": SECRET}}
@@ -234,6 +235,26 @@ def test_wrap_asks_for_confirmation_on_a_terminal(here: Path, answer: bytes, cod
     assert done.returncode == code
     assert "write these 3 files? [y/N]" in done.stdout
     assert (path.read_bytes() != before) == (code == 0)
+
+
+@pytest.mark.parametrize(("answers", "effect"), [(b"y\ny\n", "read"), (b"y\nn\n", None)])
+def test_wrap_asks_which_tools_are_reads(here: Path, answers: bytes, effect: str | None) -> None:
+    """The server says so of `look`; that alone changes nothing."""
+    schema = {"type": "object"}
+    listing = here / "listing.json"
+    listing.write_text(json.dumps([{"name": "look", "inputSchema": schema, "annotations": {"readOnlyHint": True}}]))
+    scripted = [str(SERVERS / "scripted.py"), str(here / "log")]
+    desktop(here, up={"command": sys.executable, "args": scripted, "env": {"LISTING": str(listing)}})
+    terminal, end = pty.openpty()
+    os.write(terminal, answers)
+    done = subprocess.run(command("wrap"), stdin=end, capture_output=True, text=True, timeout=60)
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "The servers call these tools read-only:\n  up__look\n\nA hint is a claim of the server." in done.stdout
+    rule = load(Path("mcp-guard.toml")).tool_rules.get("up__look")
+    assert (rule and str(rule.effect)) == effect
+    assert ("every one of them counts as a write" in done.stdout) is not bool(effect)
 
 
 @pytest.mark.parametrize("verb", ["wrap", "unwrap"])

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.cli.policy.inputs import decisions, latest_version, versions
-from mcp_guard.cli.policy.suggest import CASES, cases, failures, refused, write
-from mcp_guard.core.model import Json, Mode, Outcome, ToolCallRequest
+from mcp_guard.cli.policy.suggest import CASES, cases, failures, refused, with_effects, write
+from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.generalize import FreeText, bound
-from mcp_guard.policy.authoring.suggest import Candidate, Knowledge, build_candidate, with_exception
+from mcp_guard.policy.authoring.suggest import Candidate, Knowledge, build_candidate, suggest, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.policy.source import parse_texts
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
@@ -161,6 +162,21 @@ async def test_a_tool_that_its_server_calls_read_only_is_a_question(tmp_path: Pa
     assert (question.calls, question.if_so) == (3, "mcp-guard tools effects")
     now = '@id("open") permit (principal, action, resource);'
     assert suggested(harness, now).suggestions.suggested == [], "the policies as they are now allow it anyway"
+    harness.close()
+
+
+async def test_effects_that_were_confirmed_since_answer_for_earlier_calls(tmp_path: Path) -> None:
+    reads = '@id("reads") permit (principal in Group::"workers", action in Action::"read", resource);\n'
+    harness = recorded_guard(tmp_path, PERMIT + HOLD, Mode.OBSERVE)
+    for _ in range(3):
+        await call(harness, {"text": "a"}, "crm__note")
+    policies = {"policies.cedar": reads + HOLD}
+    for rule, suggestions in ((ToolRule(), 1), (ToolRule(effect=Effect.READ), 0)):
+        latest = with_effects(latest_version(harness.store), {"crm__note": rule})
+        called = list(decisions(harness.store))
+        decided = latest.under(parse_texts(policies, None)[0].policies)
+        found = suggest(called, decided, Knowledge({}), ())
+        assert len(found.suggested) == suggestions
     harness.close()
 
 
