@@ -16,7 +16,7 @@ Micros = int
 
 
 class Effect(StrEnum):
-    """What a tool does, by configuration or else by its annotations; unknown means `WRITE`."""
+    """What a tool does; `upstream.catalog.resolve_effect` determines it."""
 
     READ = "read"
     WRITE = "write"

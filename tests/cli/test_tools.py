@@ -40,11 +40,11 @@ def hash_of(changing: ChangingUpstream, name: str) -> str:
 def test_list(changing: ChangingUpstream) -> None:
     at = ("--config", str(changing.config))
     lines = shown(changing, "list").splitlines()
-    assert lines[0] == "tool  state  definition  flags  why"
-    assert "up__count  pinned  HASH    on first sight" in lines
-    assert "up__echo  changed  HASH  instructions  its description changed since it was pinned" in lines
+    assert lines[0] == "tool  effect  state  definition  flags  why  not listed because"
+    assert "up__count  write  pinned  HASH    on first sight  " in lines
+    assert "up__echo  write  changed  HASH  instructions  its description changed since it was pinned  " in lines
     hides = "it hides characters in description: U+200B ZERO WIDTH SPACE"
-    assert f"up__fresh  new  HASH  hidden_characters  {hides}" in lines
+    assert f"up__fresh  write  new  HASH  hidden_characters  {hides}  " in lines
     rows = {tool["tool"]: tool for tool in json.loads(cli("tools", "list", "--json", *at).stdout)}
     assert rows["up__echo"]["findings"][0]["check"] == "instructions"
     assert rows["up__echo"]["pinned"] != rows["up__echo"]["waiting"]

@@ -186,7 +186,7 @@ async def test_effects_that_were_confirmed_since_answer_for_earlier_calls(tmp_pa
         (["/w/a/x", "/w/a/y/z"], 'at like "/w/a/*" && !(at like "*..*")'),
         (["https://h.example/a", "https://h.example/b"], 'at like "https://h.example/*" && !(at like "*..*")'),
         (["/w/a/x", "/w/a/../../etc/passwd"], None),
-        (["/etc/hosts", "/home/x"], None),
+        (["/etc/hosts", "/opt/x"], None),
         (["/etc/hosts", "/etc/passwd"], None),
         (["/w/a b/x", "/w/a b/y"], None),
         (["/w/*/x", "/w/*/y"], None),
