@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from tests.docs.warm_commands import warm_bin
+
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 NPM = ROOT / "tests" / "node" / "node_modules" / ".bin"
@@ -56,7 +58,8 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
     script = home / "document.sh"
     lines = ["set -e", *(f"printf '\\n{MARK}{n}\\n'\n{block.commands}" for n, block in enumerate(wanted))]
     script.write_text("\n".join(lines))
-    env = {"PATH": f"{BIN}:{NPM}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
+    warm = warm_bin(BIN / "mcp-guard")
+    env = {"PATH": f"{warm}:{BIN}:{NPM}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     master, terminal = pty.openpty()
     words = ["setsid", "--ctty", "--wait", "bash", str(script)]
     with subprocess.Popen(

@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +15,8 @@ import pytest
 
 from mcp_guard.cli import COMMANDS
 from mcp_guard.cli.dispatch import load_handler
-from tests.docs.page import ROOT, blocks, fences, fits, run
+from tests.docs.page import ROOT, Block, blocks, fences, fits, run
+from tests.live.http_guard import free_port
 from tests.live.running_guard import cli
 
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
@@ -27,6 +30,7 @@ NOT_RUN = {
     },
     "docs/howto/observe-first.md": {"pip install mcp-server-git": "installs; the servers are in the environment"},
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
+    "docs/tutorial/team.md": {"mcp-guard demo": "the fixture `example` does so, once for all"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
         'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_approvals.py makes them",
@@ -101,12 +105,15 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-def check(document: Path, folder: Path, home: Path) -> None:
+def check(document: Path, folder: Path, home: Path, instead: Mapping[str, str] = {}) -> None:
+    """`instead` replaces words of the document, such as a port that may be taken."""
     excused = NOT_RUN.get(name(document), {})
     result = blocks(document)
     for start in excused:
         assert sum(block.name.startswith(start) for block in result) == 1, f"{document}: not there, or twice: {start}"
     wanted = [block for block in result if not block.name.startswith(tuple(excused))]
+    for word, other in instead.items():
+        wanted = [Block(*(text and text.replace(word, other) for text in astuple(block))) for block in wanted]
     printed = run(wanted, folder, home) if wanted else []
     assert len(printed) == len(wanted)
     for block, said in zip(wanted, printed, strict=True):
@@ -158,6 +165,11 @@ def test_commands_that_start_from_nothing_run_as_printed(document: Path, tmp_pat
     check(document, tmp_path / "folder", tmp_path)
 
 
+def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_path: Path) -> None:
+    shutil.copytree(example, tmp_path / "team")
+    check(ROOT / "docs" / "tutorial" / "team.md", tmp_path, tmp_path, {"8766": str(free_port())})
+
+
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
 def test_commands_that_start_from_the_example_run_as_printed(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
@@ -166,7 +178,8 @@ def test_commands_that_start_from_the_example_run_as_printed(document: Path, exa
 
 
 def test_every_document_is_tested() -> None:
-    run_here = {ROOT / "README.md", *FROM_NOTHING, *IN_THE_EXAMPLE}
+    team = ROOT / "docs" / "tutorial" / "team.md"
+    run_here = {ROOT / "README.md", team, *FROM_NOTHING, *IN_THE_EXAMPLE}
     typed = {document for document in DOCUMENTS if blocks(document)}
     assert typed - run_here == {ROOT / name for name in NONE_RUN}
 
