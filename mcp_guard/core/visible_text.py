@@ -38,7 +38,7 @@ _QUOTE = re.compile(rf"[{_QUOTES}]|[{_SINGLE_QUOTES}]{{2,}}")
 _SEPARATOR_OR_QUOTE = re.compile(rf"[{_QUOTES}{_SINGLE_QUOTES}, ]")
 _CONNECTIVE = re.compile(
     r"\b(?:approved|claimed)\W{1,9}by|\bon\W{1,9}behalf|\bdue\W{1,9}to|\bunder\W{1,9}policy"
-    r"|,\W{0,9}instance|\bwants\W{1,9}to|\bneeds\W{1,9}approval",
+    r"|,\W{0,9}instance|\bwants\W{1,9}to|\bneeds[^\w-]{1,9}approval",
     re.IGNORECASE,
 )
 """What connects the parts of the sentences that the guard composes."""

@@ -110,6 +110,7 @@ def test_no_punctuation_makes_words_of_ours(text: str) -> None:
 def test_plain_identifiers_are_not_quoted() -> None:
     for plain in ("789", "deal-update-agent", "dana@corp.example", "run_2026_01_31_19_22Z_7f3k", "a/b#c:1"):
         assert quote(plain) == plain
+    assert quote("closing-needs-approval") == "closing-needs-approval"  # a policy of the example
     assert quote("Alice Smith") == '"Alice Smith"'
     assert quote("Fix it, then close") == '"Fix it, then close"'
     assert quote("") == '""'
