@@ -21,7 +21,7 @@ from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.open import FILE, GUARDS, LedgerSettings, open_writer
+from mcp_guard.ledger.open import FILE, GUARDS, LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import FileKeyStore
 from mcp_guard.ledger.writer import Transaction
@@ -170,6 +170,7 @@ def _prepare(
     """Make the copy safe to use; returns its size before, what was closed in it, and its key."""
     with open_read_only(staged.state_dir / FILE) as store:
         head = store.head()
+    configured_keys(staged).check_origin(head.key)
     if key_is_lost:
         key_rotation.replace(staged, clock, "the key is lost; the ledger was restored from a backup")
     elif _has_key_file(staged) and _key_file(staged).contents(head.key) is None:

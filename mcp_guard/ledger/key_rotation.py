@@ -58,6 +58,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
         keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
+        keys.check_origin(old)
         new = keys.create_key()
         if old == new.verifier:
             raise LedgerError("this key is already in force", "configure another key in ledger.signer")

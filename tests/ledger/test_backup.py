@@ -166,6 +166,17 @@ def test_lost_key_is_replaced_with_a_receipt_that_says_so(tmp_path: Path) -> Non
     assert (report.ok, report.kinds["key.replaced"]) == (True, 1), report.problem
 
 
+@pytest.mark.parametrize("key_is_lost", [False, True])
+def test_ledger_of_another_origin_is_not_restored(tmp_path: Path, key_is_lost: bool) -> None:
+    """Its receipts would not verify together with those that follow."""
+    harness = open_harness(tmp_path / "old")
+    backup = saved(harness)
+    other = LedgerSettings(tmp_path / "new" / "state", "test.example/another", ROUTES)
+    with pytest.raises(LedgerError, match="the ledger has the origin"):
+        restore(other, harness.clock, backup.folder, agents=[], by="operator test", key_is_lost=key_is_lost)
+    assert list((tmp_path / "new" / "state").iterdir()) == []
+
+
 CONFIG = """
 [guard]
 origin = "test.example/ledger"

@@ -50,8 +50,8 @@ class LedgerKeys:
         """Raises: LedgerError."""
         return self.stores[0].first_key()
 
-    def find_key(self, verifier: str) -> SigningKey:
-        """The key with this verifier line. Raises: LedgerError if it is in none of the stores."""
+    def check_origin(self, verifier: str) -> tuple[str, bytes]:
+        """The name and the id in the verifier line. Raises: LedgerError if they are of a ledger of another origin."""
         try:
             name, id, _ = note.parse_verifier(verifier)
         except ValueError as error:
@@ -62,6 +62,11 @@ class LedgerKeys:
             raise LedgerError(
                 f"the ledger has the origin `{name}`, not `{self.origin}`", hint, LedgerFault.KEY_UNAVAILABLE
             )
+        return name, id
+
+    def find_key(self, verifier: str) -> SigningKey:
+        """The key with this verifier line. Raises: LedgerError if it is in none of the stores."""
+        name, id = self.check_origin(verifier)
         failures = []
         for store in self.stores:
             try:
