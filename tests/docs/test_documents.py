@@ -29,7 +29,7 @@ NOT_RUN = {
         "mcp-guard wrap": WRAPS,
     },
     "docs/howto/observe-first.md": {"pip install mcp-server-git": "installs; the servers are in the environment"},
-    "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
+    "docs/tutorial/first-guard.md": {"make dist": "builds and installs; tests/packaging does so"},
     "docs/tutorial/team.md": {"mcp-guard demo": "the fixture `example` does so, once for all"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {

@@ -74,7 +74,7 @@ def test_source_distribution_has_every_tracked_file(dist: Path) -> None:
 def test_documents_install_the_files_that_are_built(dist: Path) -> None:
     built = {path.name for path in dist.iterdir()}
     named: set[str] = set()
-    for document in (ROOT / "README.md", *(ROOT / "docs" / "howto").glob("*.md")):
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         named |= set(re.findall(r"\bmcp_guard-[\w.-]+\.(?:whl|tar\.gz)", document.read_text()))
     assert named == built
 
