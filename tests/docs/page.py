@@ -68,7 +68,7 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
         os.close(terminal)
         Thread(target=give_passphrases, args=(master,), daemon=True).start()
         try:
-            printed = shell.communicate(timeout=100)[0]
+            printed = shell.communicate(timeout=300)[0]
         except subprocess.TimeoutExpired:
             os.killpg(shell.pid, signal.SIGKILL)
             raise
