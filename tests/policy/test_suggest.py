@@ -14,7 +14,7 @@ from mcp_guard.cli.policy.suggest import CASES, cases, failures, refused, with_e
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.authoring.generalize import FreeText, bound
+from mcp_guard.policy.authoring.generalize import FreeText, bound, is_prose
 from mcp_guard.policy.authoring.suggest import Candidate, Knowledge, build_candidate, suggest, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import parse_texts
@@ -131,7 +131,7 @@ async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) ->
 async def test_one_text_is_never_exempted(tmp_path: Path) -> None:
     """Three commits with a message each say nothing of the fourth one's, and a permit for the three would be noise."""
     harness = recorded_guard(tmp_path, PERMIT + HOLD)
-    for text in ("Say hello", "Fix it", "Say hello"):
+    for text in ("Say hello", "wip", "wip"):
         await approved(harness, {"text": text}, "crm__note")
     made = suggested(harness, PERMIT + HOLD)
     assert made.suggestions.suggested == []
@@ -144,11 +144,13 @@ async def test_a_call_that_failed_is_no_basis(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, PERMIT + HOLD, Mode.OBSERVE)
     for is_unreachable in (True, False, False, False):
         harness.upstream.is_unreachable = is_unreachable
-        await call(harness, {"text": "failed" if is_unreachable else "1"}, "crm__note")
-    made = suggested(harness, PERMIT + HOLD)
+        await call(harness, {"text": "a"}, "crm__note")
+    made = suggested(harness, PERMIT + HOLD, free=("text",))
     [suggestion] = made.suggestions.suggested
-    assert (len(suggestion.basis), made.suggestions.failed) == (3, 1)
-    assert "failed" not in suggestion.exception()
+    _, *others = (receipt["seq"] for receipt in harness.receipts("intent"))
+    assert [decision.receipt["seq"] for decision in suggestion.basis] == others
+    assert made.suggestions.failed == 1
+    assert suggested(harness, PERMIT + HOLD, free=("text",), min_calls=4).suggestions.suggested == []
     harness.close()
 
 
@@ -175,16 +177,29 @@ async def test_effects_that_were_confirmed_since_answer_for_earlier_calls(tmp_pa
         latest = with_effects(latest_version(harness.store), {"crm__note": rule})
         called = list(decisions(harness.store))
         decided = latest.under(parse_texts(policies, None)[0].policies)
-        found = suggest(called, decided, Knowledge({}), ())
+        found = suggest(called, decided, Knowledge({}, free=("text",)), ())
         assert len(found.suggested) == suggestions
     harness.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_text"),
+    [("message", True), ("commit_message", True), ("newText", True), ("SQL", True), ("textual", False), ("id", False)],
+)
+def test_an_argument_that_is_named_as_text_is_text(name: str, is_text: bool) -> None:
+    assert is_prose(f"context.input.{name}") is is_text
+    assert not is_prose(f"resource.{name}")
 
 
 @pytest.mark.parametrize(
     ("values", "condition"),
     [
         (["/w/a/x", "/w/a/y/z"], 'at like "/w/a/*" && !(at like "*..*")'),
-        (["https://h.example/a", "https://h.example/b"], 'at like "https://h.example/*" && !(at like "*..*")'),
+        (
+            ["https://h.example/a", "https://h.example/b"],
+            'at like "https://h.example/*" && !(at like "*..*") && !(at like "*%*")',
+        ),
+        (["https://h.example/v1/a", "https://h.example/v1/%2e%2e/b"], None),
         (["/w/a/x", "/w/a/../../etc/passwd"], None),
         (["/etc/hosts", "/opt/x"], None),
         (["/etc/hosts", "/etc/passwd"], None),
@@ -211,8 +226,8 @@ def test_a_text_is_bounded_by_names_that_repeat_or_by_a_folder(values: list[str]
 async def test_observed_calls_get_a_permit(tmp_path: Path) -> None:
     policies = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);\n'
     harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
-    for text in ("a", "b", "ü", "ü", "b", "a"):
-        await call(harness, {"text": text}, "crm__note")
+    for stage in ("a", "b", "ü", "ü", "b", "a"):
+        await call(harness, {"deal_id": "1", "stage": stage})
     made = suggested(harness, policies)
     assert made.suggestions.suggested[0].gates == ()
     engine = loaded(harness, made, tmp_path / "out")
@@ -220,8 +235,8 @@ async def test_observed_calls_get_a_permit(tmp_path: Path) -> None:
     assert [result.differences for result in results] == [()] * 6
     harness.policies.mode = Mode.ENFORCE
     harness.policies.replace(engine)
-    assert "isError" not in (await call(harness, {"text": "b"}, "crm__note"))["result"]
-    assert "denied by" in (await call(harness, {"text": "c"}, "crm__note"))["result"]["content"][0]["text"]
+    assert "isError" not in (await call(harness, {"deal_id": "1", "stage": "b"}))["result"]
+    assert "denied by" in (await call(harness, {"deal_id": "1", "stage": "c"}))["result"]["content"][0]["text"]
     harness.close()
 
 

@@ -37,6 +37,11 @@ class FreeText(Unbounded):
         self.distinct = distinct
 
 
+PROSE = frozenset(
+    ("body", "code", "command", "comment", "content", "description", "message", "note", "prompt", "query", "reason",
+     "script", "sql", "subject", "summary", "text", "title")
+)  # fmt: skip
+"""Arguments whose name ends with one of these words are free text, whatever their values were."""
 MIN_REPEATED = 2
 """How often each value of a name has occurred on average."""
 LONGEST_NAME = 200
@@ -124,13 +129,22 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
     distinct = sorted(set(values))
     if is_listed and len(distinct) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(distinct)} different values")
+    if not is_listed and is_prose(at):
+        raise FreeText(at, len(distinct))
     if is_listed or _are_names(values):
         literals = ", ".join(map(quoted, distinct))
         return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
         inside = f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*")'
+        if "://" in folder:
+            inside += f' && !({at} like "*%*")'
         return Condition(inside, f"{len(distinct)} different values")
     raise FreeText(at, len(distinct))
+
+
+def is_prose(at: str) -> bool:
+    """Whether this is an argument whose name says that it is text."""
+    return at.startswith("context.input") and re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", at)[-1].lower() in PROSE
 
 
 def _are_names(values: Sequence[str]) -> bool:
@@ -143,12 +157,12 @@ def _are_names(values: Sequence[str]) -> bool:
 def common_folder(values: Sequence[str]) -> str:
     """The deepest folder, with its slash, that all of these paths or URLs are in; empty if there is none.
 
-    None of them may have `..` in it, which would lead out of the folder again.
+    None of them may have `..` in it, or in a URL `%`, which would lead out of the folder again.
     """
     low, high = min(values), max(values)
     shared = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     found = FOLDER.match(low[: low.rfind("/", 0, shared) + 1])
-    is_plain = not any(".." in value or re.search(r"\s", value) for value in values)
+    is_plain = not any(".." in value or re.search(r"\s|://.*%", value) for value in values)
     return found[0] if found and is_plain and len(values) > 1 else ""
 
 
@@ -161,7 +175,7 @@ def _sets(at: str, values: list[list[Any]], is_listed: bool) -> Condition:
         return Condition(f"{at}.isEmpty()")
     if at.startswith("context.input.") and not is_listed:
         texts = [item for item in items if isinstance(item, str)]
-        if texts and not _are_names(texts):
+        if texts and (is_prose(at) or not _are_names(texts)):
             raise FreeText(at, len(set(texts)))
     if len(every) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(every)} different members")
