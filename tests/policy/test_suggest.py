@@ -15,6 +15,7 @@ from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, T
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.generalize import FreeText, bound, is_prose
+from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.authoring.suggest import Candidate, Knowledge, build_candidate, suggest, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import parse_texts
@@ -151,6 +152,19 @@ async def test_a_call_that_failed_is_no_basis(tmp_path: Path) -> None:
     assert [decision.receipt["seq"] for decision in suggestion.basis] == others
     assert made.suggestions.failed == 1
     assert suggested(harness, PERMIT + HOLD, free=("text",), min_calls=4).suggestions.suggested == []
+    harness.close()
+
+
+async def test_a_tool_that_is_gone_gets_no_suggestion(tmp_path: Path) -> None:
+    harness = recorded_guard(tmp_path, PERMIT + HOLD, Mode.OBSERVE)
+    for _ in range(3):
+        await call(harness, {"text": "a"}, "crm__note")
+    latest = latest_version(harness.store)
+    del latest.schema[""]["actions"]["crm__note"]
+    found = suggest(
+        decisions(harness.store), PolicyVersion("later", latest.rules.policies, latest.schema), Knowledge({})
+    )
+    assert list(found.skipped.values()) == ["it is not listed any more"]
     harness.close()
 
 

@@ -157,6 +157,9 @@ def suggest(
     """
     suggestions, groups = Suggestions(), defaultdict[Group, list[OpenCall]](list)
     for decision in filter(ran, decisions):
+        if "appliesTo" not in (now.schema[""]["actions"].get(decision.receipt["tool"]) or {}):
+            suggestions.skipped[group_of(decision.receipt)] = "it is not listed any more"
+            continue
         if (call := _still_open(decision, now)) is None:
             continue
         if decision.receipt["seq"] in known.failed:
@@ -252,7 +255,7 @@ def _conditions(
     yield _within("context.input_unknown", unknown)
     if type != TOOL:
         yield from _change_conditions([context["change"] for context in contexts], attributes["change"], free)
-        if not any(context["facts_missing"] for context in contexts):
+        if not any(context.get("facts_missing") for context in contexts):
             yield Condition("context.facts_missing.isEmpty()")
     yield from _task_conditions([context["task"] for context in contexts])
     counters = [{"rate": context["rate"], "risk": {"score": context["risk"]["score"]}} for context in contexts]
@@ -262,8 +265,9 @@ def _conditions(
     if known.labels:
         seen = [context.get("history", {}) for context in contexts]
         yield from (Condition(f"!context.history.{flag}") for flag in FLAGS if not any(h.get(flag) for h in seen))
-    meta = {name: kind for name, kind in attributes["meta"]["attributes"].items() if name not in FORWARDED_BY_DEFAULT}
-    yield from record_conditions("context.meta", [context["meta"] for context in contexts], {"attributes": meta}, free)
+    members = attributes.get("meta", {"attributes": {}})["attributes"]
+    meta = {"attributes": {name: kind for name, kind in members.items() if name not in FORWARDED_BY_DEFAULT}}
+    yield from record_conditions("context.meta", [context.get("meta", {}) for context in contexts], meta, free)
     entity_types = version.schema[""]["entityTypes"]
     user = {"on_behalf_of": entity_types["AgentInstance"]["shape"]["attributes"]["on_behalf_of"]}
     principals = [attributes_of(decision, "principal") for decision in basis]
