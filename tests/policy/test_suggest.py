@@ -16,7 +16,14 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.generalize import FreeText, bound, is_prose
 from mcp_guard.policy.authoring.recorded import PolicyVersion
-from mcp_guard.policy.authoring.suggest import Candidate, Knowledge, build_candidate, suggest, with_exception
+from mcp_guard.policy.authoring.suggest import (
+    Candidate,
+    Knowledge,
+    _ask_about_text,
+    build_candidate,
+    suggest,
+    with_exception,
+)
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import parse_texts
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
@@ -194,6 +201,21 @@ async def test_effects_that_were_confirmed_since_answer_for_earlier_calls(tmp_pa
         found = suggest(called, decided, Knowledge({}, free=("text",)), ())
         assert len(found.suggested) == suggestions
     harness.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "free"),
+    [
+        ("context.input.message", "message", "t.message"),
+        ("context.input.filter.text", "filter.text", "t.filter"),
+        ('context.input["odd name"].text', '["odd name"].text', "'t.odd name'"),
+        ("resource.note", "resource.note", "t.note"),
+    ],
+)
+def test_a_question_names_the_option_that_answers_it(path: str, shown: str, free: str) -> None:
+    question = _ask_about_text(("agent", "t", "Tool"), 3, FreeText(path, 3))
+    assert question.text == f"may `{shown}` be any text? it had 3 different values"
+    assert question.if_so == f"mcp-guard policy suggest --free {free}"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ mode let through. A suggestion that would go further is withdrawn and reported a
 """
 
 import json
+import re
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,18 +157,8 @@ def suggest(
 
     `now` are the policies as they are, which need not be those that decided then. `taken` are ids of policies.
     """
-    suggestions, groups = Suggestions(), defaultdict[Group, list[OpenCall]](list)
-    for decision in filter(ran, decisions):
-        if "appliesTo" not in (now.schema[""]["actions"].get(decision.receipt["tool"]) or {}):
-            suggestions.skipped[group_of(decision.receipt)] = "it is not listed any more"
-            continue
-        if (call := _still_open(decision, now)) is None:
-            continue
-        if decision.receipt["seq"] in known.failed:
-            suggestions.failed += 1
-        else:
-            groups[group_of(decision.receipt)].append(call)
-    ids = set(taken)
+    suggestions, ids = Suggestions(), set(taken)
+    groups = _group_open_calls(decisions, now, known, suggestions)
     for group, calls in sorted(groups.items(), key=lambda item: (item[0][1], item[0])):
         agent, tool, _ = group
         try:
@@ -182,13 +174,36 @@ def suggest(
             suggestions.suggested.append(_suggest_for_group(id, group, calls, now, known))
             ids.add(id)
         except FreeText as error:
-            name = error.path.removeprefix("context.input.")
-            text = f"may `{name}` be any text? it had {error.distinct} different value{'s' * (error.distinct > 1)}"
-            again = f"mcp-guard policy suggest --free {tool}.{name.partition('.')[0].removeprefix('resource.')}"
-            suggestions.questions.append(Question(group, len(calls), text, again))
+            suggestions.questions.append(_ask_about_text(group, len(calls), error))
         except Unbounded as error:
             suggestions.skipped[group] = str(error)
     return suggestions
+
+
+def _group_open_calls(
+    decisions: Iterable[RecordedDecision], now: PolicyVersion, known: Knowledge, suggestions: Suggestions
+) -> Mapping[Group, list[OpenCall]]:
+    """The calls that a rule may be based on; those that it may not be are noted in `suggestions`."""
+    groups = defaultdict[Group, list[OpenCall]](list)
+    for decision in filter(ran, decisions):
+        group = group_of(decision.receipt)
+        if "appliesTo" not in (now.schema[""]["actions"].get(decision.receipt["tool"]) or {}):
+            suggestions.skipped[group] = "it is not listed any more"
+        elif call := _still_open(decision, now):
+            if decision.receipt["seq"] in known.failed:
+                suggestions.failed += 1
+            else:
+                groups[group].append(call)
+    return groups
+
+
+def _ask_about_text(group: Group, calls: int, text: FreeText) -> Question:
+    name = text.path.removeprefix("context.input").removeprefix(".")
+    values = f"{text.distinct} different value{'' if text.distinct == 1 else 's'}"
+    top = re.match(r'(?:resource)?\.?(?:\["(.*?)"\]|([^.\[]+))', name)
+    argument = (top[1] or top[2]) if top else name
+    command = f"mcp-guard policy suggest --free {shlex.quote(f'{group[1]}.{argument}')}"
+    return Question(group, calls, f"may `{name}` be any text? it had {values}", command)
 
 
 def _free_id(wanted: str, taken: Collection[str]) -> str:
