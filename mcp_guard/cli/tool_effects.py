@@ -94,8 +94,10 @@ def report(effects: Effects, is_written: bool) -> list[str]:
             f'proposed: effect = "read" for {count(len(effects.proposed), "tool")}; nothing was written',
             UNTRUSTED,
         ]
-    else:
+    elif effects.rows:
         lines = ["no hint proposes an effect that is not configured"]
+    else:
+        lines = ["no tools are listed"] + ([] if effects.absent else ["no upstream is configured; run mcp-guard wrap"])
     lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
     lines += [f"no tools from `{name}`: start it by hand to see why" for name in effects.absent]
     return lines
