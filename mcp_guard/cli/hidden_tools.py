@@ -17,14 +17,17 @@ from mcp_guard.settings import Settings
 
 
 def find_hidden(settings: Settings, environment: PolicyEnvironment | None = None) -> list[HiddenFrom]:
-    """The hidden tools of each agent, ordered by name; none if no policies can be loaded, or no tool is known."""
+    """The hidden tools of each agent, ordered by name; none if no policies can be loaded, or no tool is known.
+
+    A ledger that cannot be read is reported by others.
+    """
     try:
         environment = environment or known_environment(settings, live=False, quiet=True)[0]
         if environment is None or not environment.tools:
             return []
         source = read_policies(settings.policies, environment.routes)
         engine = load_confined(settings.policies, source, environment)
-    except GuardError:
+    except (GuardError, ValueError, LookupError, TypeError):
         return []
     hidden = []
     for instance in instances(settings):
