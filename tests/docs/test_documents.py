@@ -90,7 +90,11 @@ NONE_RUN = {
 }
 """Documents none of whose blocks are run, and why."""
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FROM_NOTHING = [ROOT / "docs" / "tutorial" / "first-guard.md", ROOT / "docs" / "howto" / "observe-first.md"]
+FROM_NOTHING = [
+    ROOT / "docs" / "tutorial" / "first-guard.md",
+    ROOT / "docs" / "tutorial" / "security.md",
+    ROOT / "docs" / "howto" / "observe-first.md",
+]
 IN_THE_EXAMPLE = [
     ROOT / "docs" / "reference" / "cedar-schema.md",
     *sorted(
@@ -160,7 +164,7 @@ def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
 
 @pytest.mark.parametrize("document", FROM_NOTHING, ids=name)
 def test_commands_that_start_from_nothing_run_as_printed(document: Path, tmp_path: Path) -> None:
-    """The tutorial, and the way from `init` to an enforced guard with real servers."""
+    """Two tutorials, and the way from `init` to an enforced guard with real servers."""
     (tmp_path / "folder").mkdir()
     check(document, tmp_path / "folder", tmp_path)
 
