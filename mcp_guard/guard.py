@@ -262,10 +262,11 @@ class Guard:
         if call.problems or call.tool is None:
             return Decision(Outcome.DENY, self.policies.version, reasons=call.problems)
         try:
-            counts = self.ledger.count(call, self.policies.counters, self.clock.now())
+            now = self.clock.now()
+            counts = self.ledger.count(call, self.policies.counters, now)
         except ValueError as uncountable:
             return Decision(Outcome.DENY, self.policies.version, reasons=(str(uncountable),))
-        return self.policies.decide(call, counts)
+        return self.policies.decide(call, counts, now)
 
     async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
         """Find the request for this call, or make it, and wait for a person to decide, as long as the client waits."""
@@ -381,7 +382,7 @@ class Guard:
             return "; ".join(call.problems)
         if decision.outcome is not Outcome.REQUIRE_APPROVAL:
             return f"the policies now say {decision.outcome}"
-        binding = approval_rules.binding(call, decision, approval.nonce)
+        binding = approval_rules.current_binding(approval, call, decision)
         if approval_rules.decision_hash(binding, approval.nonce) == approval.decision_hash:
             return ""
         return ", ".join(approval_rules.changed_members(approval.subject.binding, binding)) or "the request"

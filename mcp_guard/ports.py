@@ -119,8 +119,8 @@ class Policies(Protocol):
     def why_hidden(self, instance: Instance, tool: Tool) -> str:
         """Why no call of this tool could be allowed or held, in words, with the policies; empty if one could."""
 
-    def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
-        """Decide on a described call; any error is a deny (promise P2).
+    def decide(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> Decision:
+        """Decide on a described call at this time; any error is a deny (promise P2).
 
         The decision depends only on the arguments, `version` and whether the tool is observed; its `shadow` member also
         depends on the shadow policies. `counts` holds the value of each of `counters`, by name.

@@ -129,6 +129,7 @@ def policy_environment(
         settings.forward_meta,
         tuple(retained),
         frozenset((*known, *settings.tool_rules)),
+        settings.time_zone,
     )
 
 

@@ -260,6 +260,7 @@ class Settings:
     origin: str
     hold_seconds: float
     ticket_pattern: str | None
+    time_zone: str
     plain_names: bool
     tool_name_limit: int
     on_cancel: OnCancel

@@ -21,6 +21,7 @@ from mcp_guard.config.network import NetworkConfig
 from mcp_guard.config.ownership import check_named_files, read_own
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
+from mcp_guard.config.time_zone import ZoneName
 from mcp_guard.config.tools import (
     OLD_VERB,
     RESERVED_TYPES,
@@ -165,6 +166,7 @@ class GuardConfig(Model):
     on_cancel: OnCancel = OnCancel.KEEP
     instance: InstanceScope = InstanceScope.LAUNCH
     ticket_pattern: str | None = None
+    time_zone: ZoneName = "UTC"
     first_use: FirstUse = FirstUse.LISTING
     plain_names: bool = False
     tool_name_limit: Annotated[int, Field(ge=MIN_TOOL_NAME, le=NAME_LIMIT)] = 52
@@ -346,6 +348,7 @@ class Config(Model):
             origin=guard.origin,
             hold_seconds=guard.hold_seconds,
             ticket_pattern=guard.ticket_pattern,
+            time_zone=guard.time_zone,
             plain_names=guard.plain_names,
             tool_name_limit=guard.tool_name_limit,
             on_cancel=guard.on_cancel,

@@ -180,6 +180,10 @@ class Approval:
         """Routes on which fewer people have approved than their quorum demands."""
         return missing_routes(self.rules, self.votes, self.subject.requesters)
 
+    def is_requester(self, approver: str) -> bool:
+        """Whether this is their own request: they own the agent, or are the user that it acts for, or may be."""
+        return approver in self.subject.requesters
+
     def with_vote(self, vote: Vote) -> "Approval":
         return replace(self, votes=(*self.votes, vote))
 
@@ -287,6 +291,13 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
         "policy_version": decision.policy_version,
         "routes": list(decision.routes),
     }
+
+
+def current_binding(approval: Approval, call: Call, decision: Decision) -> dict[str, Any]:
+    """The binding of the call now, to compare with the approval's, which also covers fewer routes than it has."""
+    if set(decision.routes) <= set(approval.routes):
+        decision = replace(decision, routes=approval.routes)
+    return binding(call, decision, approval.nonce)
 
 
 def decision_hash(bound: Mapping[str, Any], nonce: str) -> str:

@@ -332,8 +332,9 @@ class Decision:
 
     `policies` are the ids of the determining policies, `routes` the approval routes to ask. `counts` are the rates at
     the time of the decision (this call included; sums are decimals). `material` is the complete Cedar request as JSON,
-    so that the decision can be replayed. `would` is the decision that enforce mode would have made, if the call is only
-    observed; `shadow` is the decision of the shadow policies, if there are any.
+    so that the decision can be replayed. `decided_at` (RFC 3339) and `time_zone` (IANA) are the source of
+    `context.time`, and empty if no policy reads it. `would` is the decision that enforce mode would have made, if the
+    call is only observed; `shadow` is the decision of the shadow policies, if there are any.
     """
 
     outcome: Outcome
@@ -344,6 +345,8 @@ class Decision:
     errors: tuple[str, ...] = ()
     counts: Mapping[str, int | Decimal] = field(default_factory=dict)
     material: bytes = b""
+    decided_at: str = ""
+    time_zone: str = ""
     would: AdvisoryDecision | None = None
     shadow: AdvisoryDecision | None = None
 

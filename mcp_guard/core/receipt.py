@@ -35,6 +35,7 @@ from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote,
 
 SCHEMA_VERSION = 1
 CLAIMED = " (claimed by the agent)"
+SELF_APPROVED = VisibleText(" (self-approved)")
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.joined", "instance.ended",
@@ -210,6 +211,8 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
     fields["history"] = _past_fields(call.history)
     fields["rates"] = rates.counts_as_json(decision.counts)
     fields["changes"] = list(call.change.fields)
+    fields["decided_at"] = decision.decided_at
+    fields["time_zone"] = decision.time_zone
     fields["mode"] = str(Mode.OBSERVE) if decision.would else None
     fields["would"] = _opinion_fields(decision.would)
     fields["shadow"] = _opinion_fields(decision.shadow)
@@ -287,8 +290,8 @@ def attribution(receipt: Mapping[str, Any]) -> VisibleText:
         parts.append(say(" on behalf of {}", quote(user)))
     if ticket := receipt.get("ticket"):
         parts.append(say(" due to ticket {}{}", quote(ticket), claim_mark(receipt, "ticket")))
-    if names := approver_names(receipt):
-        parts.append(say(", approved by {}", join(" and ", map(quote, names))))
+    if approvers := approvers_of(receipt):
+        parts.append(say(", approved by {}", join(" and ", map(name_of_approver, approvers))))
     version = str(receipt.get("policy_version", ""))[7:19] or "?"
     return join("", [*parts, say(", under policy version {}", quote(version))])
 
@@ -298,11 +301,16 @@ def claim_mark(receipt: Mapping[str, Any], name: str) -> VisibleText:
     return VisibleText(CLAIMED if name in (receipt.get("claimed") or ()) else "")
 
 
-def approver_names(receipt: Mapping[str, Any]) -> list[object]:
+def approvers_of(receipt: Mapping[str, Any]) -> list[Json]:
     """The people whose signed votes the intent used, as the ledger checked them."""
     approval = receipt.get("approval")
     approvers = approval.get("approvers") if isinstance(approval, dict) else None
-    return [approver.get("name") for approver in approvers or () if isinstance(approver, dict)]
+    return [approver for approver in approvers or () if isinstance(approver, dict)]
+
+
+def name_of_approver(approver: Mapping[str, Any]) -> VisibleText:
+    """The name, marked if they approved their own request."""
+    return say("{}{}", quote(approver.get("name")), SELF_APPROVED if approver.get("self_approved") else "")
 
 
 def _deed(receipt: Mapping[str, Any]) -> VisibleText:

@@ -229,7 +229,7 @@ def _not_covered(tx: Transaction, call: Call, decision: Decision, held: Approval
         grant = tx.store.grant(held.id)
         is_covered = grant is not None and approval_rules.covers(grant, call, decision, tx.now)
     else:
-        bound = approval_rules.binding(call, decision, held.nonce)
+        bound = approval_rules.current_binding(held, call, decision)
         is_covered = approval_rules.decision_hash(bound, held.nonce) == held.decision_hash
     if not is_covered:
         kind = "grant" if isinstance(held, Grant) else "approval"

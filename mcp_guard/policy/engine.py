@@ -24,6 +24,7 @@ from mcp_guard.core.model import (
     Effect,
     Instance,
     Json,
+    Micros,
     Outcome,
     RateCounter,
     Tool,
@@ -40,6 +41,7 @@ from mcp_guard.policy.request import (
     history_context,
     narrow,
     principal_entities,
+    reads_time,
     require_exact,
     resource_entity,
 )
@@ -55,6 +57,7 @@ from mcp_guard.policy.ruleset import (
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, PolicySource, read_policies
+from mcp_guard.policy.time_of_call import UTC_NAME, format_second, time_context
 from mcp_guard.policy.validation import HINT, ValidationSchema, find_misspelt_actions, find_validation_problems
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
@@ -66,7 +69,8 @@ class PolicyEnvironment:
 
     `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted, and
     `retained` accepted definitions of tools that are not listed now. `known` are names of tools that were seen before
-    or are configured. `meta` maps the members of `_meta` that go on to upstreams to their types.
+    or are configured. `meta` maps the members of `_meta` that go on to upstreams to their types. `time_zone` is the
+    operator's, by its IANA name.
     """
 
     tools: tuple[Tool, ...]
@@ -78,6 +82,7 @@ class PolicyEnvironment:
     meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
     retained: tuple[Tool, ...] = ()
     known: Collection[str] = ()
+    time_zone: str = UTC_NAME
 
     def listed(self) -> ListedNames:
         servers = {tool.server for tool in self.tools}
@@ -154,8 +159,15 @@ class PolicyEngine:
         withheld: Mapping[str, Withheld] = NOTHING_WITHHELD,
     ) -> None:
         unlisted = environment.listed().unlisted(active.values())
+        self.reads_time = reads_time(active.values())
+        self._time_zone = environment.time_zone
         schema, self._shapes = build_schema(
-            environment.tools, environment.attributes, environment.counters, unlisted, environment.meta
+            environment.tools,
+            environment.attributes,
+            environment.counters,
+            unlisted,
+            environment.meta,
+            has_time=self.reads_time,
         )
         self.counters = environment.counters
         self.source = source
@@ -175,7 +187,8 @@ class PolicyEngine:
         self.material = orjson.dumps(
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant,
-             **({"withheld": sorted(withheld)} if withheld else {})}, option=orjson.OPT_SORT_KEYS
+             **({"withheld": sorted(withheld)} if withheld else {}),
+             **({"time_zone": self._time_zone} if self.reads_time else {})}, option=orjson.OPT_SORT_KEYS
         )  # fmt: skip
         self.version = canonical.digest(self.material)
 
@@ -197,29 +210,41 @@ class PolicyEngine:
         """Whether some policy applies in observe mode too."""
         return len(self._always.policies) > 1 or any(withheld.always for withheld in self.withheld.values())
 
+    def reads_time_of(self, tool: str) -> bool:
+        """Whether some policy that may apply to calls of this tool reads `context.time`."""
+        return self.reads_time and reads_time(self._rules.policies[id] for id in self._rules.policies_for(tool))
+
     # Deciding
 
-    def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, RateValue], now: Micros | None = None) -> Decision:
+        """The decision at the time `now`. Without one, policies that read `context.time` deny."""
         try:
-            return self._decide(self._rules, call, counts)
+            return self._decide(self._rules, call, counts, now)
         except Exception as error:  # promise P2: any failure while deciding denies
             return self._deny(error, counts)
 
-    def observe(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
+    def observe(self, call: Call, counts: Mapping[str, RateValue], now: Micros | None = None) -> Decision:
         """The decision in observe mode: only policies marked `@enforce("always")` apply; `would` is the full decision.
 
         A call that cannot be expressed in Cedar is denied only if a policy marked so could match it.
         """
-        decision = self.decide(call, counts)
+        decision = self.decide(call, counts, now)
         would = as_advisory(decision)
         if decision.outcome is not Outcome.ALLOW and self._is_decidable(call.name, observing=True):
             try:
                 if self._always.slice(call.name, self._principal_entities(call.instance).principal).ids == (
                     PERMIT_ALL.id,
                 ):
-                    decision = Decision(Outcome.ALLOW, self.version, counts=counts, material=decision.material)
+                    decision = Decision(
+                        Outcome.ALLOW,
+                        self.version,
+                        counts=counts,
+                        material=decision.material,
+                        decided_at=decision.decided_at,
+                        time_zone=decision.time_zone,
+                    )
                 else:
-                    decision = self._decide(self._always, call, counts)
+                    decision = self._decide(self._always, call, counts, now)
             except Exception as error:  # promise P2, here too
                 decision = self._deny(error, counts)
         return replace(decision, would=would)
@@ -232,7 +257,7 @@ class PolicyEngine:
         reason = str(error) or type(error).__name__
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
-    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, RateValue]) -> Decision:
+    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, RateValue], now: Micros | None) -> Decision:
         shape = self._shapes.get(call.name)
         if call.name in self.withheld and rules is self._rules:
             raise Inexpressible(self.withheld[call.name].reason)
@@ -240,6 +265,10 @@ class PolicyEngine:
             raise Inexpressible(NO_OBJECT)
         attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
+        if self.reads_time:
+            if now is None:
+                raise Inexpressible("policies read `context.time`, and the time of the call is not known")
+            context["time"] = time_context(now, self._time_zone)
         if context["input_inexact"]:
             require_exact(call, context["input_inexact"], self.counters)
         request_entities = self._request_entities(call)
@@ -265,6 +294,8 @@ class PolicyEngine:
             errors=ruling.errors,
             counts=counts,
             material=orjson.dumps({"request": material, "entities": request_entities.described}),
+            decided_at=format_second(now // 1_000_000) if self.reads_time and now is not None else "",
+            time_zone=self._time_zone if self.reads_time else "",
         )
 
     def _request_entities(self, call: Call) -> "RequestEntities":

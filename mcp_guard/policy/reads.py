@@ -106,6 +106,18 @@ def names_sought(policy: Policy, path: Path) -> frozenset[str]:
     return frozenset(names)
 
 
+def texts_compared(policy: Policy, path: Path) -> frozenset[str]:
+    """The texts that the policy compares with the value at a path, one by one or as a set that may contain it."""
+    texts: set[str] = set()
+    for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
+        for op in ("==", "!=", "contains"):
+            if isinstance(inner := node.get(op), dict):
+                for one, other in (("left", "right"), ("right", "left")):
+                    if path in _targets(inner[one]):
+                        texts |= texts_in(inner[other])
+    return frozenset(texts)
+
+
 def texts_in(node: Json) -> set[str]:
     """The texts in an expression."""
     return {value for value in literals(node) if isinstance(value, str)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Mode, Outcome, RateCounter, Tool
+from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Micros, Mode, Outcome, RateCounter, Tool
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import join, quote, say
@@ -77,17 +77,17 @@ class PoliciesInForce:
         observed = (tool for tool in tools() if self.is_observed(tool) and not self.may_call(instance, tool))
         return [(tool, self.why_hidden(instance, tool)) for tool in observed]
 
-    def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> Decision:
         if self._engine is None:
             return Decision(Outcome.DENY, "none", reasons=(self._why_none,), counts=counts)
         decide = self._engine.observe if self.is_observed(call.tool) else self._engine.decide
-        decision = decide(call, counts)
-        return replace(decision, shadow=self._ask_shadow(call, counts)) if self.shadow else decision
+        decision = decide(call, counts, now)
+        return replace(decision, shadow=self._ask_shadow(call, counts, now)) if self.shadow else decision
 
-    def _ask_shadow(self, call: Call, counts: Mapping[str, RateValue]) -> AdvisoryDecision | None:
+    def _ask_shadow(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> AdvisoryDecision | None:
         """INVARIANT: the shadow's decision, or its failure, has no effect on the call."""
         assert self.shadow is not None
-        return as_advisory(self.shadow.decide(call, counts))
+        return as_advisory(self.shadow.decide(call, counts, now))
 
 
 POLL_SECONDS = 1.0

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
+import orjson
+
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token, unescape_token
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
 from mcp_guard.core.rates import RateValue, is_counted
@@ -47,6 +49,13 @@ def view_of(policies: Iterable[Policy]) -> View | None:
         elif isinstance(node, list):
             pending += node
     return seen
+
+
+def reads_time(policies: Iterable[Policy]) -> bool:
+    """Whether any of these policies reads `context.time`. One that only uses the context as a whole does not."""
+    naming = [policy for policy in policies if b'"time"' in orjson.dumps(policy.body.get("conditions", []))]
+    view = view_of(naming)
+    return bool(naming) and (view is None or "time" in view)
 
 
 def narrow(value: Any, view: View | None) -> Any:

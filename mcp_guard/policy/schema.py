@@ -108,6 +108,18 @@ HISTORY = record(
 )
 
 
+DATETIME = {"type": "Extension", "name": "datetime"}
+_TIME_FIELDS = record(
+    {
+        "date": DATETIME,
+        "weekday": CEDAR_TYPES[Kind.STRING],
+        "hour": CEDAR_TYPES[Kind.INTEGER],
+        "minute": CEDAR_TYPES[Kind.INTEGER],
+    }
+)
+TIME = record({"now": DATETIME, "utc": _TIME_FIELDS, "local": _TIME_FIELDS})
+
+
 def _kind(counter: RateCounter) -> Kind:
     return Kind.INTEGER if counter.sum is None else Kind.NUMBER
 
@@ -149,10 +161,12 @@ def build_schema(
     counters: tuple[RateCounter, ...],
     unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
+    has_time: bool = True,
 ) -> tuple[Json, dict[str, Shape]]:
     """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
-    `unlisted` actions apply to nothing, so that policies may still name them.
+    `unlisted` actions apply to nothing, so that policies may still name them. `has_time` is whether calls have a
+    `context.time`.
     """
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
@@ -190,4 +204,13 @@ def build_schema(
         }
     for name in sorted(unlisted):
         actions.setdefault(name, {})
-    return {"": {"entityTypes": entities, "actions": actions}}, shapes
+    schema: Json = {"": {"entityTypes": entities, "actions": actions}}
+    return (with_time(schema) if has_time else schema), shapes
+
+
+def with_time(schema: Json) -> Json:
+    """The schema, changed in place, with `context.time` for every tool, which policies may read."""
+    for action in schema[""]["actions"].values():
+        if "appliesTo" in action:
+            action["appliesTo"]["context"]["attributes"]["time"] = TIME
+    return schema

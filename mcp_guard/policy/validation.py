@@ -19,17 +19,19 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.names import SEPARATOR, is_short_form
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
-from mcp_guard.policy.reads import TAGS, names_sought, reads_of
+from mcp_guard.policy.reads import TAGS, names_sought, reads_of, texts_compared
 from mcp_guard.policy.ruleset import action_groups
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, folded, name_of
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, actions_and_type, actions_in, as_json
+from mcp_guard.policy.time_of_call import WEEKDAYS
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
 """How Cedar's messages name a policy that was passed without its id."""
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
 NAMES_OF_ARGUMENTS = (INPUT_NULL, INPUT_INEXACT)
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
+WEEKDAY_PATHS = (("context", "time", "utc", "weekday"), ("context", "time", "local", "weekday"))
 NEARLY = 0.8
 """How similar two names are (from 0 to 1) if one is taken for a misspelling of the other."""
 LONG_WORD = 5
@@ -195,7 +197,18 @@ def find_validation_problems(
         if id not in reported and not may_match_others and (tools := against.tools_in_scope(policy)):
             problems += find_missing_attributes(policy, tools, against)
             problems += find_missing_names(policy, tools, against)
+        if id not in reported:
+            problems += find_misspelt_weekdays(policy)
     return problems
+
+
+def find_misspelt_weekdays(policy: Policy) -> Iterator[PolicyProblem]:
+    """Texts that the policy compares with a weekday although none has this name, so that it would never apply."""
+    for path in WEEKDAY_PATHS:
+        for name in sorted(texts_compared(policy, path) - set(WEEKDAYS)):
+            near = _close_matches(name.capitalize(), WEEKDAYS)
+            hint = f"did you mean `{near[0]}`?" if near else f"weekdays are {', '.join(WEEKDAYS)}"
+            yield PolicyProblem(policy.file, policy.id, f"`{'.'.join(path)}` is never `{name}`; {hint}")
 
 
 def find_missing_attributes(policy: Policy, tools: list[str], against: ValidationSchema) -> Iterator[PolicyProblem]:

@@ -10,7 +10,7 @@ from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
 from tests.policy.fixtures import make_tool, object_of
-from tests.policy.strategies import CEDAR
+from tests.policy.strategies import ATTRIBUTES, CEDAR, TOOLS
 
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = {"a1": ("g1",)}
@@ -95,6 +95,17 @@ def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
     assert [finding.policy for finding in hits] == [policy], found(policies)
     assert hits[0].fix
     assert hits[0].level != "note"
+
+
+LOCAL = '@id("l") @reason("r") forbid (principal, action, resource) when { context.time.local.hour < 9 };'
+
+
+@pytest.mark.parametrize(("zone", "notes"), [("UTC", ["l"]), ("Europe/Berlin", [])])
+def test_local_time_without_a_configured_zone_is_pointed_out(zone: str, notes: list[str]) -> None:
+    environment = PolicyEnvironment(TOOLS, ATTRIBUTES, routes=("people",), time_zone=zone)
+    linted = lint(read_lint_input({"x.cedar": FINE + LOCAL}, None, ("people",), AGENTS, environment=environment))
+    assert [finding.policy for finding in linted if "is UTC" in finding.what] == notes
+    assert not [finding for finding in linted if finding.level == "error"], "the schema has the time"
 
 
 def test_a_tool_that_spells_an_argument_otherwise_is_found() -> None:

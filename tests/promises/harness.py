@@ -4,7 +4,7 @@ import base64
 import itertools
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -161,7 +161,8 @@ class Harness:
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
-        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.ledger.counters))
+        routes = self.ledger.approvals.routes
+        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.ledger.counters, routes))
         loaded = Draft("policy.loaded", {"policy_version": engine.version})
         with suppress(LedgerError):  # some tests use a read-only ledger
             if self.ledger.writer.read(lambda store: store.policy(engine.version)) is None:
@@ -195,9 +196,11 @@ class Harness:
         self.ledger.close()
 
 
-def make_world(catalog: Mapping[str, Tool], counters: tuple[RateCounter, ...] = ()) -> PolicyEnvironment:
+def make_world(
+    catalog: Mapping[str, Tool], counters: tuple[RateCounter, ...] = (), routes: Collection[str] = tuple(ROUTES)
+) -> PolicyEnvironment:
     attributes = {"Deal": {"amount": "number", "stage": "string"}}
-    return PolicyEnvironment(tuple(catalog.values()), attributes, counters, tuple(ROUTES))
+    return PolicyEnvironment(tuple(catalog.values()), attributes, counters, tuple(routes))
 
 
 def make_instance(id: str = "run_1", **changes: Any) -> Instance:

@@ -190,7 +190,7 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
     harness = open_harness(tmp_path)
 
     class Defective(type(harness.policies)):  # type: ignore[misc]
-        def decide(self, call: Any, counts: Any) -> Any:
+        def decide(self, call: Any, counts: Any, now: Any) -> Any:
             raise ZeroDivisionError("a defect")
 
     guard = replace(harness.guard, policies=Defective(()))

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
-from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, versions
+from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, settings_of_cases, versions
 from mcp_guard.config import load
-from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import Coverage, PolicyCoverage
@@ -24,9 +23,9 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     engine, tools = live_engine(settings, options.json)
     path = options.ledger or settings.state_dir / FILE
-    rules = DescriptionRules(forward_meta=settings.forward_meta)
     covered = Coverage(engine.rules.policies)
-    covered.add_cases(run_cases(engine, tools, read_cases(options.cases or settings.policies), rules))
+    cases = read_cases(options.cases or settings.policies)
+    covered.add_cases(run_cases(engine, tools, cases, settings_of_cases(settings)))
     if path.exists():
         store = open_store(path, create=False)
         with Progress("decisions", options.json) as progress:

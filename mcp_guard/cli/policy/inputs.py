@@ -14,17 +14,21 @@ from pathlib import Path
 
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.core import canonical
+from mcp_guard.core.anomaly import NAME as UNUSUAL
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.ledger.open import FILE
+from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
 from mcp_guard.policy.authoring.replay import FindVersion
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
 from mcp_guard.policy.source import Policy, is_outside_schema, read_policies, with_unlisted
+from mcp_guard.policy.time_of_call import UTC_NAME
 from mcp_guard.policy.validation import ValidationSchema, validate
 from mcp_guard.runtime import policy_environment
 from mcp_guard.settings import Settings
@@ -54,7 +58,11 @@ def read_time(text: str) -> str:
 
 
 def decisions(
-    store: Store, since: str | None = None, last: int | None = None, tell: ProgressCallback = no_progress
+    store: Store,
+    since: str | None = None,
+    last: int | None = None,
+    tell: ProgressCallback = no_progress,
+    time_zone: str = UTC_NAME,
 ) -> Iterator[RecordedDecision]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
@@ -66,14 +74,14 @@ def decisions(
                 wanted.append(row.seq)
     for done, seq in enumerate(reversed(wanted)):
         tell(done, len(wanted))
-        if past := decision(store, seq):
+        if past := decision(store, seq, time_zone):
             yield past
 
 
-def decision(store: Store, seq: int) -> RecordedDecision | None:
+def decision(store: Store, seq: int, time_zone: str = UTC_NAME) -> RecordedDecision | None:
     with reading(store.path):
         row = store.receipt(seq)
-        return read_decision(json.loads(row.body), store.payloads(seq)) if row else None
+        return read_decision(json.loads(row.body), store.payloads(seq), time_zone) if row else None
 
 
 def versions(store: Store) -> FindVersion:
@@ -194,6 +202,15 @@ def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str
     """The engine, and the tools by listed name. Raises: PolicyError, UpstreamError."""
     world = live_world(settings, quiet)
     return load_policies(settings.policies, world), {tool.listed_as: tool for tool in world.tools}
+
+
+def settings_of_cases(settings: Settings) -> CaseSettings:
+    """What policy cases need of the configuration."""
+    weights = {signal.name: signal.weight for signal in settings.signals}
+    weights |= {f"{signal.name}_unknown": signal.unknown_weight for signal in settings.signals}
+    if settings.drift is not None:
+        weights[UNUSUAL] = settings.drift.weight
+    return CaseSettings(DescriptionRules(forward_meta=settings.forward_meta), settings.time_zone, weights)
 
 
 def live_schema(settings: Settings, quiet: bool) -> Json:

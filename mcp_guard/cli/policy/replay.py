@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     settings, store = load(options.config), open_for_reading(options)
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
     with Progress("decisions", options.json) as progress:
-        past = decisions(store, options.since, options.last, progress.update)
+        past = decisions(store, options.since, options.last, progress.update, settings.time_zone)
         comparison = replay(past, versions(store), candidate)
     if options.json:
         print_json(as_json(comparison), indent=2)

@@ -7,9 +7,8 @@ from typing import Any
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
-from mcp_guard.cli.policy.inputs import live_engine
+from mcp_guard.cli.policy.inputs import live_engine, settings_of_cases
 from mcp_guard.config import load
-from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 
@@ -25,10 +24,10 @@ def main(arguments: list[str]) -> int:
     cases = read_cases(where)
     if not cases:
         raise PolicyError(f"no cases in `{where}`", "write NAME.cases.toml beside the policies")
-    results, rules = [], DescriptionRules(forward_meta=settings.forward_meta)
+    results, case_settings = [], settings_of_cases(settings)
     for case in cases:
         begun = time.perf_counter()
-        result = run_cases(engine, tools, [case], rules)[0]
+        result = run_cases(engine, tools, [case], case_settings)[0]
         results.append((result, (time.perf_counter() - begun) * 1000))
     determined = {id for result, _ in results if result.decision for id in result.decision.policies}
     uncovered = sorted(engine.rules.policies.keys() - determined) if options.coverage else []
@@ -73,6 +72,6 @@ def as_json(result: CaseResult, ms: float) -> dict[str, Any]:
 def row(result: CaseResult, ms: float) -> list[object]:
     decision = result.decision
     outcome = decision.outcome if decision else "-"
-    mark = "" if not result.differences else "  FAILED"
+    mark = "" if not result.differences else " FAILED"
     policies = ", ".join(decision.policies) if decision else ""
     return [result.case.file, result.case.name, result.case.table["outcome"], f"{outcome}{mark}", policies, f"{ms:.2f}"]

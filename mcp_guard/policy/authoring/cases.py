@@ -17,6 +17,8 @@ A `NAME.cases.toml` file:
     meta = { "vendor/tenant" = "t" } # members of `_meta` that [guard] forward_meta lists
     history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # default: nothing seen
     rates = { writes_per_hour = 3 }  # counters, this call included; default: this call only
+    time = "2026-11-28T23:00:00Z"    # when it is decided; without an offset, in the operator's zone
+    signals = ["on_call"]            # of [risk.signals], or unusual_for_agent; with their weights. Default: none
     outcome = "allow"                # allow, deny or require_approval
     policies = ["amount-limit"]      # optional: exactly these are the determining policies
     routes = ["crm-approvers"]       # optional
@@ -24,9 +26,11 @@ A `NAME.cases.toml` file:
 Cases run against the real engine. No tool is called and nothing is recorded.
 """
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -40,16 +44,20 @@ from mcp_guard.core.model import (
     Facts,
     Instance,
     Json,
+    Micros,
     Origins,
+    Signal,
     Task,
     Tool,
     ToolCallRequest,
 )
+from mcp_guard.core.risk import SIGNALS, sum_signals
 from mcp_guard.policy.engine import PolicyEngine
+from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
-     "meta", "history", "outcome", "policies", "routes"}
+     "meta", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
 ORIGINS = ("provenance", "sinks")
@@ -85,6 +93,8 @@ def read_cases(path: Path) -> list[Case]:
         defaults = data.get("defaults", {})
         for number, entry in enumerate(data.get("case", []), 1):
             table = {**defaults, **entry}
+            if isinstance(table.get("time"), datetime):
+                table["time"] = table["time"].isoformat()
             name = table.get("name", f"case {number}")
             if unknown := table.keys() - KEYS:
                 hint = f"keys: {', '.join(sorted(KEYS))}"
@@ -97,15 +107,24 @@ def read_cases(path: Path) -> list[Case]:
     return cases
 
 
+@dataclass(frozen=True, slots=True)
+class CaseSettings:
+    """What the configuration says about cases: the operator's zone, and the weights of signals that cases may raise."""
+
+    rules: DescriptionRules = field(default_factory=DescriptionRules)
+    time_zone: str = UTC_NAME
+    signals: Mapping[str, int] = field(default_factory=dict)
+
+
 def run_cases(
-    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], rules: DescriptionRules | None = None
+    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], settings: CaseSettings | None = None
 ) -> list[CaseResult]:
     """Decide each case; `tools` is the catalog by listed name."""
-    return [_run(engine, tools, case, rules or DescriptionRules()) for case in cases]
+    return [_run(engine, tools, case, settings or CaseSettings()) for case in cases]
 
 
-def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, rules: DescriptionRules) -> CaseResult:
-    table = case.table
+def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: CaseSettings) -> CaseResult:
+    table, rules = case.table, settings.rules
     tool = tools.get(table["tool"])
     if tool is None:
         return CaseResult(case, None, (f"no tool `{table['tool']}` is listed",))
@@ -118,13 +137,18 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, rules: Des
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
     call = rules.assess(call, facts, _history(table.get("history", {})))
     try:
+        now = _time(table, settings.time_zone)
+        if now is None and engine.reads_time_of(tool.listed_as):
+            raise ValueError("policies read `context.time`: give the case a `time`, or all of them in [defaults]")
+        raised = [_signal(name, settings.signals) for name in table.get("signals", ())]
+        call = replace(call, risk=sum_signals((*call.risk.signals, *raised)))
         counts = {
             increment.counter.name: _rate(increment, table.get("rates", {}))
             for increment in rates.rate_increments(call, engine.counters)
         }
     except ValueError as error:
         return CaseResult(case, None, (str(error),))
-    decision = engine.decide(call, counts)
+    decision = engine.decide(call, counts, now or 0)
     return CaseResult(case, decision, tuple(_differences(table, decision)))
 
 
@@ -135,6 +159,29 @@ def _history(table: Json) -> CallHistory:
     )
     labels = {name: value for name, value in table.items() if name not in (*ORIGINS, "tools")}
     return CallHistory(tuple(table.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
+
+
+def _time(table: Json, zone: str) -> Micros | None:
+    """The time given in the case. Raises: ValueError."""
+    given = table.get("time")
+    if given is None:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+    except (TypeError, ValueError):
+        raise ValueError(f'`time = {given!r}` is not a time such as "2026-11-28T23:00:00Z"') from None
+    return micros(at if at.tzinfo else at.replace(tzinfo=find_zone(zone)))
+
+
+def _signal(name: str, weights: Mapping[str, int]) -> Signal:
+    """Raises: ValueError."""
+    if name in weights:
+        return Signal(name, weights[name], "given in the case")
+    if name in {signal.__name__ for signal in SIGNALS}:
+        raise ValueError(f"signal `{name}` follows from the call: give the arguments, facts or history that raise it")
+    near = difflib.get_close_matches(name, weights, 1)
+    known = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(sorted(weights)) or 'none'}"
+    raise ValueError(f"no signal `{name}` is configured in [risk.signals]; {known}")
 
 
 def _rate(increment: rates.RateIncrement, given_rates: Json) -> rates.RateValue:

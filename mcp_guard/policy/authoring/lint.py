@@ -18,8 +18,10 @@ from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.schema import folded
 from mcp_guard.policy.source import Policy, PolicyProblem, PolicySource, is_outside_schema, parse_texts, with_unlisted
+from mcp_guard.policy.time_of_call import UTC_NAME
 from mcp_guard.policy.validation import ValidationSchema, find_misspelt_actions, find_validation_problems
 
+LOCAL_TIME = ("context", "time", "local")
 NO_RATES: Mapping[str, Collection[str]] = {}
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
 """Optional whatever the tools are; so is every attribute of a typed resource, and each delta."""
@@ -276,6 +278,16 @@ def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
                     yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def local_time_is_utc(lint_input: LintInput) -> Iterator[LintFinding]:
+    environment = lint_input.environment
+    for policy in lint_input.policies.values() if environment and environment.time_zone == UTC_NAME else ():
+        if any(path[:3] == LOCAL_TIME for path in reads_of(policy)):
+            fix = 'set guard.time_zone, such as "Europe/Berlin", or read `context.time.utc`'
+            yield LintFinding(
+                policy.file, policy.id, "`context.time.local` is UTC with this configuration", fix, "note"
+            )
+
+
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
@@ -300,5 +312,6 @@ CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     unknown_principals,
     rates_reset_by_reconnecting,
     arguments_named_otherwise,
+    local_time_is_utc,
     unused_routes,
 )

@@ -16,8 +16,9 @@ from mcp_guard.core.describe import HIDDEN, NO_SUCH_TOOL
 from mcp_guard.core.model import NO_HISTORY, Json
 from mcp_guard.policy.request import history_context
 from mcp_guard.policy.ruleset import Principal, Ruleset, action_groups, read_principal
-from mcp_guard.policy.schema import TOOL
+from mcp_guard.policy.schema import TOOL, with_time
 from mcp_guard.policy.source import Policy, parse_texts
+from mcp_guard.policy.time_of_call import UTC_NAME, read_micros, time_context
 
 DECIDING = ("decision", "intent")
 """Kinds of receipts that contain a decision, except for those of the guard's own look-ups."""
@@ -52,13 +53,24 @@ class RecordedDecision:
         return self.receipt.get("reasons", [""])[0] in (NO_SUCH_TOOL, HIDDEN) and "definition" in self.receipt
 
 
-def read_decision(receipt: Json, payloads: Mapping[str, bytes | None]) -> RecordedDecision | None:
-    """The decision in a receipt, or None if there is none."""
+def read_decision(
+    receipt: Json, payloads: Mapping[str, bytes | None], time_zone: str = UTC_NAME
+) -> RecordedDecision | None:
+    """The decision in a receipt, or None if there is none.
+
+    A request whose policies did not read `context.time` gets that of its receipt, in this zone, so that other policies
+    can be tried on it.
+    """
     if receipt["kind"] not in DECIDING or receipt.get("purpose"):
         return None
     material = payloads.get("material") if "material" in receipt else None
     is_whole = not any(pointer.startswith("/material") for pointer in receipt.get("redacted", ()))
-    return RecordedDecision(receipt, json.loads(material) if material and is_whole else None)
+    if not material or not is_whole:
+        return RecordedDecision(receipt, None)
+    request = json.loads(material)
+    if "time" not in request["request"]["context"]:
+        request["request"]["context"]["time"] = time_context(read_micros(receipt["time"]), time_zone)
+    return RecordedDecision(receipt, request)
 
 
 ADDED_LATER: Json = {"history": history_context(NO_HISTORY), "input_inexact": []}
@@ -106,4 +118,4 @@ def read_version(version: str, material: bytes) -> PolicyVersion:
     source, _ = parse_texts(stored["policies"], None)
     dormant = set(stored.get("dormant", ()))
     active = {id: policy for id, policy in source.policies.items() if id not in dormant}
-    return PolicyVersion(version, active, stored["schema"])
+    return PolicyVersion(version, active, with_time(stored["schema"]))

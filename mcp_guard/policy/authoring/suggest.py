@@ -364,6 +364,8 @@ def case_of(decision: RecordedDecision, request: Json, facts: Json | None) -> It
     yield f"arguments = {inline(request)}"
     if facts is not None:
         yield f"facts = {inline(facts)}"
+    if "decided_at" in receipt:
+        yield f"time = {json.dumps(receipt['decided_at'])}"
     if context.get("rate"):
         yield f"rates = {inline({name: _as_number(count) for name, count in context['rate'].items()})}"
     yield 'outcome = "allow"'

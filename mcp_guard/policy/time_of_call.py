@@ -1,0 +1,72 @@
+"""`context.time`: the moment of a decision as policies read it, in UTC and in the operator's zone.
+
+Reads no clock: the moment is passed in. Zone data comes from the system, or from the `tzdata` package.
+"""
+
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+
+from mcp_guard.core.model import Json, Micros
+
+UTC_NAME = "UTC"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@lru_cache(maxsize=4)
+def find_zone(name: str) -> tzinfo:
+    """The zone of this IANA name. Raises: ValueError if this machine knows none."""
+    if name == UTC_NAME:
+        return UTC
+    from zoneinfo import ZoneInfo  # only if a zone is configured
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError; a folder of zones an OSError
+        raise ValueError(f"no time zone `{name}`") from None
+
+
+def time_context(at: Micros, zone: str) -> Json:
+    """`context.time` at this moment, to the second. Callers must not change it. Raises: ValueError."""
+    return _time_context(at // 1_000_000, zone)
+
+
+@lru_cache(maxsize=64)
+def _time_context(second: int, zone: str) -> Json:
+    utc = datetime.fromtimestamp(second, UTC)
+    return {
+        "now": _cedar_datetime(format_second(second)),
+        "utc": _fields(utc),
+        "local": _fields(utc.astimezone(find_zone(zone))),
+    }
+
+
+def format_second(second: int) -> str:
+    """RFC 3339 in UTC, which is also how Cedar writes a `datetime`."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_micros(text: str) -> Micros:
+    """A time with its offset (RFC 3339) in microseconds. Raises: ValueError."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"`{text}` has no offset from UTC")
+    return micros(at)
+
+
+def micros(at: datetime) -> Micros:
+    """A time with an offset in microseconds since the epoch."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def _fields(at: datetime) -> Json:
+    return {
+        "date": _cedar_datetime(at.date().isoformat()),
+        "weekday": WEEKDAYS[at.weekday()],
+        "hour": at.hour,
+        "minute": at.minute,
+    }
+
+
+def _cedar_datetime(text: str) -> Json:
+    return {"__extn": {"fn": "datetime", "arg": text}}
