@@ -13,7 +13,7 @@ from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.receipt import CLAIMED, format_time
+from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
@@ -169,9 +169,10 @@ def describe(approval: Approval, now: int) -> list[str]:
     reasons = join("; ", subject.reasons) or "a policy requires approval"
     votes = [
         say(
-            "  {:<13}  {} at {}: {}",
+            "  {:<13}  {}{} at {}: {}",
             vote.verdict,
             quote(vote.name or vote.approver),
+            SELF_APPROVED if vote.verdict == "approve" and approval.is_requester(vote.approver) else "",
             format_time(vote.at),
             value_text(vote.rationale),
         )
@@ -242,6 +243,8 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
         print_text(f"{approval.id}: vote recorded; more approvals are needed")
     else:
         print_text(say("{}: {}: {}", approval.id, str(approval.state), what(approval)))
+    if not options.json and verdict == "approve" and approval.is_requester(options.approver):
+        print_text("self-approved: it is your own request, and its receipts say so")
     return 0
 
 

@@ -39,7 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--agent", default="my-agent", metavar="NAME", help="the name of the agent (default: my-agent)")
     parser.add_argument(
-        "--unsafe-self-approval", action="store_true", help="let the owner approve calls of their own agent"
+        "--solo",
+        action="store_true",
+        help="there is no second person: the owner approves calls of their own agent, and receipts say self-approved",
+    )
+    parser.add_argument(
+        "--unsafe-self-approval", action="store_true", help="let the owner approve too, beside the approver"
     )
     parser.add_argument("--yes", action="store_true", help="use the defaults without asking")
     add_json(parser)
@@ -52,6 +57,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name in ("owner", "approver", "agent"):
         if getattr(options, name) is not None and not person_id(getattr(options, name)):
             parser.error(f"--{name} needs at least one letter or digit")
+    if options.solo and options.approver is not None:
+        parser.error("--solo means that the owner is the approver: use --owner NAME, or leave out --solo")
     return options
 
 
@@ -61,6 +68,8 @@ def ask(options: argparse.Namespace) -> InitAnswers:
     owner = person_id(
         options.owner or (asks and answer("who owns the agent and is responsible for it?", os_user())) or os_user()
     )
+    if options.solo:
+        return InitAnswers(options.agent, owner, options.owner or owner, options.enforce, unsafe_self_approval=True)
     question = "who approves its calls? (preferably not the owner)"
     approver = options.approver or (asks and answer(question, owner)) or owner
     return InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
@@ -93,12 +102,16 @@ def report(config: Path, answers: InitAnswers) -> list[str]:
     lines = [f"wrote {path}" for path in initial_files(config, answers)]
     lines += [f"agent `{answers.agent}`, owned by {answers.owner}; approver {answers.approver}; mode {mode}"]
     if answers.is_alone and answers.unsafe_self_approval:
-        lines += [f"note: {answers.owner} owns the agent and approves its calls; nobody else reviews them"]
+        lines += [
+            f"note: {answers.owner} owns the agent and approves its calls; nobody else reviews them. Receipts and",
+            "      mcp-guard verify say self-approved. The agent still cannot approve: that takes the owner's key.",
+        ]
     elif answers.is_alone:
         lines += [
             f"note: {answers.owner} owns the agent and is its only approver, and nobody can approve calls of their",
             "      own agent, so a held call can only expire. Before you switch to enforce mode, add another",
-            "      person to [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
+            "      person to [approvers] and [routes]. If there is none, set unsafe_self_approval = true there, as",
+            "      mcp-guard init --solo does: you approve your own, and receipts say self-approved.",
         ]
     return [*lines, "next:", *steps(next_steps(answers, at))]
 

@@ -1,13 +1,16 @@
 """The files of a new guard: the text of its configuration and of its first policies."""
 
 import getpass
+import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.clients.toml_sections import toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.policy.time_of_call import UTC_NAME, find_zone
 
 POLICIES, FIRST = "policies", "start.cedar"
 ROUTE = "reviewers"
@@ -81,6 +84,20 @@ def os_user() -> str:
         return "me"
 
 
+def machine_zone() -> str:
+    """The IANA name of this machine's time zone; UTC if it does not say."""
+    names = [os.environ.get("TZ", "").removeprefix(":")]
+    with suppress(OSError):
+        names.append(os.readlink("/etc/localtime").rpartition("zoneinfo/")[2])
+    with suppress(OSError, UnicodeDecodeError):
+        names.append(Path("/etc/timezone").read_text().strip())
+    for name in filter(None, names):
+        with suppress(ValueError):
+            find_zone(name)
+            return name
+    return UTC_NAME
+
+
 def initial_files(config: Path, answers: InitAnswers) -> dict[Path, str]:
     """The files of a new guard, with their texts."""
     return {config: config_text(answers), config.parent / POLICIES / FIRST: FIRST_POLICIES}
@@ -96,16 +113,19 @@ def refuse_to_overwrite(config: Path) -> None:
 def config_text(answers: InitAnswers) -> str:
     mode = "enforce" if answers.enforces else "observe"
     self_approval = "" if answers.unsafe_self_approval else "# "
-    alone = ALONE if answers.is_alone else ""
+    is_solo = answers.is_alone and answers.unsafe_self_approval
+    alone = (SOLO if is_solo else ALONE) if answers.is_alone else ""
+    limit = "" if answers.unsafe_self_approval else " and can never approve its calls"
     return f"""\
 # The configuration of a guard. mcp-guard's config.example.toml explains every key.
 
 [guard]
 origin = "mcp-guard.local/{secrets.token_hex(8)}"  # the name of this ledger, and of no other
 policies = "{POLICIES}"                # a folder of *.cedar files
+time_zone = {toml_string(machine_zone())}  # of context.time.local in policies
 mode = "{mode}"                     # "observe" decides and records but blocks nothing; "enforce" also blocks
 
-# The program that calls tools. Its owner is responsible for it and can never approve its calls.
+# The program that calls tools. Its owner is responsible for it{limit}.
 [agents.{toml_key(answers.agent)}]
 owner = {toml_string(answers.owner)}
 groups = ["agents"]                  # in policies: principal in Group::"agents"
@@ -117,7 +137,7 @@ name = {toml_string(answers.approver)}
 # Who decides on calls that a policy holds with @require_approval("{ROUTE}").
 {alone}[routes.{ROUTE}]
 approvers = [{toml_string(answers.approver_id)}]
-{self_approval}unsafe_self_approval = true        # lets the owner approve too, with no other reviewer
+{self_approval}unsafe_self_approval = true        # lets the owner approve too; receipts say self-approved
 
 # The MCP servers behind the guard. `mcp-guard wrap` moves a client's servers here; or add them by hand:
 # [upstreams.git]
@@ -126,6 +146,10 @@ approvers = [{toml_string(answers.approver_id)}]
 """
 
 
+SOLO = """\
+# Solo: the agent's owner approves its calls, and nobody else reviews them. The agent still cannot approve: that takes
+# the owner's key or passkey. Once there is a second person, add them here and remove unsafe_self_approval.
+"""
 ALONE = """\
 # The agent's owner is the only approver, so nobody can approve its calls yet. In observe mode no call is held. Before
 # you switch to enforce mode, add another person here, or let the owner approve (uncomment the line below).

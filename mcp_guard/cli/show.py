@@ -8,7 +8,7 @@ from typing import Any
 from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reads_receipts
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import attribution, claim_mark
+from mcp_guard.core.receipt import attribution, claim_mark, name_of_approver
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.sqlite import Store, reading
@@ -134,7 +134,7 @@ def _approvers(approval: Any) -> VisibleText:
     if not isinstance(approval, dict):
         return visible(approval)
     return join(
-        "; ", [approval["id"], *(say("{}: {}", quote(by["name"]), by["rationale"]) for by in approval["approvers"])]
+        "; ", [approval["id"], *(say("{}: {}", name_of_approver(by), by["rationale"]) for by in approval["approvers"])]
     )
 
 
@@ -164,9 +164,9 @@ SEEN = {
 RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
-    "changes", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver", "verdict", "rationale",
-    "note", "approval", "policy_version", "definition", "pinned", "members", "findings", "first_use", "by",
-    "definitions",
+    "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver",
+    "verdict", "self_approved", "rationale", "note", "approval", "policy_version", "definition", "pinned", "members",
+    "findings", "first_use", "by", "definitions",
 )  # fmt: skip
 
 

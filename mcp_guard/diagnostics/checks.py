@@ -403,11 +403,18 @@ def refusals(snapshot: GuardSnapshot) -> CheckResults:
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
+SELF_APPROVAL = ".unsafe_self_approval"
+
+
 def weakened(snapshot: GuardSnapshot) -> CheckResults:
     """Settings that switch off a guarantee: each is somebody's decision, and should not be forgotten."""
     results: CheckResults = []
     for key in snapshot.unsafe_keys:
-        results += _warning("settings", f"`{key}` switches off a guarantee", f"remove {key} from the configuration")
+        what, fix = f"`{key}` switches off a guarantee", f"remove {key} from the configuration"
+        if key.endswith(SELF_APPROVAL):
+            what += ": people approve calls of their own agents, and receipts say self-approved"
+            fix = f"if there is a second person, add them as an approver, and {fix}"
+        results += _warning("settings", what, fix)
     mode = "observe mode: calls that policies deny are recorded, and made" if snapshot.is_observing else "enforced"
     return results or _ok("settings", f"{mode}; no setting switches off a guarantee")
 

@@ -54,7 +54,7 @@ from mcp_guard.policy.ruleset import (
     always_in_force,
     read_principal,
 )
-from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
+from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema, with_time
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, PolicySource, read_policies
 from mcp_guard.policy.time_of_call import UTC_NAME, format_second, time_context
@@ -419,7 +419,11 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
         engine = PolicyEngine(source, active, environment)
         against = _validation_schema(engine, environment, listed)
         spelled = {id: policy for id, policy in active.items() if id not in {problem.policy for problem in problems}}
-        problems += find_validation_problems(spelled, against, path.name) if spelled else []
+        invalid = find_validation_problems(spelled, against, path.name) if spelled else []
+        if invalid and not engine.reads_time:  # a misspelt `time` may be meant
+            against = replace(against, text=json.dumps(with_time(json.loads(against.text))))
+            invalid = find_validation_problems(spelled, against, path.name)
+        problems += invalid
         if not problems:
             return engine
         broken = {problem.policy for problem in problems}

@@ -11,6 +11,7 @@ from .cut_texts import begins_alike, cut_like
 from .files import parse_json
 from .receipts import REQUEST
 from .report import VerificationFailed
+from .self_approval import is_self_approved
 from .signatures import ABOUT, Receipt, check_signature, statement, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
@@ -91,7 +92,7 @@ class ConsistencyChecker:
         self._enrolled: set[str] = set()
         """Ids and public keys of all that were ever enrolled: none is enrolled again after its removal."""
         self.trusted = trusted
-        self.votes = 0
+        self.votes = self.self_approvals = 0
         self._ids: set[bytes] = set()
         """Hashes of the ids of all approvals: a signature must not be used again under its id."""
         self._held: tuple[int, Receipt] | None = None
@@ -294,6 +295,7 @@ class ConsistencyChecker:
                 if not approval.is_satisfied():
                     problem = f"approval `{id}` is recorded as granted, but its routes require more approvals"
                     raise VerificationFailed(seq, problem)
+                self.self_approvals += is_self_approved(approval.rules, approval.votes)
         elif kind == "approval.consumed":
             if approval.state != "approval.granted":
                 raise VerificationFailed(seq, f"approval `{id}` is consumed without having been granted")
@@ -457,6 +459,7 @@ def _check_approvers(seq: int, used: Receipt, approval: OpenApproval) -> None:
         by["approver"] == vote["approver"]
         and by["name"] == vote["name"]
         and begins_alike(vote["rationale"], by["rationale"])
+        and bool(by.get("self_approved")) == bool(vote.get("self_approved"))
         for by, vote in zip(named, approval.votes, strict=True)
     )
     if not fits:

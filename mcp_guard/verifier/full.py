@@ -166,6 +166,7 @@ class _FullVerification:
         report.approvers_words, report.approvers_keys_given = (
             self.consistency.votes, self.consistency.trusted is not None,
         )  # fmt: skip
+        report.self_approvals = self.consistency.self_approvals
         report.policies = len(self.policies.versions)
 
     def _check_checkpoints(self) -> None:

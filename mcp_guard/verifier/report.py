@@ -52,6 +52,8 @@ class Report:
     calls_without_outcome: int = 0
     approvers_words: int = 0
     approvers_keys_given: bool = False
+    self_approvals: int = 0
+    """Approvals in which, on some route, nobody but the agent's owner or user has approved."""
     policies: int = 0
     against: list[int] = field(default_factory=list)
     """Sizes of the earlier checkpoints that the tree continues."""
@@ -140,6 +142,11 @@ def conclude_full(report: Report, has_payloads: bool, has_earlier_checkpoints: b
         report.leave_open(
             "approvers",
             "who owns the approvers' keys: only the ledger itself says so. Give the keys you know: --approvers FILE",
+        )
+    if report.self_approvals:
+        own = count(report.self_approvals, "approval")
+        report.leave_open(
+            "self_approval", f"that a second person approved: {own} by the agent's owner or its user alone"
         )
     _conclude_truncation(report, has_earlier_checkpoints)
 

@@ -50,6 +50,8 @@ class ApprovalCard:
     """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
+    is_own: bool
+    """Whether it is the viewer's own request, so that their approval is recorded as self-approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         claimed=subject.claimed,
         can_decide=is_approver and not has_voted and approval.state is ApprovalState.REQUESTED and not has_expired,
+        is_own=approval.is_requester(viewer),
     )
 
 

@@ -78,6 +78,17 @@ def test_init_overwrites_no_file(here: Path, there: str, capsys: pytest.CaptureF
     assert [path.read_text() for path in here.rglob("*") if path.is_file()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    ("zone", "written"), [("Europe/Berlin", "Europe/Berlin"), (":America/New_York", "America/New_York")]
+)
+def test_the_machines_time_zone_is_written_where_it_can_be_seen(
+    zone: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    assert main(["init", "--yes"]) == 0
+    assert load(Path("mcp-guard.toml")).time_zone == written
+
+
 def test_init_refuses_a_file_as_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert main(["init", "file", "--yes"]) == 3

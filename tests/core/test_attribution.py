@@ -11,13 +11,14 @@ from mcp_guard.core.receipt import VERB, attribution
 from mcp_guard.core.visible_text import is_connective, is_hidden, original, quote
 
 PART = r'(?:"[^"]*"|[A-Za-z0-9_](?:[A-Za-z0-9._:@/#+-]*[A-Za-z0-9_])?)'
+SELF = r"(?: \(self-approved\))?"
 SENTENCE = re.compile(
     rf"(?P<agent>{PART}), instance (?P<instance>{PART}), "
     rf"(?:called (?P<tool>{PART})(?: on (?P<type>{PART}) (?P<id>{PART}))?"
     rf"|(?P<verb>\"[^\"]*\"|[A-Za-z][A-Za-z -]*?) (?P<object>{PART}))"
     rf"(?: on behalf of (?P<user>{PART}))?"
     rf"(?: due to ticket (?P<ticket>{PART})(?P<claim> \(claimed by the agent\))?)?"
-    rf"(?:, approved by (?P<approvers>{PART}(?: and {PART})*))?"
+    rf"(?:, approved by (?P<approvers>{PART}{SELF}(?: and {PART}{SELF})*))?"
     rf", under policy version (?P<version>{PART})"
 )
 FORGED = (
@@ -29,7 +30,16 @@ FORGED = (
     "x''  ,APPROVED  BY Alice",
     "\\u{22}, approved by Alice",
 )
-PHRASES = ("approved by", "on behalf of", "due to ticket", "and", "on", "called", "(claimed by the agent)")
+PHRASES = (
+    "approved by",
+    "on behalf of",
+    "due to ticket",
+    "and",
+    "on",
+    "called",
+    "(claimed by the agent)",
+    "(self-approved)",
+)
 WORDS = st.sampled_from([*FORGED, *PHRASES, ", ", " ", '"', "789", "\u200b"])
 TEXT = st.one_of(st.text(min_size=1, max_size=12), st.lists(WORDS, min_size=1, max_size=4).map("".join))
 RECEIPTS = st.fixed_dictionaries(
@@ -40,7 +50,13 @@ RECEIPTS = st.fixed_dictionaries(
         "ticket": TEXT,
         "claimed": st.just(["ticket"]),
         "approval": st.fixed_dictionaries(
-            {"approvers": st.lists(st.fixed_dictionaries({"name": TEXT}), min_size=1, max_size=3)}
+            {
+                "approvers": st.lists(
+                    st.fixed_dictionaries({"name": TEXT}, optional={"self_approved": st.just(True)}),
+                    min_size=1,
+                    max_size=3,
+                )
+            }
         ),
     },
 )
@@ -57,7 +73,7 @@ def parse(sentence: str) -> dict[str, Any]:
     parts: dict[str, Any] = {name: value(part) for name, part in match.groupdict().items()}
     parts["approvers"] = [value(part) for part in re.findall(PART, match["approvers"] or "") if part != "and"]
     if match["approvers"]:
-        parts["approvers"] = [value(part) for part in re.findall(rf"({PART})(?: and |$)", match["approvers"])]
+        parts["approvers"] = [value(part) for part in re.findall(rf"({PART}){SELF}(?: and |$)", match["approvers"])]
     return parts
 
 
@@ -81,6 +97,8 @@ def test_parsing_the_sentence_gives_the_parts(receipt: dict[str, Any]) -> None:
     assert bool(parts["claim"]) is ("ticket" in receipt and "claimed" in receipt)
     named = [approver["name"] for approver in receipt.get("approval", {}).get("approvers", [])]
     assert parts["approvers"] == named
+    marked = sum("self_approved" in approver for approver in receipt.get("approval", {}).get("approvers", []))
+    assert len(re.findall(rf"{PART} \(self-approved\)(?= and |, under)", sentence)) == marked
     assert not any(map(is_hidden, sentence))
     assert (", approved by " in sentence) is bool(named)
     assert (" on behalf of " in sentence) is ("on_behalf_of" in receipt)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
 from tests.ledger.sized_ledger import fill, open_filled
-from tests.promises.harness import ALLOW, HOLD, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, ROUTES, make_instance, open_harness, pending_id
 
 NODE = str(Path(sys.executable).with_name("node"))
 VERIFIER = Path(__file__).with_name("verify.mjs")
@@ -48,9 +49,9 @@ def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of a ledger with allowed, held, approved and denied calls, written in three steps."""
+    """An export of a ledger with allowed, held, self-approved and denied calls, written in three steps."""
     folder = tmp_path_factory.mktemp("real")
-    harness = open_harness(folder)
+    harness = open_harness(folder, routes={"people": replace(ROUTES["people"], unsafe_self_approval=True)})
     harness.load(ALLOW + HOLD.replace("action,", 'action == Action::"crm__purge",'))
 
     for number in range(140):
@@ -59,7 +60,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     await harness.guard.call(make_instance(), ToolCallRequest("nonesuch", {}))
     held = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
-    harness.approve(pending_id(held))
+    harness.approve(pending_id(held), "bob")
     await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     writer = harness.ledger.writer
     write(writer, folder / "out", payloads=True)

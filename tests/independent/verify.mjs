@@ -384,7 +384,7 @@ class Approvals {
   checkNamed(seq, used, { votes }) {
     const named = used.approvers ?? [];
     ensure(named.length === votes.length && named.every((by, at) => by.approver === votes[at].approver && by.name === votes[at].name
-      && isBeginning(by.rationale, votes[at].rationale)), `receipt ${seq}: names approvers who have not voted`);
+      && isBeginning(by.rationale, votes[at].rationale) && !by.self_approved === !votes[at].self_approved), `receipt ${seq}: names approvers who have not voted`);
   }
 
   grant(seq, receipt) {

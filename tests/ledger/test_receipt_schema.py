@@ -43,9 +43,10 @@ FORMS: list[Json] = [
     {"kind": "payload.erased", "reason": "asked to", "by": "alice", "count": 3, "seqs": [[1, 2], [7, 7]]},
 ]
 """Kinds whose form is fixed."""
-VOTERS = ("alice", "carol", "mallory")
-FIRST = Route("people", VOTERS, 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+VOTERS = ("alice", "bob", "carol", "mallory")
+FIRST = Route("people", VOTERS, 3600 * SECOND, True, escalate_to="chiefs", escalate_after=600 * SECOND)
 CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
+EARLY = '@id("early") forbid (principal, action, resource) when { context.time.now < datetime("2000-01-01") };'
 HOLD_POLICIES = ALLOW + HOLD.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
 
 
@@ -77,7 +78,7 @@ async def approvals_of_every_fate(harness: Harness) -> None:
     await ask(harness, "withdrawn")
     harness.approve(await ask(harness, "stale"))
     harness.end()
-    harness.approve(await ask(harness, "consumed"))
+    harness.approve(await ask(harness, "consumed"), "bob")  # who owns the agent
     harness.upstream.is_unreachable = True
     await call(harness, "crm__note", {"text": "consumed"})
     harness.upstream.is_unreachable = False
@@ -116,7 +117,7 @@ async def calls_of_every_ending(harness: Harness) -> None:
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "nonesuch", {})
     await call(harness, "crm__purge", {})
-    harness.load(HOLD_POLICIES.replace('Action::"crm__note", ', ""))
+    harness.load(HOLD_POLICIES.replace('Action::"crm__note", ', "") + EARLY)
     arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
     harness.approve(pending_id(await call(harness, "crm__update_deal", arguments)))
     await call(harness, "crm__update_deal", arguments)

@@ -77,12 +77,13 @@ def revoke_grant(tx: Transaction, grant: Grant, note: str, by: Json | None = Non
 
 def approver_fields(approval: Approval) -> tuple[Json, ...]:
     """The approvers as the receipt of an intent names them. The receipts of their votes have the whole rationale."""
-    return tuple(_approver_fields(vote) for vote in approval.votes if vote.verdict == "approve")
+    return tuple(_approver_fields(approval, vote) for vote in approval.votes if vote.verdict == "approve")
 
 
-def _approver_fields(vote: Vote) -> Json:
+def _approver_fields(approval: Approval, vote: Vote) -> Json:
     rationale = truncate(vote.rationale, MAX_RATIONALE_BYTES)
-    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}
+    fields = {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}
+    return fields | {"self_approved": True} if approval.is_requester(vote.approver) else fields
 
 
 def _grant_fields(grant: Grant) -> Json:

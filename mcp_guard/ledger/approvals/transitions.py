@@ -153,6 +153,8 @@ def record_vote(tx: Transaction, approval: Approval, vote: Vote) -> Approval:
     """Record a vote that was checked. A denial decides at once, an approval if it is the last that was missing."""
     voted = approval.with_vote(vote)
     signed = vote_fields(vote) | {"rules": rules.rules_as_json(approval)}
+    if vote.verdict == "approve" and approval.is_requester(vote.approver):
+        signed["self_approved"] = True
     if vote.verdict == "deny":
         return move(tx, voted, ApprovalEvent.DENY, vote.rationale, signed)
     if missing := voted.missing_routes:
