@@ -178,11 +178,12 @@ def paths(body: Json) -> list[Path]:
 
 
 def literals(body: Json) -> list[Any]:
-    """The literals in an expression: for a pattern its shortest match, decimals in the form used in requests."""
+    """The literals in an expression: for a pattern its shortest match, decimals and times as requests have them."""
     values: list[Any] = []
     for part in walk(body):
-        if "decimal" in part and "Value" in part["decimal"][0]:
-            values.append({"__extn": {"fn": "decimal", "arg": part["decimal"][0]["Value"]}})
+        if name := next((name for name in ("decimal", "datetime") if name in part), ""):
+            if "Value" in part[name][0]:
+                values.append({"__extn": {"fn": name, "arg": part[name][0]["Value"]}})
         elif "like" in part:
             values.append("".join(item["Literal"] for item in part["like"]["pattern"] if item != "Wildcard"))
         elif "Value" in part and not isinstance(part["Value"], dict):

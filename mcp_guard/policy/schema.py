@@ -165,8 +165,7 @@ def build_schema(
 ) -> tuple[Json, dict[str, Shape]]:
     """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
-    `unlisted` actions apply to nothing, so that policies may still name them. `has_time` is whether calls have a
-    `context.time`.
+    `unlisted` actions apply to nothing, so that policies may still name them. `has_time`: calls have `context.time`.
     """
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {

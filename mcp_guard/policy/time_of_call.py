@@ -35,7 +35,7 @@ def time_context(at: Micros, zone: str) -> Json:
 def _time_context(second: int, zone: str) -> Json:
     utc = datetime.fromtimestamp(second, UTC)
     return {
-        "now": _cedar_datetime(format_second(second)),
+        "now": cedar_datetime(format_second(second)),
         "utc": _fields(utc),
         "local": _fields(utc.astimezone(find_zone(zone))),
     }
@@ -43,7 +43,7 @@ def _time_context(second: int, zone: str) -> Json:
 
 def format_second(second: int) -> str:
     """RFC 3339 in UTC, which is also how Cedar writes a `datetime`."""
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{datetime.fromtimestamp(second, UTC).isoformat()[:19]}Z"
 
 
 def read_micros(text: str) -> Micros:
@@ -61,12 +61,13 @@ def micros(at: datetime) -> Micros:
 
 def _fields(at: datetime) -> Json:
     return {
-        "date": _cedar_datetime(at.date().isoformat()),
+        "date": cedar_datetime(at.date().isoformat()),
         "weekday": WEEKDAYS[at.weekday()],
         "hour": at.hour,
         "minute": at.minute,
     }
 
 
-def _cedar_datetime(text: str) -> Json:
+def cedar_datetime(text: str) -> Json:
+    """A time or day (RFC 3339) in the form used in requests."""
     return {"__extn": {"fn": "datetime", "arg": text}}

@@ -13,6 +13,8 @@ from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_HISTORY, Json, Micros, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.authoring.cases import CaseSettings, read_cases, run_cases
+from mcp_guard.policy.authoring.explain import explain
+from mcp_guard.policy.authoring.recorded import read_version
 from mcp_guard.policy.authoring.replay import replay
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.request import history_context
@@ -171,6 +173,23 @@ async def test_a_decision_is_replayed_from_its_receipt_with_the_time_it_was_made
         "tried at the time of its receipt"
     )
     harness.close()
+
+
+def test_explain_finds_the_nearest_day_that_is_free(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, PERMIT + FREEZE)
+    decided = engine.decide(make_call(TOOL, {}), {}, at("2026-12-26T10:00"))
+    version = read_version(engine.version, engine.material)
+    explained = [change.what for change in explain(version, orjson.loads(decided.material)).request]
+    assert "context.time.local.date 2026-12-23 instead of 2026-12-26" in explained
+
+
+@pytest.mark.parametrize("literal", ["0001-01-01", "9999-12-31T23:59:59Z", "2026-12-24T00:00:00+0100"])
+def test_explain_tries_no_time_that_does_not_exist(tmp_path: Path, literal: str) -> None:
+    late = f'@id("l") forbid (principal, action, resource) when {{ context.time.now != datetime("{literal}") }};'
+    engine = engine_in(tmp_path, PERMIT + late)
+    decided = engine.decide(make_call(TOOL, {}), {}, at("2026-12-26T10:00"))
+    explained = explain(read_version(engine.version, engine.material), orjson.loads(decided.material))
+    assert any(change.ruling.outcome is Outcome.ALLOW for change in explained.request)
 
 
 CASES = """

@@ -6,8 +6,10 @@ arguments, the risk from the change) are not recomputed.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +19,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.cedar_text import Path, conjunction, conjuncts, expression, literals, paths, walk
 from mcp_guard.policy.ruleset import entity_text
 from mcp_guard.policy.source import Policy
+from mcp_guard.policy.time_of_call import cedar_datetime, format_second, micros
 
 STEP = Decimal("0.0001")
 ABSENT: Any = object()
@@ -148,6 +151,9 @@ def _others(value: Any, kind: Json | None, near: list[Any], named: list[Any]) ->
     elif type == "Long":
         known = {literal + step for literal in near if _is_long(literal) for step in (-1, 0, 1)}
         yield from ((new, _distance(value, new)) for new in sorted(known) if new != value)
+    elif type == "Extension" and kind is not None and kind["name"] == "datetime":
+        times = dict.fromkeys(time for literal in near if _is(literal, "datetime") for time in _near_times(literal))
+        yield from ((new, 1.0) for time in times if (new := cedar_datetime(time)) != value)
     elif type == "Extension":
         steps = {_decimal(literal) + step for literal in near if _is_decimal(literal) for step in (-STEP, 0, STEP)}
         old = _decimal(value) if _is_decimal(value) else ABSENT
@@ -170,7 +176,23 @@ def _is_long(value: Any) -> bool:
 
 
 def _is_decimal(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("__extn", {}).get("fn") == "decimal"
+    return _is(value, "decimal")
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether it is a value of this extension type."""
+    return isinstance(value, dict) and value.get("__extn", {}).get("fn") == kind
+
+
+def _near_times(literal: Json) -> Iterator[str]:
+    """The literal, and the day or second before and after it."""
+    text = literal["__extn"]["arg"]
+    at, is_day = datetime.fromisoformat(text), "T" not in text
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    for step in (-1, 0, 1):
+        with suppress(OverflowError):  # before the year 1, or after 9999
+            near = at + (timedelta(days=step) if is_day else timedelta(seconds=step))
+            yield near.date().isoformat() if is_day else format_second(micros(near) // 1_000_000)
 
 
 def _decimal(value: Json) -> Decimal:
