@@ -138,7 +138,11 @@ def test_a_new_tool_that_a_waiting_policy_does_not_fit_is_withheld_and_no_other(
                 assert "up__later" not in client.tools()
                 relist(tmp_path, client, ECHO, RELIST, later)
             assert client.tools().keys() == {"up__echo", "up__relist", "two__echo"}
-            assert "error" in client.call("up__later", {"s": 1})
+            refused = client.call("up__later", {"s": 1})
+            if mode == "observe":  # it hides nothing else, so the agent hears why
+                assert "`no-up__later` may forbid it, and is not valid" in text(refused)
+            else:
+                assert refused["error"]["message"] == "unknown tool: up__later"
             assert text(client.call("two__echo")) == "done"
         assert "denied until they are fixed: up__later" in client.stderr
     assert "later" not in (tmp_path / "up.log").read_text()
