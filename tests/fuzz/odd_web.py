@@ -286,7 +286,7 @@ async def cut_and_resumed(call: Call) -> None:
 
 async def with_status(call: Call) -> None:
     status = call.luck.choice(STATUSES)
-    if not 300 <= status < 500:
+    if not 300 <= status < 500 or status == 408:  # a proxy's, after it has passed the request on
         call.web.received[call.number] += 1
     body, type = call.luck.choice(
         (
