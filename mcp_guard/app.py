@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -36,16 +37,20 @@ from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
-from mcp_guard.upstream.connection import Upstream
+from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.secrets import read_network
 from mcp_guard.upstream.start import start_upstreams
+from mcp_guard.upstream.transport import Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.downstream.http.app import HttpApp
+    from mcp_guard.downstream.http.health import HealthEndpoints
     from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.downstream.unix import UnixSocketServer
     from mcp_guard.network import Network
+    from mcp_guard.readiness import ReadinessChecks
+    from mcp_guard.upstream.last_words import LastWords
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
 
@@ -115,7 +120,7 @@ async def _serve_stdio(
     """`bound` is what binds the credential of an instance that is not in the ledger yet."""
     issue = [runtime.issue(instance, bound)] if bound is not None else []
     runtime.start(*issue, runtime.begin(instance))
-    session = runtime.make_session(instance, transport, upstreams)
+    session = runtime.make_session(instance, transport, upstreams, ends_instance=True)
     async with asyncio.TaskGroup() as tasks:
         background = runtime.start_background(tasks)
         await transport.serve(session)
@@ -138,6 +143,7 @@ def serve_http(settings: Settings) -> None:
 
 
 async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
+    from mcp_guard.downstream.http.health import HealthEndpoints
     from mcp_guard.downstream.http.server import listen
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.inbound import HttpServer
@@ -146,21 +152,32 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     sessions = _http_sessions(runtime, serve, shares)
     listener, stopping = listen(serve), asyncio.Event()
     unix_server = _unix_server(runtime, serve, shares, received)
-    server, started = HttpServer(_http_app(runtime, serve, sessions, received).make_starlette()), asyncio.Event()
+    started = asyncio.Event()
+    serving: list[asyncio.Task[None]] = []
+
+    async def end_sessions() -> None:
+        """Answer what waits, then end the sessions and their upstreams."""
+        runtime.stop_holding()
+        sessions.stop()
+        stopping.set()
+        await asyncio.gather(*serving)
+
+    readiness = _readiness(runtime)
+    health = HealthEndpoints(lambda: sessions.is_stopping, readiness.check)
+    app = _http_app(runtime, serve, sessions, received, health)
+    server = HttpServer(app.make_starlette(), before_shutdown=end_sessions)
     server.stop_on_signals()
     runtime.start()
     async with asyncio.TaskGroup() as tasks:
-        serving = [tasks.create_task(sessions.run(started))]
-        background = runtime.start_background(tasks)
+        serving.append(tasks.create_task(sessions.run(started)))
+        background = [*runtime.start_background(tasks), tasks.create_task(readiness.run())]
         await started.wait()
         if unix_server is not None and serve.socket is not None:
             serving.append(tasks.create_task(unix_server.serve(stopping)))
             runtime.note(f"listening on `{serve.socket.path}` for {len(serve.socket.users)} users")
         runtime.note(f"serving {serve.url} on {serve.host} port {listener.getsockname()[1]}")
         await server.serve(sockets=[listener])
-        sessions.stop()
-        stopping.set()
-        await asyncio.gather(*serving)
+        await end_sessions()  # also if it was stopped before it served
         for task in background:
             task.cancel()
     runtime.stop()
@@ -178,10 +195,32 @@ def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShare
         shares=shares,
         max_responses=ConnectionLimits.of_process().open,
         idle_seconds=serve.idle_seconds,
+        stop_seconds=serve.stop_seconds,
     )
 
 
-def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", received: "ReceivedBytes") -> "HttpApp":
+def _readiness(runtime: Runtime) -> "ReadinessChecks":
+    from mcp_guard.readiness import ReadinessChecks
+
+    return ReadinessChecks(
+        tuple(runtime.settings.upstreams),
+        runtime.ledger.writer,
+        runtime.settings.state_dir,
+        sessions=runtime.sessions,
+        probe=lambda: listed_tools(runtime.settings),
+        try_policies=runtime.try_policies,
+        policy_files=runtime.policy_files,
+        note=runtime.note,
+    )
+
+
+def _http_app(
+    runtime: Runtime,
+    serve: ServeSettings,
+    sessions: "HttpSessions",
+    received: "ReceivedBytes",
+    health: "HealthEndpoints",
+) -> "HttpApp":
     from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host, normalize_origin
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.auth import Authenticator
@@ -211,6 +250,7 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
         settings.client_limits.message_bytes,
         received,
         runtime.loop_share,
+        health,
     )
 
 
@@ -244,12 +284,13 @@ def _unix_server(
         users=serve.socket.users,
         issue=issue,
         end=end,
-        make_session=runtime.make_session,
+        make_session=partial(runtime.make_session, ends_instance=True),
         note=runtime.note,
         message_bytes=runtime.settings.client_limits.message_bytes,
         shares=shares,
         received=received,
         idle_seconds=serve.idle_seconds,
+        stop_seconds=serve.stop_seconds,
         loop_share=runtime.loop_share,
     )
 
@@ -282,12 +323,22 @@ class NoPins:
         return ()
 
 
-async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
+async def listed_tools(
+    settings: Settings, pins: Pins | None = None
+) -> "tuple[list[Tool], dict[str, LastWords | None]]":
     """Start the upstreams, read their listings and end them, for commands that need the catalog without a client.
 
-    Returns the tools, and the names of the upstreams that listed none. Without `pins` no tool is quarantined.
+    Returns the tools, and the upstreams that listed none, with how each ended. Without `pins` no tool is quarantined.
     """
     upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins(), is_patient=True)
+    try:
+        await _list_and_end(upstreams)
+    finally:
+        upstreams.kill()
+    return upstreams.tools(), upstreams.absent()
+
+
+async def _list_and_end(upstreams: UpstreamGroup) -> None:
     client = {"name": "mcp-guard", "version": __version__}
     params = {"protocolVersion": LATEST, "capabilities": CAPABILITIES, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
@@ -295,7 +346,6 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
         upstreams.announce()
         await upstreams.ready()
         await upstreams.close()
-    return upstreams.tools(), upstreams.absent()
 
 
 class NoClient:

@@ -49,6 +49,7 @@ from mcp_guard.core.replies import (
     cancelled_execution,
     held_meta,
     ledger_failed,
+    left_at_stop,
     listed_definition,
     not_sent_execution,
     outcome_not_recorded,
@@ -125,6 +126,8 @@ class Guard:
     new_id: Callable[[], str]
     withdraws_on_cancel: bool = False
     """Whether the request for approval of a held call ends when the client cancels the call."""
+    keeps_requests: Callable[[], bool] = lambda: True
+    """Whether requests for approval outlive the session, because its instance can come back. Raises: LedgerError."""
     waiting: dict[str, WaitingCalls] = field(default_factory=dict)
     """The calls of this session that wait for each approval."""
     memory: InstanceHistories = field(default_factory=InstanceHistories)
@@ -304,6 +307,8 @@ class Guard:
                 return await self.deny(call, decision, requested.reason)
             approval = requested
             channel.on_approval_requested(approval)
+        if approval.state is ApprovalState.REQUESTED and self.approvals.is_stopping:
+            return left_at_stop(approval, self.keeps_requests())
         if approval.state is ApprovalState.REQUESTED:
             channel.on_left_pending(approval)
             return approval_pending(approval)
@@ -420,15 +425,16 @@ class Guard:
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
     async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
-        """Let the upstream execute the call, once. A cancellation by the client is an outcome too, and recorded."""
+        """Let the upstream execute the call, once. A cancellation is an outcome too, and recorded."""
         try:
             return await self.upstreams.execute(intent, channel)
         except asyncio.CancelledError as cancelled:
+            who = "the shutdown of the guard" if self.approvals.is_stopping else "the client"
             if isinstance(cancelled, CancelledUnsent):
-                execution = not_sent_execution("cancelled by the client before it was sent", intent.approval)
+                execution = not_sent_execution(f"cancelled by {who} before it was sent", intent.approval)
             else:
                 self.memory.note(intent.call, {})
-                execution = cancelled_execution("cancelled by the client after it was sent to the upstream")
+                execution = cancelled_execution(f"cancelled by {who} after it was sent to the upstream")
             with suppress(LedgerError):  # the ledger keeps the outcome, and records it as soon as it can
                 await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
             raise

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 KEEP_ALIVE_SECONDS = 65
 """Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""
 SHUTDOWN_SECONDS = 5
+"""After that, uvicorn cancels what still answers, with a traceback. Connections are dropped before."""
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_SMALL_PARTS, SMALL_PART_BYTES = 4096, 64
@@ -47,6 +48,7 @@ class Patience:
     - `unwanted_body`: to go on with a body after it has had its answer.
     - `write`: to read what it is sent, beyond what `write_rate` (bytes a second) allows for its size.
     - `keep_alive`: to make another request.
+    - `shutdown`: to read its answer once the server is being stopped; less than `SHUTDOWN_SECONDS`.
     """
 
     headers: float = 15
@@ -56,6 +58,7 @@ class Patience:
     write: float = 60
     write_rate: float = 32 * 1024
     keep_alive: int = KEEP_ALIVE_SECONDS
+    shutdown: float = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,23 @@ class ConnectionLimits:
 
 
 class HttpServer(uvicorn.Server):
-    """Serves one application. Stopping it leaves the process running, if `stop_on_signals` was called."""
+    """Serves one application. Stopping it leaves the process running, if `stop_on_signals` was called.
+
+    `before_shutdown` brings the application to answer what it has been asked; only then are connections closed.
+    """
 
     def __init__(
-        self, app: Starlette, *, max_connections: int = MAX_CONNECTIONS, patience: Patience = Patience()
+        self,
+        app: Starlette,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        patience: Patience = Patience(),
+        before_shutdown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(HttpConfig(app, ConnectionLimits.of_process(max_connections), patience))
         self._stops_on_signals = False
+        self._before_shutdown = before_shutdown
+        self._patience = patience
 
     def stop_on_signals(self) -> None:
         """From now on, SIGTERM and SIGINT make `serve` return."""
@@ -103,6 +116,20 @@ class HttpServer(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._before_shutdown is not None:
+            await self._before_shutdown()
+        drop = asyncio.get_running_loop().call_later(self._patience.shutdown, self._drop_connections)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            drop.cancel()
+
+    def _drop_connections(self) -> None:
+        for connection in tuple(self.server_state.connections):
+            if isinstance(connection, HttpConnection):
+                connection.transport.abort()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_CHECK == 0:

@@ -238,12 +238,20 @@ class Approvals(Protocol):
         have reached a limit, records nothing and returns Conflict."""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        """Wait until the approval is no longer `requested`, or `seconds` have passed. Returns it in its state by then.
+        """Wait until the approval is no longer `requested`, `seconds` have passed, or `stop_waiting` is called. Returns
+        it in its state by then.
 
         `on_tick` is called about once a second with the seconds waited. A decision in another process ends the wait
         too. If the approval's own time runs out, it is made `expired`, with a receipt. If the caller is cancelled, the
         approval stays as it is.
         """
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the guard is being stopped: `stop_waiting` was called."""
+
+    def stop_waiting(self) -> None:
+        """The guard is being stopped: end every wait of this process, now and later. The approvals stay as they are."""
 
     async def withdraw_unawaited(self, approval: Approval, note: str) -> None:
         """Withdraw the approval, with a receipt, unless a call in this process waits for it by the time that this is

@@ -17,8 +17,10 @@ from weakref import WeakSet
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.core.visible_text import quote, say
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
 from mcp_guard.downstream.loop_share import LoopShare
@@ -38,11 +40,12 @@ from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
-from mcp_guard.upstream.connection import Upstream
+from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.start import start_upstreams
 from mcp_guard.upstream.status_file import StatusFile, status_path
+from mcp_guard.upstream.transport import Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
@@ -133,6 +136,20 @@ def policy_environment(
     )
 
 
+def environment_with_pins(
+    settings: Settings, tools: Collection[Tool], absent: Collection[str], pins: Iterable[Pin]
+) -> "PolicyEnvironment":
+    """These tools, and those of the recorded definitions that are not among them."""
+    listed = {tool.listed_as for tool in tools}
+    known = [(pin, listed_name(pin.upstream, pin.tool)) for pin in pins]
+    retained = [
+        make_tool(pin.upstream, pin.definition, settings.tool_rules)
+        for pin, name in known
+        if pin.state is PinState.PINNED and name not in listed and pin.upstream in settings.upstreams
+    ]
+    return policy_environment(settings, tools, absent, retained=retained, known=[name for _, name in known])
+
+
 def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
     """The configured external signals and anomaly rules; None if there are none, whose code is then not loaded."""
     if not settings.signals and settings.drift is None:
@@ -196,6 +213,26 @@ class Runtime:
 
         self.ledger.writer.run(op)
 
+    def stop_holding(self) -> None:
+        """The guard is being stopped: answer the calls that wait for an approval. Their requests stay open."""
+        self.ledger.approvals.stop_waiting()
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Those that have not been dropped; some may be closed."""
+        return tuple(self._sessions)
+
+    def policy_files(self) -> object:
+        """The state of the policy files; it differs once one of them has changed."""
+        return self._reloader.file_state()
+
+    async def try_policies(self, tools: Collection[Tool], absent: Collection[str]) -> None:
+        """Load the policies for these tools in a thread, only to see whether that works. Raises: GuardError."""
+        from mcp_guard.policy.engine import load_policies
+
+        pins = self.ledger.writer.read(lambda store: store.pins())
+        environment = environment_with_pins(self.settings, tools, absent, pins)
+        await asyncio.to_thread(load_policies, self.settings.policies, environment)
+
     def issue(self, instance: Instance, bound: Json) -> Callable[[Transaction], None]:
         return lambda tx: registry.issue(tx, instance, bound)
 
@@ -205,9 +242,17 @@ class Runtime:
     # Sessions
 
     def make_session(
-        self, instance: Instance, transport: DownstreamTransport, started: Sequence[Upstream] | None = None
+        self,
+        instance: Instance,
+        transport: DownstreamTransport,
+        started: Sequence[Upstream] | None = None,
+        *,
+        ends_instance: bool = False,
     ) -> Session:
-        """A session of this instance over upstreams of its own: those `started` for it already, or new ones."""
+        """A session of this instance over upstreams of its own: those `started` for it already, or new ones.
+
+        With `ends_instance`, the instance ends with the session unless others may join it.
+        """
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
         upstreams = make_upstream_group(
@@ -219,7 +264,12 @@ class Runtime:
             last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
         self._status_file.add(instance.id, upstreams)
-        guard = self._make_guard(in_force, upstreams)
+        writer = self.ledger.writer
+
+        def keeps_requests() -> bool:
+            return not ends_instance or writer.read(lambda store: store.is_shared(instance.id))
+
+        guard = self._make_guard(in_force, upstreams, keeps_requests)
         if self._risk_monitor is not None:
             self._risk_monitor.prepare(instance)
         session = Session(
@@ -241,7 +291,9 @@ class Runtime:
         self._sessions.add(session)
         return session
 
-    def _make_guard(self, policies: PoliciesInForce, upstreams: UpstreamGroup) -> Guard:
+    def _make_guard(
+        self, policies: PoliciesInForce, upstreams: UpstreamGroup, keeps_requests: Callable[[], bool]
+    ) -> Guard:
         settings, pattern = self.settings, self.settings.ticket_pattern
         return Guard(
             policies=policies,
@@ -255,6 +307,7 @@ class Runtime:
             hold_seconds=settings.hold_seconds,
             withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,
             new_id=new_call_id,
+            keeps_requests=keeps_requests,
             memory=self._histories,
             signals=self._risk_monitor or NoSignals(),
         )

@@ -181,7 +181,8 @@ class SessionLimits:
 class ServeSettings:
     """Where HTTP is served. `url` is the address that clients use and the resource that tokens are for.
 
-    `hosts` and `origins` are as configured; the host of `url` is allowed as well.
+    `hosts` and `origins` are as configured; the host of `url` is allowed as well. `stop_seconds` is how long running
+    calls may take to finish when the guard is stopped.
     `issuers` are keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads.
     """
 
@@ -194,6 +195,7 @@ class ServeSettings:
     idle_seconds: float
     issuers: tuple[Mapping[str, Any], ...] = ()
     socket: SocketSettings | None = None
+    stop_seconds: float = 5
 
 
 @dataclass(frozen=True, slots=True)

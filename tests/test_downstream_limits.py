@@ -96,6 +96,7 @@ async def test_requests_that_wait_for_an_absent_client_are_bounded() -> None:
         run=run,
         cancel=cancel,
         reply=replies.__setitem__,
+        on_cancelled=lambda _: None,
         input_required=lambda _: {"result": 1},
     )
     prefix = "io.modelcontextprotocol/"

@@ -13,7 +13,9 @@ from starlette.routing import Route
 
 from mcp_guard.inbound import MAX_HEADERS, ConnectionLimits, HttpServer, Patience
 
-QUICK = Patience(headers=0.3, body=0.3, body_rate=1e9, unwanted_body=0.3, write=0.5, write_rate=1e9, keep_alive=1)
+QUICK = Patience(
+    headers=0.3, body=0.3, body_rate=1e9, unwanted_body=0.3, write=0.5, write_rate=1e9, keep_alive=1, shutdown=0.2
+)
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -133,6 +135,18 @@ async def test_a_client_that_does_not_read_is_closed() -> None:
         async with asyncio.timeout(5):
             while server.server_state.connections:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_stop_drops_a_client_that_does_not_read_and_cancels_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving() as (server, port), connect(port, b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n") as (_, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while not server.server_state.tasks:
+                await asyncio.sleep(0.01)
+            server.should_exit = True
+            while server.server_state.tasks:
+                await asyncio.sleep(0.05)
+    assert capsys.readouterr().err == ""
 
 
 async def test_requests_on_one_connection_are_answered() -> None:

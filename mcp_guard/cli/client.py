@@ -143,7 +143,10 @@ def main(arguments: list[str]) -> int:
                 return show_tools(client.tools(), options.json)
             return show(client.call(options.tool, call_arguments), options.json)
     except GuardEnded as ended:
-        return ended.code
+        if ended.code:
+            return ended.code
+        print_text("mcp-guard: the guard was stopped before it answered", file=sys.stderr)
+        return NEGATIVE
 
 
 def build_parser() -> argparse.ArgumentParser:

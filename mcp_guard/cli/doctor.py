@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings
@@ -16,13 +16,22 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Mode, Tool
-from mcp_guard.diagnostics.checks import CheckResult, GuardSnapshot, Level, RefusalTest, run_checks, worst_level
+from mcp_guard.diagnostics.checks import (
+    AbsentUpstream,
+    CheckResult,
+    GuardSnapshot,
+    Level,
+    RefusalTest,
+    run_checks,
+    worst_level,
+)
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import configured_keys
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
+from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
 
 EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
@@ -59,10 +68,9 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
     state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find_key)
     tools: list[Tool] = []
-    absent, missing = set(settings.upstreams), set[str]()
+    absent: Mapping[str, LastWords | None] = dict.fromkeys(settings.upstreams)
     if start_upstreams:
         tools, absent = list_tools(settings, quiet)
-        missing = absent
     failure, note, refusal_tests = check_policies(settings, tools, absent)
     snapshot = {field.name: getattr(state, field.name) for field in fields(StateFolder)}
     return GuardSnapshot(
@@ -73,7 +81,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
         routes=tuple(settings.routes.values()),
         has_upstreams=bool(settings.upstreams),
-        absent=tuple(sorted(missing)),
+        absent=tuple(absent_upstream(*item) for item in sorted(absent.items())) if start_upstreams else (),
         refusal_tests=tuple(refusal_tests),
         is_observing=settings.mode is Mode.OBSERVE,
         unsafe_keys=settings.unsafe_keys,
@@ -85,6 +93,12 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     )
 
 
+def absent_upstream(name: str, last_words: LastWords | None) -> AbsentUpstream:
+    if last_words is None:
+        return AbsentUpstream(name)
+    return AbsentUpstream(name, last_words.summary, last_words.lacked, last_words.hint)
+
+
 def unmapped_issuers(settings: Settings) -> tuple[str, ...]:
     """Issuers of tokens that no identity of an approver or other person is of."""
     people = settings.people
@@ -94,7 +108,7 @@ def unmapped_issuers(settings: Settings) -> tuple[str, ...]:
 
 
 def check_policies(
-    settings: Settings, tools: list[Tool], absent: set[str]
+    settings: Settings, tools: list[Tool], absent: Collection[str]
 ) -> tuple[tuple[str, str] | None, str, list[RefusalTest]]:
     """Why the policies do not load (message and hint), how they were checked, and the calls that were tried."""
     try:

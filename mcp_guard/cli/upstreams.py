@@ -13,6 +13,7 @@ from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
 from mcp_guard.settings import OAuthSettings, SecretReference, Settings
+from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
@@ -100,8 +101,10 @@ async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
     return 0 if was_signed_in else 1
 
 
-def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
-    """As `app.listed_tools`: the tools, and the names of the upstreams that could not be listed."""
+def list_tools(
+    settings: Settings, quiet: bool, pins: Pins | None = None
+) -> tuple[list[Tool], dict[str, LastWords | None]]:
+    """As `app.listed_tools`: the tools, and the upstreams that could not be listed."""
     with Progress(quiet=quiet) as progress:
         progress.show(f"starting {', '.join(f'`{name}`' for name in settings.upstreams)} …")
         return asyncio.run(listed_tools(settings, pins))

@@ -28,6 +28,7 @@ class ServeConfig(Model):
     max_sessions_per_agent: Annotated[int, Field(gt=0)] | None = None
     max_sessions_per_instance: Annotated[int, Field(gt=0)] | None = None
     idle_seconds: Annotated[float, Field(gt=0)] = 1800
+    stop_seconds: Annotated[float, Field(ge=0)] = 5
     socket: Path | None = None
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
@@ -63,7 +64,7 @@ class ServeConfig(Model):
         url = self.url or f"http://{self.host}:{self.port}/mcp"
         return ServeSettings(
             self.host, self.port, url, frozenset({*self.hosts, *LOOPBACK}), frozenset(self.origins),
-            self.session_limits(), self.idle_seconds, issuers,
+            self.session_limits(), self.idle_seconds, issuers, stop_seconds=self.stop_seconds,
         )  # fmt: skip
 
 

@@ -77,6 +77,23 @@ def approval_pending(approval: Approval, difference: str = "") -> Json:
     return tool_error(text, **held_meta(approval)[META])
 
 
+def left_at_stop(approval: Approval, stays: bool) -> Json:
+    """The reply to a held call when the guard is stopped. `stays` if the request for approval outlives the session."""
+    routes = ", ".join(approval.routes)
+    if stays:
+        text = (
+            f"held by mcp-guard: approval {approval.id} is pending on {routes}. Nothing was sent yet. The guard is "
+            "shutting down, and the request stays open: when the guard is back, repeat exactly the same call, or call "
+            f"`{AWAIT}` with this id. Once approved, it runs once and returns its result."
+        )
+        return tool_error(text, **held_meta(approval)[META])
+    text = (
+        f"not made: the guard is shutting down while approval {approval.id} is pending on {routes}. Nothing was sent, "
+        "and the request ends with this session: make the call again when the guard is back."
+    )
+    return tool_error(text, outcome="withdrawn", approval=approval.id)
+
+
 def call_running(approval: Approval) -> Json:
     """The reply to a call that was approved and is running now."""
     text = f"approval {approval.id} was used and its call is running. Do not repeat it; call `{AWAIT}` for its result."

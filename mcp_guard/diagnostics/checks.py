@@ -128,6 +128,17 @@ class OutgoingRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentUpstream:
+    """An upstream that listed no tools: why, and what may help; both empty if that is not known."""
+
+    name: str
+    why: str = ""
+    lacked: str = ""
+    """Names of variables that are set here and that it did not get."""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSnapshot:
     """Everything the checks look at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
@@ -151,7 +162,7 @@ class GuardSnapshot:
     """Each agent with its owner and user, who may not approve its calls."""
     routes: tuple[Route, ...]
     has_upstreams: bool
-    absent: tuple[str, ...]
+    absent: tuple[AbsentUpstream, ...]
     refusal_tests: tuple[RefusalTest, ...]
     is_observing: bool
     unsafe_keys: tuple[str, ...]
@@ -364,10 +375,13 @@ def hidden_tools(snapshot: GuardSnapshot) -> CheckResults:
 def upstreams(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.has_upstreams:
         return _warning("upstreams", "no upstream is configured", "run mcp-guard wrap, or add [upstreams.NAME]")
-    if not snapshot.absent:
-        return []
-    fix = "start it by hand; its stderr is in upstreams/NAME.stderr.log in the state folder"
-    return _problem("upstreams", f"no tools from {', '.join(snapshot.absent)}", fix)
+    results: CheckResults = []
+    for absent in snapshot.absent:
+        what = f"no tools from {absent.name}" + (f": {absent.why}" if absent.why else "")
+        what += f"; set here and not passed to it: {absent.lacked}" if absent.lacked else ""
+        fix = f"start it by hand; its stderr is in upstreams/{absent.name}.stderr.log in the state folder"
+        results += _problem("upstreams", what, absent.fix or fix)
+    return results
 
 
 def network(snapshot: GuardSnapshot) -> CheckResults:

@@ -84,6 +84,9 @@ class HandshakeAdapter:
         """Reply with what `work` returns. If it raises, that is a reply too, and the session lives on."""
         try:
             reply = await work
+        except asyncio.CancelledError:
+            self._session.on_cancelled(id)
+            raise
         except Exception as failure:
             reply = self._session.failure_reply(failure)
         self._session.client.reply(id, reply)

@@ -54,8 +54,8 @@ class MultiRoundRequest:
 class MultiRoundRequests:
     """All multi-round requests of one session.
 
-    `run` starts a task under a key, `cancel` cancels it, `reply` answers a request of the client, and
-    `input_required` makes the answer that asks the client first.
+    `run` starts a task under a key, `cancel` cancels it, `reply` answers a request of the client, `on_cancelled` is
+    called for one whose work was cancelled, and `input_required` makes the answer that asks the client first.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class MultiRoundRequests:
         run: Callable[[str, Coroutine[Any, Any, None]], object],
         cancel: Callable[[str], None],
         reply: Callable[[Id, Json], None],
+        on_cancelled: Callable[[Id], None],
         input_required: Callable[[MultiRoundRequest], Json],
     ) -> None:
         self._run = run
         self._cancel = cancel
         self._reply = reply
+        self._on_cancelled = on_cancelled
         self._input_required = input_required
         self._requests: dict[str, MultiRoundRequest] = {}
         self._last_number = 0
@@ -103,6 +105,8 @@ class MultiRoundRequests:
         try:
             reply = await work
         except asyncio.CancelledError:
+            if multi.request is not None:
+                self._on_cancelled(multi.request)
             self._end(multi)
             raise
         if multi.request is None:

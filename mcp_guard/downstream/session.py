@@ -40,6 +40,10 @@ from mcp_guard.upstream.pace import NoteLimiter
 
 CLIENT = ""
 """The requester of what the client itself asks for; others are named after their upstream."""
+ENDED_EARLY = (
+    "the guard ended this session before the request was answered; if it was a tool call, it may have taken effect: "
+    "look at the resource before you repeat it"
+)
 TaskKey = tuple[str, Id]
 """The requester of a running task, and the id that they gave the request."""
 
@@ -137,7 +141,8 @@ class Session:
     async def close(self, grace: float) -> None:
         """Give running requests `grace` seconds to finish, cancel the rest, then end the upstreams.
 
-        After that, nothing that the client has sent is taken: it would be started and never cancelled.
+        A client that is still there gets an answer to each request. After that, nothing that it has sent is taken: it
+        would be started and never cancelled.
         """
         if self._adapter is not None:
             self._adapter.close()
@@ -294,6 +299,11 @@ class Session:
     def _charge(self, seconds: float) -> None:
         self.loop_share.charge(self.sender, seconds)
 
+    def on_cancelled(self, id: Id) -> None:
+        """The work for this request of the client was cancelled. Only a client that did not do that gets an answer."""
+        if self._is_closing:
+            self.client.reply(id, error(INTERNAL_ERROR, ENDED_EARLY))
+
     def cancel(self, key: TaskKey) -> None:
         if task := self._running.get(key):
             task.cancel()
@@ -306,7 +316,7 @@ class Session:
             client,
             is_first,
             asyncio.get_running_loop().time,
-            lambda: self._is_closing,
+            lambda: self._is_closing or self.guard.approvals.is_stopping,
             most,
         )
 

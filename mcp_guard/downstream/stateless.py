@@ -71,6 +71,7 @@ class StatelessAdapter:
             run=lambda key, work: session.start((GUARD, key), work),
             cancel=lambda key: session.cancel((GUARD, key)),
             reply=session.client.reply,
+            on_cancelled=session.on_cancelled,
             input_required=self._input_required,
         )
         self._is_initialized = False
@@ -119,6 +120,9 @@ class StatelessAdapter:
         """Reply with what `work` returns. If it raises, that is a reply too, and the session lives on."""
         try:
             reply = await work
+        except asyncio.CancelledError:
+            self._session.on_cancelled(id)
+            raise
         except Exception as failure:
             reply = self._session.failure_reply(failure)
         self._session.client.reply(id, wire.complete_result(method, reply))

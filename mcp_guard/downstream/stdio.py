@@ -10,9 +10,9 @@ from mcp_guard.downstream.session import Session
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes, on_signal
 
-GRACE_SECONDS = 0.8
+GRACE_SECONDS, STOP_SECONDS = 0.8, 0.3
 """How long running calls may take to finish after the client has closed its end. The whole shutdown must be over before
-a host loses patience (see `upstream/stdio.py`)."""
+a host loses patience (see `upstream/stdio.py`); after SIGTERM there is less time left."""
 
 
 class StdioDownstreamTransport:
@@ -52,5 +52,7 @@ class StdioDownstreamTransport:
                 on_pressure=session.upstreams.throttle,
             )
             await self._ended.wait()
-            await session.close(0 if self._is_stopped else GRACE_SECONDS)
+            if self._is_stopped:
+                session.guard.approvals.stop_waiting()
+            await session.close(STOP_SECONDS if self._is_stopped else GRACE_SECONDS)
             self._pipes.close(flush=True)

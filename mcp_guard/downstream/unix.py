@@ -19,6 +19,7 @@ import orjson
 
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError
 from mcp_guard.core.model import Instance
+from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.downstream.session import DownstreamTransport, Session
@@ -269,6 +270,7 @@ class UnixSocketServer:
         shares: SessionShares,
         received: ReceivedBytes,
         idle_seconds: float,
+        stop_seconds: float,
         loop_share: LoopShare,
     ) -> None:
         self._listener = listener
@@ -281,6 +283,8 @@ class UnixSocketServer:
         self._shares = shares
         self._received = received
         self._idle_seconds = idle_seconds
+        self._stop_seconds = stop_seconds
+        self._is_stopping = False
         self._loop_share = loop_share
         self._arriving: Counter[str] = Counter()
         """How many connections of each agent wait to be admitted."""
@@ -294,6 +298,7 @@ class UnixSocketServer:
         async with asyncio.TaskGroup() as tasks:
             accepting = tasks.create_task(self._accept(tasks))
             await stopping.wait()
+            self._is_stopping = True
             for task in (accepting, *self._arrivals):
                 task.cancel()
             for transport in self._open:
@@ -349,7 +354,7 @@ class UnixSocketServer:
         return UnixDownstreamTransport(
             self._message_bytes,
             Charge(self._received, instance.agent.name),
-            lambda text: self._note(f"{instance.id}: {text}"),
+            lambda text: self._note(say("{}: {}", instance.id, visible_line(text))),
             lambda transport: self._make_session(instance, transport),
         )
 
@@ -399,7 +404,7 @@ class UnixSocketServer:
             async with session.tasks:
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, connection)
                 await transport.ended.wait()
-                await session.close(GRACE_SECONDS)
+                await session.close(self._stop_seconds if self._is_stopping else GRACE_SECONDS)
         finally:
             transport.close()
             session.upstreams.kill()

@@ -140,7 +140,7 @@ class PolicyReloader:
     def load(self, session: SessionPolicies) -> bool:
         """Give a session the policies for its current catalog. Returns whether any had to be read from the files."""
         self._sessions.add(session)
-        self._stamp = self._file_state()
+        self._stamp = self.file_state()
         environment, new = session.environment(), False
         for place in self._paths():
             key = self._key(place, environment)
@@ -160,7 +160,7 @@ class PolicyReloader:
         previous: Stamp = ()
         while True:
             woken = await self._is_woken()
-            stamp = self._file_state()
+            stamp = self.file_state()
             if self._sessions and (woken or (stamp != self._stamp and stamp == previous)):
                 await self._reload_or_report(stamp)
             previous = stamp
@@ -277,7 +277,7 @@ class PolicyReloader:
             beside = self._loaded.get(self._key(self._shadow, environment))
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
 
-    def _file_state(self) -> Stamp:
+    def file_state(self) -> Stamp:
         """Names, modification times, sizes and inodes of the files that exist."""
         files = []
         for place in self._paths():

@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -14,7 +14,6 @@ from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH, is_too_deep
 from mcp_guard.core.message_remains import MessageRemains, OversizedLine, read_remains
 from mcp_guard.core.model import Json
-from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
@@ -37,7 +36,10 @@ from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace, W
 from mcp_guard.upstream.renewal import SessionRenewal
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
-from mcp_guard.upstream.transport import ServerProtocol, Transport
+from mcp_guard.upstream.transport import ServerProtocol, Upstream
+
+if TYPE_CHECKING:
+    from mcp_guard.upstream.last_words import LastWords
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 MAX_OPEN_REQUESTS = 32
@@ -49,23 +51,6 @@ MAX_UNREAD_BYTES = 16 * 1024 * 1024
 MAX_VALUES = 1_000_000
 """Arrays and objects in one message: an empty one takes two bytes in JSON, and forty times as much in memory."""
 MIN_DENSE_BYTES = 2 * MAX_VALUES
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """One configured upstream: how it is reached, which secrets its messages may not contain, and its limits."""
-
-    name: str
-    transport: Transport
-    scrubber: Scrubber
-    max_message_bytes: int
-    call_seconds: float
-    max_listing_bytes: int = 2 * 1024 * 1024
-
-    def start(self) -> None:
-        """Start its process at once, so that it warms up meanwhile; not where reading its secrets may block."""
-        if not self.transport.starts_slowly:
-            self.transport.start()
 
 
 class Connection:
@@ -83,6 +68,8 @@ class Connection:
         self.protocol: ServerProtocol | None = None
         """None after a handshake: then messages are passed on as they are."""
         self.status = UpstreamStatus(False, time.time(), "is starting")
+        self.last_words: LastWords | None = None
+        """Of its latest end, for the operator."""
         self._transport = upstream.transport
         self._scrubber = upstream.scrubber
         self._max_message_bytes = upstream.max_message_bytes
@@ -158,8 +145,10 @@ class Connection:
                 f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what the upstream sends"
             )
         while True:
-            if await self._open(handshake) and await self._serve_sessions(handshake, client_is_ready, on_listed):
+            is_open = await self._open(handshake)
+            if is_open and await self._serve_sessions(handshake, client_is_ready, on_listed):
                 failures = 0
+            last_words = await self._transport.last_words(self._down or "closed", at_start=not is_open)
             self._renewal.end()
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
@@ -168,9 +157,12 @@ class Connection:
             delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
             failures += 1
             since = time.time() if self.status.is_up else self.status.since
-            self._set_status(UpstreamStatus(False, since, self._down or "closed", time.time() + delay))
+            self._set_status(UpstreamStatus(False, since, last_words.summary, time.time() + delay))
             self._down = f"{self._down}; restarting in {delay:g} s (see {self._transport.diagnostics})"
             listener.note(f"upstream `{self.name}` {self._down}")
+            if last_words != self.last_words and (report := last_words.report(self.name)):
+                listener.note(report)
+            self.last_words = last_words
             await self._transport.close()
             await asyncio.sleep(delay)
             if self._transport.starts_slowly:

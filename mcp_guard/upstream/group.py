@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -19,14 +19,17 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
-from mcp_guard.upstream.connection import Connection, Upstream
+from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.outcome import outcome_of
 from mcp_guard.upstream.renewal import send_again_if_renewed
 from mcp_guard.upstream.status_file import UpstreamStatus
-from mcp_guard.upstream.transport import InputUnavailable, RoundCount
+from mcp_guard.upstream.transport import InputUnavailable, RoundCount, Upstream
+
+if TYPE_CHECKING:
+    from mcp_guard.upstream.last_words import LastWords
 
 START_SECONDS = 4.0
 """How long the client waits for upstreams that are starting, once one is there: some clients give up after 5 s."""
@@ -146,6 +149,11 @@ class UpstreamGroup:
     def are_starting(self) -> bool:
         """Whether the first listing of an upstream is still to come."""
         return any(connection.is_starting for connection in self.connections.values())
+
+    @property
+    def has_catalog(self) -> bool:
+        """Whether the catalog has been made, and so policies loaded for it."""
+        return not self._is_waiting
 
     @property
     def have_answered(self) -> bool:
@@ -323,9 +331,9 @@ class UpstreamGroup:
         capable = [self.connections[name] for name in servers]
         return await self._lists.read_lists(method, capable, only_if_needed=only_if_needed)
 
-    def absent(self) -> set[str]:
-        """Upstreams that have listed no tools so far."""
-        return {name for name, connection in self.connections.items() if not connection.tools}
+    def absent(self) -> "dict[str, LastWords | None]":
+        """Upstreams that have listed no tools so far, and how each ended, if it did: for the operator."""
+        return {name: connection.last_words for name, connection in self.connections.items() if not connection.tools}
 
     def find_tool(self, listed_as: str) -> Tool | None:
         return self._catalog.get(listed_as)

@@ -18,6 +18,7 @@ from mcp_guard.upstream.transport import MessageHandler
 if TYPE_CHECKING:
     from mcp_guard.network import Network
     from mcp_guard.upstream.http_session import UpstreamHttpSession
+    from mcp_guard.upstream.last_words import LastWords
     from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
 
@@ -151,6 +152,11 @@ class HttpTransport:
     def throttle(self, slow: bool) -> None:
         if self._session is not None:
             self._session.throttle(slow)
+
+    async def last_words(self, reason: str, *, at_start: bool) -> "LastWords":
+        from mcp_guard.upstream.last_words import LastWords
+
+        return LastWords(reason)
 
     async def close(self) -> None:
         running, self._running, session, self._session = self._running, None, self._session, None

@@ -30,6 +30,11 @@ NETWORK_VARIABLES = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
 )  # fmt: skip
 """The variables that name proxies and certificates (`network.py`)."""
+TOOL_CERTIFICATES = (
+    "AWS_CA_BUNDLE", "GIT_SSL_CAINFO", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "NIX_SSL_CERT_FILE", "NODE_USE_ENV_PROXY",
+    "NODE_USE_SYSTEM_CA", "PIP_CERT",
+)  # fmt: skip
+"""Variables by which single tools are told the same. The guard does not read them, but programs that it starts may."""
 
 
 def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
@@ -125,7 +130,8 @@ def import_keyring() -> ModuleType:
 
 
 def from_command(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
-    """The output of a program, run without a shell. It inherits only `INHERITED`, and errors never quote its output."""
+    """The output of a program, run without a shell. It inherits only `INHERITED` and `network_variables`, and errors
+    never quote its output."""
     hint = f"run `{' '.join(reference.words)}` by hand"
     try:
         process = subprocess.Popen(
@@ -134,7 +140,7 @@ def from_command(reference: SecretReference, here: Path, environment: Mapping[st
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=here,
-            env={name: environment[name] for name in INHERITED if name in environment},
+            env={name: environment[name] for name in INHERITED if name in environment} | network_variables(environment),
             start_new_session=True,
         )
     except OSError as error:
@@ -167,8 +173,9 @@ def read_secret(reference: SecretReference, here: Path, environment: Mapping[str
 
 
 def network_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those of the environment's `NETWORK_VARIABLES` that a program inherits: the ones without a password."""
-    return {name: environment[name] for name in NETWORK_VARIABLES if "@" not in environment.get(name, "@")}
+    """What a program that the guard starts inherits of how requests leave this machine. A proxy's URL may contain a
+    password: whoever shows what the program says must scrub it (docs/decisions/0055)."""
+    return {name: environment[name] for name in (*NETWORK_VARIABLES, *TOOL_CERTIFICATES) if name in environment}
 
 
 def read_network(settings: NetworkSettings, here: Path, environment: Mapping[str, str]) -> "Network":

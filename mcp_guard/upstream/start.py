@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.settings import Settings, UpstreamSettings
-from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
-from mcp_guard.upstream.transport import Transport
+from mcp_guard.upstream.transport import Transport, Upstream
 
 
 @contextmanager
@@ -60,5 +59,6 @@ def make_transport(settings: Settings, name: str, server: UpstreamSettings, scru
             here=here,
             scrubber=scrubber,
             cwd=server.cwd,
+            inherits_network=server.network.reads_environment,
         )
     )

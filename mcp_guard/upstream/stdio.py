@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
@@ -25,9 +25,13 @@ from mcp_guard.upstream.budget import WorkMeter
 from mcp_guard.upstream.secrets import is_slow, make_environment, network_variables
 from mcp_guard.upstream.transport import MessageHandler
 
+if TYPE_CHECKING:
+    from mcp_guard.upstream.last_words import LastWords
+
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
 """The variables of the guard's environment that an upstream inherits. The configuration adds others by name, so that no
-secret of the guard leaks. It also inherits how requests leave this machine (`secrets.network_variables`)."""
+secret of the guard leaks. It also inherits how requests leave this machine (`secrets.network_variables`), as a server
+that is started by hand does."""
 
 MAX_STDERR_FILE_BYTES = 1024 * 1024
 """A larger file is emptied, before the process starts and while it runs."""
@@ -44,6 +48,10 @@ then. A host sends the guard SIGTERM 2 s after the end of its input, and SIGKILL
 MAX_DESCENDANTS = 256
 MAX_LINE_BYTES = 64 * 1024
 """Bytes of stderr that are scrubbed together if no line ends before."""
+LAST_WORDS_POLLS, LAST_WORDS_POLL_SECONDS = 60, 0.005
+"""How often it is looked whether a process has ended and its stderr has been read, before its last words are taken."""
+TAIL_BYTES = 4096
+"""How much of the end of stderr is kept in memory, to say what a process said before it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ class StdioServerParameters:
     """The folder that relative paths of secrets start from."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     cwd: Path | None = None
+    inherits_network: bool = True
+    """Whether it inherits the variables for proxies and certificates (`[network] environment`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,16 @@ class ProcessId:
 
     pid: int
     started: str
+
+
+class StderrTail:
+    """The end of what a process has written to its stderr, as `text`. One thread writes it, others read it."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def add(self, data: bytes) -> None:
+        self.text = (self.text + data)[-TAIL_BYTES:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +100,9 @@ class ServerProcess:
     """Names of its secrets that are too short to be scrubbed."""
     stderr_thread: threading.Thread
     """Copies its stderr to the file until the process closes it."""
+    stderr_tail: StderrTail
+    variables: frozenset[str]
+    """The names in its environment."""
 
 
 def start_process(parameters: StdioServerParameters) -> ServerProcess:
@@ -87,9 +110,13 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
 
     Raises: UpstreamError; the message does not name the upstream.
     """
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ} | network_variables(os.environ)
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    network = network_variables(os.environ) if parameters.inherits_network else {}
+    tail = StderrTail()
     try:
-        added, unscrubbed = make_environment(parameters.env, parameters.secrets, parameters.here, parameters.scrubber)
+        added, unscrubbed = make_environment(
+            network | dict(parameters.env), parameters.secrets, parameters.here, parameters.scrubber
+        )
         for folder in (parameters.stderr.parent.parent, parameters.stderr.parent):  # only the owner may read the logs
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with parameters.stderr.open("ab", buffering=0) as stderr:  # appended to, so that it can be emptied at any time
@@ -106,7 +133,8 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
                 bufsize=0,
             )
             file = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
-            thread = threading.Thread(target=copy_stderr, args=(popen.stderr, file, parameters.scrubber), daemon=True)
+            copied = popen.stderr, file, parameters.scrubber, tail
+            thread = threading.Thread(target=copy_stderr, args=copied, daemon=True)
             thread.start()
     except ConfigError as error:
         raise UpstreamError(f"cannot be started: {error.message}", error.hint) from None
@@ -117,15 +145,20 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
         ) from None
     assert popen.stdin is not None
     assert popen.stdout is not None
-    return ServerProcess(popen, popen.stdin, popen.stdout, tuple(unscrubbed), thread)
+    variables = frozenset(inherited.keys() | added.keys())
+    return ServerProcess(popen, popen.stdin, popen.stdout, tuple(unscrubbed), thread, tail, variables)
 
 
-def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber) -> None:
-    """Copy what a process writes to its stderr, without secrets, until it is closed.
+def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber, tail: StderrTail | None = None) -> None:
+    """Copy what a process writes to its stderr, without secrets, until it is closed; the end of it also to `tail`.
 
     What is written too fast is read and dropped, so that neither is the process blocked nor the guard kept busy.
     """
-    log, budget, held = StderrFile(file), WorkMeter(STDERR_BURST_BYTES, STDERR_BYTES_PER_SECOND), b""
+    log, budget, held = (
+        StderrFile(file, tail or StderrTail()),
+        WorkMeter(STDERR_BURST_BYTES, STDERR_BYTES_PER_SECOND),
+        b"",
+    )
     with BufferedReader(FileIO(source.fileno(), closefd=False), MAX_LINE_BYTES) as lines, source, file:
         while piece := lines.readline(MAX_LINE_BYTES):
             if budget.charge(LINE_COST + len(piece), time.monotonic()) > 0:
@@ -151,16 +184,26 @@ def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber) -> None:
 class StderrFile:
     """The file with an upstream's diagnostics. When it is full it is emptied."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], tail: StderrTail) -> None:
         self._file = file
+        self._tail = tail
         self._written = os.fstat(file.fileno()).st_size
 
     def write(self, data: bytes) -> None:
+        self._tail.add(data)
         with suppress(OSError):  # with a full disk diagnostics are lost, but the process must not block on its stderr
             if self._written + len(data) > MAX_STDERR_FILE_BYTES:
                 self._file.truncate(0)
                 self._written = 0
             self._written += self._file.write(data)
+
+
+def how_ended(process: subprocess.Popen[bytes]) -> str:
+    """How it ended, in words; empty if it still runs."""
+    status = process.poll()
+    if status is None:
+        return ""
+    return f"exited with status {status}" if status >= 0 else f"was ended by signal {-status}"
 
 
 async def stop_process(process: ServerProcess) -> None:
@@ -257,14 +300,16 @@ class StdioTransport:
         self.starts_slowly = is_slow(parameters.secrets.values())
         self._parameters = parameters
         self._process: ServerProcess | None = None
-        self._start_failure = "is not started"
+        self._start_failure, self._start_hint = "is not started", ""
         self._pipes: Pipes | None = None
+        self._has_closed = False
+        """Whether the process has closed its end of a pipe: it may be about to exit."""
 
     def start(self) -> None:
         try:
             self._process = start_process(self._parameters)
         except UpstreamError as error:
-            self._start_failure = error.message
+            self._start_failure, self._start_hint = error.message, error.hint
         else:
             self.unscrubbed_secrets = self._process.unscrubbed_secrets
 
@@ -275,11 +320,10 @@ class StdioTransport:
             return False
 
         def on_end() -> None:
-            status = process.popen.poll()
-            handler.on_closed(
-                f"exited with status {status}" if status is not None else "closed its output or its input"
-            )
+            self._has_closed = True
+            handler.on_closed(how_ended(process.popen) or "closed its output or its input")
 
+        self._has_closed = False
         self._pipes = Pipes(on_end, remembers_frames=True)
         await self._pipes.open(
             process.stdout,
@@ -304,6 +348,23 @@ class StdioTransport:
     def throttle(self, slow: bool) -> None:
         if self._pipes is not None:
             self._pipes.throttle(slow)
+
+    async def last_words(self, reason: str, *, at_start: bool) -> "LastWords":
+        from mcp_guard.upstream.last_words import LastWords, lines_of
+
+        process = self._process
+        if process is None:
+            return LastWords(reason, hint=self._start_hint)
+        for _ in range(LAST_WORDS_POLLS):
+            if process.popen.poll() is not None and not process.stderr_thread.is_alive():
+                break
+            await asyncio.sleep(LAST_WORDS_POLL_SECONDS)
+        if self._has_closed:
+            reason = how_ended(process.popen) or reason
+        lines = lines_of(process.stderr_tail.text)
+        if not at_start or process.popen.poll() is None:
+            return LastWords(reason, lines)
+        return LastWords.of_start(reason, self._parameters.name, lines, os.environ, process.variables)
 
     async def close(self) -> None:
         pipes, self._pipes = self._pipes, None

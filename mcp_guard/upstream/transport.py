@@ -5,13 +5,17 @@ A transport moves frames between the guard and one upstream. `connection.py` dec
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
+from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.upstream.budget import UpstreamBudget
+
+if TYPE_CHECKING:
+    from mcp_guard.upstream.last_words import LastWords
 
 
 class MessageHandler(Protocol):
@@ -87,11 +91,32 @@ class Transport(Protocol):
     def throttle(self, slow: bool) -> None:
         """Stop reading, or resume: the client is slow, or the upstream has spent its budget."""
 
+    async def last_words(self, reason: str, *, at_start: bool) -> "LastWords":
+        """Why it ended, for the operator: `reason`, and what it said itself. `at_start` if it ended before it could be
+        used. To be called before `close`. Does not wait long."""
+
     async def close(self) -> None:
         """End it, with every process that it started."""
 
     def kill(self) -> None:
         """End it at once, without an event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One configured upstream: how it is reached, which secrets its messages may not contain, and its limits."""
+
+    name: str
+    transport: Transport
+    scrubber: Scrubber
+    max_message_bytes: int
+    call_seconds: float
+    max_listing_bytes: int = 2 * 1024 * 1024
+
+    def start(self) -> None:
+        """Start its process at once, so that it warms up meanwhile; not where reading its secrets may block."""
+        if not self.transport.starts_slowly:
+            self.transport.start()
 
 
 class InputUnavailable(Exception):

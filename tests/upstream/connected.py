@@ -9,8 +9,9 @@ from pathlib import Path
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply
 from mcp_guard.settings import UpstreamSettings
-from mcp_guard.upstream.connection import Connection, Upstream
+from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
+from mcp_guard.upstream.transport import Upstream
 from tests.servers.wild_http import Json
 
 MESSAGE_BYTES = 100_000

@@ -1,12 +1,13 @@
 """A guard works in the environment that a host leaves it: next to none, another locale, the root as its folder."""
 
+import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import SERVERS, Client, text, upstream, write_config
+from tests.live.running_guard import SERVERS, Client, cli, log, text, upstream, write_config
 
 ENVIRONMENTS = {
     "nothing": {},
@@ -29,3 +30,32 @@ def test_texts_arrive_whole(tmp_path: Path, environment: dict[str, str], monkeyp
     with Client(config) as client:
         client.start()
         assert text(client.call("up__raw", {"hex": answer.encode().hex()})) == said
+
+
+def test_server_that_dies_for_lack_of_a_variable_is_explained_to_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = 'echo "loading" >&2; echo "weather: WEATHER_API_KEY is not set" >&2; exit 3'
+    config = write_config(tmp_path, upstream("weather", "sh", "-c", dies))
+    monkeypatch.setenv("WEATHER_API_KEY", "canary-0815")
+    with Client(config) as client:
+        client.start()
+        client.tools()
+        heard = client.call("weather__forecast")
+    notes = client.stderr.splitlines()
+    assert "mcp-guard: upstream `weather`: its stderr ends: weather: WEATHER_API_KEY is not set" in notes
+    [lacked] = [line for line in notes if "and not passed to it: WEATHER_API_KEY" in line]  # not at each restart
+    assert "set in the guard's environment" in lacked
+    fix = 'pass what it needs by name: [upstreams.weather] env = { WEATHER_API_KEY = { env = "WEATHER_API_KEY" } }'
+    assert notes.count(f"hint: {fix}") == 1
+
+    found = json.loads(cli("doctor", "--upstreams", "--json", "--config", str(config), check=False).stdout)
+    [finding] = [item for item in found if item["check"] == "upstreams"]
+    assert "no tools from weather: exited with status 3; its stderr ends: weather: WEATHER_A" in finding["what"]
+    assert "not passed to it: WEATHER_API_KEY" in finding["what"]
+    assert finding["fix"] == fix
+
+    told = json.dumps([heard, log(config)])  # what a server prints may contain secrets that nobody told the guard
+    assert "is not set" not in told
+    assert "WEATHER_API_KEY" not in told
+    assert "canary-0815" not in told + client.stderr + json.dumps(found)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,16 +126,30 @@ def test_ca_file_that_is_missing_costs_its_upstream_and_is_named(tmp_path: Path)
     assert "SSL_CERT_FILE: cannot read `/nowhere/ca.pem`" in stderr
 
 
-def test_program_gets_proxies_and_cas_but_no_password(tmp_path: Path) -> None:
+SHOWS = """
+import json, os, sys
+json.dump(dict(os.environ), open(sys.argv[1], "w"))
+print("cannot reach the proxy", os.environ.get("HTTPS_PROXY"), file=sys.stderr)
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_server_that_starts_by_hand_gets_proxies_and_cas_and_never_shows_the_password(
+    tmp_path: Path, inherits: bool
+) -> None:
     shows = tmp_path / "shows.py"
-    shows.write_text("import json, os, sys\njson.dump(dict(os.environ), open(sys.argv[1], 'w'))\n")
-    up = f'[upstreams.far]\ncommand = "python3"\nargs = ["{shows}", "{tmp_path}/env.json"]\n'
+    shows.write_text(SHOWS)
+    up = f'[upstreams.far]\ncommand = "{sys.executable}"\nargs = ["{shows}", "{tmp_path}/env.json"]\n'
     https = f"http://guard:{SHOWN_PASSWORD}@proxy.corp:3128"
-    env = {"HTTPS_PROXY": https, "NO_PROXY": ".corp", "SSL_CERT_FILE": "/ca.pem"}
-    call(write_config(tmp_path, up), env)
+    env = {"HTTPS_PROXY": https, "no_proxy": ".corp", "SSL_CERT_FILE": "/ca.pem", "PIP_CERT": "/ca.pem", "TOKEN": "t"}
+    more = "" if inherits else "[network]\nenvironment = false\n"
+    _, stderr = call(write_config(tmp_path, up, more=more), env)
     given = json.loads((tmp_path / "env.json").read_text())
-    assert (given["NO_PROXY"], given["SSL_CERT_FILE"]) == (".corp", "/ca.pem")
-    assert "HTTPS_PROXY" not in given
+    passed = {name: given.get(name) for name in env}
+    assert passed == ({**env, "TOKEN": None} if inherits else dict.fromkeys(env))
+    assert "its stderr ends: cannot reach the proxy" in stderr
+    assert SHOWN_PASSWORD not in stderr + (tmp_path / "state/upstreams/far.stderr.log").read_text()
 
 
 def test_events_pass_the_proxy_and_a_redirect_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

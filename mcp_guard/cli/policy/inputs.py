@@ -18,9 +18,8 @@ from mcp_guard.core.anomaly import NAME as UNUSUAL
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
-from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import format_time
-from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.core.tool_pins import Pin
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
@@ -30,10 +29,9 @@ from mcp_guard.policy.schema import build_schema
 from mcp_guard.policy.source import Policy, is_outside_schema, read_policies, with_unlisted
 from mcp_guard.policy.time_of_call import UTC_NAME
 from mcp_guard.policy.validation import ValidationSchema, validate
-from mcp_guard.runtime import policy_environment
+from mcp_guard.runtime import environment_with_pins
 from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, open_store, reading
-from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.verifier.checkpoints import ProgressCallback
 from mcp_guard.verifier.progress import no_progress
 
@@ -176,17 +174,10 @@ def listed_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
 
 def recorded_environment(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> PolicyEnvironment:
     """These tools, and those of the ledger that are not among them, if it can be read."""
-    tools, path, pins = list(tools), settings.state_dir / FILE, list[Pin]()
+    path, pins = settings.state_dir / FILE, list[Pin]()
     with suppress(LedgerError):
         pins = open_store(path, create=False).pins() if path.exists() else []
-    listed = {tool.listed_as for tool in tools}
-    known = [(pin, listed_name(pin.upstream, pin.tool)) for pin in pins]
-    retained = [
-        make_tool(pin.upstream, pin.definition, settings.tool_rules)
-        for pin, name in known
-        if pin.state is PinState.PINNED and name not in listed and pin.upstream in settings.upstreams
-    ]
-    return policy_environment(settings, tools, absent, retained=retained, known=[name for _, name in known])
+    return environment_with_pins(settings, list(tools), absent, pins)
 
 
 def no_tools_from(world: PolicyEnvironment) -> str:
@@ -195,7 +186,7 @@ def no_tools_from(world: PolicyEnvironment) -> str:
 
 def see_stderr(settings: Settings) -> str:
     where = settings.state_dir / "upstreams"
-    return f"check that it is installed and on PATH by starting it by hand; its stderr is in {where}"
+    return f"why is printed above; if it says nothing, start it by hand; its stderr is in {where}"
 
 
 def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:

@@ -24,6 +24,7 @@ from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.cors import CorsMiddleware
+from mcp_guard.downstream.http.health import HealthEndpoints
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
@@ -81,6 +82,7 @@ class HttpApp:
     message_bytes: int
     received: ReceivedBytes
     loop_share: LoopShare
+    health: HealthEndpoints
 
     def make_starlette(self) -> Starlette:
         well_known = "/.well-known/oauth-protected-resource"
@@ -92,7 +94,9 @@ class HttpApp:
             ("/messages", self._authenticated(self.post_to_sse), "POST"),
             (well_known, self.authenticator.metadata, "GET"),
             (well_known + self.path, self.authenticator.metadata, "GET"),
-            ("/health", self.health, "GET"),
+            ("/livez", self.health.live, "GET"),
+            ("/readyz", self.health.ready, "GET"),
+            ("/health", self.count, "GET"),
         ]
         routes = [
             Route(path, endpoint, methods=[method])
@@ -113,11 +117,13 @@ class HttpApp:
 
     def _authenticated(self, endpoint: Callable[[Request, Instance], Awaitable[Response]]) -> Endpoint:
         async def authenticate_first(request: Request) -> Response:
+            self.sessions.check_running()
             return await endpoint(request, await self.authenticator.authenticate(request))
 
         return authenticate_first
 
-    async def health(self, request: Request) -> Response:
+    async def count(self, request: Request) -> Response:
+        """`/livez` by its earlier name, with numbers."""
         return JSONResponse({"status": "ok", "sessions": len(self.sessions.all()), "tasks": len(asyncio.all_tasks())})
 
     # Streamable HTTP

@@ -16,12 +16,14 @@ from weakref import WeakValueDictionary
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Agent, Instance
+from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.http.streams import HttpDownstreamTransport, KeptFrames
 from mcp_guard.downstream.limits import LimitReached, SessionShares
 from mcp_guard.downstream.session import DownstreamTransport, Session
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
+"""How long running calls may take to finish when their session ends."""
 OPEN_FILES = "ulimit -n"
 
 
@@ -51,7 +53,8 @@ class HttpSessions:
 
     `make_session` makes a session over upstreams of its own, whose processes are started already. `why_barred` returns
     why an instance may not call, or None (raises LedgerError); `on_barred` is called when a session ends for that.
-    `shares` are the sessions of this process, and `max_responses` is how many responses it can have open.
+    `shares` are the sessions of this process, and `max_responses` is how many responses it can have open. Running calls
+    may take `stop_seconds` to finish after `stop`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class HttpSessions:
         shares: SessionShares,
         max_responses: int,
         idle_seconds: float,
+        stop_seconds: float,
     ) -> None:
         self._make_session = make_session
         self._why_barred = why_barred
@@ -72,6 +76,7 @@ class HttpSessions:
         self._shares = shares
         self._max_responses = max_responses
         self._idle_seconds = idle_seconds
+        self._stop_seconds = stop_seconds
         self._by_id: dict[str, HttpSession] = {}
         self._stateless: dict[str, HttpSession] = {}
         """The session of all stateless requests of an instance, by the instance's id."""
@@ -98,6 +103,15 @@ class HttpSessions:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def check_running(self) -> None:
+        """Raises: LimitReached if the guard is being stopped."""
+        if self.is_stopping:
+            raise LimitReached("the guard is shutting down", is_own=False)
 
     def all(self) -> list[HttpSession]:
         return [*self._by_id.values(), *self._stateless.values()]
@@ -133,11 +147,10 @@ class HttpSessions:
         return http_session
 
     def _open(self, instance: Instance, id: str, is_single_stream: bool = False) -> HttpSession:
-        if self._stopping.is_set():
-            raise LimitReached("the guard is stopping", "serve.max_sessions", is_own=False)
+        self.check_running()
         self._shares.check(instance.agent.name, instance.id)
         transport = HttpDownstreamTransport(
-            lambda text: self._note(f"{instance.id}: {text}"),
+            lambda text: self._note(say("{}: {}", instance.id, visible_line(text))),
             kept=self._kept.setdefault(instance.id, KeptFrames()),
             is_single_stream=is_single_stream,
         )
@@ -155,7 +168,7 @@ class HttpSessions:
             async with session.tasks:
                 http_session.ready.set()
                 await http_session.ended.wait()
-                await session.close(GRACE_SECONDS)
+                await session.close(self._stop_seconds if self.is_stopping else GRACE_SECONDS)
         finally:
             http_session.transport.close()
             session.upstreams.kill()

@@ -120,6 +120,13 @@ class ApprovalRequests:
             return f"requests of this instance that wait for approval hold {size} bytes (limits.open_request_bytes)"
         return ""
 
+    @property
+    def is_stopping(self) -> bool:
+        return self.watcher.is_stopped
+
+    def stop_waiting(self) -> None:
+        self.watcher.stop()
+
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         self._waiters[approval.id] = self._waiters.get(approval.id, 0) + 1
         try:
@@ -133,7 +140,7 @@ class ApprovalRequests:
         loop = asyncio.get_running_loop()
         started = loop.time()
         is_open = bool(self.writer.read(lambda store: store.open_among([approval.id])))
-        while is_open:
+        while is_open and not self.watcher.is_stopped:
             if self.writer.now() >= approval.expires:
                 return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")
             waited = loop.time() - started

@@ -24,9 +24,20 @@ class ApprovalWatcher:
     _timer: asyncio.TimerHandle | None = None
     _seen: tuple[int, int] | None = None
     """The version of the ledger at the last look, None if someone has come since."""
+    is_stopped: bool = False
+    """Whether nobody is to wait any more."""
+
+    def stop(self) -> None:
+        """End every wait, as if its time were over."""
+        self.is_stopped = True
+        for futures in self._waiting.values():
+            for decided in futures:
+                if not decided.done():
+                    decided.set_result(None)
 
     async def wait(self, id: str, seconds: float) -> bool:
-        """Wait until the approval is no longer `requested`, or for `seconds`. Returns whether it is not.
+        """Wait until the approval is no longer `requested`, or for `seconds`. Returns whether it is not, or `stop` was
+        called.
 
         Raises: LedgerError if the ledger cannot be read.
         """
