@@ -9,7 +9,8 @@ import cedarpy
 import orjson
 import pytest
 
-from mcp_guard.cli.policy.inputs import decision, versions
+from mcp_guard.cli.policy.inputs import decision, settings_of_cases, versions
+from mcp_guard.config import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_HISTORY, Json, Micros, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.authoring.cases import CaseSettings, read_cases, run_cases
@@ -227,6 +228,13 @@ def differences(folder: Path, cases: str) -> list[str]:
 
 def test_cases_set_the_time_and_signals(tmp_path: Path) -> None:
     assert differences(tmp_path, CASES) == [""] * 4
+
+
+def test_cases_know_the_zone_and_the_signals_of_the_configuration(tmp_path: Path) -> None:
+    signal = '[risk.signals.on_call]\ncommand = ["x"]\nweight = 25\nunknown_weight = 5\n[risk.drift]\nweight = 30\n'
+    text = f'[guard]\npolicies = "p"\ntime_zone = "{BERLIN}"\n[upstreams.up]\ncommand = "x"\n{signal}'
+    known = settings_of_cases(check(text, tmp_path / "mcp-guard.toml"))
+    assert (known.time_zone, known.signals) == (BERLIN, {**SETTINGS.signals, "unusual_for_agent": 30})
 
 
 @pytest.mark.parametrize(
