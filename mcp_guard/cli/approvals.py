@@ -255,9 +255,8 @@ def revoke(votes: Votes, options: argparse.Namespace) -> int:
 
 
 def what(approval: Approval) -> VisibleText:
+    """The call that is asked for. Not by its tool's verb, which is in the past tense: nothing has happened yet."""
     subject, resource = approval.subject, approval.subject.resource
-    if subject.deed:
-        return say("{} {}", subject.deed, quote(resource.id) if resource else "")
     of = say(" on {} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else ""
     return say("{}{}", quote(subject.tool), of)
 

@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reads_receipts
 from mcp_guard.cli.output import print_hint, print_json, print_lines
+from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import attribution, claim_mark, name_of_approver
+from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.sqlite import Store, reading
@@ -19,15 +21,17 @@ NEGATIVE = 1
 @reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    store = open_for_reading(options)
+    store, now = open_for_reading(options), format_time(time.time_ns() // 1000)
     with reading(store.path):
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
         problem = find_problem(store.path, receipts)
         if options.json:
-            print_json({"receipts": receipts, "payloads": payloads, "problem": problem or None}, indent=2)
+            summary = [f"{sentence}." for sentence in summaries(receipts, now)]
+            document = {"summary": summary, "receipts": receipts, "payloads": payloads, "problem": problem or None}
+            print_json(document, indent=2)
         else:
-            print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads)])
+            print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads, now)])
     if options.ledger is not None:
         print_hint("checked with the key beside it only; mcp-guard verify LEDGER --key FILE proves whose ledger it is")
     return NEGATIVE if problem else 0
@@ -104,25 +108,44 @@ def read_payloads(store: Store, seq: int) -> dict[str, object]:
     return {name: None if data is None else json.loads(data or b"null") for name, data in kept.items()}
 
 
-def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> list[str]:
-    """The attribution sentence, then a line or more for each receipt."""
-    intents = [receipt for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"]
-    unsent = {seq for receipt in receipts if receipt.get("ending") == "not_sent" for seq in receipt["follows"]}
-    sentences = [
-        say("{}{}.", attribution(intent), "; it was not sent" if intent["seq"] in unsent else "") for intent in intents
-    ]
-    lines: list[str] = list(sentences) or [_no_sentence(receipts[0])]
+def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]], now: str) -> list[str]:
+    """What became of the call, then its steps. What the guard looked up for a step is indented below it."""
+    lines: list[str] = [say("{}.", sentence) for sentence in summaries(receipts, now)]
+    look_ups: list[Receipt] = []
     for receipt in receipts:
-        about = say(" ({})", receipt["purpose"]) if "purpose" in receipt else ""
-        lines += ["", say("{}  {}  {}{}", receipt["seq"], receipt["time"], receipt["kind"], about)]
-        for name in SHOWN:
-            if receipt.get(name) not in (None, [], {}):
-                shown = RENDERED.get(name, _plain)(receipt[name])
-                lines.append(say("    {:<15} {}{}", name, shown, claim_mark(receipt, name)))
-        for name, value in payloads[str(receipt["seq"])].items():
-            if name in ("request", "response", "facts"):
-                lines.append(say("    {:<15} {}", name, NOT_STORED if value is None else _plain(value)))
+        if is_look_up(receipt):
+            look_ups.append(receipt)
+            continue
+        lines += ["", *step(receipt, payloads)]
+        if receipt["kind"] in ("decision", "intent", "outcome"):
+            for look_up in [look_up for look_up in look_ups if look_up.get("call") == receipt.get("call")]:
+                look_ups.remove(look_up)
+                lines += indented(step(look_up, payloads))
+    for look_up in look_ups:
+        lines += ["", *step(look_up, payloads)]
     return lines
+
+
+def summaries(receipts: list[Receipt], now: str) -> list[VisibleText]:
+    return summarize_call(receipts, now) or [_no_sentence(receipts[0])]
+
+
+def step(receipt: Receipt, payloads: dict[str, dict[str, object]]) -> list[str]:
+    """One receipt: a heading, and a line for each member and payload."""
+    mark = say(" ({})", LOOK_UP) if is_look_up(receipt) else ""
+    lines: list[str] = [say("{}  {}  {}{}", receipt["seq"], receipt["time"], receipt["kind"], mark)]
+    for name in SHOWN:
+        if receipt.get(name) not in (None, [], {}):
+            shown = RENDERED.get(name, _plain)(receipt[name])
+            lines.append(say("    {:<15} {}{}", name, shown, claim_mark(receipt, name)))
+    for name, value in payloads[str(receipt["seq"])].items():
+        if name in ("request", "response", "facts"):
+            lines.append(say("    {:<15} {}", name, NOT_STORED if value is None else _plain(value)))
+    return lines
+
+
+def indented(lines: list[str]) -> list[str]:
+    return [VisibleText(f"    {line}") for line in lines]
 
 
 def _resource(resource: Any) -> VisibleText:
@@ -173,11 +196,10 @@ SHOWN = (
 def _no_sentence(receipt: Receipt) -> VisibleText:
     if receipt["kind"].startswith("catalog."):
         tool = say(" {}", quote(receipt["tool"])) if "tool" in receipt else ""
-        return say("the tools of {}: {}{}.", quote(receipt["upstream"]), receipt["kind"], tool)
-    done = say("asked for {}; nothing was sent", quote(receipt["tool"])) if "tool" in receipt else receipt["kind"]
+        return say("the tools of {}: {}{}", quote(receipt["upstream"]), receipt["kind"], tool)
     if "agent" not in receipt:
-        return say("the guard: {}.", done)
-    return say("{}, instance {}: {}.", quote(receipt["agent"]), quote(receipt.get("instance", "-")), done)
+        return say("the guard: {}", receipt["kind"])
+    return say("{}: {}", caller(receipt), receipt["kind"])
 
 
 def _plain(value: object) -> VisibleText:

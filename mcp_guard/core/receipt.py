@@ -266,11 +266,25 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     return Draft("outcome", fields, {"response": response})
 
 
-VERB = re.compile(r"(?!called\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")
+VERB = re.compile(r"(?!(?:called|is calling|tried to call|asked|asks)\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")
+ENDED_OK = "ok"
+UNFINISHED = {
+    None: ("is calling", "no outcome is recorded yet"),
+    "tool_error": ("called", "the tool reported an error"),
+    "upstream_error": ("called", "the server reported an error"),
+    "timeout": ("called", "no reply came in time, so it may have happened"),
+    "cancelled": ("called", "it was cancelled, and may have happened"),
+    "not_sent": ("tried to call", "it was not sent"),
+    "unknown": ("called", "nobody knows whether it happened"),
+}
+"""How a call is told that is not known to have done what its tool's verb says, by its ending; None without an outcome.
+"""
 
 
-def attribution(receipt: Mapping[str, Any]) -> VisibleText:
+def attribution(receipt: Mapping[str, Any], ending: str | None = ENDED_OK) -> VisibleText:
     """The sentence that says who did what, why, and who approved it: of an intent, or of another receipt of a call.
+
+    `ending` is that of the intent's outcome, None if it has none yet: only what went well is told as done.
 
     Every part of it is a plain identifier or quoted, so no part can be read as another one (`visible_text.quote`). What
     only the agent says is marked as claimed. It takes malformed receipts too, as from a stranger's file.
@@ -281,19 +295,37 @@ def attribution(receipt: Mapping[str, Any]) -> VisibleText:
             _of(receipt.get("resource")),
             *(quote(receipt.get(name, "?")) for name in ("tool", "agent", "instance")),
         )
-    parts = [
-        say(
-            "{}, instance {}, {}", quote(receipt.get("agent", "?")), quote(receipt.get("instance", "?")), _deed(receipt)
-        )
-    ]
-    if user := receipt.get("on_behalf_of"):
-        parts.append(say(" on behalf of {}", quote(user)))
-    if ticket := receipt.get("ticket"):
-        parts.append(say(" due to ticket {}{}", quote(ticket), claim_mark(receipt, "ticket")))
+    deed, qualification = _deed(receipt), VisibleText("")
+    if ending != ENDED_OK:
+        verb, how = UNFINISHED.get(ending, UNFINISHED["unknown"])
+        deed, qualification = say("{} {}", verb, target(receipt)), say("; {}", how)
+    parts = [caller(receipt), say(", {}", deed), mandate(receipt)]
     if approvers := approvers_of(receipt):
         parts.append(say(", approved by {}", join(" and ", map(name_of_approver, approvers))))
     version = str(receipt.get("policy_version", ""))[7:19] or "?"
-    return join("", [*parts, say(", under policy version {}", quote(version))])
+    return join("", [*parts, say(", under policy version {}", quote(version)), qualification])
+
+
+def caller(receipt: Mapping[str, Any]) -> VisibleText:
+    """Which run of which agent."""
+    return say("{}, instance {}", quote(receipt.get("agent", "?")), quote(receipt.get("instance", "?")))
+
+
+def mandate(receipt: Mapping[str, Any]) -> VisibleText:
+    """On whose behalf and due to which ticket, with a blank before each."""
+    user, ticket = receipt.get("on_behalf_of"), receipt.get("ticket")
+    return join(
+        "",
+        [
+            *([say(" on behalf of {}", quote(user))] if user else []),
+            *([say(" due to ticket {}{}", quote(ticket), claim_mark(receipt, "ticket"))] if ticket else []),
+        ],
+    )
+
+
+def target(receipt: Mapping[str, Any]) -> VisibleText:
+    """The tool, and the resource if the configuration names one: `crm__update_deal on Deal 789`."""
+    return say("{}{}", quote(receipt.get("tool", "?")), _of(receipt.get("resource")))
 
 
 def claim_mark(receipt: Mapping[str, Any], name: str) -> VisibleText:
@@ -316,7 +348,7 @@ def name_of_approver(approver: Mapping[str, Any]) -> VisibleText:
 def _deed(receipt: Mapping[str, Any]) -> VisibleText:
     verb, resource = receipt.get("verb"), receipt.get("resource")
     if not verb:
-        return say("called {}{}", quote(receipt.get("tool", "?")), _of(resource))
+        return say("called {}", target(receipt))
     id = resource.get("id", "?") if isinstance(resource, dict) else "?"
     is_plain = VERB.match(str(verb)) and not is_connective(str(verb))
     return say("{} {}", verb if is_plain else quote(verb, always=True), quote(id))

@@ -9,10 +9,18 @@ from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, script
 
 HOLD = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__update_deal", resource);'
 
+DEALS = """
+[resources.Deal.attributes]
+stage = "string"
+[tools."up__update_deal"]
+resource = { type = "Deal", id = "/id" }
+verb = "updated deal"
+"""
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + HOLD, guard="hold_seconds = 0")
+    return write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + HOLD, DEALS, guard="hold_seconds = 0")
 
 
 def ask(client: Client, amount: int) -> Json:
@@ -36,6 +44,8 @@ def test_watch_prints_the_same_details_as_show(config: Path) -> None:
         watched = run(config, "watch", "--until", "1").splitlines()
         shown = run(config, "show", id).splitlines()
         assert watched[1:] == shown[1:]
+        assert "  what           up__update_deal on Deal 1" in shown, "nothing is updated yet"
+        assert "\tup__update_deal on Deal 1\t" in run(config, "list")
         assert json.loads(run(config, "watch", "--until", "1", "--json"))["id"] == id
 
 
@@ -48,7 +58,7 @@ def test_grant_is_given_listed_and_revoked(config: Path) -> None:
         assert "has no argument `amuont` to leave free\nhint: its arguments: id, amount" in run(
             config, *giving, "amuont", code=7
         )
-        assert run(config, *giving, "amount") == f"{id}: approved: up__update_deal"
+        assert run(config, *giving, "amount") == f"{id}: approved: up__update_deal on Deal 1"
         [grant] = [
             approval for approval in json.loads(run(config, "list", "--json")) if approval["id"].startswith("gr_")
         ]

@@ -151,6 +151,18 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_show_after_the_demo_tells_of_the_call_that_was_denied_not_of_the_facts_read(example: Path) -> None:
+    lines = cli("show", "--config", str(example / "mcp-guard.toml")).stdout.splitlines()
+    assert re.fullmatch(
+        r"deal-update-agent, instance run_\S+, asked for crm__update_deal on Deal 789 on behalf of dana due to ticket "
+        r"INC-4451; denied: billing_contact_email and discount_rate may not be edited by agents "
+        r"\(policy no-edits-of-protected-fields\); nothing was sent\.",
+        lines[0],
+    )
+    steps = [re.sub(r"\d\S*Z", "TIME", line) for line in lines if re.match(r" *\d+  ", line)]
+    assert steps == ["22  TIME  decision", "    20  TIME  intent (look-up)", "    21  TIME  outcome (look-up)"]
+
+
 def test_commands_of_the_readme_run_as_printed(example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     check(ROOT / "README.md", tmp_path / "crm", tmp_path)
