@@ -3,11 +3,12 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import Parser, add_config, add_json
+from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.ledger.open import FILE
@@ -60,21 +61,34 @@ def reads_receipts(command: Callable[[list[str]], int]) -> Callable[[list[str]],
     return run
 
 
-def latest(store: Store, count: int, wanted: dict[str, str]) -> list[Receipt]:
-    """The last `count` receipts with these members, oldest first."""
+def latest(store: Store, count: int | None, wanted: ReceiptFilter | None = None) -> list[Receipt]:
+    """The last `count` receipts that match (None: all), oldest first."""
     receipts: list[Receipt] = []
     with reading(store.path):
         for row in store.receipts_back():
+            if wanted and wanted.since is not None and row.at < wanted.since:
+                break
+            if wanted and wanted.until is not None and row.at > wanted.until:
+                continue
             receipt = read_receipt(row)
-            if matches(receipt, wanted):
+            if not wanted or wanted.matches(receipt, partial(receipts_of, store)):
                 receipts.append(receipt)
-                if len(receipts) >= count:
+                if len(receipts) == count:
                     break
     return receipts[::-1]
 
 
-def matches(receipt: Receipt, wanted: dict[str, str]) -> bool:
-    return all(receipt.get(name) == value for name, value in wanted.items())
+def receipts_of(store: Store, call: str) -> list[Receipt]:
+    return [read_receipt(row) for row in store.receipts_of(call)]
+
+
+def ending_of(store: Store, intent: Receipt) -> str | None:
+    """The ending in the outcome of an intent; None if it has none yet."""
+    with reading(store.path):
+        for receipt in receipts_of(store, str(intent.get("call", ""))):
+            if receipt["kind"] == "outcome" and intent["seq"] in receipt["follows"]:
+                return str(receipt["ending"])
+    return None
 
 
 def newer(store: Store, seq: int) -> Iterator[Receipt]:

@@ -1,10 +1,22 @@
 """`mcp-guard log` and `mcp-guard tail`: list receipts, and print them as they are written."""
 
 import argparse
+import sys
 import time
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading, reads_receipts
-from mcp_guard.cli.output import print_json, print_result, print_table
+from mcp_guard.cli.ledger_reader import (
+    Receipt,
+    ending_of,
+    latest,
+    make_ledger_parser,
+    newer,
+    open_for_reading,
+    reads_receipts,
+)
+from mcp_guard.cli.options import whole_number
+from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
+from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
+from mcp_guard.core.call_summary import LOOK_UP, is_look_up
 from mcp_guard.core.receipt import KINDS, attribution
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.sqlite import Store, reading
@@ -12,45 +24,55 @@ from mcp_guard.storage.sqlite import Store, reading
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
 
+DEFAULT_COUNT = 20
+
+
 @reads_receipts
 def main(arguments: list[str]) -> int:
-    options = build_parser().parse_args(arguments)
-    wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    wanted = ReceiptFilter.of(options)
+    if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
+        parser.error("--since is after --until")
+    count = options.last or (None if wanted.since is not None else DEFAULT_COUNT)
     store = open_for_reading(options)
     with reading(store.path):
-        receipts = latest(store, options.last, wanted)
+        receipts = latest(store, count, wanted)
         if options.json:
             print_json(receipts, indent=2)
         else:
-            print_table(HEADINGS, map(row, receipts))
+            print_listing(HEADINGS, [row(store, receipt) for receipt in receipts])
+    if wanted and not receipts:
+        print_text("no receipt matches", file=sys.stderr)
+        print_hint(wanted.explain_nothing())
+    elif options.last is None and len(receipts) == count and not options.json and sys.stdout.isatty():
+        print_hint(f"these are the latest {count}; --last N or --since TIME lists more")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_ledger_parser("log", "List the latest receipts, oldest first.")
-    parser.add_argument("--last", type=int, default=20, metavar="N", help="how many receipts (default 20)")
+    parser = make_ledger_parser("log", "List the latest receipts, oldest first. Times are in UTC.")
     parser.add_argument(
-        "--kind", choices=KINDS, metavar="KIND", help="only receipts of this kind, such as intent or decision"
+        "--last", type=whole_number(1), metavar="N", help="how many receipts (default 20, or all with --since)"
     )
-    for name in ("instance", "call", "agent", "tool"):
-        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"only receipts of this {name}")
+    add_filters(parser)
     return parser
 
 
-def row(receipt: Receipt) -> list[object]:
+def row(store: Store, receipt: Receipt) -> list[object]:
     """One receipt as a line of the table."""
     outcome = receipt.get("outcome") or receipt.get("ending")
     if (would := receipt.get("would")) and would["outcome"] != outcome:
         outcome = f"{outcome} (observed; would be {would['outcome']})"
-    time = receipt["time"][:19].replace("T", " ")
-    return [receipt["seq"], time, receipt["kind"], receipt.get("agent"), receipt.get("tool"), outcome, summary(receipt)]
+    time = f"{receipt['time'][:19].replace('T', ' ')}Z"
+    what = attribution(receipt, ending_of(store, receipt)) if receipt["kind"] == "intent" else summary(receipt)
+    kind = f"{receipt['kind']} ({LOOK_UP})" if is_look_up(receipt) else receipt["kind"]
+    return [receipt["seq"], time, kind, receipt.get("agent"), receipt.get("tool"), outcome, what]
 
 
 def summary(receipt: Receipt) -> str:
-    """The content of a receipt in one line."""
+    """The content of a receipt other than an intent in one line."""
     match receipt["kind"]:
-        case "intent":
-            return attribution(receipt)
         case "decision":
             return "; ".join(receipt.get("reasons", [])) or ", ".join(receipt.get("policies", []))
         case "outcome":
@@ -106,13 +128,13 @@ def tail(arguments: list[str]) -> int:
 
 
 def _follow(store: Store, options: argparse.Namespace) -> int:
-    receipts, seq = latest(store, options.last, {}) if options.last else [], -1
+    receipts, seq = latest(store, options.last) if options.last else [], -1
     if not options.last:
-        seq = next((receipt["seq"] for receipt in latest(store, 1, {})), -1)
+        seq = next((receipt["seq"] for receipt in latest(store, 1)), -1)
     while True:
         for receipt in receipts:
             seq = receipt["seq"]
-            plain = VisibleText("  ".join(value_text(cell) or "-" for cell in row(receipt)))
+            plain = VisibleText("  ".join(value_text(cell) or "-" for cell in row(store, receipt)))
             print_result(options.json, receipt, plain)
             if receipt["kind"] == options.until:
                 return 0
@@ -123,6 +145,8 @@ def _follow(store: Store, options: argparse.Namespace) -> int:
 
 def build_tail_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser("tail", "Print receipts as they are written; stop with Ctrl-C.")
-    parser.add_argument("--last", type=int, default=10, metavar="N", help="start with the last N receipts (default 10)")
+    parser.add_argument(
+        "--last", type=whole_number(0), default=10, metavar="N", help="start with the last N receipts (default 10)"
+    )
     parser.add_argument("--until", choices=KINDS, metavar="KIND", help="stop after a receipt of this kind")
     return parser

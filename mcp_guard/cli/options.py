@@ -3,6 +3,7 @@
 import argparse
 import os
 import pwd
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,6 +38,21 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """A type for `add_argument`: an integer of at least this."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least {minimum}")
+        return number
+
+    return read
 
 
 def add_launch(parser: argparse.ArgumentParser) -> None:

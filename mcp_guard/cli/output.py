@@ -5,6 +5,7 @@ functions, because it is slow to import.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -85,6 +86,34 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     Console(color_system="auto" if is_coloured() else None).print(table)
+
+
+def print_listing(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table whose last column is a sentence. If a terminal is too narrow for it beside the other columns, it is
+    below them, indented."""
+    lines: list[list[str]] = [[value_text(cell) for cell in row] for row in rows]
+    width = shutil.get_terminal_size().columns
+    widest = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    if not rows or not sys.stdout.isatty() or sum(widest[:-1]) + GAP * (len(widest) - 1) + MIN_SENTENCE <= width:
+        print_table(headings, rows)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(color_system="auto" if is_coloured() else None, width=width, highlight=False)
+    margin = max(len(number) for number, *_ in lines) + GAP
+    for number, *others, sentence in lines:
+        texts = [Text("  ".join(filter(None, others)), "bold"), *([Text(sentence)] if sentence else [])]
+        start = number.rjust(margin - GAP)
+        for line in (line for text in texts for line in text.wrap(console, max(1, width - margin))):
+            line.rstrip()
+            console.print(Text(start.ljust(margin)).append_text(line), soft_wrap=True)
+            start = ""
+
+
+GAP = 2
+MIN_SENTENCE = 40
+"""Columns that a sentence needs beside the other cells of its row."""
 
 
 def steps(commands: list[tuple[str, str]]) -> list[str]:

@@ -156,8 +156,8 @@ def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ledger forget --reason x --before yesterday", "`yesterday` is not a date; write 2026-01-31"),
-        ("policy replay --candidate x --since yesterday", "`yesterday` is not a time; write 2026-01-31, or an age"),
+        ("ledger forget --reason x --before lately", "`lately` is not a time; write 2026-01-31"),
+        ("policy replay --candidate x --since lately", "`lately` is not a time; write 2026-01-31"),
         ("instances issue --ttl 9x", "`9x` is not a duration; write 900, 30m, 1h or 2d"),
     ],
 )

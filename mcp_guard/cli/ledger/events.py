@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     shape = importlib.import_module(FORMATS[options.format])
-    origin = next((receipt["origin"] for receipt in latest(store, 1, {})), "")
+    origin = next((receipt["origin"] for receipt in latest(store, 1)), "")
     cursor = find_cursor(options)
     after = options.after if options.after is not None else cursor.read(origin) if cursor else -1
     if options.to is None:

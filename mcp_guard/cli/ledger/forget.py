@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli import times
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.config import load
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Erase the payloads of receipts that match all conditions. The receipts and their proofs remain.",
     )
     parser.add_argument(
-        "--before", type=read_date, metavar="DATE", help="receipts older than this: 2026-01-31, or with a time"
+        "--before", type=times.since, metavar="TIME", help=f"receipts older than this: {times.EXAMPLES}"
     )
     parser.add_argument("--call", metavar="CALL", help="receipts of this call")
     parser.add_argument("--instance", metavar="INSTANCE", help="receipts of this instance")
@@ -66,15 +66,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if not options.reason.strip():
         parser.error("--reason must not be empty")
     return options
-
-
-def read_date(text: str) -> int:
-    """Microseconds since the epoch; UTC unless it says otherwise."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a date; write 2026-01-31 or 2026-01-31T08:00") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
 def read_resource(text: str) -> tuple[str, str]:

@@ -5,13 +5,13 @@ Only the functions whose name begins with `live_` start the upstreams.
 
 import argparse
 import json
-import re
-import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from mcp_guard.cli import times
+from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.core import canonical
 from mcp_guard.core.anomaly import NAME as UNUSUAL
@@ -35,24 +35,16 @@ from mcp_guard.storage.sqlite import Store, open_store, reading
 from mcp_guard.verifier.checkpoints import ProgressCallback
 from mcp_guard.verifier.progress import no_progress
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
 
 def add_span(parser: argparse.ArgumentParser) -> None:
     """`--since` and `--last`: which decisions."""
-    parser.add_argument(
-        "--since", metavar="TIME", type=read_time, help="start at this time: 2026-01-31, or an age such as 12h or 7d"
-    )
-    parser.add_argument("--last", metavar="N", type=int, help="only the latest N decisions")
+    parser.add_argument("--since", metavar="TIME", type=read_time, help=f"start at this time: {times.EXAMPLES}")
+    parser.add_argument("--last", metavar="N", type=whole_number(1), help="only the latest N decisions")
 
 
 def read_time(text: str) -> str:
-    """The beginning of a receipt's time. Raises: argparse.ArgumentTypeError."""
-    if ago := re.fullmatch(r"(\d+)([smhdw])", text):
-        return format_time(time.time_ns() // 1000 - int(ago[1]) * SECONDS[ago[2]] * 1_000_000)
-    if not re.match(r"\d{4}-\d\d-\d\d", text):
-        raise argparse.ArgumentTypeError(f"`{text}` is not a time; write 2026-01-31, or an age: 90m, 12h, 7d")
-    return text.replace(" ", "T")
+    """When it begins, as receipts have it. Raises: argparse.ArgumentTypeError."""
+    return format_time(times.since(text))
 
 
 def decisions(
