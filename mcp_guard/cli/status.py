@@ -1,6 +1,7 @@
 """`mcp-guard status`: show the ledger and its head, policies, running guards, pending approvals and the last calls.
 
-`verified.json` in the state folder records the last verification, as a reminder for `status`; it proves nothing.
+`verified.json` in the state folder records the last verification and its checkpoint, for `status` and for the next
+`verify`. It is no evidence for others: whoever can replace the ledger can replace it too.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
+from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
-from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
+from mcp_guard.cli.options import whole_number
+from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
@@ -30,6 +33,7 @@ from mcp_guard.storage.inspection import latest_receipts, open_read_only
 from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
 from mcp_guard.verifier import Report
+from mcp_guard.verifier.notes import SignedCheckpoint, parse_checkpoint
 from mcp_guard.verifier.report import count
 
 MAX_RECENT_RECEIPTS = 500
@@ -71,14 +75,15 @@ def main(arguments: list[str]) -> int:
         counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
         print_text(f"upstream {server}: {counts} among the last calls")
     if calls:
-        print_table(("seq", "time", "kind", "agent", "tool", "outcome", "what"), map(receipt_row, calls))
+        with open_read_only(path) as store:
+            print_listing(HEADINGS, [receipt_row(store, receipt) for receipt in calls])
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser("status", "Show the ledger, running guards, pending approvals and the last calls.")
     parser.add_argument(
-        "--last", type=int, default=5, metavar="N", help="how many of the last calls to list (default 5)"
+        "--last", type=whole_number(0), default=5, metavar="N", help="how many of the last calls to list (default 5)"
     )
     return parser
 
@@ -175,11 +180,19 @@ class HeadStatus:
 
 def note_verification(ledger: Path, report: Report) -> None:
     """Record that the whole ledger was verified. If the file cannot be written, print a warning and continue."""
-    note = {"at": time.time_ns() // 1000, "receipts": report.receipts}
+    note = {"checkpoint": report.checkpoint, "at": time.time_ns() // 1000, "receipts": report.receipts}
     try:
         ledger.with_name(NOTE).write_text(json.dumps(note))
     except OSError as error:
         print_text(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
+
+
+def remembered_checkpoint(ledger: Path) -> list[SignedCheckpoint]:
+    """The checkpoint of the last verification, which the ledger must continue; none if there is no readable note."""
+    try:
+        return [parse_checkpoint(json.loads(ledger.with_name(NOTE).read_text())["checkpoint"])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def read_head(ledger: Path) -> HeadStatus:

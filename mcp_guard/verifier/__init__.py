@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .approver_keys import read_approvers
 from .checkpoints import Requirements
-from .cli import FAILED, OK, UNUSABLE, add_options, main, render, verify
+from .cli import FAILED, OK, UNUSABLE, add_options, main, render, terminal_width, verify
 from .full import verify_full
 from .notes import read_keys
 from .range import verify_range
@@ -19,8 +19,8 @@ from .sources.sqlite import LedgerSource
 
 __all__ = [
     "FAILED", "OK", "UNUSABLE", "LedgerSource", "Report", "Requirements", "UnusableInput", "add_options",
-    "check_signature", "describe", "main", "read_keys", "render", "verify", "verify_full", "verify_ledger",
-    "verify_range",
+    "check_signature", "describe", "main", "read_keys", "render", "terminal_width", "verify", "verify_full",
+    "verify_ledger", "verify_range",
 ]  # fmt: skip
 
 

@@ -16,8 +16,9 @@ ProgressCallback = Callable[[int, int], None]
 class Requirements:
     """What the caller trusts and asks for.
 
-    `keys` are the guard's trusted keys, all of one origin. `against` are earlier checkpoints that the tree must
-    continue. At least `quorum` of `witnesses` must have cosigned the checkpoint. `workers` None means as many as help.
+    `keys` are the guard's trusted keys, all of one origin; `key_is_beside` says that they were found beside the input.
+    `against` are earlier checkpoints that the tree must continue, and so are `remembered` ones, which were found beside
+    the input. At least `quorum` of `witnesses` must have cosigned the checkpoint. `workers` None means as many as help.
     """
 
     keys: tuple[VerifierKey, ...]
@@ -27,6 +28,8 @@ class Requirements:
     quorum: int = 0
     workers: int | None = None
     progress: ProgressCallback = no_progress
+    key_is_beside: bool = False
+    remembered: tuple[SignedCheckpoint, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -95,6 +98,7 @@ def check_witnesses(requirements: Requirements, heads: Sequence[SignedCheckpoint
         if len(verified) > len(best):
             best, size = verified, head.size
     report.witnesses = [{"witness": cosignature.witness, "at": cosignature.at} for cosignature in best]
+    report.witnessed_size = size if best else 0
     if len(best) < requirements.quorum:
         problem = f"{len(best)} of the given witnesses cosigned the checkpoint; the quorum is {requirements.quorum}"
         raise VerificationFailed(None, problem)
@@ -123,13 +127,33 @@ def check_against(
             raise UnusableInput(f"{described}: {error}") from None
         if not is_signed:
             raise UnusableInput(f"{described} is not signed by a key of this ledger")
-        if size < checkpoint.size:
-            problem = f"rolled back: a checkpoint of {checkpoint.size} receipts was signed, but only {size} are here"
-            raise VerificationFailed(None, problem)
-        if root_of(checkpoint.size) != checkpoint.root:
-            problem = f"split view: the first {checkpoint.size} receipts differ from those that were signed earlier"
-            raise VerificationFailed(None, problem)
+        _check_continued(checkpoint, size, root_of)
         report.against.append(checkpoint.size)
+    for checkpoint in requirements.remembered:
+        report.discontinued = checkpoint.size
+        if not _is_signed(checkpoint, keys):
+            problem = f"replaced: the ledger of {checkpoint.size} receipts that was verified here last is another one"
+            raise VerificationFailed(None, problem)
+        _check_continued(checkpoint, size, root_of)
+        report.remembered.append(checkpoint.size)
+        report.discontinued = 0
     if requirements.against:
         sizes = ", ".join(str(size) for size in report.against)
         report.prove("against", f"the tree continues the earlier checkpoints of {sizes} receipts")
+
+
+def _is_signed(checkpoint: SignedCheckpoint, keys: tuple[VerifierKey, ...]) -> bool:
+    try:
+        return bool(signers(checkpoint, keys))
+    except ValueError:
+        return False
+
+
+def _check_continued(checkpoint: SignedCheckpoint, size: int, root_of: Callable[[int], bytes]) -> None:
+    """Raises: VerificationFailed."""
+    if size < checkpoint.size:
+        problem = f"rolled back: a checkpoint of {checkpoint.size} receipts was signed, but only {size} are here"
+        raise VerificationFailed(None, problem)
+    if root_of(checkpoint.size) != checkpoint.root:
+        problem = f"split view: the first {checkpoint.size} receipts differ from those that were signed earlier"
+        raise VerificationFailed(None, problem)

@@ -3,10 +3,11 @@
 import argparse
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -65,34 +66,55 @@ def main(arguments: list[str] | None = None) -> int:
         print(visible(f"cannot verify: {error}"), file=sys.stderr)
         return UNUSABLE
     try:
-        print(render(report, options.json), flush=True)
+        print(render(report, options.json, terminal_width()), flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         sys.stdout = None
     return OK if report.ok else FAILED
 
 
-def render(report: Report, as_json: bool) -> str:
-    return json.dumps(asdict(report), indent=2) if as_json else describe(report)
+def render(report: Report, as_json: bool, width: int = 0) -> str:
+    return json.dumps(asdict(report), indent=2) if as_json else describe(report, width)
 
 
-def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback) -> Report:
-    """Verify the ledger, export or bundle at `path`. Raises: UnusableInput."""
+def terminal_width() -> int:
+    """Columns of standard output; 0 if it is not a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def verify(
+    path: Path,
+    key_files: Sequence[Path],
+    options: argparse.Namespace,
+    progress: ProgressCallback,
+    *,
+    key_is_beside: bool = False,
+    remembered: Sequence[SignedCheckpoint] = (),
+) -> Report:
+    """Verify the ledger, export or bundle at `path`; the last two are as `Requirements` has them.
+
+    Raises: UnusableInput.
+    """
     try:
-        return _verify(path, key_files, options, progress)
+        requirements = _read_requirements(path, key_files, options, progress)
+        trust = replace(requirements, key_is_beside=key_is_beside, remembered=tuple(remembered))
+        return _verify(path, trust, options)
     except (UnusableInput, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:  # INVARIANT: whatever the input contains, it ends in a report or in this
         raise UnusableInput(f"the input is malformed: {type(error).__name__}: {error}"[:300]) from None
 
 
-def _verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback) -> Report:
+def _read_requirements(
+    path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback
+) -> Requirements:
+    """What the options ask for, with the files that they name. Raises: UnusableInput."""
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
     against = [*options.against]
     if witnesses and (path / COSIGNED).is_file():
         against.append(path / COSIGNED)
-    requirements = Requirements(
+    return Requirements(
         keys=keys,
         approvers=read_approvers(options.approvers) if options.approvers else None,
         against=tuple(read_checkpoint(file) for file in against),
@@ -101,6 +123,9 @@ def _verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, 
         workers=options.workers,
         progress=progress,
     )
+
+
+def _verify(path: Path, requirements: Requirements, options: argparse.Namespace) -> Report:
     if options.receipt is not None:
         options.first = options.last = options.receipt
     if not path.is_dir() and not _is_ledger(path):

@@ -11,7 +11,7 @@ from .cut_texts import begins_alike, cut_like
 from .files import parse_json
 from .receipts import REQUEST
 from .report import VerificationFailed
-from .self_approval import is_self_approved
+from .self_approval import SelfApprovals, is_alone, is_self_approved
 from .signatures import ABOUT, Receipt, check_signature, statement, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
@@ -92,7 +92,8 @@ class ConsistencyChecker:
         self._enrolled: set[str] = set()
         """Ids and public keys of all that were ever enrolled: none is enrolled again after its removal."""
         self.trusted = trusted
-        self.votes = self.self_approvals = 0
+        self.votes = 0
+        self.self_approvals = SelfApprovals()
         self._ids: set[bytes] = set()
         """Hashes of the ids of all approvals: a signature must not be used again under its id."""
         self._held: tuple[int, Receipt] | None = None
@@ -173,6 +174,8 @@ class ConsistencyChecker:
         if consumed != named and seq > self._first:
             raise VerificationFailed(seq, f"an intent that required approval, but {named} was not consumed for it")
         self.intents[seq].consumed = named
+        if self._began_before(used.get("id")):  # the votes are not at hand
+            self.self_approvals.add(seq, is_alone(receipt, used["approvers"]))
         if "grant" in used:
             self._check_grant_use(seq, receipt, used)
             return
@@ -295,7 +298,7 @@ class ConsistencyChecker:
                 if not approval.is_satisfied():
                     problem = f"approval `{id}` is recorded as granted, but its routes require more approvals"
                     raise VerificationFailed(seq, problem)
-                self.self_approvals += is_self_approved(approval.rules, approval.votes)
+                self.self_approvals.add(seq, is_self_approved(approval.rules, approval.votes))
         elif kind == "approval.consumed":
             if approval.state != "approval.granted":
                 raise VerificationFailed(seq, f"approval `{id}` is consumed without having been granted")

@@ -10,12 +10,13 @@ from .checkpoints import (
     check_requirements,
     check_witnesses,
 )
+from .conclusions import conclude_full
 from .consistency import ConsistencyChecker
 from .merkle import TILE, CompactRange
 from .notes import ROTATED, Signer, VerifierKey, find_first_key, parse_checkpoint
 from .payloads import ErasureChecker, PolicyChecker
 from .receipts import EARLIER_HEAD, POLICY_REFERENCE, ChunkResult, check_chunk, check_node
-from .report import GIVEN, Report, VerificationFailed, conclude_full
+from .report import GIVEN, Report, VerificationFailed
 from .signatures import Receipt
 from .sources import ReceiptSource, TreeEnd
 from .stored_hashes import StoredHashes
@@ -25,7 +26,7 @@ from .workers import CHUNK, Workers, open_workers
 def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
     """Raises: UnusableInput if nothing can be said."""
     check_requirements(requirements)
-    report = Report(scope=source.scope, origin=requirements.origin)
+    report = Report(scope=source.scope, origin=requirements.origin, key_is_beside=requirements.key_is_beside)
     try:
         with open_workers(source, requirements.workers) as workers:
             if problem := workers.reader.check_file():
@@ -66,7 +67,7 @@ class _FullVerification:
         holds_payloads = self.source.holds_payloads()
         if holds_payloads:
             self.erasures.finish(self.reader)
-        conclude_full(self.report, holds_payloads, bool(self.requirements.against))
+        conclude_full(self.report, holds_payloads)
 
     def _first_signer(self) -> Signer:
         row = next(iter(self.reader.rows(0, 1)), None)
@@ -161,12 +162,11 @@ class _FullVerification:
         report = self.report
         report.payloads_erased = self.erasures.count_missing()
         report.root = base64.b64encode(self.leaves.root()).decode()
-        report.last = report.receipts - 1
+        report.last, report.last_time = report.receipts - 1, self._last_time
         report.calls_without_outcome = len(self.consistency.intents)
-        report.approvers_words, report.approvers_keys_given = (
-            self.consistency.votes, self.consistency.trusted is not None,
-        )  # fmt: skip
-        report.self_approvals = self.consistency.self_approvals
+        report.approvers_words = self.consistency.votes
+        report.approvers_keys_given = self.consistency.trusted is not None
+        self.consistency.self_approvals.report(report)
         report.policies = len(self.policies.versions)
 
     def _check_checkpoints(self) -> None:

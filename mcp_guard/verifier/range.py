@@ -11,13 +11,14 @@ from .checkpoints import (
     check_requirements,
     check_witnesses,
 )
+from .conclusions import conclude_range
 from .consistency import ConsistencyChecker
 from .files import parse_json
 from .merkle import CompactRange, leaf_of
 from .notes import ROTATED, SignedCheckpoint, Signer, find_first_key, parse_checkpoint
 from .payloads import PolicyChecker
 from .receipts import EARLIER_HEAD, POLICY_REFERENCE, ChunkResult, ChunkTask
-from .report import Report, UnusableInput, VerificationFailed, conclude_range
+from .report import Report, UnusableInput, VerificationFailed
 from .sources import ReceiptSource, Row, SourceReader
 from .stored_hashes import StoredHashes
 from .workers import CHUNK, Workers, open_workers
@@ -30,7 +31,9 @@ def verify_range(source: ReceiptSource, requirements: Requirements, first: int, 
     """
     check_requirements(requirements)
     scope = "receipt" if first == last else "range"
-    report = Report(scope=scope, origin=requirements.origin, first=first, last=last)
+    report = Report(
+        scope=scope, origin=requirements.origin, first=first, last=last, key_is_beside=requirements.key_is_beside
+    )
     try:
         with open_workers(source, requirements.workers if last - first > 4 * CHUNK else 1) as workers:
             size = workers.reader.size()
@@ -78,7 +81,9 @@ class _RangeVerification:
 
         check_earlier(self.heads, chain, size, root_of)
         check_against(self.requirements, chain, size, root_of, report)
-        conclude_range(report, holds_payloads, bool(self.requirements.against))
+        report.approvers_keys_given = self.requirements.approvers is not None
+        self.consistency.self_approvals.report(report)
+        conclude_range(report, holds_payloads)
 
     def _find_signers(self) -> list[tuple[int, Signer]]:
         """The signers and the first receipt of each, according to the receipts that change the key.
@@ -146,6 +151,7 @@ class _RangeVerification:
             self.leaves.add(hash, height)
         for kind, number in result.kinds.items():
             report.kinds[kind] = report.kinds.get(kind, 0) + number
+        report.last_time = result.last_time or report.last_time
         report.payloads_checked += result.payloads_checked
         report.payloads_not_kept += result.payloads_not_kept
         report.payloads_erased += sum(count for _, _, count in result.missing)

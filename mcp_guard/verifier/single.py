@@ -6,11 +6,12 @@ from pathlib import Path
 
 from .bundle import FORM, Bundle, parse_bundle
 from .checkpoints import Requirements, check_head, check_requirements, check_witnesses
+from .conclusions import conclude_bundle
 from .consistency import ConsistencyChecker
 from .files import MAX_BUNDLE, parse_json, read_limited
 from .notes import signers
 from .receipts import check_chunk
-from .report import Report, UnusableInput, VerificationFailed, conclude_bundle
+from .report import Report, UnusableInput, VerificationFailed
 from .signatures import PAYLOADS
 from .sources import Row, TreeEnd
 
@@ -24,7 +25,7 @@ def verify_bundle(path: Path, requirements: Requirements) -> Report:
             raise ValueError(f"`form` is not `{FORM}`")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(f"`{path}` is not a ledger, an export or a bundle: {error}") from None
-    report = Report(scope="bundle", origin=requirements.origin)
+    report = Report(scope="bundle", origin=requirements.origin, key_is_beside=requirements.key_is_beside)
     try:
         _verify(text, requirements, report)
     except ValueError as error:
@@ -59,7 +60,10 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     report.failed_at, report.receipts, report.kinds = None, 1, result.kinds
     report.receipt, report.checkpoint = parse_json(bundle.body), head.note
     report.root, report.payloads_checked = base64.b64encode(head.root).decode(), result.payloads_checked
-    conclude_bundle(report, bool(report.against))
+    report.last_time = result.last_time
+    report.approvers_keys_given = requirements.approvers is not None
+    consistency.self_approvals.report(report)
+    conclude_bundle(report)
 
 
 def _check_against(requirements: Requirements, bundle: Bundle, report: Report) -> None:

@@ -62,7 +62,10 @@ def test_somebody_who_works_alone_approves_a_call_and_the_record_says_so(
     assert "self_approved   true" in cli("show").stdout
     assert "dana (self-approved)" in cli("approvals", "show", id).stdout
     verified = cli("verify").stdout
-    assert "that a second person approved: 1 approval by the agent's owner or its user alone" in verified
+    assert (
+        "that a second person approved: 1 of 1 approval is self-approved, by the agent's owner or its user alone"
+        in verified
+    )
     assert "receipts say self-approved" in cli("doctor", check=False).stdout
 
 

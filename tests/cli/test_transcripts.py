@@ -16,12 +16,12 @@ KINDS = (
     (r"run_\d{4}_\d\d_\d\d_\d\d_\d\dZ_\w+", "RUN"),
     (r"guard_\w{8,}", "GUARD"),
     (r"call_\w+", "CALL"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+Z)?)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?Z?)?", "TIME"),
     (r"sha256:[0-9a-f]{64}", "HASH"),
     (r"version [0-9a-f]{12}\b", "version HASH"),
     (r"\d+ min \d+ s", "LEFT"),
     (r"\b[0-9a-f]{16}\b|(?<=with key )[0-9a-f]{8}\b", "KEY"),
-    (r"root \S+=", "root ROOT"),
+    (r"root +\S+=", "root           ROOT"),
 )
 
 
@@ -99,8 +99,17 @@ def test_show_prints_every_step_of_an_approved_call(past: Past) -> None:
 
 def test_show_prints_a_denied_call(past: Past) -> None:
     lines = transcript(past, "show", "14").splitlines()
-    assert lines[0] == "tester, instance RUN: asked for up__echo; nothing was sent."
+    assert lines[0] == (
+        "tester, instance RUN, asked for up__echo on behalf of dana due to ticket INC-7; "
+        "denied: nobody may shout (policy quiet); nothing was sent."
+    )
     assert '    policies        ["quiet"]' in lines
+
+
+def test_a_pending_call_is_not_told_in_the_past_tense(past: Past) -> None:
+    asks = "tester, instance RUN, asks for up__get_deal; waiting until TIME for approval by people (APPROVAL);"
+    assert transcript(past, "show", "27").splitlines()[0] == f"{asks} nothing has been sent."
+    assert json.loads(transcript(past, "show", "27", "--json"))["summary"] == [f"{asks} nothing has been sent."]
 
 
 def test_show_of_an_unknown_call_fails(past: Past) -> None:
@@ -123,18 +132,34 @@ def test_tail(past: Past) -> None:
 
 
 def test_verify(past: Past) -> None:
+    (past.config.parent / "state" / "verified.json").unlink(missing_ok=True)
     assert transcript(past, "verify").startswith("""\
-verified: 28 receipts of mcp-guard.local/ledger
-  every receipt is signed by the guard's key that was in use at the time
-  no receipt is missing, changed, inserted or out of order
-  every receipt is a leaf of the tree in the signed checkpoint, and all stored hashes match
-  every outcome has its intent, every intent its decision; every approval used was granted, and used once
-  approvers: 2 votes, each signed with the approver's own key
-  policies: 1 version referenced, the text of each is stored
-  payloads: 20 match their commitments, 0 not kept
-  root ROOT
-not proved: who owns the approvers' keys: only the ledger itself says so. Give the keys you know: --approvers FILE
-not proved: that no later receipts were removed together with their checkpoint; keep this checkpoint elsewhere:
+verified: 28 receipts of mcp-guard.local/ledger, the last of TIME UTC; NOT proved: 4 of 7, see Assurance
+
+Checks (all passed)
+  signatures     every receipt is signed by the guard's key that was in use at the time
+  order          no receipt is missing, changed, inserted or out of order
+  tree           every receipt is a leaf of the tree in the signed checkpoint, and all stored hashes match
+  links          every outcome has its intent, every intent its decision; every approval used was granted, and used once
+  approvers      2 votes, each signed with the approver's own key
+  policies       1 version referenced, the text of each is stored
+  payloads       20 match their commitments, 0 not kept
+  root           ROOT
+
+Assurance
+  NOT PROVED  origin         whose ledger this is: its key was read from beside it, where it can be replaced, too
+                             -> give a key that you obtained elsewhere: --key FILE
+  NOT PROVED  truncation     that it was not rolled back: an older copy of it passes the same checks
+                             -> compare it with a newer checkpoint kept elsewhere: --against CHECKPOINT
+  NOT PROVED  witnesses      that somebody outside has seen this ledger: no witness is known
+                             -> have checkpoints witnessed (mcp-guard ledger witness): --witness FILE
+  NOT PROVED  approvers      who owns the approvers' keys: only the ledger itself says so
+                             -> give the keys that you know: --approvers FILE
+  proved      self_approval  no approval is by the agent's owner or its user alone
+  proved      outcomes       every call that was sent has a recorded outcome
+  proved      payloads       all requests and responses are stored, and are the recorded ones
+
+Checkpoint; keep it elsewhere, and give it with --against next time
 """)
 
 

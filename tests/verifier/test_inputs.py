@@ -223,7 +223,7 @@ def test_invalid_checkpoint_is_unusable(copy: Path, note: str) -> None:
 
 def test_printed_checkpoint_is_accepted(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(copy, "state/ledger.sqlite") == OK
-    printed = capsys.readouterr().out.partition("keep this checkpoint elsewhere:\n")[2]
+    printed = capsys.readouterr().out.partition("give it with --against next time\n")[2]
     (copy / "kept").write_text(printed)
     assert run(copy, "out", "--against", str(copy / "kept")) == OK
 

@@ -18,7 +18,7 @@ from tests.verifier.resign import sign_anew
 
 SOLO = {"people": replace(ROUTES["people"], unsafe_self_approval=True)}
 ORIGIN = "test.example/ledger"
-UNPROVED = "that a second person approved: 1 approval by the agent's owner or its user alone"
+UNPROVED = "that a second person approved: 1 of 1 approval is self-approved, by the agent's owner or its user alone"
 
 
 async def call(harness: Harness, words: str = "x", **instance: Any) -> Any:
@@ -45,7 +45,7 @@ def verified(harness: Harness) -> Report:
 
 def unproved(report: Report) -> list[str]:
     assert report.ok, report.problem
-    return [item.says for item in report.not_proved if item.check == "self_approval"]
+    return [item.says.partition(" (")[0] for item in report.not_proved if item.check == "self_approval"]
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana"])

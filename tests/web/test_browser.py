@@ -105,7 +105,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     words = ["ledger.sqlite", "--key", "ledger.pub", "--approvers", str(keys)]
     done = subprocess.run([sys.executable, "-m", "verifier", *words], cwd=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "approvers: 1 vote, each signed with the approver's own key" in done.stdout
+    assert "approvers      1 vote, each signed with the approver's own key" in done.stdout
 
     def one_byte(receipt: dict[str, Any]) -> None:
         if receipt["kind"] == "approval.granted":
