@@ -3,7 +3,7 @@
 A backup is a folder: the ledger as one file, its public keys, its checkpoint, and on request its private key. What
 happened after it was made is missing in it, so a restored copy would honour approvals that were used since, and
 credentials that were revoked. `restore` therefore closes everything that is open in the copy, with receipts, before a
-guard can see it.
+guard can see it (docs/decisions/0060).
 """
 
 import os

@@ -27,6 +27,7 @@ NOT_RUN = {
         "make dist": "builds and installs; tests/packaging does so",
         "mcp-guard demo": "the fixture `example` does so, once for all",
         "mcp-guard wrap": WRAPS,
+        "mcp-guard approvals watch": "takes a request of the reader's client; the session above has one",
     },
     "docs/howto/observe-first.md": {"pip install mcp-server-git": "installs; the servers are in the environment"},
     "docs/tutorial/first-guard.md": {"make dist": "builds and installs; tests/packaging does so"},
