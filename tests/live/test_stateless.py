@@ -195,10 +195,13 @@ def test_client_that_cannot_be_asked_is_told_in_words(tmp_path: Path) -> None:
 def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
     config = holding(tmp_path, hold=60, guard='on_cancel = "withdraw"')
     with Stateless(config) as client:
-        id = client.send("tools/call", ECHO)
-        held(config)
-        client.notify("notifications/cancelled", {"requestId": id})
-        eventually(lambda: log(config, "--kind", "approval.withdrawn"))
+        first = client.ask("tools/call", ECHO, elicitation={"url": {}})
+        id, back = held(config), {**ECHO, "requestState": state_of(first)}
+        retry = client.send("tools/call", back)
+        assert client.ask("tools/call", back)["error"]["code"] == -32602  # the retry is waiting
+        client.notify("notifications/cancelled", {"requestId": retry})
+        [withdrawn] = eventually(lambda: log(config, "--kind", "approval.withdrawn"))
+        assert withdrawn["approval"] == id
 
 
 def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,18 +284,24 @@ def test_listings_pass_with_every_member(proxy: Proxy) -> None:
 
 
 def test_cancellation_reaches_the_upstream(proxy: Proxy) -> None:
+    """It names the request by the id that the upstream knows."""
     proxy.script(silent=True)
     for method in ROUNDS:
-        marked = {"traceparent": f"00-{'a' * 32}-{ROUNDS.index(method) + 1:016x}-01"}
-        id = proxy.send(method, {**REQUESTS[method][0], "_meta": marked})
-        eventually(lambda marked=marked: any(marked.items() <= _meta(message).items() for message in proxy.seen()))  # type: ignore[misc]
-        before = len(cancelled(proxy))
+        trace = f"00-{'a' * 32}-{ROUNDS.index(method) + 1:016x}-01"
+        id = proxy.send(method, {**REQUESTS[method][0], "_meta": {"traceparent": trace}})
+        [request] = eventually(partial(traced, proxy, trace))
+        earlier = len(cancelled(proxy))
         proxy.client.notify("notifications/cancelled", {"requestId": id})
-        eventually(lambda before=before: len(cancelled(proxy)) > before)  # type: ignore[misc]
+        [cancellation] = eventually(lambda earlier=earlier: cancelled(proxy)[earlier:])  # type: ignore[misc]
+        assert cancellation["params"]["requestId"] == request["id"]
 
 
 def _meta(message: Json) -> Json:
     return dict(message.get("params", {}).get("_meta", {}))
+
+
+def traced(proxy: Proxy, trace: str) -> list[Json]:
+    return [message for message in proxy.seen() if _meta(message).get("traceparent") == trace]
 
 
 def cancelled(proxy: Proxy) -> list[Json]:
