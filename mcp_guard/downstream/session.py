@@ -286,7 +286,7 @@ class Session:
         async def run() -> None:
             try:
                 await self._metered(work)
-            except Exception as defect:  # the edge: a defect must not end the session
+            except Exception as defect:  # a defect in `work` is printed; in this task group it would end the session
                 self.failure_reply(defect)
 
         task = self.tasks.create_task(run())
@@ -462,7 +462,7 @@ class Session:
     def on_result(self, server: str, result: Json) -> None:
         try:
             self._router.add_links(server, result)
-        except Exception as defect:  # the edge: the call that returned it is over, and has its outcome
+        except Exception as defect:  # content of an upstream: a defect is printed, and must not fail a call that ran
             self.failure_reply(defect)
 
     def notify_tools_changed(self) -> None:

@@ -256,7 +256,7 @@ class UpstreamHttpSession:
                 await self._post_one_way(message.frame, session)
         except (httpx.RequestError, TimeoutError) as error:
             self._handler.note(f"{what} was not accepted: {type(error).__name__}")
-        except Exception as defect:  # the edge: a defect must cost this message and no other
+        except Exception as defect:  # a defect is noted; in this task group it would end the requests of the upstream
             self._handler.note(f"internal error: {what} was dropped: {defect!r}")
         if message.method == INITIALIZED:
             self._is_announced.set()

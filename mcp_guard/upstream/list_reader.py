@@ -79,7 +79,7 @@ class ListReader:
         version = listing.version
         try:
             await read()
-        except Exception as defect:  # the edge: a defect must cost this list and nothing else
+        except Exception as defect:  # a defect in `read` is noted; in this task group it would end the session
             connection.note(f"internal error: `{method}` was not read: {type(defect).__name__}: {defect}")
         if key in self._overdue:
             self._overdue.discard(key)
