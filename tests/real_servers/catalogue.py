@@ -28,12 +28,17 @@ def npm(package: str, entry: str, *args: str, name: str, calls: tuple[Call, ...]
     return Server(name, package, (str(BIN / "node"), str(NODE / package / entry), *args), env, calls)
 
 
+def official(part: str, *args: str, name: str = "", calls: tuple[Call, ...] = (), **env: str) -> Server:
+    """The server `part` of the organization that maintains MCP."""
+    package = f"@modelcontextprotocol/server-{part}"
+    return npm(package, "dist/index.js", *args, name=name or part, calls=calls, **env)
+
+
 def pypi(package: str, *args: str, name: str, sdk: int, calls: tuple[Call, ...] = (), program: str = "") -> Server:
     """A server whose environment has the official SDK 1 or 2, which cannot be installed together."""
     return Server(name, package, (str(HERE / f".venv-sdk{sdk}" / "bin" / (program or package)), *args), {}, calls)
 
 
-OFFICIAL = "@modelcontextprotocol/server-"
 CHROMIUM = "/usr/bin/chromium"
 PAGE = "data:text/html,<title>Orders</title><h1>Orders</h1><button>Pay</button>"
 GIT = {"repo_path": "{work}/repository"}
@@ -42,11 +47,9 @@ DOC = {"filename": "{work}/letter.docx"}
 TABLE = {"file_path": "{work}/table.json"}
 
 SERVERS = (
-    npm(
-        f"{OFFICIAL}everything",
-        "dist/index.js",
+    official(
+        "everything",
         "stdio",
-        name="everything",
         calls=(
             ("echo", {"message": "Grüße, \u2028 and \U0001f600"}),
             ("get-sum", {"a": 2, "b": 3}),
@@ -62,11 +65,9 @@ SERVERS = (
             ("trigger-long-running-operation", {"duration": 0.2, "steps": 2}),
         ),
     ),
-    npm(
-        f"{OFFICIAL}filesystem",
-        "dist/index.js",
+    official(
+        "filesystem",
         "{work}",
-        name="filesystem",
         calls=(
             ("list_allowed_directories", {}),
             ("write_file", {"path": "{work}/new.txt", "content": "one\ntwo\n"}),
@@ -83,10 +84,8 @@ SERVERS = (
             ("read_text_file", {"path": "/etc/hostname"}),
         ),
     ),
-    npm(
-        f"{OFFICIAL}memory",
-        "dist/index.js",
-        name="memory",
+    official(
+        "memory",
         MEMORY_FILE_PATH="{work}/memory.jsonl",
         calls=(
             ("create_entities", {"entities": [{"name": "a", "entityType": "person", "observations": ["tall"]}]}),
@@ -98,9 +97,8 @@ SERVERS = (
             ("add_observations", {"observations": [{"entityName": "nobody", "contents": ["kind"]}]}),
         ),
     ),
-    npm(
-        f"{OFFICIAL}sequential-thinking",
-        "dist/index.js",
+    official(
+        "sequential-thinking",
         name="thinking",
         calls=(
             (
@@ -113,53 +111,26 @@ SERVERS = (
             ),
         ),
     ),
-    npm(f"{OFFICIAL}github", "dist/index.js", name="github"),
-    npm(f"{OFFICIAL}google-maps", "dist/index.js", name="google-maps", GOOGLE_MAPS_API_KEY="none"),
-    npm(f"{OFFICIAL}brave-search", "dist/index.js", name="brave-search", BRAVE_API_KEY="none"),
-    npm(f"{OFFICIAL}slack", "dist/index.js", name="slack", SLACK_BOT_TOKEN="none", SLACK_TEAM_ID="T0"),
-    npm(
-        f"{OFFICIAL}postgres",
-        "dist/index.js",
-        "postgresql://127.0.0.1:1/none",
-        name="postgres",
-        calls=(("query", {"sql": "select 1"}),),
-    ),
-    npm(f"{OFFICIAL}budget-allocator", "dist/index.js", "--stdio", name="budget", calls=(("get-budget-data", {}),)),
-    npm(
-        f"{OFFICIAL}cohort-heatmap",
-        "dist/index.js",
+    official("github"),
+    official("google-maps", GOOGLE_MAPS_API_KEY="none"),
+    official("brave-search", BRAVE_API_KEY="none"),
+    official("slack", SLACK_BOT_TOKEN="none", SLACK_TEAM_ID="T0"),
+    official("postgres", "postgresql://127.0.0.1:1/none", calls=(("query", {"sql": "select 1"}),)),
+    official("budget-allocator", "--stdio", name="budget", calls=(("get-budget-data", {}),)),
+    official("cohort-heatmap", "--stdio", name="cohorts"),  # its data is random
+    official(
+        "map",
         "--stdio",
-        name="cohorts",  # its data is random
-    ),
-    npm(
-        f"{OFFICIAL}map",
-        "dist/index.js",
-        "--stdio",
-        name="map",
         calls=(
             ("show-map", {"west": 13.0883, "south": 52.33826, "east": 13.7611609, "north": 52.6755087}),
             ("show-map", {}),
         ),
     ),
-    npm(
-        f"{OFFICIAL}pdf",
-        "dist/index.js",
+    official("pdf", "--stdio", calls=(("list_pdfs", {}), ("read_pdf_bytes", {"url": "file:///none.pdf"}))),
+    official("scenario-modeler", "--stdio", name="scenarios", calls=(("get-scenario-data", {}),)),
+    official(
+        "sheet-music",
         "--stdio",
-        name="pdf",
-        calls=(("list_pdfs", {}), ("read_pdf_bytes", {"url": "file:///none.pdf"})),
-    ),
-    npm(
-        f"{OFFICIAL}scenario-modeler",
-        "dist/index.js",
-        "--stdio",
-        name="scenarios",
-        calls=(("get-scenario-data", {}),),
-    ),
-    npm(
-        f"{OFFICIAL}sheet-music",
-        "dist/index.js",
-        "--stdio",
-        name="sheet-music",
         calls=(("play-sheet-music", {}), ("play-sheet-music", {"abcNotation": "X:1\nK:C\nCDEF|"})),
     ),
     npm(
