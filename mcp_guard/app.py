@@ -38,6 +38,7 @@ from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
 from mcp_guard.upstream.group import UpstreamGroup
+from mcp_guard.upstream.listener import NoListener
 from mcp_guard.upstream.secrets import read_network
 from mcp_guard.upstream.start import start_upstreams
 from mcp_guard.upstream.transport import Upstream
@@ -348,32 +349,11 @@ async def _list_and_end(upstreams: UpstreamGroup) -> None:
         await upstreams.close()
 
 
-class NoClient:
-    """Implements `listener.UpstreamListener` where there is no client: prints requests and drops notifications."""
+class NoClient(NoListener):
+    """Where there is no client: prints requests and drops notifications."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")
-
-    def on_server_notification(self, server: str, method: str, params: Json) -> None:
-        pass
-
-    def on_tools_changed(self, server: str) -> None:
-        pass
-
-    def on_upstream_listed(self, server: str) -> None:
-        pass
-
-    def on_list_changed(self, server: str, method: str) -> None:
-        pass
-
-    def on_result(self, server: str, result: Json) -> None:
-        pass
-
-    def on_pressure(self, slow: bool) -> None:
-        pass
-
-    def on_work(self, seconds: float) -> None:
-        pass
 
     def note(self, text: str) -> None:
         note(text)

@@ -35,7 +35,7 @@ class UpstreamListener(Protocol):
 
 
 class NoListener:
-    """Implements `UpstreamListener` until there is one: no upstream has been contacted, so nothing arrives."""
+    """Implements `UpstreamListener` by ignoring everything: until there is a listener, or for one to override."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         pass

@@ -11,6 +11,7 @@ from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply
 from mcp_guard.settings import UpstreamSettings
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
+from mcp_guard.upstream.listener import NoListener
 from mcp_guard.upstream.transport import Upstream
 from tests.servers.wild_http import Json
 
@@ -18,8 +19,8 @@ MESSAGE_BYTES = 100_000
 
 
 @dataclass
-class Listener:
-    """Implements `listener.UpstreamListener`: remembers what arrives."""
+class Listener(NoListener):
+    """Remembers what arrives."""
 
     notes: list[str] = field(default_factory=list)
     notifications: list[str] = field(default_factory=list)
@@ -34,21 +35,6 @@ class Listener:
 
     def on_tools_changed(self, server: str) -> None:
         self.changes += 1
-
-    def on_upstream_listed(self, server: str) -> None:
-        pass
-
-    def on_list_changed(self, server: str, method: str) -> None:
-        pass
-
-    def on_result(self, server: str, result: Json) -> None:
-        pass
-
-    def on_pressure(self, slow: bool) -> None:
-        pass
-
-    def on_work(self, seconds: float) -> None:
-        pass
 
     def note(self, text: str) -> None:
         self.notes.append(text)
