@@ -3,8 +3,21 @@
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 Tell = Callable[[str], None]
+
+
+def report_commits(store: Any, at: Tell) -> None:
+    """Make the time before and after each commit of `store` a point."""
+    commit = store.commit
+
+    def reported_commit() -> None:
+        at("before commit")
+        commit()
+        at("after commit")
+
+    store.commit = reported_commit
 
 
 def killed_at(number: int, work: Callable[[Tell], object]) -> bool:

@@ -14,7 +14,7 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.kill_points import killed_at
+from tests.kill_points import killed_at, report_commits
 from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
 POLICIES = f"{ALLOW}\n{HOLD}"
@@ -53,14 +53,7 @@ def log_sends(harness: Harness, at: Callable[[str], None] = lambda _: None) -> N
 def use_twice(folder: Path, at: Callable[[str], None]) -> None:
     """Make the call while the upstream is down, and again when it is up; `at` is where the process may die."""
     harness = open_harness(folder, POLICIES)
-    commit = harness.store.commit
-
-    def told_commit() -> None:
-        at("before commit")
-        commit()
-        at("after commit")
-
-    harness.store.commit = told_commit
+    report_commits(harness.store, at)
     log_sends(harness, at)
     for is_unreachable in (True, False):
         harness.upstream.is_unreachable = is_unreachable

@@ -13,7 +13,7 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.kill_points import killed_at
+from tests.kill_points import killed_at, report_commits
 from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
 POLICIES = f"{ALLOW}\n{HOLD}"
@@ -26,12 +26,6 @@ def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
     """Ask, approve, use; `at` is called at each point at which the process may die."""
     KEYS["alice"] = KEY
     harness = open_harness(folder, POLICIES)
-    commit = harness.store.commit
-
-    def told_commit() -> None:
-        at("before commit")
-        commit()
-        at("after commit")
 
     async def told_send(intent: Intent) -> None:
         at("before send")
@@ -39,7 +33,7 @@ def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
             log.write(f"{intent.call.purpose}\n")
         at("after send")
 
-    harness.store.commit = told_commit
+    report_commits(harness.store, at)
     harness.upstream.before = told_send
     id = pending_id(asyncio.run(harness.guard.call(make_instance(), ASKED)))
     harness.approve(id)
