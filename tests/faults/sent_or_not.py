@@ -5,7 +5,6 @@ person is asked once.
 """
 
 import asyncio
-import base64
 import json
 import os
 import random
@@ -20,15 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.config import load
-from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import open_writer
 from mcp_guard.verifier import verify_ledger
+from tests.faults.approver import PEOPLE_AND_RATES, Person
 from tests.faults.ledger_reading import Json, key_of, read_ledger
+from tests.faults.two_guards import Broken, require
 from tests.live.http_guard import Served, Wire, free_port, serving
 from tests.servers.flaky_http import CONNECTION_FATES, FlakyServer
 
@@ -37,23 +31,16 @@ USED = ("ok", "upstream_error", "unknown", "timeout")
 MAX_ATTEMPTS = 5
 SECONDS = 60.0
 """How long one race may take."""
-CONFIG = """
+CONFIG = (
+    PEOPLE_AND_RATES
+    + """
 [guard]
 policies = "policies.cedar"
 hold_seconds = 0
 [limits]
 open_requests = 100000
-[agents.loader]
-owner = "bob"
-[approvers.alice]
-name = "Alice"
-[routes.people]
-approvers = ["alice"]
-[rates.writes]
-window_seconds = 3600
-by = "agent"
-effects = ["write"]
 """
+)
 AUDIENCE = 'url = "http://127.0.0.1/mcp"'
 """So that both guards accept the same token."""
 POLICIES = """
@@ -70,15 +57,6 @@ class Races:
     endings: "Counter[str]" = field(default_factory=Counter)
     ran: int = 0
     problem: str = ""
-
-
-class Broken(Exception):
-    """A promise was not kept."""
-
-
-def require(condition: object, what: str) -> None:
-    if not condition:
-        raise Broken(what)
 
 
 class Upstream(Protocol):
@@ -136,23 +114,6 @@ class StdioUpstream:
     def ran(self) -> "Counter[str]":
         file = self._folder / "ran"
         return Counter(file.read_text().splitlines() if file.exists() else ())
-
-
-class Person:
-    """An approver, who signs in this process."""
-
-    def __init__(self, config: Path) -> None:
-        settings = load(config)
-        self.writer = open_writer(ledger_settings(settings), CLOCK)
-        self._private = Ed25519PrivateKey.generate()
-        self._key = NewKey("ed25519", self._private.public_key().public_bytes_raw(), {})
-        enrol(self.writer, Approver("alice", "Alice"), self._key)
-        self._votes = Votes(self.writer, settings.routes, settings.approvers)
-
-    def approve(self, id: str) -> None:
-        statement = self._votes.prepare(id, "alice", "approve", "seen")
-        signature = base64.b64encode(self._private.sign(statement.text())).decode()
-        self._votes.record(statement, self._key.id, {"signature": signature})
 
 
 @dataclass
@@ -221,7 +182,7 @@ class Race:
         async with asyncio.timeout(SECONDS):
             self.upstream.prepare("answered")
             self.approval = await self._ask()
-            person.approve(self.approval)
+            person.decide(self.approval)
             for attempt in range(MAX_ATTEMPTS):
                 is_last = attempt == MAX_ATTEMPTS - 1
                 if await self._attempt("answered" if is_last else self.luck.choice(self.upstream.fates)):

@@ -4,7 +4,6 @@ After each death everything that promise P9 says is checked against what the ups
 were told.
 """
 
-import base64
 import json
 import random
 import shutil
@@ -17,16 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.config import load
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError, LedgerError
-from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import open_writer
 from mcp_guard.verifier import verify_ledger
+from tests.faults.approver import PEOPLE_AND_RATES, Person
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.kills import Victim, at_a_system_call, at_a_time, choose
 from tests.faults.ledger_reading import Said, key_of, read_effects, read_ledger
@@ -43,22 +36,14 @@ forbid (principal, action == Action::"up__note", resource) when { context.input.
 @id("gate") @require_approval("people") @reason("people decide")
 forbid (principal, action == Action::"up__update", resource) when { context.input.id like "held*" };
 """
-CONFIG = """
+CONFIG = (
+    PEOPLE_AND_RATES
+    + """
 [guard]
 policies = "policies.cedar"
 hold_seconds = 10
-[agents.loader]
-owner = "bob"
-[approvers.alice]
-name = "Alice"
-[routes.people]
-approvers = ["alice"]
 [resources.Thing.attributes]
 amount = "number"
-[rates.writes]
-window_seconds = 3600
-by = "agent"
-effects = ["write"]
 [tools."up__get"]
 effect = "read"
 [tools."up__update"]
@@ -70,6 +55,7 @@ arguments = {{ id = "/id" }}
 command = {command}
 args = {args}
 """
+)
 
 
 class Broken(Exception):
@@ -292,23 +278,16 @@ class Decider(threading.Thread):
             self.trouble = error
 
     def decide_all(self) -> None:
-        settings = load(self.config)
-        writer = open_writer(ledger_settings(settings), CLOCK)
-        private = Ed25519PrivateKey.generate()
-        new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
-        enrol(writer, Approver("alice", "Alice"), new)
-        votes = Votes(writer, settings.routes, settings.approvers)
+        person = Person(self.config)
         decided = 0
         while not self.over.wait(0.01):
-            for asked in writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
+            for asked in person.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
                 decided += 1
                 try:
-                    statement = votes.prepare(asked.id, "alice", "deny" if decided % 5 == 0 else "approve", "seen")
-                    signature = base64.b64encode(private.sign(statement.text())).decode()
-                    votes.record(statement, new.id, {"signature": signature})
+                    person.decide(asked.id, "deny" if decided % 5 == 0 else "approve")
                 except (ApprovalError, LedgerError):
                     continue  # the next poll shows whether it is still open
-        writer.store.close()
+        person.writer.close()
 
 
 @contextmanager

@@ -15,16 +15,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mcp_guard.verifier import verify_ledger
+from tests.faults.guard_process import Ask, Json
 from tests.fuzz.odd_replies import FAILED, LIMIT, OK, SETTLED, make_reply, text_of
 from tests.fuzz.odd_server import dress
 from tests.fuzz.odd_web import OddWeb, plan
 from tests.fuzz.session import DEFECT
 from tests.live.running_guard import command, upstream, write_config
 
-Json = dict[str, Any]
 SERVER = Path(__file__).with_name("odd_server.py")
 A_ROUND = 1000
 HANG_SECONDS, SHUTDOWN_SECONDS = 5.0, 3.0
@@ -47,8 +46,7 @@ class Exchange:
 
     def message(self) -> Json:
         arguments = {"call": self.call, "seed": self.seed, "alone": self.alone}
-        params = {"name": f"{self.server}__{self.tool}", "arguments": arguments}
-        return {"jsonrpc": "2.0", "id": self.call, "method": "tools/call", "params": params}
+        return Ask(self.call, self.tool, arguments, self.server).message()
 
 
 @dataclass
