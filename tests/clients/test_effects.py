@@ -1,5 +1,7 @@
 """The effects that servers' hints propose: only as reads, only when confirmed, and gone after `unwrap`."""
 
+import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from mcp_guard.config import load
 from mcp_guard.core.model import Effect, Tool, ToolRule
 from mcp_guard.upstream.catalog import make_tool
 from tests.cli.test_wrap import desktop, here
+from tests.live.running_guard import SERVERS, scripted, upstream, write_config
 
 __all__ = ["here"]
 
@@ -78,3 +81,33 @@ def test_unwrap_removes_the_effects_that_were_confirmed(here: Path) -> None:
     assert load(Path("mcp-guard.toml")).tool_rules["git__look"].effect is Effect.READ
     assert main(["unwrap", "--yes"]) == 0
     assert (path.read_bytes(), Path("mcp-guard.toml").read_bytes()) == before
+
+
+def test_effects_are_written_on_request_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal nobody can be asked."""
+    listing = tmp_path / "listing.json"
+    look = {"name": "look", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+    listing.write_text(json.dumps([look]))
+    config = write_config(tmp_path, scripted("up", tmp_path, LISTING=str(listing)))
+    words, before = ["tools", "effects", "--config", str(config)], config.read_text()
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "up__look\twrite\tthe default\tread" in printed.out.splitlines()
+    assert 'proposed: effect = "read" for 1 tool; nothing was written' in printed.out
+    assert f"hint: to confirm them: mcp-guard tools effects --yes --config {config}" in printed.err
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["written"] is False
+    assert config.read_text() == before
+    assert main([*words, "--yes"]) == 0
+    assert load(config).tool_rules["up__look"].effect is Effect.READ
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "up__look\tread\tthe configuration\t" in capsys.readouterr().out.splitlines()
+
+
+def test_a_server_that_lists_nothing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = upstream("dead", sys.executable, str(SERVERS / "nonesuch.py"))
+    assert main(["tools", "effects", "--config", str(write_config(tmp_path, dead))]) == 1
+    assert "no tools from `dead`" in capsys.readouterr().out
+    assert main(["tools", "effects", "--config", str(write_config(tmp_path, ""))]) == 0
+    assert "no upstream is configured; run mcp-guard wrap" in capsys.readouterr().out
