@@ -34,10 +34,15 @@ def lines_of(stderr: bytes) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
-    """Why it ended; the last lines of its stderr; the names of variables that it may have lacked; what to do."""
+    """Why it ended; the last lines of its stderr; what to do.
+
+    `mentioned` are names of variables that are set here, that it did not get and that its stderr mentions; `withheld`
+    are the others that it did not get.
+    """
 
     reason: str
     lines: Sequence[str] = ()
+    mentioned: Sequence[str] = ()
     withheld: Sequence[str] = ()
     hint: str = ""
 
@@ -46,12 +51,10 @@ class LastWords:
         cls, reason: str, server: str, lines: Sequence[str], ours: Mapping[str, str], passed: Collection[str]
     ) -> Self:
         """Of a server that ended while it started. `ours` is the guard's environment, `passed` are the names in its."""
-        withheld = withheld_variables(lines, ours, passed)
-        hint = ""
-        if withheld:
-            name = withheld[0]
-            hint = f'pass what it needs by name: [upstreams.{server}] env = {{ {name} = {{ env = "{name}" }} }}'
-        return cls(reason, lines, withheld, hint)
+        mentioned, others = withheld_variables(lines, ours, passed)
+        name = mentioned[0] if mentioned else "NAME"
+        hint = f'pass what it needs by name: [upstreams.{server}] env = {{ {name} = {{ env = "{name}" }} }}'
+        return cls(reason, lines, mentioned, others, hint if mentioned or others else "")
 
     @property
     def message(self) -> str:
@@ -60,8 +63,9 @@ class LastWords:
     @property
     def lacked(self) -> str:
         """The names of the variables, for a sentence; empty if there are none."""
-        more = len(self.withheld) - MAX_NAMES
-        return ", ".join(self.withheld[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+        named = [*self.mentioned, *(() if self.mentioned else self.withheld)][:MAX_NAMES]
+        more = len(self.mentioned) + len(self.withheld) - len(named)
+        return ", ".join(named) + (f" and {more} more" if more else "")
 
     @property
     def summary(self) -> str:
@@ -75,9 +79,10 @@ class LastWords:
             parts.append(say("its stderr ends: {}", self.message))
         if self.lacked:
             parts.append(say("set in the guard's environment and not passed to it: {}", self.lacked))
-        text = "\n".join(say("upstream `{}`: {}", server, part) for part in parts)
-        hint = say("hint: {}", self.hint) if self.hint else ""
-        return VisibleText("\n".join(part for part in (text, hint) if part))
+        if not parts and self.hint:
+            return say("upstream `{}`: {}", server, self.hint)
+        hint = [say("hint: {}", self.hint)] if self.hint else []
+        return VisibleText("\n".join([*(say("upstream `{}`: {}", server, part) for part in parts), *hint]))
 
 
 def telling_line(lines: Sequence[str]) -> str:
@@ -95,8 +100,10 @@ def telling_line(lines: Sequence[str]) -> str:
     return outer[-1].strip()
 
 
-def withheld_variables(lines: Sequence[str], ours: Mapping[str, str], passed: Collection[str]) -> tuple[str, ...]:
-    """Names of variables that are set here and that a server did not get; first those that its stderr mentions."""
+def withheld_variables(
+    lines: Sequence[str], ours: Mapping[str, str], passed: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of variables that are set here and that a server did not get: those its stderr mentions, and the others."""
     withheld = sorted(name for name in ours if name not in passed and not _OF_THE_SESSION.fullmatch(name))
     words = set(re.findall(r"\w+", "\n".join(lines)))
-    return (*(name for name in withheld if name in words), *(name for name in withheld if name not in words))
+    return tuple(name for name in withheld if name in words), tuple(name for name in withheld if name not in words)

@@ -141,7 +141,8 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
     except OSError as error:
         raise UpstreamError(
             f"cannot be started: `{parameters.argv[0]}`: {error.strerror}",
-            f"check upstreams.{parameters.name}.command in the config; is it on PATH?",
+            f"check upstreams.{parameters.name}.command in the config; is it on the guard's PATH? "
+            f"That is `{os.environ.get('PATH', '')}`",
         ) from None
     assert popen.stdin is not None
     assert popen.stdout is not None

@@ -64,7 +64,10 @@ def test_the_line_that_says_why_is_told(stderr: str, told: str) -> None:
 def test_variables_that_its_stderr_mentions_are_named_first_and_those_of_a_terminal_never() -> None:
     ours = dict.fromkeys(("AWS_PROFILE", "PWD", "LS_COLORS", "WEATHER_API_KEY", "WEATHER", "HOME", "TERM_PROGRAM"), "x")
     names = withheld_variables(["KeyError: 'WEATHER_API_KEY'"], ours, {"HOME"})
-    assert names == ("WEATHER_API_KEY", "AWS_PROFILE", "WEATHER")
+    assert names == (("WEATHER_API_KEY",), ("AWS_PROFILE", "WEATHER"))
+    shown = LastWords.of_start("exited", "up", ["KeyError: 'WEATHER_API_KEY'"], ours, {"HOME"}).report("up")
+    assert "not passed to it: WEATHER_API_KEY and 2 more\n" in shown
+    assert shown.endswith('env = { WEATHER_API_KEY = { env = "WEATHER_API_KEY" } }')
 
 
 def test_report_names_at_most_some_variables_and_no_value() -> None:
@@ -74,9 +77,7 @@ def test_report_names_at_most_some_variables_and_no_value() -> None:
     assert shown[0] == r"upstream `up`: its stderr ends: no \u{1b}]0;title\u{7}"
     assert ": SETTING_00, SETTING_01, " in shown[1]
     assert shown[1].endswith(", SETTING_06, SETTING_07 and 4 more")
-    assert shown[2] == (
-        'hint: pass what it needs by name: [upstreams.up] env = { SETTING_00 = { env = "SETTING_00" } }'
-    )
+    assert shown[2] == ('hint: pass what it needs by name: [upstreams.up] env = { NAME = { env = "NAME" } }')
     assert "canary" not in words.report("up")
     assert words.summary.startswith("exited with status 1; its stderr ends: no ")
 
@@ -84,6 +85,7 @@ def test_report_names_at_most_some_variables_and_no_value() -> None:
 def test_a_server_that_was_up_is_reported_without_variables() -> None:
     assert LastWords("exited with status 1", ["bye"]).report("up") == "upstream `up`: its stderr ends: bye"
     assert LastWords("was stopped").report("up") == ""
+    assert LastWords("cannot be started", hint="is it on PATH?").report("up") == "upstream `up`: is it on PATH?"
 
 
 def test_the_kept_end_of_stderr_is_short_and_scrubbed(tmp_path: Path) -> None:
