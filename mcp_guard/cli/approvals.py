@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 
@@ -11,6 +12,16 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
+from mcp_guard.core.approval_card import (
+    UNDO,
+    ArgumentRow,
+    argument_rows,
+    earlier_lines,
+    format_minute,
+    is_irreversible,
+    recent_lines,
+    signal_words,
+)
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time
@@ -140,17 +151,26 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
 
 def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     deliveries = writer.read(lambda store: store.deliveries(approval.id))
-    lately = writer.read(lambda store: store.lately(approval.id))
+    recent = writer.read(lambda store: store.recent_calls(approval))
+    earlier = writer.read(lambda store: store.earlier_requests(approval))
     if as_json:
-        more = {"deliveries": [asdict(delivery) for delivery in deliveries], "lately": lately}
+        more = {
+            "deliveries": [asdict(delivery) for delivery in deliveries],
+            "recent_calls": asdict(recent),
+            "earlier_requests": asdict(earlier),
+        }
         print_json(approval.to_json() | more, indent=2)
         return
-    print_lines([*describe(approval, writer.now()), *_lately(lately), *map(_delivery, deliveries)])
+    past = [
+        *_labelled("recent calls", (say("{}: {}", *line) for line in recent_lines(recent, approval.subject))),
+        *_labelled("earlier", earlier_lines(earlier, approval.subject)),
+    ]
+    print_lines([*describe(approval, writer.now()), *past, *map(_delivery, deliveries)])
 
 
-def _lately(lately: list[tuple[str, int]]) -> list[str]:
-    calls = join(", ", (say("{} {}x", quote(tool), count) for tool, count in lately)) or "none"
-    return [say("  recent calls   {}", calls)]
+def _labelled(label: str, lines: Iterable[str]) -> list[VisibleText]:
+    """The lines, the first of them with its label."""
+    return [say("  {:<13}  {}", "" if number else label, line) for number, line in enumerate(lines)]
 
 
 def _delivery(delivery: Delivery) -> str:
@@ -184,16 +204,18 @@ def describe(approval: Approval, now: int) -> list[str]:
         *([f"  unknown user   {UNKNOWN_USER}"] if subject.unknown_user else []),
         f"  what           {what(approval)}",
         f"  tool           {visible(subject.tool)}",
+        *([f"  caution        {UNDO}"] if is_irreversible(subject) else []),
         *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),
         *([f"  {_claims(subject)}  {value_text(subject.reason)}"] if subject.reason else []),
         f"  why asked      {reasons} (policy {', '.join(map(quote, subject.policies))})",
-        f"  risk           {subject.risk.score} {subject.risk.level}",
-        *(f"                 {visible(signal)}" for signal in subject.risk.signals),
+        f"  risk           {subject.risk.level}, {subject.risk.score} of 100",
+        *(f"                 {_signal(signal)}" for signal in subject.risk.signals),
         "  would change",
         *(f"    {line}" for line in diff(approval)),
         f"  arguments      {visible_json(subject.arguments)}",
         *([f"  sent with it   {visible_json(subject.meta)} (_meta)"] if subject.meta else []),
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
+        f"  expires        {format_minute(approval.expires)}",
         *votes,
         *([f"  note           {value_text(approval.note)}"] if approval.note else []),
     ]
@@ -209,13 +231,22 @@ def _claims(subject: ApprovalSubject) -> str:
 
 
 def diff(approval: Approval) -> list[str]:
-    """One line for each changed field: its present and its requested value."""
-    present, wanted = approval.subject.present, approval.subject.arguments
-    return [
-        f"{quote(name)}: {visible_json(present[name]) if name in present else '(unknown)'}"
-        f" -> {visible_json(wanted.get(name))}"
-        for name in approval.subject.changes
-    ] or ["no known field"]
+    """One line for each changed field, sensitive argument and destination: its present and its requested value."""
+    return list(map(_diff_line, argument_rows(approval.subject))) or ["no field"]
+
+
+def _diff_line(row: ArgumentRow) -> str:
+    marks = f" [{', '.join(row.marks)}]" if row.marks else ""
+    if not row.is_change:
+        return f"{quote(row.name)}{marks}: {visible_json(row.after)} (no change)"
+    before = f"({row.why_unknown})" if row.why_unknown else visible_json(row.before)
+    return f"{quote(row.name)}{marks}: {before} -> {visible_json(row.after)}"
+
+
+def _signal(signal: str) -> str:
+    """What it says to people first, its code second."""
+    words, code = signal_words(signal)
+    return f"{words} ({code})" if code else words
 
 
 def _rule(approval: Approval, position: int) -> str:

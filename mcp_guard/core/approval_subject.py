@@ -15,6 +15,9 @@ from mcp_guard.core.model import Json, Resource
 ERASED = "[erased]"
 NULLABLE = ("resource_argument", "deed")
 """Members that are written as `null` where there is no value; every other one is left out."""
+LISTS = (
+    "requesting", "changes", "sensitive", "sinks", "notify_fields", "policies", "reasons", "numbers", "redacted",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,18 @@ class ApprovalSubject:
     claims: Json
     """Arguments that the guard added to the tool, and took out of the call: a ticket, a reason."""
     present: Json
-    """Present values of the arguments that would change, where they are known."""
+    """Present values of the arguments that would change, and of sensitive ones and sinks, where they are known."""
     changes: tuple[str, ...]
     """Arguments whose value would change."""
     delta: Mapping[str, str]
+    effect: str | None = None
+    """What the tool does to its resource (`core.model.Effect`)."""
+    sensitive: tuple[str, ...] = ()
+    """Arguments of this call that the configuration calls sensitive."""
+    sinks: tuple[str, ...] = ()
+    """Arguments of this call that name a destination: configured, or found by where their values come from."""
+    notify_fields: tuple[str, ...] = ()
+    """Arguments whose values notifications may carry."""
     policies: tuple[str, ...]
     reasons: tuple[str, ...]
     risk: SubjectRisk
@@ -110,6 +121,9 @@ class ApprovalSubject:
             claims=dict.fromkeys(self.claims, ERASED),
             present={},
             delta={},
+            sensitive=tuple(name for name in self.sensitive if name in self.changes),
+            sinks=tuple(name for name in self.sinks if name in self.changes),
+            notify_fields=(),
             risk=replace(self.risk, signals=names_only),
             erased=True,
         )
@@ -120,6 +134,9 @@ class ApprovalSubject:
             "resource": asdict(self.resource) if self.resource else None,
             "requesting": list(self.requesting) or None,
             "changes": list(self.changes),
+            "sensitive": list(self.sensitive) or None,
+            "sinks": list(self.sinks) or None,
+            "notify_fields": list(self.notify_fields) or None,
             "policies": list(self.policies),
             "reasons": list(self.reasons),
             "risk": {"score": self.risk.score, "level": self.risk.level, "signals": list(self.risk.signals)},
@@ -133,7 +150,7 @@ class ApprovalSubject:
     def from_json(cls, document: Json) -> Self:
         """The subject in a document that `to_json` wrote; members that it does not know are ignored."""
         members = {name: document[name] for name in cls.__slots__ if name in document}
-        for name in ("requesting", "changes", "policies", "reasons", "numbers", "redacted"):
+        for name in LISTS:
             if name in members:
                 members[name] = tuple(members[name])
         if "numbers" in members and not members.get("redacted") and not members.get("erased"):

@@ -151,6 +151,8 @@ class ToolRule:
     sinks: tuple[str, ...] = ()
     """Arguments that name a destination or recipient: address, account, channel, password."""
     redaction: Redaction = Redaction()
+    notify_fields: tuple[str, ...] = ()
+    """Arguments whose values notifications may carry. They affect no decision."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def destructive_tool(call: RiskInput) -> Signal | None:
 
 def sensitive_field(call: RiskInput) -> Signal | None:
     touched = [name for name in call.tool.rule.sensitive if name in call.change.fields]
-    return Signal("sensitive_field", 30, f"changes {_list(touched)}") if touched else None
+    return Signal("sensitive_field", 30, f"changes sensitive fields: {_list(touched)}") if touched else None
 
 
 def blind_write(call: RiskInput) -> Signal | None:
@@ -66,7 +66,7 @@ def untrusted_destination(call: RiskInput) -> Signal | None:
 def instructed_destination(call: RiskInput) -> Signal | None:
     names = call.history.sinks.instructed
     return (
-        Signal("instructed_destination", 30, f"{_list(names)}: that content contains instructions to agents")
+        Signal("instructed_destination", 30, f"the content in which {_list(names)} first appeared instructs agents")
         if names
         else None
     )

@@ -120,6 +120,11 @@ def is_connective(text: str) -> bool:
     return _CONNECTIVE.search(text) is not None
 
 
+def has_hidden(text: str) -> bool:
+    """Whether there is a character in it that a reader would not see, beside blanks and line breaks between words."""
+    return any(is_hidden(character) and character not in "\t\n\r" for character in text)
+
+
 def original(text: str) -> str:
     """The text whose visible form this is."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)

@@ -7,12 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, RouteRule, Vote
+from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.queries import Queries
 
 HOUR = 3600 * 1_000_000
 MAX_RECENT_RECEIPTS = 5000
+MAX_EARLIER_REQUESTS = 2000
+MAX_LISTED_CHARACTERS = 1 << 20
+"""Characters of the subjects of requests that an agent lists at once."""
+DECIDED = {str(ApprovalState.CONSUMED): "approve", str(ApprovalState.DENIED): "deny"}
+"""States of earlier requests that say how people decided, and the verdict of the votes that led to them."""
 MAX_PARAMETERS = 500
 Row = tuple[Any, ...]
 
@@ -139,27 +145,86 @@ class ApprovalQueries(Queries):
         rows = self._run("SELECT * FROM approval ORDER BY requested DESC LIMIT ?", (count,))
         return [_read_approval(row)[0] for row in rows]
 
-    def lately(self, id: str) -> list[tuple[str, int]]:
-        """What the instance did in the hour before this request: each tool, and how often it was called.
+    def recent_calls(self, approval: Approval) -> RecentCalls:
+        """What the request's instance, its agent and its user did in the hour before it.
 
-        Reads backwards from the request, so that the cost does not grow with the ledger.
+        Reads backwards from its first receipt, so that the cost does not grow with the ledger.
         """
-        stored = self.approval(id)
-        if stored is None:
-            return []
-        approval, story = stored
-        counts: Counter[str] = Counter()
+        row = self._run("SELECT receipts FROM approval WHERE id = ?", (approval.id,)).fetchone()
+        first_receipt, subject = json.loads(row[0])[0], approval.subject
+        instance, agent, user = Counter[str](), Counter[str](), Counter[str]()
+        acts_for = (subject.on_behalf_of, subject.user_issuer or None)
         not_sent: set[int] = set()
         query = "SELECT seq, at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-        for seq, at, kind, body in self._run(query, (story[0], MAX_RECENT_RECEIPTS)):
+        count = 0
+        for seq, at, kind, body in self._run(query, (first_receipt, MAX_RECENT_RECEIPTS)):
             if at < approval.requested - HOUR:
                 break
+            count += 1
             if kind == "outcome" and b'"ending":"not_sent"' in body:
                 not_sent.update(json.loads(body)["follows"])
-            receipt = json.loads(body) if kind == "intent" and seq not in not_sent else {}
-            if receipt.get("instance") == approval.instance and "purpose" not in receipt:
-                counts[receipt["tool"]] += 1
-        return counts.most_common()
+            if kind != "intent" or seq in not_sent:
+                continue
+            receipt = json.loads(body)
+            if "purpose" in receipt:
+                continue
+            tool = receipt["tool"]
+            instance[tool] += receipt["instance"] == approval.instance
+            agent[tool] += receipt["agent"] == subject.agent
+            user[tool] += (receipt.get("on_behalf_of"), receipt.get("user_issuer")) == acts_for
+        return RecentCalls(
+            instance=_most_common(instance),
+            agent=_most_common(agent),
+            user=_most_common(user) if subject.on_behalf_of is not None else None,
+            is_partial=count == MAX_RECENT_RECEIPTS,
+        )
+
+    def earlier_requests(self, approval: Approval) -> EarlierRequests:
+        """How people decided before on requests of the same agent for the same tool. Reads the latest ones only."""
+        subject, rows = approval.subject, 0
+        done, done_here, denied = 0, 0, 0
+        last: dict[str, Verdict] = {}
+        query = (
+            "SELECT state, json_extract(subject, '$.agent'), json_extract(subject, '$.tool'), "
+            "json_extract(subject, '$.resource'), votes "
+            "FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"
+        )
+        for state, agent, tool, resource, votes in self._run(query, (approval.requested, MAX_EARLIER_REQUESTS)):
+            rows += 1
+            if (agent, tool) != (subject.agent, subject.tool) or state not in DECIDED:
+                continue
+            if state == ApprovalState.DENIED:
+                denied += 1
+            else:
+                done += 1
+                done_here += subject.resource is not None and json.loads(resource or "null") == asdict(subject.resource)
+            if state not in last:
+                last[state] = _read_verdict(json.loads(votes), DECIDED[state])
+        return EarlierRequests(
+            done=done,
+            done_here=done_here,
+            last_approval=last.get(ApprovalState.CONSUMED),
+            denied=denied,
+            last_denial=last.get(ApprovalState.DENIED),
+            is_partial=rows == MAX_EARLIER_REQUESTS,
+        )
+
+    def requests_of(self, instance: str, count: int) -> tuple[list[Approval], int]:
+        """The requests of this instance, open ones first, then the newest: at most `count`, and of a total length of
+        `MAX_LISTED_CHARACTERS`, but at least one. With it the number of all."""
+        query = (
+            "SELECT id FROM approval WHERE instance = ? ORDER BY state NOT IN (?, ?), requested DESC, id DESC LIMIT ?"
+        )
+        wanted = (instance, str(ApprovalState.REQUESTED), str(ApprovalState.APPROVED), count)
+        listed: list[Approval] = []
+        left = MAX_LISTED_CHARACTERS
+        for (id,) in self._run(query, wanted).fetchall():
+            left -= self._run("SELECT LENGTH(subject) FROM approval WHERE id = ?", (id,)).fetchone()[0]
+            row = self.approval(id) if left >= 0 or not listed else None
+            if row is None:
+                break
+            listed.append(row[0])
+        return listed, self._run("SELECT COUNT(*) FROM approval WHERE instance = ?", (instance,)).fetchone()[0]
 
     # Grants
 
@@ -262,6 +327,17 @@ def _read_grant(row: Row) -> Grant:
     id, approval, state, _, terms, used = row
     binding, free, uses, expires, approvers, salt = json.loads(terms)
     return Grant(id, approval, state, binding, tuple(free), uses, used, expires, tuple(approvers), salt)
+
+
+def _most_common(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+    return tuple((+counts).most_common())
+
+
+def _read_verdict(votes: list[Json], verdict: str) -> Verdict:
+    """The decision that these votes made; the last of them gives its time and rationale."""
+    decisive = [vote for vote in votes if vote["verdict"] == verdict]
+    names = tuple(vote["name"] or vote["approver"] for vote in decisive)
+    return Verdict(names, decisive[-1]["at"], decisive[-1]["rationale"])
 
 
 def _read_vote(vote: Json) -> Vote:

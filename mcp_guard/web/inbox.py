@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, VoteStatement
+from mcp_guard.core.approval_card import earlier_lines, format_minute, recent_lines
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
@@ -42,7 +43,6 @@ from mcp_guard.web.view import (
     HERE,
     ApprovalCard,
     KeyCard,
-    format_minute,
     group_cards,
     make_card,
     make_key_card,
@@ -198,7 +198,8 @@ class Inbox:
             "request.html",
             viewer,
             card=make_card(approval, self.now(), viewer.approver),
-            recent_calls=read(lambda store: store.lately(approval.id)),
+            recent=recent_lines(read(lambda store: store.recent_calls(approval)), approval.subject),
+            earlier=earlier_lines(read(lambda store: store.earlier_requests(approval)), approval.subject),
             deliveries=read(lambda store: store.deliveries(approval.id)),
             texts=read(lambda store: policy_texts(store, approval)),
             has_passkey=bool(self.passkeys_of(viewer)),

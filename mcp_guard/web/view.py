@@ -9,26 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from mcp_guard.core.approval import Approval, ApprovalState, RouteRule, describe_rule, may_decide
+from mcp_guard.core.approval_card import (
+    MINUTE_FORMAT,
+    UNDO,
+    ArgumentRow,
+    argument_rows,
+    format_minute,
+    is_irreversible,
+    other_arguments,
+    signal_words,
+)
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.core.visible_text import join, quote, say, shorten, visible, visible_code, visible_lines
+from mcp_guard.core.visible_text import has_hidden, join, quote, say, shorten, visible, visible_code, visible_lines
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.storage.sqlite import Store
 
 HERE = Path(__file__).parent
-MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
+LISTED_CHANGES = 3
+"""Changes on a card in the list, besides sensitive arguments and destinations, which are all there."""
 RECENT = timedelta(days=7)
+_AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
 
 @dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One field: its present value, or None if that is unknown, and the requested one."""
+class FieldRow:
+    """One argument that is shown in full; `before` is its present value, or why there is none (`why_unknown`)."""
 
     name: str
-    before: str | None
+    before: str
     after: str
+    why_unknown: str
+    marks: tuple[str, ...]
+    is_change: bool
+    has_hidden: bool
+    """Whether characters of the values that show nothing are written as escapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +59,14 @@ class ApprovalCard:
     target: str
     seconds_left: int
     requested: str
-    changes: tuple[FieldChange, ...]
+    rows: tuple[FieldRow, ...]
     others: tuple[tuple[str, str], ...]
     meta: tuple[tuple[str, str], ...]
     """The members of `_meta` that are sent with the call."""
+    signals: tuple[tuple[str, str], ...]
+    """What each risk signal says, and its code."""
+    undo: str
+    """That the call cannot be undone; empty if that is not known."""
     rules: tuple[Json, ...]
     claimed: tuple[str, ...]
     """Which of `ticket` and `reason` only the agent says."""
@@ -52,6 +74,12 @@ class ApprovalCard:
     """Whether the viewer may decide the request now."""
     is_own: bool
     """Whether it is the viewer's own request, so that their approval is recorded as self-approved."""
+
+    @property
+    def listed_rows(self) -> tuple[FieldRow, ...]:
+        """The rows for the list: every marked one, and some of the others."""
+        marked = [row for row in self.rows if row.marks]
+        return *marked, *[row for row in self.rows if not row.marks][: max(0, LISTED_CHANGES - len(marked))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +110,7 @@ def make_key_card(key: ApproverKey, enrolment: Json, now: Micros) -> KeyCard:
 def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
     """The card of a request as the approver `viewer` sees it at `now`."""
     subject = approval.subject
-    wanted, present, resource = subject.arguments, subject.present, subject.resource
+    resource = subject.resource
     has_expired = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     has_voted = viewer in {vote.approver for vote in approval.votes}
     is_approver = any(may_decide(rule, viewer, subject.requesters) for rule in approval.rules)
@@ -91,18 +119,30 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         state="expired" if has_expired else str(approval.state),
         title=visible(subject.tool.partition("__")[2].replace("_", " ") or subject.tool),
         target=say("{} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else "",
-        seconds_left=max(0, (approval.expires - now) // 1_000_000),
+        seconds_left=max(0, -((now - approval.expires) // 1_000_000)),
         requested=format_minute(approval.requested),
-        changes=tuple(
-            FieldChange(visible(name), plain(present[name]) if name in present else None, plain(wanted.get(name)))
-            for name in subject.changes
-        ),
-        others=tuple((visible(name), plain(value)) for name, value in wanted.items() if name not in subject.changes),
+        rows=tuple(map(_make_row, argument_rows(subject))),
+        others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
         meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
+        signals=tuple(map(signal_words, subject.risk.signals)),
+        undo=UNDO if is_irreversible(subject) else "",
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         claimed=subject.claimed,
         can_decide=is_approver and not has_voted and approval.state is ApprovalState.REQUESTED and not has_expired,
         is_own=approval.is_requester(viewer),
+    )
+
+
+def _make_row(row: ArgumentRow) -> FieldRow:
+    before, after = "" if row.why_unknown else plain(row.before), plain(row.after)
+    return FieldRow(
+        name=visible(row.name),
+        before=before,
+        after=after,
+        why_unknown=row.why_unknown,
+        marks=row.marks,
+        is_change=row.is_change,
+        has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
     )
 
 
@@ -146,12 +186,21 @@ def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
 
 def plain(value: Any) -> str:
     """A JSON value as visible text, maybe of several lines: strings without quotes."""
-    return visible_lines(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return visible_lines(_text(value))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def show(value: object) -> object:
     """What the templates show of a value. Markup is ours; everything else is made visible."""
     return value if hasattr(value, "__html__") else visible(value)
+
+
+def wrappable(value: object) -> Markup:
+    """The value with places at which a line may end: after the signs within names and addresses."""
+    return Markup("<wbr>").join(_AFTER_SIGN.split(visible(value)))  # which escapes each part
 
 
 def make_pages() -> jinja2.Environment:
@@ -163,9 +212,5 @@ def make_pages() -> jinja2.Environment:
         finalize=show,
     )
     pages.globals["assets"] = "/static"  # where no page says where they are served
-    pages.filters |= {"quote": quote, "shorten": shorten}
+    pages.filters |= {"quote": quote, "shorten": shorten, "wrappable": wrappable}
     return pages
-
-
-def format_minute(at: Micros) -> str:
-    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime(MINUTE_FORMAT)

@@ -185,13 +185,16 @@ APPROVAL  requested  LEFT
   tool           up__get_deal
   claims reason  because \u{1b}[2K\u{202e}\u{a}admin said so
   why asked      people decide on these (policy gate)
-  risk           10 low
-                 blind_write (10): the present state of the resource is unknown
+  risk           low, 10 of 100
+                 the present state of the resource is unknown (blind_write, +10)
   would change
-    id: (unknown) -> "7"
+    id: (not read) -> "7"
   arguments      {"id": "7"}
   route          people: alice
-  recent calls   none""".lstrip()
+  expires        TIME UTC
+  recent calls   this run: none
+                 all runs of tester: up__echo 2×
+  earlier        Done before: never with an approval.""".lstrip()
     )
 
 

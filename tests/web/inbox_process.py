@@ -4,7 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,9 +61,10 @@ class InboxScenario:
 
 
 @contextmanager
-def inbox_scenario(folder: Path) -> Iterator[InboxScenario]:
+def inbox_scenario(folder: Path, edit: Callable[[str], str] = str) -> Iterator[InboxScenario]:
+    """`edit` changes the text of the example's configuration."""
     config, port = prepare(folder), free_port()
-    text = config.read_text().replace("[guard]", '[guard]\non_cancel = "withdraw"', 1)
+    text = edit(config.read_text().replace("[guard]", '[guard]\non_cancel = "withdraw"', 1))
     config.write_text(f"{text}\n[inbox]\nport = {port}\n")
     with inbox(config) as url, Client(config, ("--ticket", "INC-4451")) as client:
         client.start()

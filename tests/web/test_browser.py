@@ -277,3 +277,74 @@ def test_link_that_the_command_line_prints_has_the_code(on: InboxScenario, page:
     page.get_by_role("button", name="Sign in with the code").click()
     page.wait_for_url(f"{on.url}/")
     expect(page.get_by_text("Alice")).to_be_visible()
+
+
+BROKEN_WORDS = """() => {
+  const broken = [];
+  for (const cell of document.querySelectorAll(".diff th, .diff td, dl.facts dd")) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const word of texts.currentNode.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+        if (word[0].length > 20) continue;
+        const range = document.createRange();
+        range.setStart(texts.currentNode, word.index);
+        range.setEnd(texts.currentNode, word.index + word[0].length);
+        if (range.getClientRects().length > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return broken;
+}"""
+
+
+def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Browser) -> None:
+    """A long request whose text hides characters and whose payee is the present one."""
+    phone: Any = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    context = chromium.new_context(**phone)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    notes = "They pay \u202eyenom\u202c soon. " + "Much more was said about this deal. " * 60
+    call = on.hold(billing_contact_email="billing@northwind.example", close_date="2027-01-31", notes=notes)
+    expect(page.get_by_text("New requests appear automatically.")).to_be_visible()
+    expect(page.get_by_text("for keyboard shortcuts")).to_be_hidden()
+    expect(page.get_by_text("billing@northwind.example")).to_be_visible()
+    page.locator("a.card").tap()
+
+    payee = page.get_by_role("row").filter(has_text="billing_contact_email")
+    expect(payee).to_be_in_viewport()
+    expect(payee).to_contain_text("sensitive")
+    expect(payee).to_contain_text("no change")
+    expect(page.get_by_text(re.compile(r"^\d+ min( \d+ s)? left$")).first).to_be_visible()
+    expect(page.get_by_text("has characters that show nothing")).to_be_visible()
+    expect(page.get_by_text("Done before: never with an approval.")).to_be_visible()
+    expect(page.get_by_text("all runs of deal-update-agent: none")).to_be_visible()
+    for place in ("h1 b", ".why.big", "dl.facts dd"):
+        page.locator(place).first.evaluate("(element) => { element.textContent += 'x'.repeat(300) }")
+    for width in (390, 640, 720):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate(BROKEN_WORDS) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    approve = page.get_by_role("button", name="Approve")
+    expect(approve).to_be_in_viewport(ratio=1)  # at the top of the page
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    expect(approve).to_be_in_viewport(ratio=1)
+    expect(approve).to_have_text("Approve", use_inner_text=True)  # without the key
+    approve.tap()
+    problem, field = page.get_by_role("alert"), page.get_by_label("Rationale")
+    expect(problem).to_have_text("Enter a rationale: it is required.")
+    expect(field).to_be_focused()
+    below, box = problem.bounding_box(), field.bounding_box()
+    assert below is not None
+    assert box is not None
+    assert 0 <= below["y"] - (box["y"] + box["height"]) < 20
+    page.keyboard.type("x")
+    expect(problem).to_be_hidden()
+    page.get_by_role("button", name="Deny").tap()
+    page.wait_for_url(f"{on.url}/")
+    assert "is denied by Alice: x" in text(on.client.wait(call))
+    context.close()

@@ -10,7 +10,7 @@ from mcp_guard.core import exact_json
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
-from mcp_guard.core.model import Call, Decision, Instance, Json
+from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
 from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
@@ -53,6 +53,9 @@ class ApprovalRequests:
     def get(self, id: str) -> Approval | None:
         row = self.writer.read(lambda store: store.approval(id))
         return row[0] if row else None
+
+    def requests_of(self, instance: Instance, count: int) -> tuple[list[Approval], int]:
+        return self.writer.read(lambda store: store.requests_of(instance.id, count))
 
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """A grant that covers this call now."""
@@ -190,6 +193,8 @@ def _make_subject(
     fact_names = tool.rule.facts.fields if tool.rule.facts else {}
     facts = call.facts.values if call.facts else {}
     claimed = {name: getattr(call.task, name) for name in tool.rule.ask}
+    sensitive = tuple(name for name in tool.rule.sensitive if name in call.arguments)
+    sinks = tuple(name for name in _destinations(call, tool) if name in call.arguments)
     return ApprovalSubject(
         agent=instance.agent.name,
         owner=instance.agent.owner,
@@ -215,11 +220,15 @@ def _make_subject(
         },
         present={
             name: facts[fact_names.get(name, name)]
-            for name in call.change.fields
+            for name in dict.fromkeys((*call.change.fields, *sensitive, *sinks))
             if fact_names.get(name, name) in facts
         },
         changes=call.change.fields,
         delta={name: str(value) for name, value in call.change.delta.items()},
+        effect=str(tool.effect),
+        sensitive=sensitive,
+        sinks=sinks,
+        notify_fields=tuple(name for name in tool.rule.notify_fields if name in call.arguments),
         policies=decision.policies,
         reasons=decision.reasons,
         risk=SubjectRisk(
@@ -230,3 +239,9 @@ def _make_subject(
         routes={route.name: route.text for route in routes},
         signed=signed | ({"resource_argument": argument} if (argument := rules.resource_argument(call)) else {}),
     )
+
+
+def _destinations(call: Call, tool: Tool) -> Iterable[str]:
+    """The configured sinks, and arguments with addresses that neither the user nor the operator gave."""
+    found = call.history.sinks
+    return dict.fromkeys((*tool.rule.sinks, *found.from_untrusted, *found.unknown_origin, *found.refused))

@@ -8,11 +8,24 @@ const RETURN_TO = "mcp-guard.return-to";
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 
-function showProblem(text) {
-  const problem = document.getElementById("problem");
+// A problem with what was entered in one field, which is shown beside it.
+class FieldProblem extends Error {
+  constructor(field, text) {
+    super(text);
+    this.field = field;
+  }
+}
+
+function showProblem(text, field) {
+  for (const shown of document.querySelectorAll("#problem, .field-problem")) shown.hidden = true;
+  for (const wrong of document.querySelectorAll("[aria-invalid]")) wrong.removeAttribute("aria-invalid");
+  if (!text) return;
+  const problem = document.querySelector(`[data-for="${field?.id}"]`) ?? document.getElementById("problem");
   problem.textContent = text;
-  problem.hidden = !text;
-  if (text) problem.scrollIntoView({ block: "nearest" });
+  problem.hidden = false;
+  field?.setAttribute("aria-invalid", "true");
+  field?.focus();
+  problem.scrollIntoView({ block: "nearest" });
 }
 
 async function send(path, options = {}) {
@@ -80,13 +93,13 @@ const REFUSALS = {
   InvalidStateError: "This device has a passkey for the inbox already.",
 };
 
-async function attempt(work) {
+async function attempt(work, field) {
   showProblem("");
   try {
     const answer = await work();
     if (answer?.go) location.assign(answer.go);
   } catch (error) {
-    showProblem(REFUSALS[error.name] ?? error.message);
+    showProblem(REFUSALS[error.name] ?? error.message, error.field ?? field);
   }
 }
 
@@ -133,11 +146,13 @@ async function decide(verdict) {
     return undefined;
   }
   if (!rationale.value.trim()) {
-    rationale.focus();
-    throw new Error("Enter a rationale: it is required.");
+    throw new FieldProblem(rationale, "Enter a rationale: it is required.");
   }
   const free = [...form.querySelectorAll('input[name="free"]:checked')].map((box) => box.value);
   const more = Number(document.getElementById("more").value);
+  if (verdict === "grant" && !(Number.isInteger(more) && more >= 1 && more <= 100)) {
+    throw new FieldProblem(document.getElementById("more"), "Enter a number from 1 to 100.");
+  }
   const seconds = Number(document.getElementById("seconds").value);
   const id = document.querySelector("article").dataset.id;
   const decision = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
@@ -151,14 +166,22 @@ async function signOut() {
   location.replace("/sign-in");
 }
 
+function inWords(seconds) {
+  if (seconds >= 3600) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min left`;
+  if (seconds >= 600) return `${Math.floor(seconds / 60)} min left`;
+  return seconds >= 60 ? `${Math.floor(seconds / 60)} min ${seconds % 60} s left` : `${seconds} s left`;
+}
+
+// Counts by the clock, because a page in the background is not called every second.
 function tick() {
   for (const counter of document.querySelectorAll("[data-left]")) {
-    const left = Math.max(0, Number(counter.dataset.left));
-    counter.textContent = left >= 3600 ? `${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min left`
-      : left >= 60 ? `${Math.floor(left / 60)} min left` : `${left} s left`;
+    counter.expires ??= Date.now() + Number(counter.dataset.left) * 1000;
+    const left = Math.max(0, Math.ceil((counter.expires - Date.now()) / 1000));
+    counter.textContent = left ? inWords(left) : "expired";
     counter.classList.toggle("soon", left < 120);
-    counter.dataset.left = left - 1;
+    if (!left && counter.closest('article[data-state="requested"]')) return location.reload();
   }
+  return undefined;
 }
 
 async function refresh() {
@@ -170,7 +193,11 @@ async function refresh() {
     const text = await reply.text();
     const fresh = document.createElement("div");
     fresh.innerHTML = text;
-    const stable = (node) => node.innerHTML.replace(/data-left="\d+"[^<]*<\/span>/g, "").replace(/>[^<]* left<\/span>/g, "").replace(/ soon/g, "");
+    const stable = (node) => {
+      const copy = node.cloneNode(true);
+      copy.querySelectorAll("[data-left]").forEach((counter) => counter.remove());
+      return copy.innerHTML;
+    };
     if (stable(fresh) !== stable(live)) {
       const at = document.activeElement?.getAttribute("href");
       live.innerHTML = text;
@@ -225,8 +252,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   if (event.target.id !== "code-sign-in") return;
   event.preventDefault();
-  attempt(() => signIn("/sign-in", new URLSearchParams(new FormData(event.target))));
+  attempt(() => signIn("/sign-in", new URLSearchParams(new FormData(event.target))), document.getElementById("code"));
 });
+
+document.addEventListener("input", (event) => event.target.hasAttribute("aria-invalid") && showProblem(""));
 
 // Signed in or out in another tab, or brought back by the back button: ask the server again.
 addEventListener("storage", (event) => {

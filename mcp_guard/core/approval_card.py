@@ -1,0 +1,194 @@
+"""What an approver is shown of a request, in the words that the terminal, the inbox and notifications share. Pure.
+
+Values are made visible where they are shown (`core/visible_text.py`); what is a sentence here is visible already.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.model import Effect, Json, Micros
+from mcp_guard.core.redaction import redact_texts, texts_of_subject
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json
+
+MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
+NOT_A_FIELD, NOT_READ, ERASED = "not a field", "not read", "erased"
+"""Why an argument has no present value: the resource has no such field, its state is not read, or it was erased."""
+UNDO = "This cannot be undone: the tool is destructive."
+MAX_FIELD = 300
+"""Characters of the value of a field in a notification."""
+MAX_NOTE = 200
+LONG = 300
+"""Characters of a value that takes more than a few lines."""
+_SIGNAL = re.compile(r"(\S+) \((-?\d+)\)(?:: (.+))?\Z", re.DOTALL)
+
+# Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentRow:
+    """One argument that is shown in full: its requested value, and its present one."""
+
+    name: str
+    before: Any
+    after: Any
+    why_unknown: str
+    """Why there is no present value; empty if `before` is one."""
+    marks: tuple[str, ...]
+    """`sensitive`, `destination`."""
+    is_change: bool
+
+
+def argument_rows(subject: ApprovalSubject) -> tuple[ArgumentRow, ...]:
+    """What no surface folds away: sensitive arguments and destinations, even if they equal the present value, and then
+    the others that would change. Long texts come last, so that they do not bury the rest."""
+    marked = dict.fromkeys((*subject.sinks, *subject.sensitive))
+    changes = sorted(subject.changes, key=lambda name: _is_long(subject.arguments.get(name)))
+    names = dict.fromkeys((*(name for name in marked if name in subject.changes), *marked, *changes))
+    return tuple(_make_row(subject, name) for name in names)
+
+
+def _make_row(subject: ApprovalSubject, name: str) -> ArgumentRow:
+    is_known = name in subject.present
+    is_read = subject.binding.get("facts") is not None
+    why_unknown = ERASED if subject.erased else NOT_A_FIELD if is_read else NOT_READ
+    return ArgumentRow(
+        name=name,
+        before=subject.present.get(name),
+        after=subject.arguments.get(name),
+        why_unknown="" if is_known else why_unknown,
+        marks=(
+            *(["destination"] if name in subject.sinks else ()),
+            *(["sensitive"] if name in subject.sensitive else ()),
+        ),
+        is_change=name in subject.changes,
+    )
+
+
+def _is_long(value: Any) -> bool:
+    return len(value if isinstance(value, str) else visible_json(value)) > LONG
+
+
+def other_arguments(subject: ApprovalSubject) -> Json:
+    """The arguments without a row: neither changed, nor sensitive, nor a destination."""
+    shown = {row.name for row in argument_rows(subject)}
+    return {name: value for name, value in subject.arguments.items() if name not in shown}
+
+
+def is_irreversible(subject: ApprovalSubject) -> bool:
+    return subject.effect == Effect.DESTRUCTIVE
+
+
+def notified_fields(subject: ApprovalSubject) -> Json:
+    """The values that the configuration lets notifications carry. INVARIANT: none that is redacted or sensitive, and
+    none in which a redacted value occurs; a long one is cut."""
+    redacted = {
+        pointer.split("/")[3] for pointer in subject.redacted or () if pointer.startswith("/subject/arguments/")
+    }
+    names = [name for name in subject.notify_fields if name not in {*redacted, *subject.sensitive}]
+    texts = texts_of_subject(subject)
+    return {name: _cut(redact_texts(subject.arguments[name], texts)) for name in names}
+
+
+def _cut(value: Any) -> Any:
+    text = value if isinstance(value, str) else visible_json(value)
+    return value if len(text) <= MAX_FIELD else text[:MAX_FIELD] + "…"
+
+
+# Risk
+
+
+def signal_words(signal: str) -> tuple[VisibleText, VisibleText]:
+    """What one line of `SubjectRisk.signals` says to people, and its code and weight, which come second."""
+    match = _SIGNAL.match(signal)
+    if match is None:
+        return visible(signal), VisibleText("")
+    name, weight, because = match.groups()
+    return visible(because or name.replace("_", " ")), say("{}, +{}", name, weight)
+
+
+# What happened before
+
+
+@dataclass(frozen=True, slots=True)
+class RecentCalls:
+    """Calls that were sent in the hour before a request, by tool. `is_partial`: there were more than were read."""
+
+    instance: tuple[tuple[str, int], ...]
+    agent: tuple[tuple[str, int], ...]
+    """Of all instances of the agent."""
+    user: tuple[tuple[str, int], ...] | None
+    """Of all agents on behalf of the same user; None if the request is on behalf of nobody."""
+    is_partial: bool = False
+
+
+def recent_lines(recent: RecentCalls, subject: ApprovalSubject) -> list[tuple[VisibleText, VisibleText]]:
+    """Who, and what they did lately."""
+    lines = [
+        (VisibleText("this run"), _count_words(recent.instance)),
+        (say("all runs of {}", quote(subject.agent)), _count_words(recent.agent)),
+    ]
+    if recent.user is not None:
+        lines.append((say("any agent for {}", quote(subject.on_behalf_of)), _count_words(recent.user)))
+    return [(who, say("at least {}", what) if recent.is_partial else what) for who, what in lines]
+
+
+def _count_words(counts: Sequence[tuple[str, int]]) -> VisibleText:
+    return join(", ", (say("{} {}×", quote(tool), count) for tool, count in counts)) or VisibleText("none")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who decided on an earlier request, when, and why."""
+
+    names: tuple[str, ...]
+    at: Micros
+    rationale: str
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRequests:
+    """Earlier requests of the same agent for the same tool. `is_partial`: there were more than were read."""
+
+    done: int = 0
+    """How many were approved and made."""
+    done_here: int = 0
+    """How many of these on the same resource."""
+    last_approval: Verdict | None = None
+    denied: int = 0
+    last_denial: Verdict | None = None
+    is_partial: bool = False
+
+
+def earlier_lines(earlier: EarlierRequests, subject: ApprovalSubject) -> list[VisibleText]:
+    """How often people let this agent do the same before, and who last."""
+    least = VisibleText("at least " if earlier.is_partial else "")
+    if earlier.last_approval is None:
+        lines = [VisibleText("Done before: never with an approval.")]
+    else:
+        here = ""
+        if subject.resource and subject.resource.type != "Tool":
+            target = say("{} {}", quote(subject.resource.type), quote(subject.resource.id))
+            here = say(", {} on {}", earlier.done_here or "never", target)
+        last = say("last approved by {} on {}", *_by(earlier.last_approval))
+        lines = [say("Done before: {}{}{}, {}.", least, _times(earlier.done), here, last)]
+    if earlier.last_denial is not None:
+        note = quote(shorten(earlier.last_denial.rationale, MAX_NOTE), always=True)
+        times = _times(earlier.denied)
+        lines.append(say("Denied before: {}{}, last by {} on {}: {}", least, times, *_by(earlier.last_denial), note))
+    return lines
+
+
+def _by(verdict: Verdict) -> tuple[VisibleText, str]:
+    return join(" and ", map(quote, verdict.names)), format_minute(verdict.at)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def format_minute(at: Micros) -> str:
+    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime(MINUTE_FORMAT)

@@ -1,0 +1,135 @@
+"""What the stored request and the ledger give an approver's card: marks, earlier decisions, and who did what lately."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli.approvals import print_approval
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval_card import argument_rows
+from mcp_guard.core.model import Agent, Instance, Json, ToolCallRequest
+from mcp_guard.policy.engine import rule_text
+from mcp_guard.web.view import make_card
+from tests.promises.harness import (
+    ALLOW,
+    DEAL,
+    FACTS,
+    HOLD,
+    PROPERTIES,
+    SECOND,
+    Harness,
+    make_instance,
+    make_tool,
+    open_harness,
+    pending_id,
+)
+
+UPDATE = "crm__update_deal"
+HOLD_UPDATES = HOLD.replace("action,", f'action == Action::"{UPDATE}",')
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Harness:
+    harness = open_harness(tmp_path, ALLOW)
+    harness.upstream.catalog[UPDATE] = make_tool(
+        "update_deal",
+        {**PROPERTIES, "payee": {"type": "string"}, "memo": {"type": "string"}},
+        resource=DEAL,
+        facts=FACTS,
+        sinks=("payee",),
+        sensitive=("stage",),
+        notify_fields=("amount", "payee"),
+    )
+    harness.upstream.facts["payee"] = "DE89"
+    harness.load(f"{ALLOW}\n{HOLD_UPDATES}")
+    return harness
+
+
+async def hold(harness: Harness, instance: Instance | None = None, **changes: object) -> Approval:
+    arguments: Json = {"deal_id": "1", "amount": 150, **changes}
+    id = pending_id(await harness.guard.call(instance or make_instance(), ToolCallRequest(UPDATE, arguments)))
+    approval: Approval = harness.store.approval(id)[0]
+    return approval
+
+
+async def make(harness: Harness, instance: Instance, **changes: object) -> None:
+    """Have the call approved and made."""
+    approval = await hold(harness, instance, **changes)
+    harness.approve(approval.id)
+    await harness.guard.call(instance, ToolCallRequest("guard__await", {"approval": approval.id}))
+
+
+async def test_payee_that_equals_the_fact_is_kept_with_its_mark_and_present_value(harness: Harness) -> None:
+    approval = await hold(harness, payee="DE89", memo="June", stage="open")
+    rows = argument_rows(approval.subject)
+    assert {row.name: (row.before, row.marks, row.is_change, row.why_unknown) for row in rows} == {
+        "payee": ("DE89", ("destination",), False, ""),
+        "stage": ("open", ("sensitive",), False, ""),
+        "amount": (100, (), True, ""),
+        "memo": (None, (), True, "not a field"),
+    }
+    assert approval.subject.notify_fields == ("amount", "payee")
+    assert approval.subject.effect == "write"
+
+
+async def test_lately_covers_other_runs_of_the_agent_and_other_agents_of_the_user(harness: Harness) -> None:
+    """A host that starts a process for each call has one call in each run."""
+    note = ToolCallRequest("crm__note", {"text": "x"})
+    await harness.guard.call(make_instance("run_0"), note)  # the same agent and user
+    other = replace(make_instance("run_8"), agent=Agent("other", "bob", ("workers",)))
+    await harness.guard.call(other, note)  # the same user
+    await harness.guard.call(make_instance("run_9", on_behalf_of="carol"), note)  # the same agent
+    recent = harness.store.recent_calls(await hold(harness))
+    assert (recent.instance, recent.agent, recent.user) == ((), (("crm__note", 2),), (("crm__note", 2),))
+    harness.clock.time += 3601 * SECOND
+    recent = harness.store.recent_calls(await hold(harness, make_instance("run_2", on_behalf_of=None)))
+    assert (recent.instance, recent.agent, recent.user) == ((), (), None)
+
+
+async def test_earlier_decisions_of_the_same_agent_and_tool_are_counted(harness: Harness) -> None:
+    assert harness.store.earlier_requests(await hold(harness, amount=0)).done == 0
+    await make(harness, make_instance("run_2"), amount=1)
+    await make(harness, make_instance("run_3"), amount=2, deal_id="2")
+    await make(harness, replace(make_instance("run_4"), agent=Agent("other", "bob", ("workers",))), amount=3)
+    harness.approve((await hold(harness, make_instance("run_5"), amount=4)).id, "carol", "deny")
+    harness.approve((await hold(harness, make_instance("run_5"), amount=5)).id, "alice")  # not made yet
+    earlier = harness.store.earlier_requests(await hold(harness, amount=6))
+    assert (earlier.done, earlier.done_here, earlier.denied) == (2, 1, 1)
+    assert earlier.last_approval.names == ("Alice",)
+    assert (earlier.last_denial.names, earlier.last_denial.rationale) == (("Carol",), "because")
+
+
+def test_chosen_fields_do_not_change_the_policy_version() -> None:
+    """They affect no decision: choosing one makes no pending approval stale."""
+    plain, chosen = make_tool("x", {}), make_tool("x", {}, notify_fields=("amount",))
+    assert rule_text(plain.rule) == rule_text(chosen.rule)
+
+
+async def test_terminal_shows_the_same_card_as_the_inbox(harness: Harness, capsys: pytest.CaptureFixture[str]) -> None:
+    await make(harness, make_instance("run_2"), amount=1)
+    approval = await hold(harness, payee="DE89", memo="a\u202eb")
+    subject = replace(approval.subject, effect="destructive", sinks=("payee",))
+    print_approval(harness.ledger.writer, replace(approval, subject=subject), as_json=False)
+    said = capsys.readouterr().out
+    for line in (
+        "  caution        This cannot be undone: the tool is destructive.",
+        '    payee [destination]: "DE89" (no change)',
+        "    amount: 100 -> 150",
+        '    memo: (not a field) -> "a\\u202eb"',
+        "  recent calls   this run: none",
+        "                 all runs of agent: crm__update_deal 1×",
+        "  earlier        Done before: once, 1 on Deal 1, last approved by Alice on 2026-09-21 ",
+    ):
+        assert line in said, line
+    card = make_card(approval, harness.clock.time, "alice")
+    assert [row.name for row in card.rows] == ["payee", "amount", "memo"]
+    assert [row.has_hidden for row in card.rows] == [False, False, True]
+
+
+async def test_card_in_the_list_leaves_out_no_sensitive_argument_and_no_destination(harness: Harness) -> None:
+    approval = await hold(harness, payee="DE89", stage="open", memo="June")
+    many = replace(approval.subject, sinks=("payee", "memo"), sensitive=("stage", "amount"), changes=("x", "amount"))
+    card = make_card(replace(approval, subject=many), harness.clock.time, "alice")
+    assert {row.name for row in card.listed_rows} == {"payee", "memo", "stage", "amount"}
+    assert len(card.rows) == 5

@@ -1,0 +1,119 @@
+"""What every surface shows of a request: what matters first, in words for people."""
+
+from dataclasses import replace
+from typing import Any
+
+from mcp_guard.core.approval_card import (
+    EarlierRequests,
+    RecentCalls,
+    Verdict,
+    argument_rows,
+    earlier_lines,
+    is_irreversible,
+    notified_fields,
+    other_arguments,
+    recent_lines,
+    signal_words,
+)
+from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.model import Json, Resource
+from tests.core.test_approval_subject import STORED
+
+PAYMENT: Json = STORED | {
+    "tool": "bank__pay",
+    "arguments": {"amount": 50000, "iban": "DE89 3704", "memo": "June", "id": "7"},
+    "present": {"amount": 100, "iban": "DE89 3704"},
+    "changes": ["amount", "memo"],
+    "binding": {"facts": "sha256:00"},
+    "sinks": ["iban"],
+    "sensitive": ["amount"],
+}
+AT = 1_795_867_500_000_000
+
+
+def subject(**changes: Any) -> ApprovalSubject:
+    return ApprovalSubject.from_json(PAYMENT | changes)
+
+
+def test_payee_is_shown_although_it_equals_the_fact() -> None:
+    rows = {row.name: row for row in argument_rows(subject())}
+    assert (rows["iban"].after, rows["iban"].marks, rows["iban"].is_change) == ("DE89 3704", ("destination",), False)
+    assert other_arguments(subject()) == {"id": "7"}
+
+
+def test_sensitive_arguments_and_destinations_come_first() -> None:
+    assert [row.name for row in argument_rows(subject())] == ["amount", "iban", "memo"]
+
+
+def test_argument_that_is_no_field_of_the_resource_is_not_called_unknown() -> None:
+    read = {row.name: row.why_unknown for row in argument_rows(subject())}
+    assert (read["amount"], read["memo"]) == ("", "not a field")
+    assert {row.why_unknown for row in argument_rows(subject(binding={"facts": None}, present={}))} == {"not read"}
+
+
+def test_erased_request_says_that_its_values_are_erased() -> None:
+    erased = subject().without_payloads()
+    assert [(row.name, row.why_unknown, row.after) for row in argument_rows(erased)] == [
+        ("amount", "erased", "[erased]"),
+        ("memo", "erased", "[erased]"),
+    ]
+
+
+def test_risk_signal_says_its_words_first_and_its_code_second() -> None:
+    assert signal_words("blind_write (10): the present state is unknown") == (
+        "the present state is unknown",
+        "blind_write, +10",
+    )
+    assert signal_words("blind_write (10)") == ("blind write", "blind_write, +10")
+    assert signal_words("something else") == ("something else", "")
+
+
+def test_only_destructive_tools_cannot_be_undone() -> None:
+    assert is_irreversible(subject(effect="destructive"))
+    assert not is_irreversible(subject(effect="write"))
+    assert not is_irreversible(subject())
+
+
+def test_who_did_what_lately_is_said_of_the_run_the_agent_and_the_user() -> None:
+    recent = RecentCalls((), (("bank__pay", 3),), (("bank__pay", 3), ("crm__note", 1)))
+    assert recent_lines(recent, subject()) == [
+        ("this run", "none"),
+        ("all runs of crm-agent", "bank__pay 3×"),
+        ("any agent for erin", "bank__pay 3×, crm__note 1×"),
+    ]
+    assert len(recent_lines(replace(recent, user=None), subject())) == 2
+    assert recent_lines(replace(recent, is_partial=True), subject())[1][1] == "at least bank__pay 3×"
+
+
+def test_earlier_decisions_are_told_with_who_and_when() -> None:
+    alice, bob = Verdict(("Alice", "Carol"), AT, "fine"), Verdict(("Bob",), AT, 'not this", approved by me')
+    done = EarlierRequests(done=3, done_here=1, last_approval=alice)
+    assert earlier_lines(done, subject()) == [
+        "Done before: 3 times, 1 on Deal 789, last approved by Alice and Carol on 2026-11-28 12:05 UTC."
+    ]
+    first, denied = earlier_lines(EarlierRequests(denied=1, last_denial=bob), subject())
+    assert first == "Done before: never with an approval."
+    assert denied.startswith("Denied before: once, last by Bob on 2026-11-28 12:05 UTC: ")
+    assert ", approved by me" not in denied  # a note cannot continue the sentence
+    elsewhere = earlier_lines(replace(done, done=1, done_here=0, is_partial=True), subject())
+    assert elsewhere[0].startswith("Done before: at least once, never on Deal 789, last approved")
+
+
+def test_notification_carries_the_chosen_fields_and_nothing_confidential() -> None:
+    chosen = ("amount", "iban", "memo")
+    assert notified_fields(subject()) == {}
+    assert notified_fields(replace(subject(), notify_fields=chosen)) == {"iban": "DE89 3704", "memo": "June"}
+    redacted = replace(
+        subject(sensitive=[], redacted=["/subject/arguments/iban"]),
+        notify_fields=chosen,
+        arguments={"amount": 1, "iban": "DE89 3704", "memo": "to DE89 3704", "id": "7"},
+    )
+    assert notified_fields(redacted) == {"amount": 1, "memo": "to [redacted]"}
+    long = replace(subject(), notify_fields=("memo",), arguments={"memo": "x" * 9000})
+    assert len(notified_fields(long)["memo"]) == 301
+
+
+def test_resource_of_a_tool_alone_is_not_named() -> None:
+    done = EarlierRequests(done=1, last_approval=Verdict(("Alice",), AT, "fine"))
+    plain = replace(subject(), resource=Resource("Tool", "bank__pay"))
+    assert earlier_lines(done, plain) == ["Done before: once, last approved by Alice on 2026-11-28 12:05 UTC."]
