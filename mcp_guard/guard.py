@@ -43,14 +43,18 @@ from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
-    AWAIT_TOOL,
+    MAX_REQUESTS,
+    OWN_TOOLS,
+    REQUESTS,
     approval_pending,
     call_running,
     cancelled_execution,
     held_meta,
     ledger_failed,
     left_at_stop,
+    list_requests,
     listed_definition,
+    no_such_approval,
     not_sent_execution,
     outcome_not_recorded,
     refusal,
@@ -141,6 +145,8 @@ class Guard:
         try:
             if request.name == AWAIT and self.policies.may_hold:
                 return await self.resume(instance, request, channel)
+            if request.name == REQUESTS and self.policies.may_hold:
+                return await self.show_requests(instance, request, channel)
             return await self.handle_call(instance, request, channel)
         finally:
             self.ledger.end_call()
@@ -180,7 +186,7 @@ class Guard:
                 return await self.handle_call(instance, request, channel)  # which refuses the request, with a receipt
             approval = self.approvals.get(id)
             if approval is None or approval.instance != instance.id:
-                return tool_error(f"this instance has no approval `{id[:40]}`")
+                return no_such_approval(id)
             if approval.state is ApprovalState.CONSUMED:
                 return await self.repeat_reply(approval)
         except LedgerError as error:
@@ -192,6 +198,21 @@ class Guard:
             )
         held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, subject.meta)
         return await self.handle_call(instance, held_call, channel)
+
+    async def show_requests(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
+        """The requests for approval of this instance, and of no other (promise P7). Reads only, without a receipt."""
+        try:
+            if request.problem or self.ledger.why_barred(instance):
+                return await self.handle_call(instance, request, channel)  # which refuses the request, with a receipt
+            id = request.arguments.get("approval")
+            if id is None:
+                return list_requests(*self.approvals.requests_of(instance, MAX_REQUESTS), self.clock.now())
+            approval = self.approvals.get(str(id))
+            if approval is None or approval.instance != instance.id:
+                return no_such_approval(str(id))
+            return list_requests([approval], 1, self.clock.now())
+        except LedgerError as error:
+            return ledger_failed(error)
 
     def identify(self, call: Call) -> Call:
         """Check that the instance's credential has not expired and that it may see the tool.
@@ -459,7 +480,7 @@ class Guard:
         if self.ledger.why_barred(instance):
             return []
         listed = [listed_definition(tool, is_observed) for tool, is_observed in self.callable_tools(instance)]
-        return [*listed, AWAIT_TOOL] if self.policies.may_hold else listed
+        return [*listed, *OWN_TOOLS] if self.policies.may_hold else listed
 
     def callable_tools(self, instance: Instance) -> list[tuple[Tool, bool]]:
         """The tools that this instance could call, and whether calls of each are only observed."""

@@ -229,6 +229,10 @@ class Approvals(Protocol):
     def get(self, id: str) -> Approval | None:
         """The approval with this id, whichever instance requested it; None if there is none."""
 
+    def requests_of(self, instance: Instance, count: int) -> tuple[Sequence[Approval], int]:
+        """The requests of this instance and of no other, open ones first, then the newest: at most `count`, fewer if
+        they are large. With it the number of all."""
+
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """An active grant that covers this call now."""
 

@@ -175,8 +175,9 @@ def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) ->
     with Client(config) as client:
         client.start()
         listed = client.tools()
-        assert [name for name in listed if name.startswith("guard")] == ["guard__await"]
-        assert set(listed["guard__await"]["inputSchema"]["properties"]) == {"approval"}
+        assert [name for name in listed if name.startswith("guard")] == ["guard__await", "guard__requests"]
+        for name in ("guard__await", "guard__requests"):
+            assert set(listed[name]["inputSchema"]["properties"]) == {"approval"}
         id = client.call("up__echo", {"text": "x"})["result"]["_meta"]["mcp-guard/decision"]["approval"]
         words = {"approval": id, "id": id, "verdict": "approve", "approver": "alice", "as": "alice", "rationale": "x"}
         for name in listed:

@@ -237,7 +237,7 @@ def test_without_accepted_tools_nothing_is_listed(tmp_path: Path, first_use: str
     changing = ChangingUpstream(tmp_path, HOLD, f'first_use = "{first_use}"\nhold_seconds = 0')
     with changing.run() as client:
         client.start()
-        assert client.tools().keys() <= {"guard__await"}
+        assert client.tools().keys() <= {"guard__await", "guard__requests"}
         changing.accept()
         eventually(lambda: "up__echo" in client.tools())
         assert "is pending" in text(client.call("up__echo", {"text": "a"})), "its approval policy applies again"
