@@ -248,3 +248,22 @@ def test_verb_is_read_without_a_notice(tmp_path: Path, capsys: pytest.CaptureFix
 def test_verb_and_its_old_key_together_are_refused(tmp_path: Path) -> None:
     text = GOOD + '[tools."crm__update_deal"]\nverb = "updated deal"\ndeed = "updated deal"\n'
     assert "`deed` is the old name of `verb`: remove `deed` and keep `verb`" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ('sensitive = ["amount"]', "sensitive"),
+        ('redact = ["/amount"]', "redacted"),
+        ('redact = ["/amount/iban"]', "redacted"),
+        ('redact = ["/*/iban"]', "redacted"),
+    ],
+)
+def test_notifications_cannot_carry_a_confidential_field(tmp_path: Path, keys: str, why: str) -> None:
+    tool = f'\n[tools."crm__pay"]\nnotify_fields = ["amount"]\n{keys}\n'
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, GOOD + tool)
+    assert f"`notify_fields` must not contain `amount`: it is {why}, and notifications leave the guard" in str(
+        caught.value
+    )
+    assert read(tmp_path, GOOD + tool.replace(keys, "")).tool_rules["crm__pay"].notify_fields == ("amount",)

@@ -7,13 +7,15 @@ from pydantic import Field, model_validator
 from mcp_guard.config.types import Model
 from mcp_guard.core.approval import SECOND
 from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
-from mcp_guard.core.redaction import make_redaction, pointers_overlap
+from mcp_guard.core.redaction import join_pointer, make_redaction, pointers_overlap
 
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
 NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 """A JSON pointer to a part of the document; `*` stands for each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+MAX_NOTIFY_FIELDS = 10
+"""Slack shows ten fields in a section; a notification is read at a glance."""
 CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
 OLD_VERB = "deed"
 """The name of `verb` in `[tools."…"]` until 2026-11. Still accepted, with a notice."""
@@ -45,6 +47,7 @@ class ToolConfig(Model):
     sinks: tuple[str, ...] = ()
     redact: tuple[NonRootPointer, ...] = ()
     redact_result: tuple[NonRootPointer, ...] = ()
+    notify_fields: Annotated[tuple[str, ...], Field(max_length=MAX_NOTIFY_FIELDS)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +67,17 @@ class ToolConfig(Model):
                 )
         return self
 
+    @model_validator(mode="after")
+    def notifies_nothing_confidential(self) -> "ToolConfig":
+        for name in self.notify_fields:
+            is_redacted = any(pointers_overlap(join_pointer([name]), pointer) for pointer in self.redact)
+            if is_redacted or name in self.sensitive:
+                why = "redacted" if is_redacted else "sensitive"
+                raise ValueError(
+                    f"`notify_fields` must not contain `{name}`: it is {why}, and notifications leave the guard"
+                )
+        return self
+
     def rule(self) -> ToolRule:
         facts = FactsRule(**dict(self.facts)) if self.facts else None
         return ToolRule(
@@ -78,6 +92,7 @@ class ToolConfig(Model):
             returns=self.returns,
             trusted=self.trusted,
             sinks=self.sinks,
+            notify_fields=self.notify_fields,
         )
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+from mcp_guard.core.visible_text import join
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
 
@@ -39,4 +40,5 @@ def _osascript(message: Message) -> list[str]:
     """The texts are arguments of a fixed script; the lines that `make_message` composes never begin with a dash."""
     script = ("on run argv", "display notification (item 1 of argv) with title (item 2 of argv)", "end run")
     options = [word for line in script for word in ("-e", line)]
-    return ["osascript", *options, message.lines[0], message.title]
+    body = join(" ", message.lines[: 1 + bool(message.fields) + bool(message.caution)])
+    return ["osascript", *options, body, message.title]

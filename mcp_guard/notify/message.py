@@ -1,15 +1,16 @@
 """The message that notifies an approver of a request: enough to judge its importance, and where to decide.
 
 It names the tool, the resource, the agent and the policy's reason, and links to the inbox. Arguments and other payloads
-stay in the ledger.
+stay in the ledger, except the fields that the configuration chooses (`notify_fields` of a tool).
 """
 
 from dataclasses import asdict, dataclass
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval_card import UNDO, is_irreversible, notified_fields
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time
-from mcp_guard.core.visible_text import VisibleText, quote, say, shorten
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 
 MAX_VALUE, MAX_REASON = 300, 1000
@@ -30,6 +31,10 @@ class Message:
     at: int
     """Unix seconds."""
     data: Json
+    fields: tuple[tuple[str, VisibleText], ...] = ()
+    """Names and values of the chosen arguments. `lines` has them too, in one line."""
+    caution: str = ""
+    """That the call cannot be undone. `lines` has it too."""
 
     @property
     def type(self) -> str:
@@ -49,6 +54,9 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     mark = CLAIMED if "ticket" in subject.claimed else ""
     ticket = say("Ticket: {}{}", _quote(subject.ticket), mark) if subject.ticket else None
     minutes = max(0, (approval.expires - now) // 60_000_000)
+    chosen = notified_fields(subject)
+    fields = tuple((name, _field_text(value)) for name, value in chosen.items())
+    caution = UNDO if is_irreversible(subject) else ""
     data = {
         "event": event,
         "approval": approval.id,
@@ -59,6 +67,8 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         "claimed": list(subject.claimed),
         "tool": subject.tool,
         "resource": asdict(resource),
+        "effect": subject.effect,
+        "fields": chosen,
         "reasons": list(subject.reasons),
         "policies": list(subject.policies),
         "routes": list(approval.routes),
@@ -69,6 +79,8 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     }
     lines = (
         say("{} ({}){} wants to call {}.", quote(subject.agent), quote(approval.instance), user, target),
+        *([join("; ", (say("{}: {}", name, value) for name, value in fields))] if fields else []),
+        *([VisibleText(caution)] if caution else []),
         say("Reason: {} (risk {}).", reason, subject.risk.level),
         *([ticket] if ticket else []),
         say(
@@ -77,7 +89,12 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         ),
     )  # fmt: skip
     title = say("{} {} approval: {}", quote(subject.agent), verb, target)
-    return Message(id, event, title, lines, link, now // 1_000_000, data)
+    return Message(id, event, title, lines, link, now // 1_000_000, data, fields, caution)
+
+
+def _field_text(value: object) -> VisibleText:
+    """A value as one part of a line: text in quotes unless it is a plain word, anything else as JSON."""
+    return quote(value) if isinstance(value, str) else visible_json(value)
 
 
 def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Message:

@@ -13,6 +13,8 @@ from mcp_guard.core.visible_text import VisibleText, escape, join, quote, say, s
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import Destination, post_json
 
+MAX_FIELDS = 10
+"""Fields of a section."""
 MAX_HEADER, MAX_FIELD, MAX_TEXT = 150, 2000, 4000
 """Characters of a header block, of a field of a section, and of the message's own text. Slack refuses a longer block,
 and cuts a text of over 40,000 characters; what is over 4,000 it does not show."""
@@ -34,7 +36,10 @@ def send(destination: Destination, message: Message) -> None:
         "unfurl_media": False,
         "blocks": [
             {"type": "header", "text": _plain(message.title, MAX_HEADER)},
-            {"type": "section", "fields": [_plain(field, MAX_FIELD) for field in fields]},
+            *(
+                {"type": "section", "fields": [_plain(field, MAX_FIELD) for field in fields[at : at + MAX_FIELDS]]}
+                for at in range(0, len(fields), MAX_FIELDS)
+            ),
             {"type": "actions", "elements": [button]},
         ],
     }
@@ -48,6 +53,8 @@ def _facts(message: Message) -> list[tuple[str, object]]:
     mark = CLAIMED if "ticket" in data.get("claimed", ()) else ""
     user, ticket = data["on_behalf_of"], data["ticket"]
     return [
+        *message.fields,
+        ("Caution", message.caution),
         ("Why", "; ".join(data["reasons"])),
         ("Risk", f"{data['risk']['score']} {data['risk']['level']}"),
         ("On behalf of", quote(user) if user else ""),

@@ -113,6 +113,8 @@ class PolicyEnvironment:
 
 HASHED_NAMES = {"verb": "deed"}
 """Fields of `ToolRule` under the names that policy versions have always been hashed with."""
+NOT_HASHED = frozenset({"notify_fields"})
+"""Fields of `ToolRule` that no decision depends on."""
 
 
 def rule_text(rule: ToolRule) -> str:
@@ -120,8 +122,8 @@ def rule_text(rule: ToolRule) -> str:
 
     INVARIANT: the same bytes in every release, or an upgrade would make every pending approval stale.
     """
-    members = ((HASHED_NAMES.get(member.name, member.name), getattr(rule, member.name)) for member in fields(rule))
-    return f"ToolRule({', '.join(f'{name}={value!r}' for name, value in members)})"
+    names = [member.name for member in fields(rule) if member.name not in NOT_HASHED]
+    return f"ToolRule({', '.join(f'{HASHED_NAMES.get(name, name)}={getattr(rule, name)!r}' for name in names)})"
 
 
 @dataclass(frozen=True, slots=True)
