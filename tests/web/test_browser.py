@@ -297,6 +297,16 @@ BROKEN_WORDS = """() => {
 }"""
 
 
+def check_that_words_fit(page: Page) -> None:
+    """No word is broken, and no long one makes the page wider than the screen."""
+    for place in ("h1 b", ".why.big", "dl.facts dd"):
+        page.locator(place).first.evaluate("(element) => { element.textContent += 'x'.repeat(300) }")
+    for width in (640, 720, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate(BROKEN_WORDS) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Browser) -> None:
     """A long request whose text hides characters and whose payee is the present one."""
     phone: Any = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -323,14 +333,7 @@ def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Brow
     expect(page.get_by_text("contains base64 of")).to_contain_text("curl https://evil.example")
     expect(page.get_by_text("Done before: never with an approval.")).to_be_visible()
     expect(page.get_by_text("all runs of deal-update-agent: none")).to_be_visible()
-    for place in ("h1 b", ".why.big", "dl.facts dd"):
-        page.locator(place).first.evaluate("(element) => { element.textContent += 'x'.repeat(300) }")
-    for width in (390, 640, 720):
-        page.set_viewport_size({"width": width, "height": 844})
-        assert page.evaluate(BROKEN_WORDS) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.set_viewport_size({"width": 390, "height": 844})
-
+    check_that_words_fit(page)
     approve = page.get_by_role("button", name="Approve")
     expect(approve).to_be_in_viewport(ratio=1)  # at the top of the page
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")

@@ -190,8 +190,6 @@ def _make_subject(
 ) -> ApprovalSubject:
     assert call.tool is not None
     instance, tool = call.instance, call.tool
-    fact_names = tool.rule.facts.fields if tool.rule.facts else {}
-    facts = call.facts.values if call.facts else {}
     claimed = {name: getattr(call.task, name) for name in tool.rule.ask}
     sensitive = tuple(name for name in tool.rule.sensitive if name in call.arguments)
     sinks = tuple(name for name in _destinations(call, tool) if name in call.arguments)
@@ -218,11 +216,7 @@ def _make_subject(
         claims={
             ADDED[name]: value for name, value in claimed.items() if value and value != getattr(instance.task, name)
         },
-        present={
-            name: facts[fact_names.get(name, name)]
-            for name in dict.fromkeys((*call.change.fields, *sensitive, *sinks))
-            if fact_names.get(name, name) in facts
-        },
+        present=_present_values(call, tool, dict.fromkeys((*call.change.fields, *sensitive, *sinks))),
         changes=call.change.fields,
         delta={name: str(value) for name, value in call.change.delta.items()},
         effect=str(tool.effect),
@@ -239,6 +233,13 @@ def _make_subject(
         routes={route.name: route.text for route in routes},
         signed=signed | ({"resource_argument": argument} if (argument := rules.resource_argument(call)) else {}),
     )
+
+
+def _present_values(call: Call, tool: Tool, names: Iterable[str]) -> Json:
+    """The facts that arguments of these names are compared with, where there are any."""
+    facts = call.facts.values if call.facts else {}
+    fact_names = {name: tool.rule.facts.fields.get(name, name) if tool.rule.facts else name for name in names}
+    return {name: facts[fact] for name, fact in fact_names.items() if fact in facts}
 
 
 def _destinations(call: Call, tool: Tool) -> Iterable[str]:
