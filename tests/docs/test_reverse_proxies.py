@@ -140,7 +140,7 @@ def test_held_call_streams_through_the_proxy_and_returns_its_result(
     _, token = served.issue()
     with running(words, port, certificate[0]) as client:
         assert client.post("/mcp", json={}).status_code == 401
-        assert client.get("/health").status_code == 404
+        assert client.get("/readyz").status_code == 404
         meta = {
             "io.modelcontextprotocol/protocolVersion": REVISION,
             "io.modelcontextprotocol/clientCapabilities": {},
