@@ -13,6 +13,8 @@ from tests.docs.page import ROOT, Block, blocks, run
 
 TARGET = ROOT / "docs" / "images" / "session.svg"
 WIDTH = 118
+MAX_LINES = 20
+"""Of what one command prints."""
 UNFETCHED = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 """rich's frame without fonts from elsewhere: whoever looks at it has a monospaced one."""
 
@@ -31,7 +33,8 @@ def main() -> None:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
     for command, said in session():
         console.print(Text("$ ", "bold green") + Text(command.strip(), "bold"))
-        for line in said.strip().expandtabs(2).splitlines():
+        lines = said.strip().expandtabs(2).splitlines()
+        for line in lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"]:
             console.print(Text(line if len(line) < 2 * WIDTH else f"{line[: WIDTH - 1]}…"))
     TARGET.write_text(console.export_svg(title="mcp-guard", code_format=UNFETCHED))
 
