@@ -17,6 +17,7 @@ from mcp_guard.core.approval import SECOND, Approval, ApprovalState, Grant
 from mcp_guard.core.describe import (
     HIDDEN,
     NO_SUCH_TOOL,
+    NOT_AVAILABLE,
     DescriptionRules,
     describe,
     facts_arguments,
@@ -38,7 +39,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
-from mcp_guard.core.names import listed_name
+from mcp_guard.core.names import SEPARATOR, listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
@@ -222,6 +223,8 @@ class Guard:
         if reason := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
             return replace(call, problems=(reason,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
+            if reason := self.why_not_available(call):
+                return replace(call, problems=(NOT_AVAILABLE, reason))
             return replace(call, problems=self.why_unlisted(call))
         return call
 
@@ -237,6 +240,22 @@ class Guard:
         why = self.policies.why_hidden(call.instance, call.tool)
         return HIDDEN if self.policies.is_observed(call.tool) else NO_SUCH_TOOL, why
 
+    def why_not_available(self, call: Call) -> str | None:
+        """Why a tool that is not listed cannot be called at present, if nothing has decided so: there are no policies,
+        a rule that may be about it is not valid, or its upstream is down.
+
+        INVARIANT: the same for every name of an upstream, whether it has such a tool or not, except for tools that the
+        instance could call if the rule were valid (promise P5).
+        """
+        if not credential.may_use(call.instance.tools, call.name):
+            return None
+        if reason := self.policies.why_not_available(call.instance, call.tool):
+            return reason
+        try:
+            return self.upstreams.why_absent(call.name.partition(SEPARATOR)[0])
+        except KeyError:
+            return None
+
     async def describe(self, call: Call) -> Call:
         """Add the instance's history and the present state of the resource, and derive the change and the risk.
 
@@ -245,7 +264,7 @@ class Guard:
         if call.problems or call.tool is None:
             return call
         if reason := self.upstreams.why_unavailable(call.tool.server):
-            return replace(call, problems=(reason,))
+            return replace(call, problems=(NOT_AVAILABLE, reason))
         try:
             history = self.memory.history_for(call)
         except TooMuchMatching as reason:
@@ -377,7 +396,7 @@ class Guard:
         call = await self.describe(identified)
         decision = self.decide(call)
         if call.problems and not identified.problems:
-            reason = "; ".join(call.problems)
+            reason = "; ".join(problem for problem in call.problems if problem != NOT_AVAILABLE)
             return await self.deny(call, decision, f"{reason}; approval {approval.id} has not been used")
         difference = self.difference(approval, call, decision)
         if difference:

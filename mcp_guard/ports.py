@@ -119,6 +119,14 @@ class Policies(Protocol):
     def why_hidden(self, instance: Instance, tool: Tool) -> str:
         """Why no call of this tool could be allowed or held, in words, with the policies; empty if one could."""
 
+    def why_not_available(self, instance: Instance, tool: Tool | None) -> str | None:
+        """Why no call of this tool is possible, although nothing has decided so: there are no valid policies, or a rule
+        that may be about it is not valid; None for any other reason. Words for the agent, without the text of policies.
+
+        Without policies it is the same for every tool, and for None, an unknown one. Otherwise only a tool that the
+        instance could call without that rule has a reason.
+        """
+
     def decide(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> Decision:
         """Decide on a described call at this time; any error is a deny (promise P2).
 
@@ -313,6 +321,10 @@ class Upstreams(Protocol):
 
     def why_unavailable(self, server: str) -> str | None:
         """Why this upstream cannot take calls now, or None. Raises: KeyError if there is no such upstream."""
+
+    def why_absent(self, server: str) -> str | None:
+        """Why the tools of this upstream may not be listed, because it is down or has not listed any; None if it has.
+        Raises: KeyError if there is no such upstream."""
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send the call of a durable intent to its upstream, and return its outcome.

@@ -122,6 +122,7 @@ def policy_environment(
     """What the policies of this configuration are validated against, with these tools in the catalog."""
     from mcp_guard.policy.engine import PolicyEnvironment
 
+    known = tuple(known)
     return PolicyEnvironment(
         tuple(tools),
         settings.attributes,
@@ -133,6 +134,8 @@ def policy_environment(
         tuple(retained),
         frozenset((*known, *settings.tool_rules)),
         settings.time_zone,
+        settings.configured_names,
+        frozenset(known),
     )
 
 

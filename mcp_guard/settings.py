@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
+from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
+from mcp_guard.core.names import SEPARATOR, listed_name
 from mcp_guard.core.people import People
 from mcp_guard.core.tool_pins import PinRule
 
@@ -299,6 +301,23 @@ class Settings:
     def audience(self) -> str:
         """The resource that issued credentials are valid for: the HTTP address, or an empty string without HTTP."""
         return self.serve.url if self.serve else ""
+
+    @property
+    def configured_names(self) -> tuple[ConfiguredName, ...]:
+        """Every name of a tool that a rule of the configuration is for."""
+        sections = [
+            ConfiguredName(name, ("tools", name), self.tool_rules.keys(), rule.mode is Mode.ENFORCE)
+            for name, rule in self.tool_rules.items()
+        ]
+        look_ups = [
+            ConfiguredName(listed_name(name.partition(SEPARATOR)[0], rule.facts.tool), ("tools", name, "facts", "tool"))
+            for name, rule in self.tool_rules.items()
+            if rule.facts is not None
+        ]
+        counted = [(("rates", counter.name, "tools"), counter.tools) for counter in self.counters]
+        watched = [(("risk", "signals", signal.name, "tools"), signal.tools) for signal in self.signals]
+        others = [ConfiguredName(name, key, names) for key, names in (*counted, *watched) for name in names]
+        return (*sections, *look_ups, *others)
 
     @property
     def unsafe_keys(self) -> tuple[str, ...]:

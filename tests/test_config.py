@@ -185,6 +185,49 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("[guard]\npolicies = p\n", "2:12", "not TOML: Invalid value"),
+        (GOOD + "[agents.worker]\n", "8:15", "not TOML: Cannot declare ('agents', 'worker') twice"),
+        (GOOD.replace("[guard]", '[guard]\nmode = "watch"'), "3", "guard.mode: must be"),
+        (GOOD + '\n[routes.people]\n# two of them\napprovers = [\n  "alice",\n]\n', "11", "routes.people.approvers: "),
+        (GOOD + "[approvers.alice]\n", "8", "approvers.alice.name: this key is required"),
+        (GOOD + PEOPLE.replace("Alice", "A") + ROUTE.replace("alice", "alcie"), "11", "did you mean `alice`?"),
+        (GOOD + PEOPLE + ROUTE + 'notify = ["desk"]', "12", "routes.people.notify: notifier `desk`"),
+        (GOOD + '[tools."crm__x"]\nverb = """\na\nb"""\neffect = "reads"', "12", "tools.crm__x.effect: must be"),
+        (GOOD + '[tools."cmr__x"]\neffect = "read"', "8", "upstream `cmr` is not configured; did you mean `crm`?"),
+        (GOOD + '[tools."update"]\neffect = "read"', "8", "write `SERVER__TOOL`, such as `crm__update`"),
+        (GOOD + '[rates.r]\nwindow_seconds = 1\ntools = ["cmr__x"]', "10", "rates.r.tools: upstream `cmr` is not"),
+        (GOOD + '[notifiers.x]\nkind = "slack"\nurl = "https://hooks"', "10", "notifiers.x.slack.url: "),
+        (
+            GOOD + PEOPLE + "[[approvers.alice.identities]]\nissuer = 'i'\nsubject = 's'\n"
+            "[[approvers.alice.identities]]\nissuer = 'i'",
+            "13",
+            "approvers.alice.identities.1.subject: this key is required",
+        ),
+        (
+            GOOD.replace('"crm"', '"crm"\nenv = { A = 3 }'),
+            "8",
+            'env.A: must be text: "…", or a reference to the secret: ',
+        ),
+        (GOOD.replace('"crm"', '"crm"\nenv = { A = { en = "x" } }'), "8", "env.A.en: unknown key; did you mean `env`?"),
+        (GOOD + '[rates.r]\nwindow_seconds = 1\nby = "agnt"', "10", "rates.r.by: must be 'instance', 'agent', "),
+        (GOOD + '[network]\nproxy = "x"', "9", "network.proxy: must be an address that begins with https:// or "),
+        (GOOD.replace('"crm"', '"crm"\nurl = "https://crm"'), "6", "both `command` and `url` are given"),
+        (
+            GOOD.replace('command = "crm"', 'args = ["x"]'),
+            "6",
+            "set either `command`, which starts the server, or `url`",
+        ),
+    ],
+)
+def test_an_error_names_the_line(tmp_path: Path, text: str, line: str, expected: str) -> None:
+    message = refused(tmp_path, text).splitlines()[0]
+    assert message.startswith(f"{tmp_path / 'mcp-guard.toml'}:{line}: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("a = " + "[" * 3000, "not TOML"),

@@ -65,6 +65,9 @@ class SuiteTools:
     def why_unavailable(self, server: str) -> str | None:
         return None
 
+    def why_absent(self, server: str) -> str | None:
+        return None
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         assert intent.call.tool is not None
         name, arguments = intent.call.tool.name, orjson.loads(intent.call.canonical)

@@ -12,6 +12,7 @@ from mcp_guard.core.errors import (
     LedgerError,
     PolicyError,
     UpstreamError,
+    reason_of,
 )
 from mcp_guard.core.visible_text import say
 
@@ -73,3 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return OK
+    except OSError as error:  # a file or folder that was named on the command line
+        if error.filename is None:
+            raise
+        what = f"cannot use `{error.filename}`: {reason_of(error)}"
+        print_text(say("mcp-guard: {}", str(ConfigError(what, "check the path and its permissions"))), file=sys.stderr)
+        return EXIT_CODES[ConfigError]

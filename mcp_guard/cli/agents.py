@@ -4,7 +4,7 @@ import argparse
 import re
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
 from mcp_guard.cli.output import plain, print_json, print_result, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if that is always the same")
     adding.add_argument(
-        "--ttl", type=int, default=8 * 3600, metavar="SECONDS", help="lifetime of a credential (default 28800: 8 hours)"
+        "--ttl",
+        type=duration,
+        default=8 * 3600,
+        metavar="TIME",
+        help="lifetime of a credential: 900, 30m, 1h (default: 8h)",
     )
     for verb in (disabling, enabling):
         verb.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
@@ -55,10 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     if not re.fullmatch(NAME, options.agent):
         raise IdentityError(f"`{options.agent}` is not a valid agent name", "use letters, digits, `.`, `-` and `_`")
-    if options.ttl <= 0:
-        raise IdentityError(
-            f"the lifetime of a credential must be at least 1 second, not `{options.ttl}`", "for example: --ttl 3600"
-        )
     if options.agent in registry.all_agents(settings.agents, writer.store):
         raise IdentityError(f"agent `{options.agent}` is already enrolled", "mcp-guard agents list")
     agent = Agent(options.agent, options.owner, tuple(options.group))

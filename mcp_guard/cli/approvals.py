@@ -8,7 +8,7 @@ from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
-from mcp_guard.cli.options import Parser, add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     listing = verbs.add_parser("list", help="list pending approvals and active grants")
     listing.add_argument("--all", action="store_true", help="include decided approvals")
     watching = verbs.add_parser("watch", help="print each new request; stop with Ctrl-C")
-    watching.add_argument("--until", type=int, metavar="N", help="stop after N requests")
+    watching.add_argument("--until", type=whole_number(1), metavar="N", help="stop after N requests")
     showing = verbs.add_parser("show", help="show one request with everything an approver needs")
     helps = {
         "approve": "approve the call; it runs once",
@@ -83,9 +83,16 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in deciding.values():
         add_key_options(verb)
     granting = deciding["grant"]
-    granting.add_argument("--more", type=int, required=True, metavar="N", help="how many further calls to allow")
     granting.add_argument(
-        "--for", dest="seconds", type=int, required=True, metavar="SECONDS", help="how long the grant is valid"
+        "--more", type=whole_number(1), required=True, metavar="N", help="how many further calls to allow"
+    )
+    granting.add_argument(
+        "--for",
+        dest="seconds",
+        type=duration,
+        required=True,
+        metavar="TIME",
+        help="for how long: 900, 30m, 1h",
     )
     granting.add_argument(
         "--free", default="", metavar="A,B", help="arguments that may differ; all others must be the same"

@@ -16,14 +16,15 @@ from typing import Any, Self
 
 from mcp_guard import __version__
 from mcp_guard.cli.options import add_json, add_launch, launch_words, make_parser
-from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core import replies
 from mcp_guard.core.model import Json
+from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.protocol.methods import LATEST
 
 POLL_SECONDS = 0.5
-METHOD_NOT_FOUND = -32601
+METHOD_NOT_FOUND, INVALID_PARAMS = -32601, -32602
 OK, NEGATIVE = 0, 1
 
 
@@ -133,15 +134,19 @@ def main(arguments: list[str]) -> int:
     try:
         call_arguments = json.loads(options.arguments)
     except ValueError as error:
-        parser.error(f"the arguments are not JSON: {error}")
+        parser.error(f'`{options.arguments}` is not JSON: {error}; write \'{{"name": "value"}}\'')
     if not isinstance(call_arguments, dict):
-        parser.error('the arguments are not a JSON object; write \'{"name": "value"}\'')
+        parser.error(f'`{options.arguments}` is not a JSON object; write \'{{"name": "value"}}\'')
     load(options.config)  # reports its errors here; otherwise the guard that we start would report them and exit
     try:
         with GuardClient(options.config, launch_words(options), print_held) as client:
             if options.tool is None:
                 return show_tools(client.tools(), options.json)
-            return show(client.call(options.tool, call_arguments), options.json)
+            answer = client.call(options.tool, call_arguments)
+            code = show(answer, options.json)
+            if answer.get("error", {}).get("code") == INVALID_PARAMS:
+                hint_at_tools(options.tool, client.tools())
+            return code
     except GuardEnded as ended:
         if ended.code:
             return ended.code
@@ -171,6 +176,13 @@ def show_tools(tools: list[Json], as_json: bool) -> int:
         rows = ((tool["name"], (str(tool.get("description") or "").strip().splitlines() or [""])[0]) for tool in tools)
         print_table(("tool", "description"), rows)
     return OK
+
+
+def hint_at_tools(name: str, tools: Sequence[Json]) -> None:
+    """If no tool of this name is listed, say which may be meant."""
+    names = [str(tool["name"]) for tool in tools if tool["name"] != replies.AWAIT]
+    if name not in names:
+        print_hint(f"{suggest_tools(name, names)} (all that this agent may see: mcp-guard call)")
 
 
 def show(answer: Json, as_json: bool) -> int:

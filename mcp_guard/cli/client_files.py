@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.options import add_json, make_parser, one_of
 from mcp_guard.cli.output import print_text
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import FileSnapshot, read_file
@@ -48,6 +48,7 @@ def make_client_parser(command: str, description: str) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--scope",
+        type=one_of((USER, PROJECT, LOCAL)),
         choices=(USER, PROJECT, LOCAL),
         help="which servers: the user's, or those of the project in this folder",
     )

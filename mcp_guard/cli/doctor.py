@@ -3,11 +3,12 @@
 import argparse
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files
+from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
@@ -29,7 +30,7 @@ from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import configured_keys
-from mcp_guard.policy.engine import load_policies
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
@@ -71,7 +72,8 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     absent: Mapping[str, LastWords | None] = dict.fromkeys(settings.upstreams)
     if start_upstreams:
         tools, absent = list_tools(settings, quiet)
-    failure, note, refusal_tests = check_policies(settings, tools, absent)
+    environment = recorded_environment(settings, tools, absent)
+    failure, note, refusal_tests = check_policies(settings, environment)
     snapshot = {field.name: getattr(state, field.name) for field in fields(StateFolder)}
     return GuardSnapshot(
         now=CLOCK.wall(),
@@ -88,7 +90,8 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         clients=tuple(client_files(settings.path)),
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),
-        hidden=tuple(find_hidden(settings, recorded_environment(settings, tools, absent) if tools else None)),
+        hidden=tuple(find_hidden(settings, environment if tools else None)),
+        unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         **snapshot,
     )
 
@@ -97,6 +100,15 @@ def absent_upstream(name: str, last_words: LastWords | None) -> AbsentUpstream:
     if last_words is None:
         return AbsentUpstream(name)
     return AbsentUpstream(name, last_words.summary, last_words.lacked, last_words.hint)
+
+
+def find_unmatched_names(
+    settings: Settings, environment: PolicyEnvironment, are_listed: bool
+) -> Iterator[tuple[str, Level]]:
+    """The names in the configuration that no tool has. A misspelt one is a problem if the listings are those of now."""
+    unmatched = environment.unmatched()
+    for name, text in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
+        yield text, Level.PROBLEM if are_listed and name.is_misspelt else Level.WARNING
 
 
 def unmapped_issuers(settings: Settings) -> tuple[str, ...]:
@@ -108,13 +120,13 @@ def unmapped_issuers(settings: Settings) -> tuple[str, ...]:
 
 
 def check_policies(
-    settings: Settings, tools: list[Tool], absent: Collection[str]
+    settings: Settings, environment: PolicyEnvironment
 ) -> tuple[tuple[str, str] | None, str, list[RefusalTest]]:
     """Why the policies do not load (message and hint), how they were checked, and the calls that were tried."""
     try:
-        environment = recorded_environment(settings, tools, absent)
         load_policies(settings.policies, environment)
-        against = f"against {len(tools)} tools" if tools else "without the tools; --upstreams checks against them"
+        number = len(environment.tools)
+        against = f"against {number} tools" if number else "without the tools; --upstreams checks against them"
         return None, f"loaded, {against}", run_refusal_tests(settings, environment)
     except GuardError as error:
         return (error.message, error.hint), "", []

@@ -91,9 +91,9 @@ def make(config: Path, answers: InitAnswers) -> None:
             with path.open("x") as file:
                 file.write(text)
         except OSError as error:
-            raise ConfigError(
-                f"cannot write `{path}`: {error.strerror}", "check the permissions of the folder"
-            ) from None
+            blocking = next((place for place in path.parents if place.exists() and not place.is_dir()), None)
+            why = f"`{blocking}` is a file" if blocking else error.strerror
+            raise ConfigError(f"cannot write `{path}`: {why}", "check the folder, or name another one") from None
 
 
 def report(config: Path, answers: InitAnswers) -> list[str]:

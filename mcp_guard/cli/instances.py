@@ -1,15 +1,21 @@
 """`mcp-guard instances`: issue, delegate and revoke the credentials of agent runs."""
 
 import argparse
+import re
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.configured_names import names_seen
+from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
-from mcp_guard.core.credential import InvalidCredential
+from mcp_guard.core.credential import InvalidCredential, may_use
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
+from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.nearest import nearest, suggest_tools
 from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
@@ -50,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--reason", metavar="TEXT", help="the reason for this run")
         verb.add_argument(
             "--ttl",
-            type=_seconds,
+            type=duration,
             metavar="TIME",
             help="the lifetime of the credential: 900, 30m, 1h (default: the agent's)",
         )
@@ -61,7 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
             help="a tool it may use, or `server__*`; may be repeated (default: all)",
         )
         verb.add_argument(
-            "--thumbprint", default="", metavar="JKT", help="thumbprint of the key that each request must prove (DPoP)"
+            "--thumbprint",
+            type=_thumbprint,
+            metavar="JKT",
+            help="thumbprint of the key to prove (DPoP)",
         )
         verb.add_argument("--launch", action="store_true", help="print a one-time code for `run` instead of a token")
     revoking = verbs.add_parser("revoke", help="revoke credentials at once in every process, held calls included")
@@ -78,12 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> int:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    if not number.isdecimal() or int(number) == 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a duration; write 900, 30m, 1h or 2d")
-    return int(number) * unit
+def _thumbprint(text: str) -> str:
+    """RFC 7638 with SHA-256, in base64url."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}", text):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a thumbprint (RFC 7638): 43 characters of base64url")
+    return text
 
 
 def show(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
@@ -124,9 +132,9 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
     enrolled = registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     user = options.on_behalf_of or enrolled.on_behalf_of
     launch = Launch(enrolled.agent.name, options.ticket, options.reason, user)
-    tools = tuple(options.tool or ("*",))
+    tools = check_tools(writer, settings, options.tool) or ("*",)
     charter = InstanceSpec(
-        enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint,
+        enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint or "",
         settings.audience,
     )  # fmt: skip
     return _issue(writer, charter, options)
@@ -138,11 +146,32 @@ def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) ->
         raise IdentityError(f"instance `{parent.id}` cannot delegate: {why}", "mcp-guard instances list")
     launch = Launch(parent.agent.name, options.ticket or parent.task.ticket, options.reason, parent.on_behalf_of)
     left = (parent.expires - writer.now()) // SECOND
+    tools = check_tools(writer, settings, options.tool)
     charter = InstanceSpec(
-        parent.agent, launch, options.ttl or left, tuple(options.tool or ()), parent, options.thumbprint,
-        settings.audience,
-    )  # fmt: skip
+        parent.agent, launch, options.ttl or left, tools, parent, options.thumbprint or "", settings.audience
+    )
     return _issue(writer, charter, options)
+
+
+def check_tools(writer: Writer, settings: Settings, patterns: Sequence[str] | None) -> tuple[str, ...]:
+    """The tools that a credential is for. One of an upstream that has listed nothing yet cannot be checked.
+
+    Raises: IdentityError for a pattern that matches no tool.
+    """
+    seen = writer.read(names_seen) if patterns else set()
+    listed = {name.partition(SEPARATOR)[0] for name in seen}
+    for pattern in patterns or ():
+        if any(may_use((pattern,), name) for name in seen) or pattern == "*":
+            continue
+        name = pattern.removesuffix("*")
+        unlisted = sorted(settings.upstreams.keys() - listed)
+        if any(may_use((pattern,), server + SEPARATOR) or name.startswith(server + SEPARATOR) for server in unlisted):
+            print_text(f"note: `{pattern}` was not checked: its upstream has not listed its tools yet", file=sys.stderr)
+            continue
+        upstream = nearest(name.partition(SEPARATOR)[0], settings.upstreams)
+        hint = f"did you mean `{upstream}{SEPARATOR}*`?" if name != pattern and upstream else suggest_tools(name, seen)
+        raise IdentityError(f"`{pattern}` matches no tool", hint)
+    return tuple(patterns or ())
 
 
 def _issue(writer: Writer, charter: InstanceSpec, options: argparse.Namespace) -> int:
@@ -169,11 +198,28 @@ def _issue(writer: Writer, charter: InstanceSpec, options: argparse.Namespace) -
     return 0
 
 
-def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+def check_is_known(writer: Writer, settings: Settings, scope: str, name: str) -> None:
+    """Whoever revokes must not believe that they have, because of a misspelt name. Raises: IdentityError."""
+    agents = registry.all_agents(settings.agents, writer.store)
+    instances = [row.instance for row in writer.store.instances()]
+    if scope == "agent":
+        known = {*agents, *(instance.agent.name for instance in instances)}
+    else:
+        users = (*(enrolled.on_behalf_of for enrolled in agents.values()), *(each.on_behalf_of for each in instances))
+        known = {user for user in users if user}
+    if name not in known:
+        near = nearest(name, known)
+        hint = f"did you mean `{near}`?" if near else "mcp-guard instances list --all"
+        raise IdentityError(f"nothing was revoked: there is no instance of the {scope} `{name}`", hint)
+
+
+def revoke(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     scope = next(candidate for candidate in SCOPES if getattr(options, candidate))
     name = getattr(options, scope)
     if scope == "instance":
         registry.find_instance(writer.store, name)
+    else:
+        check_is_known(writer, settings, scope, name)
     gone = writer.run(
         lambda tx: registry.revoke(tx, (scope, name), options.why, account(), allow_new=options.allow_new)
     )

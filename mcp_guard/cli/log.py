@@ -13,7 +13,7 @@ from mcp_guard.cli.ledger_reader import (
     open_for_reading,
     reads_receipts,
 )
-from mcp_guard.cli.options import whole_number
+from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
@@ -148,5 +148,7 @@ def build_tail_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--last", type=whole_number(0), default=10, metavar="N", help="start with the last N receipts (default 10)"
     )
-    parser.add_argument("--until", choices=KINDS, metavar="KIND", help="stop after a receipt of this kind")
+    parser.add_argument(
+        "--until", type=one_of(KINDS), choices=KINDS, metavar="KIND", help="stop after a receipt of this kind"
+    )
     return parser

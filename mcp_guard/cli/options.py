@@ -3,20 +3,81 @@
 import argparse
 import os
 import pwd
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from mcp_guard.core.nearest import nearest
 from mcp_guard.core.visible_text import say, visible_line
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
+MAX_DIGITS = 18
+"""More do not fit in SQLite's integers."""
 
 
 class Parser(argparse.ArgumentParser):
     """Reports usage errors in the form of all other errors, with a hint."""
 
+    _verbs: "argparse._SubParsersAction[Parser] | None" = None
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, say("{0}: {1}\nhint: {0} --help\n", self.prog, visible_line(message)))
+        self._refuse(message, f"{self.prog} --help")
+
+    def _refuse(self, message: str, hint: str) -> NoReturn:
+        self.exit(2, say("{}: {}\nhint: {}\n", self.prog, visible_line(message), visible_line(hint)))
+
+    def add_subparsers(self, **members: Any) -> "argparse._SubParsersAction[Parser]":  # type: ignore[override]
+        self._verbs = super().add_subparsers(**members)
+        return self._verbs
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """The options. For a verb or an option that does not exist, the error names the nearest one that does."""
+        words, parser = list(sys.argv[1:] if args is None else args), self
+        if self._verbs is not None and words and not words[0].startswith("-"):
+            if words[0] not in self._verbs.choices:
+                near = nearest(words[0], self._verbs.choices)
+                help = f"{self.prog} --help"
+                self._refuse(
+                    f"no command `{words[0]}`", f"did you mean {self.prog} {near}? {help} lists all" if near else help
+                )
+            parser = self._verbs.choices[words[0]]
+        options, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            parser._refuse_unknown(unknown[0])
+        return options
+
+    def _refuse_unknown(self, word: str) -> NoReturn:
+        if not word.startswith("-"):
+            self._refuse(f"unexpected argument `{word}`", f"{self.prog} --help")
+        near = nearest(word.partition("=")[0], re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help()))
+        hint = f"did you mean {near}? {self.prog} --help lists all" if near else f"{self.prog} --help"
+        self._refuse(f"no option `{word}`", hint)
+
+
+def duration(text: str) -> int:
+    """The `type` of an option that takes a time, in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    count, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    if not count.isascii() or not count.isdecimal() or len(count) > MAX_DIGITS // 2 or int(count) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a duration; write 900, 30m, 1h or 2d")
+    return int(count) * unit
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """The `type` of an option with these `choices`."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            near = nearest(text, names)
+            meant = f"did you mean `{near}`?" if near else f"write one of: {', '.join(names)}"
+            raise argparse.ArgumentTypeError(f"`{text}` is not possible here; {meant}")
+        return text
+
+    return read
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -44,13 +105,9 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     """A type for `add_argument`: an integer of at least this."""
 
     def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = minimum - 1
-        if number < minimum:
+        if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS or int(text) < minimum:
             raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least {minimum}")
-        return number
+        return int(text)
 
     return read
 

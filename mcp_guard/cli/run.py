@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mcp_guard.cli.options import add_launch, make_parser
+from mcp_guard.cli.options import add_launch, make_parser, whole_number
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_launch(parser)
     parser.add_argument(
         "--launch-fd",
-        type=int,
+        type=whole_number(0),
         metavar="FD",
         help=f"read a launch code from this file descriptor (default: from ${LAUNCH_VARIABLE})",
     )

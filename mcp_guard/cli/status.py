@@ -16,6 +16,7 @@ from typing import Any
 
 from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
+from mcp_guard.cli.configured_names import describe_unseen
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
 from mcp_guard.cli.log import HEADINGS
@@ -45,7 +46,8 @@ BAD_ENDINGS = ("upstream_error", "timeout", "not_sent", "unknown")
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     path = ledger_path(options)
-    state = inspect_state_folder(path.parent)
+    unseen = [] if options.ledger else find_unseen(options, path)
+    state = inspect_state_folder(path.parent, ledger=path.name)
     if state.file is None or state.contents is None:
         raise LedgerError(
             state.failure or f"no ledger at `{path}`",
@@ -58,7 +60,8 @@ def main(arguments: list[str]) -> int:
     calls = calls[-options.last :] if options.last > 0 else []
     hidden = [] if options.ledger else [row for row in find_hidden(load(options.config)) if row.is_now]
     if options.json:
-        print_json({**as_json(path, state, receipts, calls), "hidden": [asdict(row) for row in hidden]}, indent=2)
+        more = {"hidden": [asdict(row) for row in hidden], "unmatched": unseen}
+        print_json({**as_json(path, state, receipts, calls), **more}, indent=2)
         return 0
     now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
     print_text(ledger_line(path, state))
@@ -66,6 +69,7 @@ def main(arguments: list[str]) -> int:
     print_text(policies_line(receipts))
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
+    print_lines(f"configuration: {line}" for line in unseen)
     print_text(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
     print_text(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
@@ -88,6 +92,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def find_unseen(options: argparse.Namespace, path: Path) -> list[str]:
+    """Names of tools in the configuration that no tool has; none if the ledger cannot be read, which is said anyway."""
+    try:
+        with open_read_only(path) as store:
+            return describe_unseen(load(options.config), store)
+    except LedgerError:
+        return []
+
+
 def ledger_line(path: Path, state: StateFolder) -> str:
     assert state.contents is not None
     size = path.stat().st_size / (1024 * 1024)
@@ -103,7 +116,7 @@ def policies_line(receipts: list[Receipt]) -> str:
 def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
     """The version that was loaded or decided by last, and the mode of the guard that started last."""
     ours = [receipt for receipt in receipts if not (receipt["kind"] == "policy.loaded" and "shadow" in receipt)]
-    versions = [receipt["policy_version"] for receipt in ours if receipt.get("policy_version")]
+    versions = [receipt["policy_version"] for receipt in ours if receipt.get("policy_version", "none") != "none"]
     modes = [receipt["mode"] for receipt in receipts if receipt["kind"] == "guard.started"]
     return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
 

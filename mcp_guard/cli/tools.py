@@ -17,6 +17,7 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.hidden_characters import DefinitionFinding
 from mcp_guard.core.model import Effect, Json, ToolRule
 from mcp_guard.core.names import listed_name
+from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger import tool_pins
@@ -114,7 +115,8 @@ def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
     name, _, hash = word.partition("@")
     known = entries(writer)
     if name not in known:
-        raise ApprovalError(f"no tool `{name}` has been seen", "mcp-guard tools list --now")
+        hint = f"{suggest_tools(name, known)} (all: mcp-guard tools list --now)"
+        raise ApprovalError(f"no tool `{name}` has been seen", hint)
     if not hash:
         return known[name], None
     matches = [row for row in known[name].rows if row.hash[SHORT].startswith(hash) or row.hash == hash]

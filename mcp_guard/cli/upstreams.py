@@ -9,6 +9,7 @@ from mcp_guard.app import listed_tools
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.config import load
+from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
@@ -57,7 +58,7 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
         configured = ", ".join(f"`{upstream}`" for upstream in settings.upstreams)
         raise ConfigError(
             f"no upstream `{name}` in [upstreams]; configured: {configured or 'none'}",
-            "use one of the configured names" if configured else f"add [upstreams.{name}] to the configuration",
+            nearest_or(name, settings.upstreams, f"add [upstreams.{name}] to the configuration"),
         )
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'

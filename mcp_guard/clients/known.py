@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from mcp_guard.clients.variables import Dialect, braces, editor, no_variables, opencode, shell, windsurf
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.nearest import nearest
 
 USER, PROJECT, LOCAL = "user", "project", "local"
 
@@ -231,7 +232,10 @@ def find_client(id: str) -> Client:
     for client in CLIENTS:
         if client.id == id:
             return client
-    raise ConfigError(f"unknown client `{id}`", f"one of: {', '.join(client.id for client in CLIENTS)}")
+    known = [client.id for client in CLIENTS]
+    near = nearest(id, known)
+    meant = f"did you mean `{near}`? " if near else ""
+    raise ConfigError(f"unknown client `{id}`", f"{meant}one of: {', '.join(known)}")
 
 
 def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:

@@ -7,18 +7,20 @@ guard together, and is imported only here; see docs/decisions/0008.
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
-from mcp_guard.config.errors import describe_problem
+from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_of
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.network import NetworkConfig
 from mcp_guard.config.ownership import check_named_files, read_own
+from mcp_guard.config.positions import Path as KeyPath
+from mcp_guard.config.positions import describe_syntax_error, find_line, key_lines
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config.time_zone import ZoneName
@@ -35,7 +37,7 @@ from mcp_guard.config.types import Model, SecretConfig, Url, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.approval import SECOND, Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.errors import ConfigError, reason_of
 from mcp_guard.core.model import Agent, Mode
 from mcp_guard.core.model import Effect as Effect
 from mcp_guard.core.model import FactsRule as FactsRule
@@ -59,6 +61,7 @@ from mcp_guard.settings import (
     Settings,
 )
 
+CHECK_PATH = "check the path and its permissions"
 MIN_TOOL_NAME = 44
 """Room for the longest name of an upstream, and for the hash of a short form."""
 
@@ -274,7 +277,7 @@ class Config(Model):
         for name, tool in self.tools.items():
             upstream = name.partition("__")[0]
             if upstream not in self.upstreams:
-                raise ValueError(f"tools.{name}: upstream `{upstream}` is not configured; add [upstreams.{upstream}]")
+                raise ValueError(f"tools.{name}: {no_upstream_of(name, self.upstreams)}")
             if tool.resource and tool.resource.type not in self.resources:
                 type = tool.resource.type
                 raise ValueError(
@@ -282,10 +285,7 @@ class Config(Model):
                 )
         for name, rate in self.rates.items():
             if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
-                upstream = unknown[0].partition("__")[0]
-                raise ValueError(
-                    f"rates.{name}.tools: the upstream of `{unknown[0]}` is not configured; add [upstreams.{upstream}]"
-                )
+                raise ValueError(f"rates.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
         for name in self.resources:
             if name in RESERVED_TYPES:
                 raise ValueError(f"resources.{name}: this type is reserved for the guard; choose another name")
@@ -320,22 +320,20 @@ class Config(Model):
     def _check_route(self, name: str, route: RouteConfig) -> None:
         for approver in route.approvers:
             if approver not in self.approvers:
-                raise ValueError(
-                    f"routes.{name}.approvers: approver `{approver}` is not configured; add [approvers.{approver}]"
-                )
+                what = f"routes.{name}.approvers: approver `{approver}` is not configured"
+                raise ValueError(f"{what}; {nearest_or(approver, self.approvers, f'add [approvers.{approver}]')}")
         number = len(set(route.approvers))
         if route.quorum > number:
             approvers = f"{number} approver{'' if number == 1 else 's'}"
             raise ValueError(f"routes.{name}.quorum: quorum {route.quorum} exceeds the route's {approvers}")
         if route.escalate_to is not None and (route.escalate_to not in self.routes or route.escalate_to == name):
-            raise ValueError(
-                f"routes.{name}.escalate_to: `{route.escalate_to}` is not another route; add it to [routes]"
-            )
+            others = [other for other in self.routes if other != name]
+            suggestion = nearest_or(route.escalate_to, others, "add it to [routes]")
+            raise ValueError(f"routes.{name}.escalate_to: `{route.escalate_to}` is not another route; {suggestion}")
         for notifier in route.notify:
             if notifier not in self.notifiers:
-                raise ValueError(
-                    f"routes.{name}.notify: notifier `{notifier}` is not configured; add [notifiers.{notifier}]"
-                )
+                what = f"routes.{name}.notify: notifier `{notifier}` is not configured"
+                raise ValueError(f"{what}; {nearest_or(notifier, self.notifiers, f'add [notifiers.{notifier}]')}")
 
     def settings(self, path: Path) -> Settings:
         """The configuration as plain values. Relative paths are resolved against the folder of `path`."""
@@ -424,7 +422,8 @@ def load(path: Path) -> Settings:
             f"no configuration at `{path}`", "create one with `mcp-guard init`, or name another file: --config FILE"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
+        hint = f"name the file in it: --config {path / 'mcp-guard.toml'}" if path.is_dir() else CHECK_PATH
+        raise ConfigError(f"cannot read `{path}`: {reason_of(error)}", hint) from None
     settings = check(text, path)
     check_named_files(settings, path)
     if OLD_VERB in text and uses_old_verb(text):
@@ -453,24 +452,22 @@ def check(text: str, path: Path) -> Settings:
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # overlong numbers and deep arrays raise no `TOMLDecodeError`
-        raise ConfigError(f"{path}: not TOML: {error}", "fix that line; config.example.toml shows the format") from None
+        hint = "fix that line; config.example.toml shows the format"
+        raise ConfigError(describe_syntax_error(path, error), hint) from None
     try:
         return Config.model_validate(data).settings(path.resolve())
     except ValidationError as error:
-        raise ConfigError(join("\n", _explain(path, error)), "config.example.toml explains every key") from None
+        raise ConfigError(join("\n", _explain(path, text, error)), "config.example.toml explains every key") from None
 
 
-def _explain(path: Path, error: ValidationError) -> list[str]:
-    """One line for each problem: the file, the key and the description. Checks of the whole file name the key."""
-    problems = error.errors(include_url=False)
-    return [
-        ": ".join(filter(None, (str(path), _key(problem), describe_problem(problem, Config)))) for problem in problems
-    ]
+def _explain(path: Path, text: str, error: ValidationError) -> list[str]:
+    """One line for each problem: the file, its line, the key and the description."""
+    lines = key_lines(text)
+    problems = describe_problems(error.errors(include_url=False), Config)
+    return [_explain_key(path, lines, key, what) for key, what in problems]
 
 
-def _key(problem: ErrorDetails) -> str:
-    """The key that the problem is about. For a signer, pydantic adds which form of it was tried; that is left out."""
-    parts = problem["loc"]
-    if parts[0:1] == ("ledger",) and len(parts) > 2:
-        parts = (*parts[:2], *parts[3:])
-    return ".".join(map(str, parts))
+def _explain_key(path: Path, lines: Mapping[KeyPath, int], key: KeyPath, what: str) -> str:
+    line = find_line(lines, key or tuple(what.partition(": ")[0].split(".")))  # checks of the whole file name the key
+    place = f"{path}:{line}" if line else str(path)
+    return ": ".join(filter(None, (place, ".".join(map(str, key)), what)))

@@ -109,7 +109,9 @@ class UpstreamConfig(Model):
 
     @model_validator(mode="after")
     def is_local_or_remote(self) -> Self:
-        if (self.command is None) == (self.url is None):
+        if self.command is not None and self.url is not None:
+            raise ValueError("both `command` and `url` are given: keep `command`, which starts the server, or `url`")
+        if self.command is None and self.url is None:
             raise ValueError("set either `command`, which starts the server, or `url`, its address")
         local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth", "network"}
         if misplaced := self.model_fields_set & (remote if self.command is not None else local):

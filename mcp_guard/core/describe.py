@@ -37,6 +37,8 @@ from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, canonical_request,
 NO_SUCH_TOOL = "unknown tool"
 HIDDEN = "hidden tool"
 """Of a tool that is not listed although it is only observed: the agent is told why."""
+NOT_AVAILABLE = "not available"
+"""The first problem of a call that nothing about itself prevents; the second says what does."""
 TICKET, REASON = "guard_ticket", "guard_reason"
 ADDED = {"ticket": TICKET, "reason": REASON}
 CLAIM_LIMIT = 500

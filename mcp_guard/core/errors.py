@@ -23,6 +23,13 @@ class GuardError(Exception):
         return say("{}\nhint: {}", message, visible_line(self.hint)) if self.hint else message
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read or written, in the system's words, without its number and the path."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 class ConfigError(GuardError):
     """The configuration cannot be used."""
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mcp_guard.core.approval import OPEN, SECOND, Approval, ApprovalState
-from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
+from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import format_time
@@ -85,6 +85,10 @@ def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     """The reply to a denied call. Promise P5: a tool that is not listed is refused like one that does not exist."""
     if call.problems[:1] == (NO_SUCH_TOOL,):
         return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
+    if call.problems[:1] == (NOT_AVAILABLE,):
+        why = "; ".join(reason for reason in decision.reasons if reason != NOT_AVAILABLE)
+        text = f"not available: {why}. Nothing was sent. Receipt {receipt}."
+        return tool_error(text, outcome=str(decision.outcome), policies=[], receipt=receipt)
     reasons = "; ".join(decision.reasons or decision.errors) or "no policy permits it"
     policies = f" (policy {', '.join(decision.policies)})" if decision.policies else ""
     text = f"denied by mcp-guard: {reasons}{policies}. Nothing was sent. Receipt {receipt}."

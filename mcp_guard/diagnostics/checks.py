@@ -74,7 +74,7 @@ class LedgerContents:
 
 @dataclass(frozen=True, slots=True)
 class PendingApproval:
-    """A pending approval; `guard` is the process that holds the call, if known."""
+    """A pending approval; `guard` is the process without which its instance cannot go on, if there is one."""
 
     approval: Approval
     guard: str | None
@@ -172,6 +172,8 @@ class GuardSnapshot:
     """Issuers of tokens of whose users the configuration knows nobody."""
     outgoing: tuple[OutgoingRoute, ...] = ()
     hidden: tuple[HiddenFrom, ...] = ()
+    unmatched_names: tuple[tuple[str, Level], ...] = ()
+    """Names in the configuration that no tool has, in words, and how bad that is."""
 
 
 CheckResults = list[CheckResult]
@@ -355,6 +357,29 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
     return results or _ok("routes", f"{len(snapshot.routes)} routes, with enough eligible approvers for each agent")
 
 
+def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
+    """Routes on which nobody, or too few, can sign. An unreadable ledger is reported by itself."""
+    if snapshot.failure:
+        return []
+    results: CheckResults = []
+    for route in snapshot.routes:
+        able = [who for who in route.approvers if who in snapshot.approvers_with_keys]
+        if len(able) < route.quorum:
+            number = "no approver has" if not able else f"only {len(able)} of {route.quorum} approvers have"
+            what = f"{number} a key on route `{route.name}`, so a call held there cannot be approved"
+            missing = [who for who in route.approvers if who not in able]
+            fix = " or ".join(f"mcp-guard approvers add {who}" for who in missing)
+            results += _warning("approver keys", what, fix)
+    return results or _ok("approver keys", f"{len(snapshot.routes)} routes, with enough approvers who have a key")
+
+
+def names(snapshot: GuardSnapshot) -> CheckResults:
+    """Names of tools in the configuration: a rule for a tool that does not exist is in force for none."""
+    fix = "correct the name, or remove it: mcp-guard tools list --now"
+    results = [CheckResult("names", level, what, fix) for what, level in snapshot.unmatched_names]
+    return results or _ok("names", "every tool that the configuration names is known, as far as its server is")
+
+
 def policies(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.policies_failure is not None:
         what, fix = snapshot.policies_failure
@@ -470,7 +495,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
+    routes, keys_of_approvers, names, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
 )  # fmt: skip
 
 

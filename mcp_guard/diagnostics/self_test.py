@@ -46,6 +46,9 @@ class InertUpstreams:
     def why_unavailable(self, server: str) -> str | None:
         return None
 
+    def why_absent(self, server: str) -> str | None:
+        return None
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         self.sent.append(intent.call.name)
         raise AssertionError("a call of the self-test was let through")

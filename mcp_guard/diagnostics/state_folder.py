@@ -37,11 +37,14 @@ class StateFolder:
     approvers_with_keys: frozenset[str] = frozenset()
 
 
-def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> StateFolder:
-    """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key."""
+def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledger: str = FILE) -> StateFolder:
+    """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key.
+
+    `ledger` is the name of the file in the folder.
+    """
     if (folder_info := file_info(folder)) is None:
         return StateFolder()
-    path, failure, hint, looked = folder / FILE, "", "", None
+    path, failure, hint, looked = folder / ledger, "", "", None
     file, contents = file_info(path), None
     if file is not None:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.core.errors import ConfigError, UpstreamError, reason_of
 from mcp_guard.files import replace_file
 from mcp_guard.outbound import DeliveryError, InvalidRequestError, post
 
@@ -123,8 +123,13 @@ class Cursor:
         except FileNotFoundError:
             return -1
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"cannot read `{self.path}`: {error}", "remove it, or use --after SEQ") from None
+            what = f"cannot read the position in `{self.path}`: {reason_of(error)}"
+            raise ConfigError(what, "remove it, or use --after SEQ") from None
 
     def move(self, origin: str, seq: int) -> None:
-        """Record the position; durable on return."""
-        replace_file(self.path, json.dumps({"origin": origin, "seq": seq}).encode(), 0o666)
+        """Record the position; durable on return. Raises: ConfigError."""
+        try:
+            replace_file(self.path, json.dumps({"origin": origin, "seq": seq}).encode(), 0o666)
+        except OSError as error:
+            what = f"cannot write the position to `{self.path}`: {reason_of(error)}"
+            raise ConfigError(what, "use another file: --cursor FILE") from None

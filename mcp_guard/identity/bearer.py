@@ -31,6 +31,8 @@ REFETCH_SECONDS = 10
 MAX_KEYS_BYTES = 256 * 1024
 SIGNING_USES = ("sig", None)
 """Of a key (RFC 7517 §4.2): one for encryption signs nothing."""
+MAX_QUOTED = 100
+"""How many characters of a claim an error message repeats."""
 MAX_SECONDS = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -100,7 +102,7 @@ def _read_own(token: str, own: Issuer, audience: str) -> OwnToken:
     claims = credential.decode(token, own.public_key.verify)
     audiences = claims.get("aud")
     if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
-        raise InvalidCredential("it was issued for another resource")
+        raise InvalidCredential(_wrong_audience(audiences, audience))
     instance, jti = claims.get("instance"), claims.get("jti")
     if claims.get("iss") != own.origin or not isinstance(instance, str) or not isinstance(jti, str):
         raise InvalidCredential("it is not the credential of an instance")
@@ -122,7 +124,7 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
             options={"require": required},
         )
     except Exception as error:  # PyJWT lets errors of parsers and of the key's mathematics through
-        raise InvalidCredential(f"{type(error).__name__}: {error}") from None
+        raise InvalidCredential(_why_invalid(error, token, trusted)) from None
     claimed, user = claims.get(trusted.agent), claims.get(trusted.user)
     agent = (trusted.agents or {}).get(str(claimed)) if trusted.agents is not None else claimed
     if not isinstance(agent, str) or not isinstance(user, str) or not user.strip():
@@ -135,6 +137,38 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
         token_id(trusted.issuer, claims), trusted.issuer, agent, user, _seconds(claims, "exp"),
         _seconds(claims, "iat"), _thumbprint(claims),
     )  # fmt: skip
+
+
+def _why_invalid(error: Exception, token: str, trusted: TrustedIssuer) -> str:
+    """Why a token of another issuer is refused. What it quotes of the token, its holder knows already."""
+    import jwt
+
+    unverified = credential.read_unverified(token)
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "it has expired"
+        case jwt.ImmatureSignatureError() | jwt.InvalidIssuedAtError():
+            return "it is not valid yet; check the clocks of its issuer and of the guard"
+        case jwt.MissingRequiredClaimError():
+            return f"its issuer has left out the claim `{error.claim}`"
+        case jwt.InvalidAudienceError():
+            return _wrong_audience(unverified.claims.get("aud"), trusted.audience)
+        case jwt.InvalidAlgorithmError():
+            algorithm = str(unverified.header.get("alg"))[:MAX_QUOTED]
+            return f"it is signed with `{algorithm}`; accepted of this issuer: {', '.join(trusted.algorithms)}"
+        case jwt.InvalidSignatureError():
+            return "its signature does not match the key of its issuer"
+        case ValueError() if type(error) is ValueError:
+            return str(error)
+        case OSError():
+            return "the keys of its issuer cannot be read"
+    return f"it cannot be verified: {type(error).__name__}: {error}"
+
+
+def _wrong_audience(audiences: object, expected: str) -> str:
+    named = audiences if isinstance(audiences, list) else [audiences] if audiences else []
+    shown = " and ".join(f"`{str(audience)[:MAX_QUOTED]}`" for audience in named[:2])
+    return f"it was issued for {shown or 'no audience'}, and the audience of this guard is `{expected}`"
 
 
 def token_id(issuer: str, claims: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from mcp_guard.core import credential
 from mcp_guard.core.approval import OPEN, ApprovalEvent, ApprovalState
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent, Instance, Json, Micros
+from mcp_guard.core.nearest import nearest
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
@@ -164,9 +165,9 @@ def find_agent(agents: Mapping[str, AgentSettings], name: str | None) -> AgentSe
         raise IdentityError(f"no agent specified; enrolled: {names}", "name one: --agent NAME")
     enrolled = agents.get(name if name is not None else next(iter(agents)))
     if enrolled is None:
-        raise IdentityError(
-            f"agent `{name}` is not enrolled; enrolled: {names}", f"mcp-guard agents add {name} --owner NAME"
-        )
+        near = nearest(str(name), agents)
+        hint = f"did you mean `{near}`?" if near else f"mcp-guard agents add {name} --owner NAME"
+        raise IdentityError(f"agent `{name}` is not enrolled; enrolled: {names}", hint)
     return enrolled
 
 

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from mcp_guard.core.canonical import escape_token, unescape_token
 from mcp_guard.core.model import Json
+from mcp_guard.core.nearest import folded
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
-from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, attribute, folded
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 

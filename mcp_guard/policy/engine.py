@@ -4,7 +4,7 @@ Implements `ports.Policies`. A loaded engine never raises: any failure while dec
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import orjson
 from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
+from mcp_guard.core.configured_names import ConfiguredName, UnmatchedName, find_unmatched
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.errors import PolicyError
@@ -56,9 +57,23 @@ from mcp_guard.policy.ruleset import (
 )
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema, with_time
 from mcp_guard.policy.shapes import Shape
-from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, PolicySource, read_policies
+from mcp_guard.policy.source import (
+    SERVER,
+    ListedNames,
+    Policy,
+    PolicyProblem,
+    PolicySource,
+    locate,
+    read_policies,
+)
 from mcp_guard.policy.time_of_call import UTC_NAME, format_second, time_context
-from mcp_guard.policy.validation import HINT, ValidationSchema, find_misspelt_actions, find_validation_problems
+from mcp_guard.policy.validation import (
+    ValidationSchema,
+    find_misspelt_actions,
+    find_validation_problems,
+    hint_for,
+)
+from mcp_guard.policy.withheld import NOTHING_WITHHELD, Withheld, withheld_by_names, withheld_by_policies
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -69,8 +84,9 @@ class PolicyEnvironment:
 
     `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted, and
     `retained` accepted definitions of tools that are not listed now. `known` are names of tools that were seen before
-    or are configured. `meta` maps the members of `_meta` that go on to upstreams to their types. `time_zone` is the
-    operator's, by its IANA name.
+    or are configured, `seen` those among them that were seen. `configured` are the names of tools that the
+    configuration has rules for. `meta` maps the members of `_meta` that go on to upstreams to their types.
+    `time_zone` is the operator's, by its IANA name.
     """
 
     tools: tuple[Tool, ...]
@@ -83,6 +99,8 @@ class PolicyEnvironment:
     retained: tuple[Tool, ...] = ()
     known: Collection[str] = ()
     time_zone: str = UTC_NAME
+    configured: tuple[ConfiguredName, ...] = ()
+    seen: Collection[str] = ()
 
     def listed(self) -> ListedNames:
         servers = {tool.server for tool in self.tools}
@@ -106,6 +124,13 @@ class PolicyEnvironment:
         """The schema of these tools, in Cedar's JSON form."""
         return build_schema(self.tools, self.attributes, self.counters, meta=self.meta)[0]
 
+    def unmatched(self) -> list[UnmatchedName]:
+        """The configured names that no tool has."""
+        retained = (tool.listed_as for tool in self.retained)
+        return find_unmatched(
+            self.configured, {tool.listed_as for tool in self.tools}, {*self.seen, *retained, *self.quarantined}
+        )
+
     def without_facts(self) -> frozenset[str]:
         """The tools whose present state is not read."""
         return frozenset(tool.listed_as for tool in (*self.tools, *self.retained) if tool.rule.facts is None)
@@ -127,17 +152,6 @@ def rule_text(rule: ToolRule) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Withheld:
-    """Why a tool cannot be called: a `forbid` or gate in whose scope it is, or might be, is not valid.
-
-    `always` if the policy applies in observe mode too.
-    """
-
-    reason: str
-    always: bool
-
-
-@dataclass(frozen=True, slots=True)
 class HiddenTool:
     """Why a tool is not listed: in words, and by the policies that forbid every call of it, if any does."""
 
@@ -146,7 +160,6 @@ class HiddenTool:
 
 
 NO_OBJECT = "it has no input schema of an object, or the policies in force do not know it yet"
-NOTHING_WITHHELD: Mapping[str, Withheld] = {}
 
 
 class PolicyEngine:
@@ -174,6 +187,8 @@ class PolicyEngine:
         self.counters = environment.counters
         self.source = source
         self.problems = tuple(problems)
+        self.unmatched = tuple(environment.unmatched())
+        """The names of tools in the configuration that no tool has."""
         self.withheld = withheld
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""
@@ -366,6 +381,21 @@ class PolicyEngine:
         forbid = "forbids" if len(ids) == 1 else "forbid"
         return HiddenTool(ids, f"policy {names} {forbid} every call of it{f': {reasons}' if reasons else ''}")
 
+    def why_withheld(self, instance: Instance, tool: Tool, observing: bool = False) -> str | None:
+        """Why the tool is withheld, in words for the agent; None if the instance could not call it anyway."""
+        withheld = self.withheld.get(tool.listed_as)
+        if withheld is None or self._is_decidable(tool.listed_as, observing) or tool.listed_as not in self._shapes:
+            return None
+        try:
+            is_callable = self._could_be_permitted(self._always if observing else self._rules, instance, tool)
+        except Exception:  # promise P5
+            return None
+        return (
+            f"{withheld.short or withheld.reason}; the operator can find out more: mcp-guard doctor"
+            if is_callable
+            else None
+        )
+
     def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
         entities = self._principal_entities(instance)
         resource = None if tool.rule.resource else (TOOL, tool.listed_as)
@@ -398,7 +428,7 @@ def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
     """Read, check and parse the policies of a folder or file. Raises: PolicyError naming every problem."""
     engine = _load(path, read_policies(path, environment.routes), environment)
     if engine.problems:
-        raise PolicyError(join("\n", engine.problems), HINT)
+        raise PolicyError(join("\n", engine.problems), hint_for(engine.problems))
     return engine
 
 
@@ -418,7 +448,8 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
     misspelt = list(find_misspelt_actions(source.policies.values(), listed))
     problems = [problem for problem, _ in misspelt]
     try:
-        engine = PolicyEngine(source, active, environment)
+        unclear = withheld_by_names(environment.unmatched())
+        engine = PolicyEngine(source, active, environment, withheld=unclear)
         against = _validation_schema(engine, environment, listed)
         spelled = {id: policy for id, policy in active.items() if id not in {problem.policy for problem in problems}}
         invalid = find_validation_problems(spelled, against, path.name) if spelled else []
@@ -428,31 +459,16 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
         problems += invalid
         if not problems:
             return engine
+        nearest = {problem.policy: near for problem, near in misspelt}
+        problems = locate(problems, source.texts)
         broken = {problem.policy for problem in problems}
         if not broken <= source.policies.keys():  # of the set, and of none of its policies
-            raise PolicyError(join("\n", problems), HINT)
+            raise PolicyError(join("\n", problems), hint_for(problems))
         valid = {id: policy for id, policy in active.items() if id not in broken}
-        nearest = {problem: near for problem, near in misspelt}
-        return PolicyEngine(source, valid, environment, problems, _withheld(source, problems, nearest, against))
+        withheld = unclear | withheld_by_policies(source, problems, nearest, against)
+        return PolicyEngine(source, valid, environment, problems, withheld)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
-
-
-def _withheld(
-    source: PolicySource,
-    problems: Iterable[PolicyProblem],
-    nearest: Mapping[PolicyProblem, str],
-    against: ValidationSchema,
-) -> dict[str, Withheld]:
-    """The tools in the scope of a `forbid` or gate with a problem, and those that a misspelt one may mean."""
-    withheld: dict[str, Withheld] = {}
-    for problem in problems:
-        policy = source.policies[problem.policy]
-        meant = {nearest[problem]} if problem in nearest else set()
-        for tool in {*against.tools_in_scope(policy), *meant} if policy.body["effect"] == "forbid" else ():
-            always = policy.always or (tool in withheld and withheld[tool].always)
-            withheld[tool] = Withheld(f"`{policy.id}` may forbid it, and is not valid: {problem.text}", always)
-    return withheld
 
 
 def _validation_schema(engine: PolicyEngine, environment: PolicyEnvironment, listed: ListedNames) -> ValidationSchema:

@@ -37,13 +37,14 @@ class PoliciesInForce:
     def __init__(self, counters: tuple[RateCounter, ...], mode: Mode = Mode.ENFORCE) -> None:
         self.counters = counters
         self.mode = mode
-        self._why_none = "the policies are not loaded yet"
+        self._why_none = self._why_none_in_short = "the policies are not loaded yet"
         self.shadow: PolicyEngine | None = None
         self._engine: PolicyEngine | None = None
 
     def explain_absence(self, reason: str) -> None:
         """Say why there is no valid set, for calls that are denied until there is one."""
         self._why_none = f"the policies could not be loaded: {reason}"
+        self._why_none_in_short = "the policies could not be loaded; the operator can find out why: mcp-guard doctor"
 
     def replace(self, engine: "PolicyEngine") -> None:
         self._engine = engine
@@ -76,6 +77,11 @@ class PoliciesInForce:
             return []
         observed = (tool for tool in tools() if self.is_observed(tool) and not self.may_call(instance, tool))
         return [(tool, self.why_hidden(instance, tool)) for tool in observed]
+
+    def why_not_available(self, instance: Instance, tool: Tool | None) -> str | None:
+        if self._engine is None:
+            return self._why_none_in_short
+        return self._engine.why_withheld(instance, tool, self.is_observed(tool)) if tool else None
 
     def decide(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> Decision:
         if self._engine is None:
@@ -252,9 +258,11 @@ class PolicyReloader:
         self._receipts.note(*drafts, loaded, policy=(read.version, read.material))
         if broken:
             self._tell(say("policies that do not fit the listed tools are not in force:\n{}", join("\n", broken)))
-            if read.withheld:
-                names = join(", ", map(quote, sorted(read.withheld)))
-                self._tell(say("denied until they are fixed: {}\nhint: mcp-guard policy validate", names))
+        if read.unmatched and not shadow:
+            self._tell(say("names in the configuration that no tool has:\n{}", join("\n", map(str, read.unmatched))))
+        if (broken or read.unmatched) and read.withheld and not shadow:
+            names = join(", ", map(quote, sorted(read.withheld)))
+            self._tell(say("denied in enforce mode until they are fixed: {}\nhint: mcp-guard policy validate", names))
         dormant = sorted(set(read.dormant) - {problem.policy for problem in read.problems})
         if dormant and not shadow:
             self._tell(f"policies waiting for tools that are not listed yet: {', '.join(dormant)}")

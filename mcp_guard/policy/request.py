@@ -17,9 +17,10 @@ import orjson
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token, unescape_token
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
+from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
-from mcp_guard.policy.schema import PRINCIPAL, attribute, folded
+from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 

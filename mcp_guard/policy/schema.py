@@ -5,14 +5,13 @@ names that have a meaning in Cedar's JSON format; they get one more leading unde
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
-__all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "folded", "input_shape", "read_shape"]
+__all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
 
 PRINCIPAL, TOOL = "AgentInstance", "Tool"
 
@@ -38,20 +37,6 @@ def attribute(name: str) -> str:
 def name_of(attribute: str) -> str:
     """The name of a member whose attribute this is."""
     return attribute[1:] if attribute[:3] == "___" and _RESERVED.fullmatch(attribute) else attribute
-
-
-def folded(name: str) -> str:
-    """A name without what some servers ignore in names: case, `_`, `-`, compatibility forms, blanks and controls.
-
-    Go's `encoding/json` takes `Stage`, and even `ſtage`, for `stage`; JSON of Protocol Buffers `deal_stage` for
-    `dealStage`.
-    """
-    if name.isascii() and name.isidentifier():
-        return name.lower().replace("_", "")
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(
-        character for character in plain if character not in "_-" and unicodedata.category(character)[0] not in "CZ"
-    )
 
 
 # Shapes to Cedar types

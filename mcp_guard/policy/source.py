@@ -4,20 +4,23 @@ All problems of a set are reported together.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cedarpy
 
-from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ALWAYS = "always"
+_UNNAMED = re.compile(r"policy\d+")
+"""How Cedar calls policies without a name."""
 SERVER = "server:"
 """What the name of the group of one server's tools starts with."""
 EFFECTS = frozenset(map(str, Effect))
@@ -49,21 +52,31 @@ class PolicySource:
 
 @dataclass(frozen=True, slots=True)
 class PolicyProblem:
-    """Why a set cannot be loaded. `policy` is an id or Cedar's `policy0`, and empty if the whole file is meant."""
+    """Why a set cannot be loaded. `policy` is an id or Cedar's `policy0`, and empty if the whole file is meant.
+
+    `at` is where in the file, as `line:column`, if known; `fix` is what to do, if there is something particular.
+    """
 
     file: str
     policy: str
     text: str
+    at: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.policy, self.text) if part)
+        return ": ".join(part for part in (self.place, self.policy, self.text) if part)
+
+    @property
+    def place(self) -> str:
+        """`FILE:LINE:COLUMN`, as editors and compilers write it."""
+        return f"{self.file}:{self.at}" if self.file and self.at else self.file
 
 
 def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
     """Read every `*.cedar` file of a folder, or one file. Raises: PolicyError naming every problem."""
     source, problems = parse_texts(read_files(path), routes)
     if problems:
-        raise PolicyError(join("\n", problems), f"fix the policies in `{path}`")
+        raise PolicyError(join("\n", problems), "edit the file, then check it: mcp-guard policy validate")
     return source
 
 
@@ -74,19 +87,41 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     for file, text in texts.items():
         try:
             bodies = json.loads(cedarpy.policies_to_json_str(text))
-        except ValueError as error:
-            problems.append(PolicyProblem(file, "", str(error)))
+        except ValueError:
+            problems += _syntax_problems(file, text)
             continue
         if bodies["templates"]:
-            problems.append(PolicyProblem(file, "", "templates are not supported; write policies without slots"))
+            template = min(bodies["templates"])
+            problems.append(PolicyProblem(file, template, "templates are not supported; write policies without slots"))
         for position, body in bodies["staticPolicies"].items():
             policy, policy_problems = _read_policy(file, position, body, routes)
             problems += policy_problems
             if policy.id in policies:
                 duplicate = f'@id("{policy.id}") is already in {policies[policy.id].file}'
-                problems.append(PolicyProblem(file, "", duplicate))
+                problems.append(PolicyProblem(file, position, duplicate))
             policies[policy.id] = policy
-    return PolicySource(texts, policies), problems
+    return PolicySource(texts, policies), locate(problems, texts)
+
+
+def _syntax_problems(file: str, text: str) -> list[PolicyProblem]:
+    from mcp_guard.policy.positions import find_syntax_problems  # only where something is wrong
+
+    return [PolicyProblem(file, "", found.text, str(found.position)) for found in find_syntax_problems(text)]
+
+
+def locate(problems: list[PolicyProblem], texts: Mapping[str, str]) -> list[PolicyProblem]:
+    """The same problems, with their positions in the files. Those of policies without a name have no other place."""
+    if not problems:
+        return problems
+    from mcp_guard.policy.positions import find_policy
+
+    def find(problem: PolicyProblem) -> PolicyProblem:
+        is_known = problem.at or not problem.policy or problem.file not in texts
+        position = None if is_known else find_policy(texts[problem.file], problem.policy, problem.text)
+        name = "" if _UNNAMED.fullmatch(problem.policy) else problem.policy
+        return replace(problem, policy=name, at=str(position)) if position else problem
+
+    return list(map(find, problems))
 
 
 def read_files(path: Path) -> dict[str, str]:
@@ -98,9 +133,8 @@ def read_files(path: Path) -> dict[str, str]:
             raise PolicyError(f"no `*.cedar` file in `{path}`", hint)
         return {file.name: file.read_text() for file in files}
     except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-        hint = "create it, or check guard.policies in the configuration; mcp-guard policy new TOOL starts a file"
-        raise PolicyError(f"cannot read the policies in `{path}`: {cause}", hint) from None
+        hint = "check the path (`guard.policies` in the configuration); mcp-guard policy new TOOL starts a file"
+        raise PolicyError(f"cannot read the policies in `{path}`: {reason_of(error)}", hint) from None
 
 
 def _read_policy(

@@ -17,25 +17,38 @@ from mcp_guard.core.canonical import unescape_token
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import SEPARATOR, is_short_form
+from mcp_guard.core.nearest import folded, is_misspelling
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
 from mcp_guard.policy.reads import TAGS, names_sought, reads_of, texts_compared
 from mcp_guard.policy.ruleset import action_groups
-from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, folded, name_of
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, PRINCIPAL, name_of
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, actions_and_type, actions_in, as_json
 from mcp_guard.policy.time_of_call import WEEKDAYS
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
 """How Cedar's messages name a policy that was passed without its id."""
+_NO_ATTRIBUTE = re.compile(
+    r'attribute `(?P<path>.+)` (?:in context for Action::"(?P<tool>.+)"|on entity type `(?P<type>\w+)`) not found'
+)
+_MAY_BE_ABSENT = re.compile(
+    r"unable to guarantee safety of access to optional attribute `(?P<path>.+)` "
+    r'(?:in context for Action::"(?P<tool>.+)"|on entity type `(?P<type>\w+)`)'
+)
+_IN_ACTION = re.compile(r' (?:in context )?for Action::"[^"]*"')
+_CEDAR_INTERNAL = re.compile(r"__cedar::internal::")
+_NO_ACTION = "unable to find an applicable action given the policy scope constraints"
+_UNRECOGNIZED = re.compile(r'unrecognized (?:entity type `(?P<type>.+)`|action `Action::"(?P<action>.+)"`)')
+TEST_FIRST = "test `{} has {} &&` first: a missing attribute makes the policy fail, and the call is denied"
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
 NAMES_OF_ARGUMENTS = (INPUT_NULL, INPUT_INEXACT)
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
 WEEKDAY_PATHS = (("context", "time", "utc", "weekday"), ("context", "time", "local", "weekday"))
 NEARLY = 0.8
 """How similar two names are (from 0 to 1) if one is taken for a misspelling of the other."""
-LONG_WORD = 5
-"""How long a word must be for one other letter in it to be a misspelling."""
+LISTED_ATTRIBUTES = 12
+"""How many attributes an error message lists."""
 NAMED_TOOLS = 3
 """How many tools an error message names."""
 
@@ -117,7 +130,12 @@ HINT = "actions are the tools as listed; mcp-guard policy schema prints them wit
 def validate(policies: Mapping[str, Policy], against: ValidationSchema, path: Path) -> None:
     """Validate the policies against a schema. Raises: PolicyError naming every problem."""
     if problems := find_validation_problems(policies, against, path.name):
-        raise PolicyError(join("\n", problems), HINT)
+        raise PolicyError(join("\n", problems), hint_for(problems))
+
+
+def hint_for(problems: Iterable[PolicyProblem]) -> str:
+    """What to do about these problems, one after the other."""
+    return "; ".join(dict.fromkeys(problem.fix or HINT for problem in problems))
 
 
 def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> Iterator[tuple[PolicyProblem, str]]:
@@ -132,8 +150,8 @@ def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> It
             if near is not None and (is_short or name not in listed.known):
                 what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
                 is_certain = is_short or name.startswith(SERVER)
-                fix = "" if is_certain else f' If not, add [tools."{name}"] to the configuration.'
-                yield PolicyProblem(policy.file, policy.id, what + fix), near
+                both = f' If both exist, add [tools."{name}"] and [tools."{near}"] to the configuration.'
+                yield PolicyProblem(policy.file, policy.id, what if is_certain else what + both), near
 
 
 def _nearest_action(name: str, listed: ListedNames) -> str | None:
@@ -153,44 +171,20 @@ def _nearest_action(name: str, listed: ListedNames) -> str | None:
     return None
 
 
-def is_misspelling(name: str, other: str) -> bool:
-    """Whether a name is another one with a letter left out, added, replaced within a word, or two exchanged.
-
-    Names that differ in digits, or in a short word, are different names: `get_user` and `set_user`, `a1` and `a2`.
-    """
-    if folded(name) == folded(other):
-        return True
-    if [*filter(str.isdecimal, name)] != [*filter(str.isdecimal, other)]:
-        return False
-    if len(name) == len(other):
-        differing = [at for at, pair in enumerate(zip(name, other, strict=True)) if pair[0] != pair[1]]
-        if len(differing) == 1:
-            return _word_length(name, differing[0]) >= LONG_WORD
-        first, last = differing[0], differing[-1]
-        return last == first + 1 and name[first : last + 1] == other[last] + other[first]
-    shorter, longer = sorted((name, other), key=len)
-    one_more = len(longer) == len(shorter) + 1 > 2
-    return one_more and any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
-
-
-def _word_length(name: str, at: int) -> int:
-    """The length of the word at a position."""
-    before, after = re.split(r"[_\-.]", name[:at])[-1], re.split(r"[_\-.]", name[at:])[0]
-    return len(before) + len(after)
-
-
 def find_validation_problems(
     policies: Mapping[str, Policy], against: ValidationSchema, file: str = ""
 ) -> list[PolicyProblem]:
     """What Cedar's validator reports, and missing attributes; `file` is named where Cedar reports no policy."""
     text = cedarpy.policies_from_json_str(as_json(policies))
     result = cedarpy.validate_policies(text, against.text, release_gil=True)
-    problems = []
     ids = result.id_annotations_by_policy_id
+    by_policy: dict[str, list[str]] = {}
     for error in () if result.validation_passed else result.errors:
-        id = ids.get(error.policy_id, error.policy_id)
+        by_policy.setdefault(ids.get(error.policy_id, error.policy_id), []).append(_POSITION.sub("", error.error))
+    problems = []
+    for id, errors in by_policy.items():
         policy_file = policies[id].file if id in policies else file
-        problems.append(PolicyProblem(policy_file, id, _POSITION.sub("", error.error)))
+        problems += [PolicyProblem(policy_file, id, text, fix=fix) for text, fix in _in_words(errors, against)]
     reported = {problem.policy for problem in problems}
     for id, policy in policies.items():
         may_match_others = against.listed is not None and against.listed.may_match_others(policy)
@@ -200,6 +194,67 @@ def find_validation_problems(
         if id not in reported:
             problems += find_misspelt_weekdays(policy)
     return problems
+
+
+def _in_words(errors: Iterable[str], against: ValidationSchema) -> Iterator[tuple[str, str]]:
+    """Cedar's errors about one policy as messages and hints, each once, although Cedar repeats some for every tool.
+
+    Cedar gives no codes, only texts. One of another form is passed on as it is, so nothing but the wording depends on
+    them.
+    """
+    errors, missing = list(errors), dict[tuple[str, str | None], list[str]]()
+    for error in errors:
+        if found := _NO_ATTRIBUTE.fullmatch(error):
+            missing.setdefault((found["path"], found["type"]), []).append(found["tool"] or "")
+    for (path, type), tools in missing.items():
+        yield _explain_no_attribute(path, type, tools, against), ""
+    others = [error for error in dict.fromkeys(errors) if not _NO_ATTRIBUTE.fullmatch(error)]
+    distinct = {_IN_ACTION.sub("", error): error for error in reversed(others)}
+    for error in reversed(distinct.values()):
+        if error == _NO_ACTION:
+            if len(distinct) == 1 and not missing:
+                yield "no listed tool fits its principal, action and resource together", ""
+        elif found := _MAY_BE_ABSENT.fullmatch(error):
+            full = ".".join((_variable_of(found["type"]), found["path"]))
+            above, _, name = full.rpartition(".")
+            where = f" in calls of `{found['tool']}`" if found["tool"] else ""
+            yield f"the optional attribute `{full}` may be absent{where}", TEST_FIRST.format(above, name)
+        else:
+            yield _CEDAR_INTERNAL.sub("", error) + _did_you_mean(error, against), ""
+
+
+def _did_you_mean(error: str, against: ValidationSchema) -> str:
+    """For an error about an entity type or an action that does not exist: the nearest that does."""
+    found = _UNRECOGNIZED.fullmatch(error)
+    if found is None:
+        return ""
+    known = against.schema[""]["entityTypes" if found["type"] else "actions"]
+    near = _close_matches(found["type"] or found["action"], known)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _variable_of(type: str | None) -> str:
+    """The variable whose entities have this type; without one, an attribute is of the context."""
+    if type is None:
+        return "context"
+    return "principal" if type == PRINCIPAL else "resource"
+
+
+def _explain_no_attribute(path: str, type: str | None, tools: list[str], against: ValidationSchema) -> str:
+    """That no such attribute exists, which do, and which is meant, if one is near."""
+    *above, name = (_variable_of(type), *path.split("."))
+    if type is None:
+        where = f" in calls of {_name_some(sorted(tools))}; `{'.'.join(above)}`"
+        known = _united(against.attributes(tool, tuple(above)) or () for tool in tools if tool in against.tools)
+    else:
+        where = f": `{above[0]}` is of the type `{type}`, which"
+        known = set(against.schema[""]["entityTypes"].get(type, {}).get("shape", {}).get("attributes", {}))
+    listed = [f"`{attribute}`" for attribute in sorted(known)[:LISTED_ATTRIBUTES]]
+    more = f" and {len(known) - len(listed)} more" if len(known) > len(listed) else ""
+    has = f"has {', '.join(listed) or 'no attributes'}{more}"
+    near = _close_matches(name, known)
+    suggestion = f"; did you mean `{near[0]}`?" if near else ""
+    return f"`{'.'.join((*above, name))}` does not exist{where} {has}{suggestion}"
 
 
 def find_misspelt_weekdays(policy: Policy) -> Iterator[PolicyProblem]:

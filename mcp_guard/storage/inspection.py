@@ -9,11 +9,14 @@ from pathlib import Path
 
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.model import Json
 from mcp_guard.storage import schema
 from mcp_guard.storage.errors import FAILURES, explain
 from mcp_guard.storage.sqlite import Store, TreeHead, reading
 
 MAX_DAMAGE_LINES = 5
+BY_SOCKET = "socket"
+"""In the receipt of a credential that never leaves the guard: it was issued for a connection to its Unix socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ def open_reader(path: Path) -> Store:
     """A store that can only be read, for a ledger of whatever origin. Raises: LedgerError."""
     if not path.exists():
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
+    if path.is_dir():
+        raise LedgerError(f"`{path}` is a folder", f"name the file in it: --ledger {path / 'ledger.sqlite'}")
+    if path.stat().st_size == 0:
+        raise LedgerError(f"`{path}` is empty, and no ledger", "name another file: --ledger FILE")
     db = _connect(path)
     try:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -103,6 +110,7 @@ def inspect_ledger(path: Path, format: int) -> InspectedLedger:
         damage = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
         store = Store(path, db)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
+        requested = store.approvals([ApprovalState.REQUESTED])
         return InspectedLedger(
             format=format,
             damage=tuple(line for (text,) in damage for line in str(text).splitlines() if line != "ok"),
@@ -111,9 +119,7 @@ def inspect_ledger(path: Path, format: int) -> InspectedLedger:
             last_seq=last[0],
             last_time=last[1],
             open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
-            pending=tuple(
-                (approval, _guard_of(db, approval.instance)) for approval in store.approvals([ApprovalState.REQUESTED])
-            ),
+            pending=tuple((held, _only_guard_of(db, store, held.instance)) for held in requested),
             approvers_with_keys=frozenset(key.approver for key in store.approver_keys() if key.removed is None),
         )
 
@@ -125,10 +131,24 @@ def latest_receipts(path: Path, count: int) -> list[bytes]:
     return [body for (body,) in rows[::-1]]
 
 
-def _guard_of(db: sqlite3.Connection, instance: str) -> str | None:
-    """The guard process that started the instance; read backwards, because waiting instances started recently."""
-    for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'instance.started' ORDER BY seq DESC"):
-        started = json.loads(body)
-        if started["instance"] == instance:
-            return str(started["guard"]) if "guard" in started else None
-    return None
+def _only_guard_of(db: sqlite3.Connection, store: Store, instance: str) -> str | None:
+    """The guard process without which the instance cannot go on; None if it can, with any guard of this ledger.
+
+    It can where launches share it, and where its token is in other hands: issued by a command, or by another issuer.
+    """
+    if store.is_shared(instance):
+        return None
+    issued = _latest(db, "credential.issued", instance)
+    if issued.get("by", BY_SOCKET) != BY_SOCKET:
+        return None
+    guard = _latest(db, "instance.started", instance).get("guard")
+    return None if guard is None else str(guard)
+
+
+def _latest(db: sqlite3.Connection, kind: str, instance: str) -> Json:
+    """The instance's latest receipt of this kind; read backwards, because waiting instances started recently."""
+    for (body,) in db.execute("SELECT body FROM receipt WHERE kind = ? ORDER BY seq DESC", (kind,)):
+        receipt: Json = json.loads(body)
+        if receipt["instance"] == instance:
+            return receipt
+    return {}

@@ -366,6 +366,13 @@ class UpstreamGroup:
     def why_unavailable(self, server: str) -> str | None:
         return self.connections[server].why_unavailable()
 
+    def why_absent(self, server: str) -> str | None:
+        connection = self.connections[server]
+        listing = connection.listings[LIST_TOOLS]
+        if (reason := connection.why_unavailable()) or listing.is_known or not listing.failure:
+            return reason
+        return f"upstream `{server}` has not listed its tools: {listing.failure}"
+
     # Calls
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:

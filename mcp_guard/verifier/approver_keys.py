@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .files import MAX_KEYS, parse_json, read_limited
+from .files import MAX_KEYS, parse_json, read_limited, reason_of
 from .report import UnusableInput
 from .signatures import Receipt
 
@@ -25,4 +25,4 @@ def read_approvers(path: Path) -> dict[str, Receipt]:
     try:
         return {key["key"]: key for key in parse_json(read_limited(path, MAX_KEYS))}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"cannot read the approvers' keys `{path}`: {error}") from None
+        raise UnusableInput(f"cannot read the approvers' keys `{path}`: {reason_of(error)}") from None

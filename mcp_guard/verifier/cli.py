@@ -13,7 +13,7 @@ from textwrap import dedent
 
 from .approver_keys import read_approvers
 from .checkpoints import ProgressCallback, Requirements
-from .files import MAX_CHECKPOINT, read_limited
+from .files import MAX_CHECKPOINT, read_limited, reason_of
 from .full import verify_full
 from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoint, read_keys
 from .progress import Progress
@@ -26,7 +26,20 @@ from .sources.sqlite import LedgerSource
 OK, FAILED, UNUSABLE = 0, 1, 2
 COSIGNED = "cosigned"
 """The file of an export with the newest head that outside witnesses have cosigned."""
+MAX_DIGITS = 18
 SQLITE = b"SQLite format 3\x00"
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 0")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if (number := _number(text)) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
+    return number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +47,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--key", type=Path, action="append", metavar="FILE", help="the guard's verifier keys; repeatable")
     add("--approvers", type=Path, metavar="FILE", help="approvers' keys that you trust (from approvers list --json)")
-    add("--receipt", type=int, metavar="SEQ", help="verify one receipt; --json prints it")
-    add("--from", dest="first", type=int, metavar="SEQ", help="verify a range that begins with this receipt")
-    add("--to", dest="last", type=int, metavar="SEQ", help="the last receipt of the range")
+    add("--receipt", type=_number, metavar="SEQ", help="verify one receipt; --json prints it")
+    add("--from", dest="first", type=_number, metavar="SEQ", help="verify a range that begins with this receipt")
+    add("--to", dest="last", type=_number, metavar="SEQ", help="the last receipt of the range")
     add("--against", type=Path, action="append", default=[], metavar="CHECKPOINT",
         help="an earlier checkpoint, to detect rollback and split views; repeatable")  # fmt: skip
     add(
         "--witness", type=Path, action="append", default=[], metavar="FILE", help="witnesses' verifier keys; repeatable"
     )
-    add("--quorum", type=int, metavar="N", help="how many of the given witnesses must have cosigned (default: all)")
-    add("--workers", type=int, metavar="N", help="number of worker processes (default: one per processor)")
+    add("--quorum", type=_number, metavar="N", help="how many of the given witnesses must have cosigned (default: all)")
+    add("--workers", type=_positive, metavar="N", help="number of worker processes (default: one per processor)")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,6 +148,8 @@ def _verify(path: Path, requirements: Requirements, options: argparse.Namespace)
         return verify_full(source, requirements)
     if options.first is None or options.last is None:
         raise UnusableInput("--from and --to must be given together")
+    if options.first > options.last:
+        raise UnusableInput(f"--from {options.first} is after --to {options.last}")
     return verify_range(source, requirements, options.first, options.last)
 
 
@@ -159,4 +174,4 @@ def read_checkpoint(path: Path) -> SignedCheckpoint:
     try:
         return parse_checkpoint(dedent(read_limited(path, MAX_CHECKPOINT).decode()))
     except (OSError, ValueError) as error:
-        raise UnusableInput(f"cannot read the checkpoint `{path}`: {error}") from None
+        raise UnusableInput(f"cannot read the checkpoint `{path}`: {reason_of(error)}") from None

@@ -35,6 +35,15 @@ def read_limited(path: Path, limit: int) -> bytes:
     return data
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be used, in the system's words."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, KeyError):
+        return f"it has no member `{error.args[0]}`"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def parse_json(data: bytes | str) -> Any:
     """JSON without duplicate members, `NaN`, infinities or deep nesting. Raises: ValueError."""
     try:

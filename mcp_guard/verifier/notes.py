@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from .files import MAX_KEYS, parse_json, read_limited
+from .files import MAX_KEYS, parse_json, read_limited, reason_of
 from .report import UnusableInput, VerificationFailed
 from .signatures import Receipt
 
@@ -92,7 +92,7 @@ def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
         if any(key.kind != kind for key in keys):
             raise ValueError("it is a witness's key" if kind == ED25519 else "it is not a witness's key")
     except (OSError, ValueError, binascii.Error) as error:
-        raise UnusableInput(f"cannot read the public key `{path}`: {error}") from None
+        raise UnusableInput(f"cannot read the public key `{path}`: {reason_of(error)}") from None
     return keys
 
 

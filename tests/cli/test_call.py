@@ -69,9 +69,10 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["up__echo", '{"text": "hi"}', "--ticket", "INC-1"], 0, '{"arguments": {"text": "hi"}, "tool": "echo"}\n'),
         (["up__echo", '{"text": "hi!"}'], 1, "denied by mcp-guard: nobody may shout"),
         (["up__get_deal"], 1, "error -32602: unknown tool: up__get_deal"),
+        (["up__ecoh"], 1, "hint: did you mean `up__echo`? (all that this agent may see: mcp-guard call)"),
         ([], 0, "tool\tdescription\nup__echo\t"),
-        (["up__echo", "{"], 2, "the arguments are not JSON: "),
-        (["up__echo", "3"], 2, "the arguments are not a JSON object"),
+        (["up__echo", "{"], 2, "`{` is not JSON: "),
+        (["up__echo", "3"], 2, "`3` is not a JSON object; write "),
         (["up__echo", "--agent", "nobody"], 8, "nobody"),
     ],
 )

@@ -46,13 +46,25 @@ def no_clients(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """The configuration of a guard that has run."""
-    path = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard="hold_seconds = 0")
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a guard that has run, with an approver who has a key."""
+    folder = tmp_path_factory.mktemp("template")
+    path = write_config(folder, scripted("up", folder), POLICIES, guard="hold_seconds = 0")
+    enrol(path)
     with Client(path) as client:
         client.start()
         client.call("up__echo", {"text": "x"})
+    return folder
+
+
+@pytest.fixture
+def config(template: Path, tmp_path: Path) -> Path:
+    """The configuration of a copy of it."""
+    folder = tmp_path / "guard"
+    shutil.copytree(template, folder)
+    path = folder / "mcp-guard.toml"
+    path.write_text(path.read_text().replace(str(template), str(folder)))
     return path
 
 
@@ -64,7 +76,7 @@ def test_healthy_guard_has_no_findings(config: Path) -> None:
     code, found = doctor(config)
     assert {finding["level"] for finding in found.values()} == {"ok"}, found
     assert code == 0
-    assert found["head"]["what"] == "signed, covers all 9 receipts"
+    assert found["head"]["what"] == "signed, covers all 10 receipts"
     assert found["refusals"]["what"] == (
         "refused, with a receipt: a call of a tool that does not exist, a call with an expired credential, "
         "a call that no policy permits"
@@ -132,7 +144,7 @@ BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
     (damage, "integrity", "the file is damaged", "restore it from a backup"),
     (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is not a ledger", "check"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
-    (drop_last, "head", "the head covers 9 receipts, but the last is number 7", "mcp-guard verify"),
+    (drop_last, "head", "the head covers 10 receipts, but the last is number 8", "mcp-guard verify"),
     (set_head, "head", "the checkpoint does not match the receipts", "mcp-guard verify"),
     (set_format, "ledger", "its format is 99", "upgrade"),
     (other_key, "key", "without it no call can be recorded", "set guard.origin back"),
@@ -221,12 +233,17 @@ def test_running_guards_and_open_calls_of_a_dead_guard_are_reported(config: Path
     assert doctor(config)[0] == 0
 
 
-def test_approval_requests_without_an_approver_are_reported(config: Path) -> None:
+def test_approval_requests_without_an_approver_are_reported(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard="hold_seconds = 0")
     with Client(config) as client:
         client.start()
         client.call("up__echo", {"text": "gated"})
         code, found = doctor(config)
-        assert (code, found["approvals"]["level"]) == (1, "warning")
+        assert (code, found["approvals"]["level"], found["approver keys"]["level"]) == (1, "warning", "warning")
+        assert found["approver keys"]["what"] == (
+            "no approver has a key on route `people`, so a call held there cannot be approved"
+        )
+        assert found["approver keys"]["fix"] == "mcp-guard approvers add alice or mcp-guard approvers add bob"
         assert "has a quorum of 1 on route `people`, but 0 eligible approvers have a key" in found["approvals"]["what"]
         assert "mcp-guard approvers add NAME" in found["approvals"]["fix"]
         enrol(config)
@@ -241,11 +258,30 @@ def test_approval_requests_without_an_approver_are_reported(config: Path) -> Non
     assert "expired at 1970-01-01" in doctor(config)[1]["approvals"]["what"]
 
 
+def test_a_request_of_a_run_that_can_go_on_is_not_said_to_be_lost(config: Path) -> None:
+    """Further launches of the agent join it, although the guard that held the call has exited."""
+    config.write_text(config.read_text().replace("[guard]", '[guard]\ninstance = "agent"'))
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "gated"})
+    code, found = doctor(config)
+    assert (code, found["approvals"]["what"]) == (0, "1 pending, all can be decided")
+
+
+def test_a_misspelt_section_is_a_warning_and_with_listings_a_problem(config: Path) -> None:
+    config.write_text(config.read_text() + '[tools."up__ehco"]\neffect = "read"\n')
+    code, found = doctor(config)
+    assert (code, found["names"]["level"]) == (1, "warning")
+    assert found["names"]["what"].endswith("`up` has no tool of this name; did you mean `up__echo`?")
+    code, found = doctor(config, "--upstreams")
+    assert (code, found["names"]["level"]) == (2, "problem")
+
+
 def test_policies_that_do_not_load_are_reported(config: Path) -> None:
     (config.parent / "policies" / "test.cedar").write_text("permit (principal, action")
     code, found = doctor(config)
     assert (code, found["policies"]["level"]) == (2, "problem")
-    assert "test.cedar" in found["policies"]["what"]
+    assert "test.cedar:1:26: unexpected end of the file" in found["policies"]["what"]
 
 
 def test_policies_that_permit_everything_are_reported(config: Path) -> None:

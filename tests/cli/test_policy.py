@@ -98,7 +98,7 @@ def test_lint(past: Past) -> None:
     assert (
         transcript(past, "policy", "lint", code=1)
         == """\
-warning: test.cedar: allow-all: permits every tool to every agent
+warning: test.cedar:2:1: allow-all: permits every tool to every agent
     hint: restrict its scope: principal in Group::"…", action in […]
 3 policies, findings: 1, notes: 0; checked against the tools that were listed last"""
     )
@@ -131,7 +131,7 @@ def test_fmt_checks_formats_and_keeps_comments(past: Past, tmp_path: Path) -> No
     assert "// low" in path.read_text()
     assert transcript(past, "policy", "fmt", "--check", str(tmp_path)) == ""
     path.write_text("permit (")
-    assert transcript(past, "policy", "fmt", str(path), code=4).startswith(f"mcp-guard: {path}: ")
+    assert transcript(past, "policy", "fmt", str(path), code=4).startswith(f"mcp-guard: {path}:1:9: unexpected end")
 
 
 def test_coverage(past: Past, tmp_path: Path) -> None:

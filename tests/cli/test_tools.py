@@ -96,7 +96,7 @@ def test_accept_and_refuse(changing: ChangingUpstream) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("show", "up__nonesuch"), "no tool `up__nonesuch` has been seen\nhint: mcp-guard tools list --now"),
+        (("show", "up__nonesuch"), "no tool `up__nonesuch` has been seen\nhint: the tools of `up` are "),
         (
             ("diff", "up__echo@123"),
             "`123` matches no single definition of `up__echo`\nhint: use eight or more characters of: HASH",

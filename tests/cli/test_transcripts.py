@@ -279,7 +279,7 @@ some.cases.toml: loud: expected allow, got deny (nobody may shout)
     )
     cases.write_text('[[case]]\ntool = "up__echo"\noutcme = "allow"\n')
     assert transcript(past, "policy", "test", "--cases", str(cases), code=4).startswith(
-        "mcp-guard: some.cases.toml: case 1: unknown key `outcme`\nhint: keys: "
+        "mcp-guard: some.cases.toml: case 1: unknown key `outcme`\nhint: did you mean `outcome`?"
     )
     assert (
         transcript(past, "policy", "test", code=4)

@@ -155,6 +155,34 @@ def test_a_header_that_names_no_trusted_algorithm_is_refused(world: World) -> No
             world.read(f"{header}.{claims}.")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            {"aud": "https://crm.example"},
+            "it was issued for `https://crm.example`, and the audience of this guard is `A`",
+        ),
+        ({"aud": ["B", "C"]}, "it was issued for `B` and `C`, and the audience of this guard is `A`"),
+        ({"exp": 1_700_000_100}, "it has expired"),
+        ({"nbf": NOW}, "it is not valid yet; check the clocks of its issuer and of the guard"),
+        ({"exp": None}, "its issuer has left out the claim `exp`"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_in_plain_words(world: World, change: Json, why: str) -> None:
+    with pytest.raises(InvalidCredential) as caught:
+        world.read(sign({name: value for name, value in {**CLAIMS, **change}.items() if value is not None}))
+    assert str(caught.value) == why
+
+
+def test_a_wrong_signature_or_algorithm_is_named(world: World) -> None:
+    header, claims, signature = sign(CLAIMS).split(".")
+    with pytest.raises(InvalidCredential, match="its signature does not match the key of its issuer"):
+        world.read(f"{header}.{claims}.{sign({**CLAIMS, 'sub': 'eve'}).rsplit('.', 1)[1]}")
+    header = b64(json.dumps({"alg": "RS256", "kid": "1"}).encode())
+    with pytest.raises(InvalidCredential, match="it is signed with `RS256`; accepted of this issuer: ES256"):
+        world.read(f"{header}.{claims}.{signature}")
+
+
 def test_reading_unverified_returns_both_parts() -> None:
     token = read_unverified(sign({"a": 1}))
     assert token.header["alg"] == "ES256"

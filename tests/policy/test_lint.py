@@ -67,7 +67,7 @@ def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintF
 @pytest.mark.parametrize(
     ("policies", "policy", "what"),
     [
-        ("permit (principal, action, resource) when { 1 };", "policy0", "every policy needs an @id"),
+        ("permit (principal, action, resource) when { 1 };", "", "every policy needs an @id"),
         (FINE + FINE, "", "is already in x.cedar"),
         (HOLD.replace("forbid", "permit"), "g", "belongs on a forbid"),
         (HOLD.replace("people", "cfo"), "g", "route `cfo` is not in"),

@@ -8,9 +8,9 @@ import pytest
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Outcome
 from mcp_guard.core.names import short_form
+from mcp_guard.core.nearest import is_misspelling
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_confined
 from mcp_guard.policy.source import read_policies
-from mcp_guard.policy.validation import is_misspelling
 from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool, object_of
 
 STRING = {"type": "string"}

@@ -120,6 +120,9 @@ class Recorder:
     def why_unavailable(self, server: str) -> str | None:
         return self.troubles.get(server)
 
+    def why_absent(self, server: str) -> str | None:
+        return self.troubles.get(server)
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         if self.before is not None:
             await self.before(intent)

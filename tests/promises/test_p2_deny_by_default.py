@@ -78,7 +78,7 @@ def broken_engine(harness: Harness) -> None:
         (no_facts_tool, "`crm__get_deal` is not listed"),
         (dead_upstream, "exited with status 1"),
         (time_is_up, "expired"),
-        (no_policies, "unknown tool"),
+        (no_policies, "the policies are not loaded yet"),
         (broken_engine, ""),
     ],
 )

@@ -87,7 +87,9 @@ def test_a_misspelt_name_is_an_error_and_keeps_the_tool_that_it_means_denied(
     with Client(config) as client:
         client.start()
         assert client.tools().keys() == {"up__relist"}, "what the policy forbids is not allowed by its mistake"
-        assert "error" in client.call("up__echo")
+        assert text(client.call("up__echo")).startswith(
+            f"not available: `no-{named}` may forbid it, and is not valid; "
+        )
         assert text(client.call("up__relist")) == "done"
     assert f"did you mean `{near}`?" in client.stderr
     [rejected] = log(config, "--kind", "policy.rejected")
@@ -97,7 +99,10 @@ def test_a_misspelt_name_is_an_error_and_keeps_the_tool_that_it_means_denied(
 def test_a_name_that_was_seen_or_is_configured_is_no_misspelling(tmp_path: Path) -> None:
     policies = ALLOW_ALL + forbidding("up__echos") + forbidding("up__relists")
     config = write_config(
-        tmp_path, tolerant(tmp_path, [ECHO, RELIST, {**ECHO, "name": "echos"}]), policies, '[tools."up__relists"]\n'
+        tmp_path,
+        tolerant(tmp_path, [ECHO, RELIST, {**ECHO, "name": "echos"}]),
+        policies,
+        '[tools."up__relists"]\n[tools."up__relist"]\n',
     )
     with Client(config) as client:
         client.start()
@@ -138,13 +143,9 @@ def test_a_new_tool_that_a_waiting_policy_does_not_fit_is_withheld_and_no_other(
                 assert "up__later" not in client.tools()
                 relist(tmp_path, client, ECHO, RELIST, later)
             assert client.tools().keys() == {"up__echo", "up__relist", "two__echo"}
-            refused = client.call("up__later", {"s": 1})
-            if mode == "observe":  # it hides nothing else, so the agent hears why
-                assert "`no-up__later` may forbid it, and is not valid" in text(refused)
-            else:
-                assert refused["error"]["message"] == "unknown tool: up__later"
+            assert text(client.call("up__later", {"s": 1})).startswith("not available: `no-up__later` may forbid it")
             assert text(client.call("two__echo")) == "done"
-        assert "denied until they are fixed: up__later" in client.stderr
+        assert "denied in enforce mode until they are fixed: up__later" in client.stderr
     assert "later" not in (tmp_path / "up.log").read_text()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_guard.cli.completion.names import KINDS, names
-from mcp_guard.cli.options import make_parser
+from mcp_guard.cli.options import make_parser, one_of
 from mcp_guard.cli.output import print_lines
 
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
@@ -32,7 +32,13 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser("completion", "Print a shell completion script, or the current names of a kind, one per line.")
-    parser.add_argument("what", choices=(*SHELLS, *KINDS), metavar="SHELL|NAMES", help=", ".join((*SHELLS, *KINDS)))
+    parser.add_argument(
+        "what",
+        type=one_of((*SHELLS, *KINDS)),
+        choices=(*SHELLS, *KINDS),
+        metavar="SHELL|NAMES",
+        help=", ".join((*SHELLS, *KINDS)),
+    )
     return parser
 
 

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.errors import ConfigError, reason_of
 
 STATE = "state"
 """The default of `guard.state_dir`."""
@@ -23,7 +23,8 @@ def names(kind: str, config: Path) -> list[str]:
     try:
         data = tomllib.loads(config.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read `{config}`: {error}", "mcp-guard status --config FILE") from None
+        hint = "name the configuration: --config FILE"
+        raise ConfigError(f"cannot read `{config}`: {reason_of(error)}", hint) from None
     names = set(data.get(kind, {})) if kind in SECTIONS else set()
     ledger = config.resolve().parent / data.get("guard", {}).get("state_dir", STATE) / "ledger.sqlite"
     if kind in IN_LEDGER and ledger.exists():

@@ -21,6 +21,7 @@ from mcp_guard.cli.ledger_reader import (
     open_for_reading,
     reads_receipts,
 )
+from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_json, print_result, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import UpstreamError
@@ -66,13 +67,20 @@ def build_parser() -> argparse.ArgumentParser:
         "ledger events", "Print receipts as events, one per line, or send them to a URL (--to)."
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default="cloudevents", help="the event format (default: cloudevents)"
+        "--format",
+        type=one_of(tuple(FORMATS)),
+        choices=FORMATS,
+        default="cloudevents",
+        help="the event format (default: cloudevents)",
     )
     parser.add_argument(
         "--follow", action="store_true", help="continue with new receipts as they are written; stop with Ctrl-C"
     )
     parser.add_argument(
-        "--after", type=int, metavar="SEQ", help="start after this receipt (default: the position in --cursor)"
+        "--after",
+        type=whole_number(0),
+        metavar="SEQ",
+        help="start after this receipt (default: the position in --cursor)",
     )
     parser.add_argument("--to", metavar="URL", help="send batches to this URL by POST instead of printing events")
     parser.add_argument(

@@ -4,10 +4,11 @@ import argparse
 import difflib
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.options import add_json, make_parser, whole_number
 from mcp_guard.cli.output import print_code, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.visible_text import join
 from mcp_guard.policy.source import read_files
 
 
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="show the changes without writing them; exit code 1 if there are any"
     )
-    parser.add_argument("--width", type=int, default=100, metavar="N", help="line width (default 100)")
+    parser.add_argument("--width", type=whole_number(20), default=100, metavar="N", help="line width (default 100)")
     add_json(parser)
     return parser
 
@@ -57,6 +58,9 @@ def format_text(path: Path, text: str, width: int) -> str:
             raise PolicyError(
                 f"{path}: formatting would change its meaning, so it was not changed", "please report this"
             )
-    except ValueError as error:
-        raise PolicyError(f"{path}: {error}", "fix that line first") from None
+    except ValueError:
+        from mcp_guard.policy.positions import find_syntax_problems
+
+        lines = (f"{path}:{problem.position}: {problem.text}" for problem in find_syntax_problems(text))
+        raise PolicyError(join("\n", lines), "correct this first; nothing in the file was changed") from None
     return formatted if formatted.endswith("\n") else formatted + "\n"

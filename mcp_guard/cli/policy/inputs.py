@@ -11,15 +11,17 @@ from functools import cache
 from pathlib import Path
 
 from mcp_guard.cli import times
+from mcp_guard.cli.configured_names import CORRECT_NAMES, describe_unmatched
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.core import canonical
 from mcp_guard.core.anomaly import NAME as UNUSUAL
 from mcp_guard.core.describe import DescriptionRules
-from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
+from mcp_guard.core.errors import ConfigError, LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tool_pins import Pin
+from mcp_guard.core.visible_text import join
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
@@ -182,9 +184,24 @@ def see_stderr(settings: Settings) -> str:
 
 
 def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:
-    """The engine, and the tools by listed name. Raises: PolicyError, UpstreamError."""
+    """The engine, and the tools by listed name. Raises: ConfigError, PolicyError, UpstreamError."""
     world = live_world(settings, quiet)
-    return load_policies(settings.policies, world), {tool.listed_as: tool for tool in world.tools}
+    return load_checked(settings, world), {tool.listed_as: tool for tool in world.tools}
+
+
+def load_checked(settings: Settings, world: PolicyEnvironment) -> PolicyEngine:
+    """The policies, if they fit the tools and no name in the configuration is a misspelt one.
+
+    Raises: ConfigError, PolicyError.
+    """
+    unmatched = describe_unmatched(settings, (name for name in world.unmatched() if name.is_misspelt))
+    try:
+        engine = load_policies(settings.policies, world)
+    except PolicyError as error:
+        raise PolicyError(join("\n", (*unmatched, error.message)), error.hint) from None
+    if unmatched:
+        raise ConfigError(join("\n", unmatched), CORRECT_NAMES)
+    return engine
 
 
 def settings_of_cases(settings: Settings) -> CaseSettings:

@@ -7,13 +7,20 @@ from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
-from mcp_guard.cli.policy.inputs import known_environment, listed_world, no_tools_from, see_stderr
+from mcp_guard.cli.policy.inputs import (
+    known_environment,
+    listed_world,
+    load_checked,
+    no_tools_from,
+    see_stderr,
+)
 from mcp_guard.config import load
+from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
-from mcp_guard.policy.engine import PolicyEngine, load_policies
-from mcp_guard.policy.source import ListedNames, read_files
+from mcp_guard.policy.engine import PolicyEngine
+from mcp_guard.policy.source import ListedNames, PolicyProblem, read_files
 
 
 def main(arguments: list[str]) -> int:
@@ -51,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def lines(finding: LintFinding) -> list[str]:
-    where = "".join(f"{part}: " for part in (finding.file, finding.policy) if part)
-    return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]
+    problem = PolicyProblem(finding.file, finding.policy, finding.what, finding.at)
+    return [f"{finding.level}: {problem}", f"    hint: {finding.fix}"]
 
 
 def validate(arguments: list[str]) -> int:
@@ -61,13 +68,13 @@ def validate(arguments: list[str]) -> int:
     world = listed_world(settings, options.json)
     if not world.tools and world.absent:
         raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings))
-    engine = load_policies(settings.policies, world)
+    engine = load_checked(settings, world)
     tools, absent = len(world.tools), sorted(world.absent)
     document = {"version": engine.version, "tools": tools, "dormant": list(engine.dormant), "absent": absent}
     print_result(options.json, document, f"valid against {tools} tools, version {engine.version}")
     if not options.json:
         notes = [f"{no_tools_from(world)}: policies on them are checked once they list some"] if absent else []
-        unlisted = unlisted_sections(settings.tool_rules, {tool.listed_as for tool in world.tools})
+        unlisted = unlisted_names(settings.configured_names, {tool.listed_as for tool in world.tools})
         print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0
 
@@ -82,11 +89,14 @@ def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
             yield f"  {id}: {names} not listed at present"
 
 
-def unlisted_sections(sections: Iterable[str], listed: Collection[str]) -> Iterator[str]:
-    """A line for each `[tools."NAME"]` that says something of no tool at present."""
-    for name in sorted(set(sections) - set(listed)):
-        meant = next((f"; did you mean `{tool}`?" for tool in sorted(listed) if is_short_form(name, tool)), "")
-        yield f'  [tools."{name}"]: not listed at present{meant}'
+def unlisted_names(configured: Iterable[ConfiguredName], listed: Collection[str]) -> Iterator[str]:
+    """A line for each name in the configuration that no tool has at present."""
+    for entry in configured:
+        if entry.name not in listed:
+            meant = next(
+                (f"; did you mean `{tool}`?" for tool in sorted(listed) if is_short_form(entry.name, tool)), ""
+            )
+            yield f"  {entry.title}: not listed at present{meant}"
 
 
 def build_validate_parser() -> argparse.ArgumentParser:

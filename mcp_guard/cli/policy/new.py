@@ -1,14 +1,15 @@
 """`mcp-guard policy new`: create a policy file and its cases from a tool's schema."""
 
 import argparse
-import difflib
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_result
 from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
+from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 
@@ -18,8 +19,10 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     tools = {tool.listed_as: tool for tool in live_world(settings, options.json).tools}
     if options.tool not in tools:
-        near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
-        raise PolicyError(f"no tool `{options.tool}` is listed", f"listed tools: {', '.join(near)}, …")
+        raise PolicyError(f"no tool `{options.tool}` is listed", suggest_tools(options.tool, tools))
+    if options.route is not None and options.route not in settings.routes:
+        advice = nearest_or(options.route, settings.routes, "add it to [routes] in the configuration")
+        raise PolicyError(f"no route `{options.route}`", advice)
     tool, agents = tools[options.tool], settings.agents.values()
     group = options.group or next((group for enrolled in agents for group in enrolled.agent.groups), "agents")
     route = options.route or next(iter(settings.routes), None)

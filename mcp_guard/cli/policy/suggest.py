@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
+from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_code, print_hint, print_json, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, recorded_environment, versions
 from mcp_guard.clients.effects import read_effects
@@ -94,7 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
         "policy suggest", "Suggest the narrowest policies for calls that were always approved, or observed."
     )
     parser.add_argument(
-        "--least", type=int, default=MIN_CALLS, metavar="N", help="how many calls a suggestion needs (default 3)"
+        "--least",
+        type=whole_number(1),
+        default=MIN_CALLS,
+        metavar="N",
+        help="how many calls a suggestion needs (default 3)",
     )
     parser.add_argument("--free", default="", metavar="A,B", help="arguments to leave unrestricted: NAME, or TOOL.NAME")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the complete candidate policies and cases there")

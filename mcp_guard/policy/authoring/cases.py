@@ -36,7 +36,7 @@ from pathlib import Path
 
 from mcp_guard.core import canonical, rates
 from mcp_guard.core.describe import DescriptionRules, describe
-from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import (
     Agent,
     CallHistory,
@@ -51,7 +51,10 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
+from mcp_guard.core.nearest import nearest, suggest_tools
 from mcp_guard.core.risk import SIGNALS, sum_signals
+from mcp_guard.core.visible_text import join
+from mcp_guard.policy.authoring.case_types import find_type_problems
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
 
@@ -60,6 +63,7 @@ KEYS = frozenset(
      "meta", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
+FORMAT = "docs/howto/write-a-policy.md explains the format"
 ORIGINS = ("provenance", "sinks")
 
 
@@ -89,22 +93,31 @@ def read_cases(path: Path) -> list[Case]:
         try:
             data = tomllib.loads(file.read_text())
         except (OSError, ValueError, RecursionError) as error:
-            raise PolicyError(f"{file}: {error}", "docs/howto/write-a-policy.md explains the format") from None
-        defaults = data.get("defaults", {})
-        for number, entry in enumerate(data.get("case", []), 1):
+            raise PolicyError(f"cannot read the cases in `{file}`: {reason_of(error)}", FORMAT) from None
+        defaults, entries = data.get("defaults", {}), data.get("case", [])
+        if not isinstance(defaults, dict) or not isinstance(entries, list) or not all(map(_is_table, entries)):
+            raise PolicyError(f"{file}: cases are tables: [defaults] and [[case]]", FORMAT)
+        for number, entry in enumerate(entries, 1):
             table = {**defaults, **entry}
             if isinstance(table.get("time"), datetime):
                 table["time"] = table["time"].isoformat()
             name = table.get("name", f"case {number}")
             if unknown := table.keys() - KEYS:
-                hint = f"keys: {', '.join(sorted(KEYS))}"
+                near = nearest(min(unknown), KEYS)
+                hint = f"did you mean `{near}`?" if near else f"keys: {', '.join(sorted(KEYS))}"
                 raise PolicyError(f"{file.name}: {name}: unknown key `{min(unknown)}`", hint)
             if missing := {"tool", "outcome"} - table.keys():
                 raise PolicyError(
                     f"{file.name}: {name}: `{min(missing)}` is required", "every case needs `tool` and `outcome`"
                 )
+            if problems := list(find_type_problems(table)):
+                raise PolicyError(join("\n", (f"{file.name}: {name}: {problem}" for problem in problems)), FORMAT)
             cases.append(Case(file.name, name, table))
     return cases
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,7 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
     table, rules = case.table, settings.rules
     tool = tools.get(table["tool"])
     if tool is None:
-        return CaseResult(case, None, (f"no tool `{table['tool']}` is listed",))
+        return CaseResult(case, None, (f"no tool `{table['tool']}` is listed; {suggest_tools(table['tool'], tools)}",))
     instance = _instance(table)
     request = ToolCallRequest(tool.listed_as, table.get("arguments", {}), table.get("meta"))
     call = describe(rules, "call_case", instance, request, tool)

@@ -5,19 +5,26 @@ To add a check, write one function here, add it to `CHECKS`, and add a row to `t
 
 import difflib
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
+from mcp_guard.core.nearest import folded
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
-from mcp_guard.policy.schema import folded
-from mcp_guard.policy.source import Policy, PolicyProblem, PolicySource, is_outside_schema, parse_texts, with_unlisted
+from mcp_guard.policy.source import (
+    Policy,
+    PolicyProblem,
+    PolicySource,
+    is_outside_schema,
+    locate,
+    parse_texts,
+    with_unlisted,
+)
 from mcp_guard.policy.time_of_call import UTC_NAME
 from mcp_guard.policy.validation import ValidationSchema, find_misspelt_actions, find_validation_problems
 
@@ -37,6 +44,8 @@ class LintFinding:
     fix: str
     level: str = "warning"
     """`error` (the set does not load), `warning` or `note`."""
+    at: str = ""
+    """Where in the file, as `line:column`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +90,22 @@ def read_lint_input(
 
 
 def lint(lint_input: LintInput) -> list[LintFinding]:
-    return list(dict.fromkeys(finding for check in CHECKS for finding in check(lint_input)))
+    findings = dict.fromkeys(finding for check in CHECKS for finding in check(lint_input))
+    return [_located(finding, lint_input.texts) for finding in findings]
+
+
+def _located(finding: LintFinding, texts: Mapping[str, str]) -> LintFinding:
+    if finding.at or not finding.policy:
+        return finding
+    [problem] = locate([PolicyProblem(finding.file, finding.policy, finding.what)], texts)
+    return replace(finding, at=problem.at)
 
 
 def unreadable(lint_input: LintInput) -> Iterator[LintFinding]:
     """Problems that prevent loading, for any catalog."""
     for problem in lint_input.problems:
-        yield LintFinding(
-            problem.file, problem.policy, problem.text, "the set does not load until this is fixed", "error"
-        )
+        fix = "the set does not load until this is fixed"
+        yield LintFinding(problem.file, problem.policy, problem.text, fix, "error", problem.at)
 
 
 def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
@@ -101,13 +117,9 @@ def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
     except PolicyError as error:  # of the set, and of none of its policies
         yield LintFinding("", "", error.message, error.hint, "error")
         return
-    # Cedar reports the same mistake once for each tool: keep the first of those that differ in the action only.
-    distinct = {
-        (problem.file, problem.policy, re.sub(r'Action::"[^"]*"', "", problem.text)): problem
-        for problem in reversed(problems)
-    }
-    for problem in reversed(distinct.values()):
-        yield LintFinding(problem.file, problem.policy, problem.text, _suggest_fix(problem.text), "error")
+    for problem in problems:
+        fix = problem.fix or "compare with the schema: mcp-guard policy schema"
+        yield LintFinding(problem.file, problem.policy, problem.text, fix, "error", problem.at)
 
 
 def _find_problems(lint_input: LintInput, schema: Json) -> list[PolicyProblem]:
@@ -118,13 +130,6 @@ def _find_problems(lint_input: LintInput, schema: Json) -> list[PolicyProblem]:
     known = {id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, schema)}
     against = ValidationSchema(json.dumps(with_unlisted(schema, known.values())))
     return find_validation_problems(known, against) if known else []
-
-
-def _suggest_fix(cedar_message: str) -> str:
-    """Cedar's validator gives no codes; its message decides which hint to show, and nothing else."""
-    if "optional attribute" in cedar_message:
-        return "test for it first with `… has … &&`: a missing attribute makes the policy fail, and the call is denied"
-    return "compare with the schema: mcp-guard policy schema"
 
 
 def unknown_tools(lint_input: LintInput) -> Iterator[LintFinding]:
