@@ -82,7 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for verb in deciding.values():
         add_key_options(verb)
-    granting = deciding["grant"]
+    add_grant_options(deciding["grant"])
+    for verb in (listing, watching, showing, revoking, *deciding.values()):
+        add_config(verb)
+        add_json(verb)
+    return parser
+
+
+def add_grant_options(granting: argparse.ArgumentParser) -> None:
     granting.add_argument(
         "--more", type=whole_number(1), required=True, metavar="N", help="how many further calls to allow"
     )
@@ -97,10 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
     granting.add_argument(
         "--free", default="", metavar="A,B", help="arguments that may differ; all others must be the same"
     )
-    for verb in (listing, watching, showing, revoking, *deciding.values()):
-        add_config(verb)
-        add_json(verb)
-    return parser
 
 
 def list_approvals(writer: Writer, options: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switche
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
-from mcp_guard.diagnostics.checks import ClientFile
+from mcp_guard.diagnostics.snapshot import ClientFile
 
 
 def this_host() -> Host:

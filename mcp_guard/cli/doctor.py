@@ -17,17 +17,10 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Mode, Tool
-from mcp_guard.diagnostics.checks import (
-    AbsentUpstream,
-    CheckResult,
-    GuardSnapshot,
-    Level,
-    RefusalTest,
-    run_checks,
-    worst_level,
-)
+from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.self_test import run_refusal_tests
+from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import configured_keys
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies

@@ -26,8 +26,8 @@ from mcp_guard.cli.output import print_json, print_lines, print_listing, print_t
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
-from mcp_guard.diagnostics.checks import PendingApproval
 from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.storage.inspection import latest_receipts, open_read_only

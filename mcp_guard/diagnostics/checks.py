@@ -1,16 +1,16 @@
 """The checks of `doctor`, as pure functions of a snapshot of the guard. `CHECKS` is the complete list.
 
-To add a check, add a field to `GuardSnapshot`, a function here, and its name to `CHECKS`.
+To add a check, add a field to `GuardSnapshot` in `snapshot.py`, a function here, and its name to `CHECKS`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from mcp_guard.core.approval import Approval, Route, make_rule, may_decide
+from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
-from mcp_guard.diagnostics.hidden_tools import HiddenFrom, summarize
+from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.snapshot import ClientFile, FileInfo, GuardSnapshot, Level, PendingApproval
 
 MEBIBYTE = 1024 * 1024
 LITTLE_SPACE, HARDLY_ANY_SPACE = 512 * MEBIBYTE, 32 * MEBIBYTE
@@ -18,12 +18,6 @@ SLOW_SYNC_SECONDS = 0.05
 CLOCK_TOLERATED: Micros = 5_000_000
 OTHERS = 0o077
 """The permission bits for everybody except the owner."""
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,146 +28,6 @@ class CheckResult:
     level: Level
     what: str
     fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """Path, mode and owner of a file or folder."""
-
-    path: str
-    mode: int
-    owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class DiskInfo:
-    """Free space in bytes; the duration of a small synced write, or why it failed."""
-
-    free: int
-    sync_seconds: float
-    failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerContents:
-    """The content of the ledger file. `checkpoint_fits` is None if there is no head; `key_id` is the current key's.
-
-    `damage` lists SQLite's findings; `open_calls` are pairs of intent and guard.
-    """
-
-    format: int
-    known_format: int
-    size: int
-    last_seq: int
-    last_time: Micros
-    checkpoint_fits: bool | None
-    key_id: str
-    damage: tuple[str, ...]
-    open_calls: tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PendingApproval:
-    """A pending approval; `guard` is the process without which its instance cannot go on, if there is one."""
-
-    approval: Approval
-    guard: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalTest:
-    """One call that must be refused, made on a scratch ledger with the configured policies.
-
-    `permitted` means that the policies allow the call to everybody, so it was not made.
-    """
-
-    what: str
-    refused: bool
-    receipted: bool
-    said: str
-    permitted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ClientFile:
-    """The servers of an MCP client: its guard entries and its unguarded servers.
-
-    `words` name the client in a command. `no_program` and `no_config` are missing files that its guard entries name;
-    `others` are configurations of other guards; `failure` says why the file cannot be read.
-    """
-
-    title: str
-    words: str
-    path: str
-    is_guarded: bool = False
-    no_program: str = ""
-    no_config: str = ""
-    others: tuple[str, ...] = ()
-    unguarded: tuple[str, ...] = ()
-    failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingRoute:
-    """How requests to `name` leave this machine. `proxy` is empty if directly, `cas` if only the system's are trusted.
-
-    `exposes_secrets`: the proxy can read secrets on their way. `failure` says why none can be sent.
-    """
-
-    name: str
-    proxy: str = ""
-    exposes_secrets: bool = False
-    cas: tuple[str, ...] = ()
-    failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AbsentUpstream:
-    """An upstream that listed no tools: why, and what may help; both empty if that is not known."""
-
-    name: str
-    why: str = ""
-    lacked: str = ""
-    """Names of variables that are set here and that it did not get."""
-    fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardSnapshot:
-    """Everything the checks look at. `failure` and `hint` say why the ledger could not be read, if it could not."""
-
-    now: Micros
-    user: int
-    folder: FileInfo | None
-    disk: DiskInfo | None
-    file: FileInfo | None
-    failure: str
-    hint: str
-    contents: LedgerContents | None
-    key: FileInfo | None
-    key_failure: tuple[str, str] | None
-    public_ids: tuple[str, ...]
-    guards: tuple[tuple[str, bool], ...]
-    pending: tuple[PendingApproval, ...]
-    approvers_with_keys: frozenset[str]
-    policies_failure: tuple[str, str] | None
-    policies_note: str
-    agents: tuple[tuple[str, tuple[str | None, ...]], ...]
-    """Each agent with its owner and user, who may not approve its calls."""
-    routes: tuple[Route, ...]
-    has_upstreams: bool
-    absent: tuple[AbsentUpstream, ...]
-    refusal_tests: tuple[RefusalTest, ...]
-    is_observing: bool
-    unsafe_keys: tuple[str, ...]
-    """Configuration keys that switch off a guarantee (`Settings.unsafe_keys`)."""
-    clients: tuple[ClientFile, ...]
-    unmapped_issuers: tuple[str, ...] = ()
-    """Issuers of tokens of whose users the configuration knows nobody."""
-    outgoing: tuple[OutgoingRoute, ...] = ()
-    hidden: tuple[HiddenFrom, ...] = ()
-    unmatched_names: tuple[tuple[str, Level], ...] = ()
-    """Names in the configuration that no tool has, in words, and how bad that is."""
 
 
 CheckResults = list[CheckResult]

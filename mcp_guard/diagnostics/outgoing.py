@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx2 as httpx
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.diagnostics.checks import OutgoingRoute
+from mcp_guard.diagnostics.snapshot import OutgoingRoute
 from mcp_guard.network import Network
 from mcp_guard.settings import NetworkSettings, Settings
 from mcp_guard.upstream.secrets import read_network

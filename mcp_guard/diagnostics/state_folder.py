@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.diagnostics.checks import DiskInfo, FileInfo, LedgerContents, PendingApproval
+from mcp_guard.diagnostics.snapshot import DiskInfo, FileInfo, LedgerContents, PendingApproval
 from mcp_guard.files import is_locked
 from mcp_guard.ledger.open import FILE, GUARDS
 from mcp_guard.ledger.writer import is_signed

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.diagnostics.checks import CHECKS, Level
+from mcp_guard.diagnostics.checks import CHECKS
+from mcp_guard.diagnostics.snapshot import Level
 from tests.faults.disks import fill, small_disk
 from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, write_config
 from tests.promises.harness import SECOND, make_instance, open_harness

@@ -14,7 +14,11 @@ from mcp_guard.cli import main
         ("status --last -1", "`-1` is not a whole number of at least 0", "mcp-guard status --help"),
         ("approvals watch --until 0", "`0` is not a whole number of at least 1", "mcp-guard approvals watch --help"),
         ("verify --workers 0", "`0` is not a whole number of at least 1", "mcp-guard verify --help"),
-        ("log --kind intnt", "argument --kind: `intnt` is not possible here; did you mean `intent`?", "mcp-guard log"),
+        (
+            "tail --until intnt",
+            "argument --until: `intnt` is not possible here; did you mean `intent`?",
+            "mcp-guard tail",
+        ),
         ("ledger events --format xml", "`xml` is not possible here; write one of: cloudevents", "mcp-guard ledger"),
         ("log --lats 3", "mcp-guard log: no option `--lats`", "did you mean --last? mcp-guard log --help lists all"),
         ("log extra", "mcp-guard log: unexpected argument `extra`", "mcp-guard log --help"),
