@@ -15,8 +15,6 @@ from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import SECOND, Approval, ApprovalState, Grant
 from mcp_guard.core.describe import (
-    HIDDEN,
-    NO_SUCH_TOOL,
     NOT_AVAILABLE,
     DescriptionRules,
     describe,
@@ -39,7 +37,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
-from mcp_guard.core.names import SEPARATOR, listed_name
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
@@ -79,6 +77,7 @@ from mcp_guard.ports import (
     Upstreams,
 )
 from mcp_guard.protocol.jsonrpc import CancelledUnsent
+from mcp_guard.unlisted import why_unlisted
 
 MAX_ATTEMPTS = 8
 """How often a call is decided again because other processes keep changing its rate counters."""
@@ -223,38 +222,8 @@ class Guard:
         if reason := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
             return replace(call, problems=(reason,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            if reason := self.why_not_available(call):
-                return replace(call, problems=(NOT_AVAILABLE, reason))
-            return replace(call, problems=self.why_unlisted(call))
+            return replace(call, problems=why_unlisted(call, self.policies, self.upstreams))
         return call
-
-    def why_unlisted(self, call: Call) -> tuple[str, ...]:
-        """Promise P5: a tool that is not listed is unknown to the agent. What follows is for the receipt.
-
-        In observe mode the agent hears it, too.
-        """
-        if quarantine := self.upstreams.why_quarantined(call.name):  # promise P6
-            return NO_SUCH_TOOL, quarantine
-        if call.tool is None or not credential.may_use(call.instance.tools, call.tool.listed_as):
-            return (NO_SUCH_TOOL,)
-        why = self.policies.why_hidden(call.instance, call.tool)
-        return HIDDEN if self.policies.is_observed(call.tool) else NO_SUCH_TOOL, why
-
-    def why_not_available(self, call: Call) -> str | None:
-        """Why a tool that is not listed cannot be called at present, if nothing has decided so: there are no policies,
-        a rule that may be about it is not valid, or its upstream is down.
-
-        INVARIANT: the same for every name of an upstream, whether it has such a tool or not, except for tools that the
-        instance could call if the rule were valid (promise P5).
-        """
-        if not credential.may_use(call.instance.tools, call.name):
-            return None
-        if reason := self.policies.why_not_available(call.instance, call.tool):
-            return reason
-        try:
-            return self.upstreams.why_absent(call.name.partition(SEPARATOR)[0])
-        except KeyError:
-            return None
 
     async def describe(self, call: Call) -> Call:
         """Add the instance's history and the present state of the resource, and derive the change and the risk.
