@@ -133,6 +133,7 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD.replace("[guard]", '[guard]\nticket_pattern = "("'), "guard.ticket_pattern"),
         (GOOD.replace("[guard]", '[guard]\ntime_zone = "Berlin"'), "guard.time_zone: `Berlin` is not a time zone"),
         (GOOD.replace("[guard]", '[guard]\ntime_zone = "Berlin"'), "did you mean `Europe/Berlin`?"),
+        (GOOD.replace("[guard]", '[guard]\ntime_zone = "Europe/Berln"'), "did you mean `Europe/Berlin`?"),
         (GOOD.replace("[guard]", '[guard]\ntime_zone = "../etc/passwd"'), "write an IANA name such as"),
         (GOOD.replace("[guard]", '[guard]\ntime_zone = "Europe"'), "guard.time_zone: `Europe` is not"),
         (GOOD + '[serve]\norigins = ["*"]', "serve.origins: name each one; `*` matches nothing"),

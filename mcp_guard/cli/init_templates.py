@@ -94,7 +94,7 @@ def machine_zone() -> str:
     for name in filter(None, names):
         with suppress(ValueError):
             find_zone(name)
-            return name
+            return UTC_NAME if name == "Etc/UTC" else name
     return UTC_NAME
 
 

@@ -22,10 +22,9 @@ def _suggest(name: str) -> str:
     known = available_timezones()
     if not known:
         return "it has no time zone data: install the tzdata package"
-    city = name.strip().replace(" ", "_").casefold()
-    near = sorted(zone for zone in known if zone.rpartition("/")[2].casefold() == city.rpartition("/")[2])
-    near = near or difflib.get_close_matches(name, sorted(known), 1)
-    return f"did you mean `{near[0]}`?" if near else 'write an IANA name such as "Europe/Berlin"'
+    cities = {zone.rpartition("/")[2].casefold(): zone for zone in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(name.strip().replace(" ", "_").casefold().rpartition("/")[2], cities, 1)
+    return f"did you mean `{cities[near[0]]}`?" if near else 'write an IANA name such as "Europe/Berlin"'
 
 
 ZoneName = Annotated[str, AfterValidator(check_zone)]
