@@ -99,7 +99,7 @@ def report(effects: Effects, is_written: bool) -> list[str]:
     else:
         lines = ["no tools are listed"] + ([] if effects.absent else ["no upstream is configured; run mcp-guard wrap"])
     lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
-    lines += [f"no tools from `{name}`: start it by hand to see why" for name in effects.absent]
+    lines += [f"no tools from `{name}`: why is printed above" for name in effects.absent]
     return lines
 
 

@@ -356,7 +356,7 @@ class StdioTransport:
         process = self._process
         if process is None:
             return LastWords(reason, hint=self._start_hint)
-        for _ in range(LAST_WORDS_POLLS):
+        for _ in range(LAST_WORDS_POLLS if self._has_closed else 0):
             if process.popen.poll() is not None and not process.stderr_thread.is_alive():
                 break
             await asyncio.sleep(LAST_WORDS_POLL_SECONDS)
