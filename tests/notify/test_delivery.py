@@ -22,7 +22,7 @@ from mcp_guard.notify.message import make_message
 from mcp_guard.outbound import Destination
 from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.approvals import Delivery
-from mcp_guard.upstream.secrets import NETWORK_VARIABLES
+from mcp_guard.upstream.secrets import NETWORK_VARIABLES, TOOL_CERTIFICATES
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.harness import ALLOW, HOLD, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
@@ -257,7 +257,7 @@ async def test_command_gets_json_on_stdin_and_no_environment(harness: Harness) -
     assert document["approval"] == id
     assert "needs approval" in document["title"]
     assert {line.split("=")[0] for line in (harness.folder / "got.env").read_text().splitlines()} <= {
-        "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD", *NETWORK_VARIABLES,
+        "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD", *NETWORK_VARIABLES, *TOOL_CERTIFICATES,
     }  # fmt: skip
 
 

@@ -336,6 +336,8 @@ def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Brow
     check_that_words_fit(page)
     approve = page.get_by_role("button", name="Approve")
     expect(approve).to_be_in_viewport(ratio=1)  # at the top of the page
+    page.get_by_label("Rationale").tap()
+    assert page.evaluate("scrollY") == 0  # what was being read stays in view
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     expect(approve).to_be_in_viewport(ratio=1)
     expect(approve).to_have_text("Approve", use_inner_text=True)  # without the key
