@@ -1,6 +1,5 @@
 """The commands that the documents tell a reader to type work in order and print what the documents show."""
 
-import argparse
 import json
 import re
 import shlex
@@ -15,6 +14,7 @@ import pytest
 
 from mcp_guard.cli import COMMANDS
 from mcp_guard.cli.dispatch import load_handler
+from mcp_guard.cli.options import Parser
 from tests.docs.page import ROOT, Block, blocks, fences, fits, run
 from tests.live.http_guard import free_port
 from tests.live.running_guard import cli
@@ -208,13 +208,13 @@ class Understood(Exception):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_command_in_a_code_block_parses(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = argparse.ArgumentParser.parse_args
+    parse = Parser.parse_args
 
-    def parse_only(parser: argparse.ArgumentParser, words: list[str]) -> NoReturn:
+    def parse_only(parser: Parser, words: list[str]) -> NoReturn:
         parse(parser, words)
         raise Understood
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    monkeypatch.setattr(Parser, "parse_args", parse_only)
     typed = "\n".join(text for language, text in fences(document) if language == "sh")
     for line in re.findall(r"^(?:\w+=\$\()?(mcp-guard .*)$", typed, re.MULTILINE):
         words = shlex.split(re.split(r" (?:[|>&#]|\|\|)|\)$", line)[0])
