@@ -1,5 +1,6 @@
 """The types of the keys of a policy case, so that a mistake in a case is a message and no wrong answer."""
 
+import re
 from collections.abc import Callable, Iterable
 
 from mcp_guard.core.model import CallHistory, Json, Origins, Outcome
@@ -18,9 +19,14 @@ def _is_text(value: object) -> bool:
 
 
 def _is_rates(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(number, int | float) and not isinstance(number, bool) for number in value.values()
-    )
+    """Sums are exact as text, which TOML has no type for."""
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, str):
+        return _DECIMAL.fullmatch(value) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_history(value: object) -> bool:
@@ -31,6 +37,7 @@ def _is_history(value: object) -> bool:
     return are_origins and all(_is_texts(names) for origin in origins for names in origin.values())
 
 
+_DECIMAL = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,4})?")
 OUTCOMES = tuple(map(str, Outcome))
 TEXT: tuple[Callable[[object], bool], str] = (_is_text, 'a text: "…"')
 TEXTS: tuple[Callable[[object], bool], str] = (_is_texts, 'a list of texts: ["…"]')
@@ -39,7 +46,7 @@ TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("name", "tool", "agent", "owner", "on_behalf_of", "ticket", "reason"), TEXT),
     **dict.fromkeys(("groups", "policies", "routes"), TEXTS),
     **dict.fromkeys(("arguments", "meta"), TABLE),
-    "rates": (_is_rates, "a table of numbers: { counter = 3 }"),
+    "rates": (_is_rates, 'a table of numbers: { counter = 3, sum = "120.50" }'),
     "history": (_is_history, f"a table with some of: {', '.join(CallHistory.__slots__)}"),
     "outcome": (lambda value: value in OUTCOMES, f"one of: {', '.join(OUTCOMES)}"),
 }
