@@ -13,6 +13,7 @@ from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.policy.inputs import recorded_environment
+from mcp_guard.cli.status import remembered_checkpoint
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
@@ -22,7 +23,7 @@ from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
-from mcp_guard.ledger.open import configured_keys
+from mcp_guard.ledger.open import FILE, configured_keys
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.last_words import LastWords
@@ -85,6 +86,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         outgoing=outgoing_routes(settings),
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
+        verified_receipts=max((known.size for known in remembered_checkpoint(settings.state_dir / FILE)), default=0),
         **snapshot,
     )
 

@@ -85,6 +85,21 @@ def test_healthy_guard_has_no_findings(config: Path) -> None:
     assert "--upstreams checks against them" in found["policies"]["what"]
 
 
+def test_ledger_shorter_than_the_one_verified_last_is_a_problem(config: Path) -> None:
+    older = ledger(config).with_name("older.sqlite")
+    shutil.copy(ledger(config), older)
+    assert cli("call", "up__echo", '{"text": "x"}', "--config", str(config)).returncode == 0
+    assert cli("verify", "--config", str(config)).returncode == 0
+    assert doctor(config)[0] == 0
+    for file in ledger(config).parent.glob("ledger.sqlite*"):
+        file.unlink()
+    older.rename(ledger(config))
+    code, found = doctor(config)
+    assert (code, found["head"]["level"]) == (2, "problem")
+    assert found["head"]["what"].startswith("rolled back: 18 receipts were verified here, but the ledger has only 10")
+    assert "mcp-guard verify" in found["head"]["fix"]
+
+
 def test_doctor_changes_no_file(config: Path) -> None:
     before = ledger(config).read_bytes()
     doctor(config)
