@@ -25,6 +25,14 @@ def test_starter_policy_validates_for_any_tool(schema: Any) -> None:
         assert load_policies(Path(folder), PolicyEnvironment((tool,), routes=("people",))).dormant == ()
 
 
+def test_starter_policy_names_the_columns_of_a_list_of_objects() -> None:
+    item = {"type": "object", "properties": {"to": {"type": "string"}, "odd name": {"type": "integer"}}}
+    schema = object_of(transfers={"type": "array", "items": item}, notes={"type": "array", "items": {"type": "string"}})
+    lines = scaffold_policy(make_tool(schema), "workers", "people").splitlines()
+    assert '//   context.input.transfers: record of sets, one for each member: "odd name", to' in lines
+    assert "//   context.input.notes: set (optional: test `context.input has notes`)" in lines
+
+
 @pytest.mark.parametrize("effect", list(Effect))
 @pytest.mark.parametrize("resource", [None, ResourceRule("Deal", "/id")])
 def test_starter_policy_cases_pass(tmp_path: Path, effect: Effect, resource: ResourceRule | None) -> None:

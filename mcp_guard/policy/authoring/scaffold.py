@@ -48,18 +48,29 @@ def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str
         quoted_name = name if is_plain(name) else json.dumps(name)
         always = shape is not None and name in shape.required and not inner.nullable
         optional = "" if always else f" (optional: test `context.input has {quoted_name}`)"
-        seen = (
-            "not visible to policies; listed in context.input_unknown if present"
-            if inner.kind is Kind.OPAQUE
-            else inner.kind
-        )
-        yield f"context.input{attribute}: {seen}{optional}"
+        yield f"context.input{attribute}: {_describe_shape(inner)}{'' if _columns(inner) else optional}"
     yield "context.change.fields: names of the arguments that differ from the present state"
     yield "context.task.ticket, context.task.reason (optional: test `context.task has ticket`)"
     yield "context.risk.level: low, medium, high"
     yield from (f"context.rate.{name}: calls in the window, including this one" for name in counters)
     if tool.rule.resource:
         yield f"resource is {tool.rule.resource.type}, with the attributes from [resources] in the configuration"
+
+
+def _describe_shape(shape: Shape) -> str:
+    if shape.kind is Kind.OPAQUE:
+        return "not visible to policies; listed in context.input_unknown if present"
+    if columns := _columns(shape):
+        names = ", ".join(name if is_plain(name) else json.dumps(name) for name in columns)
+        return f"record of sets, one for each member: {names}"
+    return shape.kind
+
+
+def _columns(shape: Shape) -> list[str]:
+    """The members of a list of objects, which policies see by column: a record that is never absent."""
+    if shape.element is None or shape.element.kind is not Kind.RECORD:
+        return []
+    return [name for name, inner in shape.element.fields.items() if inner.typed]
 
 
 def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
