@@ -155,7 +155,7 @@ class ReceiptFilter:
                 if not any(FIELDS[name].matches(value, wanted) for value in met):
                     close = difflib.get_close_matches(wanted, met, 1)
                     meant = say("; did you mean `{}`?", close[0]) if close else ""
-                    when = "" if self.since is None and self.until is None else " of this time"
+                    when = VisibleText("" if self.since is None and self.until is None else " of this time")
                     return say("--{} `{}` matches no receipt{}{}", name, wanted, when, meant)
         names = join(", ", (f"--{name}" for name in self.wanted))
         return say("no receipt matches all of {}; leave one out", names) if len(self.wanted) > 1 else WIDER

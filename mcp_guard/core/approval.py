@@ -364,7 +364,7 @@ def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[
     names = ", ".join(f"`{rule.route}`" for rule in rules)
     if any(approver in rule.approvers for rule in rules):
         raise ApprovalError(
-            f"`{approver}` may not approve their own request",
+            f"`{approver}` may not decide on their own request",
             f"another approver of {names} must decide, or set unsafe_self_approval = true on the route",
         )
     approvers = ", ".join(sorted({name for rule in rules for name in rule.approvers}))

@@ -40,7 +40,7 @@ def is_approved(harness: Harness, id: str) -> bool:
 async def test_a_spelling_of_an_approver_cannot_approve(tmp_path: Path, user: str) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     id = await held(harness, on_behalf_of=user)
-    with pytest.raises(ApprovalError, match="may not approve their own request"):
+    with pytest.raises(ApprovalError, match="may not decide on their own request"):
         harness.approve(id, "dana")
 
 
@@ -53,7 +53,7 @@ async def test_an_owner_is_recognized_in_any_identifier(tmp_path: Path, owner: s
     """The operator wrote the owner, so nobody else has to confirm that it is not the approver."""
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     id = await held(harness, agent=Agent("agent", owner, ()), on_behalf_of=None)
-    with pytest.raises(ApprovalError, match="may not approve their own request"):
+    with pytest.raises(ApprovalError, match="may not decide on their own request"):
         harness.approve(id, "dana")
     harness.approve(id, "alice")
     assert is_approved(harness, id)
@@ -74,7 +74,7 @@ async def test_an_unknown_user_needs_a_second_person(tmp_path: Path, user: str) 
 async def test_a_mapped_identity_is_the_approver_and_no_other(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", people=KNOWN)
     id = await held(harness, on_behalf_of="auth0|17", user_issuer=ISSUER)
-    with pytest.raises(ApprovalError, match="may not approve their own request"):
+    with pytest.raises(ApprovalError, match="may not decide on their own request"):
         harness.approve(id, "dana")
     harness.approve(id, "alice")
     assert is_approved(harness, id)
@@ -101,7 +101,7 @@ async def test_an_owner_spelt_otherwise_cannot_approve(tmp_path: Path, owner: st
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", people=KNOWN)
     agent = make_instance(agent=Agent("agent", owner), on_behalf_of=None)
     id = pending_id(await harness.guard.call(agent, ToolCallRequest("crm__note", {"text": "x"})))
-    with pytest.raises(ApprovalError, match="may not approve their own request"):
+    with pytest.raises(ApprovalError, match="may not decide on their own request"):
         harness.approve(id, "dana")
     harness.approve(id, "alice")
     assert is_approved(harness, id)

@@ -88,6 +88,10 @@ def test_bad_input_is_refused(past: Past, words: str, message: str, capsys: pyte
     [
         ("--tool up__ecko", "--tool `up__ecko` matches no receipt; did you mean `up__echo`?"),
         (
+            "--tool up__ecko --since 1d",
+            "--tool `up__ecko` matches no receipt of this time; did you mean `up__echo`?",
+        ),
+        (
             "--policy quiet --user dana --kind outcome",
             "no receipt matches all of --kind, --user, --policy; leave one out",
         ),

@@ -204,7 +204,7 @@ APPROVAL  requested  LEFT
         (("approve", "ap_none", "--as", "alice"), 7, "no approval `ap_none`\nhint: mcp-guard approvals list"),
         (("approve", "CONSUMED", "--as", "alice"), 7, "cannot approve an approval that is `consumed`"),
         (("deny", "DENIED", "--as", "alice"), 7, "cannot deny an approval that is `denied`"),
-        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not approve their own request\nhint: another approver"),
+        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not decide on their own request\nhint: another approver"),
         (
             ("approve", "PENDING", "--as", "eve"),
             7,

@@ -123,7 +123,7 @@ PEOPLE = RouteRule("people", ("alice", "bob"), 1)
 
 @pytest.mark.parametrize(
     ("approver", "requesters", "expected"),
-    [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not approve their own request")],
+    [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not decide on their own request")],
 )
 def test_ineligible_approvers_may_not_vote(approver: str, requesters: tuple[str | None, ...], expected: str) -> None:
     with pytest.raises(ApprovalError, match=expected):

@@ -131,6 +131,6 @@ async def test_a_mark_that_only_the_intent_lacks_fails(tmp_path: Path) -> None:
 
 async def test_without_the_switch_the_owner_is_refused_as_ever(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
-    with pytest.raises(ApprovalError, match="may not approve their own request"):
+    with pytest.raises(ApprovalError, match="may not decide on their own request"):
         harness.approve(pending_id(await call(harness)), "bob")
     harness.close()
