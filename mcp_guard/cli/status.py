@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> int:
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]
     calls = calls[-options.last :] if options.last > 0 else []
-    hidden = [] if options.ledger else [row for row in find_hidden(load(options.config)) if row.is_now]
+    settings = None if options.ledger else load(options.config)
+    hidden = [] if settings is None else [row for row in find_hidden(settings) if row.is_now]
     if options.json:
         more = {"hidden": [asdict(row) for row in hidden], "unmatched": unseen}
         print_json({**as_json(path, state, receipts, calls), **more}, indent=2)
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> int:
     print_text(ledger_line(path, state))
     print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts))
+    if settings is not None and running and policies_of(receipts)[1] not in (None, settings.mode):
+        print_text(f"configuration: mode {settings.mode}, which a guard takes when it starts: restart the client")
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)

@@ -38,6 +38,19 @@ def test_status_shows_a_running_guard(past: Past) -> None:
     assert len(lines) == 14
 
 
+def test_status_says_that_a_running_guard_has_the_mode_it_was_started_with(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        assert "configuration: mode" not in cli("status", "--config", str(config)).stdout
+        text = config.read_text()
+        config.write_text(text.replace("[guard]\n", '[guard]\nmode = "observe"\n', 1))
+        assert config.read_text() != text
+        lines = cli("status", "--config", str(config)).stdout.splitlines()
+        assert "configuration: mode observe, which a guard takes when it starts: restart the client" in lines
+    assert "configuration: mode" not in cli("status", "--config", str(config)).stdout
+
+
 def test_status_prints_json(past: Past) -> None:
     report = json.loads(cli("status", "--json", "--last", "2", "--config", str(past.config)).stdout)
     assert (report["receipts"], report["pending"], len(report["guards"])) == (receipts(past), [past.pending], 1)
