@@ -11,7 +11,7 @@ from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
-from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
+from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule
 from mcp_guard.core.approval_card import (
     UNDO,
     ArgumentRow,
@@ -126,7 +126,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
             approval.subject.agent,
             what(approval),
             ", ".join(approval.routes),
-            left(approval.expires, now),
+            _left_of(approval, now),
         )
         for approval in approvals
     ]
@@ -209,7 +209,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         for vote in approval.votes
     ]
     lines = [
-        f"{approval.id}  {_state(approval, now)}  {left(approval.expires, now)}",
+        f"{approval.id}  {_state(approval, now)}  {_left_of(approval, now)}".rstrip(),
         f"  who            {who}",
         *([f"  unknown user   {UNKNOWN_USER}"] if subject.unknown_user else []),
         f"  what           {what(approval)}",
@@ -308,8 +308,13 @@ def what(approval: Approval) -> VisibleText:
 
 
 def _state(approval: Approval, now: int) -> str:
-    lapsed = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
+    lapsed = approval.state in OPEN and now >= approval.expires
     return "expired" if lapsed else str(approval.state)
+
+
+def _left_of(approval: Approval, now: int) -> str:
+    """The time left to decide or to use it; empty once it is closed."""
+    return left(approval.expires, now) if approval.state in OPEN and now < approval.expires else ""
 
 
 def left(expires: int, now: int) -> str:

@@ -86,7 +86,8 @@ def find_receipts(store: Store, what: str) -> list[Receipt]:
     if not rows and row is not None:
         rows = [row]
     if not rows:
-        raise LedgerError(f"no receipt or call `{what}` in `{store.path}`", "mcp-guard log")
+        hint = f"mcp-guard approvals show {what}" if what.startswith("ap_") else "mcp-guard log"
+        raise LedgerError(f"no receipt or call `{what}` in `{store.path}`", hint)
     by_seq = {row.seq: row for row in rows}
     for receipt in map(read_receipt, rows):
         approval = receipt.get("approval")

@@ -77,7 +77,7 @@ def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        hint = "mcp-guard approvals list"
+        hint = "mcp-guard approvals show ID"
         raise ApprovalError(f"cannot {event} an approval that is `{state}`", hint) from None
 
 

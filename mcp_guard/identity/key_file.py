@@ -30,7 +30,9 @@ def refuse_to_overwrite(path: Path) -> None:
     """Raises: ApprovalError if the file exists."""
     if path.exists():
         raise ApprovalError(
-            f"`{path}` already contains a key", "choose another file with --key-file FILE, or rotate the key"
+            f"`{path}` already contains a key",
+            "if it is of another guard, choose another file for this one, and give it to `approvals`, too: "
+            "--key-file FILE; to replace a key of this guard: mcp-guard approvers rotate APPROVER",
         )
 
 

@@ -97,7 +97,9 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
         wrong = [*alice[:-1], str(tmp_path / "other")]
         assert "cannot decrypt `" in run(config, "approve", id, *wrong, "--rationale", "x", code=7)
         swapped = [*alice[:5], carol[5], *alice[6:]]
-        assert "`alice` has no enrolled key" in run(config, "approve", id, *swapped, "--rationale", "x", code=7)
+        refused = run(config, "approve", id, *swapped, "--rationale", "x", code=7)
+        assert "`alice` has no enrolled key" in refused
+        assert "; to sign with one of them: --key-file FILE" in refused
         nobody = [*alice[:5], str(tmp_path / "none.key"), *alice[6:]]
         assert "no key file at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
         assert "cannot ask for the passphrase: standard input is not a terminal" in run(

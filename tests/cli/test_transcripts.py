@@ -121,6 +121,12 @@ hint: mcp-guard log"""
     )
 
 
+def test_show_of_an_approval_names_the_command_for_it(past: Past) -> None:
+    assert f"hint: mcp-guard approvals show {past.pending}" in transcript(past, "show", past.pending, code=5).replace(
+        "APPROVAL", past.pending
+    )
+
+
 def test_tail(past: Past) -> None:
     assert (
         transcript(past, "tail", "--last", "9", "--until", "guard.stopped")
@@ -170,7 +176,9 @@ def test_approvals_list(past: Past) -> None:
 id  state  agent  what  routes  time left
 APPROVAL  requested  tester  up__get_deal  people  LEFT"""
     )
-    assert [line.split("  ")[1] for line in transcript(past, "approvals", "list", "--all").splitlines()[1:]] == [
+    everything = transcript(past, "approvals", "list", "--all")
+    assert everything.count("LEFT") == 1, "what is decided has no time left"
+    assert [line.split("  ")[1] for line in everything.splitlines()[1:]] == [
         "consumed", "denied", "requested",
     ]  # fmt: skip
 
@@ -202,7 +210,11 @@ APPROVAL  requested  LEFT
     ("words", "code", "expected"),
     [
         (("approve", "ap_none", "--as", "alice"), 7, "no approval `ap_none`\nhint: mcp-guard approvals list"),
-        (("approve", "CONSUMED", "--as", "alice"), 7, "cannot approve an approval that is `consumed`"),
+        (
+            ("approve", "CONSUMED", "--as", "alice"),
+            7,
+            "cannot approve an approval that is `consumed`\nhint: mcp-guard approvals show ID",
+        ),
         (("deny", "DENIED", "--as", "alice"), 7, "cannot deny an approval that is `denied`"),
         (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not decide on their own request\nhint: another approver"),
         (
@@ -240,7 +252,8 @@ carol      no key"""
     (tmp_path / "phrase").write_text("long enough")
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
-    assert "already contains a key" in transcript(past, "approvers", "add", "bob", *key, code=7)
+    refused = transcript(past, "approvers", "add", "bob", *key, code=7)
+    assert "already contains a key\nhint: if it is of another guard, choose another file for this one" in refused
     assert "key KEY of bob replaces KEY, which signed it" in transcript(past, "approvers", "rotate", "bob", *key)
     [old, new] = json.loads(cli("approvers", "list", "--json", "--config", str(past.config)).stdout)[1:]
     assert old["removed"] is not None

@@ -164,10 +164,15 @@ def keys_in_use(keys: Iterable[ApproverKey], approver: str) -> list[ApproverKey]
 
 def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverKey:
     """The key of this approver with this id. Raises: ApprovalError if there is none in use."""
-    for key in keys:
-        if key.id == id and key.approver == approver and key.removed is None:
+    usable = keys_in_use(keys, approver)
+    for key in usable:
+        if key.id == id:
             return key
-    hint = f"mcp-guard approvers list; to enrol one: mcp-guard approvers add {approver}"
+    if usable:
+        in_use = ", ".join(key.id for key in usable)
+        hint = f"keys of {approver} in use: {in_use}; to sign with one of them: --key-file FILE"
+    else:
+        hint = f"mcp-guard approvers list; to enrol one: mcp-guard approvers add {approver}"
     raise ApprovalError(f"`{approver}` has no enrolled key `{id}`", hint)
 
 
