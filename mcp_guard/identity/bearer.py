@@ -99,7 +99,7 @@ def unverified_issuer(token: str) -> object:
 
 
 def _read_own(token: str, own: Issuer, audience: str) -> OwnToken:
-    claims = credential.decode(token, own.public_key.verify)
+    claims = credential.decode(token, own.verify)
     audiences = claims.get("aud")
     if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise InvalidCredential(_wrong_audience(audiences, audience))

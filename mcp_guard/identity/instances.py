@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from mcp_guard.core import canonical, credential
@@ -10,7 +11,7 @@ from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
-from mcp_guard.identity.ed25519 import AnyPublicKey, PrivateKey
+from mcp_guard.identity.ed25519 import AnyPublicKey, InvalidSignature, PrivateKey
 from mcp_guard.identity.host_process import HostProcess
 
 SECOND = 1_000_000
@@ -53,6 +54,16 @@ class Issuer:
     origin: str
     sign: Callable[[bytes], bytes]
     public_key: AnyPublicKey
+    other_keys: tuple[AnyPublicKey, ...] = ()
+    """Keys that may have signed as well."""
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raises: InvalidSignature."""
+        for key in self.other_keys:
+            with suppress(InvalidSignature):
+                key.verify(signature, data)
+                return
+        self.public_key.verify(signature, data)
 
 
 def random_text(length: int) -> str:
@@ -141,7 +152,7 @@ def check_credential(issuer: Issuer, instance: Instance) -> None:
 
     Raises: InvalidCredential.
     """
-    claims = credential.decode(instance.credential, issuer.public_key.verify)
+    claims = credential.decode(instance.credential, issuer.verify)
     claimed = (claims.get("iss"), claims.get("sub"), claims.get("instance"), claims.get("jti"))
     if claimed != (issuer.origin, instance.agent.name, instance.id, instance.credential_id):
         raise InvalidCredential("the credential belongs to another instance")

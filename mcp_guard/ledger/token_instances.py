@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mcp_guard.core.credential import InvalidCredential
+from mcp_guard.core.credential import InvalidCredential, read_unverified
 from mcp_guard.core.model import Instance, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.tlog import note
 from mcp_guard.identity.bearer import ExternalToken, OwnToken
+from mcp_guard.identity.ed25519 import AnyPublicKey, PublicKey
+from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import AgentSettings
+from mcp_guard.storage.sqlite import Store
 
 SECOND = 1_000_000
 
@@ -25,6 +29,16 @@ class TokenInstances:
 
     def now(self) -> Micros:
         return self.writer.now()
+
+    def issuer_of(self, token: str, own: Issuer) -> Issuer:
+        """The guard as the issuer of this token, with the key that was in force when its instance was issued: a
+        rotation ends no credential, and a retired key cannot sign one for a later instance. The token is not verified.
+
+        Raises: InvalidCredential, LedgerError.
+        """
+        id = read_unverified(token).claims.get("instance")
+        keys = self.writer.read(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
+        return replace(own, public_key=keys[-1], other_keys=tuple(keys[:-1])) if keys else own
 
     def own(self, verified: OwnToken, token: str) -> Instance:
         """Raises: InvalidCredential, LedgerError."""
@@ -73,3 +87,18 @@ class TokenInstances:
     def _check(self, instance: Instance) -> None:
         if why := self.writer.read(lambda store: registry.why_barred(store, instance, self.now())):
             raise InvalidCredential(why)
+
+
+def _keys_for(store: Store, id: str) -> list[AnyPublicKey]:
+    """The keys in force when this instance was issued: one, or two if that was in the microsecond of a rotation."""
+    if (row := store.instance(id)) is None:
+        return []
+    keys: list[AnyPublicKey] = []
+    until: Micros | None = None
+    for key in reversed(store.guard_keys()):
+        rotation = store.receipt(key.since - 1)
+        since = rotation.at if rotation else 0
+        if since <= row.instance.started and (until is None or row.instance.started <= until):
+            keys.append(PublicKey.from_public_bytes(note.parse_verifier(key.verifier)[2]))
+        until = since
+    return keys

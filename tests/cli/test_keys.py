@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+from mcp_guard.core import credential
+from mcp_guard.ledger.keys import parse_private
 from tests.ledger.rotation_checks import chain, receipts
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import Client, cli, log, scripted, text, write_config
 
 
@@ -34,6 +37,21 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     assert f"0 to {keys[0]['until']}" in table
     assert "the previous key signed the change" in cli("verify", *at).stdout
     assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
+
+
+def test_tokens_stay_valid_after_a_rotation_and_a_retired_key_signs_none(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port))
+    with Served(config, port) as guard:
+        _, before = guard.issue()
+        retired = parse_private((tmp_path / "state" / "ledger.key").read_text().strip())
+        cli("keys", "rotate", "--config", str(config))
+        _, after = guard.issue()
+        assert [guard.raw(token).stateless("tools/list").status_code for token in (after, before)] == [200, 200]
+    forged = credential.encode(credential.read_unverified(after).claims, retired.sign)
+    with Served(config, port) as restarted:
+        answers = [restarted.raw(token).stateless("tools/list").status_code for token in (before, after, forged)]
+    assert answers == [200, 200, 401]
 
 
 def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ class Authenticator:
     async def _verify(self, token: str) -> OwnToken | ExternalToken:
         """Verify the token's signature. Another issuer's keys may have to be fetched, which is done in a thread.
 
-        Raises: InvalidCredential.
+        Raises: InvalidCredential, LedgerError.
         """
         if (cached := self.verified.get(token)) is not None:
             return cached
         if self.trusted_issuers and unverified_issuer(token) != self.own_issuer.origin:
             return await asyncio.to_thread(read_token, token, self.own_issuer, self.url, self.trusted_issuers)
-        verified = read_token(token, self.own_issuer, self.url, ())
+        verified = read_token(token, self.instances.issuer_of(token, self.own_issuer), self.url, ())
         if isinstance(verified, OwnToken):
             if len(self.verified) >= MAX_VERIFIED_TOKENS:
                 self.verified.clear()
