@@ -70,7 +70,8 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
 
 def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     store, now = writer.store, writer.now()
-    alive = [row.instance.agent.name for row in store.instances(now)]
+    instances = [row.instance for row in store.instances(now)]
+    alive = [item.agent.name for item in instances if registry.why_barred(store, item, now) is None]
     disabled = {name for (kind, name), until in store.revocations() if kind == "agent" and until > now}
     rows = [
         {

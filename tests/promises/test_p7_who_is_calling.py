@@ -130,6 +130,8 @@ def test_a_disabled_agent_gets_no_new_instance_until_it_is_enabled(tmp_path: Pat
         token = served.issue()[1]
         cli("agents", "disable", "tester", *why, *config)
         assert served.raw(token).stateless("tools/list").status_code == 401
+        [agent] = json.loads(cli("agents", "list", "--json", *config).stdout)
+        assert (agent["state"], agent["alive"]) == ("disabled", 0)
         assert cli("instances", "issue", *config, check=False).returncode == 8
         cli("agents", "enable", "tester", *why, *config)
         assert served.raw(token).stateless("tools/list").status_code == 401  # revoked stays revoked
