@@ -4,7 +4,7 @@ import argparse
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_json, print_lines, print_table
+from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
@@ -68,7 +68,10 @@ def short(verifier: str) -> str:
 def rotate(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.rotate(ledger_settings(settings), CLOCK, options.why)
     message = f"key {short(new)} is in force; {short(old)} signed it and is retired"
-    return say(settings, options, (old, new), message)
+    say(settings, options, (old, new), message)
+    if not options.json:
+        print_text("make a new backup: to restore an earlier one, the retired key is needed")
+    return 0
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
