@@ -5,11 +5,10 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mcp_guard.core.nearest import nearest
 from mcp_guard.core.visible_text import say, visible_line
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
@@ -39,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         words, parser = list(sys.argv[1:] if args is None else args), self
         if self._verbs is not None and words and not words[0].startswith("-"):
             if words[0] not in self._verbs.choices:
-                near = nearest(words[0], self._verbs.choices)
+                near = _nearest(words[0], self._verbs.choices)
                 help = f"{self.prog} --help"
                 self._refuse(
                     f"no command `{words[0]}`", f"did you mean {self.prog} {near}? {help} lists all" if near else help
@@ -53,9 +52,15 @@ class Parser(argparse.ArgumentParser):
     def _refuse_unknown(self, word: str) -> NoReturn:
         if not word.startswith("-"):
             self._refuse(f"unexpected argument `{word}`", f"{self.prog} --help")
-        near = nearest(word.partition("=")[0], re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help()))
+        near = _nearest(word.partition("=")[0], re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help()))
         hint = f"did you mean {near}? {self.prog} --help lists all" if near else f"{self.prog} --help"
         self._refuse(f"no option `{word}`", hint)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    from mcp_guard.core.nearest import nearest  # only errors need it
+
+    return nearest(name, names)
 
 
 def duration(text: str) -> int:
@@ -72,7 +77,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            near = nearest(text, names)
+            near = _nearest(text, names)
             meant = f"did you mean `{near}`?" if near else f"write one of: {', '.join(names)}"
             raise argparse.ArgumentTypeError(f"`{text}` is not possible here; {meant}")
         return text

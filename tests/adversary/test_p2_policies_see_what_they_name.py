@@ -57,7 +57,9 @@ def check_is_not_loaded(folder: Path, policy: str) -> tuple[str, str]:
     assert "did you mean `stage`?" in validated.stderr
     with Client(config) as client:
         client.start()
-        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
+        refused = client.call("up__typed", {"stage": "Closed Won"})
+    assert refused["result"]["isError"]
+    assert text(refused).startswith("not available: ")
     assert seen(folder, "up") == []
     return validated.stderr, client.stderr
 

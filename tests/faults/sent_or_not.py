@@ -230,7 +230,10 @@ class Race:
 
     async def _pause(self, *replies: Json) -> None:
         """An upstream that has died is started again after half a second."""
-        known = ("exited with status", "closed its output", "did not complete", "is starting", "is running", "up__pay")
+        known = (
+            "exited with status", "was ended by signal", "closed its output", "did not complete", "is starting",
+            "is running", "up__pay",
+        )  # fmt: skip
         for reply in replies:
             require(any(words in text_of(reply) for words in known), f"call {self.number}: {text_of(reply)}")
         await asyncio.sleep(0.05)

@@ -128,7 +128,7 @@ def test_unreachable_upstream_fails_only_its_own_calls(tmp_path: Path) -> None:
         ('[upstreams.far]\nurl = "ftp://x"\n', "upstreams.far.url"),
         (
             '[upstreams.far]\nurl = "http://x"\ncommand = "y"\n',
-            "set either `command`, which starts the server, or `url`, its address",
+            "both `command` and `url` are given: keep `command`, which starts the server, or `url`",
         ),
         ('[upstreams.far]\nurl = "http://x"\nargs = ["y"]\n', "`args` cannot be combined with `url`"),
         ('[upstreams.far]\ncommand = "x"\nbearer = { env = "Y" }\n', "`bearer` cannot be combined with `command`"),

@@ -165,7 +165,7 @@ def test_events_pass_the_proxy_and_a_redirect_is_named(tmp_path: Path, monkeypat
         sent = cli("ledger", "events", "--to", "http://siem.corp.invalid/new", "--config", str(config))
         assert "sent" in sent.stdout
         assert seen.lines[0].startswith("POST http://siem.corp.invalid/new ")
-        args = ("ledger", "events", "--after", "-1", "--to", "http://siem.corp.invalid/old", "--config", str(config))
+        args = ("ledger", "events", "--after", "0", "--to", "http://siem.corp.invalid/old", "--config", str(config))
         refused = cli(*args, check=False).stderr
     assert "HTTP 302, a redirect to `https://new.corp.invalid`" in refused
     assert "token-in-path" not in refused
