@@ -31,7 +31,8 @@ from mcp_guard.identity.instances import (
 )
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_ledger, recover
-from mcp_guard.ledger.writer import Transaction
+from mcp_guard.ledger.verification_note import why_discontinued
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
@@ -64,6 +65,7 @@ def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch,
     """
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
+        warn_if_discontinued(ledger.writer)
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
         if code:
@@ -137,6 +139,7 @@ def serve_http(settings: Settings) -> None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
+        warn_if_discontinued(ledger.writer)
         recover(ledger.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_http(Runtime(settings, ledger, note), settings.serve))
     finally:
@@ -357,6 +360,13 @@ class NoClient(NoListener):
 
     def note(self, text: str) -> None:
         note(text)
+
+
+def warn_if_discontinued(writer: Writer) -> None:
+    """Warn the operator of a ledger that does not continue the one that was verified last. Raises: LedgerError."""
+    if why := writer.read(why_discontinued):
+        note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
+        note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
 
 
 def report_unknown(intents: list[Json]) -> None:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files
@@ -13,10 +14,9 @@ from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.policy.inputs import recorded_environment
-from mcp_guard.cli.status import remembered_checkpoint
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.outgoing import outgoing_routes
@@ -24,8 +24,10 @@ from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import FILE, configured_keys
+from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings
+from mcp_guard.storage.inspection import open_read_only
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
 
@@ -86,9 +88,18 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         outgoing=outgoing_routes(settings),
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
-        verified_receipts=max((known.size for known in remembered_checkpoint(settings.state_dir / FILE)), default=0),
+        discontinued=find_discontinued(settings.state_dir / FILE),
         **snapshot,
     )
+
+
+def find_discontinued(ledger: Path) -> str:
+    """How the ledger contradicts its last verification; empty if it cannot be read, which another check reports."""
+    try:
+        with open_read_only(ledger) as store:
+            return why_discontinued(store)
+    except LedgerError:
+        return ""
 
 
 def absent_upstream(name: str, last_words: LastWords | None) -> AbsentUpstream:

@@ -1,8 +1,4 @@
-"""`mcp-guard status`: show the ledger and its head, policies, running guards, pending approvals and the last calls.
-
-`verified.json` in the state folder records the last verification and its checkpoint, for `status` and for the next
-`verify`. It is no evidence for others: whoever can replace the ledger can replace it too.
-"""
+"""`mcp-guard status`: show the ledger and its head, policies, running guards, pending approvals and the last calls."""
 
 import argparse
 import json
@@ -30,6 +26,7 @@ from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
+from mcp_guard.ledger.verification_note import NOTE, why_discontinued
 from mcp_guard.storage.inspection import latest_receipts, open_read_only
 from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
@@ -180,18 +177,19 @@ def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list
     }
 
 
-NOTE = "verified.json"
 DAY = 86400 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class HeadStatus:
-    """`key_since` and the times of what was verified and witnessed are microseconds; `verified` is (time, receipts)."""
+    """`key_since` and the times of what was verified and witnessed are microseconds; `verified` is (time, receipts).
+    `discontinued` says how the ledger contradicts that verification; it is empty if it does not."""
 
     receipts: int
     key_since: int | None
     verified: tuple[int, int] | None
     witnessed: tuple[WitnessedCheckpoint, ...]
+    discontinued: str
 
 
 def note_verification(ledger: Path, report: Report) -> None:
@@ -218,7 +216,11 @@ def read_head(ledger: Path) -> HeadStatus:
         first = store.receipt(keys[-1].since) if keys else None
         since = first.at if first else None
         return HeadStatus(
-            store.head().size, since, _verified(ledger.with_name(NOTE)), tuple(store.witnessed().values())
+            store.head().size,
+            since,
+            _verified(ledger.with_name(NOTE)),
+            tuple(store.witnessed().values()),
+            why_discontinued(store),
         )
 
 
@@ -240,9 +242,9 @@ def head_lines(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> 
     verified = "never on this machine; run mcp-guard verify"
     if head.verified is not None:
         at, receipts = head.verified
-        of_now = f"{receipts} of {head.receipts} receipts"
-        whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than the ledger has now"
-        verified = f"{whole}, {_days(now - at)} ago ({_day(at)})"
+        verified = f"{receipts} of {head.receipts} receipts, {_days(now - at)} ago ({_day(at)})"
+        if head.discontinued:
+            verified = f"WARNING: {head.discontinued}, last {_days(now - at)} ago ({_day(at)}); run mcp-guard verify"
     return [
         f"head: {signature[is_signed]}{age}",
         f"verified: {verified}",
@@ -260,6 +262,7 @@ def head_as_json(head: HeadStatus, is_signed: bool | None, key: str) -> dict[str
         "key": key,
         "key_since": format_time(head.key_since) if head.key_since else None,
         "verified": verified,
+        "discontinued": head.discontinued,
         "witnessed": [{"witness": w.witness, "receipts": w.size, "at": format_time(w.at)} for w in head.witnessed],
     }
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
 from mcp_guard.cli.output import print_hint, print_json, print_text
-from mcp_guard.cli.status import NOTE, note_verification, remembered_checkpoint
+from mcp_guard.cli.status import note_verification, remembered_checkpoint
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.visible_text import VisibleText
+from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, terminal_width, verify
 from mcp_guard.verifier.progress import Progress
 from mcp_guard.verifier.report import describe

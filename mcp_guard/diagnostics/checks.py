@@ -107,10 +107,9 @@ def integrity(snapshot: GuardSnapshot) -> CheckResults:
 def head(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None:
         return []
-    if snapshot.contents.size < snapshot.verified_receipts:
-        what = f"{snapshot.verified_receipts} receipts were verified here, but the ledger has only"
+    if snapshot.discontinued:
         fix = "find out who changed it, with mcp-guard verify; then restore the newest copy"
-        return _problem("head", f"rolled back: {what} {snapshot.contents.size}", fix)
+        return _problem("head", snapshot.discontinued, fix)
     if snapshot.contents.last_seq + 1 != snapshot.contents.size:
         what = f"the head covers {snapshot.contents.size} receipts, but the last is number {snapshot.contents.last_seq}"
         return _problem("head", what, "run mcp-guard verify, then restore the ledger from a backup")

@@ -152,5 +152,5 @@ class GuardSnapshot:
     hidden: tuple[HiddenFrom, ...] = ()
     unmatched_names: tuple[tuple[str, Level], ...] = ()
     """Names in the configuration that no tool has, in words, and how bad that is."""
-    verified_receipts: int = 0
-    """How many receipts the ledger had when `mcp-guard verify` last verified it on this machine."""
+    discontinued: str = ""
+    """How the ledger contradicts what `mcp-guard verify` verified last on this machine; empty if it does not."""

@@ -24,6 +24,7 @@ from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import FILE, GUARDS, LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import FileKeyStore
+from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
 from mcp_guard.storage.copying import copy_ledger, size_of
@@ -31,7 +32,7 @@ from mcp_guard.storage.inspection import open_read_only
 
 CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
-BESIDE = (f"{FILE}-wal", f"{FILE}-shm", f"{KEY_FILE}.new", "verified.json")
+BESIDE = (f"{FILE}-wal", f"{FILE}-shm", f"{KEY_FILE}.new", NOTE)
 """Further files of one ledger in a state folder."""
 
 

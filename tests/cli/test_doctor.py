@@ -98,6 +98,12 @@ def test_ledger_shorter_than_the_one_verified_last_is_a_problem(config: Path) ->
     assert (code, found["head"]["level"]) == (2, "problem")
     assert found["head"]["what"].startswith("rolled back: 18 receipts were verified here, but the ledger has only 10")
     assert "mcp-guard verify" in found["head"]["fix"]
+    said = cli("call", "up__echo", '{"text": "y"}', "--config", str(config)).stderr
+    assert "mcp-guard: warning: the ledger was rolled back: 18 receipts were verified here, but the ledger" in said
+    assert "\nmcp-guard: hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` " in said
+    code, found = doctor(config)  # as many receipts as were verified, but others
+    assert (code, found["head"]["level"]) == (2, "problem")
+    assert found["head"]["what"] == "replaced: its first 18 receipts are not those that were verified here"
 
 
 def test_doctor_changes_no_file(config: Path) -> None:

@@ -67,8 +67,10 @@ def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
     cli("verify", *at)
     assert "verified: 10 of 10 receipts, less than a day ago" in cli("status", *at).stdout
     note = tmp_path / "state" / "verified.json"
-    note.write_text(note.read_text().replace("10}", "11}"))
-    assert "verified: 11 receipts, more than the ledger has now, less than a day ago" in cli("status", *at).stdout
+    note.write_text(note.read_text().replace("\\n10\\n", "\\n11\\n"))
+    said = cli("status", *at).stdout
+    assert "verified: WARNING: rolled back: 11 receipts were verified here, but the ledger has only 10, last " in said
+    assert json.loads(cli("status", "--json", *at).stdout)["head"]["discontinued"].startswith("rolled back: 11 ")
     note.write_text("{")
     assert "verified: never on this machine" in cli("status", *at).stdout
 
