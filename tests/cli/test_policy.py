@@ -143,7 +143,7 @@ def test_coverage(past: Past, tmp_path: Path) -> None:
     assert printed[1].startswith("allow-all  test.cedar  1  ")
     assert printed[2].startswith("gate  test.cedar  0  ")
     assert printed[2].endswith("NO CASE")
-    assert printed[-1] == "1 of 3 policies are determined by a case"
+    assert printed[-1] == "1 of 3 policies have a case"
 
 
 def test_new_creates_a_policy_that_passes_its_cases(past: Past, tmp_path: Path) -> None:
@@ -155,10 +155,25 @@ def test_new_creates_a_policy_that_passes_its_cases(past: Past, tmp_path: Path) 
     config = past.config.read_text().replace('policies = "policies"', f'policies = "{tmp_path}"')
     (tmp_path / "guard.toml").write_text(config)
     done = cli("policy", "test", "--coverage", "--table", "--config", str(tmp_path / "guard.toml"), check=False)
-    assert "2 of 2 cases as expected" in done.stdout, done.stdout
-    assert "`up__update_deal-permit` determines no case" in done.stdout
-    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "3 of 3 cases as expected", done.stdout
+    assert done.returncode == 0, "a permit whose calls are held has a case, too"
+    assert transcript(past, "policy", "fmt", "--check", str(out)) == ""
     assert "did you mean" not in transcript(past, "policy", "new", "up__nonesuch", code=4)
+
+
+def test_a_policy_that_no_case_reaches_fails_the_coverage(past: Past, tmp_path: Path) -> None:
+    cases = '[[case]]\ntool = "up__echo"\narguments = { text = "gated" }\noutcome = "require_approval"\n'
+    (tmp_path / "a.cases.toml").write_text(cases)
+    printed = transcript(past, "policy", "test", "--coverage", "--cases", str(tmp_path), code=1).splitlines()
+    assert printed == ["no case reaches `quiet`", "1 of 1 cases as expected"], "allow-all is behind the gate"
+
+
+def test_new_refuses_a_group_that_no_agent_is_in(past: Past) -> None:
+    words = ("policy", "new", "up__update_deal", "--group")
+    assert transcript(past, *words, "tester", code=4).endswith(
+        "no agent is in group `tester`\nhint: did you mean `testers`?"
+    )
+    assert "hint: groups: testers; an agent's `groups` add one" in transcript(past, *words, "sales", code=4)
 
 
 def test_unknown_verb_is_a_usage_error(past: Past) -> None:

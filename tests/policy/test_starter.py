@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from mcp_guard.core.model import Effect, ResourceRule
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.coverage import reached_by_cases
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import Kind, input_shape
@@ -43,7 +44,18 @@ def test_starter_policy_cases_pass(tmp_path: Path, effect: Effect, resource: Res
     (tmp_path / "new.cases.toml").write_text(scaffold_cases(tool, 'odd "group"', "people"))
     engine = load_policies(tmp_path, PolicyEnvironment((tool,), {"Deal": {}}, routes=("people",)))
     results = run_cases(engine, {tool.listed_as: tool}, read_cases(tmp_path))
-    assert [result.differences for result in results] == [(), ()]
+    assert [result.differences for result in results] == [(), (), ()]
+    assert frozenset[str]().union(*reached_by_cases(engine, results)) == engine.rules.policies.keys()
     shape = input_shape(tool)
     assert shape is not None
     assert shape.fields["inner"].kind is Kind.RECORD
+
+
+def test_starter_cases_pass_beside_a_policy_that_reads_the_time(tmp_path: Path) -> None:
+    tool = make_tool(object_of(id={"type": "string"}))
+    night = '@id("night") forbid (principal, action, resource) when { context.time.local.hour < 6 };'
+    (tmp_path / "new.cedar").write_text(scaffold_policy(tool, "workers", "people") + night)
+    (tmp_path / "new.cases.toml").write_text(scaffold_cases(tool, "workers", "people"))
+    engine = load_policies(tmp_path, PolicyEnvironment((tool,), routes=("people",)))
+    results = run_cases(engine, {tool.listed_as: tool}, read_cases(tmp_path))
+    assert [result.differences for result in results] == [(), (), ()]

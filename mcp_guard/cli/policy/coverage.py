@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     path = options.ledger or settings.state_dir / FILE
     covered = Coverage(engine.rules.policies)
     cases = read_cases(options.cases or settings.policies)
-    covered.add_cases(run_cases(engine, tools, cases, settings_of_cases(settings)))
+    covered.add_cases(engine, run_cases(engine, tools, cases, settings_of_cases(settings)))
     if path.exists():
         store = open_store(path, create=False)
         with Progress("decisions", options.json) as progress:
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         print_table(
             HEADINGS, ([id, files[id], *asdict(coverage).values(), verdict(coverage)] for id, coverage in rows.items())
         )
-        print_text(f"{len(rows) - len(uncovered)} of {len(rows)} policies are determined by a case")
+        print_text(f"{len(rows) - len(uncovered)} of {len(rows)} policies have a case")
     return 1 if uncovered else 0
 
 

@@ -11,6 +11,8 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.source import read_files
 
+WIDTH = 100
+
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 done, or nothing to do; 1 with --check if a file would change."""
@@ -43,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="show the changes without writing them; exit code 1 if there are any"
     )
-    parser.add_argument("--width", type=whole_number(20), default=100, metavar="N", help="line width (default 100)")
+    width = f"line width (default {WIDTH})"
+    parser.add_argument("--width", type=whole_number(20), default=WIDTH, metavar="N", help=width)
     add_json(parser)
     return parser
 

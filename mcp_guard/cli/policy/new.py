@@ -5,13 +5,18 @@ from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_result
+from mcp_guard.cli.policy.fmt import WIDTH, format_text
 from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
 from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.visible_text import join
+from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.registry import all_agents
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
+from mcp_guard.settings import Settings
+from mcp_guard.storage.sqlite import open_store
 
 
 def main(arguments: list[str]) -> int:
@@ -23,14 +28,17 @@ def main(arguments: list[str]) -> int:
     if options.route is not None and options.route not in settings.routes:
         advice = nearest_or(options.route, settings.routes, "add it to [routes] in the configuration")
         raise PolicyError(f"no route `{options.route}`", advice)
-    tool, agents = tools[options.tool], settings.agents.values()
-    group = options.group or next((group for enrolled in agents for group in enrolled.agent.groups), "agents")
+    tool, groups = tools[options.tool], known_groups(settings)
+    if options.group is not None and options.group not in groups:
+        others = f"groups: {', '.join(groups) or 'none'}; an agent's `groups` add one"
+        raise PolicyError(f"no agent is in group `{options.group}`", nearest_or(options.group, groups, others))
+    group = options.group or next(iter(groups), "agents")
     route = options.route or next(iter(settings.routes), None)
     folder = settings.policies if settings.policies.is_dir() else settings.policies.parent
     path = options.out or folder / f"{tool.listed_as}.cedar"
     counters = tuple(counter.name for counter in settings.counters)
     texts = {
-        path: scaffold_policy(tool, group, route, counters),
+        path: format_text(path, scaffold_policy(tool, group, route, counters), WIDTH),
         path.with_suffix(".cases.toml"): scaffold_cases(tool, group, route),
     }
     for file in texts:
@@ -42,6 +50,14 @@ def main(arguments: list[str]) -> int:
     print_result(options.json, {"files": files}, join("\n", (f"wrote {name}" for name in files)))
     print_hint("edit them, then: mcp-guard policy test")
     return 0
+
+
+def known_groups(settings: Settings) -> list[str]:
+    """The groups of the agents in the configuration and in the ledger, without repetition."""
+    agents, path = settings.agents, settings.state_dir / FILE
+    if path.exists():
+        agents = {**agents, **all_agents(agents, open_store(path, create=False))}
+    return list(dict.fromkeys(group for enrolled in agents.values() for group in enrolled.agent.groups))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from mcp_guard.cli.policy.inputs import live_engine, settings_of_cases
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
+from mcp_guard.policy.authoring.coverage import reached_by_cases
 
 HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
 
@@ -29,8 +30,10 @@ def main(arguments: list[str]) -> int:
         begun = time.perf_counter()
         result = run_cases(engine, tools, [case], case_settings)[0]
         results.append((result, (time.perf_counter() - begun) * 1000))
-    determined = {id for result, _ in results if result.decision for id in result.decision.policies}
-    uncovered = sorted(engine.rules.policies.keys() - determined) if options.coverage else []
+    uncovered: list[str] = []
+    if options.coverage:
+        reached = frozenset[str]().union(*reached_by_cases(engine, (result for result, _ in results)))
+        uncovered = sorted(engine.rules.policies.keys() - reached)
     failed = [result for result, _ in results if result.differences]
     if options.json:
         rows = [as_json(result, ms) for result, ms in results]
@@ -40,7 +43,7 @@ def main(arguments: list[str]) -> int:
     if options.table:
         print_table(HEADINGS, (row(result, ms) for result, ms in results))
     print_lines(f"{result.case.file}: {result.case.name}: {'; '.join(result.differences)}" for result in failed)
-    print_lines(f"`{id}` determines no case" for id in uncovered)
+    print_lines(f"no case reaches `{id}`" for id in uncovered)
     print_text(f"{len(results) - len(failed)} of {len(results)} cases as expected")
     return 1 if failed or uncovered else 0
 
@@ -54,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--table", action="store_true", help="list every case, not only failed ones")
     parser.add_argument(
-        "--coverage", action="store_true", help="list policies that determine no case; exit code 1 if there are any"
+        "--coverage", action="store_true", help="list policies that no case reaches; exit code 1 if there are any"
     )
     add_json(parser)
     return parser

@@ -1,18 +1,38 @@
-"""Counts which policies are reached by cases and by decisions in the ledger."""
+"""Counts which policies are reached by cases and by decisions in the ledger.
 
-from collections.abc import Iterable, Mapping
+A policy is reached if it determined the decision. If the decision was to hold the call, the permits behind the gate are
+reached as well: without them the call would have been denied, and approval would not have been enough.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from mcp_guard.core.model import Outcome
 from mcp_guard.policy.authoring.cases import CaseResult
-from mcp_guard.policy.authoring.recorded import RecordedDecision
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion
+from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.ruleset import evaluate
 from mcp_guard.policy.source import Policy
 
 
+def reached_by_cases(engine: PolicyEngine, results: Iterable[CaseResult]) -> Iterator[frozenset[str]]:
+    """The ids of the policies that each case reaches."""
+    ungated = {id: policy for id, policy in engine.rules.policies.items() if not policy.routes}
+    without_gates = PolicyVersion("without gates", ungated, json.loads(engine.schema_text))
+    for result in results:
+        decision = result.decision
+        ids = frozenset(decision.policies if decision else ())
+        if decision and decision.outcome is Outcome.REQUIRE_APPROVAL and decision.material:
+            request = without_gates.build_request(json.loads(decision.material))
+            ids |= frozenset(without_gates.decide(request).policies)
+        yield ids
+
+
 @dataclass(slots=True)
 class PolicyCoverage:
-    """How often one policy determined a case or a recorded decision, and how often its scope matched one (`about`)."""
+    """How many cases and recorded decisions reached one policy, and how often its scope matched one (`about`)."""
 
     cases: int = 0
     decisions: int = 0
@@ -26,9 +46,9 @@ class Coverage:
         self.policies = {id: PolicyCoverage() for id in policies}
         self._policies = policies
 
-    def add_cases(self, results: Iterable[CaseResult]) -> None:
-        for result in results:
-            for id in result.decision.policies if result.decision else ():
+    def add_cases(self, engine: PolicyEngine, results: Iterable[CaseResult]) -> None:
+        for ids in reached_by_cases(engine, results):
+            for id in ids:
                 self.policies[id].cases += 1
 
     def add_decisions(self, decisions: Iterable[RecordedDecision], versions: FindVersion) -> None:
@@ -42,5 +62,8 @@ class Coverage:
             policy_slice = candidate.rules.slice(request.request["action"]["id"], request.principal)
             for id in policy_slice.ids:
                 self.policies[id].about += 1
-            for id in evaluate(request.request, policy_slice.full, request.entities).determining:
+            reached = set(evaluate(request.request, policy_slice.full, request.entities).determining)
+            if reached and reached <= candidate.rules.gates.keys():
+                reached.update(evaluate(request.request, policy_slice.ungated, request.entities).determining)
+            for id in reached:
                 self.policies[id].decisions += 1

@@ -7,6 +7,10 @@ from mcp_guard.core.model import Effect, Json, Tool
 from mcp_guard.policy.cedar_text import is_plain
 from mcp_guard.policy.schema import Kind, Shape, input_shape
 
+TIME = "2026-01-05T10:00:00"
+"""A Monday morning."""
+UNDECLARED = "an_argument_not_declared"
+
 
 def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
     """A policy file that is valid as generated: it permits the tool to one group and, unless it reads, adds a gate."""
@@ -74,9 +78,10 @@ def _columns(shape: Shape) -> list[str]:
 
 
 def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
-    """Cases for the policy file; they pass as generated if no other policy covers the tool."""
+    """Cases for the policy file, one for each policy; they pass as generated if no other policy covers the tool."""
     shape = input_shape(tool)
-    arguments = _inline(_example(shape) if shape else {})
+    example = _example(shape) if shape else {}
+    arguments, undeclared = _inline(example), _inline({**example, UNDECLARED: 1})
     held = bool(route) and tool.effect is not Effect.READ
     lines = [
         f"# Cases for {tool.listed_as}: calls and their expected decisions. Run them with: mcp-guard policy test",
@@ -84,6 +89,7 @@ def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
         "[defaults]",
         f"tool = {json.dumps(tool.listed_as)}",
         f"groups = [{json.dumps(group)}]",
+        f"time = {json.dumps(TIME)}  # when the call is decided, if a policy reads context.time; in guard.time_zone",
         "",
         "[[case]]",
         f'name = "{"an ordinary call is held" if held else "an ordinary call is allowed"}"',
@@ -93,6 +99,8 @@ def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
     lines += [f"routes = [{json.dumps(route)}]"] if held else []
     lines += ["", "[[case]]", 'name = "an agent outside the group is denied"', f"arguments = {arguments}"]
     lines += ["groups = []", 'outcome = "deny"']
+    lines += ["", "[[case]]", 'name = "an argument that the tool does not declare is denied"']
+    lines += [f"arguments = {undeclared}", 'outcome = "deny"', f'policies = ["{tool.listed_as}-declared-only"]']
     return "\n".join(lines) + "\n"
 
 
