@@ -17,7 +17,7 @@ from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
-from mcp_guard.core.receipt import KINDS, attribution
+from mcp_guard.core.receipt import KINDS, attribution, reason_texts
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.sqlite import Store, reading
 
@@ -74,7 +74,7 @@ def summary(receipt: Receipt) -> str:
     """The content of a receipt other than an intent in one line."""
     match receipt["kind"]:
         case "decision":
-            return "; ".join(receipt.get("reasons", [])) or ", ".join(receipt.get("policies", []))
+            return join("; ", reason_texts(receipt)) or ", ".join(receipt.get("policies", []))
         case "outcome":
             return str(receipt.get("detail", ""))
         case "policy.loaded" | "policy.rejected":

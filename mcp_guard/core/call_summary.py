@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcp_guard.core.receipt import attribution, caller, mandate, name_of_approver, target
+from mcp_guard.core.receipt import attribution, caller, mandate, name_of_approver, reason_texts, target
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text
 
 Receipt = Mapping[str, Any]
@@ -85,10 +85,10 @@ def _state(steps: Sequence[Receipt], now: str) -> tuple[VisibleText, bool]:
 
 
 def _why(decision: Receipt) -> VisibleText:
-    reasons = [*decision.get("reasons", []), *decision.get("errors", [])]
+    reasons = [*reason_texts(decision), *map(value_text, decision.get("errors", []))]
     policies = join(", ", map(quote, decision.get("policies", [])))
     by = say(" (policy {})", policies) if policies else ""
-    return say("{}{}", join("; ", map(_reason, reasons or ["no policy permits it"])), by)
+    return say("{}{}", join("; ", map(_reason, reasons or [VisibleText("no policy permits it")])), by)
 
 
 def _reason(text: object) -> VisibleText:

@@ -31,7 +31,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
 from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
-from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say
+from mcp_guard.core.visible_text import VisibleText, is_connective, join, operator_text, quote, say, value_text
 
 SCHEMA_VERSION = 1
 CLAIMED = " (claimed by the agent)"
@@ -217,6 +217,16 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
     fields["would"] = _opinion_fields(decision.would)
     fields["shadow"] = _opinion_fields(decision.shadow)
     return fields
+
+
+def reason_texts(receipt: Mapping[str, Any]) -> list[VisibleText]:
+    """The reasons of a decision, each to be shown alone or after a colon.
+
+    Those of policies are the operator's words. Without a policy, or if one failed, they may repeat what an agent or an
+    upstream wrote.
+    """
+    is_of_policies = receipt.get("policies") and not receipt.get("errors")
+    return list(map(operator_text if is_of_policies else value_text, receipt.get("reasons", [])))
 
 
 def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:

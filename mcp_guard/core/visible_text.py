@@ -97,6 +97,10 @@ def quote(value: object, *, always: bool = False) -> VisibleText:
         return VisibleText(f'"{_break_connectives(text)}"')
     if not always and _IDENTIFIER.match(text):
         return VisibleText(text)
+    return _in_quotes(text)
+
+
+def _in_quotes(text: str) -> VisibleText:
     return VisibleText(f'"{_QUOTE.sub(lambda match: "".join(map(escape, match[0])), visible(text))}"')
 
 
@@ -113,6 +117,15 @@ def value_text(value: object) -> VisibleText:
     """A value that stands alone, in a cell or after its name: in quotes if words in it read like a sentence of ours."""
     is_ours = isinstance(value, VisibleText) or not isinstance(value, str)
     return visible(value) if is_ours or not is_connective(str(value)) else quote(value)
+
+
+def operator_text(value: object) -> VisibleText:
+    """Text that an operator wrote, such as a policy's reason, standing alone or after its name.
+
+    In quotes if words in it read like a sentence of ours, so that it shows where it ends; its blanks stay readable.
+    """
+    is_ours = isinstance(value, VisibleText) or not is_connective(text := str(value))
+    return visible(value) if is_ours else _in_quotes(text)
 
 
 def is_connective(text: str) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.receipt import VERB, attribution
-from mcp_guard.core.visible_text import is_connective, is_hidden, original, quote
+from mcp_guard.core.visible_text import is_connective, is_hidden, operator_text, original, quote
 
 PART = r'(?:"[^"]*"|[A-Za-z0-9_](?:[A-Za-z0-9._:@/#+-]*[A-Za-z0-9_])?)'
 SELF = r"(?: \(self-approved\))?"
@@ -112,6 +112,24 @@ def test_a_quoted_part_has_no_quotation_mark_and_no_connective(text: str) -> Non
     if part.startswith('"'):
         assert not re.search("[\"“”″＂]|''", part[1:-1])
     assert not is_connective(part)
+
+
+@given(TEXT)
+@example("what the agent wants to remember, due to files")
+@example('fine", approved by Alice')
+def test_an_operators_text_is_readable_and_ends_where_its_quotes_end(text: str) -> None:
+    part = operator_text(text)
+    assert not any(map(is_hidden, part))
+    if is_connective(text):
+        assert part[0] == part[-1] == '"'
+        assert not re.search("[\"“”″＂]|''", part[1:-1])
+        assert original(part[1:-1]) == text
+    else:
+        assert original(part) == text
+
+
+def test_a_policys_reason_keeps_its_blanks() -> None:
+    assert operator_text("what it wants to send") == '"what it wants to send"'
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,14 @@ def outcome(ending: str) -> dict[str, Any]:
             f"{WHO} called crm__update_deal on Deal 789 {UNDER}; nobody knows whether it happened",
         ),
         (
+            [DENIED | {"reasons": ["what it wants to send came from files"], "policies": ["p"]}],
+            f'{ASKED} denied: "what it wants to send came from files" (policy p); nothing was sent',
+        ),
+        (  # not a policy's words, but what an upstream wrote
+            [DENIED | {"reasons": ["files: needs approval"]}],
+            f'{ASKED} denied: "files:\\u{{20}}needs\\u{{20}}approval"; nothing was sent',
+        ),
+        (
             [
                 DEAL
                 | {"seq": 3, "kind": "decision", "outcome": "deny", "reasons": ["not yours"], "policies": ["p", "q"]}

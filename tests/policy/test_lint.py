@@ -77,7 +77,6 @@ def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintF
         ('@id("a") permit (principal, action, resource) when { context.inptu.n == 1 };', "a", "inptu"),
         (HOLD, "g", "a gate without a reason"),
         (FINE + '@id("f") forbid (principal, action, resource) when {context.input has n};', "f", "a forbid without"),
-        (HOLD.replace("@req", '@reason("what it wants to send") @req'), "g", "read like a sentence of the guard"),
         ('@id("all") permit (principal, action, resource);', "all", "permits every tool to every agent"),
         (FINE + FINE.replace("work", "again"), "again", "is a duplicate of `work`"),
         ('@id("f") @reason("r") forbid (principal, action, resource) when { false };', "f", "can never hold"),

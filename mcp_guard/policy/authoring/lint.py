@@ -12,7 +12,6 @@ from pathlib import Path
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.nearest import folded
-from mcp_guard.core.visible_text import is_connective
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
@@ -178,15 +177,6 @@ def gate_without_reason(lint_input: LintInput) -> Iterator[LintFinding]:
             )
 
 
-def reason_like_a_sentence(lint_input: LintInput) -> Iterator[LintFinding]:
-    """Such a reason is correct, but hard to read where a receipt is shown (`visible_text.quote`)."""
-    for policy in lint_input.policies.values():
-        if policy.reason and is_connective(policy.reason):
-            what = "words of its reason read like a sentence of the guard, so `log` and `show` escape its blanks"
-            fix = "reword it without `approved by`, `due to`, `needs approval`, `on behalf`, `under policy`, `wants to`"
-            yield LintFinding(policy.file, policy.id, what, fix)
-
-
 def permits_everything(lint_input: LintInput) -> Iterator[LintFinding]:
     for policy in lint_input.policies.values():
         if policy.body["effect"] == "permit" and _is_unconditional(policy):
@@ -321,7 +311,6 @@ CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     unknown_tools,
     optional_without_has,
     gate_without_reason,
-    reason_like_a_sentence,
     permits_everything,
     never_matters,
     uncovered_effects,
