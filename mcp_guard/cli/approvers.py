@@ -97,13 +97,20 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
         return 0
     without = [name for name in settings.approvers if not any(k.approver == name and k.removed is None for k in keys)]
     rows = [
-        (key.approver, key.id, key.method, "removed" if key.removed is not None else "in use",
+        (key.approver, key.id, key.method, key_state(key, settings),
          enrolments[key.id]["time"], enrolments[key.id]["authorized_by"])
         for key in keys
     ]  # fmt: skip
     columns = ("approver", "key", "method", "state", "enrolled", "authorized by")
     print_table(columns, [*rows, *((name, "", "", "no key", "", "") for name in without)])
     return 0
+
+
+def key_state(key: ApproverKey, settings: Settings) -> str:
+    """Only a person of the configuration can use a key."""
+    if key.removed is not None:
+        return "removed"
+    return "in use" if key.approver in settings.approvers else "not in the configuration"
 
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:

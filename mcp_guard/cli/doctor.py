@@ -77,6 +77,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         policies_failure=failure,
         policies_note=note,
         agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
+        approvers=frozenset(settings.approvers),
         routes=tuple(settings.routes.values()),
         has_upstreams=bool(settings.upstreams),
         absent=tuple(absent_upstream(*item) for item in sorted(absent.items())) if start_upstreams else (),

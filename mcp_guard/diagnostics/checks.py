@@ -217,7 +217,7 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
-    """Routes on which nobody, or too few, can sign. An unreadable ledger is reported by itself."""
+    """Routes on which too few can sign, and keys of no approver. An unreadable ledger is reported by itself."""
     if snapshot.failure:
         return []
     results: CheckResults = []
@@ -229,6 +229,10 @@ def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
             missing = [who for who in route.approvers if who not in able]
             fix = " or ".join(f"mcp-guard approvers add {who}" for who in missing)
             results += _warning("approver keys", what, fix)
+    for name in sorted(snapshot.approvers_with_keys - snapshot.approvers):
+        what = f"`{name}` has a key but is not under [approvers] in the configuration, so the key decides nothing"
+        fix = f"add [approvers.{name}] again, or mcp-guard approvers remove {name} KEY --why TEXT"
+        results += _warning("approver keys", what, f"{fix} (KEY: mcp-guard approvers list)")
     return results or _ok("approver keys", f"{len(snapshot.routes)} routes, with enough approvers who have a key")
 
 

@@ -134,6 +134,8 @@ class GuardSnapshot:
     guards: tuple[tuple[str, bool], ...]
     pending: tuple[PendingApproval, ...]
     approvers_with_keys: frozenset[str]
+    approvers: frozenset[str]
+    """The names of the configuration."""
     policies_failure: tuple[str, str] | None
     policies_note: str
     agents: tuple[tuple[str, tuple[str | None, ...]], ...]

@@ -280,6 +280,23 @@ def test_approval_requests_without_an_approver_are_reported(tmp_path: Path) -> N
     assert "expired at 1970-01-01" in doctor(config)[1]["approvals"]["what"]
 
 
+def test_a_key_of_somebody_who_left_the_configuration_is_reported(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), POLICIES)
+    enrol(config)
+    enrol(config, "carol")
+    keys = cli("approvers", "list", "--config", str(config)).stdout
+    assert "not in the configuration" not in keys
+    config.write_text(config.read_text().replace("approvers.carol]", "approvers.dora]"))
+    [line] = [line for line in cli("approvers", "list", "--config", str(config)).stdout.splitlines() if "carol" in line]
+    assert line.split("\t")[3] == "not in the configuration"
+    found = doctor(config)[1]["approver keys"]
+    assert (found["level"], found["what"]) == (
+        "warning",
+        "`carol` has a key but is not under [approvers] in the configuration, so the key decides nothing",
+    )
+    assert "mcp-guard approvers remove carol KEY --why TEXT" in found["fix"]
+
+
 def test_a_request_of_a_run_that_can_go_on_is_not_said_to_be_lost(config: Path) -> None:
     """Further launches of the agent join it, although the guard that held the call has exited."""
     config.write_text(config.read_text().replace("[guard]", '[guard]\ninstance = "agent"'))
