@@ -2,13 +2,17 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Iterable
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
-from mcp_guard.cli.output import plain, print_json, print_result, print_table
+from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent
+from mcp_guard.diagnostics.snapshot import UnnamedGroup
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
@@ -40,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     adding.add_argument(
         "--group", action="append", default=[], metavar="GROUP", help="a group that policies can name; may be repeated"
     )
+    adding.add_argument(
+        "--replace", action="store_true", help="correct an enrolled agent: all that is given here replaces what it had"
+    )
     adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if that is always the same")
     adding.add_argument(
         "--ttl",
@@ -59,13 +66,30 @@ def build_parser() -> argparse.ArgumentParser:
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     if not re.fullmatch(NAME, options.agent):
         raise IdentityError(f"`{options.agent}` is not a valid agent name", "use letters, digits, `.`, `-` and `_`")
-    if options.agent in registry.all_agents(settings.agents, writer.store):
-        raise IdentityError(f"agent `{options.agent}` is already enrolled", "mcp-guard agents list")
+    if options.agent in settings.agents:
+        what = f"agent `{options.agent}` is already enrolled, in the configuration"
+        raise IdentityError(what, f"edit [agents.{options.agent}] in {settings.path}")
+    agents = registry.all_agents(settings.agents, writer.store)
+    if options.replace:
+        registry.find_agent(agents, options.agent)
+    elif options.agent in agents:
+        hint = "to correct its owner, groups, user or TTL, repeat the command with all of them and --replace"
+        raise IdentityError(f"agent `{options.agent}` is already enrolled", hint)
     agent = Agent(options.agent, options.owner, tuple(options.group))
     enrolled = AgentSettings(agent, options.on_behalf_of, options.ttl)
-    writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account()))
-    print_result(options.json, {"agent": agent.name}, f"enrolled `{agent.name}`, owned by {agent.owner}")
+    writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account(), options.replace))
+    done = "replaced" if options.replace else "enrolled"
+    print_result(options.json, {"agent": agent.name}, f"{done} `{agent.name}`, owned by {agent.owner}")
+    if options.replace and any(row.instance.agent.name == agent.name for row in writer.store.instances(writer.now())):
+        revoke = f"mcp-guard instances revoke --agent {agent.name} --allow-new --why TEXT"
+        print_text(f"note: its live instances stay as they were issued; to end them: {revoke}", file=sys.stderr)
+    note_unnamed(find_unnamed_groups(settings, [agent]))
     return 0
+
+
+def note_unnamed(groups: Iterable[UnnamedGroup]) -> None:
+    for group in groups:
+        print_text(f"note: {group}", file=sys.stderr)
 
 
 def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
@@ -73,23 +97,27 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     instances = [row.instance for row in store.instances(now)]
     alive = [item.agent.name for item in instances if registry.why_barred(store, item, now) is None]
     disabled = {name for (kind, name), until in store.revocations() if kind == "agent" and until > now}
+    agents = registry.all_agents(settings.agents, store)
+    unnamed = find_unnamed_groups(settings, (enrolled.agent for _, enrolled in sorted(agents.items())))
     rows = [
         {
             "agent": name,
             "owner": enrolled.agent.owner,
             "groups": list(enrolled.agent.groups),
+            "unnamed_groups": [group.group for group in unnamed if group.agent == name],
             "on_behalf_of": enrolled.on_behalf_of,
             "enrolled": "config" if name in settings.agents else "ledger",
             "state": "disabled" if name in disabled else "enabled",
             "alive": alive.count(name),
         }
-        for name, enrolled in sorted(registry.all_agents(settings.agents, store).items())
+        for name, enrolled in sorted(agents.items())
     ]
     if options.json:
         print_json(rows, indent=2)
         return 0
     headings = ("agent", "owner", "groups", "on_behalf_of", "enrolled", "state", "alive")
     print_table(headings, ([plain(row[heading]) for heading in headings] for row in rows))
+    note_unnamed(unnamed)
     return 0
 
 

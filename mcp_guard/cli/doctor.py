@@ -10,6 +10,7 @@ from pathlib import Path
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files
 from mcp_guard.cli.configured_names import describe_unmatched
+from mcp_guard.cli.group_names import all_unnamed_groups
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
@@ -90,6 +91,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         discontinued=find_discontinued(settings.state_dir / FILE),
+        unnamed_groups=tuple(all_unnamed_groups(settings)),
         **snapshot,
     )
 

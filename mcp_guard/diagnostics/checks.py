@@ -243,6 +243,13 @@ def names(snapshot: GuardSnapshot) -> CheckResults:
     return results or _ok("names", "every tool that the configuration names is known, as far as its server is")
 
 
+def groups(snapshot: GuardSnapshot) -> CheckResults:
+    """Groups that no policy names: an agent that is in no other may call nothing that policies permit to a group."""
+    fix = "correct the group under [agents], or with mcp-guard agents add --replace; or name it in a policy"
+    results = [CheckResult("groups", Level.WARNING, str(unnamed), fix) for unnamed in snapshot.unnamed_groups]
+    return results or _ok("groups", "no group of an agent is missing from the policies")
+
+
 def policies(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.policies_failure is not None:
         what, fix = snapshot.policies_failure
@@ -358,7 +365,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, keys_of_approvers, names, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
+    routes, keys_of_approvers, names, groups, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
 )  # fmt: skip
 
 

@@ -117,6 +117,19 @@ class AbsentUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class UnnamedGroup:
+    """A group of an agent that no policy names; `nearest` is the named one that may be meant, or empty."""
+
+    agent: str
+    group: str
+    nearest: str
+
+    def __str__(self) -> str:
+        meant = f"; did you mean `{self.nearest}`?" if self.nearest else ""
+        return f"no policy names group `{self.group}` of agent `{self.agent}`{meant}"
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSnapshot:
     """Everything the checks look at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
@@ -156,3 +169,4 @@ class GuardSnapshot:
     """Names in the configuration that no tool has, in words, and how bad that is."""
     discontinued: str = ""
     """How the ledger contradicts what `mcp-guard verify` verified last on this machine; empty if it does not."""
+    unnamed_groups: tuple[UnnamedGroup, ...] = ()

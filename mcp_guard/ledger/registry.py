@@ -133,8 +133,11 @@ def revoke(
     return alive
 
 
-def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str) -> None:
+def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str, replace: bool = False) -> None:
+    """With `replace`, in place of the agent of this name, whose present instances stay as they were issued."""
     agent = enrolled.agent
+    if replace:
+        tx.store.remove_agent(agent.name)
     tx.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
     fields: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
     tx.add(Draft("agent.enrolled", fields | {"on_behalf_of": enrolled.on_behalf_of}))

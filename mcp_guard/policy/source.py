@@ -228,13 +228,24 @@ def with_unlisted(schema: Json, policies: Iterable[Policy]) -> Json:
 
 def actions_in(policy: Policy) -> set[str]:
     """Every action that the policy names, in its scope and in its conditions."""
-    named = set(actions_and_type(policy)[0])
-    pending: list[Any] = [policy.body.get("conditions", ())]
+    return {*actions_and_type(policy)[0], *_entities(policy.body.get("conditions", ()), "Action")}
+
+
+def entities_in(policy: Policy, type: str) -> set[str]:
+    """The ids of this type that the policy names for its principal: in its scope, or anywhere in its conditions."""
+    scope = policy.body["principal"]
+    entity = scope.get("entity") or scope.get("in", {}).get("entity") or {}
+    named = {str(entity["id"])} if entity.get("type") == type else set()
+    return named | _entities(policy.body.get("conditions", ()), type)
+
+
+def _entities(conditions: Any, type: str) -> set[str]:
+    named, pending = set[str](), [conditions]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
             entity = node.get("__entity")
-            if isinstance(entity, dict) and entity.get("type") == "Action":
+            if isinstance(entity, dict) and entity.get("type") == type:
                 named.add(entity["id"])
             pending += node.values()
         elif isinstance(node, list):

@@ -44,6 +44,9 @@ class IdentityQueries(Queries):
         values = (agent.name, agent.owner, json.dumps(agent.groups), on_behalf_of, seconds)
         self._run("INSERT INTO enrolled_agent VALUES (?, ?, ?, ?, ?)", values)
 
+    def remove_agent(self, name: str) -> None:
+        self._one_row(self._run("DELETE FROM enrolled_agent WHERE name = ?", (name,)), f"the agent {name}")
+
     def agents(self) -> list[tuple[Agent, str | None, int]]:
         """Each agent, the user it acts for if always the same, and how many seconds its credentials last."""
         rows = self._run("SELECT * FROM enrolled_agent ORDER BY name")

@@ -1,0 +1,64 @@
+"""`mcp-guard agents` and `instances issue` with names that nothing knows: a note says so, and how to correct it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import main
+from tests.live.running_guard import scripted, write_config
+
+POLICIES = '@id("crm") permit (principal in Group::"crm-agents", action, resource);'
+
+
+def run(capsys: pytest.CaptureFixture[str], config: Path, *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command in this process."""
+    code = main([*words, "--config", str(config)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = write_config(tmp_path, scripted("up", tmp_path), POLICIES)
+    path.write_text(path.read_text().replace('groups = ["testers"]', 'groups = ["crm-agents"]'))
+    return path
+
+
+def test_a_group_that_no_policy_names_is_noted_and_corrected(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unnamed = "no policy names group `crm-agent` of agent `mailer`; did you mean `crm-agents`?"
+    code, out, error = run(capsys, config, "agents", "add", "mailer", "--owner", "carol", "--group", "crm-agent")
+    assert (code, out, error) == (0, "enrolled `mailer`, owned by carol\n", f"note: {unnamed}\n")
+    assert run(capsys, config, "agents", "list")[2] == f"note: {unnamed}\n"
+    agents = json.loads(run(capsys, config, "agents", "list", "--json")[1])
+    assert {agent["agent"]: agent["unnamed_groups"] for agent in agents} == {"mailer": ["crm-agent"], "tester": []}
+    findings = json.loads(run(capsys, config, "doctor", "--json")[1])
+    assert [(row["level"], row["what"]) for row in findings if row["check"] == "groups"] == [("warning", unnamed)]
+
+    again = ("agents", "add", "mailer", "--owner", "carol", "--group", "crm-agents")
+    code, _, error = run(capsys, config, *again)
+    assert code != 0
+    assert "repeat the command with all of them and --replace" in error
+    assert run(capsys, config, "instances", "issue", "--agent", "mailer", "--on-behalf-of", "dana")[0] == 0
+    code, out, error = run(capsys, config, *again, "--replace")
+    assert (code, out) == (0, "replaced `mailer`, owned by carol\n")
+    assert error.startswith(
+        "note: its live instances stay as they were issued; to end them: mcp-guard instances revoke"
+    )
+    receipts = json.loads(run(capsys, config, "log", "--kind", "agent.enrolled", "--json")[1])
+    assert [receipt["groups"] for receipt in receipts] == [["crm-agent"], ["crm-agents"]]
+    assert run(capsys, config, "agents", "list")[2] == ""
+    findings = json.loads(run(capsys, config, "doctor", "--json")[1])
+    assert [row["level"] for row in findings if row["check"] == "groups"] == ["ok"]
+    assert run(capsys, config, "verify")[0] == 0
+
+
+def test_only_an_agent_that_was_enrolled_by_command_is_replaced(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = run(capsys, config, "agents", "add", "tester", "--owner", "carol", "--replace")
+    assert code != 0
+    assert f"edit [agents.tester] in {config}" in error
+    code, _, error = run(capsys, config, "agents", "add", "nobody", "--owner", "carol", "--replace")
+    assert code != 0
+    assert "agent `nobody` is not enrolled" in error
