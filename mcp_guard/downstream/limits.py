@@ -15,8 +15,8 @@ from mcp_guard.settings import SessionLimits
 class LimitReached(Exception):
     """The request is refused until something else of its agent ends. `setting` is what limits it, if any."""
 
-    def __init__(self, what: str, setting: str = "", *, is_own: bool = True) -> None:
-        super().__init__(f"{what}; try again later" + (f", or raise `{setting}`" if setting else ""))
+    def __init__(self, what: str, setting: str = "", *, is_own: bool = True, advice: str = "try again later") -> None:
+        super().__init__(f"{what}; {advice}" + (f", or raise `{setting}`" if setting else ""))
         self.is_own = is_own
         """Whether it is the caller's own share that is used up, or that of all."""
 

@@ -25,6 +25,11 @@ REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
 """How long running calls may take to finish when their session ends."""
 OPEN_FILES = "ulimit -n"
+SEND_AGAIN = (
+    "it did not handle this request, which may be sent again when the guard is back. "
+    "Calls that have their result are done: do not repeat them"
+)
+"""To a client of a guard that is shutting down."""
 
 
 @dataclass(eq=False)
@@ -111,7 +116,7 @@ class HttpSessions:
     def check_running(self) -> None:
         """Raises: LimitReached if the guard is being stopped."""
         if self.is_stopping:
-            raise LimitReached("the guard is shutting down", is_own=False)
+            raise LimitReached("the guard is shutting down", is_own=False, advice=SEND_AGAIN)
 
     def all(self) -> list[HttpSession]:
         return [*self._by_id.values(), *self._stateless.values()]
