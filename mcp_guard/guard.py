@@ -148,6 +148,9 @@ class Guard:
             if request.name == REQUESTS and self.policies.may_hold:
                 return await self.show_requests(instance, request, channel)
             return await self.handle_call(instance, request, channel)
+        except asyncio.CancelledError:
+            self.ledger.note_cancelled()
+            raise
         finally:
             self.ledger.end_call()
 

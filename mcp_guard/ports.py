@@ -180,6 +180,9 @@ class Ledger(Protocol):
         raises: an outcome that cannot be recorded now is kept for the next call.
         """
 
+    def note_cancelled(self) -> None:
+        """A call is being cancelled; it ends with `end_call` like any other. Never raises."""
+
     def end_call(self) -> None:
         """A call has ended, successfully or not. Called exactly once for each `begin_call`. Never raises."""
 

@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -165,6 +166,15 @@ def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | 
     return RiskMonitor(tuple(map(ExternalSignal, settings.signals)), settings.drift, salt, runs.recall)
 
 
+@dataclass(frozen=True, slots=True)
+class CallsAtStop:
+    """The calls in flight when the guard was told to stop, and how many had been cancelled before."""
+
+    held: int
+    running: int
+    cancelled: int
+
+
 class Runtime:
     """One guard process. `note` prints a message for the operator."""
 
@@ -179,6 +189,7 @@ class Runtime:
         self._histories = InstanceHistories.of(settings.tool_rules)
         self._risk_monitor = make_risk_monitor(settings, ledger)
         self._hidden: set[tuple[str, str, str]] = set()
+        self._calls_at_stop: CallsAtStop | None = None
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
@@ -215,10 +226,20 @@ class Runtime:
             tx.add(Draft("guard.stopped", {"guard": self.ledger.guard}))
 
         self.ledger.writer.run(op)
+        if (before := self._calls_at_stop) is not None:
+            cut_off = min(self.ledger.ledger.cancelled_calls - before.cancelled, before.running)
+            finished = before.running - cut_off
+            self.note(f"stopped; calls: {before.held} held, {finished} finished, {cut_off} cut off")
 
     def stop_holding(self) -> None:
         """The guard is being stopped: answer the calls that wait for an approval. Their requests stay open."""
-        self.ledger.approvals.stop_waiting()
+        approvals, ledger = self.ledger.approvals, self.ledger.ledger
+        if not approvals.is_stopping:
+            held = approvals.watcher.count
+            running = self.ledger.writer.active_calls - held
+            self._calls_at_stop = CallsAtStop(held, running, ledger.cancelled_calls)
+            self.note(f"stopping; calls in flight: {held} held, {running} running")
+        approvals.stop_waiting()
 
     def sessions(self) -> tuple[Session, ...]:
         """Those that have not been dropped; some may be closed."""

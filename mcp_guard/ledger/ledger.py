@@ -58,6 +58,8 @@ class SqlLedger:
         """Amounts that this process has submitted and not committed yet, by counter and key."""
         self._late: list[Op[int]] = []
         """Outcomes of calls that ran, which could not be written. They are few, because nothing new runs meanwhile."""
+        self.cancelled_calls = 0
+        """How many calls were cancelled so far, by their clients or because the guard was stopped."""
 
     # Rates
 
@@ -94,6 +96,9 @@ class SqlLedger:
     def begin_call(self) -> None:
         self.writer.active_calls += 1
         self.catch_up()
+
+    def note_cancelled(self) -> None:
+        self.cancelled_calls += 1
 
     def end_call(self) -> None:
         self.writer.active_calls -= 1

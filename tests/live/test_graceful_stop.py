@@ -86,11 +86,15 @@ def test_serve_answers_held_calls_finishes_running_ones_and_resumes_after_a_rest
         assert (ready.status_code, ready.json()) == (503, {"status": "shutting down"})
         refused = client.request("tools/list")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert "did not handle this request, which may be sent again when the guard is back" in refused.text
+        assert "do not repeat" in refused.text
         go.touch()
         assert running.result(60)["result"]["isError"] is False
         assert served.process.wait(60) == 0
     assert "Traceback" not in served.notes
     assert "Cancel" not in served.notes
+    assert "mcp-guard: stopping; calls in flight: 2 held, 1 running\n" in served.notes
+    assert served.notes.endswith("mcp-guard: stopped; calls: 2 held, 1 finished, 0 cut off\n")
     assert "approval.withdrawn" not in kinds(config)
     assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok"]
 

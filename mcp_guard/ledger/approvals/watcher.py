@@ -27,6 +27,11 @@ class ApprovalWatcher:
     is_stopped: bool = False
     """Whether nobody is to wait any more."""
 
+    @property
+    def count(self) -> int:
+        """How many calls wait."""
+        return sum(map(len, self._waiting.values()))
+
     def stop(self) -> None:
         """End every wait, as if its time were over."""
         self.is_stopped = True
