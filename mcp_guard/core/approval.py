@@ -320,13 +320,21 @@ def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
     return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval)
 
 
-def escalate_rule(rule: RouteRule, routes: Mapping[str, Route], waited: Micros) -> RouteRule | None:
-    """The rule after its route has escalated, or None if escalation is not due or has already happened."""
+def escalate_rule(
+    rule: RouteRule, routes: Mapping[str, Route], waited: Micros, requesters: Iterable[str | None] = ()
+) -> RouteRule | None:
+    """The rule after its route has escalated, or None if escalation is not due or has already happened.
+
+    A switch that allows self-approval is for the approvers of its own route: who is added decides on their own request
+    only if the other route has the switch, too (promise P4).
+    """
     route = routes.get(rule.route)
     next_route = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
     if route is None or next_route is None or waited < route.escalate_after:
         return None
-    approvers = (*rule.approvers, *(name for name in next_route.approvers if name not in rule.approvers))
+    barred = () if next_route.unsafe_self_approval or not rule.self_approval else tuple(requesters)
+    added = (name for name in next_route.approvers if name not in (*rule.approvers, *barred))
+    approvers = (*rule.approvers, *added)
     return RouteRule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
 
 

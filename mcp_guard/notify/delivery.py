@@ -42,6 +42,11 @@ class _Deadlines:
     requested: Micros
     expires: Micros
     rules: tuple[RouteRule, ...]
+    requesters: tuple[str | None, ...]
+
+    def is_escalation_due(self, routes: Mapping[str, Route], now: Micros) -> bool:
+        waited = now - self.requested
+        return any(rules.escalate_rule(rule, routes, waited, self.requesters) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class NotificationDispatcher:
         for id, deadlines in list(self._open.items()):
             if now >= deadlines.expires:
                 self._expire(id)
-            elif any(rules.escalate_rule(rule, self.routes, now - deadlines.requested) for rule in deadlines.rules):
+            elif deadlines.is_escalation_due(self.routes, now):
                 self._write(partial(transitions.escalate, id=id, routes=self.routes))
             else:
                 continue
@@ -96,7 +101,9 @@ class NotificationDispatcher:
         for id in open_ids - self._open.keys():
             row = self.writer.read(methodcaller("approval", id))
             if row is not None:
-                self._open[id] = _Deadlines(row[0].requested, row[0].expires, row[0].rules)
+                approval = row[0]
+                requesters = approval.subject.requesters
+                self._open[id] = _Deadlines(approval.requested, approval.expires, approval.rules, requesters)
 
     def _expire(self, id: str) -> None:
         row = self.writer.read(lambda store: store.approval(id))

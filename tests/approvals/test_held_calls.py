@@ -212,6 +212,18 @@ async def test_overdue_approval_request_escalates(tmp_path: Path) -> None:
     assert receipt["escalated_to"] == ["chiefs"]
 
 
+async def test_owner_added_by_an_escalation_may_not_decide_on_their_own_request(tmp_path: Path) -> None:
+    people = Route("people", ("alice",), 3600 * SECOND, True, escalate_to="chiefs", escalate_after=600 * SECOND)
+    routes = {"people": people, "chiefs": Route("chiefs", ("bob", "carol"), 3600 * SECOND)}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
+    id = pending_id(await ask(harness))
+    harness.clock.time += 601 * SECOND
+    with pytest.raises(ApprovalError, match="`bob` is not an approver of route"):
+        harness.approve(id, "bob")
+    harness.approve(id, "carol")
+    assert text(await ask(harness)) == "done"
+
+
 @dataclass
 class CommitAnyway:
     """Commits what an op has written before it raised: it must be nothing."""

@@ -189,6 +189,16 @@ def test_route_escalates_once_when_due() -> None:
     assert escalate_rule(make_rule(routes["chiefs"]), routes, 99) is None
 
 
+@pytest.mark.parametrize(("chiefs_too", "added"), [(False, ("zoe",)), (True, ("bob", "zoe"))])
+def test_escalation_lets_nobody_decide_on_their_own_request_whose_own_route_forbids_it(
+    chiefs_too: bool, added: tuple[str, ...]
+) -> None:
+    solo = Route("solo", ("alice",), 100, unsafe_self_approval=True, escalate_to="chiefs", escalate_after=10)
+    routes = {"solo": solo, "chiefs": Route("chiefs", ("bob", "zoe"), 100, unsafe_self_approval=chiefs_too)}
+    wider = escalate_rule(make_rule(solo), routes, 10, ("bob", None))
+    assert wider == RouteRule("solo", ("alice", *added), 1, self_approval=True)
+
+
 ABOUT = {name: f"the {name}" for name in (*APPROVED_MEMBERS, "commitment", "expires", "resource_argument")}
 STATEMENT = VoteStatement(
     "example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0, name="Alice", about=ABOUT,

@@ -117,7 +117,8 @@ def _due_escalations(approval: Approval, routes: Mapping[str, Route], now: Micro
     """The new rules, by route."""
     if approval.state is not ApprovalState.REQUESTED:
         return {}
-    due = {rule.route: rules.escalate_rule(rule, routes, now - approval.requested) for rule in approval.rules}
+    waited, requesters = now - approval.requested, approval.subject.requesters
+    due = {rule.route: rules.escalate_rule(rule, routes, waited, requesters) for rule in approval.rules}
     return {route: rule for route, rule in due.items() if rule is not None}
 
 
