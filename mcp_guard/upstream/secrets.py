@@ -190,6 +190,12 @@ def is_slow(references: Iterable[SecretReference | None]) -> bool:
     return any(reference is not None and reference.source in SLOW_SOURCES for reference in references)
 
 
+def _url_in(name: str, value: str) -> str:
+    """The value of a variable with the scheme that programs add where a proxy is named without one (`network.py`)."""
+    value = value.strip()
+    return value if "://" in value or not name.upper().endswith("_PROXY") else f"http://{value}"
+
+
 def make_environment(
     plain: Mapping[str, str], references: Mapping[str, SecretReference], here: Path, scrubber: Scrubber
 ) -> tuple[dict[str, str], list[str]]:
@@ -199,7 +205,9 @@ def make_environment(
     """
     read = {name: read_secret(reference, here, os.environ) for name, reference in references.items()}
     secret = {
-        name: part for name, value in plain.items() if (part := value if looks_secret(name) else password_of(value))
+        name: part
+        for name, value in plain.items()
+        if (part := value if looks_secret(name) else password_of(_url_in(name, value)))
     }
     short = [name for name, value in (secret | read).items() if not scrubber.learn(name, value)]
     return {**plain, **read}, short

@@ -10,7 +10,7 @@ from mcp_guard.config.types import SecretConfig
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings, SecretReference, WitnessSettings
-from mcp_guard.upstream.secrets import SOURCES, read_secret
+from mcp_guard.upstream.secrets import SOURCES, make_environment, read_secret
 
 VALUE = "a secret of ours"
 
@@ -33,6 +33,15 @@ def filled_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
     (tmp_path / "keyring.json").write_text(json.dumps({"mcp-guard/it": VALUE}))
     monkeypatch.setattr(keyring.core, "_keyring_backend", FileKeyring())  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "value", ["http://me:far from plain@proxy:3128", "me:far from plain@proxy:3128", " http://me:far from plain@proxy"]
+)
+def test_password_of_a_proxy_is_scrubbed_in_every_form_that_programs_read(value: str) -> None:
+    scrubber = Scrubber()
+    make_environment({"https_proxy": value, "NO_PROXY": "localhost:80@x"}, {}, Path(), scrubber)
+    assert scrubber.clean(b"407 for me:far from plain") == b"407 for me:[secret https_proxy]"
 
 
 def test_every_source_can_be_configured() -> None:
