@@ -151,7 +151,9 @@ def _assure_approvers(report: Report) -> None:
             "look at each: mcp-guard log --kind approval.granted",
         )
     elif report.approvals:
-        report.assure("self_approval", "no approval is by the agent's owner or its user alone")
+        are_votes_known = report.approvers_keys_given and report.scope not in ("receipt", "bundle")
+        by = "" if are_votes_known else ", as the guard recorded it"
+        report.assure("self_approval", f"no approval is by the agent's owner or its user alone{by}")
 
 
 def _assure_outcomes(report: Report) -> None:

@@ -161,7 +161,7 @@ Assurance
                              -> have checkpoints witnessed (mcp-guard ledger witness): --witness FILE
   NOT PROVED  approvers      who owns the approvers' keys: only the ledger itself says so
                              -> give the keys that you know: --approvers FILE
-  proved      self_approval  no approval is by the agent's owner or its user alone
+  proved      self_approval  no approval is by the agent's owner or its user alone, as the guard recorded it
   proved      outcomes       every call that was sent has a recorded outcome
   proved      payloads       all requests and responses are stored, and are the recorded ones
 

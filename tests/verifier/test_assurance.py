@@ -105,10 +105,15 @@ async def test_an_approval_of_ones_own_request_is_reported_as_self_approved(
     assert handed_on["self_approvals"] == 1, "also of one receipt that is handed on"
 
 
-async def test_what_is_proved_of_an_approval_by_somebody_else(tmp_path: Path) -> None:
+async def test_what_is_proved_of_an_approval_by_somebody_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = await approved_by(tmp_path, "alice")
     report = verify_ledger(state / "ledger.sqlite", state / "ledger.pub")
     assert answer(report, "self_approval").proved
+    assert answer(report, "self_approval").says.endswith(" alone, as the guard recorded it")
+    assert main([str(tmp_path / "intent.json"), "--key", str(state / "ledger.pub")]) == OK
+    assert "user alone, as the guard recorded it" in capsys.readouterr().out, "a receipt alone contains no votes"
     assert states(report) == {
         "origin": [True],
         "truncation": [False],
