@@ -23,6 +23,9 @@ def _page_of(details: Receipt) -> tuple[Any, Any]:
 def read_approvers(path: Path) -> dict[str, Receipt]:
     """The trusted approvers' keys by id, from a file as `approvers list --json` prints it. Raises: UnusableInput."""
     try:
-        return {key["key"]: key for key in parse_json(read_limited(path, MAX_KEYS))}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        keys = parse_json(read_limited(path, MAX_KEYS))
+        if not isinstance(keys, list) or not all(isinstance(key, dict) and isinstance(key["key"], str) for key in keys):
+            raise ValueError("it is not a list of keys as `mcp-guard approvers list --json` prints it")
+        return {key["key"]: key for key in keys}
+    except (OSError, ValueError, KeyError) as error:
         raise UnusableInput(f"cannot read the approvers' keys `{path}`: {reason_of(error)}") from None

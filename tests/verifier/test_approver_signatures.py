@@ -14,7 +14,7 @@ import pytest_asyncio
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, rotate
-from mcp_guard.verifier import UnusableInput, verify_ledger
+from mcp_guard.verifier import UnusableInput, read_approvers, verify_ledger
 from tests.promises.harness import ALLOW, HOLD, KEYS, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.verifier.resign import sign_anew
 
@@ -170,3 +170,10 @@ def test_given_approver_keys_override_keys_in_the_ledger(copy: Path, tmp_path: P
     trusted.write_text("nonsense")
     with pytest.raises(UnusableInput):
         problem(copy, trusted)
+
+
+@pytest.mark.parametrize("content", ['{"alice": "key"}', '["alice"]', '[{"key": 1}]', "1", '"x"', "null"])
+def test_approvers_keys_of_another_form_are_refused_in_plain_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / "keys.json").write_text(content)
+    with pytest.raises(UnusableInput, match="is not a list of keys as `mcp-guard approvers list --json` prints it"):
+        read_approvers(tmp_path / "keys.json")
