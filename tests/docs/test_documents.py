@@ -67,6 +67,7 @@ NOT_RUN = {
         "curl -s": "needs a guard that serves; tests/live/test_health.py asks one",
         "docker build": "needs a container engine; tests/packaging/test_container.py holds what it does",
     },
+    "docs/howto/serve-your-servers.md": {"pip install": "installs; the servers are in the environment"},
     "docs/howto/systemd.md": {
         "useradd --system": "needs a machine of its own; tests/docs/test_systemd.py checks the units",
         "systemctl daemon-reload": "the same",
@@ -97,12 +98,13 @@ FROM_NOTHING = [
     ROOT / "docs" / "tutorial" / "security.md",
     ROOT / "docs" / "howto" / "observe-first.md",
 ]
+SERVES_ITS_OWN = ROOT / "docs" / "howto" / "serve-your-servers.md"
 IN_THE_EXAMPLE = [
     ROOT / "docs" / "reference" / "cedar-schema.md",
     *sorted(
         path
         for path in (ROOT / "docs" / "howto").glob("*.md")
-        if blocks(path) and str(path.relative_to(ROOT)) not in NONE_RUN and path not in FROM_NOTHING
+        if blocks(path) and str(path.relative_to(ROOT)) not in NONE_RUN and path not in (*FROM_NOTHING, SERVES_ITS_OWN)
     ),
 ]
 
@@ -188,6 +190,10 @@ def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_p
     check(ROOT / "docs" / "tutorial" / "team.md", tmp_path, tmp_path, {"8766": str(free_port())})
 
 
+def test_commands_from_an_empty_machine_to_a_served_guard_run_as_printed(tmp_path: Path) -> None:
+    check(SERVES_ITS_OWN, tmp_path, tmp_path, {"8766": str(free_port())})
+
+
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
 def test_commands_that_start_from_the_example_run_as_printed(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
@@ -197,7 +203,7 @@ def test_commands_that_start_from_the_example_run_as_printed(document: Path, exa
 
 def test_every_document_is_tested() -> None:
     team = ROOT / "docs" / "tutorial" / "team.md"
-    run_here = {ROOT / "README.md", team, *FROM_NOTHING, *IN_THE_EXAMPLE}
+    run_here = {ROOT / "README.md", team, SERVES_ITS_OWN, *FROM_NOTHING, *IN_THE_EXAMPLE}
     typed = {document for document in DOCUMENTS if blocks(document)}
     assert typed - run_here == {ROOT / name for name in NONE_RUN}
 
