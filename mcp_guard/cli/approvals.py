@@ -188,7 +188,7 @@ def _delivery(delivery: Delivery) -> str:
     return f"  notified       {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 
-UNKNOWN_USER = "nothing says who the user is, so two people must approve; name the user under [people] or [approvers]"
+UNKNOWN_USER = "was not in the configuration when the agent asked, so two people must approve"
 
 
 def describe(approval: Approval, now: int) -> list[str]:
@@ -211,7 +211,7 @@ def describe(approval: Approval, now: int) -> list[str]:
     lines = [
         f"{approval.id}  {_state(approval, now)}  {_left_of(approval, now)}".rstrip(),
         f"  who            {who}",
-        *([f"  unknown user   {UNKNOWN_USER}"] if subject.unknown_user else []),
+        *(unknown_user_lines(subject, approval.state) if subject.unknown_user else []),
         f"  what           {what(approval)}",
         f"  tool           {visible(subject.tool)}",
         *([f"  caution        {UNDO}"] if is_irreversible(subject) else []),
@@ -230,6 +230,13 @@ def describe(approval: Approval, now: int) -> list[str]:
         *([f"  note           {value_text(approval.note)}"] if approval.note else []),
     ]
     return [VisibleText(line) for line in lines]
+
+
+def unknown_user_lines(subject: ApprovalSubject, state: ApprovalState) -> list[str]:
+    """That two people must approve, and the way out while the request is open."""
+    lines = [f"  unknown user   {UNKNOWN_USER}"]
+    way_out = say("for one approval: {}", subject.name_user)
+    return [*lines, f"                 {way_out}"] if state is ApprovalState.REQUESTED else lines
 
 
 def _mark(subject: ApprovalSubject, name: str) -> str:

@@ -11,12 +11,16 @@ from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
+from mcp_guard.core.approval import make_rule
+from mcp_guard.core.approval_subject import NAME_USER
 from mcp_guard.core.credential import InvalidCredential, may_use
 from mcp_guard.core.errors import IdentityError
-from mcp_guard.core.model import Instance
+from mcp_guard.core.model import Agent, Instance
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import nearest, suggest_tools
+from mcp_guard.core.people import OWN_NAMES, Identity, find_requesters, fold
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.visible_text import quote, say
 from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
@@ -132,12 +136,29 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
     enrolled = registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     user = options.on_behalf_of or enrolled.on_behalf_of
     launch = Launch(enrolled.agent.name, options.ticket, options.reason, user)
+    note_unknown_user(settings, enrolled.agent, user)
     tools = check_tools(writer, settings, options.tool) or ("*",)
     charter = InstanceSpec(
         enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint or "",
         settings.audience,
     )  # fmt: skip
     return _issue(writer, charter, options)
+
+
+def note_unknown_user(settings: Settings, agent: Agent, user: str | None) -> None:
+    """Say at once, not when a call is held, that the configuration does not know the user, and who may be meant."""
+    approvers = {approver for route in settings.routes.values() for approver in route.approvers}
+    identity = Identity(OWN_NAMES, user) if user else None
+    is_unknown = find_requesters(settings.people, approvers, agent.owner, identity).is_user_unknown
+    if not any(make_rule(route, is_unknown) != make_rule(route) for route in settings.routes.values()):
+        return
+    people = settings.people
+    mapped = {identity.subject for identity in {*people.approvers, *people.others} if identity.issuer == OWN_NAMES}
+    named = {*approvers, *people.names, *people.users, *mapped, agent.owner}
+    near = next((name for name in sorted(named) if fold(name) == fold(str(user))), "") or nearest(str(user), named)
+    what = say("the configuration names no user {}, so two people must approve a call that is held", quote(str(user)))
+    advice = say("did you mean {}?", quote(near)) if near else NAME_USER
+    print_text(say("note: {}; {}", what, advice), file=sys.stderr)
 
 
 def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:

@@ -20,6 +20,10 @@ LISTS = (
 )  # fmt: skip
 
 
+NAME_USER = "name the user under [people], or as one of the identities of an approver"
+"""What to do about a user whom the configuration does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class SubjectRisk:
     """The risk of the call as shown; each signal is one line: `name (weight): reason`."""
@@ -90,6 +94,12 @@ class ApprovalSubject:
     redacted: tuple[str, ...] | None = None
     """JSON pointers to the values that are kept no longer than the request is open; None without redaction."""
     erased: bool = False
+
+    @property
+    def name_user(self) -> str:
+        """What to do if the configuration did not know the user: the rules of this request stay as they are."""
+        revoke = f"mcp-guard instances revoke --instance {self.instance} --allow-new --why TEXT"
+        return f"{NAME_USER}; restart the guard; then {revoke}, so that a new run asks again"
 
     @property
     def has_exact_arguments(self) -> bool:

@@ -190,10 +190,8 @@ def _undecidable(
                 f"has a quorum of {rule.quorum} on route `{rule.route}`, but {len(able)} eligible approvers have a key"
             )
             if held.subject.unknown_user:
-                revoke = f"mcp-guard instances revoke --instance {held.subject.instance}"
                 what += f"; its user `{held.subject.on_behalf_of}` was not in the configuration when the agent asked"
-                fix = "name the user under [people], or as one of the identities of an approver; restart the guard"
-                return what, f"{fix}; then {revoke} --why TEXT, so that a new run asks again"
+                return what, held.subject.name_user
             return what, f"mcp-guard approvers add NAME, for one of: {', '.join(rule.approvers)}"
     return None
 

@@ -133,3 +133,18 @@ async def test_card_in_the_list_leaves_out_no_sensitive_argument_and_no_destinat
     card = make_card(replace(approval, subject=many), harness.clock.time, "alice")
     assert {row.name for row in card.listed_rows} == {"payee", "memo", "stage", "amount"}
     assert len(card.rows) == 5
+
+
+async def test_an_open_request_of_an_unknown_user_says_the_way_out(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approval = await hold(harness, make_instance("run_2", on_behalf_of="zoe"))
+    print_approval(harness.ledger.writer, approval, as_json=False)
+    said = capsys.readouterr().out
+    assert "  unknown user   was not in the configuration when the agent asked, so two people must approve\n" in said
+    assert "restart the guard; then mcp-guard instances revoke --instance run_2 --allow-new --why TEXT" in said
+    harness.approve(approval.id, "carol", "deny")
+    print_approval(harness.ledger.writer, harness.store.approval(approval.id)[0], as_json=False)
+    said = capsys.readouterr().out
+    assert "unknown user" in said
+    assert "restart the guard" not in said

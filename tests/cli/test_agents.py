@@ -62,3 +62,24 @@ def test_only_an_agent_that_was_enrolled_by_command_is_replaced(
     code, _, error = run(capsys, config, "agents", "add", "nobody", "--owner", "carol", "--replace")
     assert code != 0
     assert "agent `nobody` is not enrolled" in error
+
+
+@pytest.mark.parametrize(
+    ("user", "advice"),
+    [
+        ("ALICE", "did you mean alice?"),
+        ("dona", "did you mean dana?"),
+        ("zoe-x", "name the user under [people]"),
+        ("dana", ""),
+        ("alice", ""),
+        ("bob", ""),
+    ],
+)
+def test_a_user_whom_nothing_names_is_noted_when_the_credential_is_issued(
+    config: Path, capsys: pytest.CaptureFixture[str], user: str, advice: str
+) -> None:
+    code, token, error = run(capsys, config, "instances", "issue", "--on-behalf-of", user)
+    assert code == 0
+    assert token
+    what = f"note: the configuration names no user {user}, so two people must approve a call that is held"
+    assert error.startswith(f"{what}; {advice}") if advice else error == ""
