@@ -214,6 +214,14 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
     return results or _ok("routes", f"{len(snapshot.routes)} routes, with enough eligible approvers for each agent")
 
 
+def enrolment(missing: Sequence[str], lacking: int) -> str:
+    """The commands that enrol keys for so many of these approvers."""
+    commands = [f"mcp-guard approvers add {approver}" for approver in missing]
+    if lacking >= len(missing):
+        return " and ".join(commands)
+    return " or ".join(commands) if lacking == 1 else f"{lacking} of: {', '.join(commands)}"
+
+
 def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
     """Routes on which too few can sign, and keys of no approver. An unreadable ledger is reported by itself."""
     if snapshot.failure:
@@ -225,8 +233,7 @@ def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
             number = "no approver has" if not able else f"only {len(able)} of {route.quorum} approvers have"
             what = f"{number} a key on route `{route.name}`, so a call held there cannot be approved"
             missing = [who for who in route.approvers if who not in able]
-            fix = " or ".join(f"mcp-guard approvers add {who}" for who in missing)
-            results += _warning("approver keys", what, fix)
+            results += _warning("approver keys", what, enrolment(missing, route.quorum - len(able)))
     for name in sorted(snapshot.approvers_with_keys - snapshot.approvers):
         what = f"`{name}` has a key but is not under [approvers] in the configuration, so the key decides nothing"
         fix = f"add [approvers.{name}] again, or mcp-guard approvers remove {name} KEY --why TEXT"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.diagnostics.checks import CHECKS
+from mcp_guard.diagnostics.checks import CHECKS, enrolment
 from mcp_guard.diagnostics.snapshot import Level
 from tests.faults.disks import fill, small_disk
 from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, write_config
@@ -253,6 +253,14 @@ def test_running_guards_and_open_calls_of_a_dead_guard_are_reported(config: Path
     with Client(config) as client:
         client.start()
     assert doctor(config)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "fix"), [(1, "{0} or {1} or {2}"), (2, "2 of: {0}, {1}, {2}"), (3, "{0} and {1} and {2}")]
+)
+def test_doctor_says_for_how_many_approvers_a_key_is_missing(lacking: int, fix: str) -> None:
+    commands = (f"mcp-guard approvers add {name}" for name in "abc")
+    assert enrolment("abc", lacking) == fix.format(*commands)
 
 
 def test_approval_requests_without_an_approver_are_reported(tmp_path: Path) -> None:

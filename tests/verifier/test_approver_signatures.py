@@ -14,7 +14,8 @@ import pytest_asyncio
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, rotate
-from mcp_guard.verifier import UnusableInput, read_approvers, verify_ledger
+from mcp_guard.verifier import UnusableInput, verify_ledger
+from mcp_guard.verifier.approver_keys import read_approvers
 from tests.promises.harness import ALLOW, HOLD, KEYS, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.verifier.resign import sign_anew
 
