@@ -19,6 +19,8 @@ dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock file and
 	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
 	@cp requirements.lock dist
 	@cd dist && sha256sum *.whl *.tar.gz requirements.lock > SHA256SUMS
+	@printf 'built in %s:\n' "$(CURDIR)/dist"
+	@ls dist
 
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)

@@ -39,6 +39,7 @@ def test_release_is_signed_and_checked_as_the_page_says(tmp_path: Path) -> None:
     (clone / "dist" / "SHA256SUMS").write_text(sums)
 
     wanted = [find(start) for start in ORDER]
+    wanted.insert(-1, Block("cp -R dist release\n", None))  # as a user downloads it
     for block, printed in zip(wanted, run(wanted, clone, home), strict=True):
         assert block.prints is None or fits(block.prints, printed), printed
 

@@ -1,5 +1,6 @@
 """The units of docs/howto/systemd.md are ones that systemd accepts, and start commands that exist."""
 
+import os
 import re
 import shlex
 import shutil
@@ -22,13 +23,31 @@ PARSERS = {command.words: command.parser for command in list_commands()}
 
 def test_each_service_starts_a_command_that_exists() -> None:
     started = [line for text in UNITS.values() for line in re.findall(rf"^ExecStart=.*?{PROGRAM} (.*)$", text, re.M)]
-    assert len(started) == 3
+    assert len(started) == 4
     for line in started:
         words = shlex.split(line.replace("$$(date +%%F)'", "2026-01-31"))
         count = max(n for n in (1, 2) if tuple(words[:n]) in PARSERS)
         parser = PARSERS[tuple(words[:count])]
         assert parser is not None
         assert str(parser.parse_args(words[count:]).config) == "/etc/mcp-guard/mcp-guard.toml"
+
+
+def test_the_nightly_backup_includes_the_configuration_and_prunes_old_ones(tmp_path: Path) -> None:
+    backups, configuration = tmp_path / "var" / "backups" / "mcp-guard", tmp_path / "etc" / "mcp-guard"
+    (configuration / "policies").mkdir(parents=True)
+    (configuration / "mcp-guard.toml").touch()
+    for name in ("2026-01-30", "2026-01-31", "2025-12-31", "notes"):
+        (backups / name).mkdir(parents=True)
+    unit = UNITS["mcp-guard-backup.service"].replace("/etc/mcp-guard", str(configuration))
+    unit = unit.replace("/var/backups/mcp-guard", str(backups)).replace("$$", "$").replace("%%", "%")
+    copying, pruning = re.findall(r"^ExecStart(?:Post)?=/bin/sh -c '((?:cp|find) .*)'$", unit, re.MULTILINE)
+    subprocess.run(copying, shell=True, check=True)
+    for name in ("2025-12-31", "notes"):
+        os.utime(backups / name, (0, 0))
+    subprocess.run(pruning, shell=True, check=True)
+    assert {path.name for path in backups.iterdir()} == {"2026-01-30", "2026-01-31", "notes"}
+    assert {path.name for path in (backups / "2026-01-31").iterdir()} == {"mcp-guard.toml", "policies"}
+    assert list((backups / "2026-01-30").iterdir()) == []
 
 
 def test_every_service_is_stopped_without_killing_the_calls_of_its_servers() -> None:
