@@ -27,6 +27,15 @@ def test_other_host_is_refused(host: str) -> None:
     assert not is_allowed_host(host, HOSTS)
 
 
+def test_refused_host_is_named_visibly_and_briefly() -> None:
+    request = Request({"type": "http", "headers": [(b"host", b"evil\xad.example:" + b"1" * 500)]})
+    with pytest.raises(HTTPException) as refused:
+        check_host_and_origin(request, hosts=HOSTS, origins=())
+    assert refused.value.status_code == 421
+    assert refused.value.detail.startswith("host `evil\\u{ad}.example:111")
+    assert refused.value.detail.endswith("1…` not allowed; see `serve.hosts`")
+
+
 def test_host_of_an_address_has_no_default_port() -> None:
     assert host_of_url("https://Guard.example:443/mcp") == "guard.example"
     assert host_of_url("http://guard.example:443/mcp") == "guard.example:443"

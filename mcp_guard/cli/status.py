@@ -104,7 +104,7 @@ def find_unseen(options: argparse.Namespace, path: Path) -> list[str]:
 def ledger_line(path: Path, state: StateFolder) -> str:
     assert state.contents is not None
     size = path.stat().st_size / (1024 * 1024)
-    return f"ledger: {state.contents.size} receipts, {size:.1f} MiB, `{path}`"
+    return f"ledger: {count(state.contents.size, 'receipt')}, {size:.1f} MiB, `{path}`"
 
 
 def policies_line(receipts: list[Receipt]) -> str:

@@ -11,6 +11,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.snapshot import ClientFile, FileInfo, GuardSnapshot, Level, PendingApproval
+from mcp_guard.verifier.report import count
 
 MEBIBYTE = 1024 * 1024
 LITTLE_SPACE, HARDLY_ANY_SPACE = 512 * MEBIBYTE, 32 * MEBIBYTE
@@ -48,7 +49,9 @@ def _problem(check: str, what: str, fix: str) -> CheckResults:
 def state_folder(snapshot: GuardSnapshot) -> CheckResults:
     folder = snapshot.folder
     if folder is None:
-        return _warning("state folder", "does not exist yet", "mcp-guard run creates it")
+        return _warning(
+            "state folder", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)"
+        )
     return _kept_private("state folder", folder, snapshot.user, "700") or _ok("state folder", folder.path)
 
 
@@ -88,12 +91,12 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.failure:
         return _problem("ledger", snapshot.failure, snapshot.hint)
     if snapshot.file is None or snapshot.contents is None:
-        return _warning("ledger", "does not exist yet", "mcp-guard run creates it")
+        return _warning("ledger", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)")
     if snapshot.contents.format != snapshot.contents.known_format:
         what = f"its format is {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
         return _problem("ledger", what, "use the version of mcp-guard that wrote it, or upgrade")
     private = _kept_private("ledger", snapshot.file, snapshot.user, "600")
-    return private or _ok("ledger", f"{snapshot.file.path}, {snapshot.contents.size} receipts")
+    return private or _ok("ledger", f"{snapshot.file.path}, {count(snapshot.contents.size, 'receipt')}")
 
 
 def integrity(snapshot: GuardSnapshot) -> CheckResults:
@@ -116,7 +119,9 @@ def head(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents.checkpoint_fits is False:
         what = "the checkpoint does not match the receipts, or the current key did not sign it"
         return _problem("head", what, "run mcp-guard verify, then restore the ledger and its key from matching backups")
-    return _ok("head", f"signed, covers all {snapshot.contents.size} receipts") if snapshot.contents.size else []
+    size = snapshot.contents.size
+    covered = "its only receipt" if size == 1 else f"all {size} receipts"
+    return _ok("head", f"signed, covers {covered}") if size else []
 
 
 def key(snapshot: GuardSnapshot) -> CheckResults:
@@ -211,7 +216,9 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
         what = f"nobody under [approvers] or [people] has an identity of issuer `{issuer}`"
         fix = "add identities = [{ issuer = …, subject = … }], or each held call of its users needs two approvers"
         results += _warning("routes", what, fix)
-    return results or _ok("routes", f"{len(snapshot.routes)} routes, with enough eligible approvers for each agent")
+    return results or _ok(
+        "routes", f"{count(len(snapshot.routes), 'route')}, with enough eligible approvers for each agent"
+    )
 
 
 def enrolment(missing: Sequence[str], lacking: int) -> str:
@@ -238,7 +245,9 @@ def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
         what = f"`{name}` has a key but is not under [approvers] in the configuration, so the key decides nothing"
         fix = f"add [approvers.{name}] again, or mcp-guard approvers remove {name} KEY --why TEXT"
         results += _warning("approver keys", what, f"{fix} (KEY: mcp-guard approvers list)")
-    return results or _ok("approver keys", f"{len(snapshot.routes)} routes, with enough approvers who have a key")
+    return results or _ok(
+        "approver keys", f"{count(len(snapshot.routes), 'route')}, with enough approvers who have a key"
+    )
 
 
 def names(snapshot: GuardSnapshot) -> CheckResults:

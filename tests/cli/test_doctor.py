@@ -130,7 +130,8 @@ def test_doctor_works_before_the_first_run(tmp_path: Path) -> None:
     code, found = doctor(path)
     assert code == 1
     assert found["state folder"] == {
-        "check": "state folder", "level": "warning", "what": "does not exist yet", "fix": "mcp-guard run creates it",
+        "check": "state folder", "level": "warning", "what": "does not exist yet", 
+        "fix": "a guard creates it when it starts (mcp-guard run or serve)",
     }  # fmt: skip
     assert not (tmp_path / "state").exists()
 

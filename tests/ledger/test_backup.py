@@ -205,6 +205,9 @@ def test_commands_back_up_and_restore_and_say_what_to_do_next(
     code, _, said = run(capsys, "restore", "copies")
     assert (code, "no backup in" in said) == (5, True)
     assert run(capsys, "restore", "copy")[0] == 5
+    code, _, said = run(capsys, "restore", "copy", "--replace", "--against", "copy/chekpoint")
+    assert (code, "cannot read the checkpoint `copy/chekpoint`: No such file" in said) == (5, True)
+    assert said.endswith("hint: name a checkpoint that you kept: --against CHECKPOINT\n")
     code, said, _ = run(capsys, "restore", "copy", "--replace", "--against", "copy/checkpoint")
     assert code == 0
     assert said.startswith(f"restored 1 receipt of test.example/ledger to {tmp_path / 'state'}\n")

@@ -51,6 +51,7 @@ def test_a_client_without_a_capability_keeps_every_tool_that_it_is_listed(tmp_pa
 
 def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path) -> None:
     policies = ALLOW_ALL + forbidding("up__dropped") + forbidding("elsewhere__tool")
+    policies += '@id("reads") permit (principal, action in Action::"read", resource);'
     policies += '@id("some") permit (principal, action in [Action::"up__echo", Action::"up__dropped"], resource);'
     short = short_form("up__echo", 20)
     sections = "".join(f'[tools."{name}"]\nredact = ["/s"]\n' for name in ("up__echo", "up__dropped", short))
@@ -61,9 +62,10 @@ def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path
     assert f'[tools."{short}"]: not listed at present; did you mean `up__echo`?' in printed
     assert "no-up__dropped: inactive until `up__dropped` is listed" in printed
     assert "no-elsewhere__tool: inactive until `elsewhere__tool` is listed" in printed
+    assert "reads: inactive: no listed tool has the effect `read`" in printed
     assert "some: `up__dropped` not listed at present" in printed
     told = json.loads(cli("policy", "validate", "--json", "--config", str(config)).stdout)
-    assert told["dormant"] == ["no-elsewhere__tool", "no-up__dropped"]
+    assert told["dormant"] == ["no-elsewhere__tool", "no-up__dropped", "reads"]
 
 
 def test_validate_checks_the_other_servers_while_one_is_down(tmp_path: Path) -> None:

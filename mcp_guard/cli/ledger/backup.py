@@ -56,8 +56,11 @@ def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: b
     if not (folder / FILE).is_file():
         raise LedgerError(f"no backup in `{folder}`: it has no `{FILE}`", "name a folder that `ledger backup` wrote")
     try:
+        checkpoints = tuple(read_checkpoint(file) for file in against)
+    except UnusableInput as error:
+        raise LedgerError(str(error), "name a checkpoint that you kept: --against CHECKPOINT") from None
+    try:
         with Progress(quiet=quiet) as progress:
-            checkpoints = tuple(read_checkpoint(file) for file in against)
             requirements = Requirements(read_keys(key), against=checkpoints, progress=progress.update)
             report = verify_full(LedgerSource(folder / FILE), requirements)
     except UnusableInput as error:

@@ -20,7 +20,7 @@ from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEngine
-from mcp_guard.policy.source import ListedNames, PolicyProblem, read_files
+from mcp_guard.policy.source import EFFECTS, ListedNames, PolicyProblem, read_files
 
 
 def main(arguments: list[str]) -> int:
@@ -82,9 +82,13 @@ def validate(arguments: list[str]) -> int:
 def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
     """A line for each policy that matches nothing now, and for each tool that another one names in vain."""
     for id, policy in engine.source.policies.items():
-        names = ", ".join(f"`{name}`" for name in sorted(listed.unlisted([policy])))
-        if id in engine.dormant:
-            yield f"  {id}: inactive until {names or 'its tools'} {'is' if names.count('`') == 2 else 'are'} listed"
+        unlisted = sorted(listed.unlisted([policy]))
+        names = ", ".join(f"`{name}`" for name in unlisted)
+        effects = " or ".join(f"`{name}`" for name in unlisted if name in EFFECTS)
+        if id in engine.dormant and effects and EFFECTS.issuperset(unlisted):
+            yield f"  {id}: inactive: no listed tool has the effect {effects}"
+        elif id in engine.dormant:
+            yield f"  {id}: inactive until {names or 'its tools'} {'is' if len(unlisted) == 1 else 'are'} listed"
         elif names:
             yield f"  {id}: {names} not listed at present"
 

@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from mcp_guard.core.visible_text import VisibleText, say, shorten
+
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_SHOWN = 100
+"""Characters of a host that is refused."""
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 
 
@@ -52,7 +56,11 @@ def is_allowed_host(host: str, hosts: Collection[str]) -> bool:
 def check_host(host: str, hosts: Collection[str]) -> None:
     """Raises: HTTPException."""
     if not is_allowed_host(host, hosts):
-        raise HTTPException(421, "host not allowed; see `serve.hosts`")
+        raise HTTPException(421, not_allowed(host))
+
+
+def not_allowed(host: str) -> VisibleText:
+    return say("host `{}` not allowed; see `serve.hosts`", shorten(host, MAX_SHOWN))
 
 
 def check_host_and_origin(request: Request, *, hosts: Collection[str], origins: Collection[str]) -> None:

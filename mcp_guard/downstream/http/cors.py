@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcp_guard.downstream.http.allowed_hosts import is_allowed_host, normalize_origin
+from mcp_guard.downstream.http.allowed_hosts import is_allowed_host, normalize_origin, not_allowed
 
 METHODS = "GET, POST, DELETE, OPTIONS"
 EXPOSED = "Mcp-Session-Id, MCP-Protocol-Version, WWW-Authenticate, Retry-After"
@@ -52,8 +52,8 @@ class CorsMiddleware:
 
     def _answer_preflight(self, headers: Headers, origin: str) -> Response:
         """Any header may be sent: arguments are mirrored in headers of any name (`Mcp-Param-…`, 2026-07-28)."""
-        if not is_allowed_host(headers.get("host", ""), self._hosts):
-            return PlainTextResponse("host not allowed; see `serve.hosts`", 421)
+        if not is_allowed_host(host := headers.get("host", ""), self._hosts):
+            return PlainTextResponse(not_allowed(host), 421)
         answer = {
             "access-control-allow-origin": origin,
             "access-control-allow-methods": METHODS,
