@@ -6,6 +6,7 @@ credentials that were revoked. `restore` therefore closes everything that is ope
 guard can see it (docs/decisions/0060).
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from mcp_guard.core.approval import OPEN, ApprovalEvent
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.visible_text import say
 from mcp_guard.files import create_file, is_locked, replace_file, sync_folder
 from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
@@ -27,8 +29,10 @@ from mcp_guard.ledger.signers.file import FileKeyStore
 from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
-from mcp_guard.storage.copying import copy_ledger, size_of
+from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.copying import copy_ledger, empty_log, size_of
 from mcp_guard.storage.inspection import open_read_only
+from mcp_guard.storage.sqlite import Store
 
 CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
@@ -171,6 +175,7 @@ def _prepare(
     """Make the copy safe to use; returns its size before, what was closed in it, and its key."""
     with open_read_only(staged.state_dir / FILE) as store:
         head = store.head()
+        check_approver_keys(store)
     configured_keys(staged).check_origin(head.key)
     if key_is_lost:
         key_rotation.replace(staged, clock, "the key is lost; the ledger was restored from a backup")
@@ -188,6 +193,39 @@ def _prepare(
     return head.size, closed, revoked, verifier
 
 
+def check_approver_keys(store: Store) -> None:
+    """Check that the table of approvers' keys is what the receipts say, which were verified: otherwise whoever could
+    write to a backup could put a key of their own into it, and approve with that.
+
+    Raises: LedgerError.
+    """
+    said: dict[str, ApproverKey] = {}
+    for row in store.receipts_after(-1):
+        if row.kind not in ("approver.enrolled", "approver.removed"):
+            continue
+        receipt = json.loads(row.body)
+        id = receipt["key"]
+        if row.kind == "approver.removed":
+            said[id] = replace(said[id], removed=row.seq)
+        else:
+            named = (receipt["approver"], receipt["method"], receipt["public"])
+            said[id] = ApproverKey(id, *named, receipt.get("details", {}), row.seq)
+    kept = {key.id: key for key in store.approver_keys()}
+    for id in sorted(said.keys() | kept.keys()):
+        key, ours = kept.get(id), said.get(id)
+        if key is None or ours is None or _without_count(key) != _without_count(ours):
+            approver = (key or said[id]).approver
+            raise LedgerError(
+                say("the approver's key {} of {} is not as its receipts say", f"`{id}`", f"`{approver}`"),
+                "somebody has changed this backup: use another one",
+            )
+
+
+def _without_count(key: ApproverKey) -> ApproverKey:
+    """A passkey counts how often it signed, which no receipt says."""
+    return replace(key, details={name: value for name, value in key.details.items() if name != "count"})
+
+
 def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -> tuple[int, tuple[str, ...]]:
     """Nothing that was approved, granted or issued before this can be used any more."""
     open_approvals, grants = tx.store.approvals(OPEN), tx.store.grants(state="active")
@@ -196,7 +234,8 @@ def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -
     for grant in grants:
         revoke_grant(tx, grant, note)
     disabled = {name for (kind, name), until in tx.store.revocations() if kind == "agent" and until > tx.now}
-    every = {*agents, *(agent.name for agent, _, _ in tx.store.agents())} - disabled
+    running = (row.instance.agent.name for row in tx.store.instances(tx.now))
+    every = {*agents, *(agent.name for agent, _, _ in tx.store.agents()), *running} - disabled
     for name in sorted(every):
         registry.revoke(tx, ("agent", name), note, by)
     return len(open_approvals) + len(grants), tuple(sorted(every))
@@ -228,8 +267,9 @@ def _copy_in(backup: Path, state: Path, staging: Path) -> None:
 
 
 def _keep_aside(state: Path, clock: Clock) -> Path:
-    """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, so
-    that a guard that starts in between does not begin a new ledger."""
+    """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, with
+    every commit in it, so that a guard that starts in between begins no new ledger and continues no older one."""
+    empty_log(state / FILE)
     stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
     folder = state / f"replaced-{stamp}Z"
     folder.mkdir(mode=0o700)

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
@@ -25,6 +25,13 @@ def copy_ledger(store: Store, target: Path) -> None:
             os.fsync(file.fileno())
     except FAILURES as error:
         raise explain(error, target) from None
+
+
+def empty_log(path: Path) -> None:
+    """Move the write-ahead log of a ledger that nobody uses into its file, so that this alone has every commit. A log
+    that is damaged stays as it is."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def size_of(path: Path) -> int | None:

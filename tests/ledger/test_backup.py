@@ -1,6 +1,8 @@
 """Backup and restore: a copy of a ledger in use verifies, and a restored one permits nothing that was used since."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,12 @@ from mcp_guard.cli import main
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.identity.ed25519 import PrivateKey
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.backup import Backup, Restored, back_up, restore
 from mcp_guard.ledger.open import FILE, LedgerSettings
+from mcp_guard.storage.inspection import open_read_only
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import ALLOW, HOLD, ROUTES, Clock, Harness, make_instance, open_harness, pending_id
 
@@ -113,6 +118,73 @@ def test_credential_that_was_revoked_after_the_backup_stays_revoked(tmp_path: Pa
     restored(tmp_path, backup, harness.clock, may_replace=True)
     after = open_harness(tmp_path)
     assert "was revoked" in str(registry.why_barred(after.store, instance, harness.clock.time))
+
+
+def test_credentials_of_an_agent_that_is_no_longer_configured_are_revoked_too(tmp_path: Path) -> None:
+    """It may have been revoked after the backup, when it was taken out of the configuration."""
+    harness = open_harness(tmp_path)
+    instance = make_instance()
+    harness.ledger.writer.run(lambda tx: registry.issue(tx, instance, {}))
+    backup = saved(harness)
+    harness.close()
+    done = restore(settings(tmp_path), harness.clock, backup.folder, agents=[], by="operator test", may_replace=True)
+    assert done.agents == (instance.agent.name,)
+    assert "was revoked" in str(registry.why_barred(open_harness(tmp_path).store, instance, harness.clock.time))
+
+
+def test_restore_that_is_killed_before_its_last_step_leaves_what_a_killed_guard_had_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    harness.ledger.writer.run(lambda tx: registry.revoke(tx, ("user", "dana"), "left", "test"))
+    killed = tmp_path / "killed"  # as the guard leaves it: the last commits are only in the write-ahead log
+    shutil.copytree(tmp_path / "state", killed / "state", ignore=shutil.ignore_patterns("guards"))
+    assert (killed / "state" / f"{FILE}-wal").stat().st_size
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcp_guard.ledger.backup._move_in", die)
+    with pytest.raises(KeyboardInterrupt):
+        restored(killed, backup, harness.clock, may_replace=True)
+    with open_read_only(killed / "state" / FILE) as store:
+        assert [key for key, _ in store.revocations()] == [("user", "dana")]
+
+
+def test_backup_with_a_key_of_an_approver_that_no_receipt_enrolled_is_not_restored(tmp_path: Path) -> None:
+    """Its receipts verify, and the table of keys is none of them: whoever could write the backup could vote."""
+    harness = open_harness(tmp_path)
+    ours = NewKey("ed25519", PrivateKey.generate().public_key().public_bytes_raw(), {})
+    theirs = NewKey("ed25519", PrivateKey.generate().public_key().public_bytes_raw(), {})
+    enrol(harness.ledger.writer, Approver("zoe", "Zoe"), ours)
+    backup = saved(harness)
+    harness.close()
+    with closing(sqlite3.connect(backup.folder / FILE)) as db:
+        db.execute("UPDATE approver_key SET id = ?, public = ? WHERE approver = 'zoe'", (theirs.id, theirs.text))
+        db.commit()
+    assert verify_ledger(backup.folder / FILE, backup.folder / "ledger.pub").ok
+    before = {path.name for path in (tmp_path / "state").iterdir()}
+    with pytest.raises(LedgerError, match="of `zoe` is not as its receipts say"):
+        restored(tmp_path, backup, harness.clock, may_replace=True)
+    assert {path.name for path in (tmp_path / "state").iterdir()} == before
+
+
+def test_backup_in_which_a_removed_key_is_in_use_again_is_not_restored(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    key = enrol(
+        harness.ledger.writer,
+        Approver("zoe", "Zoe"),
+        NewKey("ed25519", PrivateKey.generate().public_key().public_bytes_raw(), {}),
+    )
+    remove(harness.ledger.writer, "zoe", key.id, "lost")
+    backup = saved(harness)
+    harness.close()
+    with closing(sqlite3.connect(backup.folder / FILE)) as db:
+        db.execute("UPDATE approver_key SET removed = NULL")
+        db.commit()
+    with pytest.raises(LedgerError, match="is not as its receipts say"):
+        restored(tmp_path, backup, harness.clock, may_replace=True)
 
 
 def test_agent_that_is_disabled_in_the_backup_stays_disabled(tmp_path: Path) -> None:
