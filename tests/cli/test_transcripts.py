@@ -298,7 +298,7 @@ some.cases.toml: loud: expected allow, got deny (nobody may shout)
         transcript(past, "policy", "test", code=4)
         == """\
 mcp-guard: no cases in `FOLDER/policies`
-hint: write NAME.cases.toml beside the policies"""
+hint: write NAME.cases.toml beside the policies, or let mcp-guard policy new TOOL create one"""
     )
 
 

@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
     where = options.cases or settings.policies
     cases = read_cases(where)
     if not cases:
-        raise PolicyError(f"no cases in `{where}`", "write NAME.cases.toml beside the policies")
+        hint = "write NAME.cases.toml beside the policies, or let mcp-guard policy new TOOL create one"
+        raise PolicyError(f"no cases in `{where}`", hint)
     results, case_settings = [], settings_of_cases(settings)
     for case in cases:
         begun = time.perf_counter()
