@@ -26,9 +26,13 @@ def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, transport: str) ->
 
 def test_attack_of_one_agent_leaves_the_calls_of_another_quick(tmp_path: Path) -> None:
     names = ["duplicate keys, 150 kB", "most values, floats", "a million values", "text of 1 MB"]
-    quiet, under = attack(tmp_path, names, seconds=1.0)
-    for name, latency in under.items():  # so few calls have no meaningful p99
-        assert latency.p50 <= allowed(quiet), name
+    for attempt in range(3):  # other tests on the machine can make any of them slow
+        (folder := tmp_path / str(attempt)).mkdir()
+        quiet, under = attack(folder, names, seconds=1.0)
+        slow = [name for name, latency in under.items() if latency.p50 > allowed(quiet)]  # few calls have no p99
+        if not slow:
+            break
+    assert not slow
 
 
 def test_growth_is_detected() -> None:
