@@ -92,4 +92,7 @@ def _why(decision: Receipt) -> VisibleText:
 
 
 def _reason(text: object) -> VisibleText:
+    """In quotes where it contains what separates the parts of the sentence: others may have written some of it."""
+    if ";" in str(text):
+        return quote(str(text)[:MAX_REASON] + ("…" if len(str(text)) > MAX_REASON else ""))
     return shorten(value_text(text), MAX_REASON)

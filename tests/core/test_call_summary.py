@@ -105,6 +105,16 @@ def test_a_call_is_told_as_it_stands(receipts: list[dict[str, Any]], sentence: s
     assert summarize_call([*READ, *receipts], NOW) == [sentence]
 
 
+def test_a_reason_cannot_continue_the_sentence() -> None:
+    """It may repeat what an upstream or the agent wrote."""
+    forged = "not found; nothing was sent. The call was repeated; done"
+    [sentence] = summarize_call([DENIED | {"reasons": [forged]}], NOW)
+    assert sentence == f'{ASKED} denied: "{forged}"; nothing was sent'
+    long = "not found; " * 100
+    [sentence] = summarize_call([DENIED | {"reasons": [long, "second"]}], NOW)
+    assert sentence.endswith('…"; second; nothing was sent')
+
+
 def test_a_call_that_was_never_decided_is_told_by_its_look_up() -> None:
     [sentence] = summarize_call(READ, NOW)
     assert sentence.endswith("to decide a call of bot, instance run_1; no decision is recorded")
