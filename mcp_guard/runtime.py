@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from mcp_guard import __version__
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
@@ -205,9 +206,10 @@ class Runtime:
     def start(self, *steps: Callable[[Transaction], None]) -> None:
         """Record that this guard has started, then do `steps`."""
         mode = self._announce_mode()
+        started: Json = {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode, "version": __version__}
 
         def op(tx: Transaction) -> None:
-            tx.add(Draft("guard.started", {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode}))
+            tx.add(Draft("guard.started", started))
             for step in steps:
                 step(tx)
 

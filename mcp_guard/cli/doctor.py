@@ -4,6 +4,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.outgoing import outgoing_routes
+from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
@@ -91,6 +93,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         discontinued=find_discontinued(settings.state_dir / FILE),
+        outdated=find_outdated(settings, [name for name, is_running in state.guards if is_running]),
         unnamed_groups=tuple(all_unnamed_groups(settings)),
         **snapshot,
     )
@@ -103,6 +106,14 @@ def find_discontinued(ledger: Path) -> str:
             return why_discontinued(store)
     except LedgerError:
         return ""
+
+
+def find_outdated(settings: Settings, running: list[str]) -> tuple[str, ...]:
+    """How the running guards differ from one that was started now. A ledger that cannot be read is reported anyway."""
+    with suppress(LedgerError):
+        started = read_started(settings.state_dir / FILE, running) if running else ()
+        return tuple(line for guard in started for line in differences(guard, installed_guard(settings)))
+    return ()
 
 
 def absent_upstream(name: str, last_words: LastWords | None) -> AbsentUpstream:

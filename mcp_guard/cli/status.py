@@ -5,8 +5,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.ledger.verification_note import NOTE, why_discontinued
+from mcp_guard.settings import Settings
 from mcp_guard.storage.inspection import latest_receipts, open_read_only
 from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
@@ -56,21 +59,29 @@ def main(arguments: list[str]) -> int:
     ]
     calls = calls[-options.last :] if options.last > 0 else []
     settings = None if options.ledger else load(options.config)
-    hidden = [] if settings is None else [row for row in find_hidden(settings) if row.is_now]
+    running = [guard for guard, alive in state.guards if alive]
+    started = read_started(path, running)
+    hidden = (
+        [] if settings is None else [row for row in find_hidden(as_started(settings, started, running)) if row.is_now]
+    )
     if options.json:
-        more = {"hidden": [asdict(row) for row in hidden], "unmatched": unseen}
-        print_json({**as_json(path, state, receipts, calls), **more}, indent=2)
+        more = {
+            "hidden": [asdict(row) for row in hidden],
+            "unmatched": unseen,
+            "running": [asdict(guard) for guard in started] if running else [],
+        }
+        print_json({**as_json(path, state, receipts, calls, started), **more}, indent=2)
         return 0
-    now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
+    now = CLOCK.wall()
     print_text(ledger_line(path, state))
     print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
-    print_text(policies_line(receipts))
-    if settings is not None and running and policies_of(receipts)[1] not in (None, settings.mode):
-        print_text(f"configuration: mode {settings.mode}, which a guard takes when it starts: restart the client")
+    print_text(policies_line(receipts, started))
+    if settings is not None and running:
+        print_lines(outdated_lines(settings, started))
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)
-    print_text(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
+    print_text(guards_line(running, started))
     print_text(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
     for line in upstream_lines(upstream_statuses(path, running)):
@@ -107,18 +118,34 @@ def ledger_line(path: Path, state: StateFolder) -> str:
     return f"ledger: {count(state.contents.size, 'receipt')}, {size:.1f} MiB, `{path}`"
 
 
-def policies_line(receipts: list[Receipt]) -> str:
-    version, mode = policies_of(receipts)
+def as_started(settings: Settings, started: Sequence[StartedGuard], running: list[str]) -> Settings:
+    """The settings, in the mode of the guard that runs, which may be another one than the file has now."""
+    return replace(settings, mode=Mode(started[-1].mode)) if running and started and started[-1].mode else settings
+
+
+def outdated_lines(settings: Settings, started: Sequence[StartedGuard]) -> list[str]:
+    now = installed_guard(settings)
+    return [f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)]
+
+
+def guards_line(running: list[str], started: Sequence[StartedGuard]) -> str:
+    """The running guards, each with its version if its receipt names one."""
+    versions = {guard.name: f" {guard.version}".rstrip() for guard in started}
+    names = ", ".join(f"{name}{versions.get(name, '')}" for name in running)
+    return f"guards: {len(running)} running" + (f" ({names})" if running else "")
+
+
+def policies_line(receipts: list[Receipt], started: Sequence[StartedGuard]) -> str:
+    version, mode = policies_of(receipts, started)
     loaded = f"version {version[7:19]}" if version else "none loaded recently"
     return f"policies: {loaded}, mode {mode or 'unknown'}"
 
 
-def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
-    """The version that was loaded or decided by last, and the mode of the guard that started last."""
+def policies_of(receipts: list[Receipt], started: Sequence[StartedGuard]) -> tuple[str | None, str | None]:
+    """The version that was loaded or decided by last, and the mode of the guard that runs, or ran last."""
     ours = [receipt for receipt in receipts if not (receipt["kind"] == "policy.loaded" and "shadow" in receipt)]
     versions = [receipt["policy_version"] for receipt in ours if receipt.get("policy_version", "none") != "none"]
-    modes = [receipt["mode"] for receipt in receipts if receipt["kind"] == "guard.started"]
-    return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
+    return (str(versions[-1]) if versions else None), (started[-1].mode or None if started else None)
 
 
 def pending_line(pending: PendingApproval, now: int) -> str:
@@ -161,14 +188,16 @@ def count_failures(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
     return endings
 
 
-def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list[Receipt]) -> Mapping[str, Any]:
+def as_json(
+    path: Path, state: StateFolder, receipts: list[Receipt], calls: list[Receipt], started: Sequence[StartedGuard]
+) -> Mapping[str, Any]:
     assert state.contents is not None
     return {
         "ledger": str(path),
         "receipts": state.contents.size,
         "bytes": path.stat().st_size,
         "head": head_as_json(read_head(path), state.contents.checkpoint_fits, state.contents.key_id),
-        "policies": dict(zip(("version", "mode"), policies_of(receipts), strict=True)),
+        "policies": dict(zip(("version", "mode"), policies_of(receipts, started), strict=True)),
         "guards": [guard for guard, alive in state.guards if alive],
         "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,

@@ -151,7 +151,9 @@ def clock(snapshot: GuardSnapshot) -> CheckResults:
 def guards(snapshot: GuardSnapshot) -> CheckResults:
     running = [guard for guard, alive in snapshot.guards if alive]
     dead = len(snapshot.guards) - len(running)
-    return _ok("guards", f"{len(running)} running" + (f", {dead} crashed or were killed" if dead else ""))
+    fix = "restart it (a wrapped client starts its guard): it takes both only when it starts"
+    results = [CheckResult("guards", Level.WARNING, what, fix) for what in snapshot.outdated]
+    return results + _ok("guards", f"{len(running)} running" + (f", {dead} crashed or were killed" if dead else ""))
 
 
 def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:

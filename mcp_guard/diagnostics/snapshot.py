@@ -169,4 +169,6 @@ class GuardSnapshot:
     """Names in the configuration that no tool has, in words, and how bad that is."""
     discontinued: str = ""
     """How the ledger contradicts what `mcp-guard verify` verified last on this machine; empty if it does not."""
+    outdated: tuple[str, ...] = ()
+    """How running guards differ from one that was started now."""
     unnamed_groups: tuple[UnnamedGroup, ...] = ()

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +129,22 @@ def latest_receipts(path: Path, count: int) -> list[bytes]:
     with _read_only(path) as db:
         rows = db.execute("SELECT body FROM receipt ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
     return [body for (body,) in rows[::-1]]
+
+
+def receipts_of_starts(path: Path, guards: Sequence[str]) -> list[bytes]:
+    """The documents of the starts of these guards, of the last start without any. Raises: LedgerError.
+
+    Read backwards, because guards that run now started recently.
+    """
+    found: dict[str, bytes] = {}
+    with _read_only(path) as db:
+        for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'guard.started' ORDER BY seq DESC"):
+            name = json.loads(body)["guard"]
+            if name in guards or not guards:
+                found.setdefault(name, body)
+            if len(found) == max(1, len(guards)):
+                break
+    return list(found.values())
 
 
 def _only_guard_of(db: sqlite3.Connection, store: Store, instance: str) -> str | None:

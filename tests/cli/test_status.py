@@ -2,8 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from mcp_guard.cli.status import policies_of
+from mcp_guard.core.receipt import format_time
+from mcp_guard.diagnostics.running_guards import InstalledGuard, StartedGuard, differences, read_started
 from tests.cli.conftest import Past
 from tests.cli.test_transcripts import KINDS
 from tests.ledger.sized_ledger import open_filled
@@ -28,7 +32,7 @@ def test_status_shows_a_running_guard(past: Past) -> None:
         "head: signed with key KEY, in use since TIME (less than a day)",
         f"verified: {receipts(past)} of {receipts(past)} receipts, less than a day ago (TIME)",
         "policies: version HASH, mode enforce",
-        "guards: 1 running (GUARD)",
+        "guards: 1 running (GUARD 0.1.0)",
         "approvals: 1 pending: mcp-guard approvals show ID",
         "  APPROVAL: up__get_deal by tester, on people, LEFT left",
         "upstream up: up since TIME (1 session)",
@@ -42,13 +46,33 @@ def test_status_says_that_a_running_guard_has_the_mode_it_was_started_with(tmp_p
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
-        assert "configuration: mode" not in cli("status", "--config", str(config)).stdout
+        assert "outdated:" not in cli("status", "--config", str(config)).stdout
         text = config.read_text()
         config.write_text(text.replace("[guard]\n", '[guard]\nmode = "observe"\n', 1))
         assert config.read_text() != text
-        lines = cli("status", "--config", str(config)).stdout.splitlines()
-        assert "configuration: mode observe, which a guard takes when it starts: restart the client" in lines
-    assert "configuration: mode" not in cli("status", "--config", str(config)).stdout
+        printed = cli("status", "--config", str(config)).stdout
+        differs = "runs in mode enforce, and the configuration has mode observe"
+        assert f"{differs}: restart it, or its client\n" in printed
+        findings = json.loads(cli("doctor", "--json", "--config", str(config), check=False).stdout)
+        [outdated] = [row for row in findings if row["check"] == "guards" and row["level"] == "warning"]
+        assert outdated["what"].endswith(differs)
+        report = json.loads(cli("status", "--json", "--config", str(config)).stdout)
+        [started] = report["running"]
+        assert (started["mode"], started["version"], report["policies"]["mode"]) == ("enforce", "0.1.0", "enforce")
+        long_ago = read_started(Path(report["ledger"]), report["guards"])
+        assert policies_of([], long_ago) == (None, "enforce"), "without its receipt among the latest"
+    assert "outdated:" not in cli("status", "--config", str(config)).stdout
+
+
+def test_a_guard_differs_by_its_version_and_an_older_configuration() -> None:
+    guard = StartedGuard("guard_1", "enforce", "0.1.0", format_time(2_000_000))
+    assert differences(guard, InstalledGuard("enforce", "0.1.0", 1_000_000)) == []
+    assert differences(guard, InstalledGuard("enforce", "0.2.0", 3_000_000)) == [
+        "the configuration was changed after guard guard_1 had started",
+        "guard guard_1 runs version 0.1.0 of mcp-guard, and version 0.2.0 is installed",
+    ]
+    [line] = differences(replace(guard, version=""), InstalledGuard("enforce", "0.2.0", 1_000_000))
+    assert line == "guard guard_1 runs an earlier version of mcp-guard, and version 0.2.0 is installed"
 
 
 def test_status_prints_json(past: Past) -> None:
