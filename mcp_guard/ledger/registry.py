@@ -52,7 +52,8 @@ def issue(tx: Transaction, instance: Instance, more: Json) -> None:
     Raises: IdentityError if it is revoked.
     """
     if key := tx.store.revoked(revocation_keys(instance), instance.started):
-        raise IdentityError(f"{key[0]} `{key[1]}` is revoked", f"mcp-guard {key[0]}s list")
+        hints = {"agent": f"to allow new instances again: mcp-guard agents enable {key[1]} --why TEXT"}
+        raise IdentityError(f"{key[0]} `{key[1]}` is revoked", hints.get(key[0], "mcp-guard instances list --all"))
     tx.store.add_instance(instance)
     fields = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
     narrowed = list(instance.tools) if instance.tools != ("*",) else None

@@ -83,3 +83,13 @@ def test_a_user_whom_nothing_names_is_noted_when_the_credential_is_issued(
     assert token
     what = f"note: the configuration names no user {user}, so two people must approve a call that is held"
     assert error.startswith(f"{what}; {advice}") if advice else error == ""
+
+
+def test_a_disabled_agent_leads_to_the_command_that_enables_it(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(capsys, config, "agents", "disable", "tester", "--why", "drifts")
+    code, _, error = run(capsys, config, "instances", "issue", "--agent", "tester")
+    assert code != 0
+    assert "agent `tester` is revoked" in error
+    assert "mcp-guard agents enable tester --why TEXT" in error
