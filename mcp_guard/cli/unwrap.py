@@ -15,7 +15,7 @@ from mcp_guard.cli.client_files import (
     repeat_command,
     this_host,
 )
-from mcp_guard.cli.output import print_json, print_lines
+from mcp_guard.cli.output import print_json, print_lines, print_result
 from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import find_client, server_sections
 from mcp_guard.clients.records import WrapRecord, WrapRecords, restore_secrets
@@ -33,6 +33,10 @@ def main(arguments: list[str]) -> int:
     config = find_config(options)
     settings = load(config)
     records = WrapRecords(settings.state_dir / "clients")
+    if records.folder.is_dir() and not records.list():
+        done = "nothing to unwrap: everything that this guard had wrapped is already restored"
+        print_result(options.json, {"restored": [], "notes": [done], "diff": [], "written": False}, done)
+        return 0
     operation = plan_unwrap(options, records, read_file(config), settings.policies)
     if not options.json:
         print_lines([f"{find_client(operation.wraps[0].client).title}: {operation.wraps[0].path}"])

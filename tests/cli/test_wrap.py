@@ -570,6 +570,12 @@ def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pyte
     assert main(["init", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 3
     assert "this guard has wrapped no servers" in capsys.readouterr().err
+    desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["unwrap", "--yes"]) == 0
+    assert "everything that this guard had wrapped is already restored" in capsys.readouterr().out
 
 
 def test_invalid_configuration_is_not_extended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
