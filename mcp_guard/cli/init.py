@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mcp_guard.cli.client_files import config_option
@@ -72,7 +73,16 @@ def ask(options: argparse.Namespace) -> InitAnswers:
         return InitAnswers(options.agent, owner, options.owner or owner, options.enforce, unsafe_self_approval=True)
     question = "who approves its calls? (preferably not the owner)"
     approver = options.approver or (asks and answer(question, owner)) or owner
-    return InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
+    answers = InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
+    if asks and answers.is_alone and not answers.unsafe_self_approval:
+        return replace(answers, unsafe_self_approval=wants_solo(owner))
+    return answers
+
+
+def wants_solo(owner: str) -> bool:
+    question = f"nobody else? let {owner} approve calls of their own agent (as --solo does; receipts say so)?"
+    print_text(f"{question} [y/N] ", end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def answer(question: str, default: str) -> str:

@@ -103,10 +103,15 @@ def test_invalid_names_are_refused(words: list[str]) -> None:
 
 def test_init_asks_on_a_terminal(here: Path) -> None:
     terminal, end = pty.openpty()
-    os.write(terminal, b"Bob\nAlice\n")
+    os.write(terminal, b"Bob\nAlice\nBob\n\ny\n")
     done = subprocess.run(command("init"), stdin=end, capture_output=True, text=True, timeout=60)
+    solo = subprocess.run(command("init", "solo"), stdin=end, capture_output=True, text=True, timeout=60)
     os.close(end)
     os.close(terminal)
+    assert "nobody else? let bob approve calls of their own agent" not in done.stdout
+    assert "nobody else? let bob approve calls of their own agent (as --solo does" in solo.stdout
+    assert "mcp-guard verify say self-approved" in solo.stdout
+    assert load(here / "solo" / "mcp-guard.toml").routes["reviewers"].unsafe_self_approval
     assert "who owns the agent and is responsible for it? [dana]" in done.stdout
     assert "agent `my-agent`, owned by bob; approver Alice; mode observe" in done.stdout
 
