@@ -74,7 +74,7 @@ def remove_blocks(
     text: str, blocks: Sequence[TomlBlock], policies: Sequence[str]
 ) -> tuple[str, list[tuple[TomlBlock, str]]]:
     """The text without the blocks, and the blocks that must stay, each with the reason."""
-    remaining = []
+    before, remaining = text, list[tuple[TomlBlock, str]]()
     for block in sorted(blocks, key=lambda block: bool(block.mentions)):  # those that refer to others come first
         if text.count(block.text) != 1:
             remaining.append((block, "it has been edited"))
@@ -85,7 +85,12 @@ def remove_blocks(
             remaining.append((block, "policies or other sections refer to it"))
         else:
             text = without
-    return text, remaining
+    staying = [block.mentions for block, _ in remaining if block.mentions]
+    effects = [block for block in blocks if not block.mentions and any(name in block.text for name in staying)]
+    if not effects:
+        return text, remaining
+    text, others = remove_blocks(before, [block for block in blocks if block not in effects], policies)
+    return text, [*others, *((block, "its server stays") for block in effects)]
 
 
 def table(data: Mapping[str, object], section: str) -> dict[str, object]:

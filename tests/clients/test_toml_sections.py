@@ -1,0 +1,15 @@
+"""What `unwrap` takes out of the guard's configuration."""
+
+from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
+
+SERVER = TomlBlock('\n[upstreams.git]\ncommand = "git"\n', "git__")
+EFFECTS = TomlBlock('\n[tools."git__status"]\neffect = "read"\n', "")
+CONFIG = '[guard]\npolicies = "policies"\n'
+
+
+def test_confirmed_effects_go_or_stay_with_their_server() -> None:
+    text = CONFIG + SERVER.text + EFFECTS.text
+    assert remove_blocks(text, [SERVER, EFFECTS], []) == (CONFIG, [])
+    after, kept = remove_blocks(text, [SERVER, EFFECTS], ['Action::"git__status"'])
+    assert after == text
+    assert dict(kept) == {SERVER: "policies or other sections refer to it", EFFECTS: "its server stays"}
