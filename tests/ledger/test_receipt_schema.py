@@ -45,7 +45,7 @@ FORMS: list[Json] = [
 """Kinds whose form is fixed."""
 VOTERS = ("alice", "bob", "carol", "mallory")
 FIRST = Route("people", VOTERS, 3600 * SECOND, True, escalate_to="chiefs", escalate_after=600 * SECOND)
-CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
+CHIEFS = Route("chiefs", ("erin",), 3600 * SECOND)
 EARLY = '@id("early") forbid (principal, action, resource) when { context.time.now < datetime("2000-01-01") };'
 HOLD_POLICIES = ALLOW + HOLD.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
 
