@@ -69,7 +69,7 @@ OPEN = (ApprovalState.REQUESTED, ApprovalState.APPROVED)
 VERDICTS = {"approve": ApprovalEvent.APPROVE, "deny": ApprovalEvent.DENY}
 
 
-def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
+def advance(state: ApprovalState, event: ApprovalEvent, hint: str) -> ApprovalState:
     """The next state.
 
     Raises: ApprovalError for every pair that is not in the table.
@@ -77,7 +77,6 @@ def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        hint = "mcp-guard approvals show ID"
         raise ApprovalError(f"cannot {event} an approval that is `{state}`", hint) from None
 
 
@@ -379,14 +378,18 @@ def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[
     raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"approvers of the route: {approvers}")
 
 
-def check_vote(approval: Approval, approver: str, verdict: str, now: Micros) -> None:
-    """Raises: ApprovalError if this person cannot vote on the request now.
+def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has_ended: bool) -> None:
+    """Raises: ApprovalError if this person cannot vote on the request now. `has_ended`: the instance that asked.
 
     The request is settled or has expired, they have voted already, or they may not decide on it.
     """
-    advance(approval.state, VERDICTS[verdict])
+    show = f"mcp-guard approvals show {approval.id}"
+    ended = f"instance `{approval.instance}` has ended, so to ask again the agent must repeat its call"
+    advance(approval.state, VERDICTS[verdict], f"{ended}; {show}" if has_ended else show)
     if now >= approval.expires:
-        raise ApprovalError(f"approval {approval.id} has expired", "the agent must repeat its call")
+        raise ApprovalError(
+            f"approval {approval.id} has expired", ended if has_ended else "the agent must repeat its call"
+        )
     if any(vote.approver == approver for vote in approval.votes):
         raise ApprovalError(
             f"`{approver}` has already voted on {approval.id}", f"mcp-guard approvals show {approval.id}"

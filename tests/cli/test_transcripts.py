@@ -213,7 +213,9 @@ APPROVAL  requested  LEFT
         (
             ("approve", "CONSUMED", "--as", "alice"),
             7,
-            "cannot approve an approval that is `consumed`\nhint: mcp-guard approvals show ID",
+            "cannot approve an approval that is `consumed`\n"
+            "hint: instance `RUN` has ended, so to ask again the agent must repeat its call; "
+            "mcp-guard approvals show APPROVAL",
         ),
         (("deny", "DENIED", "--as", "alice"), 7, "cannot deny an approval that is `denied`"),
         (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not decide on their own request\nhint: another approver"),

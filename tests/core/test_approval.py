@@ -45,10 +45,10 @@ ENDS = {
 @pytest.mark.parametrize(("state", "event"), list(product(ApprovalState, ApprovalEvent)))
 def test_transitions_outside_the_table_raise(state: ApprovalState, event: ApprovalEvent) -> None:
     if (state, event) in TRANSITIONS:
-        assert advance(state, event) is TRANSITIONS[state, event]
+        assert advance(state, event, "") is TRANSITIONS[state, event]
     else:
         with pytest.raises(ApprovalError, match=f"cannot {event} an approval that is `{state}`"):
-            advance(state, event)
+            advance(state, event, "")
 
 
 def test_transition_table_matches_the_design() -> None:

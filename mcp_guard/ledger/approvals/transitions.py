@@ -133,7 +133,7 @@ def move(
     Raises: ApprovalError if the table does not allow it.
     """
     current, receipts = find_approval(tx, approval.id)
-    moved = replace(approval, state=advance(current.state, event), note=note)
+    moved = replace(approval, state=advance(current.state, event, f"mcp-guard approvals show {approval.id}"), note=note)
     fields = {**receipt_fields(approval), "note": note, "follows": [receipts[-1]], **(more or {})}
     kind = RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
     seq = tx.add(Draft(kind, fields))

@@ -103,7 +103,9 @@ class Votes:
         self._check_enrolled(approver)
         approval, _ = transitions.find_approval(tx, id)
         approval = transitions.with_due_escalation(approval, self.routes, tx.now)
-        rules.check_vote(approval, approver, verdict, tx.now)
+        row = tx.store.instance(approval.instance)
+        has_ended = row is None or row.ended is not None or tx.now >= row.instance.expires
+        rules.check_vote(approval, approver, verdict, tx.now, has_ended)
         return approval
 
     def _check_enrolled(self, approver: str) -> None:
