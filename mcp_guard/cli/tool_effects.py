@@ -127,6 +127,6 @@ def propose_after_wrap(config: Path, is_accepted: bool, quiet: bool) -> None:
             write(effects)
             print_lines(report(effects, True))
             return
-        print_text("nothing was written; every one of them counts as a write")
+        print_text("no effect was written; each of these tools counts as a write")
     else:
         print_lines(["", *report(effects, False)])
