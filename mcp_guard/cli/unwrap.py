@@ -1,7 +1,8 @@
 """`mcp-guard unwrap`: restore an MCP client's original servers before `wrap`."""
 
 import argparse
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from mcp_guard.cli.client_files import (
     make_client_parser,
     read_servers,
     repeat_command,
+    secrets_in,
     this_host,
 )
 from mcp_guard.cli.output import print_json, print_lines, print_result
 from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import find_client, server_sections
-from mcp_guard.clients.records import WrapRecord, WrapRecords, restore_secrets
+from mcp_guard.clients.records import PLACEHOLDER, WrapRecord, WrapRecords, restore_secrets
+from mcp_guard.clients.server_entries import secrets_of
 from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
@@ -80,6 +83,8 @@ class UnwrapOperation:
     entries: tuple[str, ...]
     """Entries of the keyring that are no longer used."""
     notes: tuple[str, ...]
+    leftovers: tuple[str, ...]
+    """Where secrets remain after the undo, and what to do about it."""
 
     @property
     def names(self) -> list[str]:
@@ -146,13 +151,21 @@ def plan_unwrap(
     heirs, going = share(wraps, others)
     after, notes = without_sections(config, going, policies)
     needed = {hole.entry for record in others for hole in record.holes}
+    copies = {path: path.read_text(errors="replace") for path in records.superseded_copies()}
+    entries = [entry for entry in known if f'"{entry}"' not in after and entry not in needed]
+    in_copies = [entry for entry in entries if any(f'"{PLACEHOLDER}{entry}"' in copy for copy in copies.values())]
     return UnwrapOperation(
         options=options,
         records=records,
         wraps=wraps,
         heirs=heirs,
         changes=[change for change in (FileChange(client, text), FileChange(config, after)) if change.is_needed],
-        entries=tuple(entry for entry in known if f'"{entry}"' not in after and entry not in needed),
+        entries=tuple(entry for entry in entries if entry not in in_copies),
+        leftovers=(
+            *secrets_in_sections(config.path, after, wraps),
+            *secrets_in_copies(config.path, copies),
+            *map(kept_for_copy, in_copies),
+        ),
         notes=notes,
     )
 
@@ -185,6 +198,32 @@ def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies
     return after, notes
 
 
+def secrets_in_sections(config: Path, text: str, wraps: Sequence[WrapRecord]) -> Iterator[str]:
+    """Which sections of the unwrapped servers keep secrets."""
+    upstreams = tomllib.loads(text.removeprefix("\ufeff")).get("upstreams", {})
+    for name in dict.fromkeys(name for record in wraps for name in record.upstreams if name in upstreams):
+        for key in ("env", "headers", "args"):
+            if any(secrets_of({key: upstreams[name].get(key)})):
+                yield (
+                    f"secrets remain in `{key}` of [upstreams.{name}] in {config}: remove the section if nothing else "
+                    "needs it"
+                )
+
+
+def secrets_in_copies(config: Path, superseded: Mapping[Path, str]) -> Iterator[str]:
+    """Which copies have secrets: of the configuration, and of client files from before wraps that were superseded."""
+    for path, text in superseded.items():
+        if any(not secret.startswith(PLACEHOLDER) for secret in secrets_in(text)):
+            yield f"secrets remain in {path}: delete it when you no longer need it"
+    copy = config.with_name(f"{config.name}.bak")
+    if copy.is_file() and any(secrets_in(copy.read_text(errors="replace"))):
+        yield f"secrets remain in {copy}: delete it"
+
+
+def kept_for_copy(entry: str) -> str:
+    return f"the keyring keeps {entry}, which a copy of an earlier wrap needs: mcp-guard secrets remove {entry}"
+
+
 def section(block: TomlBlock) -> str:
     return next(line for line in block.text.splitlines() if line.startswith("["))
 
@@ -209,7 +248,7 @@ def finish(operation: UnwrapOperation, written: bool) -> int:
             "client": operation.wraps[0].client,
             "file": operation.wraps[0].path,
             "restored": operation.names,
-            "notes": list(operation.notes),
+            "notes": [*operation.notes, *operation.leftovers],
             "diff": diff_lines(operation.changes),
             "written": written,
         }
@@ -217,6 +256,7 @@ def finish(operation: UnwrapOperation, written: bool) -> int:
     elif written:
         lines = [f"wrote {change.file.path}" for change in operation.changes]
         lines += [f"removed from the keyring: {entry}" for entry in operation.entries]
+        lines += operation.leftovers
         lines += [f"the guard's configuration, policies and ledger remain in {Path(operation.wraps[0].config).parent}"]
         print_lines([*lines, f"next: restart {find_client(operation.wraps[0].client).title}"])
     return 0

@@ -20,7 +20,7 @@ from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, re
 from mcp_guard.cli.output import print_json, print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection
-from mcp_guard.clients.records import WrapRecords, make_record
+from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
 from mcp_guard.clients.server_entries import secret_arguments
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
 from mcp_guard.config import check, load
@@ -37,17 +37,21 @@ def main(arguments: list[str]) -> int:
     spot = find_spot(options, host)
     client_file = read_file(spot.path)
     guard = read_guard_files(options.config.resolve(), options.agent or spot.client.id)
+    records = guard.records.list()
+    earlier = [record for record in records if (record.path, record.key) == (str(client_file.path), spot.key)]
     wish = WrapRequest(
         config=guard.config,
         command=guard_command(),
         owner=os_user(),
         names=tuple(options.server),
         agent=options.agent or "",
-        is_sole=not guard.records.list(),
+        earlier_agent=next((record.agent for record in reversed(earlier) if record.agent), ""),
+        is_sole=len(records) == len(earlier),
         keyring_entry=free_entry if options.move_secrets else None,
     )
     plan = make_plan(spot, client_file.text, guard.texts[guard.config], wish, host)
-    operation = WrapOperation(options, spot, guard, plan, changes_of(client_file, guard, plan))
+    stale = () if plan.is_guarded else tuple(earlier)
+    operation = WrapOperation(options, spot, guard, plan, changes_of(client_file, guard, plan), stale)
     if not plan.wrapped:
         return say_nothing_to_do(operation)
     try:
@@ -99,6 +103,8 @@ class WrapOperation:
     guard: GuardFiles
     plan: WrapPlan
     changes: list[FileChange]
+    stale: tuple[WrapRecord, ...]
+    """Earlier wraps of these servers that somebody has undone by hand, because the guard's entry is gone."""
 
     @property
     def stays_open(self) -> bool:
@@ -175,11 +181,13 @@ def put_in_place(operation: WrapOperation) -> None:
         refuse_if_changed(change.file)
     *_, client = operation.changes
     record, secrets = make_record(
-        operation.spot, client.file.path, client.file.text, operation.plan, operation.guard.config
+        operation.spot, client.file.path, client.file.text, operation.plan, operation.guard.config, operation.stale
     )
     for entry, value in operation.plan.moved.items():
         store_in_keyring(entry, value)
     operation.guard.records.add(record, secrets)
+    for earlier in operation.stale:
+        operation.guard.records.supersede(earlier, record)
     for change in operation.changes:
         change.file.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(change.file, change.after, change.mode)
@@ -214,6 +222,10 @@ def left_lines(operation: WrapOperation) -> list[str]:
 def notes(operation: WrapOperation) -> list[str]:
     plan, guard = operation.plan, operation.guard
     lines = [note for server in plan.wrapped for note in server.notes]
+    if operation.stale:
+        lines.append(
+            "the file was wrapped before, and its guard entry is gone since; unwrap restores the file as it is now"
+        )
     if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
         lines.append(
             f"secrets of {', '.join(hiding)} are stored in plain text in {guard.config} (mode 0600) and in the "
@@ -261,6 +273,8 @@ def report(operation: WrapOperation) -> list[str]:
     at = config_option(operation.guard.config)
     lines = [f"wrote {change.file.path}" for change in operation.changes]
     lines += [f"backup of {operation.spot.path}: {operation.guard.records.backup_path(record)}"]
+    aside = map(operation.guard.records.superseded_path, operation.stale)
+    lines += [f"copy from before the earlier wrap: {path}" for path in aside if path.exists()]
     lines += [f"stored in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
         (f"restart {operation.spot.client.title}", "it reads the file when it starts"),

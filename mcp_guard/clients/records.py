@@ -19,6 +19,9 @@ from mcp_guard.clients.wrap import WrapPlan, is_toml, parse_file, servers_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.files import create_file, replace_file
 
+PLACEHOLDER = "in the keyring: "
+"""In a backup, followed by the entry that a secret moved to."""
+
 
 @dataclass(frozen=True, slots=True)
 class MovedSecret:
@@ -48,6 +51,8 @@ class WrapRecord:
     blocks: tuple[TomlBlock, ...]
     holes: tuple[MovedSecret, ...] = ()
     """Their placeholders in the backup."""
+    agent: str = ""
+    """The agent of the guard's entry; empty if the entry was there already."""
 
 
 def fingerprint(text: str) -> str:
@@ -55,9 +60,11 @@ def fingerprint(text: str) -> str:
 
 
 def make_record(
-    section: ServerSection, real: Path, before: str, plan: WrapPlan, config: Path
+    section: ServerSection, real: Path, before: str, plan: WrapPlan, config: Path, stale: Sequence[WrapRecord] = ()
 ) -> tuple[WrapRecord, str]:
     """The record, and the backup: the text `before` with placeholders for the secrets that move.
+
+    It takes over the sections of `stale`, the records that it supersedes.
 
     Raises: ConfigError.
     """
@@ -76,8 +83,9 @@ def make_record(
         servers_after=fingerprint(plan.client_text[after.start : after.end]),
         config=str(config),
         upstreams=tuple(server.upstream for server in plan.wrapped),
-        blocks=plan.blocks,
+        blocks=tuple(dict.fromkeys([*(block for record in stale for block in record.blocks), *plan.blocks])),
         holes=holes,
+        agent=plan.agent,
     ), backup
 
 
@@ -105,7 +113,7 @@ def _replace_secrets(text: str, section: ServerSection, plan: WrapPlan) -> tuple
         if is_ascii and literal != json.dumps(value):
             problem = f"a secret in `{section.path}` has unusual escapes, which could not be restored"
             raise ConfigError(problem, "write it without escapes, or omit --move-secrets")
-        placeholder = json.dumps(f"in the keyring: {by_text[value]}", ensure_ascii=False)
+        placeholder = json.dumps(f"{PLACEHOLDER}{by_text[value]}", ensure_ascii=False)
         holes.append(MovedSecret(by_text[value], node.start + shift, node.start + shift + len(placeholder), is_ascii))
         edits.append((node.start, node.end, placeholder))
         shift += len(placeholder) - len(literal)
@@ -166,6 +174,27 @@ class WrapRecords:
     def remove(self, record: WrapRecord) -> None:
         (self.folder / f"{record.id}.json").unlink()
         self.backup_path(record).unlink()
+
+    def superseded_path(self, record: WrapRecord) -> Path:
+        return self.folder / f"{record.id}.before.superseded"
+
+    def supersede(self, record: WrapRecord, newer: WrapRecord) -> None:
+        """Set the record and its backup aside, or remove them if the backup of `newer` is the same.
+
+        Raises: ConfigError.
+        """
+        stored = self.folder / f"{record.id}.json"
+        try:
+            if (record.before, record.holes) == (newer.before, newer.holes):
+                self.remove(record)
+                return
+            stored.rename(stored.with_name(f"{stored.name}.superseded"))
+            self.backup_path(record).rename(self.superseded_path(record))
+        except OSError as error:
+            raise ConfigError(f"cannot rename the files of `{stored}`: {error.strerror}", "run wrap again") from None
+
+    def superseded_copies(self) -> Sequence[Path]:
+        return sorted(self.folder.glob("*.before.superseded"))
 
     def _read(self, path: Path) -> WrapRecord:
         try:

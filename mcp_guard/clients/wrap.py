@@ -27,6 +27,8 @@ class WrapRequest:
     owner: str
     names: tuple[str, ...] = ()
     agent: str = ""
+    earlier_agent: str = ""
+    """The agent of an earlier wrap of these servers, which the client keeps."""
     is_sole: bool = True
     keyring_entry: NameEntry | None = None
     """None if secrets stay in the configuration."""
@@ -224,6 +226,8 @@ class _PlanBuilder:
         """The name of the client's agent; one is added if the configuration has none for it."""
         agents = table(self.data, "agents")
         name = self.request.agent or self.section.client.id
+        if not self.request.agent and self.request.earlier_agent in agents:
+            return self.request.earlier_agent
         if name in agents:
             return name
         if not self.request.agent and len(agents) == 1 and self.request.is_sole:

@@ -254,7 +254,8 @@ def test_wrap_asks_which_tools_are_reads(here: Path, answers: bytes, effect: str
     assert "The servers call these tools read-only:\n  up__look\n\nA hint is a claim of the server." in done.stdout
     rule = load(Path("mcp-guard.toml")).tool_rules.get("up__look")
     assert (rule and str(rule.effect)) == effect
-    assert ("every one of them counts as a write" in done.stdout) is not bool(effect)
+    assert ("no effect was written; each of these tools counts as a write" in done.stdout) is not bool(effect)
+    assert "nothing was written" not in done.stdout
 
 
 @pytest.mark.parametrize("verb", ["wrap", "unwrap"])
@@ -441,6 +442,61 @@ def test_server_added_later_is_wrapped_by_a_second_run(here: Path) -> None:
     assert upstreams() == {}
 
 
+@pytest.mark.parametrize("words", [(), ("--agent", "team bot")])
+def test_file_restored_by_hand_can_be_wrapped_and_unwrapped_again(
+    here: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a difference to the file that the first wrap read, of which the copy stays."""
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["init", "--yes"]) == 0
+    config = Path("mcp-guard.toml").read_bytes()
+    assert main(["wrap", *words, "--yes"]) == 0
+    entry, wrapped = servers(path)["guard"], Path("mcp-guard.toml").read_bytes()
+    path.write_bytes(original + b"\n")
+    assert main(["wrap", "--yes"]) == 0
+    output = capsys.readouterr().out
+    assert "unwrap restores the file as it is now" in output
+    assert (servers(path)["guard"], Path("mcp-guard.toml").read_bytes()) == (entry, wrapped)
+    [copy] = Path("state/clients").glob("*.before.superseded")
+    assert f"copy from before the earlier wrap: {copy.resolve()}" in output
+    path.write_text(path.read_text().replace("{", '{"theme": "dark",', 1))
+    assert main(["unwrap", "--yes"]) == 0
+    assert f"secrets remain in {copy.resolve()}: delete it" in capsys.readouterr().out
+    assert path.read_bytes() == original.replace(b"{", b'{"theme": "dark",', 1) + b"\n"
+    assert Path("mcp-guard.toml").read_bytes() == config
+    assert copy.read_bytes() == original
+    assert main(["wrap", "--yes"]) == 0
+
+
+def test_file_restored_by_hand_without_a_difference_leaves_no_second_copy(here: Path) -> None:
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["wrap", "--yes"]) == 0
+    path.write_bytes(original)
+    assert main(["wrap", "--yes"]) == 0
+    path.write_text(path.read_text().replace("{", '{"theme": "dark",', 1))
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == original.replace(b"{", b'{"theme": "dark",', 1)
+    assert (upstreams(), list(Path("state/clients").iterdir())) == ({}, [])
+
+
+def test_secret_that_the_copy_of_a_superseded_wrap_needs_stays_in_the_keyring(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    path.write_bytes(original + b"\n")
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == original + b"\n"
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": SECRET}
+    output = capsys.readouterr().out
+    assert "the keyring keeps mcp-guard/git.GITHUB_TOKEN, which a copy of an earlier wrap needs" in output
+    assert "secrets remain" not in output
+
+
 def test_comments_in_the_configuration_are_kept(here: Path) -> None:
     assert main(["init", "--yes"]) == 0
     config = Path("mcp-guard.toml")
@@ -458,8 +514,14 @@ def test_section_named_by_policies_is_kept(here: Path, capsys: pytest.CaptureFix
     path = desktop(here, git=GIT, my={"command": "x"})
     assert main(["wrap", "--yes"]) == 0
     Path("policies/git.cedar").write_text('@id("x") permit (principal, action == Action::"git__status", resource);')
+    backup = Path("mcp-guard.toml.bak")
+    backup.write_bytes(Path("mcp-guard.toml").read_bytes())
     assert main(["unwrap", "--yes"]) == 0
-    assert "[upstreams.git] stays in" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "[upstreams.git] stays in" in output
+    assert f"secrets remain in `env` of [upstreams.git] in {Path('mcp-guard.toml').resolve()}: remove" in output
+    assert f"secrets remain in {backup.resolve()}: delete it" in output
+    assert SECRET not in output
     assert list(upstreams()) == ["git"]
     assert list(servers(path)) == ["git", "my"]
 
