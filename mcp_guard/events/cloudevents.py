@@ -11,7 +11,7 @@ SCHEMA = "urn:mcp-guard:receipt:v1"
 
 
 def event(receipt: Receipt) -> Receipt:
-    """The event, with the receipt as `data`. Together, `source` (ledger) and `id` (sequence number) identify it."""
+    """The event, with the receipt as `data`. `source` (ledger), `id` (sequence number) and `time` identify it."""
     subject = receipt.get("call") or receipt.get("instance") or receipt.get("approver")
     return {
         "specversion": "1.0",

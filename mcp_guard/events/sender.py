@@ -1,12 +1,13 @@
 """Sends events to an HTTP receiver, at least once: the cursor moves after the receiver has accepted a batch.
 
-After a crash between the two, the batch is sent again. A receiver recognizes it by the ledger's origin and the sequence
-numbers.
+After a crash between the two, the batch is sent again. A receiver recognizes it by the ledger's origin, the sequence
+numbers and the times.
 """
 
 import json
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,3 +134,28 @@ class Cursor:
         except OSError as error:
             what = f"cannot write the position to `{self.path}`: {reason_of(error)}"
             raise ConfigError(what, "use another file: --cursor FILE") from None
+
+    def check_end(self, seq: int, last: int) -> None:
+        """Refuse a position after the ledger's last receipt: the next receipts would never be delivered.
+
+        Raises: ConfigError.
+        """
+        if seq > last:
+            raise ConfigError(
+                f"`{self.path}` is at receipt {seq}, but the last one of the ledger is {last}: was a backup restored?",
+                "name once the last receipt of the backup: --after SEQ; or remove the file, to send every event again",
+            )
+
+
+def set_back(folder: Path, origin: str, last: int) -> int:
+    """Move the ledger's cursors in the folder that are after receipt `last` back to it; returns how many there were.
+    Unreadable ones stay. Raises: ConfigError."""
+    moved = 0
+    for cursor in map(Cursor, sorted(folder.glob("events-*.cursor"))):
+        position = last
+        with suppress(ConfigError):
+            position = cursor.read(origin)
+        if position > last:
+            cursor.move(origin, last)
+            moved += 1
+    return moved

@@ -74,7 +74,8 @@ NOT_RUN = {
         "sudo -u mcp-guard": "the same",
     },
     "docs/howto/siem.md": {
-        "mcp-guard ledger events --format ocsf --follow": FOREVER,
+        "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor >>": FOREVER,
+        "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor --after": FOREVER,
         "mcp-guard ledger events --format otel --follow": FOREVER,
         "install -m 600 /dev/null headers": "needs a receiver; tests/events has one",
     },

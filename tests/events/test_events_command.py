@@ -130,6 +130,20 @@ def test_a_cursor_of_another_ledger_is_refused(tmp_path: Path) -> None:
         cursor.read("other")
 
 
+def test_a_cursor_beyond_the_end_of_a_restored_ledger_is_refused_and_not_taken_for_nothing_new(
+    ledger: Path, tmp_path: Path
+) -> None:
+    cursor = Cursor(tmp_path / "cursor")
+    cursor.move(ORIGIN, 250)
+    refused = events(ledger, "--cursor", str(cursor.path), check=False)
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "is at receipt 250, but the last one of the ledger is 249" in refused.stderr
+    assert "--after SEQ" in refused.stderr
+    again = events(ledger, "--cursor", str(cursor.path), "--after", "248")
+    assert [event["id"] for event in lines(again.stdout)] == ["249"]
+    assert cursor.read(ORIGIN) == 249
+
+
 def test_header_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "headers"
     path.write_text("Authorization: x")

@@ -1,5 +1,6 @@
 """Backup and restore: a copy of a ledger in use verifies, and a restored one permits nothing that was used since."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,6 +12,7 @@ from mcp_guard.cli import main
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.events.sender import Cursor
 from mcp_guard.identity.ed25519 import PrivateKey
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
@@ -286,6 +288,27 @@ def test_commands_back_up_and_restore_and_say_what_to_do_next(
     assert "withdrew 0 open approvals and all credentials of agent: " in said
     for next_step in ("mcp-guard agents list", "mcp-guard approvers list", "mcp-guard tools list", "mcp-guard doctor"):
         assert next_step in said
+
+
+def test_a_siem_gets_what_happens_after_a_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_harness(tmp_path).close()
+    (tmp_path / "mcp-guard.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "backup", "copy")
+    ahead, behind, other = (Cursor(tmp_path / "state" / f"events-{name}.cursor") for name in ("otel-1", "otel-2", "x"))
+    ahead.move(ORIGIN, 111)
+    behind.move(ORIGIN, -1)
+    other.move("other.example/ledger", 111)
+    (tmp_path / "state" / "events-y.cursor").write_text("damaged")
+    code, said, _ = run(capsys, "restore", "copy", "--replace")
+    assert code == 0
+    assert "set back 1 position of `mcp-guard ledger events`" in said
+    assert "mcp-guard ledger events --cursor FILE --after 0 " in said
+    assert (ahead.read(ORIGIN), behind.read(ORIGIN), other.read("other.example/ledger")) == (0, -1, 111)
+    code, said, _ = run(capsys, "events", "--cursor", str(ahead.path))
+    assert [json.loads(line)["id"] for line in said.splitlines()] == ["1"]
 
 
 def test_damaged_backup_is_not_restored(

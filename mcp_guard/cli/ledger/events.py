@@ -44,9 +44,8 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     shape = importlib.import_module(FORMATS[options.format])
-    origin = next((receipt["origin"] for receipt in latest(store, 1)), "")
     cursor = find_cursor(options)
-    after = options.after if options.after is not None else cursor.read(origin) if cursor else -1
+    after = options.after if options.after is not None else position(cursor, store) if cursor else -1
     if options.to is None:
         return print_events(store, shape, after, options.follow, cursor)
     receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers), network(options))
@@ -101,6 +100,14 @@ def find_cursor(options: argparse.Namespace) -> Cursor | None:
         return Cursor(options.cursor) if options.cursor else None
     which = hashlib.sha256(options.to.encode()).hexdigest()[:8]
     return Cursor(ledger_path(options).parent / f"events-{options.format}-{which}.cursor")
+
+
+def position(cursor: Cursor, store: Store) -> int:
+    """Raises: ConfigError if the cursor is that of another ledger, or of a longer one that a backup has replaced."""
+    origin, last = next(((receipt["origin"], receipt["seq"]) for receipt in latest(store, 1)), ("", -1))
+    seq = cursor.read(origin)
+    cursor.check_end(seq, last)
+    return seq
 
 
 def batches(store: Store, after: int, follow: bool) -> Iterator[list[Receipt]]:

@@ -9,6 +9,7 @@ from mcp_guard.cli.ledger.backup import verify_backup
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
 from mcp_guard.config import load
+from mcp_guard.events.sender import set_back
 from mcp_guard.ledger.backup import Restored, restore
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.settings import Settings
@@ -28,10 +29,12 @@ def main(arguments: list[str]) -> int:
         may_replace=options.replace,
         key_is_lost=options.lost_key,
     )
+    cursors = set_back(settings.state_dir, settings.origin, done.receipts - 1)
     if options.json:
-        print_json(asdict(done) | {"replaced": str(done.replaced) if done.replaced else None})
+        replaced = str(done.replaced) if done.replaced else None
+        print_json(asdict(done) | {"replaced": replaced, "cursors_set_back": cursors})
     else:
-        say(settings, options, done)
+        say(settings, options, done, cursors)
     return 0
 
 
@@ -51,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def say(settings: Settings, options: argparse.Namespace, done: Restored) -> None:
+def say(settings: Settings, options: argparse.Namespace, done: Restored, cursors: int) -> None:
     print_text(f"restored {count(done.receipts, 'receipt')} of {settings.origin} to {settings.state_dir}")
     if options.key is None and not options.against:
         print_text("verified with the keys in the backup: it is undamaged, but who made it is not proved (--key)")
@@ -62,6 +65,11 @@ def say(settings: Settings, options: argparse.Namespace, done: Restored) -> None
         f"withdrew {count(done.closed, 'open approval')} and all credentials of {', '.join(done.agents) or 'no agent'}:"
         " the backup cannot tell which were used or revoked since"
     )
+    if cursors:
+        print_text(
+            f"set back {count(cursors, 'position')} of `mcp-guard ledger events` to receipt {done.receipts - 1},"
+            " the last one of the backup"
+        )
     if options.lost_key:
         print_text(f"the new key is {done.verifier}: give it to those who verify")
     print_text("repeat what you changed after the backup, and then start the guard:")
@@ -71,7 +79,8 @@ def say(settings: Settings, options: argparse.Namespace, done: Restored) -> None
                 ("mcp-guard agents list", "agents added or disabled since"),
                 ("mcp-guard approvers list", "keys enrolled or removed since"),
                 ("mcp-guard tools list", "definitions accepted or refused since"),
-                ("mcp-guard doctor", "diagnose problems"),
+                (f"mcp-guard ledger events --cursor FILE --after {done.receipts - 1}", "once, for a cursor elsewhere"),
+                ("mcp-guard doctor --upstreams", "diagnose problems, also of the servers"),
             ]
         )
     )
