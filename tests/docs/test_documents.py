@@ -99,6 +99,8 @@ FROM_NOTHING = [
     ROOT / "docs" / "tutorial" / "security.md",
     ROOT / "docs" / "howto" / "observe-first.md",
 ]
+ENFORCES = 's/^mode = "observe"/mode = "enforce"'
+"""The edit by which a reader of observe-first.md enforces."""
 SERVES_ITS_OWN = ROOT / "docs" / "howto" / "serve-your-servers.md"
 IN_THE_EXAMPLE = [
     ROOT / "docs" / "reference" / "cedar-schema.md",
@@ -181,9 +183,12 @@ def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
 
 @pytest.mark.parametrize("document", FROM_NOTHING, ids=name)
 def test_commands_that_start_from_nothing_run_as_printed(document: Path, tmp_path: Path) -> None:
-    """Two tutorials, and the way from `init` to an enforced guard with real servers."""
+    """Two tutorials, and the way from `init` to an enforced guard with real servers.
+
+    The last one's client is answered before anybody can decide, as it is where a person types the passphrase.
+    """
     (tmp_path / "folder").mkdir()
-    check(document, tmp_path / "folder", tmp_path)
+    check(document, tmp_path / "folder", tmp_path, {ENFORCES: f"{ENFORCES}\\nhold_seconds = 0"})
 
 
 def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_path: Path) -> None:
