@@ -57,6 +57,7 @@ NOT_RUN = {
         "systemctl disable": "needs a machine of its own",
     },
     "docs/howto/upgrade.md": {"~/mcp-guard/bin/pip": "installs; tests/packaging does so"},
+    "docs/howto/write-a-policy.md": {"cp ~/src": "needs a guard for files; tests/docs/test_write_a_policy.py has one"},
     "docs/howto/rotate-keys.md": {"mcp-guard keys replace --lost": "needs a lost key; tests/cli/test_keys.py has one"},
     "docs/howto/secrets.md": {
         "mcp-guard secrets set": "needs a keyring; tests/upstream/test_secrets.py has one",
