@@ -340,8 +340,14 @@ def weakened(snapshot: GuardSnapshot) -> CheckResults:
             what += ": people approve calls of their own agents, and receipts say self-approved"
             fix = f"if there is a second person, add them as an approver, and {fix}"
         results += _warning("settings", what, fix)
-    mode = "observe mode: calls that policies deny are recorded, and made" if snapshot.is_observing else "enforced"
-    return results or _ok("settings", f"{mode}; no setting switches off a guarantee")
+    return results or _ok("settings", "no setting switches off a guarantee")
+
+
+def mode(snapshot: GuardSnapshot) -> CheckResults:
+    if not snapshot.is_observing:
+        return _ok("mode", "enforce: calls that no policy permits are refused")
+    what = 'what policies deny is made and recorded, except under @enforce("always") or a tool\'s own mode = "enforce"'
+    return _ok("mode", f"observe: {what}; of other calls, only those that cannot be read are refused")
 
 
 def clients(snapshot: GuardSnapshot) -> CheckResults:
@@ -380,7 +386,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
-    state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
+    mode, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
     routes, keys_of_approvers, names, groups, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
 )  # fmt: skip
 

@@ -361,11 +361,19 @@ def test_every_check_reports_something_for_a_running_guard(config: Path) -> None
     assert len(doctor(config)[1]) == len(CHECKS) - 1
 
 
+def test_mode_is_named_whatever_else_is_reported(config: Path) -> None:
+    assert doctor(config)[1]["mode"]["what"].startswith("enforce: ")
+    text = config.read_text().replace("[guard]\n", '[guard]\nmode = "observe"\nunsafe_skip_fsync = true\n')
+    config.write_text(text)
+    what = doctor(config)[1]["mode"]["what"]
+    assert what.startswith("observe: ")
+    assert "only those that cannot be read are refused" in what
+
+
 def test_settings_that_switch_off_a_guarantee_are_reported(config: Path) -> None:
     assert doctor(config)[1]["settings"]["level"] == "ok"
     text = config.read_text().replace("[guard]\n", '[guard]\nmode = "observe"\n')
     config.write_text(text)
-    assert "recorded, and made" in doctor(config)[1]["settings"]["what"]
     text = text.replace("[guard]\n", "[guard]\nunsafe_skip_fsync = true\n")
     config.write_text(text.replace("[upstreams.up]\n", '[upstreams.up]\nunsafe_unpinned = ["/description"]\n'))
     listed = json.loads(cli("doctor", "--json", "--config", str(config), check=False).stdout)
