@@ -108,7 +108,8 @@ def test_missing_file_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")
     assert f"no configuration at `{tmp_path / 'none.toml'}`" in str(caught.value)
-    assert "hint: create one with `mcp-guard init`" in str(caught.value)
+    assert "hint: if you have a guard, set MCP_GUARD_CONFIG to" in str(caught.value)
+    assert "create one with `mcp-guard init`" in str(caught.value)
 
 
 ROUTE = '[routes.people]\napprovers = ["alice"]\n'

@@ -54,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mcp-guard approvals", description="List, show and decide on calls that are held for approval."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    elsewhere = {"code": "mcp-guard approvers code"}
+    verbs = parser.add_subparsers(elsewhere=elsewhere, dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="list pending approvals and active grants")
     listing.add_argument("--all", action="store_true", help="include decided approvals")
     watching = verbs.add_parser("watch", help="print each new request; stop with Ctrl-C")

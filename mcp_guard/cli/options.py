@@ -5,7 +5,7 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     """Reports usage errors in the form of all other errors, with a hint."""
 
     _verbs: "argparse._SubParsersAction[Parser] | None" = None
+    _elsewhere: Mapping[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
         self._refuse(message, f"{self.prog} --help")
@@ -27,8 +28,11 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, message: str, hint: str) -> NoReturn:
         self.exit(2, say("{}: {}\nhint: {}\n", self.prog, visible_line(message), visible_line(hint)))
 
-    def add_subparsers(self, **members: Any) -> "argparse._SubParsersAction[Parser]":  # type: ignore[override]
-        self._verbs = super().add_subparsers(**members)
+    def add_subparsers(  # type: ignore[override]
+        self, *, elsewhere: Mapping[str, str] = {}, **members: Any
+    ) -> "argparse._SubParsersAction[Parser]":
+        """`elsewhere` has, for verbs that are looked for here, the command that has them."""
+        self._verbs, self._elsewhere = super().add_subparsers(**members), elsewhere
         return self._verbs
 
     def parse_args(  # type: ignore[override]
@@ -39,10 +43,9 @@ class Parser(argparse.ArgumentParser):
         if self._verbs is not None and words and not words[0].startswith("-"):
             if words[0] not in self._verbs.choices:
                 near = _nearest(words[0], self._verbs.choices)
+                meant = self._elsewhere.get(words[0], near and f"{self.prog} {near}")
                 help = f"{self.prog} --help"
-                self._refuse(
-                    f"no command `{words[0]}`", f"did you mean {self.prog} {near}? {help} lists all" if near else help
-                )
+                self._refuse(f"no command `{words[0]}`", f"did you mean {meant}? {help} lists all" if meant else help)
             parser = self._verbs.choices[words[0]]
         options, unknown = self.parse_known_args(words, namespace)
         if unknown:

@@ -419,7 +419,9 @@ def load(path: Path) -> Settings:
         text = read_own(path)
     except FileNotFoundError:
         raise ConfigError(
-            f"no configuration at `{path}`", "create one with `mcp-guard init`, or name another file: --config FILE"
+            f"no configuration at `{path}`",
+            "if you have a guard, set MCP_GUARD_CONFIG to its configuration, or name it with --config FILE; "
+            "if not, create one with `mcp-guard init`",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         hint = f"name the file in it: --config {path / 'mcp-guard.toml'}" if path.is_dir() else CHECK_PATH

@@ -32,6 +32,11 @@ from mcp_guard.cli import main
             "mcp-guard approvals: no command `aprove`",
             "did you mean mcp-guard approvals approve? mcp-guard approvals --help lists all",
         ),
+        (
+            "approvals code alice",
+            "mcp-guard approvals: no command `code`",
+            "did you mean mcp-guard approvers code? mcp-guard approvals --help lists all",
+        ),
         ("approvals xyz", "mcp-guard approvals: no command `xyz`", "mcp-guard approvals --help"),
         ("lgo", "mcp-guard: no command `lgo`", "did you mean mcp-guard log? mcp-guard --help lists them all"),
     ],
