@@ -347,7 +347,7 @@ def mode(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.is_observing:
         return _ok("mode", "enforce: calls that no policy permits are refused")
     what = 'what policies deny is made and recorded, except under @enforce("always") or a tool\'s own mode = "enforce"'
-    return _ok("mode", f"observe: {what}; of other calls, only those that cannot be read are refused")
+    return _ok("mode", f"observe: {what}; of other calls, only those that cannot be read or made are refused")
 
 
 def clients(snapshot: GuardSnapshot) -> CheckResults:

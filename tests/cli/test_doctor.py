@@ -367,7 +367,7 @@ def test_mode_is_named_whatever_else_is_reported(config: Path) -> None:
     config.write_text(text)
     what = doctor(config)[1]["mode"]["what"]
     assert what.startswith("observe: ")
-    assert "only those that cannot be read are refused" in what
+    assert "only those that cannot be read or made are refused" in what
 
 
 def test_settings_that_switch_off_a_guarantee_are_reported(config: Path) -> None:
