@@ -17,7 +17,7 @@ from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
-from mcp_guard.core.receipt import KINDS, attribution, reason_texts
+from mcp_guard.core.receipt import KINDS, attribution, reason_texts, revoked
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.sqlite import Store, reading
 
@@ -67,7 +67,8 @@ def row(store: Store, receipt: Receipt) -> list[object]:
     time = f"{receipt['time'][:19].replace('T', ' ')}Z"
     what = attribution(receipt, ending_of(store, receipt)) if receipt["kind"] == "intent" else summary(receipt)
     kind = f"{receipt['kind']} ({LOOK_UP})" if is_look_up(receipt) else receipt["kind"]
-    return [receipt["seq"], time, kind, receipt.get("agent"), receipt.get("tool"), outcome, what]
+    agent = receipt["name"] if receipt.get("scope") == "agent" else receipt.get("agent")
+    return [receipt["seq"], time, kind, agent, receipt.get("tool"), outcome, what]
 
 
 def summary(receipt: Receipt) -> str:
@@ -92,6 +93,9 @@ def summary(receipt: Receipt) -> str:
         case kind if kind.startswith("approver."):
             note = say(": {}", receipt["note"]) if "note" in receipt else ""
             return say("{}: key {}{}", quote(receipt["approver"]), receipt["key"], note)
+        case "credential.revoked":
+            note = say(": {}", receipt["note"]) if "note" in receipt else ""
+            return say("{}{}", revoked(receipt), note)
         case "key.rotated" | "key.replaced" | "checkpoint.witnessed":
             return for_verifiers(receipt)
         case _:

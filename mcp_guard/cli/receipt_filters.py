@@ -42,6 +42,17 @@ def _member(name: str) -> Callable[[Receipt], list[object]]:
     return lambda receipt: [receipt.get(name)]
 
 
+def _subject(scope: str, member: str) -> Callable[[Receipt], list[object]]:
+    """Of a revocation, which has a scope and a name, whom it revoked; of other receipts, this member."""
+    return lambda receipt: [receipt.get("name") if receipt.get("scope") == scope else receipt.get(member)]
+
+
+def _instances(receipt: Receipt) -> list[object]:
+    """A revocation of an agent or user also concerns the instances that were alive."""
+    revoked = receipt.get("instances", []) if receipt["kind"] == "credential.revoked" else []
+    return [*_subject("instance", "instance")(receipt), *revoked]
+
+
 def _resource(receipt: Receipt) -> list[object]:
     resource = receipt.get("resource")
     return [f"{resource['type']}/{resource['id']}", resource["id"], resource["type"]] if resource else []
@@ -72,15 +83,15 @@ def _is_policy(value: str, wanted: str) -> bool:
 
 FIELDS: Mapping[str, Field] = {
     "kind": Field("of this kind, such as intent or decision", _member("kind"), choices=KINDS),
-    "agent": Field("of this agent", _member("agent")),
-    "user": Field("on behalf of this user", _member("on_behalf_of")),
+    "agent": Field("of this agent", _subject("agent", "agent")),
+    "user": Field("on behalf of this user", _subject("user", "on_behalf_of")),
     "ticket": Field("due to this ticket", _member("ticket")),
     "tool": Field("of this tool; `crm__*` for all of a server", _member("tool"), fnmatchcase),
     "resource": Field("on this resource: TYPE/ID, or either of them", _resource),
     "outcome": Field(f"with this decision or result: {', '.join(OUTCOMES)}", _outcomes, choices=OUTCOMES, of_call=True),
     "approver": Field("that this person voted on, approved or enrolled for", _approvers, of_call=True),
     "policy": Field("decided by this policy, or under this policy version", _policies, _is_policy, of_call=True),
-    "instance": Field("of this instance", _member("instance")),
+    "instance": Field("of this instance", _instances),
     "call": Field("of this call", _member("call")),
 }
 

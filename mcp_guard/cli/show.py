@@ -10,7 +10,7 @@ from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_re
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver
+from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver, revoked
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.sqlite import Store, reading
@@ -190,7 +190,7 @@ SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
     "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver",
     "verdict", "self_approved", "rationale", "note", "approval", "policy_version", "definition", "pinned", "members",
-    "findings", "first_use", "by", "definitions",
+    "findings", "first_use", "by", "definitions", "scope", "instances",
 )  # fmt: skip
 
 
@@ -198,6 +198,8 @@ def _no_sentence(receipt: Receipt) -> VisibleText:
     if receipt["kind"].startswith("catalog."):
         tool = say(" {}", quote(receipt["tool"])) if "tool" in receipt else ""
         return say("the tools of {}: {}{}", quote(receipt["upstream"]), receipt["kind"], tool)
+    if receipt["kind"] == "credential.revoked":
+        return say("{} revoked {}", quote(receipt.get("by", "?")), revoked(receipt))
     if "agent" not in receipt:
         return say("the guard: {}", receipt["kind"])
     return say("{}: {}", caller(receipt), receipt["kind"])

@@ -333,6 +333,11 @@ def mandate(receipt: Mapping[str, Any]) -> VisibleText:
     )
 
 
+def revoked(receipt: Mapping[str, Any]) -> VisibleText:
+    """Who was revoked, of a `credential.revoked`: `agent mail-agent`."""
+    return say("{} {}", *(quote(receipt.get(name, "?")) for name in ("scope", "name")))
+
+
 def target(receipt: Mapping[str, Any]) -> VisibleText:
     """The tool, and the resource if the configuration names one: `crm__update_deal on Deal 789`."""
     return say("{}{}", quote(receipt.get("tool", "?")), _of(receipt.get("resource")))

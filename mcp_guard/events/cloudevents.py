@@ -12,7 +12,8 @@ SCHEMA = "urn:mcp-guard:receipt:v1"
 
 def event(receipt: Receipt) -> Receipt:
     """The event, with the receipt as `data`. `source` (ledger), `id` (sequence number) and `time` identify it."""
-    subject = receipt.get("call") or receipt.get("instance") or receipt.get("approver")
+    revoked = receipt.get("name") if "scope" in receipt else None
+    subject = receipt.get("call") or receipt.get("instance") or receipt.get("approver") or revoked
     return {
         "specversion": "1.0",
         "id": str(receipt["seq"]),

@@ -160,11 +160,17 @@ def _access(receipt: Receipt) -> Receipt:
 def _entity(receipt: Receipt) -> Receipt:
     family = receipt["kind"].partition(".")[0]
     names = ("policy_version", "credential", "key", "new", "witness", "approver", "agent")
-    uid = next((str(receipt[name]) for name in names if name in receipt), receipt["origin"])
+    is_revocation = "scope" in receipt
+    uid = (
+        receipt["name"]
+        if is_revocation
+        else next((str(receipt[name]) for name in names if name in receipt), receipt["origin"])
+    )
     by = receipt.get("by") or receipt.get("approver")
     entity_type = {"type_id": 5} if family == "policy" else {"type_id": OTHER}
+    data = {"data": {"scope": receipt["scope"], "name": uid}} if is_revocation else {}
     return {
-        "entity": {"name": family, "type": family.capitalize(), "uid": uid, **entity_type},
+        "entity": {"name": family, "type": family.capitalize(), "uid": uid, **entity_type, **data},
         **({"actor": {"user": {"name": by}}} if by else {}),
     }
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_guard.core.receipt import attribution, reason_texts
+from mcp_guard.core.receipt import attribution, reason_texts, revoked
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
 Receipt = dict[str, Any]
@@ -19,6 +19,8 @@ def summary(receipt: Receipt) -> VisibleText:
         return attribution(receipt)
     parts = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]
     words = join(" ", (quote(part) for part in parts if isinstance(part, str)))
+    if "scope" in receipt:
+        words = say("{} {}", words, revoked(receipt))
     reasons = join("; ", reason_texts(receipt)) if kind == "decision" else "; ".join(receipt.get("reasons", []))
     reason = receipt.get("detail") or reasons or receipt.get("reason") or receipt.get("note")
     return say("{}: {}", words, value_text(reason)) if reason else words

@@ -85,6 +85,24 @@ def test_a_user_whom_nothing_names_is_noted_when_the_credential_is_issued(
     assert error.startswith(f"{what}; {advice}") if advice else error == ""
 
 
+def test_log_and_show_say_who_was_revoked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    issued = run(capsys, config, "instances", "issue", "--agent", "tester", "--on-behalf-of", "dana", "--json")[1]
+    instance = json.loads(issued)["instance"]
+    run(capsys, config, "instances", "revoke", "--instance", instance, "--why", "stuck")
+    run(capsys, config, "instances", "revoke", "--user", "dana", "--why", "left")
+    run(capsys, config, "agents", "disable", "tester", "--why", "drifts")
+    listed = run(capsys, config, "log", "--kind", "credential.revoked")[1]
+    for said in (f"instance {instance}: stuck", "user dana: left", "agent tester: drifts"):
+        assert said in listed
+    seqs: dict[str, int] = {}
+    for scope, name in (("instance", instance), ("user", "dana"), ("agent", "tester")):
+        rows = json.loads(run(capsys, config, "log", f"--{scope}", name, "--kind", "credential.revoked", "--json")[1])
+        [seqs[scope]] = [row["seq"] for row in rows if row["scope"] == scope]
+        shown = run(capsys, config, "show", str(seqs[scope]))[1]
+        assert f"revoked {scope} {name}." in shown.splitlines()[0]
+    assert len(set(seqs.values())) == 3
+
+
 def test_a_disabled_agent_leads_to_the_command_that_enables_it(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -144,6 +144,24 @@ def test_all_records_of_a_call_share_a_trace() -> None:
     assert len(ids) == 1
 
 
+@pytest.mark.parametrize("scope", ["agent", "user", "instance"])
+def test_a_revocation_names_who_was_revoked(scope: str) -> None:
+    about = {name: ABOUT[name] for name in ("v", "seq", "time", "origin", "software")}
+    made = {
+        **about,
+        "kind": "credential.revoked",
+        "scope": scope,
+        "name": "x-1",
+        "note": "drifts",
+        "by": "operator ann",
+    }
+    event = ocsf.event(made)
+    assert event["message"] == f"credential.revoked {scope} x-1: drifts"
+    assert (event["entity"]["uid"], event["entity"]["data"]) == ("x-1", {"scope": scope, "name": "x-1"})
+    assert event["actor"] == {"user": {"name": "operator ann"}}
+    assert cloudevents.event(made)["subject"] == "x-1"
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_is_complete(name: str) -> None:
     module = importlib.import_module(FORMATS[name])
