@@ -8,6 +8,7 @@ from mcp_guard.cli.output import print_json, print_lines, print_table, print_tex
 from mcp_guard.config import load
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
+from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings
@@ -75,6 +76,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
+    refuse_while_guards_run(settings.state_dir)
     old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
     message = (
         f"key {short(new)} replaces {short(old)}, which did not sign the new key; tell everyone who verifies the ledger"

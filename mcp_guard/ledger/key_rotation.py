@@ -15,6 +15,7 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import FILE, LedgerSettings, configured_keys, open_writer, publish_keys
+from mcp_guard.ledger.signers import LedgerKeys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.storage.sqlite import open_store
@@ -59,6 +60,11 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
         keys.check_origin(old)
+        if _can_sign(keys, old):
+            raise LedgerError(
+                "the key in force is not lost: it is where it is configured, and signs",
+                "mcp-guard keys rotate --why TEXT",
+            )
         new = keys.create_key()
         if old == new.verifier:
             raise LedgerError("this key is already in force", "configure another key in ledger.signer")
@@ -70,6 +76,15 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
         Writer(store, new, clock, find_key=lambda _: new).run(op)
         publish_keys(store, settings.state_dir, keys)
         return old, new.verifier
+
+
+def _can_sign(keys: LedgerKeys, verifier: str) -> bool:
+    """Whether the key is there and works: that of a command may be named, and its device lost."""
+    try:
+        keys.find_key(verifier).sign(b"mcp-guard/key-check/v1")
+    except LedgerError:
+        return False
+    return True
 
 
 def _draft(kind: str, old: str, new: SigningKey, seq: int, why: str) -> Draft:

@@ -60,6 +60,11 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     with Client(config) as client:
         client.start()
         client.call("up__echo", {"text": "before"})
+        refused = cli("keys", "replace", "--lost", *at, check=False)
+        assert (refused.returncode, "a guard is using" in refused.stderr) == (5, True)
+    refused = cli("keys", "replace", "--lost", *at, check=False)
+    assert (refused.returncode, "is not lost" in refused.stderr) == (5, True)
+    assert "hint: mcp-guard keys rotate" in refused.stderr
     (tmp_path / "state" / "ledger.key").unlink()
     refused = cli("keys", "rotate", *at, check=False)
     assert refused.returncode == 5

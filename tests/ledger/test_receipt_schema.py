@@ -131,6 +131,7 @@ async def calls_of_every_ending(harness: Harness) -> None:
 def keys_and_witnesses(harness: Harness) -> None:
     writer, settings = harness.ledger.writer, LedgerSettings(harness.folder / "state", "test.example/ledger")
     key_rotation.rotate(settings, harness.clock, "every year")
+    (settings.state_dir / "ledger.key").unlink()
     key_rotation.replace(settings, harness.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, harness.folder)
     assert (
