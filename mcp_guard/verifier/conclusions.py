@@ -134,7 +134,12 @@ def _assure_approvers(report: Report) -> None:
     """Who decided: whose keys they are, and whether they were other people than those who asked."""
     if not report.approvers_words and not report.approvals:
         return
-    if report.approvers_keys_given:
+    is_whole = report.scope in ("ledger", "export")
+    if not is_whole:
+        report.leave_open(
+            "approvers", "who approved: the votes are compared with the calls only in the whole ledger", VERIFY_WHOLE
+        )
+    elif report.approvers_keys_given:
         report.assure("approvers", "the approvers' keys are among those that you gave")
     else:
         report.leave_open(
@@ -151,8 +156,7 @@ def _assure_approvers(report: Report) -> None:
             "look at each: mcp-guard log --kind approval.granted",
         )
     elif report.approvals:
-        are_votes_known = report.approvers_keys_given and report.scope not in ("receipt", "bundle")
-        by = "" if are_votes_known else ", as the guard recorded it"
+        by = "" if is_whole and report.approvers_keys_given else ", as the guard recorded it"
         report.assure("self_approval", f"no approval is by the agent's owner or its user alone{by}")
 
 

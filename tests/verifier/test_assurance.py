@@ -184,3 +184,15 @@ def test_the_report_fits_a_terminal() -> None:
     report.leave_open("truncation", "that it was not rolled back, " * 4, "compare it with another " * 4)
     assert max(map(len, describe(report, 80).splitlines())) <= 80
     assert max(map(len, describe(report).splitlines())) > 100
+
+
+async def test_a_part_without_votes_does_not_prove_who_approved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = await approved_by(tmp_path, "alice")
+    (tmp_path / "approvers.json").write_text("[]")
+    given = ["--key", str(state / "ledger.pub"), "--approvers", str(tmp_path / "approvers.json"), "--json"]
+    assert main([str(tmp_path / "intent.json"), *given]) == OK
+    [item] = [item for item in json.loads(capsys.readouterr().out)["assurance"] if item["check"] == "approvers"]
+    assert not item["proved"]
+    assert "the whole ledger" in item["says"]
