@@ -383,17 +383,14 @@ def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has
 
     The request is settled or has expired, they have voted already, or they may not decide on it.
     """
-    show = f"mcp-guard approvals show {approval.id}"
-    ended = f"instance `{approval.instance}` has ended, so to ask again the agent must repeat its call"
-    advance(approval.state, VERDICTS[verdict], f"{ended}; {show}" if has_ended else show)
+    show, again = f"mcp-guard approvals show {approval.id}", "the agent must repeat its call"
+    if has_ended:
+        again = f"instance `{approval.instance}` has ended, so to ask again {again}"
+    advance(approval.state, VERDICTS[verdict], f"{again}; {show}" if has_ended else show)
     if now >= approval.expires:
-        raise ApprovalError(
-            f"approval {approval.id} has expired", ended if has_ended else "the agent must repeat its call"
-        )
+        raise ApprovalError(f"approval {approval.id} has expired", again)
     if any(vote.approver == approver for vote in approval.votes):
-        raise ApprovalError(
-            f"`{approver}` has already voted on {approval.id}", f"mcp-guard approvals show {approval.id}"
-        )
+        raise ApprovalError(f"`{approver}` has already voted on {approval.id}", show)
     check_approver(approval.rules, approver, approval.subject.requesters)
 
 
