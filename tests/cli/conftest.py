@@ -1,7 +1,7 @@
 """One ledger for all transcripts: a run with an allowed, an approved, a denied and an unknown call."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +63,27 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
         client.start()
         client.call("up__get_deal", {"id": "7", "guard_reason": NAUGHTY})
         yield Past(config, approved, denied, pending(config))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home with a folder for the guard, in which the commands run."""
+    (tmp_path / "guard").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("MCP_GUARD_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path / "guard")
+    return tmp_path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """The contents of the keyring."""
+    import keyring
+
+    from tests.ledger.file_keyring import FileKeyring
+
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    backend = FileKeyring()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(keyring.core, "_keyring_backend", backend)
+    return backend._read

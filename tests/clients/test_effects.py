@@ -15,7 +15,8 @@ from mcp_guard.clients.files import read_file
 from mcp_guard.config import load
 from mcp_guard.core.model import Effect, Tool, ToolRule
 from mcp_guard.upstream.catalog import make_tool
-from tests.cli.test_wrap import desktop, here
+from tests.cli.conftest import here
+from tests.cli.test_wrap import desktop
 from tests.live.running_guard import SERVERS, scripted, upstream, write_config
 
 __all__ = ["here"]

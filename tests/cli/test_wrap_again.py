@@ -1,0 +1,64 @@
+"""`mcp-guard wrap` of a file that was wrapped before and restored by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import main
+from tests.cli.test_wrap import SECRET, desktop, servers, upstreams
+
+
+@pytest.mark.parametrize("words", [(), ("--agent", "team bot")])
+def test_file_restored_by_hand_can_be_wrapped_and_unwrapped_again(
+    here: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a difference to the file that the first wrap read, of which the copy stays."""
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["init", "--yes"]) == 0
+    config = Path("mcp-guard.toml").read_bytes()
+    assert main(["wrap", *words, "--yes"]) == 0
+    entry, wrapped = servers(path)["guard"], Path("mcp-guard.toml").read_bytes()
+    path.write_bytes(original + b"\n")
+    assert main(["wrap", "--yes"]) == 0
+    output = capsys.readouterr().out
+    assert "unwrap restores the file as it is now" in output
+    assert (servers(path)["guard"], Path("mcp-guard.toml").read_bytes()) == (entry, wrapped)
+    [copy] = Path("state/clients").glob("*.before.superseded")
+    assert f"copy from before the earlier wrap: {copy.resolve()}" in output
+    path.write_text(path.read_text().replace("{", '{"theme": "dark",', 1))
+    assert main(["unwrap", "--yes"]) == 0
+    assert f"secrets remain in {copy.resolve()}: delete it" in capsys.readouterr().out
+    assert path.read_bytes() == original.replace(b"{", b'{"theme": "dark",', 1) + b"\n"
+    assert Path("mcp-guard.toml").read_bytes() == config
+    assert copy.read_bytes() == original
+    assert main(["wrap", "--yes"]) == 0
+
+
+def test_file_restored_by_hand_without_a_difference_leaves_no_second_copy(here: Path) -> None:
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["wrap", "--yes"]) == 0
+    path.write_bytes(original)
+    assert main(["wrap", "--yes"]) == 0
+    path.write_text(path.read_text().replace("{", '{"theme": "dark",', 1))
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == original.replace(b"{", b'{"theme": "dark",', 1)
+    assert (upstreams(), list(Path("state/clients").iterdir())) == ({}, [])
+
+
+def test_secret_that_the_copy_of_a_superseded_wrap_needs_stays_in_the_keyring(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here)
+    original = path.read_bytes()
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    path.write_bytes(original + b"\n")
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == original + b"\n"
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": SECRET}
+    output = capsys.readouterr().out
+    assert "the keyring keeps mcp-guard/git.GITHUB_TOKEN, which a copy of an earlier wrap needs" in output
+    assert "secrets remain" not in output
