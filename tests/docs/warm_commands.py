@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-SECONDS = 60
+from tests.live.preloaded_cli import run_command
+
 SOCKET = "warm.socket"
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -82,35 +83,20 @@ def serve(path: str) -> None:
 
 def _become(connection: socket.socket) -> NoReturn:
     """Become the command that is asked for, and send its exit code."""
-    from mcp_guard.cli import main
 
-    code = 1
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.alarm(SECONDS)
-    measured = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
-    try:
+    def receive() -> dict[str, Any]:
         size, files, _, _ = socket.recv_fds(connection, 4, 3)
         asked = _read(connection, int.from_bytes(size, "big"))
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
-        os.chdir(asked["cwd"])
-        os.environ.clear()
-        os.environ.update(asked["env"])
-        code = main(asked["words"])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(BrokenPipeError, ValueError):
-                stream.flush()
-        if measured:
-            measured.save()
-        with suppress(OSError):
-            connection.sendall(bytes([code & 255]))
-        os._exit(code)
+        return asked
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    code = run_command(receive)
+    with suppress(OSError):
+        connection.sendall(bytes([code & 255]))
+    os._exit(code)
 
 
 def _read(connection: socket.socket, size: int) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from mcp_guard.cli import main
@@ -63,13 +65,24 @@ def serve() -> None:
 
 
 def _become(asked: dict[str, Any]) -> NoReturn:
-    """Become the command, until it ends or the alarm goes off."""
+    def open_files() -> dict[str, Any]:
+        for number, file in enumerate(("/dev/null", *asked["files"])):
+            os.dup2(os.open(file, os.O_RDWR), number)
+        return asked
+
+    os._exit(run_command(open_files))
+
+
+def run_command(take_over: Callable[[], dict[str, Any]]) -> int:
+    """Run a command in this process, until it ends or the alarm goes off, and return its exit code.
+
+    `take_over` replaces the standard files and returns the command's `words`, its folder `cwd` and environment `env`.
+    """
     code = 1
     signal.alarm(SECONDS)
     measured = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
     try:
-        for number, file in enumerate(("/dev/null", *asked["files"])):
-            os.dup2(os.open(file, os.O_RDWR), number)
+        asked = take_over()
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
@@ -79,11 +92,12 @@ def _become(asked: dict[str, Any]) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(BrokenPipeError, ValueError):
+                stream.flush()
         if measured:
             measured.save()
-        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":
