@@ -62,7 +62,7 @@ def test_one_agent_cannot_hold_more_than_its_limit(tmp_path: Path) -> None:
     assert len(denied) == CALLS - HELD
     receipts = [receipt for receipt in log(config) if "open_request_bytes" in json.dumps(receipt)]
     assert len(receipts) == len(denied)
-    assert longest < 1
+    assert longest < 3  # of the 5 that the held ones wait
 
 
 def test_requests_in_flight_are_limited(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """The id of a message that cannot be read is found wherever servers write it, and nowhere else."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.message_remains import OversizedLine, read_remains, request_number
+from tests.growth import cpu_seconds
 
 FOUND = {
     "lone surrogate": rb'{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"cut \ud83d"}]}}',
@@ -71,6 +71,4 @@ def test_both_ends_of_a_large_message_suffice(order: list[str], body: object, co
     [b"{" + rb'"\"' * 9000, b'{"a":' + b"[{" * 9000, b"{" + b"\\" * 20000, b"{" + b"'\"'\"" * 5000, b'{,"' * 9000],
 )
 def test_no_line_takes_long(line: bytes) -> None:
-    began = time.process_time()
-    read_remains(line)
-    assert time.process_time() - began < 0.2
+    assert cpu_seconds(lambda: read_remains(line)) < 0.2

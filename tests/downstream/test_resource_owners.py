@@ -1,12 +1,11 @@
 """A resource has one owner: exact listing before link before template, and the oldest claim of each kind first."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.downstream.resource_owners import MAX_LINK_LENGTH, MAX_LINKS, MAX_VALUES, ResourceOwners, find_links
+from tests.growth import cpu_seconds
 
 URIS = st.sampled_from(["x://1", "x://2", "x://3"])
 SERVERS = st.sampled_from(["a", "b", "c"])
@@ -115,6 +114,5 @@ def test_links_of_a_result(result: dict[str, object], links: list[str]) -> None:
 
 def test_search_for_links_is_bounded() -> None:
     hostile = {"structuredContent": [[{"uri": f"x://{number}"} for number in range(MAX_VALUES)]] * MAX_VALUES}
-    began = time.process_time()
     assert len(find_links(hostile)) <= MAX_VALUES
-    assert time.process_time() - began < 0.1
+    assert cpu_seconds(lambda: find_links(hostile)) < 0.1

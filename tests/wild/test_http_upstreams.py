@@ -193,6 +193,6 @@ def test_answers_that_cannot_be_read_are_reported_at_once(tmp_path: Path) -> Non
             for kind in kinds:
                 started = time.monotonic()
                 reply = client.call("far__run", {"what": kind})
-                assert time.monotonic() - started < 2, kind
+                assert time.monotonic() - started < 10, kind
                 assert "error" in reply or reply["result"]["isError"], kind
     assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["upstream_error"] * len(kinds)

@@ -1,13 +1,12 @@
 """The first passage with a value is found as fast in a long session as in a short one."""
 
-import time
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.index import PassageIndex
 from mcp_guard.core.provenance.passages import BREAK, Origin, Passage
+from tests.growth import cpu_seconds
 
 WORDS = st.lists(st.sampled_from(["a", "ab", "a-b", "abcdefgh", "abcd.efgh", "x@y.example", "."]), max_size=4)
 TEXTS = WORDS.map(" ".join)
@@ -66,13 +65,10 @@ def test_a_search_takes_as_long_after_many_results_as_after_a_few_of_the_same_si
         many.add(Passage(Origin.UNTRUSTED, text))
     for at in range(0, len(texts), 1000):
         few.add(Passage(Origin.UNTRUSTED, BREAK.join(texts[at : at + 1000])))
-    seconds = {name: min(_search(index) for _ in range(5)) for name, index in (("many", many), ("few", few))}
+    seconds = {name: _search_seconds(index) for name, index in (("many", many), ("few", few))}
     assert seconds["many"] < seconds["few"] * 5, seconds  # by passage: 100 times
 
 
-def _search(index: PassageIndex) -> float:
+def _search_seconds(index: PassageIndex) -> float:
     assert index.find_first("nowhere to be seen") is None
-    began = time.process_time()
-    for _ in range(20):
-        index.find_first("nowhere to be seen")
-    return time.process_time() - began
+    return cpu_seconds(lambda: [index.find_first("nowhere to be seen") for _ in range(20)])
