@@ -1,17 +1,14 @@
 """Finds the groups of agents that no policy names: such a group permits nothing, and may be a misspelt one."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 
-from mcp_guard.core.errors import LedgerError, PolicyError
+from mcp_guard.cli.enrolled_agents import enrolled_agents
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Agent
 from mcp_guard.core.nearest import nearest
 from mcp_guard.diagnostics.snapshot import UnnamedGroup
-from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.source import entities_in, parse_texts, read_files
 from mcp_guard.settings import Settings
-from mcp_guard.storage.inspection import open_read_only
 
 
 def find_unnamed_groups(settings: Settings, agents: Iterable[Agent]) -> list[UnnamedGroup]:
@@ -33,7 +30,5 @@ def find_unnamed_groups(settings: Settings, agents: Iterable[Agent]) -> list[Unn
 
 def all_unnamed_groups(settings: Settings) -> list[UnnamedGroup]:
     """The same for every agent of the configuration and of the ledger, if that can be read."""
-    agents = dict(settings.agents)
-    with suppress(LedgerError), open_read_only(settings.state_dir / FILE) as store:
-        agents = registry.all_agents(settings.agents, store)
-    return find_unnamed_groups(settings, (enrolled.agent for _, enrolled in sorted(agents.items())))
+    agents = sorted(enrolled_agents(settings).items())
+    return find_unnamed_groups(settings, (enrolled.agent for _, enrolled in agents))

@@ -6,6 +6,7 @@ The tools are those that were listed last, the policies those in the files now. 
 from collections.abc import Iterable
 
 from mcp_guard.app import CLOCK
+from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.policy.inputs import known_environment
 from mcp_guard.core.approval import SECOND
 from mcp_guard.core.errors import GuardError
@@ -47,9 +48,9 @@ def find_hidden(settings: Settings, environment: PolicyEnvironment | None = None
 
 
 def instances(settings: Settings) -> Iterable[Instance]:
-    """An instance of each agent, as it would be launched now."""
+    """An instance of each agent, of the configuration or the ledger, as it would be launched now."""
     now = CLOCK.wall()
-    for enrolled in settings.agents.values():
+    for enrolled in enrolled_agents(settings).values():
         yield Instance(
             "run_none", enrolled.agent, enrolled.on_behalf_of, Task(), now, now + 3600 * SECOND, "", "cred_none"
         )

@@ -43,6 +43,16 @@ def test_a_tool_that_observe_mode_hides_is_named_with_its_policy(
     assert listed["up__free"]["effect"] == "write"
     assert [row["policies"] for row in listed["up__free"]["hidden"]] == [["no-free"]]
     assert listed["up__echo"]["hidden"] == []
+    main(["agents", "add", "extra", "--owner", "eve", "--group", "late", *where])
+    (tmp_path / "policies" / "late.cedar").write_text(
+        '@id("l") @reason("r") forbid (principal in Group::"late", action == Action::"up__echo", resource);'
+    )
+    capsys.readouterr()
+    main(["tools", "list", "--json", *where])
+    listed = {row["tool"]: row for row in json.loads(capsys.readouterr().out)}
+    assert [row["agent"] for row in listed["up__free"]["hidden"]] == ["extra", "tester"], "enrolled in the ledger"
+    main(["policy", "lint", *where])
+    assert "no enrolled agent" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

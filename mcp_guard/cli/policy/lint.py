@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
 from mcp_guard.cli.policy.inputs import (
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
     environment, source = known_environment(settings, options.live, options.json)
-    agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
+    agents = {name: enrolled.agent.groups for name, enrolled in enrolled_agents(settings).items()}
     rates = {counter.name: counter.by for counter in settings.counters}
     texts = read_files(options.path or settings.policies)
     linted = read_lint_input(texts, None, tuple(settings.routes), agents, rates, environment)

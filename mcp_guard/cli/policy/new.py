@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_result
 from mcp_guard.cli.policy.fmt import WIDTH, format_text
@@ -12,11 +13,8 @@ from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.visible_text import join
-from mcp_guard.ledger.open import FILE
-from mcp_guard.ledger.registry import all_agents
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.settings import Settings
-from mcp_guard.storage.sqlite import open_store
 
 
 def main(arguments: list[str]) -> int:
@@ -53,10 +51,8 @@ def main(arguments: list[str]) -> int:
 
 
 def known_groups(settings: Settings) -> list[str]:
-    """The groups of the agents in the configuration and in the ledger, without repetition."""
-    agents, path = settings.agents, settings.state_dir / FILE
-    if path.exists():
-        agents = {**agents, **all_agents(agents, open_store(path, create=False))}
+    """The groups of the agents in the configuration, then of those in the ledger, without repetition."""
+    agents = {**settings.agents, **enrolled_agents(settings)}
     return list(dict.fromkeys(group for enrolled in agents.values() for group in enrolled.agent.groups))
 
 

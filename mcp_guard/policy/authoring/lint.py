@@ -254,7 +254,7 @@ def unknown_principals(lint_input: LintInput) -> Iterator[LintFinding]:
         entity = scope.get("entity") or scope.get("in", {}).get("entity") or {"type": ""}
         if entity["type"] in known and entity["id"] not in known[entity["type"]]:
             what = "no enrolled agent is in the group" if entity["type"] == "Group" else "no agent is enrolled as"
-            fix = "check the name against [agents] in the configuration"
+            fix = "check the name against mcp-guard agents list"
             yield LintFinding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
 
 
