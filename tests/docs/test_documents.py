@@ -68,7 +68,7 @@ NOT_RUN = {
         "curl -s": "needs a guard that serves; tests/live/test_health.py asks one",
         "docker build": "needs a container engine; tests/packaging/test_container.py holds what it does",
     },
-    "docs/howto/serve-your-servers.md": {"pip install": "installs; the servers are in the environment"},
+    "docs/howto/serve-your-servers.md": {"python3 -m venv": "installs; the servers are in the environment"},
     "docs/howto/systemd.md": {
         "useradd --system": "needs a machine of its own; tests/docs/test_systemd.py checks the units",
         "systemctl daemon-reload": "the same",
@@ -198,7 +198,7 @@ def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_p
 
 
 def test_commands_from_an_empty_machine_to_a_served_guard_run_as_printed(tmp_path: Path) -> None:
-    check(SERVES_ITS_OWN, tmp_path, tmp_path, {"8766": str(free_port())})
+    check(SERVES_ITS_OWN, tmp_path, tmp_path, {"8766": str(free_port()), "$HOME/servers/bin/": ""})
 
 
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
