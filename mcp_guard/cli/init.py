@@ -116,20 +116,32 @@ def report(config: Path, answers: InitAnswers) -> list[str]:
             f"note: {answers.owner} owns the agent and approves its calls; nobody else reviews them. Receipts and",
             "      mcp-guard verify say self-approved. The agent still cannot approve: that takes the owner's key.",
         ]
-    elif answers.is_alone:
+    elif answers.is_stuck and answers.enforces:
+        lines += [
+            f"note: nobody can approve yet: {answers.owner} owns the agent and is its only approver, and nobody can",
+            "      approve calls of their own agent, so a held call can only expire. Add another person to [approvers]",
+            f"      and [routes], then create their key: mcp-guard approvers add NAME{at}",
+            "      If there is none, set unsafe_self_approval = true there, as mcp-guard init --solo does: you approve",
+            f"      your own, and receipts say self-approved; then: mcp-guard approvers add {answers.approver_id}{at}",
+        ]
+    elif answers.is_stuck:
         lines += [
             f"note: {answers.owner} owns the agent and is its only approver, and nobody can approve calls of their",
             "      own agent, so a held call can only expire. Before you switch to enforce mode, add another",
             "      person to [approvers] and [routes]. If there is none, set unsafe_self_approval = true there, as",
             "      mcp-guard init --solo does: you approve your own, and receipts say self-approved.",
         ]
+    elif answers.enforces:
+        command = f"mcp-guard approvers add {answers.approver_id}{at}"
+        lines.append(f"note: nobody can approve yet: {answers.approver} has no key; next: {command}")
     return [*lines, "next:", *steps(next_steps(answers, at))]
 
 
 def next_steps(answers: InitAnswers, at: str) -> list[tuple[str, str]]:
+    approver = "NAME" if answers.enforces and answers.is_stuck else answers.approver_id
     return [
         (f"mcp-guard wrap{at}", "put the servers of an MCP client behind the guard"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
-        (f"mcp-guard approvers add {answers.approver_id}{at}", "create the approver's key, protected by a passphrase"),
+        (f"mcp-guard approvers add {approver}{at}", "create the approver's key, protected by a passphrase"),
         (f"mcp-guard doctor{at}", "diagnose problems"),
     ]

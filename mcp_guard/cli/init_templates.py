@@ -68,6 +68,11 @@ class InitAnswers:
         return self.owner == self.approver_id
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether nobody may approve the agent's calls, whoever has a key."""
+        return self.is_alone and not self.unsafe_self_approval
+
+    @property
     def approver_id(self) -> str:
         return person_id(self.approver)
 
@@ -114,7 +119,7 @@ def config_text(answers: InitAnswers) -> str:
     mode = "enforce" if answers.enforces else "observe"
     self_approval = "" if answers.unsafe_self_approval else "# "
     is_solo = answers.is_alone and answers.unsafe_self_approval
-    alone = (SOLO if is_solo else ALONE) if answers.is_alone else ""
+    alone = (SOLO if is_solo else STUCK if answers.enforces else ALONE) if answers.is_alone else ""
     limit = "" if answers.unsafe_self_approval else " and can never approve its calls"
     return f"""\
 # The configuration of a guard. mcp-guard's config.example.toml explains every key.
@@ -149,6 +154,10 @@ approvers = [{toml_string(answers.approver_id)}]
 SOLO = """\
 # Solo: the agent's owner approves its calls, and nobody else reviews them. The agent still cannot approve: that takes
 # the owner's key or passkey. Once there is a second person, add them here and remove unsafe_self_approval.
+"""
+STUCK = """\
+# The agent's owner is the only approver, so nobody can approve its calls yet, and a held call can only expire. Add
+# another person here, or let the owner approve (uncomment the line below).
 """
 ALONE = """\
 # The agent's owner is the only approver, so nobody can approve its calls yet. In observe mode no call is held. Before

@@ -56,6 +56,24 @@ def test_sole_approver_is_warned_on_screen_and_in_the_file(here: Path, capsys: p
     assert load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "dana owns the agent and is its only approver"),
+        ([], "then create their key: mcp-guard approvers add NAME"),
+        (["--approver", "Alice"], "Alice has no key; next: mcp-guard approvers add alice"),
+    ],
+)
+def test_enforcing_without_an_approver_says_that_nobody_can_approve_yet(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--yes", "--enforce", *words]) == 0
+    output = capsys.readouterr().out
+    assert "note: nobody can approve yet: " in output
+    assert said in output
+    assert "switch to enforce mode" not in output + Path("mcp-guard.toml").read_text()
+
+
 def test_sole_approver_is_recognised_in_other_spellings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--owner", "dana", "--approver", " Dana "]) == 0
     assert "its only approver" in capsys.readouterr().out
