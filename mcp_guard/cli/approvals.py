@@ -11,10 +11,12 @@ from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
-from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule
+from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
 from mcp_guard.core.approval_card import (
     UNDO,
     ArgumentRow,
+    approvals_missing,
+    approvals_so_far,
     argument_rows,
     earlier_lines,
     format_minute,
@@ -294,7 +296,9 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     if options.json:
         print_json(approval.to_json(), indent=2)
     elif approval.state is ApprovalState.REQUESTED:
-        print_text(f"{approval.id}: vote recorded; more approvals are needed")
+        rules, voted = rules_as_json(approval), [vote.approver for vote in approval.votes]
+        so_far, missing = approvals_so_far(rules, voted), approvals_missing(rules, voted)
+        print_text(say("{}: vote recorded: {} approvals; {}", approval.id, so_far, missing))
     else:
         print_text(say("{}: {}: {}", approval.id, str(approval.state), what(approval)))
     if not options.json and verdict == "approve" and approval.is_requester(options.approver):

@@ -4,7 +4,7 @@ Values are made visible where they are shown (`core/visible_text.py`); what is a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,39 @@ MAX_NOTE = 200
 LONG = 300
 """Characters of a value that takes more than a few lines."""
 _SIGNAL = re.compile(r"(\S+) \((-?\d+)\)(?:: (.+))?\Z", re.DOTALL)
+
+# Votes
+
+
+def approvals_so_far(rules: Sequence[Json], voted: Collection[str]) -> VisibleText:
+    """`1 of 2`, or the count of each route if there are several. `rules` are as receipts have them; `voted` are the ids
+    of those who have approved.
+    """
+    counts = [(len(_voters(rule, voted)), rule["quorum"], quote(rule["route"])) for rule in rules]
+    if len(counts) == 1:
+        return say("{} of {}", *counts[0])
+    return join(", ", (say("{} of {} on {}", min(given, quorum), quorum, route) for given, quorum, route in counts))
+
+
+def approvals_missing(rules: Sequence[Json], voted: Collection[str]) -> VisibleText:
+    """How many approvals are missing, and who can give them: `one more from: bob, carol`."""
+    missing = [
+        (rule["quorum"] - len(_voters(rule, voted)), [name for name in rule["approvers"] if name not in voted])
+        for rule in rules
+    ]
+    return join(
+        "; ",
+        (
+            say("{} more from: {}", "one" if number == 1 else number, join(", ", names) or "nobody eligible")
+            for number, names in missing
+            if number > 0
+        ),
+    )
+
+
+def _voters(rule: Json, voted: Collection[str]) -> list[str]:
+    return [name for name in rule["approvers"] if name in voted]
+
 
 # Arguments
 

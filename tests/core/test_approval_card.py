@@ -3,10 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from mcp_guard.core.approval_card import (
     EarlierRequests,
     RecentCalls,
     Verdict,
+    approvals_missing,
+    approvals_so_far,
     argument_rows,
     earlier_lines,
     is_irreversible,
@@ -129,3 +133,23 @@ def test_resource_of_a_tool_alone_is_not_named() -> None:
     done = EarlierRequests(done=1, last_approval=Verdict(("Alice",), AT, "fine"))
     plain = replace(subject(), resource=Resource("Tool", "bank__pay"))
     assert earlier_lines(done, plain) == ["Done before: once, last approved by Alice on 2026-11-28 12:05 UTC."]
+
+
+OPS: Json = {"route": "ops", "quorum": 2, "approvers": ["alice", "bob", "carol"]}
+LEGAL: Json = {"route": "legal", "quorum": 1, "approvers": ["carol"]}
+
+
+@pytest.mark.parametrize(
+    ("rules", "voted", "so_far", "missing"),
+    [
+        ([OPS], ["alice"], "1 of 2", "one more from: bob, carol"),
+        ([OPS | {"quorum": 3}], ["alice"], "1 of 3", "2 more from: bob, carol"),
+        ([OPS, LEGAL], ["alice", "bob"], "2 of 2 on ops, 0 of 1 on legal", "one more from: carol"),
+        ([OPS, LEGAL], ["alice"], "1 of 2 on ops, 0 of 1 on legal", "one more from: bob, carol; one more from: carol"),
+        ([OPS | {"approvers": ["alice"]}], ["alice"], "1 of 2", "one more from: nobody eligible"),
+    ],
+)
+def test_a_voter_learns_how_many_approvals_are_missing_and_who_can_give_them(
+    rules: list[Json], voted: list[str], so_far: str, missing: str
+) -> None:
+    assert (approvals_so_far(rules, voted), approvals_missing(rules, voted)) == (so_far, missing)
