@@ -16,8 +16,9 @@ from mcp_guard.cli.ledger_reader import (
 from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
+from mcp_guard.core.approval_card import approvals_so_far
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
-from mcp_guard.core.receipt import KINDS, attribution, reason_texts, revoked
+from mcp_guard.core.receipt import KINDS, VOTED, attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.sqlite import Store, reading
 
@@ -66,9 +67,22 @@ def row(store: Store, receipt: Receipt) -> list[object]:
         outcome = f"{outcome} (observed; would be {would['outcome']})"
     time = f"{receipt['time'][:19].replace('T', ' ')}Z"
     what = attribution(receipt, ending_of(store, receipt)) if receipt["kind"] == "intent" else summary(receipt)
-    kind = f"{receipt['kind']} ({LOOK_UP})" if is_look_up(receipt) else receipt["kind"]
+    kind = shown_kind(receipt)
+    if kind == VOTED and (so_far := votes_so_far(store, receipt)):
+        kind = f"{kind} ({so_far})"
+    elif is_look_up(receipt):
+        kind = f"{kind} ({LOOK_UP})"
     agent = receipt["name"] if receipt.get("scope") == "agent" else receipt.get("agent")
     return [receipt["seq"], time, kind, agent, receipt.get("tool"), outcome, what]
+
+
+def votes_so_far(store: Store, vote: Receipt) -> str:
+    """How many approvals there were with this vote, such as `1 of 2`; empty if the ledger has no such approval."""
+    stored = store.approval(vote["approval"])
+    voted = [each.approver for each in stored[0].votes] if stored else []
+    if vote["approver"] not in voted:
+        return ""
+    return approvals_so_far(vote["rules"], voted[: voted.index(vote["approver"]) + 1])
 
 
 def summary(receipt: Receipt) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from mcp_guard.cli import times
 from mcp_guard.core.call_summary import is_look_up
 from mcp_guard.core.model import ExecutionStatus, Micros, Outcome
-from mcp_guard.core.receipt import KINDS
+from mcp_guard.core.receipt import KINDS, VOTED, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, say
 
 Receipt = dict[str, Any]
@@ -40,6 +40,10 @@ class Field:
 
 def _member(name: str) -> Callable[[Receipt], list[object]]:
     return lambda receipt: [receipt.get(name)]
+
+
+def _kinds(receipt: Receipt) -> list[object]:
+    return [receipt["kind"], shown_kind(receipt)]
 
 
 def _subject(scope: str, member: str) -> Callable[[Receipt], list[object]]:
@@ -82,7 +86,7 @@ def _is_policy(value: str, wanted: str) -> bool:
 
 
 FIELDS: Mapping[str, Field] = {
-    "kind": Field("of this kind, such as intent or decision", _member("kind"), choices=KINDS),
+    "kind": Field("of this kind, such as intent or decision", _kinds, choices=(*KINDS, VOTED)),
     "agent": Field("of this agent", _subject("agent", "agent")),
     "user": Field("on behalf of this user", _subject("user", "on_behalf_of")),
     "ticket": Field("due to this ticket", _member("ticket")),

@@ -48,6 +48,8 @@ KINDS = (
     "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
     "catalog.pinned", "catalog.changed", "catalog.quarantined", "catalog.accepted", "catalog.refused",
 )  # fmt: skip
+VOTED = "approval.voted"
+"""How people are shown the kind of an `approval.granted` that is not the last approval that its request needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +348,11 @@ def target(receipt: Mapping[str, Any]) -> VisibleText:
 def claim_mark(receipt: Mapping[str, Any], name: str) -> VisibleText:
     """What follows a ticket or a reason that the agent gave, not its launcher."""
     return VisibleText(CLAIMED if name in (receipt.get("claimed") or ()) else "")
+
+
+def shown_kind(receipt: Mapping[str, Any]) -> str:
+    """Its kind; `VOTED` for an approval that left others missing, because nothing is granted by it."""
+    return VOTED if receipt["kind"] == "approval.granted" and receipt.get("missing") else str(receipt["kind"])
 
 
 def approvers_of(receipt: Mapping[str, Any]) -> list[Json]:

@@ -7,6 +7,7 @@ The complete receipt is in `unmapped`, so nothing is lost.
 import json
 from collections.abc import Iterable
 
+from mcp_guard.core.receipt import VOTED, shown_kind
 from mcp_guard.events.summary import Receipt, severity, summary, time_micros
 
 CONTENT_TYPE = "application/json"
@@ -70,10 +71,12 @@ VENDOR = "mcp-guard"
 
 
 def event(receipt: Receipt) -> Receipt:
-    kind = receipt["kind"]
-    class_uid, activity = CLASSES[kind]
+    kind = shown_kind(receipt)
+    class_uid, activity = CLASSES[receipt["kind"]]
     if class_uid == CALL and receipt.get("purpose") == "facts":
         activity = 2
+    elif kind == VOTED:
+        activity = OTHER
     severity_id, severity_name = SEVERITIES[severity(receipt)]
     status = _status(receipt)
     return {

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_guard.core.receipt import attribution, reason_texts, revoked
+from mcp_guard.core.receipt import attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
 Receipt = dict[str, Any]
@@ -14,7 +14,7 @@ NOTEWORTHY_KINDS = ("policy.rejected", "key.replaced", "payload.erased", "grant.
 
 def summary(receipt: Receipt) -> VisibleText:
     """One visible line of text for people. The typed members of an event keep the values as they are."""
-    kind = receipt["kind"]
+    kind = shown_kind(receipt)
     if kind == "intent":
         return attribution(receipt)
     parts = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.cli import log
+from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.events import ocsf
+from mcp_guard.events.summary import summary
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import (
@@ -124,3 +128,16 @@ async def test_all_votes_of_a_quorum_must_sign_the_same_grant_terms(tmp_path: Pa
     harness.approve(id, "alice", terms=GrantTerms(1, 60))
     with pytest.raises(ApprovalError, match="different grant terms"):
         harness.approve(id, "carol")
+
+
+async def test_first_vote_of_two_is_not_listed_as_granted(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    id = pending_id(await ask(harness))
+    harness.approve(id, "alice")
+    harness.approve(id, "carol")
+    votes = harness.receipts("approval.granted")
+    shown = harness.ledger.writer.read(lambda store: [log.row(store, vote)[2] for vote in votes])
+    assert shown == ["approval.voted (1 of 2)", "approval.granted"]
+    assert [summary(vote).split()[0] for vote in votes] == ["approval.voted", "approval.granted"]
+    assert [ocsf.event(vote)["activity_id"] for vote in votes] == [ocsf.OTHER, 1]
+    assert [ReceiptFilter({"kind": ["approval.voted"]}).matches(vote, lambda _: []) for vote in votes] == [True, False]
