@@ -37,10 +37,10 @@ from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
+from mcp_guard.secrets import read_network
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.listener import NoListener
-from mcp_guard.upstream.secrets import read_network
 from mcp_guard.upstream.start import start_upstreams
 from mcp_guard.upstream.transport import Upstream
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import NetworkSettings
-from mcp_guard.upstream.secrets import read_network, read_secret
 
 if TYPE_CHECKING:
     import httpx2 as httpx

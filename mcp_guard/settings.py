@@ -47,7 +47,7 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class SecretReference:
-    """A reference to a secret, never the secret itself. `source` is a key of `upstream.secrets.SOURCES`.
+    """A reference to a secret, never the secret itself. `source` is a key of `mcp_guard.secrets.SOURCES`.
 
     `words` are the command and its arguments, if a command prints the secret.
     """

@@ -11,8 +11,8 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
 from mcp_guard.settings import SecretReference, Settings
-from mcp_guard.upstream.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
 
 
 def main(arguments: list[str]) -> int:

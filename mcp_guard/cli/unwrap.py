@@ -27,8 +27,8 @@ from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
+from mcp_guard.secrets import from_keyring, remove_from_keyring
 from mcp_guard.settings import SecretReference
-from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
 
 
 def main(arguments: list[str]) -> int:

@@ -13,13 +13,13 @@ from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
+from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, Settings
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.upstream.oauth.token_storage import TokenStorage
-from mcp_guard.upstream.secrets import read_network, read_secret
 from mcp_guard.verifier.progress import Progress
 
 

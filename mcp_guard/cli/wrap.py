@@ -27,8 +27,8 @@ from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Mode
 from mcp_guard.diagnostics.checks import OTHERS
+from mcp_guard.secrets import open_keyring, split_entry, store_in_keyring
 from mcp_guard.settings import Settings
-from mcp_guard.upstream.secrets import open_keyring, split_entry, store_in_keyring
 
 
 def main(arguments: list[str]) -> int:

@@ -25,7 +25,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 class SecretConfig(Model):
-    """A reference to a secret, never the secret itself. Each key is one of the `SOURCES` in `upstream/secrets.py`."""
+    """A reference to a secret, never the secret itself. Each key is one of the `SOURCES` in `secrets.py`."""
 
     env: str | None = None
     file: Path | None = None

@@ -8,8 +8,8 @@ import httpx2 as httpx
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.diagnostics.snapshot import OutgoingRoute
 from mcp_guard.network import Network
+from mcp_guard.secrets import read_network
 from mcp_guard.settings import NetworkSettings, Settings
-from mcp_guard.upstream.secrets import read_network
 
 SLACK = "https://hooks.slack.com"
 """A webhook's address is a secret, which is not read here."""

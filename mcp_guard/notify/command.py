@@ -6,7 +6,7 @@ import subprocess
 
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
-from mcp_guard.upstream.secrets import network_variables
+from mcp_guard.secrets import network_variables
 
 TIMEOUT_SECONDS = 30
 PASSED_VARIABLES = ("PATH", "HOME", "LANG")

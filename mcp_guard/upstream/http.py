@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, UpstreamSettings
-from mcp_guard.upstream.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.upstream.transport import MessageHandler
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.stdio import Pipes
+from mcp_guard.secrets import is_slow, make_environment, network_variables
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.budget import WorkMeter
-from mcp_guard.upstream.secrets import is_slow, make_environment, network_variables
 from mcp_guard.upstream.transport import MessageHandler
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ NOT_RUN = {
     "docs/howto/write-a-policy.md": {"cp ~/src": "needs a guard for files; tests/docs/test_write_a_policy.py has one"},
     "docs/howto/rotate-keys.md": {"mcp-guard keys replace --lost": "needs a lost key; tests/cli/test_keys.py has one"},
     "docs/howto/secrets.md": {
-        "mcp-guard secrets set": "needs a keyring; tests/upstream/test_secrets.py has one",
+        "mcp-guard secrets set": "needs a keyring; tests/test_secrets.py has one",
         "mcp-guard upstreams login tracker": "needs an authorization server; tests/live/test_oauth.py has one",
     },
     "docs/howto/serve.md": {

@@ -204,9 +204,9 @@ def test_secret_command_gets_no_environment(tmp_path: Path) -> None:
 
 
 def test_hanging_secret_command_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcp_guard import secrets
     from mcp_guard.core.errors import ConfigError
     from mcp_guard.settings import SecretReference
-    from mcp_guard.upstream import secrets
 
     monkeypatch.setattr(secrets, "COMMAND_SECONDS", 0.3)
     words = ("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.upstream.secrets import NETWORK_VARIABLES
+from mcp_guard.secrets import NETWORK_VARIABLES
 from tests.live.running_guard import Client, cli, text, write_config
 from tests.wild.company_network import Authority, Request, Web, as_json, mcp, proxy
 

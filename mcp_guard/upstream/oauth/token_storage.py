@@ -16,8 +16,8 @@ from typing import Any
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.files import remove_stale_draft, replace_file
+from mcp_guard.secrets import import_keyring
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.secrets import import_keyring
 
 SERVICE = "mcp-guard oauth"
 

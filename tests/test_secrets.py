@@ -9,8 +9,8 @@ import pytest
 from mcp_guard.config.types import SecretConfig
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.secrets import SOURCES, make_environment, read_secret
 from mcp_guard.settings import NotifierSettings, SecretReference, WitnessSettings
-from mcp_guard.upstream.secrets import SOURCES, make_environment, read_secret
 
 VALUE = "a secret of ours"
 
