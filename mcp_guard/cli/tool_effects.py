@@ -13,7 +13,10 @@ from mcp_guard.clients.effects import EffectPlan, ToolEffect, plan_effects, read
 from mcp_guard.clients.files import FileSnapshot, read_file, write_file
 from mcp_guard.clients.records import WrapRecords
 from mcp_guard.config import check, load
+from mcp_guard.core.tool_pins import Pin, find_quarantined
+from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings
+from mcp_guard.storage.inspection import open_read_only
 from mcp_guard.verifier.report import count
 
 UNTRUSTED = "A hint is a claim of the server. A call of a read may run without approval, so read the names first."
@@ -28,6 +31,8 @@ class Effects:
     rows: Sequence[ToolEffect]
     absent: Sequence[str]
     plan: EffectPlan
+    quarantined: Sequence[str] = ()
+    """The tools that their servers call read-only, and whose definition nobody has accepted: nothing is proposed."""
 
     @property
     def proposed(self) -> list[ToolEffect]:
@@ -57,11 +62,22 @@ def cells(row: ToolEffect) -> tuple[object, ...]:
 
 
 def look(settings: Settings, quiet: bool) -> Effects:
-    """Start the upstreams and read their hints. Raises: ConfigError."""
+    """Start the upstreams and read their hints. Raises: ConfigError, LedgerError."""
     file = read_file(settings.path)
     tools, absent = list_tools(settings, quiet)
-    rows = read_effects(tools)
-    return Effects(settings, file, rows, sorted(absent), plan_effects(file.text, rows))
+    kept_out = find_quarantined(tools, read_pins(settings.state_dir / FILE), settings.pin_rules)
+    hinted = read_effects(tools)
+    quarantined = [row.tool for row in hinted if row.proposed is not None and row.tool in kept_out]
+    rows = [replace(row, proposed=None) if row.tool in quarantined else row for row in hinted]
+    return Effects(settings, file, rows, sorted(absent), plan_effects(file.text, rows), quarantined)
+
+
+def read_pins(ledger: Path) -> list[Pin]:
+    """The recorded definitions; none before the first run. Raises: LedgerError."""
+    if not ledger.exists():
+        return []
+    with open_read_only(ledger) as store:
+        return store.pins()
 
 
 def confirm(effects: Effects) -> bool:
@@ -98,15 +114,25 @@ def report(effects: Effects, is_written: bool) -> list[str]:
         lines = ["no hint proposes an effect that is not configured"]
     else:
         lines = ["no tools are listed"] + ([] if effects.absent else ["no upstream is configured; run mcp-guard wrap"])
+    lines += quarantined_lines(effects)
     lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
     lines += [f"no tools from `{name}`: why is printed above" for name in effects.absent]
     return lines
+
+
+def quarantined_lines(effects: Effects) -> list[str]:
+    """What is left out, and why."""
+    if not effects.quarantined:
+        return []
+    names = ", ".join(f"`{name}`" for name in effects.quarantined)
+    return [f"not proposed, because nobody has accepted the definition: {names}; review: mcp-guard tools list --now"]
 
 
 def as_json(effects: Effects, is_written: bool) -> dict[str, object]:
     return {
         "tools": [asdict(row) for row in effects.rows],
         "by_hand": effects.plan.by_hand,
+        "quarantined": list(effects.quarantined),
         "absent": effects.absent,
         "written": is_written,
     }
@@ -115,7 +141,7 @@ def as_json(effects: Effects, is_written: bool) -> dict[str, object]:
 def propose_after_wrap(config: Path, is_accepted: bool, quiet: bool) -> None:
     """Start the wrapped servers, show which tools they call read-only, and ask, unless `is_accepted`.
 
-    Raises: ConfigError.
+    Raises: ConfigError, LedgerError.
     """
     effects = look(load(config), quiet)
     if quiet:  # is_accepted, then
@@ -127,6 +153,6 @@ def propose_after_wrap(config: Path, is_accepted: bool, quiet: bool) -> None:
             write(effects)
             print_lines(report(effects, True))
             return
-        print_text("no effect was written; each of these tools counts as a write")
+        print_lines(["no effect was written; each of these tools counts as a write", *quarantined_lines(effects)])
     else:
         print_lines(["", *report(effects, False)])

@@ -6,7 +6,7 @@ The hash covers the whole definition that the agent is shown, except members tha
 not RFC 8785, because schemas may hold numbers that RFC 8785 cannot write.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical, exact_json
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, Tool
 
 PROMISED = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
 """Members that no configuration can take out of the hash (promise P6)."""
@@ -96,6 +96,27 @@ class Quarantine:
 
     because: str
     pinned: Json | None = None
+
+
+def find_quarantined(tools: Iterable[Tool], pins: Collection[Pin], rules: Mapping[str, PinRule]) -> frozenset[str]:
+    """The listed names of the tools whose definition is not accepted, or will not be at their next listing without an
+    operator. `rules` are by upstream. Nothing is recorded; a client's capabilities, which may make a new tool trusted,
+    are not known here.
+    """
+    from mcp_guard.core.hidden_characters import find_hidden  # not at start-up
+
+    states = {(pin.upstream, pin.tool, pin.hash): pin.state for pin in pins}
+    known = {(pin.upstream, pin.tool) for pin in pins}
+    upstreams = {pin.upstream for pin in pins}
+
+    def is_accepted(tool: Tool) -> bool:
+        if (tool.server, tool.name) in known:
+            return states.get((tool.server, tool.name, tool.definition_hash)) is PinState.PINNED
+        first_use = rules[tool.server].first_use
+        is_first_listing = first_use is FirstUse.LISTING and tool.server not in upstreams
+        return (first_use is FirstUse.PIN or is_first_listing) and not any(find_hidden(tool.definition))
+
+    return frozenset(tool.listed_as for tool in tools if not is_accepted(tool))
 
 
 def hashed_members(definition: Json, unpinned: Collection[str] = ()) -> Json:

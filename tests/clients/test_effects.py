@@ -106,6 +106,31 @@ def test_effects_are_written_on_request_only(tmp_path: Path, capsys: pytest.Capt
     assert "up__look\tread\tthe configuration\t" in capsys.readouterr().out.splitlines()
 
 
+def test_no_effect_is_proposed_for_a_tool_in_quarantine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether the ledger knows of it already or not."""
+    listing = tmp_path / "listing.json"
+    look, peek, spy = (
+        {"name": name, "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+        for name in ("look", "peek", "spy")
+    )
+    config = write_config(tmp_path, scripted("up", tmp_path, LISTING=str(listing)))
+    at, before = ["--config", str(config)], config.read_text()
+    listing.write_text(json.dumps([look, peek]))
+    assert main(["tools", "list", "--now", *at]) == 0
+    listing.write_text(json.dumps([look, peek | {"description": "changed"}, spy]))
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(["tools", "effects", *at]) == 1
+        printed = capsys.readouterr().out
+        assert 'proposed: effect = "read" for 1 tool; nothing was written' in printed
+        assert "because nobody has accepted the definition: `up__peek`, `up__spy`; review: " in printed
+        assert main(["tools", "list", "--now", *at]) == 0
+    assert main(["tools", "effects", "--yes", *at]) == 0
+    added = config.read_text().removeprefix(before)
+    assert "up__look" in added
+    assert "up__spy" not in added
+
+
 def test_a_server_that_lists_nothing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dead = upstream("dead", sys.executable, str(SERVERS / "nonesuch.py"))
     assert main(["tools", "effects", "--config", str(write_config(tmp_path, dead))]) == 1

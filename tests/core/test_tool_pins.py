@@ -1,21 +1,28 @@
 """The hash of a tool definition covers everything an agent could be shown, and nothing else."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.tool_pins import (
     MAX_DEFINITION_BYTES,
     MAX_DEFINITION_DEPTH,
     PROMISED,
+    FirstUse,
+    Pin,
+    PinRule,
+    PinState,
     definition_hash,
     differing_members,
     exceeded_limit,
+    find_quarantined,
 )
+from mcp_guard.upstream.catalog import make_tool
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([0.5, 1.0, -0.0]) | st.text(max_size=4)
 VALUES = st.recursive(
@@ -110,3 +117,26 @@ def test_oversized_definition_is_refused() -> None:
     assert f"over {MAX_DEFINITION_BYTES}" in str(
         exceeded_limit({"name": "a", "description": "x" * MAX_DEFINITION_BYTES})
     )
+
+
+@pytest.mark.parametrize(
+    ("first_use", "new", "on_known_upstream"),
+    [(FirstUse.LISTING, True, False), (FirstUse.PIN, True, True), (FirstUse.ASK, False, False)],
+)
+def test_a_tool_is_quarantined_unless_its_definition_is_pinned_or_will_be(
+    first_use: FirstUse, new: bool, on_known_upstream: bool
+) -> None:
+    tool = make_tool("up", {"name": "a", "inputSchema": {}}, {})
+    hides = make_tool("up", {"name": "a\u200b", "inputSchema": {}}, {})
+    rules = {"up": PinRule(first_use)}
+
+    def is_accepted(tool: Tool, *pins: Pin) -> bool:
+        return not find_quarantined([tool], pins, rules)
+
+    pin = Pin("up", "a", tool.definition_hash, PinState.PINNED, tool.definition, 1)
+    assert is_accepted(tool) is new
+    assert not is_accepted(hides)
+    assert is_accepted(tool, replace(pin, tool="b")) is on_known_upstream
+    assert is_accepted(tool, pin)
+    assert not is_accepted(tool, replace(pin, hash="other"))
+    assert not any(is_accepted(tool, replace(pin, state=state)) for state in PinState if state is not PinState.PINNED)
