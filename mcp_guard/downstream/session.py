@@ -15,6 +15,7 @@ from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
+from mcp_guard.core.note_limiter import NoteLimiter
 from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
@@ -36,7 +37,6 @@ from mcp_guard.protocol.methods import (
 from mcp_guard.protocol.versions import merge_capabilities
 from mcp_guard.settings import ClientLimits
 from mcp_guard.upstream.group import UpstreamGroup
-from mcp_guard.upstream.pace import NoteLimiter
 
 CLIENT = ""
 """The requester of what the client itself asks for; others are named after their upstream."""

@@ -14,6 +14,7 @@ from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH, is_too_deep
 from mcp_guard.core.message_remains import MessageRemains, OversizedLine, read_remains
 from mcp_guard.core.model import Json
+from mcp_guard.core.note_limiter import MAX_NOTE_LENGTH, NoteLimiter
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
@@ -32,7 +33,7 @@ from mcp_guard.upstream.handshake import Handshake, HandshakeFailed
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.message_parts import LineJoiner, remains_of, split_messages
 from mcp_guard.upstream.notifications import NotificationCoalescer
-from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace, WritingPace
+from mcp_guard.upstream.pace import ReadingPace, WritingPace
 from mcp_guard.upstream.renewal import SessionRenewal
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus

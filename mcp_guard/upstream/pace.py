@@ -1,4 +1,4 @@
-"""How fast one upstream is read, and how much is printed about it."""
+"""How fast one upstream is read and written to."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,8 +7,6 @@ from mcp_guard.upstream.budget import UpstreamBudget
 
 PRESSURE_SECONDS = 2.0
 """How long the client is kept waiting for an upstream that is slow to read."""
-NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
-"""How many notes about one upstream are printed at once, how soon there may be another, and their length."""
 
 
 class ReadingPace:
@@ -86,21 +84,3 @@ class WritingPace:
         """Whether a frame of so many bytes may be written, if at most `limit` bytes may be unread."""
         self.unread_bytes += size if self._is_slow else 0
         return self.unread_bytes <= limit
-
-
-class NoteLimiter:
-    """Leaves out notes of which there are too many, and says how many."""
-
-    def __init__(self) -> None:
-        self._allowed, self._updated_at, self._left_out = float(NOTES_BURST), 0.0, 0
-
-    def limit(self, text: str, now: float) -> str | None:
-        """The note as it is to be printed; None to leave it out. `now` is in seconds, monotonic."""
-        self._allowed = min(self._allowed + (now - self._updated_at) / NOTE_SECONDS, NOTES_BURST)
-        self._updated_at = now
-        if self._allowed < 1:
-            self._left_out += 1
-            return None
-        self._allowed -= 1
-        left_out, self._left_out = self._left_out, 0
-        return text[:MAX_NOTE_LENGTH] + (f" ({left_out} notes before this one were left out)" if left_out else "")
