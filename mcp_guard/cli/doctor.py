@@ -23,9 +23,9 @@ from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
-from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
+from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.ledger.open import FILE, configured_keys
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies

@@ -51,7 +51,7 @@ class InertUpstreams:
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         self.sent.append(intent.call.name)
-        raise AssertionError("a call of the self-test was let through")
+        raise AssertionError("a trial call was let through")
 
 
 def make_probe_tool() -> Tool:
