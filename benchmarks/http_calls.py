@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -23,11 +24,32 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.bench import MEMORY_FILE_SYSTEMS, SHARED, file_system, write_guard  # noqa: E402
-from tests.live.http_guard import Served, Wire, free_port, serving  # noqa: E402
+from benchmarks.http_wire import Wire  # noqa: E402
 
 Call = Callable[[], Awaitable[object]]
 ARGUMENTS = {"id": "D-1", "amount": 5, "stage": "open", "notes": "x" * 40}
 WAIT_SECONDS = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serve(config: Path) -> Iterator[str]:
+    """Run the guard; yields the token of a new instance."""
+    command = [sys.executable, "-m", "mcp_guard.cli"]
+    process = subprocess.Popen([*command, "serve", "--config", str(config)])
+    try:
+        issued = subprocess.run(
+            [*command, "instances", "issue", "--config", str(config)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        yield issued.stdout.strip()
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
 
 
 @contextmanager
@@ -119,11 +141,10 @@ async def measure(targets: dict[str, Call], rounds: int, calls: int) -> dict[str
 async def run(folder: Path, upstream: Path, rounds: int, calls: int) -> dict[str, list[float]]:
     port = free_port()
     config = write_guard(folder, upstream)
-    config.write_text(config.read_text() + serving(port))
+    config.write_text(f"{config.read_text()}[serve]\nport = {port}\n")
     async with AsyncExitStack() as stack:
-        served = stack.enter_context(Served(config, port))
+        token, old, new = stack.enter_context(serve(config)), "2025-06-18", "2025-11-25"
         streams, documents = stack.enter_context(sdk(upstream)), stack.enter_context(sdk(upstream, "--json"))
-        token, old, new = served.issue()[1], "2025-06-18", "2025-11-25"
         guard = "bench__update_deal"
         opened = {
             "direct (stdio)": calls_direct(upstream),

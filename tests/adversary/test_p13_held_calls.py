@@ -5,7 +5,8 @@ import json
 import time
 from pathlib import Path
 
-from tests.live.http_guard import Served, Wire, free_port, serving
+from benchmarks.http_wire import Wire
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, Client, log, scripted, write_config
 
 GATED = (

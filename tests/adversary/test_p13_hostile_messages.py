@@ -5,8 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.http_wire import Wire
 from mcp_guard.core.canonical import MAX_VALUES
-from tests.live.http_guard import Served, Wire, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import scripted, upstream, write_config
 
 TEMPLATES = ["repo://{owner}/{repo}/refs/heads/{branch}/contents{/path*}", "x{a}{b}{c}{d}{e}{f}y", "{" * 2000]

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.http_wire import Wire
 from tests.growth import assert_once_below
-from tests.live.http_guard import Served, Wire, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import scripted, upstream, write_config
 
 LARGE = """

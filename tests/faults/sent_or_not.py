@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from benchmarks.http_wire import Wire
 from mcp_guard.verifier import verify_ledger
 from tests.faults.approver import PEOPLE_AND_RATES, Person
 from tests.faults.ledger_reading import Json, key_of, read_ledger
 from tests.faults.two_guards import Broken, require
-from tests.live.http_guard import Served, Wire, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
 from tests.servers.flaky_http import CONNECTION_FATES, FlakyServer
 
 DYING = Path(__file__).parent.parent / "servers" / "dying_stdio.py"

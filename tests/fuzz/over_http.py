@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.http_wire import Wire
 from mcp_guard.verifier import verify_ledger
 from tests.fuzz.mutate import METHODS, mutate, recorded
 from tests.fuzz.session import DEFECT, ENVELOPE, FIRST_GOOD, config
-from tests.live.http_guard import REVISION, Headers, Served, Wire, free_port, serving
+from tests.live.http_guard import REVISION, Headers, Served, free_port, serving
 from tests.live.running_guard import Json
 
 PATIENCE = 15.0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.http_guard import Raw, Served, Wire, free_port, reply, serving
+from benchmarks.http_wire import Wire
+from tests.live.http_guard import Raw, Served, free_port, reply, serving
 from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, scripted, seen, text, write_config
 from tests.live.test_session import eventually, held
 from tests.proof_size import sized

@@ -18,7 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.live.http_guard import Served, Wire, free_port, serving
+from benchmarks.http_wire import Wire
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, scripted, write_config
 
 CONNECTIONS = 4

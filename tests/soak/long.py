@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.http_wire import Wire
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.two_guards import CONFIG, POLICIES, UPSTREAM, Decider
-from tests.live.http_guard import Served, Wire, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.test_session import children, eventually
 
 AT_ONCE = 16

@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.live.http_guard import Served, Wire, free_port, serving
+from benchmarks.http_wire import Wire
+from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, scripted, seen, write_config
 from tests.live.test_session import children
 
