@@ -72,7 +72,7 @@ class _FullVerification:
     def _first_signer(self) -> Signer:
         row = next(iter(self.reader.rows(0, 1)), None)
         if row is None:
-            raise VerificationFailed(0, "receipt 0 is missing")
+            raise VerificationFailed(0, "it is missing")
         given = self.requirements.keys
         key = find_first_key((row.body, row.signature), given, self.reader.key_hints, self.requirements.origin)
         self._note_key(0, key, GIVEN if key in given else "it is succeeded by a key that was given")

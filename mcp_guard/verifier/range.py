@@ -161,4 +161,4 @@ def _read_row(reader: SourceReader, seq: int) -> Row:
     """Raises: VerificationFailed."""
     for row in reader.rows(seq, seq + 1):
         return row
-    raise VerificationFailed(seq, f"receipt {seq} is missing")
+    raise VerificationFailed(seq, "it is missing")

@@ -70,7 +70,7 @@ def check_chunk(reader: SourceReader, task: ChunkTask) -> ChunkResult:
         for row in reader.rows(first, stop):
             checker.check(row)
         if result.stop < stop:
-            raise VerificationFailed(result.stop, f"receipt {result.stop} is missing")
+            raise VerificationFailed(result.stop, "it is missing")
     except VerificationFailed as failure:
         result.failure = failure.seq, failure.problem
     result.nodes = checker.leaves.nodes
@@ -92,7 +92,7 @@ class _ChunkChecker:
         """Raises: VerificationFailed."""
         seq, result = row.seq, self.result
         if seq != result.stop:
-            raise VerificationFailed(result.stop, f"receipt {result.stop} is missing")
+            raise VerificationFailed(result.stop, "it is missing")
         if not self.signer.accepts(row.body, row.signature):
             raise VerificationFailed(seq, "not signed by the guard's key")
         receipt = _read(row, self.signer.key.name)

@@ -24,6 +24,7 @@ from mcp_guard.verifier import Report
 from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
+from mcp_guard.verifier.report import describe
 from mcp_guard.verifier.sources.sqlite import LedgerSource
 from tests.ledger.sample_ledger import ORIGIN, live, reopen, write_history
 from tests.proof_size import sized
@@ -275,13 +276,14 @@ def beside() -> Iterator[tuple[str, str]]:
     yield "UPDATE head SET checkpoint = ''", "cannot read the checkpoint"
     yield "DELETE FROM head", "cannot read the checkpoint"
     yield "UPDATE receipt SET body = 'text' WHERE seq = 7", "not stored as bytes"
-    yield "UPDATE receipt SET seq = -3 WHERE seq = 0", "receipt 0 is missing"
+    yield "UPDATE receipt SET seq = -3 WHERE seq = 0", "it is missing"
 
 
 @pytest.mark.parametrize(("statement", "expected"), tuple(beside()))
 def test_data_beside_the_receipts_is_verified_too(scene: Scene, statement: str, expected: str) -> None:
     report = scene.after(lambda db: db.execute(statement))
     assert expected in report.problem
+    assert describe(report).count("receipt 0") <= 1, "it is named once"
 
 
 def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
