@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .approver_keys import TrustedKeys
 from .notes import Cosignature, SignedCheckpoint, VerifierKey, cosignatures, parse_checkpoint, signers
 from .progress import no_progress
 from .report import Report, UnusableInput, VerificationFailed, count
-from .signatures import Receipt
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of receipts done, and of all."""
@@ -22,7 +22,7 @@ class Requirements:
     """
 
     keys: tuple[VerifierKey, ...]
-    approvers: Mapping[str, Receipt] | None = None
+    approvers: TrustedKeys | None = None
     against: tuple[SignedCheckpoint, ...] = ()
     witnesses: tuple[VerifierKey, ...] = ()
     quorum: int = 0

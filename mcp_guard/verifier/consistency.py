@@ -1,12 +1,12 @@
 """Consistency between receipts: calls, approvals, grants and approvers' keys, each followed from its first receipt."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from .approver_keys import is_same_key
+from .approver_keys import TrustedKeys, is_same_key
 from .cut_texts import begins_alike, cut_like
 from .files import parse_json
 from .receipts import REQUEST
@@ -78,8 +78,8 @@ class OpenIntent:
 class ConsistencyChecker:
     """Follows each call, approval, grant and approver's key through its receipts. Only open ones are kept in memory."""
 
-    def __init__(self, trusted: Mapping[str, Receipt] | None = None, is_part: bool = False, first: int = 0) -> None:
-        """`trusted` are the approvers' keys given to the verifier, by id; None accepts those that the ledger names.
+    def __init__(self, trusted: TrustedKeys | None = None, is_part: bool = False, first: int = 0) -> None:
+        """`trusted` are the approvers' keys given to the verifier; None accepts those that the ledger names.
 
         With `is_part`, what began before the first receipt is checked as far as the receipts at hand allow.
         """
@@ -346,14 +346,15 @@ class ConsistencyChecker:
         """A vote is signed with a key of its approver that is in use, and if keys are given, among them."""
         key, approver = self.keys.get(receipt["key"]), receipt["approver"]
         if key is None and self._is_part:
-            key = (self.trusted or {}).get(receipt["key"])
-            if key is None and self.trusted is None:
+            if self.trusted is None:
                 return
+            key = self.trusted.by_id.get(receipt["key"])
+            if key is None:
+                raise VerificationFailed(seq, self.trusted.why_unknown(receipt["key"], approver))
         if key is None or key["approver"] != approver:
             raise VerificationFailed(seq, f"`{approver}` has no key `{receipt['key']}` in use")
-        if self.trusted is not None and not is_same_key(key, self.trusted.get(receipt["key"])):
-            problem = f"key `{receipt['key']}` of `{approver}` is not among the approvers' keys given"
-            raise VerificationFailed(seq, problem)
+        if self.trusted is not None and not is_same_key(key, self.trusted.by_id.get(receipt["key"])):
+            raise VerificationFailed(seq, self.trusted.why_unknown(receipt["key"], approver))
         try:
             check_signature(
                 key["method"], key["public"], key.get("details", {}), statement(receipt), receipt["signature"]

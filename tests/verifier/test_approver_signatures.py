@@ -168,6 +168,10 @@ def test_given_approver_keys_override_keys_in_the_ledger(copy: Path, tmp_path: P
     swapped = [key | {"public": "AAAA"} for key in keys_of(copy)]
     trusted.write_text(json.dumps(swapped))
     assert "is not among the approvers' keys given" in problem(copy, trusted)
+    trusted.write_text("[]")
+    empty = problem(copy, trusted)
+    assert f"given in `{trusted}`, which has none; if `" in empty
+    assert empty.endswith("confirms that it is theirs, add it from: mcp-guard approvers list --json")
     trusted.write_text("nonsense")
     with pytest.raises(UnusableInput):
         problem(copy, trusted)
