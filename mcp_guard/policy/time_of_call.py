@@ -10,6 +10,8 @@ from mcp_guard.core.model import Json, Micros
 
 UTC_NAME = "UTC"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RANGES = {"hour": range(24), "minute": range(60)}
+"""The values of the numbers in `utc` and `local`."""
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 

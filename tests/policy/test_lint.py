@@ -108,6 +108,35 @@ def test_local_time_without_a_configured_zone_is_pointed_out(zone: str, notes: l
     assert not [finding for finding in linted if finding.level == "error"], "the schema has the time"
 
 
+HOUR, MINUTE = "context.time.local.hour", "context.time.utc.minute"
+
+
+@pytest.mark.parametrize(
+    ("condition", "whats"),
+    [
+        (f"{HOUR} < 1800", [f"`{HOUR} < 1800` always holds"]),
+        (f"{HOUR} == 24", [f"`{HOUR} == 24` never holds"]),
+        (f"{HOUR} != 30", [f"`{HOUR} != 30` always holds"]),
+        (f"{HOUR} > 23", [f"`{HOUR} > 23` never holds"]),
+        (f"-1 < {HOUR}", [f"`-1 < {HOUR}` always holds"]),
+        (f"!({MINUTE} >= 60) && context.input has n", [f"`{MINUTE} >= 60` never holds"]),
+        (f"{HOUR} >= 22 && {HOUR} < 6", [f"`{HOUR} >= 22 && {HOUR} < 6` never holds"]),
+        (f"{HOUR} >= 9 || context.input has n || {HOUR} < 17", [f"`{HOUR} >= 9 || {HOUR} < 17` always holds"]),
+        (f"{HOUR} >= 9 && {HOUR} < 1700", [f"`{HOUR} < 1700` always holds"]),
+        (f"{HOUR} >= 9 && {HOUR} < 17 && {MINUTE} < 30 && {HOUR} == 12", []),
+        (f"{HOUR} >= 22 || {HOUR} < 6 || context.time.utc.hour == 0", []),
+        (f"{HOUR} * 60 + {MINUTE} < 1020 && {MINUTE} < {HOUR}", []),
+        ("context.input has hour && context.input.hour < 1800", []),
+    ],
+)
+def test_a_comparison_of_the_time_that_always_or_never_holds_is_found(condition: str, whats: list[str]) -> None:
+    schema, _ = build_schema([make_tool(object_of(n={"type": "integer"}, hour={"type": "integer"}))], {}, ())
+    text = f'@id("t") @reason("r") forbid (principal, action, resource) when {{ {condition} }};'
+    made = [finding for finding in found(FINE + text, schema) if "holds" in finding.what]
+    assert [finding.what for finding in made] == whats
+    assert all(finding.at and finding.policy == "t" and finding.level == "warning" for finding in made)
+
+
 def test_a_tool_that_spells_an_argument_otherwise_is_found() -> None:
     tools = [make_tool(object_of(**{name: {"type": "string"}}), name) for name in ("dealStage", "deal_stage", "note")]
     schema, _ = build_schema(tools, {}, ())

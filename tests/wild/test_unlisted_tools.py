@@ -54,6 +54,7 @@ def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path
     policies += '@id("reads") permit (principal, action in Action::"read", resource);'
     policies += '@id("some") permit (principal, action in [Action::"up__echo", Action::"up__dropped"], resource);'
     short = short_form("up__echo", 20)
+    policies += '@id("late") permit (principal, action, resource) when { context.time.local.hour < 1800 };'
     sections = "".join(f'[tools."{name}"]\nredact = ["/s"]\n' for name in ("up__echo", "up__dropped", short))
     config = write_config(tmp_path, tolerant(tmp_path, [ECHO]), policies, sections)
     printed = cli("policy", "validate", "--config", str(config)).stdout
@@ -64,7 +65,12 @@ def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path
     assert "no-elsewhere__tool: inactive until `elsewhere__tool` is listed" in printed
     assert "reads: inactive: no listed tool has the effect `read`" in printed
     assert "some: `up__dropped` not listed at present" in printed
+    assert (
+        "late: `context.time.local.hour < 1800` always holds\n    hint: compare it with a number from 0 to 23"
+        in printed
+    )
     told = json.loads(cli("policy", "validate", "--json", "--config", str(config)).stdout)
+    assert [(found["policy"], found["at"] != "") for found in told["findings"]] == [("late", True)]
     assert told["dormant"] == ["no-elsewhere__tool", "no-up__dropped", "reads"]
 
 

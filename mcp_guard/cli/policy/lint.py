@@ -19,7 +19,7 @@ from mcp_guard.config import load
 from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
-from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
+from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.source import EFFECTS, ListedNames, PolicyProblem, read_files
 
@@ -64,6 +64,7 @@ def lines(finding: LintFinding) -> list[str]:
 
 
 def validate(arguments: list[str]) -> int:
+    """Exit code: 0, whatever it warns of; an error is raised."""
     options = build_validate_parser().parse_args(arguments)
     settings = load(options.config)
     world = listed_world(settings, options.json)
@@ -71,11 +72,20 @@ def validate(arguments: list[str]) -> int:
         raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings))
     engine = load_checked(settings, world)
     tools, absent = len(world.tools), sorted(world.absent)
-    document = {"version": engine.version, "tools": tools, "dormant": list(engine.dormant), "absent": absent}
+    linted = read_lint_input(engine.source.texts, None, tuple(settings.routes), {}, environment=world)
+    findings = lint(linted, WARNINGS_OF_VALIDATE)
+    document = {
+        "version": engine.version,
+        "tools": tools,
+        "dormant": list(engine.dormant),
+        "absent": absent,
+        "findings": [asdict(finding) for finding in findings],
+    }
     print_result(options.json, document, f"valid against {tools} tools, version {engine.version}")
     if not options.json:
         notes = [f"{no_tools_from(world)}: policies on them are checked once they list some"] if absent else []
         unlisted = unlisted_names(settings.configured_names, {tool.listed_as for tool in world.tools})
+        print_lines(line for finding in findings for line in lines(finding))
         print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0
 

@@ -5,13 +5,14 @@ To add a check, write one function here, add it to `CHECKS`, and add a row to `t
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.nearest import folded
+from mcp_guard.policy.authoring.impossible_times import find_impossible_times
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
@@ -89,8 +90,9 @@ def read_lint_input(
     return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys(), rates, environment)
 
 
-def lint(lint_input: LintInput) -> list[LintFinding]:
-    findings = dict.fromkeys(finding for check in CHECKS for finding in check(lint_input))
+def lint(lint_input: LintInput, checks: "Iterable[Check] | None" = None) -> list[LintFinding]:
+    """What these checks find, or all of them."""
+    findings = dict.fromkeys(finding for check in checks or CHECKS for finding in check(lint_input))
     return [_located(finding, lint_input.texts) for finding in findings]
 
 
@@ -293,6 +295,12 @@ def local_time_is_utc(lint_input: LintInput) -> Iterator[LintFinding]:
             )
 
 
+def impossible_times(lint_input: LintInput) -> Iterator[LintFinding]:
+    for policy in lint_input.policies.values():
+        for what, fix in find_impossible_times(policy):
+            yield LintFinding(policy.file, policy.id, what, fix)
+
+
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
@@ -305,7 +313,8 @@ def _entities(scope: Json) -> list[str]:
     return [entity["id"] for entity in [*scope.get("entities", []), scope.get("entity")] if entity]
 
 
-CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
+Check = Callable[[LintInput], Iterator[LintFinding]]
+CHECKS: tuple[Check, ...] = (
     unreadable,
     unfit,
     unknown_tools,
@@ -318,5 +327,8 @@ CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     rates_reset_by_reconnecting,
     arguments_named_otherwise,
     local_time_is_utc,
+    impossible_times,
     unused_routes,
 )
+WARNINGS_OF_VALIDATE: tuple[Check, ...] = (impossible_times,)
+"""What `policy validate` warns of, beside what keeps the set from being loaded."""
