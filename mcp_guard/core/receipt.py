@@ -280,8 +280,11 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
 
 VERB = re.compile(r"(?!(?:called|is calling|tried to call|asked|asks)\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")
 ENDED_OK = "ok"
+INTENDED = "intended"
+"""In place of an ending: the intent alone is told, whatever its outcome is."""
 UNFINISHED = {
     None: ("is calling", "no outcome is recorded yet"),
+    INTENDED: ("is calling", "its outcome follows in another receipt"),
     "tool_error": ("called", "the tool reported an error"),
     "upstream_error": ("called", "the server reported an error"),
     "timeout": ("called", "no reply came in time, so it may have happened"),
@@ -296,14 +299,16 @@ UNFINISHED = {
 def attribution(receipt: Mapping[str, Any], ending: str | None = ENDED_OK) -> VisibleText:
     """The sentence that says who did what, why, and who approved it: of an intent, or of another receipt of a call.
 
-    `ending` is that of the intent's outcome, None if it has none yet: only what went well is told as done.
+    `ending` is that of the intent's outcome, None if it has none yet, or `INTENDED`: only what went well is told as
+    done.
 
     Every part of it is a plain identifier or quoted, so no part can be read as another one (`visible_text.quote`). What
     only the agent says is marked as claimed. It takes malformed receipts too, as from a stranger's file.
     """
     if receipt.get("purpose") == "facts":
         return say(
-            "the guard read the present state{} with {} to decide a call of {}, instance {}",
+            "the guard {} the present state{} with {} to decide a call of {}, instance {}",
+            "is reading" if ending == INTENDED else "read",
             _of(receipt.get("resource")),
             *(quote(receipt.get(name, "?")) for name in ("tool", "agent", "instance")),
         )

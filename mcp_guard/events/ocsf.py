@@ -107,6 +107,8 @@ def _status(receipt: Receipt) -> int:
     """0 unknown, 1 success, 2 failure: of the call, or of the action that the receipt records."""
     if "ending" in receipt:
         return {"ok": 1, "unknown": 0, "timeout": 0}.get(receipt["ending"], 2)
+    if receipt["kind"] == "intent":
+        return 0
     return 2 if receipt.get("outcome") == "deny" or receipt["kind"] in ("policy.rejected", "approval.denied") else 1
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_guard.core.receipt import attribution, reason_texts, revoked, shown_kind
+from mcp_guard.core.receipt import INTENDED, attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
 Receipt = dict[str, Any]
@@ -16,7 +16,7 @@ def summary(receipt: Receipt) -> VisibleText:
     """One visible line of text for people. The typed members of an event keep the values as they are."""
     kind = shown_kind(receipt)
     if kind == "intent":
-        return attribution(receipt)
+        return attribution(receipt, INTENDED)
     parts = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]
     words = join(" ", (quote(part) for part in parts if isinstance(part, str)))
     if "scope" in receipt:

@@ -99,6 +99,20 @@ def test_ocsf_times_are_milliseconds() -> None:
     assert ocsf.event(receipt("intent"))["time"] == 1769887320123
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "deal-agent, instance run_1, is calling crm__update_deal on Deal 789 on behalf of dana"),
+        ({"purpose": "facts"}, "the guard is reading the present state on Deal 789 with crm__update_deal"),
+    ],
+)
+def test_an_intent_does_not_claim_that_the_call_was_made(more: Json, message: str) -> None:
+    event = ocsf.event(receipt("intent", outcome="allow", verb="updated deal", **more))
+    assert event["message"].startswith(message)
+    assert "updated" not in event["message"]
+    assert event["status"] == "Unknown"
+
+
 def test_ocsf_says_whether_a_call_was_allowed() -> None:
     names = [ocsf.event(item).get("action") for item in SPECIAL[:3]]
     assert names == ["Denied", "Held", "Allowed"]
