@@ -247,9 +247,14 @@ def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
         what = f"`{name}` has a key but is not under [approvers] in the configuration, so the key decides nothing"
         fix = f"add [approvers.{name}] again, or mcp-guard approvers remove {name} KEY --why TEXT"
         results += _warning("approver keys", what, f"{fix} (KEY: mcp-guard approvers list)")
-    return results or _ok(
+    results = results or _ok(
         "approver keys", f"{count(len(snapshot.routes), 'route')}, with enough approvers who have a key"
     )
+    if snapshot.several_keys:
+        several = ", ".join(f"`{name}` ({number})" for name, number in snapshot.several_keys)
+        what = f"more than one key in use: {several}; how each was enrolled: mcp-guard approvers list"
+        results += _ok("approver keys", what)
+    return results
 
 
 def names(snapshot: GuardSnapshot) -> CheckResults:

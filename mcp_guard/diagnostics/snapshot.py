@@ -161,6 +161,8 @@ class GuardSnapshot:
     unsafe_keys: tuple[str, ...]
     """Configuration keys that switch off a guarantee (`Settings.unsafe_keys`)."""
     clients: tuple[ClientFile, ...]
+    several_keys: tuple[tuple[str, int], ...] = ()
+    """Approvers with more than one key in use, and how many."""
     unmapped_issuers: tuple[str, ...] = ()
     """Issuers of tokens of whose users the configuration knows nobody."""
     outgoing: tuple[OutgoingRoute, ...] = ()

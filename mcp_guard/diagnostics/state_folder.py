@@ -35,6 +35,7 @@ class StateFolder:
     guards: tuple[tuple[str, bool], ...] = ()
     pending: tuple[PendingApproval, ...] = ()
     approvers_with_keys: frozenset[str] = frozenset()
+    several_keys: tuple[tuple[str, int], ...] = ()
 
 
 def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledger: str = FILE) -> StateFolder:
@@ -66,6 +67,7 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledge
         guards=tuple((path.stem, _is_held(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
         pending=tuple(PendingApproval(*row) for row in looked.pending) if looked else (),
         approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
+        several_keys=looked.several_keys if looked else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class InspectedLedger:
     open_calls: tuple[tuple[int, str], ...]
     pending: tuple[tuple[Approval, str | None], ...]
     approvers_with_keys: frozenset[str]
+    several_keys: tuple[tuple[str, int], ...]
 
 
 @contextmanager
@@ -109,6 +111,7 @@ def inspect_ledger(path: Path, format: int) -> InspectedLedger:
     with _read_only(path) as db:
         damage = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
         store = Store(path, db)
+        keys = Counter(key.approver for key in store.approver_keys() if key.removed is None)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
         requested = store.approvals([ApprovalState.REQUESTED])
         return InspectedLedger(
@@ -120,7 +123,8 @@ def inspect_ledger(path: Path, format: int) -> InspectedLedger:
             last_time=last[1],
             open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
             pending=tuple((held, _only_guard_of(db, store, held.instance)) for held in requested),
-            approvers_with_keys=frozenset(key.approver for key in store.approver_keys() if key.removed is None),
+            approvers_with_keys=frozenset(keys),
+            several_keys=tuple((name, number) for name, number in sorted(keys.items()) if number > 1),
         )
 
 

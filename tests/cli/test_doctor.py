@@ -306,6 +306,16 @@ def test_a_key_of_somebody_who_left_the_configuration_is_reported(tmp_path: Path
     assert "mcp-guard approvers remove carol KEY --why TEXT" in found["fix"]
 
 
+def test_an_approver_with_a_second_key_is_listed(config: Path) -> None:
+    second = ("--key-file", str(config.parent / "second.key"), "--passphrase-file", str(config.parent / "passphrase"))
+    cli("approvers", "add", "alice", "--config", str(config), *second)
+    done = cli("doctor", "--json", "--config", str(config), check=False)
+    assert [f["what"] for f in json.loads(done.stdout) if f["check"] == "approver keys"][-1] == (
+        "more than one key in use: `alice` (2); how each was enrolled: mcp-guard approvers list"
+    )
+    assert done.returncode == 0, "a second key is no finding"
+
+
 def test_a_request_of_a_run_that_can_go_on_is_not_said_to_be_lost(config: Path) -> None:
     """Further launches of the agent join it, although the guard that held the call has exited."""
     config.write_text(config.read_text().replace("[guard]", '[guard]\ninstance = "agent"'))
