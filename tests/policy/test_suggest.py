@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.cli.policy.inputs import decisions, latest_version, versions
-from mcp_guard.cli.policy.suggest import CASES, cases, failures, refused, with_effects, write
+from mcp_guard.cli.policy.suggest import CASES, cases, check_free, failures, refused, with_effects, write
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
@@ -133,6 +134,12 @@ async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) ->
         freed = suggested(harness, PERMIT + HOLD, free=(free,))
         assert "// stage: not restricted" in freed.texts["policies.cedar"]
     assert suggested(harness, PERMIT + HOLD, free=("crm__note.stage",)).suggestions.suggested == []
+    called = list(decisions(harness.store))
+    check_free({"stage", "crm__update_deal.deal_id"}, called)
+    for misspelt, meant in (("stgae", "stage"), ("crm__update_deal.stgae", "crm__update_deal.stage")):
+        with pytest.raises(PolicyError, match=f"no recorded call has an argument `{misspelt}`") as refusal:
+            check_free({misspelt}, called)
+        assert refusal.value.hint == f"did you mean `{meant}`?"
     harness.close()
 
 
@@ -230,7 +237,16 @@ def test_an_argument_that_is_named_as_text_is_text(name: str, is_text: bool) -> 
 @pytest.mark.parametrize(
     ("values", "condition"),
     [
-        (["/w/a/x", "/w/a/y/z"], 'at like "/w/a/*" && !(at like "*..*")'),
+        (["/w/a/x", "/w/a/y/z"], 'at like "/w/a/*" && !(at like "*..*") && !(at like "*/.*")'),
+        (
+            ["/w/.a/b/x", "/w/.a/b/y/z"],
+            'at like "/w/.a/b/*" && !(at like "*..*") && !(at like "/w/.a/b*/.*")',
+        ),
+        (
+            ["/w/a/x", "/w/a/.gitignore", "/w/a/y/.env"],
+            '(at like "/w/a/*" && !(at like "*..*") && !(at like "*/.*") ||'
+            ' ["/w/a/.gitignore", "/w/a/y/.env"].contains(at))',
+        ),
         (
             ["https://h.example/a", "https://h.example/b"],
             'at like "https://h.example/*" && !(at like "*..*") && !(at like "*%*")',

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ from mcp_guard.cli.output import print_code, print_hint, print_json, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, recorded_environment, versions
 from mcp_guard.clients.effects import read_effects
 from mcp_guard.config import load
+from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, ToolRule
-from mcp_guard.policy.authoring.recorded import PolicyVersion
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.suggest import (
     MIN_CALLS,
     Candidate,
     Group,
     Knowledge,
+    attributes_of,
     build_candidate,
     case_of,
     group_of,
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> int:
     latest, find_version = latest_version(store), versions(store)
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
+        check_free(freed(options), past)
         failed = failures(store)
         progress.show(f"testing the suggestions on {len(past):,} decisions …")
         candidate = build_candidate(
@@ -72,11 +75,31 @@ def know(settings: Settings, store: Store, options: argparse.Namespace, failed: 
         refused=refused(store),
         failed=failed,
         min_calls=options.least,
-        free=frozenset(options.free.split(",")) - {""},
+        free=freed(options),
         listed={name: [key for key, kind in fields.items() if kind.allowed] for name, fields in shapes.items()},
         read_only={row.tool for row in read_effects(tools.values()) if row.proposed is Effect.READ},
         labels=any(rule.returns for rule in settings.tool_rules.values()),
     )
+
+
+def freed(options: argparse.Namespace) -> frozenset[str]:
+    return frozenset(options.free.split(",")) - {""}
+
+
+def check_free(free: Collection[str], past: Iterable[RecordedDecision]) -> None:
+    """Raises: PolicyError for a name that no recorded call has, which would leave nothing unrestricted."""
+    known = set[str]()
+    for decision in past if free else ():
+        if decision.material:
+            context = decision.material["request"]["context"]
+            unknown = (path.partition("/")[0] for path in context["input_unknown"])
+            names = {*context["input"], *unknown, *context.get("meta", {}), *attributes_of(decision, "resource")}
+            known |= names | {f"{decision.receipt['tool']}.{name}" for name in names}
+    for name in sorted(set(free) - known):
+        raise PolicyError(
+            f"--free: no recorded call has an argument `{name}`",
+            nearest_or(name, known, "mcp-guard policy suggest, whose questions name the arguments"),
+        )
 
 
 def with_effects(version: PolicyVersion, rules: Mapping[str, ToolRule]) -> PolicyVersion:

@@ -135,11 +135,24 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
         literals = ", ".join(map(quoted, distinct))
         return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
-        inside = f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*")'
-        if "://" in folder:
-            inside += f' && !({at} like "*%*")'
-        return Condition(inside, f"{len(distinct)} different values")
+        return Condition(_inside(at, folder, distinct), f"{len(distinct)} different values")
     raise FreeText(at, len(distinct))
+
+
+def _inside(at: str, folder: str, seen: list[str]) -> str:
+    """The condition that `at` is in the folder.
+
+    Names with a leading dot are let through only as they were seen: programs obey what is in `.git/config` or `.envrc`,
+    so that whoever may write there may run any command.
+    """
+    inside = f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*")'
+    if "://" in folder:
+        return f'{inside} && !({at} like "*%*")'
+    above = folder[:-1] if "/." in folder else ""
+    inside += f' && !({at} like {quoted(above)[:-1]}*/.*")'
+    if dotted := [value for value in seen if "/." in value[len(folder) - 1 :]]:
+        return f"({inside} || [{', '.join(map(quoted, dotted))}].contains({at}))"
+    return inside
 
 
 def is_prose(at: str) -> bool:
