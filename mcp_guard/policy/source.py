@@ -186,6 +186,11 @@ class ListedNames:
         """Whether this could be the name of a tool, or of a group of tools, that is not listed at present."""
         return action not in self.actions and (SEPARATOR in action or action.startswith(SERVER) or action in EFFECTS)
 
+    def is_unknown_tool(self, action: str) -> bool:
+        """Whether this is the name of a tool, and of none that is or was listed, or is configured."""
+        is_tool = SEPARATOR in action and not action.startswith(SERVER)
+        return is_tool and action not in self.actions and action not in self.known
+
     def unlisted(self, policies: Iterable[Policy]) -> set[str]:
         """The actions that these policies name although no tool has them at present."""
         return {id for policy in policies for id in actions_in(policy) if self.may_be_listed(id)}

@@ -70,8 +70,32 @@ def test_validate_says_which_policies_wait_and_exits_with_success(tmp_path: Path
         in printed
     )
     told = json.loads(cli("policy", "validate", "--json", "--config", str(config)).stdout)
-    assert [(found["policy"], found["at"] != "") for found in told["findings"]] == [("late", True)]
+    assert [(found["policy"], found["at"] != "") for found in told["findings"]] == [("", False), ("late", True)]
     assert told["dormant"] == ["no-elsewhere__tool", "no-up__dropped", "reads"]
+
+
+def test_validate_warns_of_a_tool_that_no_listing_had(tmp_path: Path) -> None:
+    """Neither now nor before, and the configuration has none either; of an unknown server, once."""
+    names = ("up__echo", "up__delete_echo", "up__relist", "up__configured", "elsewhere__b")
+    named = f"[{', '.join(f'Action::{json.dumps(name)}' for name in names)}]"
+    condition = 'when { action == Action::"elsewhere__a" || action == Action::"up__ask-for-samples" }'
+    policies = ALLOW_ALL + f'@id("f") @reason("r") forbid (principal, action in {named}, resource) {condition};'
+    tools = tolerant(tmp_path, [ECHO, RELIST, ASK])
+    config = write_config(tmp_path, tools, policies, '[tools."up__configured"]\n')
+    cli("tools", "list", "--now", "--config", str(config))
+    (tmp_path / "up.json").write_text(json.dumps([ECHO]))
+    done = cli("policy", "validate", "--config", str(config))
+    told = json.loads(cli("policy", "validate", "--json", "--config", str(config)).stdout)["findings"]
+    assert [(found["level"], found["policy"], found["what"], found["fix"]) for found in told] == [
+        ("warning", "f", "no tool `up__ask-for-samples` is listed or was before, and [tools] has none",
+         "did you mean `up__ask-for-sampling`?"),
+        ("warning", "f", "no tool `up__delete_echo` is listed or was before, and [tools] has none",
+         "the tools of `up` are `up__ask-for-sampling`, `up__configured`, `up__echo`, `up__relist`"),
+        ("note", "", "no upstream `elsewhere` is configured, so the names of its tools are not checked",
+         "correct the name in the policies, or add [upstreams.elsewhere]"),
+    ]  # fmt: skip
+    assert "f: no tool `up__delete_echo` is listed or was before" in done.stdout
+    assert "f: `up__configured`, `up__relist` not listed at present" in done.stdout
 
 
 def test_validate_checks_the_other_servers_while_one_is_down(tmp_path: Path) -> None:

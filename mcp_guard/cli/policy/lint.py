@@ -91,7 +91,7 @@ def validate(arguments: list[str]) -> int:
 
 
 def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
-    """A line for each policy that matches nothing now, and for each tool that another one names in vain."""
+    """A line for each policy that matches nothing now, and for each known tool that another one names in vain."""
     for id, policy in engine.source.policies.items():
         unlisted = sorted(listed.unlisted([policy]))
         names = ", ".join(f"`{name}`" for name in unlisted)
@@ -100,8 +100,8 @@ def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
             yield f"  {id}: inactive: no listed tool has the effect {effects}"
         elif id in engine.dormant:
             yield f"  {id}: inactive until {names or 'its tools'} {'is' if len(unlisted) == 1 else 'are'} listed"
-        elif names:
-            yield f"  {id}: {names} not listed at present"
+        elif known := ", ".join(f"`{name}`" for name in unlisted if not listed.is_unknown_tool(name)):
+            yield f"  {id}: {known} not listed at present"
 
 
 def unlisted_names(configured: Iterable[ConfiguredName], listed: Collection[str]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
-from mcp_guard.core.nearest import folded
+from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.nearest import folded, nearest, suggest_tools
 from mcp_guard.policy.authoring.impossible_times import find_impossible_times
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
@@ -21,6 +22,7 @@ from mcp_guard.policy.source import (
     Policy,
     PolicyProblem,
     PolicySource,
+    actions_in,
     is_outside_schema,
     locate,
     parse_texts,
@@ -146,6 +148,35 @@ def unknown_tools(lint_input: LintInput) -> Iterator[LintFinding]:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean `{near[0]}`?" if near else "mcp-guard policy schema lists all of them"
             yield LintFinding(policy.file, policy.id, f"no tool or tool group is named `{name}` at present", hint)
+
+
+def never_listed(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Tools that no listing had, now or earlier, and that the configuration does not name either. Of a server of which
+    no tool is known, one note; of a configured one that lists nothing now, none: its absence is reported anyway.
+    """
+    environment = lint_input.environment
+    if environment is None:
+        return
+    listed = environment.listed()
+    seen = {*(tool.listed_as for tool in environment.tools), *environment.seen}
+    servers = {name.partition(SEPARATOR)[0] for name in seen}
+    unchecked: dict[str, None] = {}
+    for policy in lint_input.policies.values():
+        for name in sorted(filter(listed.is_unknown_tool, actions_in(policy))):
+            server = name.partition(SEPARATOR)[0]
+            if server in servers:
+                what = f"no tool `{name}` is listed or was before, and [tools] has none"
+                yield LintFinding(policy.file, policy.id, what, suggest_tools(name, {*seen, *listed.known}))
+            elif server not in listed.absent:
+                unchecked[server] = None
+    for server in unchecked:
+        if server in listed.servers:
+            what, fix = f"no tools of `{server}` are known", "list them: mcp-guard tools list --now"
+        else:
+            near = nearest(server, listed.servers)
+            add = f"correct the name in the policies, or add [upstreams.{server}]"
+            what, fix = f"no upstream `{server}` is configured", f"did you mean `{near}`?" if near else add
+        yield LintFinding("", "", f"{what}, so the names of its tools are not checked", fix, "note")
 
 
 def optional_without_has(lint_input: LintInput) -> Iterator[LintFinding]:
@@ -330,5 +361,5 @@ CHECKS: tuple[Check, ...] = (
     impossible_times,
     unused_routes,
 )
-WARNINGS_OF_VALIDATE: tuple[Check, ...] = (impossible_times,)
+WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, impossible_times)
 """What `policy validate` warns of, beside what keeps the set from being loaded."""
