@@ -6,6 +6,8 @@ A passphrase is never an argument, because other users of the machine can read a
 import argparse
 import base64
 import getpass
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +176,7 @@ def add_key_options(parser: argparse.ArgumentParser) -> None:
         "--key-file", type=Path, metavar="FILE", help="the approver's key file (default: in your configuration folder)"
     )
     parser.add_argument(
-        "--passphrase-file", type=Path, metavar="FILE", help="a file with its passphrase (default: ask)"
+        "--passphrase-file", type=Path, metavar="FILE", help="a file with its passphrase, of mode 600 (default: ask)"
     )
 
 
@@ -190,11 +192,7 @@ def key_path(options: argparse.Namespace, approver: str) -> Path:
 def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False) -> str:
     """Raises: ApprovalError."""
     if options.passphrase_file is not None:
-        try:
-            return str(Path(options.passphrase_file).read_text().rstrip("\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ApprovalError(f"cannot read `{options.passphrase_file}`: {why}", "check the path") from None
+        return _read_passphrase(options.passphrase_file)
     if not sys.stdin.isatty():
         what = "cannot ask for the passphrase: standard input is not a terminal"
         raise ApprovalError(what, "read it from a file: --passphrase-file FILE")
@@ -202,6 +200,23 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
     if twice and getpass.getpass("repeat the passphrase: ") != passphrase:
         raise ApprovalError("the two passphrases differ", "try again")
     return passphrase
+
+
+def _read_passphrase(path: Path) -> str:
+    """Only its owner may have access to the file. A pipe, as of `<(command)`, is one's own.
+
+    Raises: ApprovalError.
+    """
+    try:
+        with path.open() as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                what = f"`{path}` is accessible to other users (mode {stat.S_IMODE(mode):04o})"
+                raise ApprovalError(what, f"chmod 600 {path}")
+            return file.read().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ApprovalError(f"cannot read `{path}`: {why}", "check the path") from None
 
 
 def open_key(options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":

@@ -23,6 +23,7 @@ from mcp_guard.cli.output import is_coloured, print_lines, print_text
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import say
+from mcp_guard.files import create_file
 
 OK, NEGATIVE = 0, 1
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -85,7 +86,7 @@ def prepare(folder: Path) -> Path:
 
 def demo(config: Path) -> None:
     heading(f"An MCP client starts `mcp-guard run --ticket {TICKET}` in front of the CRM")
-    (config.parent / "passphrase").write_text("only Alice knows this")
+    create_file(config.parent / "passphrase", b"only Alice knows this")
     with GuardClient(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
         tools = [tool["name"] for tool in client.tools()]
         print_text(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, scripted, text, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, scripted, text, write_config, write_private
 
 HOLD = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__update_deal", resource);'
 
@@ -93,9 +93,12 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
     with Client(config) as client:
         client.start()
         id = held(ask(client, 1))
-        (tmp_path / "other").write_text("not the passphrase")
+        write_private(tmp_path / "other", "not the passphrase")
         wrong = [*alice[:-1], str(tmp_path / "other")]
         assert "cannot decrypt `" in run(config, "approve", id, *wrong, "--rationale", "x", code=7)
+        (tmp_path / "other").chmod(0o640)
+        readable = run(config, "approve", id, *wrong, "--rationale", "x", code=7)
+        assert f"`{wrong[-1]}` is accessible to other users (mode 0640)\nhint: chmod 600 {wrong[-1]}" in readable
         swapped = [*alice[:5], carol[5], *alice[6:]]
         refused = run(config, "approve", id, *swapped, "--rationale", "x", code=7)
         assert "`alice` has no enrolled key" in refused

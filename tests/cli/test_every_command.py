@@ -12,7 +12,7 @@ from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 from tests.cli.conftest import Past
 from tests.live import running_guard
-from tests.live.running_guard import scripted, write_config
+from tests.live.running_guard import scripted, write_config, write_private
 
 
 def name(command: CliCommand) -> str:
@@ -122,7 +122,7 @@ def test_json_output_is_only_json(words: str, past: Past, capsys: pytest.Capture
 
 def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
-    (tmp_path / "phrase").write_text("correct horse battery")
+    write_private(tmp_path / "phrase", "correct horse battery")
     key = f"--key-file {tmp_path}/alice.key --passphrase-file {tmp_path}/phrase"
 
     def done(words: str, codes: tuple[int, ...] = (0,)) -> Any:

@@ -10,7 +10,7 @@ from mcp_guard.cli import main
 from mcp_guard.config import load
 from tests.live.http_guard import free_port
 from tests.live.running_guard import Client as Raw
-from tests.live.running_guard import cli, command, scripted, text
+from tests.live.running_guard import cli, command, scripted, text, write_private
 from tests.web.inbox_client import InboxClient
 
 
@@ -45,7 +45,7 @@ def test_somebody_who_works_alone_approves_a_call_and_the_record_says_so(
     assert load(config).routes["reviewers"].unsafe_self_approval
     text_of = config.read_text().replace("[guard]", "[guard]\nhold_seconds = 0")
     config.write_text(f"{text_of}\n[inbox]\nport = {free_port()}\n{scripted('up', here)}")
-    (here / "passphrase").write_text("my own words")
+    write_private(here / "passphrase", "my own words")
     key = ("--key-file", str(here / "dana.key"), "--passphrase-file", str(here / "passphrase"))
     cli("approvers", "add", "dana", *key)
     with Raw(config) as client:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Past
-from tests.live.running_guard import cli
+from tests.live.running_guard import cli, write_private
 
 KINDS = (
     (r"ap_\w{10}\b", "APPROVAL"),
@@ -248,10 +248,10 @@ bob      no key    \n\
 carol      no key"""
     )
     phrase = ("--passphrase-file", str(tmp_path / "phrase"))
-    (tmp_path / "phrase").write_text("short")
+    write_private(tmp_path / "phrase", "short")
     key = ("--key-file", str(tmp_path / "bob.key"), *phrase)
     assert "at least 8 characters" in transcript(past, "approvers", "add", "bob", *key, code=7)
-    (tmp_path / "phrase").write_text("long enough")
+    write_private(tmp_path / "phrase", "long enough")
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
     refused = transcript(past, "approvers", "add", "bob", *key, code=7)

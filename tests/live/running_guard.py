@@ -179,10 +179,16 @@ class Client:
         return {tool["name"]: tool for tool in self.request("tools/list")["result"]["tools"]}
 
 
+def write_private(path: Path, text: str) -> None:
+    """A file that only its owner can read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
 def enrol(config: Path, approver: str = "alice") -> tuple[str, ...]:
     """Enrol a key for the approver once; returns the options for deciding with it."""
     folder = config.parent
-    (folder / "passphrase").write_text("correct horse battery")
+    write_private(folder / "passphrase", "correct horse battery")
     key = ("--key-file", str(folder / f"{approver}.key"), "--passphrase-file", str(folder / "passphrase"))
     if not (folder / f"{approver}.key").exists():
         cli("approvers", "add", approver, "--config", str(config), *key)
