@@ -125,7 +125,9 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
     parser.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
     parser.add_argument("--reason", metavar="TEXT", help="the reason for this run")
-    parser.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the configured one)")
+    parser.add_argument(
+        "--on-behalf-of", metavar="USER", help="the user it acts for, on your word (default: the configured one)"
+    )
     task = parser.add_mutually_exclusive_group()
     task.add_argument("--task", metavar="TEXT", help="the user's request; policies can trust values that it mentions")
     task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with the user's request")

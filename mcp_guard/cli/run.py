@@ -11,6 +11,7 @@ from mcp_guard.cli.options import add_launch, make_parser, whole_number
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
+UNPROVED_USER = "note: user {} is as stated with --on-behalf-of; nothing proves it"
 
 
 def main(arguments: list[str]) -> int:
@@ -25,8 +26,12 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until the session handles it
     with started_upstreams(settings) as upstreams:  # they warm up while the rest is imported
-        from mcp_guard.app import run_stdio
+        from mcp_guard.app import note, run_stdio
+        from mcp_guard.core.visible_text import quote, say
         from mcp_guard.identity.instances import Launch
+
+        if options.on_behalf_of:
+            note(say(UNPROVED_USER, quote(options.on_behalf_of)))
 
         launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, task)
         run_stdio(settings, upstreams, launch, code)

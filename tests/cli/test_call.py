@@ -98,5 +98,6 @@ def test_launch_details_are_in_the_receipt(quick: Path) -> None:
     words = ["--ticket", "INC-7", "--reason=-because", "--on-behalf-of", "dana", "--json"]
     done = cli("call", "up__echo", '{"text": "hi"}', *words, "--config", str(quick))
     assert json.loads(done.stdout)["isError"] is False
+    assert "mcp-guard: note: user dana is as stated with --on-behalf-of; nothing proves it\n" in done.stderr
     [*_, intent] = json.loads(cli("log", "--kind", "intent", "--json", "--config", str(quick)).stdout)
     assert (intent["ticket"], intent["on_behalf_of"]) == ("INC-7", "dana")
