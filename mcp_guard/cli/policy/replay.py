@@ -25,11 +25,7 @@ def main(arguments: list[str]) -> int:
     with Progress("decisions", options.json) as progress:
         past = decisions(store, options.since, options.last, progress.update, settings.time_zone)
         comparison = replay(past, versions(store), candidate)
-    if options.json:
-        print_json(as_json(comparison), indent=2)
-    else:
-        show(comparison)
-    return 0 if comparison.never_more_permissive else 1
+    return conclude(comparison, options.json)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +35,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the candidate policies")
     add_span(parser)
     return parser
+
+
+def conclude(comparison: ReplayReport, json: bool) -> int:
+    """Print the comparison; returns the exit code."""
+    if json:
+        print_json(as_json(comparison), indent=2)
+    else:
+        show(comparison)
+    return 0 if comparison.never_more_permissive else 1
 
 
 def as_json(comparison: ReplayReport) -> dict[str, Any]:
@@ -114,11 +119,7 @@ def shadow(arguments: list[str]) -> int:
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
         comparison = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
-    if options.json:
-        print_json(as_json(comparison), indent=2)
-    else:
-        show(comparison)
-    return 0 if comparison.never_more_permissive else 1
+    return conclude(comparison, options.json)
 
 
 def build_shadow_parser() -> argparse.ArgumentParser:
