@@ -32,6 +32,7 @@ def conclude_full(report: Report, has_payloads: bool) -> None:
     _assure_approvers(report)
     _assure_outcomes(report)
     _assure_payloads(report, has_payloads)
+    _assure_files(report)
 
 
 def conclude_range(report: Report, has_payloads: bool) -> None:
@@ -182,3 +183,14 @@ def _assure_payloads(report: Report, has_payloads: bool) -> None:
         report.leave_open("payloads", "the content of payloads that are not kept")
     elif report.payloads_checked:
         report.assure("payloads", "all requests and responses are stored, and are the recorded ones")
+
+
+MAX_NAMED_FILES = 5
+
+
+def _assure_files(report: Report) -> None:
+    if not report.unknown_files:
+        return
+    names, more = report.unknown_files[:MAX_NAMED_FILES], len(report.unknown_files) - MAX_NAMED_FILES
+    named = ", ".join(f"`{name}`" for name in names) + (f" and {more} more" if more > 0 else "")
+    report.leave_open("other_files", f"anything about what is no part of the export: {named}", "move it elsewhere")

@@ -67,6 +67,7 @@ class _FullVerification:
         holds_payloads = self.source.holds_payloads()
         if holds_payloads:
             self.erasures.finish(self.reader)
+        self.report.unknown_files = self.source.unknown_files()
         conclude_full(self.report, holds_payloads)
 
     def _first_signer(self) -> Signer:

@@ -83,6 +83,8 @@ class Report:
     """The same for those that earlier verifications have left beside the ledger."""
     discontinued: int = 0
     """The size of one of those that it does not continue."""
+    unknown_files: list[str] = field(default_factory=list)
+    """What is beside the files of an export in its folder, by name: nothing is said of it."""
     witnesses: list[dict[str, object]] = field(default_factory=list)
     witnessed_size: int = 0
     """How many receipts the checkpoint has that they cosigned."""

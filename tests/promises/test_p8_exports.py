@@ -17,6 +17,7 @@ from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.merkle import leaf_hash
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
+from mcp_guard.verifier.report import describe
 from mcp_guard.verifier.sources.export import ExportSource
 from tests.ledger.sample_ledger import live, reopen, write_history
 
@@ -228,6 +229,18 @@ def test_changes_to_export_files_are_found(
     assert report.ok == (expected is None), report.problem
     assert (expected or "") in report.problem
     assert at is None or report.failed_at == at
+
+
+def test_a_stray_file_beside_the_export_is_named_as_not_proved(past: Path, out: Path) -> None:
+    assert not verify(out, past).unknown_files
+    for name in ("receipts.jsonl", "tiles"):
+        (out / name).mkdir()
+    report = verify(out, past)
+    assert report.ok
+    assert report.unknown_files == ["receipts.jsonl", "tiles"]
+    assert "NOT PROVED  other_files    anything about what is no part of the export: `receipts.jsonl`, `tiles`" in (
+        describe(report)
+    )
 
 
 async def test_older_export_is_a_rollback_and_a_forked_one_a_split(past: Path, tmp_path: Path) -> None:

@@ -90,3 +90,6 @@ class ReceiptSource(Protocol):
 
     def holds_payloads(self) -> bool:
         """Whether the source claims to hold all payloads that were kept, so that missing ones must be accounted for."""
+
+    def unknown_files(self) -> list[str]:
+        """Names of what is beside its own files, and is not looked at."""

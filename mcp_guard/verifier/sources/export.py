@@ -17,6 +17,8 @@ from . import SALT_BYTES, Row, TreeEnd
 WIDTH = 1 << TILE
 MAX_TILE = WIDTH * (2 + 65_535)
 """Bytes of the largest file of a tile: a bundle of entries, each with its length of 16 bits."""
+NAMES = ("checkpoint", "cosigned", "ledger.pub", "tile", "bundles", "payloads", "policies")
+"""What an export consists of."""
 KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
@@ -38,6 +40,9 @@ class ExportSource:
 
     def holds_payloads(self) -> bool:
         return (self.path / "payloads").is_dir()
+
+    def unknown_files(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.name not in NAMES)
 
 
 def _is_regular(path: Path) -> bool:

@@ -68,6 +68,9 @@ class LedgerSource:
     def holds_payloads(self) -> bool:
         return True
 
+    def unknown_files(self) -> list[str]:
+        return []
+
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """Connect read-only. On a read-only medium SQLite must be told that the file cannot change (`immutable`)."""
