@@ -42,15 +42,17 @@ def make_calls(command: list[str], count: int) -> None:
     with subprocess.Popen(command, stdin=-1, stdout=-1, env=environment) as guard:
         assert guard.stdin is not None
         assert guard.stdout is not None
+        there, back = guard.stdin, guard.stdout
 
         def send(message: dict) -> None:
-            guard.stdin.write(json.dumps({"jsonrpc": "2.0", **message}, separators=COMPACT).encode() + b"\n")
-            guard.stdin.flush()
+            there.write(json.dumps({"jsonrpc": "2.0", **message}, separators=COMPACT).encode() + b"\n")
+            there.flush()
 
         def ask(id: int, method: str, params: dict) -> dict:
             send({"id": id, "method": method, "params": params})
-            for line in guard.stdout:
-                if (message := json.loads(line)).get("id") == id and "method" not in message:
+            for line in back:
+                message: dict = json.loads(line)
+                if message.get("id") == id and "method" not in message:
                     return message
             raise SystemExit(f"the guard ended with status {guard.wait()}")
 
@@ -63,8 +65,8 @@ def make_calls(command: list[str], count: int) -> None:
             reply = ask(3 + number, "tools/call", {"name": "bench__update_deal", "arguments": arguments})
             if reply.get("result", {}).get("isError") is not False:
                 raise SystemExit(f"a call was refused: {reply}")
-        guard.stdin.close()
-        guard.stdout.read()
+        there.close()
+        back.read()
 
 
 def read_callgrind(file: Path) -> Counter[str]:
@@ -136,8 +138,8 @@ def main() -> int:
         print(f"not installed: {', '.join(missing)}\nhint: apt-get install {' '.join(missing)}, as root")
         return 2
     more = FIRST_CALLS + options.calls
-    traced = (count_system_calls(options.where, calls) for calls in (FIRST_CALLS, more))
-    system = per_call(*traced, options.calls)
+    traced = count_system_calls(options.where, FIRST_CALLS)
+    system = per_call(traced, count_system_calls(options.where, more), options.calls)
     first = count_instructions(options.where, FIRST_CALLS)
     user = per_call(first, count_instructions(options.where, more, options.profile), options.calls)
     kinds = sorted((-count, name) for name, count in system.items() if count >= 0.05)
