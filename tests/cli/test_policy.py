@@ -148,6 +148,7 @@ def test_coverage(past: Past, tmp_path: Path) -> None:
 
 def test_new_creates_a_policy_that_passes_its_cases(past: Past, tmp_path: Path) -> None:
     out = tmp_path / "update.cedar"
+    (tmp_path / "first.cedar").write_text(OPEN)  # permits it to every agent, so that one outside the group is held, too
     words = ("policy", "new", "up__update_deal", "--out", str(out))
     assert transcript(past, *words).splitlines()[0] == f"wrote {out}"
     assert 'principal in Group::"testers"' in out.read_text()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from mcp_guard.cli.init_templates import FIRST_POLICIES
 from mcp_guard.core.model import Effect, ResourceRule
-from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import reached_by_cases
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
@@ -49,6 +50,30 @@ def test_starter_policy_cases_pass(tmp_path: Path, effect: Effect, resource: Res
     shape = input_shape(tool)
     assert shape is not None
     assert shape.fields["inner"].kind is Kind.RECORD
+
+
+def test_starter_cases_pass_among_other_policies_that_decide_too(tmp_path: Path) -> None:
+    """As after `init`, whose first policies hold every write for another route."""
+    tool, group = make_tool(object_of(id={"type": "string"})), "agents"
+    everyone = '@id("everyone") permit (principal, action, resource);'
+    environment = PolicyEnvironment((tool,), routes=("people", "reviewers"))
+    (tmp_path / "start.cedar").write_text(FIRST_POLICIES + everyone)
+    (tmp_path / "new.cedar").write_text(scaffold_policy(tool, group, "people"))
+    cases, engine = tmp_path / "new.cases.toml", load_policies(tmp_path, environment)
+    cases.write_text(scaffold_cases(tool, group, "people"))
+
+    def run() -> list[CaseResult]:
+        return run_cases(engine, {tool.listed_as: tool}, read_cases(tmp_path))
+
+    decisions = [result.decision for result in run()]
+    assert any(result.differences for result in run())
+    cases.write_text(scaffold_cases(tool, group, "people", decisions))
+    assert [result.differences for result in run()] == [(), (), ()]
+    assert [result.case.name for result in run()][:2] == [
+        "an ordinary call is held", "an agent outside the group is held"
+    ]  # fmt: skip
+    assert 'routes = ["people", "reviewers"]' in cases.read_text()
+    assert "# because of all policies in this folder: up__tool-gate, writes-are-approved" in cases.read_text()
 
 
 def test_starter_cases_pass_beside_a_policy_that_reads_the_time(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Scaffolds a policy file for one tool: a permit, a gate, the available attributes as comments, and a case file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from mcp_guard.core.model import Effect, Json, Tool
+from mcp_guard.core.model import Decision, Effect, Json, Outcome, Tool
 from mcp_guard.policy.cedar_text import is_plain
 from mcp_guard.policy.schema import Kind, Shape, input_shape
 
@@ -77,12 +77,15 @@ def _columns(shape: Shape) -> list[str]:
     return [name for name, inner in shape.element.fields.items() if inner.typed]
 
 
-def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
-    """Cases for the policy file, one for each policy; they pass as generated if no other policy covers the tool."""
+def scaffold_cases(tool: Tool, group: str, route: str | None, decisions: Sequence[Decision | None] = ()) -> str:
+    """Cases for the policy file, one for each policy; they pass as generated if no other policy covers the tool, or if
+    the `decisions` that the policies in force make on them are given.
+    """
     shape = input_shape(tool)
     example = _example(shape) if shape else {}
     arguments, undeclared = _inline(example), _inline({**example, UNDECLARED: 1})
-    held = bool(route) and tool.effect is not Effect.READ
+    routes = (route,) if route and tool.effect is not Effect.READ else ()
+    ordinary, outsider, unknown = decisions or (None, None, None)
     lines = [
         f"# Cases for {tool.listed_as}: calls and their expected decisions. Run them with: mcp-guard policy test",
         "",
@@ -90,18 +93,30 @@ def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
         f"tool = {json.dumps(tool.listed_as)}",
         f"groups = [{json.dumps(group)}]",
         f"time = {json.dumps(TIME)}  # when the call is decided, if a policy reads context.time; in guard.time_zone",
-        "",
-        "[[case]]",
-        f'name = "{"an ordinary call is held" if held else "an ordinary call is allowed"}"',
-        f"arguments = {arguments}",
-        f'outcome = "{"require_approval" if held else "allow"}"',
     ]
-    lines += [f"routes = [{json.dumps(route)}]"] if held else []
-    lines += ["", "[[case]]", 'name = "an agent outside the group is denied"', f"arguments = {arguments}"]
-    lines += ["groups = []", 'outcome = "deny"']
-    lines += ["", "[[case]]", 'name = "an argument that the tool does not declare is denied"']
-    lines += [f"arguments = {undeclared}", 'outcome = "deny"', f'policies = ["{tool.listed_as}-declared-only"]']
+    given = [f"arguments = {arguments}"]
+    held_or_allowed = Outcome.REQUIRE_APPROVAL if routes else Outcome.ALLOW
+    lines += _case("an ordinary call", given, Decision(held_or_allowed, "", routes=routes), ordinary)
+    lines += _case("an agent outside the group", [*given, "groups = []"], Decision(Outcome.DENY, ""), outsider)
+    given = [f"arguments = {undeclared}"]
+    expected = Decision(Outcome.DENY, "", (f"{tool.listed_as}-declared-only",))
+    lines += _case("an argument that the tool does not declare", given, expected, unknown)
+    lines.append(f"policies = {json.dumps(sorted((unknown or expected).policies))}")
     return "\n".join(lines) + "\n"
+
+
+def _case(what: str, given: Iterable[str], expected: Decision, actual: Decision | None) -> Iterator[str]:
+    """One case: as `expected` of the file's own policies, or as it is decided in fact, with a comment that says so."""
+    decision = actual or expected
+    yield from ("", "[[case]]", f'name = "{what} is {RESULTS[decision.outcome]}"', *given)
+    if (decision.outcome, sorted(decision.routes)) != (expected.outcome, sorted(expected.routes)):
+        yield f"# because of all policies in this folder: {', '.join(decision.policies)}"
+    yield f'outcome = "{decision.outcome}"'
+    if decision.routes:
+        yield f"routes = {json.dumps(sorted(decision.routes))}"
+
+
+RESULTS = {Outcome.ALLOW: "allowed", Outcome.DENY: "denied", Outcome.REQUIRE_APPROVAL: "held"}
 
 
 def _example(shape: Shape) -> Json:
