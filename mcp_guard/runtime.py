@@ -110,6 +110,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
         signers=settings.signers,
         people=settings.people,
+        attributes=settings.attributes,
     )
 
 

@@ -225,6 +225,8 @@ def describe(approval: Approval, now: int) -> list[str]:
         *(f"                 {_signal(signal)}" for signal in subject.risk.signals),
         "  would change",
         *(f"    {line}" for line in diff(approval)),
+        *(["  as it is now"] if subject.facts else []),
+        *(f"    {quote(name)}: {visible_json(value)}" for name, value in (subject.facts or {}).items()),
         f"  arguments      {visible_json(subject.arguments)}",
         *([f"  sent with it   {visible_json(subject.meta)} (_meta)"] if subject.meta else []),
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),

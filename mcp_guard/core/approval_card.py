@@ -4,15 +4,15 @@ Values are made visible where they are shown (`core/visible_text.py`); what is a
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.encoded_text import decoded_texts
-from mcp_guard.core.model import Effect, Json, Micros
-from mcp_guard.core.redaction import redact_texts, texts_of_subject
+from mcp_guard.core.model import Call, Effect, Json, Micros
+from mcp_guard.core.redaction import redact_pointers, redact_texts, texts_of, texts_of_subject
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json
 
 MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
@@ -21,6 +21,8 @@ NOT_A_FIELD, NOT_READ, ERASED = "not a field", "not read", "erased"
 UNDO = "This cannot be undone: the tool is destructive."
 MAX_FIELD = 300
 """Characters of the value of a field in a notification."""
+MAX_FACT = 2000
+"""Characters of one value of the present state. An upstream writes it, so it may be as long as a reply."""
 MAX_NOTE = 200
 LONG = 300
 """Characters of a value that takes more than a few lines."""
@@ -119,6 +121,18 @@ def other_arguments(subject: ApprovalSubject) -> Json:
     return {name: value for name, value in subject.arguments.items() if name not in shown}
 
 
+def other_facts(call: Call, attributes: Iterable[str], shown: Collection[str]) -> Json | None:
+    """The configured attributes of the resource as they are now, without those `shown` next to an argument.
+
+    INVARIANT: no redacted value, and none in which one occurs; a long one is cut.
+    """
+    if call.facts is None:
+        return None
+    values = {name: call.facts.values[name] for name in attributes if name in call.facts.values and name not in shown}
+    redacted = redact_texts(redact_pointers(values, call.redaction.facts)[0], texts_of(call))
+    return {name: _cut(value, MAX_FACT) for name, value in redacted.items()} or None
+
+
 def is_irreversible(subject: ApprovalSubject) -> bool:
     return subject.effect == Effect.DESTRUCTIVE
 
@@ -131,12 +145,12 @@ def notified_fields(subject: ApprovalSubject) -> Json:
     }
     names = [name for name in subject.notify_fields if name not in {*redacted, *subject.sensitive}]
     texts = texts_of_subject(subject)
-    return {name: _cut(redact_texts(subject.arguments[name], texts)) for name in names}
+    return {name: _cut(redact_texts(subject.arguments[name], texts), MAX_FIELD) for name in names}
 
 
-def _cut(value: Any) -> Any:
+def _cut(value: Any, length: int) -> Any:
     text = _as_text(value)
-    return value if len(text) <= MAX_FIELD else text[:MAX_FIELD] + "…"
+    return value if len(text) <= length else text[:length] + "…"
 
 
 # Risk

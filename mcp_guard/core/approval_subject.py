@@ -71,6 +71,8 @@ class ApprovalSubject:
     """Arguments that the guard added to the tool, and took out of the call: a ticket, a reason."""
     present: Json
     """Present values of the arguments that would change, and of sensitive ones and sinks, where they are known."""
+    facts: Json | None = None
+    """What else the configuration names of the resource's present state, as shown: redacted, long values cut."""
     changes: tuple[str, ...]
     """Arguments whose value would change."""
     delta: Mapping[str, str]
@@ -130,6 +132,7 @@ class ApprovalSubject:
             meta=dict.fromkeys(self.meta, ERASED) if self.meta else None,
             claims=dict.fromkeys(self.claims, ERASED),
             present={},
+            facts=None,
             delta={},
             sensitive=tuple(name for name in self.sensitive if name in self.changes),
             sinks=tuple(name for name in self.sinks if name in self.changes),

@@ -1,6 +1,6 @@
 """Opens the ledger: key, file, the lock of this process, and calls that dead processes left without an outcome."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class LedgerSettings:
     unsafe_skip_fsync: bool = False
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     people: People = field(default_factory=People)
+    attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    """By resource type, the facts that an approver is shown."""
 
 
 def configured_keys(settings: LedgerSettings) -> LedgerKeys:
@@ -131,6 +133,7 @@ def open_ledger(
         lambda: f"ap_{random_text(10)}",
         ApprovalWatcher(writer),
         settings.open_requests,
+        settings.attributes,
     )
     return OpenLedger(ledger, approvals, lock)
 

@@ -62,6 +62,8 @@ class ApprovalCard:
     seconds_left: int
     requested: str
     rows: tuple[FieldRow, ...]
+    facts: tuple[tuple[str, str], ...]
+    """What else the configuration names of the resource's present state."""
     others: tuple[tuple[str, str], ...]
     meta: tuple[tuple[str, str], ...]
     """The members of `_meta` that are sent with the call."""
@@ -124,6 +126,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         seconds_left=max(0, -((now - approval.expires) // 1_000_000)),
         requested=format_minute(approval.requested),
         rows=tuple(map(_make_row, argument_rows(subject))),
+        facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
         others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
         meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
         signals=tuple(map(signal_words, subject.risk.signals)),

@@ -9,6 +9,7 @@ from mcp_guard.cli.approvals import print_approval
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.approval_card import argument_rows
 from mcp_guard.core.model import Agent, Instance, Json, ToolCallRequest
+from mcp_guard.core.redaction import make_redaction
 from mcp_guard.policy.engine import rule_text
 from mcp_guard.web.view import make_card
 from tests.promises.harness import (
@@ -125,6 +126,32 @@ async def test_terminal_shows_the_same_card_as_the_inbox(harness: Harness, capsy
     card = make_card(approval, harness.clock.time, "alice")
     assert [row.name for row in card.rows] == ["payee", "amount", "memo"]
     assert [row.has_hidden for row in card.rows] == [False, False, True]
+
+
+async def test_approver_sees_the_facts_that_no_argument_names(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`pay_invoice` takes an id; whom it pays is in the invoice."""
+    harness.upstream.facts |= {"vendor": "Glo\u202ebex", "notes": "x" * 2001, "secret": "not configured"}
+    approval = await hold(harness, amount=150)
+    assert approval.subject.facts == {"stage": "open", "vendor": "Glo\u202ebex", "notes": "x" * 2000 + "…"}
+    print_approval(harness.ledger.writer, approval, as_json=False)
+    said = capsys.readouterr().out
+    assert '  as it is now\n    stage: "open"\n    vendor: "Glo\\u202ebex"\n' in said
+    assert said.index("would change") < said.index("as it is now") < said.index("  arguments ")
+    card = make_card(approval, harness.clock.time, "alice")
+    assert card.facts[:2] == (("stage", "open"), ("vendor", "Glo\\u{202e}bex"))
+    assert approval.subject.without_payloads().facts is None
+
+
+async def test_facts_of_a_card_have_no_redacted_value(harness: Harness) -> None:
+    tool = harness.upstream.catalog[UPDATE]
+    redaction = make_redaction(("/stage",), (), FACTS)
+    harness.upstream.catalog[UPDATE] = replace(tool, rule=replace(tool.rule, redaction=redaction, sensitive=()))
+    harness.load(f"{ALLOW}\n{HOLD_UPDATES}")
+    harness.upstream.facts |= {"stage": "confidential", "vendor": "a confidential buyer"}
+    approval = await hold(harness)
+    assert approval.subject.facts == {"stage": "[redacted]", "vendor": "a [redacted] buyer"}
 
 
 async def test_card_in_the_list_leaves_out_no_sensitive_argument_and_no_destination(harness: Harness) -> None:

@@ -43,6 +43,7 @@ STORED: Json = {
     [
         STORED,
         {name: value for name, value in STORED.items() if name not in ("on_behalf_of", "ticket", "reason", "resource")},
+        {**dict(list(STORED.items())[:18]), "facts": {"vendor": "Globex"}, **STORED},
         STORED | {"redacted": []},
         STORED | {"redacted": ["/subject/arguments/amount"]},
         STORED | {"redacted": ["/subject/arguments/amount"], "erased": True},

@@ -80,6 +80,7 @@ def make_tool(name: str, properties: Json, effect: Effect = Effect.WRITE, **rule
 
 FACTS = FactsRule("get_deal", {"deal_id": "/deal_id"}, "")
 DEAL = ResourceRule("Deal", "/deal_id")
+SHOWN = {"Deal": ("amount", "stage", "vendor", "notes")}
 PROPERTIES: Json = {"deal_id": {"type": "string"}, "amount": {"type": "number"}, "stage": {"type": "string"}}
 TOOLS = (
     make_tool("get_deal", PROPERTIES, Effect.READ),
@@ -224,7 +225,9 @@ def open_harness(
     """A guard on a new or shared ledger in `folder`; `signed_by` is the first key of a new one."""
     clock = Clock()
     people = people or People(users=frozenset({"dana"}))
-    settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters, people=people)
+    settings = LedgerSettings(
+        folder / "state", "test.example/ledger", routes or ROUTES, counters, people=people, attributes=SHOWN
+    )
     ledger = open_ledger(settings, clock)
     if signed_by is not None:
         ledger.writer.key = signed_by

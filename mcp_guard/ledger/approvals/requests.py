@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from mcp_guard.core import approval as rules
 from mcp_guard.core import exact_json
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
+from mcp_guard.core.approval_card import other_facts
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
@@ -40,6 +41,8 @@ class ApprovalRequests:
     new_id: Callable[[], str]
     watcher: ApprovalWatcher
     limits: RequestLimits = field(default_factory=RequestLimits)
+    attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    """By resource type, the facts that an approver is shown."""
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +72,7 @@ class ApprovalRequests:
         routes = [self.routes[name] for name in decision.routes]
         salt = rules.request_salt(nonce)
         signed = approved_members(call, decision) | {"commitment": request_commitment(call, salt)}
-        unattributed = _make_subject(call, decision, bound, signed, routes)
+        unattributed = _make_subject(call, decision, bound, signed, routes, self.attributes.get(call.resource.type, ()))
 
         def op(tx: Transaction) -> Approval | Conflict:
             requesters = self._find_requesters(tx, call.instance, routes)
@@ -186,13 +189,14 @@ def _counts(approval: Approval, now: int) -> bool:
 
 
 def _make_subject(
-    call: Call, decision: Decision, binding: Json, signed: Json, routes: Iterable[Route]
+    call: Call, decision: Decision, binding: Json, signed: Json, routes: Iterable[Route], attributes: Iterable[str]
 ) -> ApprovalSubject:
     assert call.tool is not None
     instance, tool = call.instance, call.tool
     claimed = {name: getattr(call.task, name) for name in tool.rule.ask}
     sensitive = tuple(name for name in tool.rule.sensitive if name in call.arguments)
     sinks = tuple(name for name in _destinations(call, tool) if name in call.arguments)
+    beside = _fact_names(tool, dict.fromkeys((*call.change.fields, *sensitive, *sinks)))
     return ApprovalSubject(
         agent=instance.agent.name,
         owner=instance.agent.owner,
@@ -216,7 +220,8 @@ def _make_subject(
         claims={
             ADDED[name]: value for name, value in claimed.items() if value and value != getattr(instance.task, name)
         },
-        present=_present_values(call, tool, dict.fromkeys((*call.change.fields, *sensitive, *sinks))),
+        present=_present_values(call, beside),
+        facts=other_facts(call, attributes, beside.values()),
         changes=call.change.fields,
         delta={name: str(value) for name, value in call.change.delta.items()},
         effect=str(tool.effect),
@@ -235,11 +240,14 @@ def _make_subject(
     )
 
 
-def _present_values(call: Call, tool: Tool, names: Iterable[str]) -> Json:
-    """The facts that arguments of these names are compared with, where there are any."""
+def _present_values(call: Call, fact_names: Mapping[str, str]) -> Json:
     facts = call.facts.values if call.facts else {}
-    fact_names = {name: tool.rule.facts.fields.get(name, name) if tool.rule.facts else name for name in names}
     return {name: facts[fact] for name, fact in fact_names.items() if fact in facts}
+
+
+def _fact_names(tool: Tool, names: Iterable[str]) -> dict[str, str]:
+    """The names of the facts that arguments of these names are compared with."""
+    return {name: tool.rule.facts.fields.get(name, name) if tool.rule.facts else name for name in names}
 
 
 def _destinations(call: Call, tool: Tool) -> Iterable[str]:
