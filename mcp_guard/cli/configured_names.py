@@ -1,8 +1,9 @@
-"""Says which names of tools in the configuration no tool has, and where they are."""
+"""Says which names of tools and arguments in the configuration match nothing, and where they are."""
 
 from collections.abc import Iterable
 
 from mcp_guard.config.positions import find_line, key_lines
+from mcp_guard.core.configured_arguments import UnmatchedArgument
 from mcp_guard.core.configured_names import UnmatchedName, find_unmatched
 from mcp_guard.core.names import listed_name
 from mcp_guard.settings import Settings
@@ -11,7 +12,7 @@ from mcp_guard.storage.sqlite import Store
 CORRECT_NAMES = "correct the name, or remove it; `mcp-guard tools list --now` lists the tools"
 
 
-def describe_unmatched(settings: Settings, unmatched: Iterable[UnmatchedName]) -> list[str]:
+def describe_unmatched(settings: Settings, unmatched: Iterable[UnmatchedName | UnmatchedArgument]) -> list[str]:
     """A line for each name, with the file and the line that it is in."""
     names = list(unmatched)
     lines = key_lines(settings.path.read_text()) if names else {}

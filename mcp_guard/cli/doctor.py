@@ -92,6 +92,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         outgoing=outgoing_routes(settings),
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
+        unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
         discontinued=find_discontinued(settings.state_dir / FILE),
         outdated=find_outdated(settings, [name for name, is_running in state.guards if is_running]),
         unnamed_groups=tuple(all_unnamed_groups(settings)),
@@ -129,6 +130,13 @@ def find_unmatched_names(
     unmatched = environment.unmatched()
     for name, text in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
         yield text, Level.PROBLEM if are_listed and name.is_misspelt else Level.WARNING
+
+
+def find_unmatched_arguments(settings: Settings, environment: PolicyEnvironment) -> Iterator[tuple[str, Level]]:
+    """The arguments in the configuration that no tool declares. One that would be stored in clear is a problem."""
+    unmatched = environment.unmatched_arguments()
+    for argument, text in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
+        yield text, Level.PROBLEM if argument.configured.is_redacted else Level.WARNING
 
 
 def unmapped_issuers(settings: Settings) -> tuple[str, ...]:

@@ -264,6 +264,13 @@ def names(snapshot: GuardSnapshot) -> CheckResults:
     return results or _ok("names", "every tool that the configuration names is known, as far as its server is")
 
 
+def arguments(snapshot: GuardSnapshot) -> CheckResults:
+    """Arguments in the configuration that their tool does not declare: what is configured for one has no effect."""
+    fix = "correct the name, or remove it: mcp-guard tools show TOOL"
+    results = [CheckResult("arguments", level, what, fix) for what, level in snapshot.unmatched_arguments]
+    return results or _ok("arguments", "every argument that the configuration names is declared, as far as is known")
+
+
 def groups(snapshot: GuardSnapshot) -> CheckResults:
     """Groups that no policy names: an agent that is in no other may call nothing that policies permit to a group."""
     fix = "correct the group under [agents], or with mcp-guard agents add --replace; or name it in a policy"
@@ -392,7 +399,8 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, keys_of_approvers, names, groups, policies, hidden_tools, upstreams, network, refusals, weakened, clients,
+    routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, refusals, weakened,
+    clients,
 )  # fmt: skip
 
 

@@ -169,6 +169,8 @@ class GuardSnapshot:
     hidden: tuple[HiddenFrom, ...] = ()
     unmatched_names: tuple[tuple[str, Level], ...] = ()
     """Names in the configuration that no tool has, in words, and how bad that is."""
+    unmatched_arguments: tuple[tuple[str, Level], ...] = ()
+    """Arguments in the configuration that their tool does not declare, likewise."""
     discontinued: str = ""
     """How the ledger contradicts what `mcp-guard verify` verified last on this machine; empty if it does not."""
     outdated: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import orjson
 from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
+from mcp_guard.core.configured_arguments import UnmatchedArgument, find_unmatched_arguments
 from mcp_guard.core.configured_names import ConfiguredName, UnmatchedName, find_unmatched
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.describe import compute_change
@@ -131,6 +132,10 @@ class PolicyEnvironment:
             self.configured, {tool.listed_as for tool in self.tools}, {*self.seen, *retained, *self.quarantined}
         )
 
+    def unmatched_arguments(self) -> list[UnmatchedArgument]:
+        """The configured arguments that their tool does not declare, as far as its definition is known."""
+        return find_unmatched_arguments((*self.retained, *self.tools), self.counters, self.attributes)
+
     def without_facts(self) -> frozenset[str]:
         """The tools whose present state is not read."""
         return frozenset(tool.listed_as for tool in (*self.tools, *self.retained) if tool.rule.facts is None)
@@ -189,6 +194,10 @@ class PolicyEngine:
         self.problems = tuple(problems)
         self.unmatched = tuple(environment.unmatched())
         """The names of tools in the configuration that no tool has."""
+        self.unmatched_arguments = tuple(
+            find_unmatched_arguments(environment.tools, environment.counters, environment.attributes)
+        )
+        """The arguments in the configuration that their tool does not declare, of the tools that are listed."""
         self.withheld = withheld
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""

@@ -260,6 +260,9 @@ class PolicyReloader:
             self._tell(say("policies that do not fit the listed tools are not in force:\n{}", join("\n", broken)))
         if read.unmatched and not shadow:
             self._tell(say("names in the configuration that no tool has:\n{}", join("\n", map(str, read.unmatched))))
+        if read.unmatched_arguments and not shadow:
+            lines = join("\n", map(str, read.unmatched_arguments))
+            self._tell(say("arguments in the configuration that their tool does not declare:\n{}", lines))
         if (broken or read.unmatched) and read.withheld and not shadow:
             names = join(", ", map(quote, sorted(read.withheld)))
             self._tell(say("denied in enforce mode until they are fixed: {}\nhint: mcp-guard policy validate", names))

@@ -2,9 +2,10 @@
 
 import argparse
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
@@ -20,8 +21,9 @@ from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
-from mcp_guard.policy.engine import PolicyEngine
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
 from mcp_guard.policy.source import EFFECTS, ListedNames, PolicyProblem, read_files
+from mcp_guard.settings import Settings
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
     rates = {counter.name: counter.by for counter in settings.counters}
     texts = read_files(options.path or settings.policies)
     linted = read_lint_input(texts, None, tuple(settings.routes), agents, rates, environment)
-    findings = lint(linted)
+    findings = [*lint(linted), *(undeclared_arguments(settings, environment) if environment else ())]
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:
         print_json({"schema": source, "findings": [asdict(finding) for finding in findings]}, indent=2)
@@ -73,7 +75,8 @@ def validate(arguments: list[str]) -> int:
     engine = load_checked(settings, world)
     tools, absent = len(world.tools), sorted(world.absent)
     linted = read_lint_input(engine.source.texts, None, tuple(settings.routes), {}, environment=world)
-    findings = lint(linted, WARNINGS_OF_VALIDATE)
+    undeclared = (replace(finding, level="warning") for finding in undeclared_arguments(settings, world))
+    findings = [*lint(linted, WARNINGS_OF_VALIDATE), *undeclared]
     document = {
         "version": engine.version,
         "tools": tools,
@@ -88,6 +91,15 @@ def validate(arguments: list[str]) -> int:
         print_lines(line for finding in findings for line in lines(finding))
         print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0
+
+
+def undeclared_arguments(settings: Settings, environment: PolicyEnvironment) -> Iterator[LintFinding]:
+    """The arguments in the configuration that no tool declares: an error if they would be stored in clear."""
+    unmatched = environment.unmatched_arguments()
+    for argument, what in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
+        level = "error" if argument.configured.is_redacted else "warning"
+        fix = f"correct the name; mcp-guard tools show {argument.configured.tool} lists the arguments"
+        yield LintFinding("", "", what, fix, level)
 
 
 def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:

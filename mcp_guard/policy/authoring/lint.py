@@ -46,7 +46,7 @@ class LintFinding:
     what: str
     fix: str
     level: str = "warning"
-    """`error` (the set does not load), `warning` or `note`."""
+    """`error` (the set does not load, or a value would be stored in clear), `warning` or `note`."""
     at: str = ""
     """Where in the file, as `line:column`."""
 
