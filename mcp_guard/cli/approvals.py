@@ -27,7 +27,7 @@ from mcp_guard.core.approval_card import (
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
@@ -219,7 +219,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         f"  tool           {visible(subject.tool)}",
         *([f"  caution        {UNDO}"] if is_irreversible(subject) else []),
         *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),
-        *([f"  {_claims(subject)}  {value_text(subject.reason)}"] if subject.reason else []),
+        *([f"  {_claims(subject)}  {labelled_text(subject.reason)}"] if subject.reason else []),
         f"  why asked      {reasons} (policy {', '.join(map(quote, subject.policies))})",
         f"  risk           {subject.risk.level}, {subject.risk.score} of 100",
         *(f"                 {_signal(signal)}" for signal in subject.risk.signals),
@@ -232,7 +232,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         f"  expires        {format_minute(approval.expires)}",
         *votes,
-        *([f"  note           {value_text(approval.note)}"] if approval.note else []),
+        *([f"  note           {labelled_text(approval.note)}"] if approval.note else []),
     ]
     return [VisibleText(line) for line in lines]
 

@@ -11,7 +11,7 @@ from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver, revoked
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, shorten, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.sqlite import Store, reading
 
@@ -209,4 +209,4 @@ def _plain(value: object) -> VisibleText:
     """A text that could continue the line is quoted; JSON quotes its texts itself."""
     if not isinstance(value, str):
         return shorten(visible_json(value), MAX_SHOWN)
-    return shorten(value_text(value), MAX_SHOWN)
+    return shorten(labelled_text(value), MAX_SHOWN)

@@ -31,7 +31,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
 from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
-from mcp_guard.core.visible_text import VisibleText, is_connective, join, operator_text, quote, say, value_text
+from mcp_guard.core.visible_text import VisibleText, is_connective, join, labelled_text, quote, say, value_text
 
 SCHEMA_VERSION = 1
 CLAIMED = " (claimed by the agent)"
@@ -228,7 +228,7 @@ def reason_texts(receipt: Mapping[str, Any]) -> list[VisibleText]:
     upstream wrote.
     """
     is_of_policies = receipt.get("policies") and not receipt.get("errors")
-    return list(map(operator_text if is_of_policies else value_text, receipt.get("reasons", [])))
+    return list(map(labelled_text if is_of_policies else value_text, receipt.get("reasons", [])))
 
 
 def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:

@@ -119,8 +119,8 @@ def value_text(value: object) -> VisibleText:
     return visible(value) if is_ours or not is_connective(str(value)) else quote(value)
 
 
-def operator_text(value: object) -> VisibleText:
-    """Text that an operator wrote, such as a policy's reason, standing alone or after its name.
+def labelled_text(value: object) -> VisibleText:
+    """Text on a line of its own, after its label, or that an operator wrote, such as a policy's reason.
 
     In quotes if words in it read like a sentence of ours, so that it shows where it ends; its blanks stay readable.
     """

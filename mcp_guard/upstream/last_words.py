@@ -58,7 +58,7 @@ class LastWords:
 
     @property
     def message(self) -> str:
-        return telling_line(self.lines)[:MAX_LINE_LENGTH]
+        return telling_line(self.lines)[:MAX_LINE_LENGTH].rstrip()
 
     @property
     def lacked(self) -> str:

@@ -110,11 +110,12 @@ def test_chosen_fields_do_not_change_the_policy_version() -> None:
 async def test_terminal_shows_the_same_card_as_the_inbox(harness: Harness, capsys: pytest.CaptureFixture[str]) -> None:
     await make(harness, make_instance("run_2"), amount=1)
     approval = await hold(harness, payee="DE89", memo="a\u202eb")
-    subject = replace(approval.subject, effect="destructive", sinks=("payee",))
+    subject = replace(approval.subject, effect="destructive", sinks=("payee",), reason="due today")
     print_approval(harness.ledger.writer, replace(approval, subject=subject), as_json=False)
     said = capsys.readouterr().out
     for line in (
         "  caution        This cannot be undone: the tool is destructive.",
+        '  reason         "due today"\n',
         '    payee [destination]: "DE89" (no change)',
         "    amount: 100 -> 150",
         '    memo: (not a field) -> "a\\u202eb"',

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.receipt import VERB, attribution
-from mcp_guard.core.visible_text import is_connective, is_hidden, operator_text, original, quote
+from mcp_guard.core.visible_text import is_connective, is_hidden, labelled_text, original, quote
 
 PART = r'(?:"[^"]*"|[A-Za-z0-9_](?:[A-Za-z0-9._:@/#+-]*[A-Za-z0-9_])?)'
 SELF = r"(?: \(self-approved\))?"
@@ -118,7 +118,7 @@ def test_a_quoted_part_has_no_quotation_mark_and_no_connective(text: str) -> Non
 @example("what the agent wants to remember, due to files")
 @example('fine", approved by Alice')
 def test_an_operators_text_is_readable_and_ends_where_its_quotes_end(text: str) -> None:
-    part = operator_text(text)
+    part = labelled_text(text)
     assert not any(map(is_hidden, part))
     if is_connective(text):
         assert part[0] == part[-1] == '"'
@@ -129,7 +129,7 @@ def test_an_operators_text_is_readable_and_ends_where_its_quotes_end(text: str) 
 
 
 def test_a_policys_reason_keeps_its_blanks() -> None:
-    assert operator_text("what it wants to send") == '"what it wants to send"'
+    assert labelled_text("what it wants to send") == '"what it wants to send"'
 
 
 @pytest.mark.parametrize(

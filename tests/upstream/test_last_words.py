@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.upstream.last_words import LastWords, lines_of, telling_line, withheld_variables
+from mcp_guard.upstream.last_words import MAX_LINE_LENGTH, LastWords, lines_of, telling_line, withheld_variables
 from mcp_guard.upstream.stdio import TAIL_BYTES, StderrTail, copy_stderr
 
 PYTHON = """Traceback (most recent call last):
@@ -80,6 +80,11 @@ def test_report_names_at_most_some_variables_and_no_value() -> None:
     assert shown[2] == ('hint: pass what it needs by name: [upstreams.up] env = { NAME = { env = "NAME" } }')
     assert "canary" not in words.report("up")
     assert words.summary.startswith("exited with status 1; its stderr ends: no ")
+
+
+def test_a_line_that_is_cut_at_a_blank_does_not_end_in_one() -> None:
+    line = f"{'x' * (MAX_LINE_LENGTH - 1)} and more"
+    assert LastWords("it ended", [line]).message == "x" * (MAX_LINE_LENGTH - 1)
 
 
 def test_a_server_that_was_up_is_reported_without_variables() -> None:
