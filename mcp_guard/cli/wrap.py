@@ -211,7 +211,8 @@ def overview(operation: WrapOperation) -> list[str]:
         lines.append(f"  {server.name}: behind the guard{named}{there}")
     lines += left_lines(operation)
     if operation.guard.is_new:
-        lines.append(f"  {operation.guard.config} will be created in observe mode, as by `mcp-guard init`")
+        lines.append(f"  {operation.guard.config} will be created in observe mode, as by `mcp-guard init`;")
+        lines.append("  if you have a guard already, go to its folder first, or name it: --config FILE")
     return [*lines, *(f"note: {note}" for note in notes(operation)), ""]
 
 
