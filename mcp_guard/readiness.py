@@ -15,6 +15,7 @@ from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.http.health import Check, Readiness
 from mcp_guard.downstream.session import Session
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.upstream.status_file import UpstreamStatus
 
 FRESH_SECONDS = 1.0
 """For how long an answer is repeated, because anybody may ask."""
@@ -29,6 +30,7 @@ Probe = Callable[[], Awaitable[tuple[list[Tool], Collection[str]]]]
 class ReadinessChecks:
     """The checks of one process. `run` must be running.
 
+    `remote` are the upstreams that are one server for all sessions, so that the latest knowledge of any counts.
     `sessions` are those that are open, `probe` lists the upstreams without one. `try_policies` raises GuardError if the
     policies cannot be loaded for the result, and `policy_files` is the state of their files. `note` writes a message
     for the operator.
@@ -40,6 +42,7 @@ class ReadinessChecks:
         writer: Writer,
         state_dir: Path,
         *,
+        remote: Collection[str],
         sessions: Callable[[], Iterable[Session]],
         probe: Probe,
         try_policies: Callable[[list[Tool], Collection[str]], Awaitable[None]],
@@ -49,6 +52,7 @@ class ReadinessChecks:
         self._upstreams = upstreams
         self._writer = writer
         self._state_dir = state_dir
+        self._remote = remote
         self._sessions = sessions
         self._probe = probe
         self._try_policies = try_policies
@@ -128,12 +132,15 @@ class ReadinessChecks:
 
     def _look_at_upstreams(self, sessions: list[Session]) -> bool:
         """Take over what the sessions know. Returns whether they look after all upstreams that are down."""
-        known: dict[str, bool] = {}
+        known: dict[str, UpstreamStatus] = {}
         for session in sessions:
             for name, status in session.upstreams.statuses().items():
                 if status.is_up or not session.upstreams.connections[name].is_starting:
-                    known[name] = known.get(name, False) or status.is_up
-        self._up |= known
+                    other = known.get(name)
+                    is_better = status.since > other.since if other and name in self._remote else status.is_up
+                    if other is None or is_better:
+                        known[name] = status
+        self._up |= {name: status.is_up for name, status in known.items()}
         return bool(sessions) and all(self._up.get(name) or name in known for name in self._upstreams)
 
     def _is_probe_due(self, now: float) -> bool:

@@ -160,18 +160,26 @@ def upstream_statuses(path: Path, running: list[str]) -> list[Receipt]:
 
 
 def upstream_lines(rows: list[Receipt]) -> list[str]:
-    """One line for each upstream and state."""
-    by_state: dict[tuple[str, bool, str], list[Receipt]] = {}
+    """One line for each upstream: what its sessions learned last, and how many of them know otherwise."""
+    by_upstream: dict[str, list[Receipt]] = {}
     for row in rows:
-        by_state.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
+        by_upstream.setdefault(str(row["upstream"]), []).append(row)
     lines = []
-    for (upstream, is_up, why), same in sorted(by_state.items()):
-        sessions = f"{len(same)} session{'s' if len(same) > 1 else ''}"
+    for upstream, known in sorted(by_upstream.items()):
+        latest = max(known, key=lambda row: float(row["since"]))
+        is_up = latest["is_up"] is True
+        same = [row for row in known if row["is_up"] is is_up]
+        others = [row for row in known if row["is_up"] is not is_up]
         times = f"since {_clock(min(row['since'] for row in same))}"
         if not is_up and (following := max(row["next_try"] for row in same)):
             times += f", next try {_clock(following)}"
-        line = f"upstream {upstream}: {'up' if is_up else 'down'} {times} ({sessions}){'' if is_up else f': {why}'}"
-        lines.append(line)
+        sessions = f"{len(known)} session{'s' if len(known) > 1 else ''}"
+        if others:
+            sessions = f"{len(same)} of {sessions}"
+        if others and is_up:
+            sessions += f"; down in {len(others)}: {others[0]['why']}"
+        state, why = ("up", "") if is_up else ("down", f": {latest['why']}")
+        lines.append(f"upstream {upstream}: {state} {times} ({sessions}){why}")
     return lines
 
 

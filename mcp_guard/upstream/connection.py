@@ -402,6 +402,16 @@ class Connection:
             self._renewal.begin()
         self._interrupted.set()
 
+    def on_reachable(self) -> None:
+        if self._down is None and not self.status.is_up:
+            self._set_status(UpstreamStatus(True, time.time()))
+
+    def on_unreachable(self, reason: str) -> None:
+        # INVARIANT: the status alone changes, so calls are still tried: the upstream may be back
+        if self._down is None and self.status.is_up:
+            self._set_status(UpstreamStatus(False, time.time(), self._scrub(reason)[:MAX_NOTE_LENGTH]))
+            self._listener.note(f"upstream `{self.name}` {self.status.why}")
+
     def input_schema(self, tool: str) -> Json | None:
         schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)
         schema = next(schemas, None)

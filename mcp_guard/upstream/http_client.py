@@ -1,7 +1,7 @@
 """One HTTP request to an upstream and its response: tokens, redirects, and whether anything of it was sent."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,6 +25,8 @@ MAX_REDIRECTS = 5
 REFUSED_TOKEN = (401, 403)
 MAX_REFUSAL_BYTES = 256 * 1024
 REDIRECTS = (301, 302, 307, 308)
+UNREACHED = (502, 503, 504)
+"""What a gateway answers when it cannot reach the server behind it."""
 KEEPS_METHOD: tuple[int, ...] = (307, 308)
 """The redirects after which a `POST` is repeated as it was (RFC 9110 §15.4)."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -76,11 +78,17 @@ class Sending:
 
 
 class UpstreamHttpClient:
-    """Sends requests to one upstream. Cookies are kept, because load balancers tell sessions apart by them."""
+    """Sends requests to one upstream. Cookies are kept, because load balancers tell sessions apart by them.
 
-    def __init__(self, address: ServerAddress, token_provider: TokenProvider | None = None) -> None:
+    `on_reached` is called after each exchange: with None if the upstream answered, else with why it cannot be reached.
+    """
+
+    def __init__(
+        self, address: ServerAddress, token_provider: TokenProvider | None, on_reached: Callable[[str | None], None]
+    ) -> None:
         self._address = address
         self._token_provider = token_provider
+        self._on_reached = on_reached
         self._http = self._open(httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS))
         self._unshared: httpx.AsyncClient | None = None
         """Opens a connection for each request."""
@@ -152,13 +160,13 @@ class UpstreamHttpClient:
         replaceable, redirects_left = set(REFUSED_TOKEN if self._token_provider else ()), MAX_REDIRECTS
         while True:
             token = self._token_provider.headers() if self._token_provider else {}
-            async with self._client_for(needs_certainty).stream(
+            async with self._response(
+                self._client_for(needs_certainty),
                 method,
                 url,
                 content=None if frame is None else sending.body(frame),
                 headers={"accept-encoding": ACCEPT_ENCODING, **headers, **self._address.headers, **token},
             ) as response:
-                self._note_connection(response)
                 answer = response
                 if response.status_code in replaceable:
                     replaceable.remove(response.status_code)
@@ -174,6 +182,33 @@ class UpstreamHttpClient:
                         continue
                 yield answer
                 return
+
+    @asynccontextmanager
+    async def _response(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        content: AsyncGenerator[bytes, None] | None,
+        headers: Mapping[str, str],
+    ) -> AsyncIterator[httpx.Response]:
+        has_answered = False
+        try:
+            async with client.stream(method, url, content=content, headers=headers) as response:
+                has_answered = True
+                self._note_answer(response)
+                yield response
+        except httpx.TransportError as error:
+            if not has_answered:
+                self._on_reached(explain(error))
+            raise
+
+    def _note_answer(self, response: httpx.Response) -> None:
+        self._note_connection(response)
+        if response.status_code not in UNREACHED:
+            self._on_reached(None)
+        elif response.request.method == "POST":  # some servers answer this to a `GET` that they do not offer
+            self._on_reached(describe_status(response))
 
     async def _replace_token(self, response: httpx.Response, refused: dict[str, str]) -> httpx.Response | None:
         """Get another token after a refusal. None if there is one; else the response that stays, with the reason.

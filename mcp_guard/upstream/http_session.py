@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
+from itertools import chain, repeat
 
 import httpx2 as httpx
 
@@ -36,6 +37,8 @@ from mcp_guard.upstream.http_standing_stream import StandingStream
 from mcp_guard.upstream.transport import MessageHandler
 
 RETRY_PAUSES = (0.2, 1.0)
+REACH_PAUSES = (1.0, 2.0, 5.0, 10.0)
+"""Seconds between pings of an upstream that cannot be reached; the last one repeats."""
 MAX_RETRY_AFTER_SECONDS = 3.0
 ONE_WAY_SECONDS = 30.0
 """How long an upstream may take to accept a notification or a reply."""
@@ -61,7 +64,8 @@ class UpstreamHttpSession:
         self._is_old = address.old
         self._handler = handler
         self._tasks = asyncio.TaskGroup()
-        self._client = UpstreamHttpClient(address, token_provider)
+        self._client = UpstreamHttpClient(address, token_provider, self._on_reached)
+        self._is_unreachable = asyncio.Event()
         self._reader = ResponseReader(handler, max_message_bytes)
         self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks)
         self._open: dict[Id, OpenRequest] = {}
@@ -123,6 +127,7 @@ class UpstreamHttpSession:
                 opened.set()
                 self._tasks.create_task(self._notifications.run())
                 self._tasks.create_task(self._replies.run())
+                self._tasks.create_task(self._ping_while_unreachable())
                 await self._send_all()
         except* SessionEnded as endings:
             self._end(str(endings.exceptions[0]))
@@ -133,6 +138,27 @@ class UpstreamHttpSession:
         if not self._is_over:
             self._is_over = True
             self._handler.on_closed(reason)
+
+    def _on_reached(self, failure: str | None) -> None:
+        if failure is None:
+            self._is_unreachable.clear()
+            self._handler.on_reachable()
+        else:
+            self._is_unreachable.set()
+            self._handler.on_unreachable(failure)
+
+    async def _ping_while_unreachable(self) -> None:
+        """So that its return is noticed although nobody calls, and a session that it has lost is replaced."""
+        while True:
+            await self._is_unreachable.wait()
+            for pause in chain(REACH_PAUSES, repeat(REACH_PAUSES[-1])):
+                await asyncio.sleep(pause)
+                if not self._is_unreachable.is_set():
+                    break
+                session = self._sessions.current
+                is_unknown = await self._sessions.is_unknown(session)
+                if is_unknown and session.has_id:
+                    self._sessions.lose(session)
 
     async def close(self) -> None:
         """End the session at the upstream, if it has one, once `run` has ended."""

@@ -50,6 +50,12 @@ class MessageHandler(Protocol):
     def on_session_lost(self, reason: str) -> None:
         """The upstream has forgotten the session, and must be sent `initialize` again. Open requests go on."""
 
+    def on_reachable(self) -> None:
+        """The upstream has answered. For a transport that has no connection which stays open."""
+
+    def on_unreachable(self, reason: str) -> None:
+        """The upstream did not answer, but may the next time: requests are still sent."""
+
     def note(self, text: str) -> None:
         """Print a note for the operator, unless there were too many about this upstream."""
 

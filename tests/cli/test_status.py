@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mcp_guard.cli.status import policies_of
+from mcp_guard.cli.status import policies_of, upstream_lines
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.running_guards import InstalledGuard, StartedGuard, differences, read_started
 from tests.cli.conftest import Past
@@ -134,6 +134,18 @@ def test_status_says_which_upstreams_are_down_and_why(tmp_path: Path) -> None:
     assert {row["upstream"]: row["is_up"] for row in rows} == {"up": True, "far": False, "gone": False}
     assert not list(guards.iterdir())
     assert "session" not in cli("status", "--config", str(config)).stdout
+
+
+def test_the_sessions_of_one_upstream_are_one_line_with_what_was_learned_last() -> None:
+    up = {"upstream": "far", "is_up": True, "since": 60, "why": "", "next_try": 0}
+    down = {"upstream": "far", "is_up": False, "since": 120, "why": "cannot be reached: ConnectError", "next_try": 0}
+    line = "upstream far: down since 1970-01-01 00:02:00 (1 of 3 sessions): cannot be reached: ConnectError"
+    assert upstream_lines([up, down, up]) == [line]
+    back = up | {"since": 180}
+    line = "upstream far: up since 1970-01-01 00:03:00 (1 of 2 sessions; down in 1: cannot be reached: ConnectError)"
+    assert upstream_lines([down, back]) == [line]
+    line = "upstream far: down since 1970-01-01 00:02:00, next try 1970-01-01 00:02:10 (2 sessions): gone"
+    assert upstream_lines([down, down | {"since": 125, "why": "gone", "next_try": 130}]) == [line]
 
 
 def test_status_without_a_ledger(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import httpx2 as httpx
 
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import ALLOW_ALL, scripted, upstream, write_config
+from tests.live.running_guard import ALLOW_ALL, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
+from tests.servers.wild_http import WildServer
 
 
 def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
@@ -54,3 +55,40 @@ def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
     assert "canary-reason" in served.notes
     assert "not ready: ledger failing, policies ok, 1 of 2 upstreams can be called" in served.notes
     assert not list(state.glob(".ready.*"))
+
+
+def test_a_dead_server_over_http_is_counted_as_down_by_all_sessions_until_it_is_back(tmp_path: Path) -> None:
+    """Also by the session that has not called it since."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/readyz?upstreams=all"
+    with WildServer(lambda exchange: exchange.serve()) as far:
+        config = write_config(tmp_path, f'[upstreams.far]\nurl = "{far.url}"\n', more=serving(port))
+        with Served(config, port) as served:
+
+            def becomes(code: int, up: int) -> None:
+                def answers() -> bool:
+                    answer = httpx.get(address, trust_env=False)
+                    return (answer.status_code, answer.json()["upstreams"]["up"]) == (code, up)
+
+                eventually(answers)
+
+            def status() -> str:
+                lines = cli("status", "--config", str(config)).stdout.splitlines()
+                return next((line for line in lines if line.startswith("upstream far: ")), "")
+
+            clients = [served.raw(served.issue()[1]) for _ in range(2)]
+            for client in clients:
+                client.start()
+                assert client.call("far__run")["result"]["content"][0]["text"] == "done"
+            becomes(200, up=1)
+            far.stop()
+            for _ in range(2):
+                assert "ConnectError" in str(clients[0].call("far__run"))
+            becomes(503, up=0)
+            eventually(lambda: status().startswith("upstream far: down since "))
+            assert "(1 of 2 sessions): cannot be reached: ConnectError" in status()
+            far.start()
+            becomes(200, up=1)
+            eventually(lambda: status().endswith("(2 sessions)"))
+            assert clients[0].call("far__run")["result"]["content"][0]["text"] == "done"
+    assert served.notes.count("upstream `far` cannot be reached: ConnectError") == 1
