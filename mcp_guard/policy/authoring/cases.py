@@ -39,6 +39,7 @@ from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import (
     Agent,
+    Call,
     CallHistory,
     Decision,
     Facts,
@@ -46,6 +47,7 @@ from mcp_guard.core.model import (
     Json,
     Micros,
     Origins,
+    Outcome,
     Signal,
     Task,
     Tool,
@@ -154,15 +156,23 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
         if now is None and engine.reads_time_of(tool.listed_as):
             raise ValueError("policies read `context.time`: give the case a `time`, or all of them in [defaults]")
         raised = [_signal(name, settings.signals) for name in table.get("signals", ())]
-        call = replace(call, risk=sum_signals((*call.risk.signals, *raised)))
-        counts = {
-            increment.counter.name: _rate(increment, table.get("rates", {}))
-            for increment in rates.rate_increments(call, engine.counters)
-        }
     except ValueError as error:
         return CaseResult(case, None, (str(error),))
-    decision = engine.decide(call, counts, now or 0)
+    call = replace(call, risk=sum_signals((*call.risk.signals, *raised)))
+    decision = _decide(engine, call, table.get("rates", {}), now or 0)
     return CaseResult(case, decision, tuple(_differences(table, decision)))
+
+
+def _decide(engine: PolicyEngine, call: Call, given_rates: Json, now: Micros) -> Decision:
+    """As `Guard.decide`: a call that a sum cannot count is denied."""
+    try:
+        counts = {
+            increment.counter.name: _rate(increment, given_rates)
+            for increment in rates.rate_increments(call, engine.counters)
+        }
+    except ValueError as uncountable:
+        return Decision(Outcome.DENY, engine.version, reasons=(str(uncountable),))
+    return engine.decide(call, counts, now)
 
 
 def _history(table: Json) -> CallHistory:

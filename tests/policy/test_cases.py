@@ -1,0 +1,40 @@
+"""A case is decided as the guard decides the call, and a misspelt name in it is a difference."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.model import Effect, FactsRule, RateCounter, ResourceRule, ToolRule
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from tests.policy.fixtures import PERMIT, load, make_tool, object_of
+
+RULE = ToolRule(resource=ResourceRule("Account", "/iban"), facts=FactsRule("read", {}, fields={"amount": "balance"}))
+SCHEMA = object_of(iban={"type": "string"}, amount={"type": "number"}, note={"type": "string"})
+PAY = replace(make_tool(SCHEMA), rule=RULE)
+PAID = RateCounter("paid_today", 1, ("agent",), (Effect.WRITE,), (PAY.listed_as,), "/amount")
+LIMIT = (
+    '@id("limit") forbid (principal, action, resource) when { context.rate.paid_today.greaterThan(decimal("100.0")) };'
+)
+
+
+def differences(folder: Path, line: str, outcome: str = "allow") -> str:
+    case = f'[[case]]\ntool = "up__tool"\noutcome = "{outcome}"\n{line}\n'
+    (folder / "test.cases.toml").write_text(case)
+    engine = load(folder, PERMIT + LIMIT, PAY, attributes={"Account": {"vendor": "string"}}, counters=(PAID,))
+    [result] = run_cases(engine, {PAY.listed_as: PAY}, read_cases(folder))
+    return "; ".join(result.differences)
+
+
+@pytest.mark.parametrize(
+    ("amount", "why"),
+    [
+        ("", "rate `paid_today` sums `/amount`, which is missing in this call"),
+        (', amount = "50"', "rate `paid_today` sums `/amount`, which is not a number in this call"),
+        (", amount = 1.23456", "rate `paid_today`: 1.23456 cannot be summed exactly"),
+    ],
+)
+def test_a_call_that_a_sum_cannot_count_is_denied_as_by_the_guard(tmp_path: Path, amount: str, why: str) -> None:
+    line = f'arguments = {{ iban = "DE1"{amount} }}'
+    assert differences(tmp_path, line, "deny") == ""
+    assert differences(tmp_path, line).startswith(f"expected allow, got deny ({why}")
