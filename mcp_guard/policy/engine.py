@@ -202,7 +202,7 @@ class PolicyEngine:
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""
         self.schema_text = json.dumps(schema)
-        self._attributes = environment.attributes
+        self.attributes = environment.attributes
         self._meta = environment.meta
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
@@ -289,7 +289,7 @@ class PolicyEngine:
             raise Inexpressible(self.withheld[call.name].reason)
         if shape is None:
             raise Inexpressible(NO_OBJECT)
-        attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
+        attributes = () if call.resource.type == TOOL else self.attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
         if self.reads_time:
             if now is None:
@@ -329,7 +329,7 @@ class PolicyEngine:
         principal = self._principal_entities(call.instance)
         if call.resource.type == TOOL:
             return principal
-        resource = resource_entity(call, self._attributes[call.resource.type])
+        resource = resource_entity(call, self.attributes[call.resource.type])
         parsed = principal.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
         return RequestEntities(parsed, [*principal.described, resource], principal.principal)
 
@@ -421,7 +421,7 @@ class PolicyEngine:
         if tool.rule.facts is not None:
             return policy_slice.blind_spots.find_always(shape)
         change = compute_change(required, None, tool.rule.resource)
-        missing = self._attributes.get(tool.rule.resource.type, ()) if tool.rule.resource else ()
+        missing = self.attributes.get(tool.rule.resource.type, ()) if tool.rule.resource else ()
         return policy_slice.blind_spots.find_always(shape, change.fields, missing)
 
 

@@ -38,3 +38,20 @@ def test_a_call_that_a_sum_cannot_count_is_denied_as_by_the_guard(tmp_path: Path
     line = f'arguments = {{ iban = "DE1"{amount} }}'
     assert differences(tmp_path, line, "deny") == ""
     assert differences(tmp_path, line).startswith(f"expected allow, got deny ({why}")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("rates = { paid_tody = 3 }", "no rate `paid_tody` is configured in [rates]; did you mean `paid_today`?"),
+        ("rates = { x = 3 }", "no rate `x` is configured in [rates]; there are: paid_today"),
+        ('facts = { vendr = "v" }', "no policy can read `vendr` in `facts`; did you mean `vendor`?"),
+        ("facts = { balanec = 3 }", "no policy can read `balanec` in `facts`; did you mean `balance`?"),
+        ('facts = { ntoe = "n" }', "no policy can read `ntoe` in `facts`; did you mean `note`?"),
+        ('facts = { opened = "2026", vendors = 3, vendor = "v" }', ""),
+        ("rates = { paid_today = 3 }", ""),
+    ],
+)
+def test_a_misspelt_rate_or_fact_of_a_case_is_a_difference(tmp_path: Path, line: str, says: str) -> None:
+    """A fact that nothing is like may be in the reply of the read tool, and says nothing to policies."""
+    assert differences(tmp_path, f'arguments = {{ iban = "DE1", amount = 5 }}\n{line}') == says

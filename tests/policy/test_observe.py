@@ -125,7 +125,7 @@ async def test_shadow_policies_are_evaluated_but_not_enforced(tmp_path: Path) ->
     shadow = harness.receipts("intent")[0]["shadow"]
     assert (shadow["outcome"], shadow["policies"]) == ("deny", ["shade"])
     assert shadow["policy_version"] == harness.policies.shadow.version
-    harness.policies.shadow._attributes = None  # type: ignore[assignment]
+    harness.policies.shadow.attributes = None  # type: ignore[assignment]
     deal = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
     assert "isError" not in (await harness.guard.call(make_instance(), deal))["result"], (
         "a shadow that fails fails alone"

@@ -63,7 +63,7 @@ def no_policies(harness: Harness) -> None:
 
 def broken_engine(harness: Harness) -> None:
     assert harness.policies._engine is not None
-    harness.policies._engine._attributes = None  # type: ignore[assignment]
+    harness.policies._engine.attributes = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

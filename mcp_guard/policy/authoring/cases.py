@@ -28,7 +28,7 @@ Cases run against the real engine. No tool is called and nothing is recorded.
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -53,7 +53,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
-from mcp_guard.core.nearest import nearest, suggest_tools
+from mcp_guard.core.nearest import is_misspelling, nearest, suggest_tools
 from mcp_guard.core.risk import SIGNALS, sum_signals
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.case_types import find_type_problems
@@ -143,6 +143,8 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
     tool = tools.get(table["tool"])
     if tool is None:
         return CaseResult(case, None, (f"no tool `{table['tool']}` is listed; {suggest_tools(table['tool'], tools)}",))
+    if misspelt := list(_misspelt_names(table, tool, engine)):
+        return CaseResult(case, None, tuple(misspelt))
     instance = _instance(table)
     request = ToolCallRequest(tool.listed_as, table.get("arguments", {}), table.get("meta"))
     call = describe(rules, "call_case", instance, request, tool)
@@ -173,6 +175,23 @@ def _decide(engine: PolicyEngine, call: Call, given_rates: Json, now: Micros) ->
     except ValueError as uncountable:
         return Decision(Outcome.DENY, engine.version, reasons=(str(uncountable),))
     return engine.decide(call, counts, now)
+
+
+def _misspelt_names(table: Json, tool: Tool, engine: PolicyEngine) -> Iterator[str]:
+    """The rates of a case that are not configured, and the facts that are nearly those that policies can read."""
+    counters = {counter.name for counter in engine.counters}
+    for name in sorted(table.get("rates", {}).keys() - counters):
+        near = nearest(name, counters)
+        known = f"did you mean `{near}`?" if near else f"there are: {', '.join(sorted(counters)) or 'none'}"
+        yield f"no rate `{name}` is configured in [rates]; {known}"
+    facts, rule = table.get("facts") or {}, tool.rule
+    fields = rule.facts.fields if rule.facts else {}
+    readable = {fields.get(argument, argument) for argument in tool.declared()}
+    readable |= set(engine.attributes.get(rule.resource.type, ()) if rule.resource else ())
+    for name in sorted(facts.keys() - readable):
+        near = next((other for other in sorted(readable - facts.keys()) if is_misspelling(name, other)), "")
+        if near:
+            yield f"no policy can read `{name}` in `facts`; did you mean `{near}`?"
 
 
 def _history(table: Json) -> CallHistory:
