@@ -288,6 +288,8 @@ class Settings:
     forward_meta: Mapping[str, str]
     people: People
     mode: Mode = Mode.ENFORCE
+    has_time_zone: bool = False
+    """Whether the configuration names the time zone, instead of leaving it at the default."""
     shadow: Path | None = None
     serve: ServeSettings | None = None
     keep_payload_days: int = 0

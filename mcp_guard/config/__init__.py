@@ -347,6 +347,7 @@ class Config(Model):
             hold_seconds=guard.hold_seconds,
             ticket_pattern=guard.ticket_pattern,
             time_zone=guard.time_zone,
+            has_time_zone="time_zone" in guard.model_fields_set,
             plain_names=guard.plain_names,
             tool_name_limit=guard.tool_name_limit,
             on_cancel=guard.on_cancel,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.config import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
@@ -100,10 +101,14 @@ def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
 LOCAL = '@id("l") @reason("r") forbid (principal, action, resource) when { context.time.local.hour < 9 };'
 
 
-@pytest.mark.parametrize(("zone", "notes"), [("UTC", ["l"]), ("Europe/Berlin", [])])
-def test_local_time_without_a_configured_zone_is_pointed_out(zone: str, notes: list[str]) -> None:
-    environment = PolicyEnvironment(TOOLS, ATTRIBUTES, routes=("people",), time_zone=zone)
-    linted = lint(read_lint_input({"x.cedar": FINE + LOCAL}, None, ("people",), AGENTS, environment=environment))
+@pytest.mark.parametrize(
+    ("line", "notes"), [("", ["l"]), ('time_zone = "UTC"', []), ('time_zone = "Europe/Berlin"', [])]
+)
+def test_local_time_without_a_configured_zone_is_pointed_out(tmp_path: Path, line: str, notes: list[str]) -> None:
+    settings = check(f'[guard]\npolicies = "p"\n{line}\n[upstreams.up]\ncommand = "x"\n', tmp_path / "mcp-guard.toml")
+    environment = PolicyEnvironment(TOOLS, ATTRIBUTES, routes=("people",), time_zone=settings.time_zone)
+    texts, zone = {"x.cedar": FINE + LOCAL}, settings.has_time_zone
+    linted = lint(read_lint_input(texts, None, ("people",), AGENTS, environment=environment, has_time_zone=zone))
     assert [finding.policy for finding in linted if "is UTC" in finding.what] == notes
     assert not [finding for finding in linted if finding.level == "error"], "the schema has the time"
 

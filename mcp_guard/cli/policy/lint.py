@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
     agents = {name: enrolled.agent.groups for name, enrolled in enrolled_agents(settings).items()}
     rates = {counter.name: counter.by for counter in settings.counters}
     texts = read_files(options.path or settings.policies)
-    linted = read_lint_input(texts, None, tuple(settings.routes), agents, rates, environment)
+    routes, has_time_zone = tuple(settings.routes), settings.has_time_zone
+    linted = read_lint_input(texts, None, routes, agents, rates, environment=environment, has_time_zone=has_time_zone)
     findings = [*lint(linted), *(undeclared_arguments(settings, environment) if environment else ())]
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:

@@ -66,6 +66,8 @@ class LintInput:
     """What the calls of each rate are counted by."""
     environment: PolicyEnvironment | None = None
     """If it is known, an error is what keeps the set from being loaded for it: lint and the guard agree."""
+    has_time_zone: bool = False
+    """Whether the configuration names the time zone of the environment."""
 
     def rules(self) -> Ruleset:
         return Ruleset(self.policies, action_groups(self.schema) if self.schema else {})
@@ -82,14 +84,17 @@ def read_lint_input(
     routes: Collection[str],
     agents: Mapping[str, Collection[str]],
     rates: Mapping[str, Collection[str]] = NO_RATES,
+    *,
     environment: PolicyEnvironment | None = None,
+    has_time_zone: bool = False,
 ) -> LintInput:
     """`agents` maps each enrolled agent to its groups. The schema is that of the `environment`, if there is one."""
     source, problems = parse_texts(texts, routes)
     groups = {group for agent_groups in agents.values() for group in agent_groups}
     if environment is not None:
         schema = environment.schema()
-    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys(), rates, environment)
+    policies, found = source.policies, tuple(problems)
+    return LintInput(texts, policies, found, schema, routes, groups, agents.keys(), rates, environment, has_time_zone)
 
 
 def lint(lint_input: LintInput, checks: "Iterable[Check] | None" = None) -> list[LintFinding]:
@@ -318,7 +323,8 @@ def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
 
 def local_time_is_utc(lint_input: LintInput) -> Iterator[LintFinding]:
     environment = lint_input.environment
-    for policy in lint_input.policies.values() if environment and environment.time_zone == UTC_NAME else ():
+    is_default = environment is not None and environment.time_zone == UTC_NAME and not lint_input.has_time_zone
+    for policy in lint_input.policies.values() if is_default else ():
         if any(path[:3] == LOCAL_TIME for path in reads_of(policy)):
             fix = 'set guard.time_zone, such as "Europe/Berlin", or read `context.time.utc`'
             yield LintFinding(
