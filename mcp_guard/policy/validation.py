@@ -40,7 +40,10 @@ _IN_ACTION = re.compile(r' (?:in context )?for Action::"[^"]*"')
 _CEDAR_INTERNAL = re.compile(r"__cedar::internal::")
 _NO_ACTION = "unable to find an applicable action given the policy scope constraints"
 _UNRECOGNIZED = re.compile(r'unrecognized (?:entity type `(?P<type>.+)`|action `Action::"(?P<action>.+)"`)')
-TEST_FIRST = "test `{} has {} &&` first: a missing attribute makes the policy fail, and the call is denied"
+TEST_FIRST = (
+    "test it first, as `{0} has {1} && {0}.{1} …`, which does not hold without it, or as "
+    "`if {0} has {1} then {0}.{1} … else true`, which does; if the policy reads it untested, the call is denied"
+)
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
 NAMES_OF_ARGUMENTS = (INPUT_NULL, INPUT_INEXACT)
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))

@@ -75,7 +75,13 @@ TOOL = make_tool(object_of(id={"type": "string"}, max_count={"type": "integer"})
             "context.input.max_count > 5",
             "7:22",
             "the optional attribute `context.input.max_count` may be absent in calls of `up__tool`",
-            "test `context.input has max_count &&` first: ",
+            "test it first, as `context.input has max_count && context.input.max_count …`, which does not hold",
+        ),
+        (
+            "!(context.input has max_count) || context.input.max_count > 5",
+            "7:41",
+            "the optional attribute `context.input.max_count` may be absent in calls of `up__tool`",
+            "or as `if context.input has max_count then context.input.max_count … else true`, which does",
         ),
         (
             "context.tme.hour > 18",
@@ -121,3 +127,14 @@ def test_an_error_is_reported_once_and_not_for_every_tool(tmp_path: Path) -> Non
         load(tmp_path, policy, *tools)
     assert caught.value.message.count("\n") == 0
     assert "in calls of `up__a`, `up__b`, `up__c` and 2 more;" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "context.input has max_count && context.input.max_count > 5",
+        "if context.input has max_count then context.input.max_count > 5 else true",
+    ],
+)
+def test_the_forms_that_the_hint_for_an_optional_attribute_shows_are_valid(tmp_path: Path, condition: str) -> None:
+    load(tmp_path, POLICY.format(condition), TOOL, attributes={"Deal": {"stage": "string"}})

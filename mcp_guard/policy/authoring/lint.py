@@ -29,7 +29,7 @@ from mcp_guard.policy.source import (
     with_unlisted,
 )
 from mcp_guard.policy.time_of_call import UTC_NAME
-from mcp_guard.policy.validation import ValidationSchema, find_misspelt_actions, find_validation_problems
+from mcp_guard.policy.validation import TEST_FIRST, ValidationSchema, find_misspelt_actions, find_validation_problems
 
 LOCAL_TIME = ("context", "time", "local")
 NO_RATES: Mapping[str, Collection[str]] = {}
@@ -196,8 +196,8 @@ def optional_without_has(lint_input: LintInput) -> Iterator[LintFinding]:
                 elif path and "." in node and _is_optional(path):
                     read[path] = node
         for path in read.keys() - tested:
-            where = f"{'.'.join(path[:-1])} has {path[-1]}"
-            yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"test `{where} &&` first")
+            fix = TEST_FIRST.format(".".join(path[:-1]), path[-1])
+            yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", fix)
 
 
 def _is_optional(path: tuple[str, ...]) -> bool:
