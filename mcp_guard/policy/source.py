@@ -18,6 +18,8 @@ from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
+ANNOTATIONS = (ID, GATE, REASON, ENFORCE)
+"""Those that the guard reads; others are the author's own."""
 ALWAYS = "always"
 _UNNAMED = re.compile(r"policy\d+")
 """How Cedar calls policies without a name."""

@@ -298,7 +298,7 @@ def find_missing_names(policy: Policy, tools: list[str], against: ValidationSche
             continue
         for name in sorted(names_sought(policy, path)):
             argument = unescape_token(name.partition("/")[0]) if path in NAMES_OF_ARGUMENTS else name
-            near = _nearest(argument, known)
+            near = nearest_spelling(argument, known)
             if argument not in known and (near or not may_have_others):
                 what = "has no such attribute" if path in NAMES_OF_FACTS else "declares no such argument"
                 never = f"`{'.'.join(path)}` never contains `{name}`, so the policy would never see it"
@@ -310,7 +310,7 @@ def _united(names: Iterable[Iterable[str]]) -> set[str]:
     return set().union(*names)
 
 
-def _nearest(name: str, known: Collection[str]) -> str | None:
+def nearest_spelling(name: str, known: Collection[str]) -> str | None:
     """The name of which this one is probably a misspelling, if there is one."""
     same = sorted(other for other in known if folded(other) == folded(name))
     return next(iter(same or _close_matches(name, known, NEARLY)), None)

@@ -7,7 +7,7 @@ import pytest
 from mcp_guard.config import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
-from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
+from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
 from tests.policy.fixtures import make_tool, object_of
@@ -96,6 +96,30 @@ def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
     assert [finding.policy for finding in hits] == [policy], found(policies)
     assert hits[0].fix
     assert hits[0].level != "note"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "fix"),
+    [
+        ('@require_aproval("people")', "did you mean `@require_approval`?"),
+        ('@Require_Approval("people")', "did you mean `@require_approval`?"),
+        ('@enforced("always")', "did you mean `@enforce`?"),
+        ('@ticket("SEC-1")', ""),
+        ('@owner("security")', ""),
+        ('@reasons("see the wiki")', ""),  # it has a reason, so this is another
+    ],
+)
+def test_an_annotation_that_is_nearly_one_of_the_guard_is_a_warning_of_lint_and_validate(
+    annotation: str, fix: str
+) -> None:
+    text = FINE + f'\n@id("f") @reason("r") {annotation} forbid (principal, action, resource) when {{ 1 == 2 }};'
+    linted = read_lint_input({"x.cedar": text}, CEDAR, ("people",), AGENTS)
+    for checks in (None, WARNINGS_OF_VALIDATE):
+        hits = [finding for finding in lint(linted, checks) if "annotation" in finding.what]
+        assert [(finding.policy, finding.level, finding.fix) for finding in hits] == (
+            [("f", "warning", fix)] if fix else []
+        )
+        assert all(finding.at.startswith("2:") for finding in hits)
 
 
 LOCAL = '@id("l") @reason("r") forbid (principal, action, resource) when { context.time.local.hour < 9 };'

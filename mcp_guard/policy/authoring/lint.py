@@ -19,6 +19,7 @@ from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.source import (
+    ANNOTATIONS,
     Policy,
     PolicyProblem,
     PolicySource,
@@ -29,7 +30,13 @@ from mcp_guard.policy.source import (
     with_unlisted,
 )
 from mcp_guard.policy.time_of_call import UTC_NAME
-from mcp_guard.policy.validation import TEST_FIRST, ValidationSchema, find_misspelt_actions, find_validation_problems
+from mcp_guard.policy.validation import (
+    TEST_FIRST,
+    ValidationSchema,
+    find_misspelt_actions,
+    find_validation_problems,
+    nearest_spelling,
+)
 
 LOCAL_TIME = ("context", "time", "local")
 NO_RATES: Mapping[str, Collection[str]] = {}
@@ -338,6 +345,16 @@ def impossible_times(lint_input: LintInput) -> Iterator[LintFinding]:
             yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def misspelt_annotations(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Annotations that are nearly one that the guard reads, and the policy lacks. Any other is the author's own."""
+    for policy in lint_input.policies.values():
+        given = policy.body.get("annotations", {}).keys()
+        for name in sorted(given - set(ANNOTATIONS)):
+            if near := nearest_spelling(name, set(ANNOTATIONS) - given):
+                what = f"the guard does not read the annotation `@{name}`, so it has no effect"
+                yield LintFinding(policy.file, policy.id, what, f"did you mean `@{near}`?")
+
+
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
@@ -365,7 +382,8 @@ CHECKS: tuple[Check, ...] = (
     arguments_named_otherwise,
     local_time_is_utc,
     impossible_times,
+    misspelt_annotations,
     unused_routes,
 )
-WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, impossible_times)
+WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, impossible_times, misspelt_annotations)
 """What `policy validate` warns of, beside what keeps the set from being loaded."""
