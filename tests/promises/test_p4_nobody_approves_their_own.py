@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mcp_guard.core.approval import ApprovalState, GrantTerms
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
-from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
@@ -193,3 +193,10 @@ def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) ->
         alice = enrol_live(config)
         cli("approvals", "approve", id, *alice, "--rationale", "fine")
         assert json.loads(text(client.call("guard__await", {"approval": id})))["tool"] == "echo"
+
+
+def test_an_approver_whose_key_file_is_of_another_guard_learns_a_command_that_works() -> None:
+    """`approvers add alice` alone refuses to overwrite that file."""
+    with pytest.raises(ApprovalError) as refused:
+        usable_key([], "key_1", "alice")
+    assert "mcp-guard approvers add alice --key-file FILE" in refused.value.hint

@@ -172,7 +172,8 @@ def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverK
         in_use = ", ".join(key.id for key in usable)
         hint = f"keys of {approver} in use: {in_use}; to sign with one of them: --key-file FILE"
     else:
-        hint = f"mcp-guard approvers list; to enrol one: mcp-guard approvers add {approver}"
+        adding = f"mcp-guard approvers add {approver} --key-file FILE"
+        hint = f"mcp-guard approvers list; to enrol a new key, in a new file that you then name here, too: {adding}"
     raise ApprovalError(f"`{approver}` has no enrolled key `{id}`", hint)
 
 
