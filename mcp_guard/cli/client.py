@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -132,7 +133,7 @@ def main(arguments: list[str]) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        call_arguments = json.loads(options.arguments)
+        call_arguments = json.loads(options.arguments, object_pairs_hook=partial(unique_members, parser))
     except ValueError as error:
         parser.error(f'`{options.arguments}` is not JSON: {error}; write \'{{"name": "value"}}\'')
     if not isinstance(call_arguments, dict):
@@ -152,6 +153,16 @@ def main(arguments: list[str]) -> int:
             return ended.code
         print_text("mcp-guard: the guard was stopped before it answered", file=sys.stderr)
         return NEGATIVE
+
+
+def unique_members(parser: argparse.ArgumentParser, pairs: list[tuple[str, Any]]) -> Json:
+    """The guard refuses duplicate members; here they would be lost before it sees them."""
+    members: Json = {}
+    for name, value in pairs:
+        if name in members:
+            parser.error(f"duplicate key `{name}` in the arguments; give each name once")
+        members[name] = value
+    return members
 
 
 def build_parser() -> argparse.ArgumentParser:

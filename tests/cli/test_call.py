@@ -72,6 +72,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["up__ecoh"], 1, "hint: did you mean `up__echo`? (all that this agent may see: mcp-guard call)"),
         ([], 0, "tool\tdescription\nup__echo\t"),
         (["up__echo", "{"], 2, "`{` is not JSON: "),
+        (["up__echo", '{"a": {"amount": 120.5, "amount": 1}}'], 2, "duplicate key `amount` in the arguments"),
         (["up__echo", "3"], 2, "`3` is not a JSON object; write "),
         (["up__echo", "--agent", "nobody"], 8, "nobody"),
     ],
