@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError, UpstreamError, reason_of
@@ -106,6 +106,13 @@ def read_headers(path: Path | None) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A file that records how far the events of one ledger have been delivered."""
@@ -115,17 +122,22 @@ class Cursor:
     def read(self, origin: str) -> int:
         """The sequence number of the last delivered receipt, or -1. Raises: ConfigError."""
         try:
-            cursor = json.loads(self.path.read_text())
-            if cursor["origin"] != origin:
-                raise ConfigError(
-                    f"`{self.path}` belongs to another ledger, `{cursor['origin']}`", "use another file: --cursor FILE"
-                )
-            return int(cursor["seq"])
+            text = self.path.read_text()
         except FileNotFoundError:
             return -1
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             what = f"cannot read the position in `{self.path}`: {reason_of(error)}"
-            raise ConfigError(what, "remove it, or use --after SEQ") from None
+            raise ConfigError(what, "check the path: --cursor FILE") from None
+        match _json_or_none(text):
+            case {"origin": str(written_for), "seq": int(seq)}:
+                if written_for != origin:
+                    what = f"`{self.path}` belongs to another ledger, `{written_for}`"
+                    raise ConfigError(what, "use another file: --cursor FILE")
+                return seq
+            case _:
+                what = f"`{self.path}` has no position that this command wrote"
+                hint = "name the last receipt that was delivered: --after SEQ; or remove the file, to start over"
+                raise ConfigError(what, hint)
 
     def move(self, origin: str, seq: int) -> None:
         """Record the position; durable on return. Raises: ConfigError."""

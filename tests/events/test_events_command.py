@@ -144,6 +144,22 @@ def test_a_cursor_beyond_the_end_of_a_restored_ledger_is_refused_and_not_taken_f
     assert cursor.read(ORIGIN) == 249
 
 
+def test_a_start_after_the_end_of_the_ledger_is_refused_before_anything_is_waited_for(ledger: Path) -> None:
+    refused = events(ledger, "--after", "250", "--follow", check=False)
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "`--after 250` is after the end of the ledger, whose last receipt is 249" in refused.stderr
+    assert "hint: for every receipt after that one: --after 249" in refused.stderr
+    assert events(ledger, "--after", "249").stdout == ""
+
+
+@pytest.mark.parametrize("text", ["99999", "", '{"origin": "test.example/ledger"}', '{"seq": "7", "origin": "x"}'])
+def test_a_file_that_is_no_cursor_is_refused_in_plain_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.y").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.y` has no position that this command wrote") as refused:
+        Cursor(tmp_path / "c.y").read(ORIGIN)
+    assert "--after SEQ" in refused.value.hint
+
+
 def test_header_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "headers"
     path.write_text("Authorization: x")

@@ -24,7 +24,7 @@ from mcp_guard.cli.ledger_reader import (
 from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_json, print_result, print_text
 from mcp_guard.config import load
-from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.events import FORMATS
 from mcp_guard.events.sender import Cursor, Receiver, RetryableError, check_url, read_headers
 from mcp_guard.secrets import read_network
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.25
 BATCH = 100
+NO_RECEIPTS = "it has no receipts: omit --after"
 RETRY_SECONDS = (1, 2, 5, 10, 30)
 
 
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     store = open_for_reading(options)
     shape = importlib.import_module(FORMATS[options.format])
     cursor = find_cursor(options)
-    after = options.after if options.after is not None else position(cursor, store) if cursor else -1
+    after = start(options.after, cursor, store)
     if options.to is None:
         return print_events(store, shape, after, options.follow, cursor)
     receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers), network(options))
@@ -102,9 +103,21 @@ def find_cursor(options: argparse.Namespace) -> Cursor | None:
     return Cursor(ledger_path(options).parent / f"events-{options.format}-{which}.cursor")
 
 
-def position(cursor: Cursor, store: Store) -> int:
-    """Raises: ConfigError if the cursor is that of another ledger, or of a longer one that a backup has replaced."""
+def start(after: int | None, cursor: Cursor | None, store: Store) -> int:
+    """The receipt after which to start, or -1.
+
+    Raises: ConfigError if it is after the last one: then the receipts up to it would never be delivered. Also if the
+    cursor is that of another ledger.
+    """
+    if after is None and cursor is None:
+        return -1
     origin, last = next(((receipt["origin"], receipt["seq"]) for receipt in latest(store, 1)), ("", -1))
+    if after is not None:
+        if after > last:
+            what = f"`--after {after}` is after the end of the ledger, whose last receipt is {last}"
+            raise ConfigError(what, f"for every receipt after that one: --after {last}" if last >= 0 else NO_RECEIPTS)
+        return after
+    assert cursor is not None
     seq = cursor.read(origin)
     cursor.check_end(seq, last)
     return seq
