@@ -1,13 +1,12 @@
 """One receipt with its proof as a self-contained text: the entry, its inclusion proof and a checkpoint
 (c2sp.org/tlog-proof), and optionally its payloads."""
 
-import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .files import parse_json
+from .files import decode_base64, parse_json
 from .merkle import leaf_hash, root_from_proof
 from .notes import SignedCheckpoint, parse_checkpoint
 from .signatures import PAYLOADS
@@ -55,7 +54,7 @@ def split_entry(entry: bytes) -> tuple[bytes, bytes]:
     body, newline, signature = entry.rpartition(b"\n")
     if not newline:
         raise ValueError("not an entry: expected a document, a newline and a signature")
-    return body, base64.b64decode(signature, validate=True)
+    return body, decode_base64(signature)
 
 
 def parse_proof(text: str) -> tuple[int, tuple[bytes, ...], SignedCheckpoint]:
@@ -67,7 +66,7 @@ def parse_proof(text: str) -> tuple[int, tuple[bytes, ...], SignedCheckpoint]:
     index = lines[0].removeprefix("index ") if lines else ""
     if form != PROOF or not separator or not lines[0].startswith("index ") or index != str(int(index)):
         raise ValueError("not a tlog-proof")
-    hashes = tuple(base64.b64decode(line, validate=True) for line in lines[1:])
+    hashes = tuple(decode_base64(line) for line in lines[1:])
     if any(len(hash) != 32 for hash in hashes):
         raise ValueError("not a tlog-proof: a hash does not have 32 bytes")
     return int(index), hashes, parse_checkpoint(note)
@@ -79,7 +78,7 @@ def read_payloads(payloads: Mapping[str, Any]) -> dict[str, bytes]:
         if unknown := sorted(set(payloads) - set(PAYLOADS)):
             raise ValueError(f"unknown payload names: {unknown}")
         return {
-            name: b"".join(base64.b64decode(parts.get(part, ""), validate=True) for part in ("salt", "payload"))
+            name: b"".join(decode_base64(parts.get(part, "")) for part in ("salt", "payload"))
             for name, parts in payloads.items()
         }
     except (AttributeError, TypeError, binascii.Error) as error:

@@ -4,6 +4,7 @@ The sender of an export or a bundle chooses its files. A device or a pipe would 
 fill the memory, and JSON with duplicate members or `NaN` means different things to different readers.
 """
 
+import base64
 import json
 import os
 import stat
@@ -50,9 +51,19 @@ def parse_json(data: bytes | str) -> Any:
         value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON, or it was cut (at character {error.pos} of {len(data)})") from None
     if _depth(value) > MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     return value
+
+
+def decode_base64(text: bytes | str) -> bytes:
+    """Base64 as RFC 4648 §3.5 has encoders write it: other texts of the same bytes are refused. Raises: ValueError."""
+    data = base64.b64decode(text, validate=True)
+    if base64.b64encode(data) != (text.encode() if isinstance(text, str) else text):
+        raise ValueError("it is not canonical base64: unused bits are set")
+    return data
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Ed25519 kind, `cosignature/v1`). `Signer` follows the guard's key from one to th
 it.
 """
 
-import base64
 import binascii
 import hashlib
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from .files import MAX_KEYS, parse_json, read_limited, reason_of
+from .files import MAX_KEYS, decode_base64, parse_json, read_limited, reason_of
 from .report import UnusableInput, VerificationFailed
 from .signatures import Receipt
 
@@ -74,7 +73,7 @@ def parse_key(line: str) -> VerifierKey:
     if len(parts) != 3 or not parts[0]:
         raise ValueError("not a verifier key: expected `<name>+<key id>+<key>`")
     name, id, encoded = parts
-    raw = base64.b64decode(encoded, validate=True)
+    raw = decode_base64(encoded)
     if len(raw) != 33 or raw[0] not in (ED25519, COSIGNATURE):
         raise ValueError("not an Ed25519 key")
     expected = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
@@ -104,7 +103,7 @@ def parse_checkpoint(note: str) -> SignedCheckpoint:
         raise ValueError("not a checkpoint: expected origin, size and root hash")
     if not (parts[1].isascii() and parts[1].isdecimal()) or parts[1] != str(int(parts[1])):
         raise ValueError(f"not a checkpoint: `{parts[1]}` is not a size")
-    root = base64.b64decode(parts[2], validate=True)
+    root = decode_base64(parts[2])
     signature_lines = lines.removesuffix("\n").split("\n")
     if len(root) != 32 or not lines.endswith("\n") or len(signature_lines) > MAX_SIGNATURES:
         raise ValueError("not a checkpoint: malformed root hash or signatures")
@@ -114,7 +113,7 @@ def parse_checkpoint(note: str) -> SignedCheckpoint:
 
 def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
     dash, name, encoded = line.split(" ")
-    raw = base64.b64decode(encoded, validate=True)
+    raw = decode_base64(encoded)
     if dash != "—" or not name or len(raw) < 5:
         raise ValueError(f"not a signature line: `{line}`")
     return name, raw[:4], raw[4:]
@@ -180,7 +179,7 @@ class Signer:
                 raise ValueError("the new key is not a key for this ledger")
             if old != self.key.line:
                 raise ValueError("the old key is not the key in use")
-            if not new.verifies(possession(receipt), base64.b64decode(receipt["possession"], validate=True)):
+            if not new.verifies(possession(receipt), decode_base64(receipt["possession"])):
                 raise ValueError("the new key did not sign its own introduction")
             if receipt["kind"] == REPLACED and not {self.key, new} <= set(self.given):
                 raise ValueError(

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from .files import parse_json
+from .files import decode_base64, parse_json
 
 Receipt = dict[str, Any]
 SIGNED = (
@@ -56,7 +56,7 @@ def check_signature(method: str, public: str, details: Receipt, text: bytes, sig
     Raises: ValueError.
     """
     try:
-        raw, signed = base64.b64decode(public, validate=True), _decode(signature, "signature")
+        raw, signed = decode_base64(public), _decode(signature, "signature")
         if method == "ed25519":
             Ed25519PublicKey.from_public_bytes(raw).verify(signed, text)
         elif method == "webauthn":
@@ -68,7 +68,7 @@ def check_signature(method: str, public: str, details: Receipt, text: bytes, sig
 
 
 def _decode(signature: Receipt, name: str) -> bytes:
-    return base64.b64decode(signature[name], validate=True)
+    return decode_base64(signature[name])
 
 
 def _check_assertion(public: bytes, details: Receipt, text: bytes, signature: Receipt) -> None:

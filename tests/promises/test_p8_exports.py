@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,17 @@ def drop_request(lines: list[str]) -> None:
     del lines[next(at for at, line in enumerate(lines) if "request" in json.loads(line))]
 
 
+def cut_last(lines: list[str]) -> None:
+    lines[-1] = lines[-1][:50]
+
+
+def other_salt_text(lines: list[str]) -> None:
+    """Other base64 of the same salt: `…A==` and `…B==` decode alike."""
+    last = re.search(r'"salt":\s*"[^"]*([AQgw])==', lines[0])
+    assert last is not None
+    lines[0] = lines[0][: last.start(1)] + chr(ord(last[1]) + 1) + lines[0][last.end(1) :]
+
+
 def alter_payload(lines: list[str]) -> None:
     document = json.loads(lines[0])
     name = next(item for item in document if item != "seq")
@@ -200,7 +212,8 @@ def misname(out: Path) -> None:
         (lambda out: (out / "tile/0/009").write_bytes(bytes(32)), None, "belongs to no receipt of the tree"),
         (lambda out: (out / "payloads/009.jsonl").write_bytes(b""), None, "belongs to no receipt of the tree"),
         (of_lines("bundles/001.jsonl", lambda lines: lines.reverse()), 256, "its bundle belongs to another receipt"),
-        (of_lines("bundles/001.jsonl", lambda lines: lines.pop()), 511, ""),
+        (of_lines("bundles/001.jsonl", lambda lines: lines.pop()), 511, "`bundles/001.jsonl`: it is missing; copy the"),
+        (of_lines("bundles/001.jsonl", cut_last), 511, "`bundles/001.jsonl`: it is not JSON, or it was cut (at char"),
         (of_lines("bundles/001.jsonl", lambda lines: lines.append(lines[0])), 256, "does not hold a bundle for each"),
         (of_lines("bundles/001.jsonl", other_entry), 260, "its bundle belongs to another receipt"),
         (of_lines("bundles/001.jsonl", other_proof), 260, "does not lead to the root"),
@@ -212,6 +225,7 @@ def misname(out: Path) -> None:
         (of_lines("payloads/001.jsonl", drop_request), None, "no receipt records that it was erased"),
         (of_lines("payloads/001.jsonl", lambda lines: lines.append(lines[0])), 256, "twice or in the wrong file"),
         (of_lines("payloads/001.jsonl", lambda lines: lines.append("{}")), 256, "is malformed"),
+        (of_lines("payloads/001.jsonl", other_salt_text), 256, "is not canonical base64: unused bits are set"),
         (lambda out: (out / "payloads/001.jsonl").unlink(), None, "no receipt records that it was erased"),
         (lambda out: flip(policy(out), 5), None, "of its policy version"),
         (lambda out: policy(out).unlink(), None, "is not stored"),

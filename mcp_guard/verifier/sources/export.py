@@ -19,6 +19,7 @@ MAX_TILE = WIDTH * (2 + 65_535)
 """Bytes of the largest file of a tile: a bundle of entries, each with its length of 16 bits."""
 NAMES = ("checkpoint", "cosigned", "ledger.pub", "tile", "bundles", "payloads", "policies")
 """What an export consists of."""
+EXPORT_AGAIN = "copy the export again, or write it again: mcp-guard ledger export DIR"
 KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
@@ -150,7 +151,12 @@ class ExportReader:
 
     def _check_bundle(self, line: bytes, seq: int, entry: bytes, payloads: Mapping[str, bytes] | None) -> str | None:
         """Check a line of bundles. Returns its checkpoint if that is of an earlier export. Raises: ValueError."""
-        bundle = parse_bundle(line)
+        try:
+            if not line:
+                raise ValueError("it is missing")
+            bundle = parse_bundle(line)
+        except ValueError as error:
+            raise ValueError(f"its line in `{lines_path('bundles', seq >> TILE)}`: {error}; {EXPORT_AGAIN}") from None
         if bundle.seq != seq or bundle.leaf != hashlib.sha256(b"\x00" + entry).digest():
             raise ValueError("its bundle belongs to another receipt")
         if payloads is not None and not bundle.payloads.items() <= payloads.items():
