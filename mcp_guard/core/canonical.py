@@ -70,22 +70,30 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
     try:
-        value = exact_json.loads(line)
+        value, is_compact = exact_json.read(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
-    if line.count(b",") + line.count(b"[") + line.count(b"{") >= max_values // 2 and has_more_values(value, max_values):
+    brackets = line.count(b"[") + line.count(b"{")
+    may_have_more = len(line) >= max_values // 2 and brackets + line.count(b",") >= max_values // 2
+    if may_have_more and has_more_values(value, max_values):
         raise Unacceptable(f"more than {max_values} values (limits.values)", value)
-    if is_too_deep(line, value):
+    if brackets > MAX_MESSAGE_DEPTH and _goes_below(value, MAX_MESSAGE_DEPTH):
         raise Unacceptable("nested too deeply", value)
-    # Most senders write compact JSON; if writing it again gives the same bytes, no duplicate key was dropped.
+    return value if is_compact else _read_spaced(line, exact_json.restore_numbers(line, value), max_values)
+
+
+def _read_spaced(line: bytes, value: Any, max_values: int) -> Any:
+    """The value of a line that is not written as orjson would: because of blanks, or as it has lost something.
+
+    Raises: Unacceptable.
+    """
     try:
         written, is_exact = orjson.dumps(value), True
     except TypeError:  # it has an `UnroundedNumber`
         written, is_exact = exact_json.dumps(value), False
-    if written != line.strip() or not is_exact:
-        if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
-            raise Unacceptable("duplicate keys", value)
-        _read_again(line, value, is_exact)
+    if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
+        raise Unacceptable("duplicate keys", value)
+    _read_again(line, value, is_exact)
     return value
 
 
@@ -252,7 +260,7 @@ def _write(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | bytearray) -> str:
     """SHA-256 as `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 

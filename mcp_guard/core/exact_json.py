@@ -47,12 +47,30 @@ class UnroundedNumber(float):
 
 def loads(text: bytes) -> Any:
     """Parse one JSON text as orjson does, but for numbers. Raises: orjson.JSONDecodeError, a ValueError."""
+    value, is_compact = read(text)
+    return value if is_compact else restore_numbers(text, value)
+
+
+def read(text: bytes) -> tuple[Any, bool]:
+    """The value of a JSON text, and whether orjson writes it in the same bytes.
+
+    Then nothing was dropped or rounded: every number is the shortest text of its value, and no name is there twice.
+    Most senders write so. Otherwise see `restore_numbers`. Raises: as `loads`.
+    """
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         if _LONG_NUMBER.search(text) and (found := _loads_infinite(text)) is not None:
-            return found
+            return found, False
         raise
+    try:
+        return value, orjson.dumps(value) == text.strip()
+    except TypeError:  # nested more deeply than orjson writes
+        return value, False
+
+
+def restore_numbers(text: bytes, value: Any) -> Any:
+    """The value that `read` has found in this text, with the text of every number that it has rounded."""
     if (_has_float(value) and _LONG_NUMBER.search(text)) or (b"-0" in text and _MINUS_ZERO.search(text)):
         try:
             return _DECODER.decode(text.decode())

@@ -122,9 +122,7 @@ class SqlLedger:
 
         def op(tx: Transaction) -> Intent | Conflict:
             release()
-            if why := registry.why_barred(tx.store, call.instance, tx.now):
-                return Conflict(why)
-            if moved := _definition_conflict(tx, call) or _rates_conflict(tx, counted, decision):
+            if moved := _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision):
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
@@ -253,9 +251,13 @@ def _differs_from_signed(call: Call, decision: Decision, held: Approval) -> Conf
     return None
 
 
-def _definition_conflict(tx: Transaction, call: Call) -> Conflict | None:
-    """Promise P6: an operator may have refused the definition meanwhile, in another process."""
+def _standing_conflict(tx: Transaction, call: Call) -> Conflict | None:
+    """Promises P6 and P7: another process may have revoked the instance, or an operator refused the definition."""
     assert call.tool is not None
+    if registry.may_call(tx.store, call.instance, call.tool, tx.now):
+        return None
+    if why := registry.why_barred(tx.store, call.instance, tx.now):
+        return Conflict(why)
     if tx.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
         return None
     return Conflict(f"the definition of `{call.tool.listed_as}` no longer matches the pinned one")

@@ -12,7 +12,7 @@ import orjson
 from mcp_guard.core import credential
 from mcp_guard.core.approval import OPEN, ApprovalEvent, ApprovalState
 from mcp_guard.core.errors import IdentityError
-from mcp_guard.core.model import Agent, Instance, Json, Micros
+from mcp_guard.core.model import Agent, Instance, Json, Micros, Tool
 from mcp_guard.core.nearest import nearest
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.ledger.approvals import transitions
@@ -41,6 +41,16 @@ def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
         what = "this instance" if key == ("instance", instance.id) else f"{key[0]} `{key[1]}`"
         return f"the credential of this instance was revoked, together with everything of {what}"
     return None
+
+
+def may_call(store: Store, instance: Instance, tool: Tool, now: Micros) -> bool:
+    """Whether this instance may call now, and the tool's definition is in force: what `why_barred` and the pin say,
+    with one look at the ledger.
+    """
+    keys = revocation_keys(instance)
+    return not credential.check_time(instance.started, instance.expires, now) and store.is_in_order(
+        keys, instance.started, tool.server, tool.name, tool.definition_hash
+    )
 
 
 # The steps

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp_guard import __version__
+from mcp_guard.core.canonical import digest
 from mcp_guard.core.errors import STABLE_MESSAGES, LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
-from mcp_guard.core.receipt import Draft, ReceiptPosition, commitment, document, entry, format_time
+from mcp_guard.core.receipt import Draft, ReceiptPosition, document, entry, format_time
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.identity.ed25519 import PublicKey
@@ -86,7 +87,7 @@ def is_signed(checkpoint: str, head: TreeHead) -> bool:
         PublicKey.from_public_bytes(public).verify(signature, signed)
     except ValueError:
         return False
-    return (parsed.size, parsed.root) == (head.size, merkle.root(head.edge))
+    return (parsed.size, parsed.root) == (head.size, merkle.root(head.hashes()))
 
 
 class Transaction:
@@ -102,8 +103,10 @@ class Transaction:
         self._retiring_key: SigningKey | None = None
         self.leaf: bytes | None = None
         """Of the last receipt that was added."""
+        self.head = head
+        """As the transaction found it, and from `close` on as it leaves it."""
         self._size = head.size
-        self._edge: list[bytes] = list(head.edge)
+        self._edge = head.hashes()
 
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
         """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept.
@@ -112,7 +115,8 @@ class Transaction:
         """
         seq = self._size
         salts = {name: draft.salts.get(name) or os.urandom(SALT_BYTES) for name in draft.payloads}
-        commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
+        cells = {name: bytearray().join((salts[name], data)) for name, data in draft.payloads.items()}
+        commitments = {name: digest(cell) for name, cell in cells.items()}
         body = document(draft, ReceiptPosition(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)
         whole = entry(body, signature)
@@ -124,8 +128,9 @@ class Transaction:
         self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
-        if salts:
-            cells = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
+        if hashed_only:
+            cells = {name: bytearray(salt) for name, salt in salts.items()}
+        if cells:
             self.store.add_payloads(seq, cells)
         self._edge = merkle.append(self._edge, seq, leaf, self.store.add_node)
         self._size += 1
@@ -149,10 +154,8 @@ class Transaction:
         lines = [note.signature_line(key.origin, key.id, key.sign(text.encode())) for key in keys]
         if self._key_since is not None:
             self.store.add_guard_key(self._key_since, self.key.verifier)
-        self.store.advance_head(before, self.head(), "\n".join([text, "".join(lines)]))
-
-    def head(self) -> TreeHead:
-        return TreeHead(self._size, tuple(self._edge), self.key.verifier)
+        self.head = TreeHead(self._size, b"".join(self._edge), self.key.verifier)
+        self.store.advance_head(before, self.head, "\n".join([text, "".join(lines)]))
 
 
 Op = Callable[[Transaction], T]
@@ -318,6 +321,6 @@ class Writer:
                 raise
         except FAILURES as error:
             raise explain(error, store.path) from None
-        if (new_head := tx.head()).size > head.size:
-            self._known_head.set(new_head, tx.leaf, tx.now)
+        if tx.head.size > head.size:
+            self._known_head.set(tx.head, tx.leaf, tx.now)
         return results

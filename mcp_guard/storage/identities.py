@@ -1,8 +1,9 @@
 """The rows of enrolled agents, instances, revocations and launch codes. Statements only."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
@@ -103,10 +104,21 @@ class IdentityQueries(Queries):
     def revoked(self, keys: Iterable[RevocationKey], started: Micros) -> RevocationKey | None:
         """The first of these that is revoked for what started then."""
         keys = list(keys)
-        named = " OR ".join(["(kind = ? AND name = ?)"] * len(keys))
-        query = f"SELECT kind, name FROM revocation WHERE until >= ? AND ({named})"
+        query = f"SELECT kind, name {_revoked(len(keys))}"
         revoked = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
         return next((key for key in keys if key in revoked), None) if revoked else None
+
+    def is_in_order(
+        self, keys: Collection[RevocationKey], started: Micros, upstream: str, tool: str, definition: str
+    ) -> bool:
+        """Whether none of these is revoked for what started then, and this definition of the tool is in force.
+
+        On the path of each call: one statement for both.
+        """
+        pinned = "SELECT 1 FROM pin WHERE upstream = ? AND tool = ? AND state = 'pinned' AND hash = ?"
+        query = f"{pinned} AND NOT EXISTS (SELECT 1 {_revoked(len(keys))})"
+        values = (upstream, tool, definition, started, *chain.from_iterable(keys))
+        return self._run(query, values).fetchone() is not None
 
     # Launch codes, stored hashed, and what launches that share an instance have in common
 
@@ -134,6 +146,12 @@ class IdentityQueries(Queries):
 
     def forget_launches(self, instance: str) -> None:
         self._run("DELETE FROM launch WHERE instance = ?", (instance,))
+
+
+@lru_cache(maxsize=32)
+def _revoked(count: int) -> str:
+    """What selects the revocations of so many keys."""
+    return f"FROM revocation WHERE until >= ? AND ({' OR '.join(['(kind = ? AND name = ?)'] * count)})"
 
 
 def _read(said: str) -> Instance:

@@ -1,4 +1,8 @@
-"""What every group of statements shares: the connection, and the check of a compare-and-set."""
+"""What every group of statements shares: the connection, and the check of a compare-and-set.
+
+On the path of a call blobs are bound as `bytearray`, because `sqlite3` first looks for an adapter of each `bytes` and
+each None, which costs more than many a statement.
+"""
 
 import sqlite3
 

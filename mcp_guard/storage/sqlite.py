@@ -9,9 +9,8 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.rates import RecordedUse
@@ -19,6 +18,7 @@ from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approvals import ApprovalQueries
 from mcp_guard.storage.errors import FAILURES, explain
+from mcp_guard.storage.file_location import FileLocation
 from mcp_guard.storage.identities import IdentityQueries
 from mcp_guard.storage.keys import KeyQueries
 from mcp_guard.storage.payloads import PayloadQueries
@@ -31,11 +31,11 @@ BUSY_SECONDS = 2.0
 CACHE_KIB = 512
 """Page cache. A call touches some 40 pages of 4 KiB, mostly the same ones."""
 SALT_BYTES = 16
+LAST_TOTAL = "SELECT total FROM rate_use WHERE counter = ?1 AND key = ?2 ORDER BY at DESC, id DESC LIMIT 1"
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptRow:
+class ReceiptRow(NamedTuple):
     """A receipt as it is stored; `at` in microseconds."""
 
     seq: int
@@ -47,13 +47,18 @@ class ReceiptRow:
     leaf: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TreeHead:
-    """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
+class TreeHead(NamedTuple):
+    """Size and right edge of the tree (its hashes joined), and the verifier line of the key in force (none before the
+    first receipt).
+    """
 
     size: int
-    edge: tuple[bytes, ...]
+    edge: bytes
     key: str
+
+    def hashes(self) -> list[bytes]:
+        """Of the right edge: the largest complete subtrees, left to right."""
+        return [self.edge[at : at + HASH_BYTES] for at in range(0, len(self.edge), HASH_BYTES)]
 
 
 class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQueries):
@@ -62,28 +67,19 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self.path = path
-        self._files = tuple((file, _identity(file)) for file in (str(path), f"{path}-wal"))
+        self.location = FileLocation(path)
 
     def begin(self) -> None:
         self._run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """INVARIANT: what is durable when this returns is in the file of this name. Raises: LedgerError, sqlite3.Error.
+        """INVARIANT: what is durable when this returns is in the file of this name.
 
-        SQLite would go on writing to a file that was removed or replaced while it was open.
+        Raises: LedgerError, sqlite3.Error.
         """
-        self._check_place()
+        self.location.check()
         self._run("COMMIT")
-        self._check_place()
-
-    def _check_place(self) -> None:
-        for file, known in self._files:
-            if _identity(file) != known:
-                raise LedgerError(
-                    f"the ledger was removed or replaced while it was in use: `{file}`",
-                    "restore the original file, or restart the guard to use the present one; see mcp-guard doctor",
-                    LedgerFault.REPLACED,
-                )
+        self.location.check()
 
     def version(self) -> tuple[int, int]:
         """Differs if anything was written since, by another connection or by this one."""
@@ -106,13 +102,12 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         row = self._run("SELECT size, edge, key FROM head").fetchone()
         if row is None or not isinstance(row[1], bytes):
             raise sqlite3.DatabaseError("the ledger has no head")
-        size, edge, key = row
-        return TreeHead(size, _split_edge(edge), key)
+        return TreeHead(*row)
 
     def advance_head(self, before: int, after: TreeHead, checkpoint: str) -> None:
         cursor = self._run(
             "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ?",
-            (after.size, b"".join(after.edge), checkpoint, after.key, before),
+            (after.size, bytearray(after.edge), checkpoint, after.key, before),
         )
         self._one_row(cursor, "the head of the ledger")
 
@@ -129,7 +124,8 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         return str(self._run("SELECT checkpoint FROM head").fetchone()[0])
 
     def add_receipt(self, row: ReceiptRow) -> None:
-        values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
+        seq, kind, at, call, body, signature, leaf = row
+        values = (seq, kind, at, call, bytearray(body), bytearray(signature), bytearray(leaf))
         self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def add_node(self, level: int, index: int, hash: bytes) -> None:
@@ -159,9 +155,10 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
             kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
             yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
-    def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
-        """The payloads of one receipt, each with its salt before it."""
-        self._run("INSERT INTO payload VALUES (?, ?, ?, ?, ?, ?)", (seq, *map(cells.get, PAYLOADS)))
+    def add_payloads(self, seq: int, cells: Mapping[str, bytearray]) -> None:
+        """The payloads of one receipt by name (of `PAYLOADS`), each with its salt before it."""
+        sql = f"INSERT INTO payload (seq, {', '.join(cells)}) VALUES (?{', ?' * len(cells)})"
+        self._run(sql, (seq, *cells.values()))
 
     def receipt(self, seq: int) -> ReceiptRow | None:
         row = self._run("SELECT * FROM receipt WHERE seq = ?", (seq,)).fetchone()
@@ -205,13 +202,14 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
 
     def sum_uses(self, counter: str, key: str, since: int) -> int:
         """The amounts after `since`, however many: what the first of them adds to, from what the last comes to."""
-        query = "SELECT total, amount FROM rate_use WHERE counter = ? AND key = ? AND at > ? ORDER BY at, id LIMIT 1"
-        first = self._run(query, (counter, key, since)).fetchone()
-        return self._total(counter, key) - int(first[0]) + int(first[1]) if first else 0
+        within = (
+            "SELECT total, amount FROM rate_use WHERE counter = ?1 AND key = ?2 AND at > ?3 ORDER BY at, id LIMIT 1"
+        )
+        row = self._run(f"SELECT ({LAST_TOTAL}), total, amount FROM ({within})", (counter, key, since)).fetchone()
+        return int(row[0]) - int(row[1]) + int(row[2]) if row else 0
 
     def _total(self, counter: str, key: str) -> int:
-        query = "SELECT total FROM rate_use WHERE counter = ? AND key = ? ORDER BY at DESC, id DESC LIMIT 1"
-        row = self._run(query, (counter, key)).fetchone()
+        row = self._run(LAST_TOTAL, (counter, key)).fetchone()
         return int(row[0]) if row else 0
 
     def add_use(self, counter: str, key: str, at: int, amount: int) -> RecordedUse:
@@ -331,21 +329,6 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(0.005)
-
-
-def _identity(file: str) -> tuple[int, int] | None:
-    """Device and inode of the file that has this name now; None if there is none."""
-    try:
-        status = os.stat(file)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-@lru_cache(maxsize=4)
-def _split_edge(edge: bytes) -> tuple[bytes, ...]:
-    """The hashes of a stored right edge; cached, because it is mostly the one that was stored last."""
-    return tuple(edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:

@@ -132,14 +132,14 @@ async def test_removed_file_is_noticed_at_once_and_recovered_when_restored(tmp_p
 async def test_ledger_removed_between_check_and_commit_runs_nothing(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     path, _ = files(harness)
-    look: Callable[[], None] = harness.store._check_place
+    look: Callable[[], None] = harness.store.location.check
 
     def look_then_lose_it() -> None:
         look()
         if path.exists():
             path.rename(tmp_path / "away")
 
-    harness.store._check_place = look_then_lose_it
+    harness.store.location.check = look_then_lose_it
     await refused(harness, "the ledger was removed or replaced")
     assert harness.upstream.sent == []
 
