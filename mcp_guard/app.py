@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
+from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
 from mcp_guard.core.visible_text import say, visible_line
@@ -66,6 +66,8 @@ def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch,
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
         warn_if_discontinued(ledger.writer)
+        if any(upstream.url for upstream in settings.upstreams.values()):
+            warn_of_exposure(settings)
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
         if code:
@@ -140,6 +142,7 @@ def serve_http(settings: Settings) -> None:
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
         warn_if_discontinued(ledger.writer)
+        warn_of_exposure(settings, settings.serve)
         recover(ledger.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_http(Runtime(settings, ledger, note), settings.serve))
     finally:
@@ -175,6 +178,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     async with asyncio.TaskGroup() as tasks:
         serving.append(tasks.create_task(sessions.run(started)))
         background = [*runtime.start_background(tasks), tasks.create_task(readiness.run())]
+        tasks.create_task(_note_broken_policies(runtime))
         await started.wait()
         if unix_server is not None and serve.socket is not None:
             serving.append(tasks.create_task(unix_server.serve(stopping)))
@@ -185,6 +189,16 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
         for task in background:
             task.cancel()
     runtime.stop()
+
+
+async def _note_broken_policies(runtime: Runtime) -> None:
+    """Tell the operator at the start what the first session would find. The guard serves all the same, and denies."""
+    try:
+        await runtime.try_policies((), tuple(runtime.settings.upstreams))
+    except GuardError as error:
+        runtime.note(say("the policies could not be loaded; every call is denied:\n{}", str(error)))
+    except Exception as defect:  # the edge: it must not end the guard
+        runtime.note(f"internal error: the policies could not be checked: {type(defect).__name__}: {defect}")
 
 
 def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShares") -> "HttpSessions":
@@ -368,6 +382,13 @@ def warn_if_discontinued(writer: Writer) -> None:
     if why := writer.read(why_discontinued):
         note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
         note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
+
+
+def warn_of_exposure(settings: Settings, serve: ServeSettings | None = None) -> None:
+    from mcp_guard.exposure import start_warnings  # with the HTTP client, which a guard of stdio servers never loads
+
+    for warning in start_warnings(settings, serve):
+        note(warning)
 
 
 def report_unknown(intents: list[Json]) -> None:

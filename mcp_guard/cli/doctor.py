@@ -26,6 +26,7 @@ from mcp_guard.diagnostics.running_guards import differences, installed_guard, r
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
+from mcp_guard.exposure import is_served_unencrypted
 from mcp_guard.ledger.open import FILE, configured_keys
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
@@ -83,13 +84,14 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         approvers=frozenset(settings.approvers),
         routes=tuple(settings.routes.values()),
         has_upstreams=bool(settings.upstreams),
-        absent=tuple(absent_upstream(*item) for item in sorted(absent.items())) if start_upstreams else (),
+        absent=tuple(absent_upstream(settings, *item) for item in sorted(absent.items())) if start_upstreams else (),
         refusal_tests=tuple(refusal_tests),
         is_observing=settings.mode is Mode.OBSERVE,
         unsafe_keys=settings.unsafe_keys,
         clients=tuple(client_files(settings.path)),
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),
+        is_served_unencrypted=is_served_unencrypted(settings.serve),
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
@@ -117,10 +119,11 @@ def find_outdated(settings: Settings, running: list[str]) -> tuple[str, ...]:
     return ()
 
 
-def absent_upstream(name: str, last_words: LastWords | None) -> AbsentUpstream:
+def absent_upstream(settings: Settings, name: str, last_words: LastWords | None) -> AbsentUpstream:
+    url = settings.upstreams[name].url
     if last_words is None:
-        return AbsentUpstream(name)
-    return AbsentUpstream(name, last_words.summary, last_words.lacked, last_words.hint)
+        return AbsentUpstream(name, url=url)
+    return AbsentUpstream(name, last_words.summary, last_words.lacked, last_words.hint, url)
 
 
 def find_unmatched_names(

@@ -11,6 +11,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.snapshot import ClientFile, FileInfo, GuardSnapshot, Level, PendingApproval
+from mcp_guard.exposure import SECRETS_FIX, SERVED_FIX, SERVED_WHAT
 from mcp_guard.verifier.report import count
 
 MEBIBYTE = 1024 * 1024
@@ -303,16 +304,21 @@ def upstreams(snapshot: GuardSnapshot) -> CheckResults:
         what = f"no tools from {absent.name}" + (f": {absent.why}" if absent.why else "")
         what += f"; set here and not passed to it: {absent.lacked}" if absent.lacked else ""
         fix = f"start it by hand; its stderr is in upstreams/{absent.name}.stderr.log in the state folder"
+        if absent.url:
+            fix = f"check that an MCP server answers at {absent.url}, and correct `url` if it is elsewhere"
         results += _problem("upstreams", what, absent.fix or fix)
     return results
 
 
 def network(snapshot: GuardSnapshot) -> CheckResults:
-    results: CheckResults = []
+    results = _warning("network", SERVED_WHAT, SERVED_FIX) if snapshot.is_served_unencrypted else []
     for failure in dict.fromkeys(route.failure for route in snapshot.outgoing if route.failure):
         results += _problem("network", failure, "correct the variable, or [network] in the configuration")
     for route in snapshot.outgoing:
-        if route.exposes_secrets:
+        if route.exposes_secrets and not route.proxy:
+            what = f"the secrets of {route.name} are sent unencrypted to another machine"
+            results += _warning("network", what, SECRETS_FIX)
+        elif route.exposes_secrets:
             what = f"the secrets of {route.name} pass {route.proxy} unencrypted"
             results += _warning("network", what, "use https, or name the host in NO_PROXY or network.no_proxy")
     for proxy in dict.fromkeys(route.proxy for route in snapshot.outgoing if route.proxy):

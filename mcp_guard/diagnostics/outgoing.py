@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.diagnostics.snapshot import OutgoingRoute
-from mcp_guard.network import Network
+from mcp_guard.network import Network, is_loopback
 from mcp_guard.secrets import read_network
 from mcp_guard.settings import NetworkSettings, Settings
 
@@ -32,7 +33,7 @@ def outgoing_routes(settings: Settings) -> tuple[OutgoingRoute, ...]:
         failure = "" if is_plain else _certificate_problem(network)
         if proxy is not None and not proxy.url.startswith(("http:", "https:")):
             failure = f"{proxy} is not an HTTP proxy, and no other kind is supported"
-        exposes = proxy is not None and is_plain and has_secrets
+        exposes = has_secrets and is_plain and (proxy is not None or not is_loopback(urlsplit(url).hostname or ""))
         routes.append(OutgoingRoute(name, str(proxy or ""), exposes, tuple(cas), failure))
     return tuple(routes)
 

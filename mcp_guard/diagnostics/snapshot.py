@@ -95,7 +95,7 @@ class ClientFile:
 class OutgoingRoute:
     """How requests to `name` leave this machine. `proxy` is empty if directly, `cas` if only the system's are trusted.
 
-    `exposes_secrets`: the proxy can read secrets on their way. `failure` says why none can be sent.
+    `exposes_secrets`: the proxy, or whoever is on the way, can read secrets. `failure` says why none can be sent.
     """
 
     name: str
@@ -114,6 +114,8 @@ class AbsentUpstream:
     lacked: str = ""
     """Names of variables that are set here and that it did not get."""
     fix: str = ""
+    url: str = ""
+    """Where it is, over HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class GuardSnapshot:
     unmapped_issuers: tuple[str, ...] = ()
     """Issuers of tokens of whose users the configuration knows nobody."""
     outgoing: tuple[OutgoingRoute, ...] = ()
+    is_served_unencrypted: bool = False
+    """Whether clients on other machines may connect over plain HTTP."""
     hidden: tuple[HiddenFrom, ...] = ()
     unmatched_names: tuple[tuple[str, Level], ...] = ()
     """Names in the configuration that no tool has, in words, and how bad that is."""

@@ -1,0 +1,56 @@
+"""What is wrong with the configuration is said when the guard starts, not only when somebody asks or calls."""
+
+import json
+from pathlib import Path
+
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import cli, write_config
+
+TOKEN = """
+[upstreams.lan]
+url = "http://tracker.invalid/mcp"
+bearer = { env = "TRACKER_TOKEN" }
+
+[upstreams.here]
+url = "http://127.0.0.1:9/mcp"
+bearer = { env = "TRACKER_TOKEN" }
+"""
+SERVED = "accepts other machines, and `serve.url` is not https"
+SECRETS = "the secrets of `lan` are sent unencrypted to another machine"
+
+
+def test_serve_names_broken_policies_and_what_is_not_encrypted_when_it_starts(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, TOKEN, "permit (principal, action;", serving(port, 'host = "0.0.0.0"'))
+    with Served(config, port) as served:
+        assert served.health()["status"] == "ok"  # and it denies every call
+    assert "the policies could not be loaded; every call is denied:" in served.notes
+    assert "test.cedar" in served.notes
+    for warning in (SERVED, SECRETS):
+        assert served.notes.count(warning) == 1
+    assert "`here`" not in served.notes
+
+
+def test_doctor_warns_of_what_is_not_encrypted(tmp_path: Path) -> None:
+    config = write_config(tmp_path, TOKEN, more=serving(8766, 'host = "0.0.0.0"'))
+
+    def warnings() -> list[str]:
+        findings = json.loads(cli("doctor", "--json", "--config", str(config), check=False).stdout)
+        return [row["what"] for row in findings if (row["check"], row["level"]) == ("network", "warning")]
+
+    served, secrets = warnings()
+    assert SERVED in served
+    assert secrets == SECRETS
+    text = config.read_text().replace("[serve]", '[serve]\nurl = "https://guard.example.com/mcp"')
+    config.write_text(text.replace("http://tracker.invalid", "https://tracker.invalid"))
+    assert warnings() == []
+
+
+def test_doctor_names_the_address_of_a_server_over_http_that_does_not_answer(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/mcp"
+    config = write_config(tmp_path, f'[upstreams.far]\nurl = "{url}"\n')
+    findings = json.loads(cli("doctor", "--upstreams", "--json", "--config", str(config), check=False).stdout)
+    [problem] = [row for row in findings if row["check"] == "upstreams"]
+    assert "cannot be reached" in problem["what"]
+    assert url in problem["fix"]
+    assert "stderr" not in problem["fix"]
