@@ -1,6 +1,7 @@
 """`mcp-guard approvals`: list, watch, show and decide on held calls, from a terminal that is not the agent's."""
 
 import argparse
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -120,7 +121,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
         print_json(listed, indent=2)
         return 0
     if not approvals and not grants:
-        print_text("no approval is pending")
+        print_text("no approval is pending", file=sys.stderr)
         return 0
     rows = [
         (
