@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 
@@ -42,15 +43,15 @@ POLL_SECONDS = 0.5
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    writer = open_writer(ledger_settings(settings), CLOCK, create=False)
-    votes = Votes(writer, settings.routes, settings.approvers)
-    verbs = {
-        "list": partial(list_approvals, writer),
-        "watch": partial(watch, writer),
-        "show": partial(show, writer),
-        "revoke": partial(revoke, votes),
-    }
-    return verbs.get(options.verb, partial(decide, votes))(options)
+    with closing(open_writer(ledger_settings(settings), CLOCK, create=False)) as writer:
+        votes = Votes(writer, settings.routes, settings.approvers)
+        verbs = {
+            "list": partial(list_approvals, writer),
+            "watch": partial(watch, writer),
+            "show": partial(show, writer),
+            "revoke": partial(revoke, votes),
+        }
+        return verbs.get(options.verb, partial(decide, votes))(options)
 
 
 def build_parser() -> argparse.ArgumentParser:

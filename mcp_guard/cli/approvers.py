@@ -9,6 +9,7 @@ import getpass
 import os
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    writer = open_writer(ledger_settings(settings), CLOCK)
     verbs = {"add": add, "list": show, "remove": remove, "rotate": rotate, "code": code}
-    return verbs[options.verb](writer, settings, options)
+    with closing(open_writer(ledger_settings(settings), CLOCK)) as writer:
+        return verbs[options.verb](writer, settings, options)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,21 +2,25 @@
 
 Makes calls that are allowed, denied and approved, shows and verifies the receipts, tampers with a copy and shows that
 verification fails. Exits non-zero at the first unexpected result. Everything happens in one folder.
+
+The guard is a process of its own, as under any client. The other commands run in this process, through the function
+that runs them for `mcp-guard`, so that each need not import everything again.
 """
 
 import argparse
+import io
 import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
+from mcp_guard import cli
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
 from mcp_guard.cli.output import is_coloured, print_lines, print_text
@@ -29,7 +33,6 @@ OK, NEGATIVE = 0, 1
 SHIPPED = Path(__file__).parent.parent / "shipped"
 """The example and its policies in a wheel (pyproject.toml puts them there)."""
 REPOSITORY = Path(__file__).parent.parent.parent
-GUARD = [sys.executable, "-m", "mcp_guard.cli"]
 TICKET = "INC-4451"
 CONFIG = "mcp-guard.toml"
 GRANTED = b'"kind":"approval.granted"'
@@ -133,7 +136,9 @@ def approve(config: Path, id: str) -> None:
 def ledger(config: Path) -> None:
     heading("The receipts")
     print_text("$ mcp-guard log --tool crm__update_deal")
-    subprocess.run([*GUARD, "log", "--tool", "crm__update_deal"], check=True, **at(config))  # a table on a terminal
+    with folder_of(config):
+        code = cli.main(["log", "--tool", "crm__update_deal"])  # not captured, because it is a table on a terminal
+    expect(code == OK, f"log exited {code}")
     listed = json.loads(guard(config, "log", "--kind", "intent", "--json"))
     intents = [receipt for receipt in listed if receipt.get("purpose") != "facts"]
     expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")
@@ -184,17 +189,31 @@ def show(config: Path, *words: str, fails: bool = False) -> str:
 
 
 def guard(config: Path, *words: str, fails: bool = False) -> str:
-    """The output of a command of the guard, run in the folder of the configuration."""
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        [*GUARD, *words], capture_output=True, text=True, timeout=60, check=False, **at(config)
-    )
-    expect((done.returncode != 0) == fails, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}")
-    return (done.stdout + done.stderr).rstrip()
+    """What a command of the guard prints in the folder of the configuration."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with folder_of(config), redirect_stdout(stdout), redirect_stderr(stderr):
+        try:
+            code: object = cli.main(list(words))
+        except SystemExit as exited:  # a usage error
+            code = exited.code
+    output = (stdout.getvalue() + stderr.getvalue()).rstrip()
+    expect((code != OK) == fails, f"{words} exited {code}: {output}")
+    return output
 
 
-def at(config: Path) -> dict[str, Any]:
-    """Folder and environment for a process that uses this configuration."""
-    return {"cwd": config.parent, "env": os.environ | {CONFIG_VARIABLE: config.name}}
+@contextmanager
+def folder_of(config: Path) -> Iterator[None]:
+    """Run the body in the folder of this configuration, and with it. Nothing else may run in this process meanwhile."""
+    before = os.environ.get(CONFIG_VARIABLE)
+    with chdir(config.parent):
+        os.environ[CONFIG_VARIABLE] = config.name
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[CONFIG_VARIABLE]
+            else:
+                os.environ[CONFIG_VARIABLE] = before
 
 
 def heading(text: str) -> None:

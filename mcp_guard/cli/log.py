@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from contextlib import closing
 
 from mcp_guard.cli.ledger_reader import (
     Receipt,
@@ -36,8 +37,7 @@ def main(arguments: list[str]) -> int:
     if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
         parser.error("--since is after --until")
     count = options.last or (None if wanted.since is not None else DEFAULT_COUNT)
-    store = open_for_reading(options)
-    with reading(store.path):
+    with closing(open_for_reading(options)) as store, reading(store.path):
         receipts = latest(store, count, wanted)
         if options.json:
             print_json(receipts, indent=2)
@@ -140,8 +140,7 @@ POLL_SECONDS = 0.25
 @reads_receipts
 def tail(arguments: list[str]) -> int:
     options = build_tail_parser().parse_args(arguments)
-    store = open_for_reading(options)
-    with reading(store.path):
+    with closing(open_for_reading(options)) as store, reading(store.path):
         return _follow(store, options)
 
 

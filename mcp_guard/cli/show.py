@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ NEGATIVE = 1
 @reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    store, now = open_for_reading(options), format_time(time.time_ns() // 1000)
-    with reading(store.path):
+    now = format_time(time.time_ns() // 1000)
+    with closing(open_for_reading(options)) as store, reading(store.path):
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
         problem = find_problem(store.path, receipts)
