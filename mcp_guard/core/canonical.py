@@ -27,6 +27,8 @@ MAX_MESSAGE_DEPTH = 240
 MAX_VALUES = 20_000
 """Values in a client's message, member names included. Each of them costs about a microsecond on the way to a decision,
 which is what limits how long one message can keep others waiting; the size in bytes does not."""
+SHORT_LINE_BYTES = 4096
+"""Its brackets are counted faster than searched for."""
 MAX_EXPLAINED_BYTES = 1024 * 1024
 """A longer message that is not JSON is not read a second time to find out which request it was."""
 _SORTED = orjson.OPT_SORT_KEYS
@@ -73,11 +75,9 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
         value, is_compact = exact_json.read(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
-    brackets = line.count(b"[") + line.count(b"{")
-    may_have_more = len(line) >= max_values // 2 and brackets + line.count(b",") >= max_values // 2
-    if may_have_more and has_more_values(value, max_values):
+    if len(line) >= 2 * max_values and has_more_values(value, max_values):  # each takes two bytes at least
         raise Unacceptable(f"more than {max_values} values (limits.values)", value)
-    if brackets > MAX_MESSAGE_DEPTH and _goes_below(value, MAX_MESSAGE_DEPTH):
+    if is_too_deep(line, value):
         raise Unacceptable("nested too deeply", value)
     return value if is_compact else _read_spaced(line, exact_json.restore_numbers(line, value), max_values)
 
@@ -113,7 +113,20 @@ def has_more_values(value: Any, limit: int) -> bool:
 
 def is_too_deep(line: bytes, value: Any) -> bool:
     """Whether a message that was parsed is nested too deeply to be forwarded."""
-    return line.count(b"[") + line.count(b"{") > MAX_MESSAGE_DEPTH and _goes_below(value, MAX_MESSAGE_DEPTH)
+    return _has_many_brackets(line) and _goes_below(value, MAX_MESSAGE_DEPTH)
+
+
+def _has_many_brackets(line: bytes) -> bool:
+    """Whether a message of so many levels could be written with them."""
+    if len(line) <= SHORT_LINE_BYTES:
+        return line.count(b"[") + line.count(b"{") > MAX_MESSAGE_DEPTH
+    count = 0
+    for bracket in b"[{":
+        at = line.find(bracket)
+        while at >= 0 and count <= MAX_MESSAGE_DEPTH:  # a search skips text ten times as fast as a count
+            count += 1
+            at = line.find(bracket, at + 1)
+    return count > MAX_MESSAGE_DEPTH
 
 
 def _goes_below(value: Any, depth: int) -> bool:
@@ -260,9 +273,11 @@ def _write(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
-def digest(data: bytes | bytearray) -> str:
-    """SHA-256 as `sha256:<hex>`."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def digest(data: bytes | bytearray, more: bytes = b"") -> str:
+    """SHA-256 of both, one after the other, as `sha256:<hex>`. They are not joined, because one may be large."""
+    hash = hashlib.sha256(data)
+    hash.update(more)
+    return "sha256:" + hash.hexdigest()
 
 
 def digest_json(value: Any) -> str:

@@ -112,7 +112,7 @@ def hash_request(name: str, tool: Tool | None, arguments: bytes, meta: Json | No
     approval is sent with the approved one.
     """
     parts = [name, tool.definition_hash if tool else "", task.ticket, task.reason, without_trace(meta)]
-    return canonical.digest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS) + arguments)
+    return canonical.digest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), arguments)
 
 
 def with_task(call: Call, task: Task) -> Call:

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 import orjson
 
-_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+]?[0-9]{3}")
-"""What every number that a double does not hold has in it; text may have it too."""
+_NUMBER_FORM = bytes.maketrans(b"0123456789.E+", b"00000000000e-")
+_LONG_NUMBERS = (b"0" * 16, b"0e000", b"0e-000")
+"""One of these is in the form of every number that a double does not hold; in that of other text it may be, too."""
 _MINUS_ZERO = re.compile(rb"-0(?=[\s,\]}]|\Z)")
 
 
@@ -60,7 +61,7 @@ def read(text: bytes) -> tuple[Any, bool]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        if _LONG_NUMBER.search(text) and (found := _loads_infinite(text)) is not None:
+        if _may_round(text) and (found := _loads_infinite(text)) is not None:
             return found, False
         raise
     try:
@@ -71,12 +72,18 @@ def read(text: bytes) -> tuple[Any, bool]:
 
 def restore_numbers(text: bytes, value: Any) -> Any:
     """The value that `read` has found in this text, with the text of every number that it has rounded."""
-    if (_has_float(value) and _LONG_NUMBER.search(text)) or (b"-0" in text and _MINUS_ZERO.search(text)):
+    if (_has_float(value) and _may_round(text)) or (b"-0" in text and _MINUS_ZERO.search(text)):
         try:
             return _DECODER.decode(text.decode())
         except RecursionError:  # nobody takes what is so deep
             return value
     return value
+
+
+def _may_round(text: bytes) -> bool:
+    """Whether there may be a number in it that a double does not hold."""
+    form = text.translate(_NUMBER_FORM)
+    return any(long in form for long in _LONG_NUMBERS)
 
 
 def _loads_infinite(text: bytes) -> Any:

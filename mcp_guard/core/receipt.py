@@ -78,7 +78,9 @@ def _format_second(seconds: int) -> str:
 
 
 def commitment(salt: bytes, payload: bytes) -> str:
-    return "sha256:" + hashlib.sha256(salt + payload).hexdigest()
+    hash = hashlib.sha256(salt)
+    hash.update(payload)  # without a copy of both together: it may be large
+    return "sha256:" + hash.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ import orjson
 from mcp_guard.core.message_remains import HEAD_BYTES, TAIL_BYTES, OversizedLine
 
 Line = bytes | OversizedLine
+MIN_PART_BYTES = 4096
+"""Shorter pieces of a line are joined as they come: each object takes memory of its own."""
 
 
 class LineSplitter:
@@ -26,14 +28,16 @@ class LineSplitter:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        """The pieces of the line that is not complete yet."""
+        self._size = 0
         self._dropped: OversizedLine | None = None
         """What is kept of the line that is being dropped."""
 
     @property
     def pending_bytes(self) -> int:
         """The size of the line that is not complete yet."""
-        return len(self._buffer)
+        return self._size
 
     def feed(self, data: bytes) -> list[Line]:
         """The lines that this chunk completes, without their newline; blank lines are left out."""
@@ -42,7 +46,7 @@ class LineSplitter:
             self._append(data)
             return []
         if (
-            end == len(data) - 1 <= self._limit and not self._buffer and self._dropped is None
+            end == len(data) - 1 <= self._limit and not self._size and self._dropped is None
         ):  # the usual case: one whole line
             return [] if data.isspace() else [data[:-1]]
         first, *rest = data.split(b"\n")
@@ -61,7 +65,7 @@ class LineSplitter:
     def take_unended(self) -> Line | None:
         """The line that is not complete yet, if it is a whole JSON text: its sender has left out the newline."""
         try:
-            orjson.loads(self._buffer)
+            orjson.loads(b"".join(self._parts))
         except orjson.JSONDecodeError:
             return None
         return self._finish_line()
@@ -70,19 +74,26 @@ class LineSplitter:
         if self._dropped is not None:
             self._dropped = OversizedLine(self._dropped.head, (self._dropped.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:])
             return
-        self._buffer += data
-        if len(self._buffer) > self._limit:
-            self._dropped = both_ends(self._buffer)
-            self._buffer.clear()
+        if self._parts and len(self._parts[-1]) < MIN_PART_BYTES:
+            self._parts[-1] += data
+        else:
+            self._parts.append(data)
+        self._size += len(data)
+        if self._size > self._limit:
+            self._dropped = both_ends(self._take_parts())
 
     def _finish_line(self) -> Line:
         dropped, self._dropped = self._dropped, None
-        line = bytes(self._buffer)
-        self._buffer.clear()
-        return line if dropped is None else dropped
+        return self._take_parts() if dropped is None else dropped
+
+    def _take_parts(self) -> bytes:
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return line
 
 
-def both_ends(line: bytes | bytearray) -> OversizedLine:
+def both_ends(line: bytes) -> OversizedLine:
     return OversizedLine(bytes(line[:HEAD_BYTES]), bytes(line[-TAIL_BYTES:]))
 
 

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.canonical import (
+    MAX_MESSAGE_DEPTH,
     MAX_SAFE_INTEGER,
     MAX_VALUES,
+    SHORT_LINE_BYTES,
     Limits,
     Unacceptable,
     canonicalize,
@@ -148,6 +150,16 @@ def test_depth_and_size_are_bounded() -> None:
         canonicalize(nested)
     with pytest.raises(Unacceptable, match="over the limit of 10"):
         canonicalize("x" * 20, Limits(bytes=10))
+
+
+@pytest.mark.parametrize("padding", ["", " " * SHORT_LINE_BYTES])
+def test_depth_of_a_message_is_bounded_however_long_it_is(padding: str) -> None:
+    for brackets in ("[]", "{}"):
+        opening, closing = ('{"a":' if brackets == "{}" else "["), brackets[1]
+        deepest = f"{opening * MAX_MESSAGE_DEPTH}0{padding}{closing * MAX_MESSAGE_DEPTH}"
+        assert parse(deepest.encode())
+        with pytest.raises(Unacceptable, match="nested too deeply"):
+            parse(f"{opening}{deepest}{closing}".encode())
 
 
 def test_number_of_values_is_bounded() -> None:

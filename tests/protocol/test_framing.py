@@ -1,5 +1,7 @@
 """Frames are read correctly however a pipe splits them."""
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,20 @@ def test_blank_lines_are_skipped_and_a_long_line_is_not_buffered() -> None:
     splitter = LineSplitter(10)
     assert splitter.feed(b"\n  \r\n") == []
     assert splitter.feed(b"y" * 10_000_000) == []
-    assert len(splitter._buffer) == 0
+    assert splitter.pending_bytes == 0
+
+
+def test_a_line_that_comes_byte_by_byte_takes_no_more_memory_than_the_line() -> None:
+    splitter, size = LineSplitter(1_000_000), 100_000
+    tracemalloc.start()
+    try:
+        for number in range(size):
+            splitter.feed(bytes([32 + number % 90]))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert splitter.pending_bytes == size
+    assert held < 1.2 * size
 
 
 @given(st.lists(st.integers(1, 60_000), min_size=1, max_size=6))

@@ -24,7 +24,7 @@ def check(data: bytes) -> None:
         size = 1 + (stream[at] * step) % (step + 7)
         got += splitter.feed(stream[at : at + size])
         at += size
-        assert len(splitter._buffer) <= limit
+        assert splitter.pending_bytes <= limit
     assert whole_lines(got) == expected, "in pieces"
 
 
