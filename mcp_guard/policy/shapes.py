@@ -6,7 +6,7 @@ A value that Cedar has no type for is *opaque*: policies do not see it, but its 
 that no argument passes unnoticed. For the mapping see docs/reference/policies.md, for the reasons docs/decisions/0025.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import reduce
@@ -69,6 +69,8 @@ class Shape:
 OPAQUE = Shape(Kind.OPAQUE, nullable=True)
 NEVER = Shape(Kind.NEVER)
 OBJECT = Shape(Kind.RECORD)
+_OF_SCALARS = {str(kind): Shape(kind) for kind in SCALARS}
+"""One shape for all values of a type, because most arguments of a thousand tools are one of these."""
 
 
 def input_shape(tool: Tool) -> Shape | None:
@@ -79,8 +81,10 @@ def input_shape(tool: Tool) -> Shape | None:
     schema = tool.definition.get("inputSchema")
     if not isinstance(schema, dict) or "object" not in _types(schema):
         return None
-    shape = intersect(OBJECT, read_shape(schema, schema))
-    return shape if shape.kind is Kind.RECORD else OBJECT
+    shape = read_shape(schema, schema)
+    if shape.kind is Kind.UNION:
+        shape = intersect(OBJECT, shape)
+    return with_null(shape, False) if shape.kind is Kind.RECORD else OBJECT
 
 
 def _types(schema: Json) -> list[Any]:
@@ -112,11 +116,11 @@ class _SchemaReader:
         parts += [self.read(part, seen, depth + 1) for part in _list(schema.get("allOf"))[:PARTS]]
         for combiner in ("anyOf", "oneOf"):
             if alternatives := _list(schema.get(combiner)):
-                parts.append(unite(self.read(alternative, seen, depth + 1) for alternative in alternatives))
+                parts.append(unite([self.read(alternative, seen, depth + 1) for alternative in alternatives]))
         shape = reduce(intersect, parts)
         if schema.get("unevaluatedProperties") is False and shape.kind is Kind.RECORD:
             shape = replace(shape, open=False)
-        return replace(shape, nullable=True) if schema.get("nullable") is True and not shape.nullable else shape
+        return with_null(shape, True) if schema.get("nullable") is True else shape
 
     def _follow(self, reference: Any, seen: tuple[str, ...], depth: int) -> Shape:
         """The shape of a local reference; recursive and other references are opaque."""
@@ -143,14 +147,14 @@ class _SchemaReader:
         if names is None:
             return OPAQUE if values is None else _of_values(values)
         plain = [name for name in listed if name != "null"]
-        shape = unite(self._of_type(name, schema, seen, depth) for name in plain) if plain else NEVER
+        shape = unite([self._of_type(name, schema, seen, depth) for name in plain]) if plain else NEVER
         if values is not None:
-            shape = intersect(shape, replace(_of_values(values), nullable=True))
-        return replace(shape, nullable="null" in listed)
+            shape = intersect(shape, with_null(_of_values(values), True))
+        return with_null(shape, "null" in listed)
 
     def _of_type(self, name: Any, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
-        if name in SCALARS:
-            return Shape(Kind(name))
+        if isinstance(name, str) and name in _OF_SCALARS:
+            return _OF_SCALARS[name]
         if name == "array":
             element = self._element(schema, seen, depth)
             return Shape(Kind.SET, element=element) if element.typed else OPAQUE
@@ -161,7 +165,7 @@ class _SchemaReader:
         first, rest = _list(schema.get("prefixItems")), schema.get("items", True)
         if isinstance(rest, list):
             first, rest = rest, schema.get("additionalItems", True)
-        return unite(self.read(element, seen, depth + 1) for element in [*first, rest])
+        return unite([self.read(element, seen, depth + 1) for element in [*first, rest]])
 
     def _object(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
         properties, required = schema.get("properties", {}), _list(schema.get("required"))
@@ -190,13 +194,13 @@ def _of_values(values: list[Any]) -> Shape:
     """The shape of exactly these values; opaque if one of them is not a scalar."""
     if not values or len(values) > ENUM:
         return OPAQUE
-    return unite(_of_value(value) for value in values)
+    return unite([_of_value(value) for value in values])
 
 
 def _of_value(value: Any) -> Shape:
     match value:
         case None:
-            return replace(NEVER, nullable=True)
+            return with_null(NEVER, True)
         case bool():
             return Shape(Kind.BOOLEAN, allowed=frozenset([value]))
         case str():
@@ -210,9 +214,15 @@ def _of_value(value: Any) -> Shape:
 # Union and intersection
 
 
-def unite(shapes: Iterable[Shape]) -> Shape:
+def with_null(shape: Shape, nullable: bool) -> Shape:
+    """The shape of the same values, and of null if `nullable`."""
+    return shape if shape.nullable == nullable else replace(shape, nullable=nullable)
+
+
+def unite(shapes: Sequence[Shape]) -> Shape:
     """The shape of values that fit one of these. Alternatives of the same JSON type are merged."""
-    shapes = list(shapes)
+    if len(shapes) == 1 and shapes[0].kind not in (Kind.OPAQUE, Kind.UNION):
+        return shapes[0]
     nullable = any(shape.nullable for shape in shapes)
     if any(shape.kind is Kind.OPAQUE for shape in shapes):
         return OPAQUE
@@ -228,16 +238,16 @@ def unite(shapes: Iterable[Shape]) -> Shape:
     options = tuple(by_kind[kind] for kind in Kind if kind in by_kind)
     if len(options) > 1:
         return Shape(Kind.UNION, nullable, options=options)
-    return replace(options[0] if options else NEVER, nullable=nullable)
+    return with_null(options[0] if options else NEVER, nullable)
 
 
 def _merge(shapes: list[Shape]) -> Shape:
     """The union of shapes of the same JSON type."""
     first = shapes[0]
     if len(shapes) == 1:
-        return replace(first, nullable=False)
+        return with_null(first, False)
     if first.kind is Kind.SET:
-        element = unite(shape.element for shape in shapes if shape.element is not None)
+        element = unite([shape.element for shape in shapes if shape.element is not None])
         return Shape(Kind.SET, element=element) if element.typed else OPAQUE
     if first.kind is Kind.RECORD:
         fields: dict[str, list[Shape]] = {}
@@ -260,10 +270,10 @@ def intersect(one: Shape, other: Shape) -> Shape:
     """The shape of values that fit both."""
     nullable = one.nullable and other.nullable
     if one.kind is Kind.OPAQUE or other.kind is Kind.OPAQUE:
-        return replace(other if one.kind is Kind.OPAQUE else one, nullable=nullable)
+        return with_null(other if one.kind is Kind.OPAQUE else one, nullable)
     if one.kind is Kind.UNION or other.kind is Kind.UNION:
         pairs = [(a, b) for a in one.options or (one,) for b in other.options or (other,)]
-        return replace(unite(intersect(a, b) for a, b in pairs), nullable=nullable)
+        return with_null(unite([intersect(a, b) for a, b in pairs]), nullable)
     kinds = {one.kind, other.kind}
     if len(kinds) > 1 and kinds != {Kind.INTEGER, Kind.NUMBER}:
         return Shape(Kind.NEVER, nullable)
@@ -273,7 +283,7 @@ def intersect(one: Shape, other: Shape) -> Shape:
         element = intersect(one.element, other.element)
         return Shape(Kind.SET, nullable, element) if element.typed else OPAQUE
     if one.kind is Kind.RECORD:
-        return replace(_intersect_records(one, other), nullable=nullable)
+        return with_null(_intersect_records(one, other), nullable)
     allowed = one.allowed if other.allowed is None else other.allowed
     if one.allowed is not None and other.allowed is not None:
         allowed = one.allowed & other.allowed
