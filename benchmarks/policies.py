@@ -15,6 +15,8 @@ from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Agent, Effect, Instance, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.names import listed_name
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
+from mcp_guard.policy.request import principal_entities
+from mcp_guard.policy.ruleset import read_principal
 from mcp_guard.upstream.catalog import definition_hash
 
 SIZES = (10, 100, 1000, 5000)
@@ -76,8 +78,8 @@ def measure_size(size: int, tools: list[Tool]) -> tuple[float, ...]:
     for tool in tools:
         engine.may_call(instance, tool)
     listing = (time.perf_counter() - begun) * 1000
-    entities = engine._principal_entities(instance)
-    part = engine.rules.slice(tools[2].listed_as, entities.principal)
+    entities = principal_entities(instance)
+    part = engine.rules.slice(tools[2].listed_as, read_principal(entities[0]["uid"], entities))
     p50, p99 = measure(lambda: decide(engine))
     whole = engine.rules.whole()
     engine.rules.slice = lambda *_: whole  # type: ignore[method-assign]

@@ -204,12 +204,15 @@ class SqlLedger:
 
     # Start and stop
 
-    def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
-        """Receipts of the guard's own life, durable on return; a policy version's text is kept with them."""
+    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
+        """Receipts of the guard's own life, durable on return.
+
+        A policy version is kept with them; its text is asked for unless it is kept already.
+        """
 
         def op(tx: Transaction) -> list[int]:
-            if policy is not None:
-                tx.store.keep_policy(*policy)
+            if policy is not None and not tx.store.has_policy(policy[0]):
+                tx.store.keep_policy(policy[0], policy[1]())
             return [tx.add(draft) for draft in drafts]
 
         self.catch_up()

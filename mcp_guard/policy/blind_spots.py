@@ -136,6 +136,8 @@ class BlindSpots:
                 if at and name in _TAGS:
                     self._alternatives[read.names[:at]].setdefault(name, read)
         self._reads_input = bool(self._by_name or self._whole)
+        self.are_none = not (self._reads_input or self._deltas or self._facts)
+        """Whether no policy reads anything that a call could hide."""
         self._names_positions = any(map(_names_position, self._reads()))
 
     def _reads(self) -> Iterator[Read]:

@@ -3,21 +3,17 @@
 Implements `ports.Policies`. A loaded engine never raises: any failure while deciding is a deny with the reason.
 """
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import cedarpy
 import orjson
-from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
 from mcp_guard.core.configured_arguments import UnmatchedArgument, find_unmatched_arguments
 from mcp_guard.core.configured_names import ConfiguredName, UnmatchedName, find_unmatched
 from mcp_guard.core.decision import as_advisory
-from mcp_guard.core.describe import compute_change
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import (
     NO_HISTORY,
@@ -36,27 +32,24 @@ from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
-from mcp_guard.policy.blind_spots import BlindSpot
+from mcp_guard.policy.entities import EntityParser, RequestEntities
+from mcp_guard.policy.listing import ListingDecisions
 from mcp_guard.policy.request import (
     Inexpressible,
     build_context,
     history_context,
     narrow,
-    principal_entities,
     reads_time,
     require_exact,
     resource_entity,
 )
 from mcp_guard.policy.ruleset import (
     PERMIT_ALL,
-    Principal,
     Ruleset,
-    Slice,
     action_groups,
     always_in_force,
-    read_principal,
 )
-from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema, with_time
+from mcp_guard.policy.schema import PRINCIPAL, TOOL, CatalogSchema, build_schema, with_time
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import (
     SERVER,
@@ -64,6 +57,7 @@ from mcp_guard.policy.source import (
     Policy,
     PolicyProblem,
     PolicySource,
+    actions_in_conditions,
     locate,
     read_policies,
 )
@@ -125,6 +119,17 @@ class PolicyEnvironment:
         """The schema of these tools, in Cedar's JSON form."""
         return build_schema(self.tools, self.attributes, self.counters, meta=self.meta)[0]
 
+    def schema_for(self, policies: Collection[Policy], *, with_retained: bool = False) -> CatalogSchema:
+        """The schema that these policies are validated against; those in force against that of the listed tools."""
+        return build_schema(
+            (*self.tools, *self.retained) if with_retained else self.tools,
+            self.attributes,
+            self.counters,
+            self.listed().unlisted(policies),
+            self.meta,
+            has_time=with_retained or reads_time(policies),
+        )
+
     def unmatched(self) -> list[UnmatchedName]:
         """The configured names that no tool has."""
         retained = (tool.listed_as for tool in self.retained)
@@ -175,20 +180,14 @@ class PolicyEngine:
         source: PolicySource,
         active: Mapping[str, Policy],
         environment: PolicyEnvironment,
+        schema: CatalogSchema,
         problems: Sequence[PolicyProblem] = (),
         withheld: Mapping[str, Withheld] = NOTHING_WITHHELD,
     ) -> None:
-        unlisted = environment.listed().unlisted(active.values())
         self.reads_time = reads_time(active.values())
+        self._environment = environment
         self._time_zone = environment.time_zone
-        schema, self._shapes = build_schema(
-            environment.tools,
-            environment.attributes,
-            environment.counters,
-            unlisted,
-            environment.meta,
-            has_time=self.reads_time,
-        )
+        self._shapes = schema.shapes
         self.counters = environment.counters
         self.source = source
         self.problems = tuple(problems)
@@ -201,22 +200,32 @@ class PolicyEngine:
         self.withheld = withheld
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""
-        self.schema_text = json.dumps(schema)
         self.attributes = environment.attributes
         self._meta = environment.meta
-        self._rules = Ruleset(active, action_groups(schema))
+        self._rules = Ruleset(active, action_groups(schema.json))
         self._always = always_in_force(self._rules)
-        self._schema = Schema.from_json_str(self.schema_text)
-        self._principals: dict[str, RequestEntities] = {}
-        self._listed: dict[tuple[str, str, bool], bool] = {}
-        rules = {tool.listed_as: rule_text(tool.rule) for tool in environment.tools}
-        self.material = orjson.dumps(
-            {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
+        named = set().union(*map(actions_in_conditions, active.values()))
+        self._entities = EntityParser(schema.json[""]["entityTypes"], self._rules.groups, named)
+        parts = self._entities, self._shapes, self.attributes
+        self._listing, self._always_listing = (ListingDecisions(rules, *parts) for rules in (self._rules, self._always))
+        self.version = canonical.digest(self._write_material(schema.json))
+
+    def schema(self) -> Json:
+        """The schema in Cedar's JSON form. It is made again each time: deciding needs only parts of it."""
+        return self._environment.schema_for(self._rules.policies.values()).json
+
+    def material(self) -> bytes:
+        """All that the decisions depend on, as the ledger keeps it. The version is its hash."""
+        return self._write_material(self.schema())
+
+    def _write_material(self, schema: Json) -> bytes:
+        rules = {tool.listed_as: rule_text(tool.rule) for tool in self._environment.tools}
+        return orjson.dumps(
+            {"policies": dict(self.source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant,
-             **({"withheld": sorted(withheld)} if withheld else {}),
+             **({"withheld": sorted(self.withheld)} if self.withheld else {}),
              **({"time_zone": self._time_zone} if self.reads_time else {})}, option=orjson.OPT_SORT_KEYS
         )  # fmt: skip
-        self.version = canonical.digest(self.material)
 
     @property
     def rules(self) -> Ruleset:
@@ -258,7 +267,7 @@ class PolicyEngine:
         would = as_advisory(decision)
         if decision.outcome is not Outcome.ALLOW and self._is_decidable(call.name, observing=True):
             try:
-                if self._always.slice(call.name, self._principal_entities(call.instance).principal).ids == (
+                if self._always.slice(call.name, self._entities.of_principal(call.instance).principal).ids == (
                     PERMIT_ALL.id,
                 ):
                     decision = Decision(
@@ -324,23 +333,11 @@ class PolicyEngine:
             time_zone=self._time_zone if self.reads_time else "",
         )
 
-    def _request_entities(self, call: Call) -> "RequestEntities":
-        """The principal's entities and the resource, parsed and as JSON for the receipt."""
-        principal = self._principal_entities(call.instance)
+    def _request_entities(self, call: Call) -> RequestEntities:
+        known = self._entities.of_call(call.instance, call.name)
         if call.resource.type == TOOL:
-            return principal
-        resource = resource_entity(call, self.attributes[call.resource.type])
-        parsed = principal.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
-        return RequestEntities(parsed, [*principal.described, resource], principal.principal)
-
-    def _principal_entities(self, instance: Instance) -> "RequestEntities":
-        known = self._principals.get(instance.id)
-        if known is None:
-            described = principal_entities(instance)
-            parsed = Entities.from_json_str(json.dumps(described), self._schema)
-            known = RequestEntities(parsed, described, read_principal(described[0]["uid"], described))
-            self._principals[instance.id] = known
-        return known
+            return known
+        return self._entities.with_resource(known, resource_entity(call, self.attributes[call.resource.type]))
 
     def _reasons(
         self, call: Call, outcome: Outcome, policies: tuple[str, ...], errors: tuple[str, ...]
@@ -355,32 +352,26 @@ class PolicyEngine:
     # Listing
 
     def may_call(self, instance: Instance, tool: Tool, observing: bool = False) -> bool:
-        key = instance.id, tool.listed_as, observing
-        if key not in self._listed:
-            rules = self._always if observing else self._rules
-            try:
-                is_decidable = self._is_decidable(tool.listed_as, observing)
-                self._listed[key] = is_decidable and self._could_be_permitted(rules, instance, tool)
-            except Exception:  # promise P5: a tool that cannot be evaluated is not listed
-                self._listed[key] = False
-        return self._listed[key]
+        if not self._is_decidable(tool.listed_as, observing):
+            return False
+        return self._listing_of(observing).could_be_permitted(instance, tool)
+
+    def _listing_of(self, observing: bool) -> ListingDecisions:
+        return self._always_listing if observing else self._listing
 
     def why_hidden(self, instance: Instance, tool: Tool, observing: bool = False) -> HiddenTool | None:
-        """Why the tool is not listed for this instance; None if it is. Unlike `may_call`, this is not remembered."""
+        """Why the tool is not listed for this instance; None if it is."""
         if self.may_call(instance, tool, observing):
             return None
         if not self._is_decidable(tool.listed_as, observing):
             withheld = self.withheld.get(tool.listed_as)
             return HiddenTool((), withheld.reason if withheld else NO_OBJECT)
         rules = self._always if observing else self._rules
+        listing = self._listing_of(observing)
         try:
-            entities = self._principal_entities(instance)
-            policy_slice = rules.slice(tool.listed_as, entities.principal)
-            for spot in self._blind_in_every_call(policy_slice, tool):
-                if not spot.is_permit:
-                    return HiddenTool((spot.policy,), f"no call of it can be decided: {spot.reason}")
-            resource = None if tool.rule.resource else (TOOL, tool.listed_as)
-            ids = rules.find_forbidding(tool.listed_as, entities.principal, resource, entities.entities)
+            if (spot := listing.find_blind_forbid(instance, tool)) is not None:
+                return HiddenTool((spot.policy,), f"no call of it can be decided: {spot.reason}")
+            ids = listing.find_forbidding(instance, tool)
         except Exception as error:  # as in `may_call`: what cannot be evaluated is not listed
             return HiddenTool((), f"it cannot be evaluated: {error}")
         if not ids:
@@ -395,42 +386,9 @@ class PolicyEngine:
         withheld = self.withheld.get(tool.listed_as)
         if withheld is None or self._is_decidable(tool.listed_as, observing) or tool.listed_as not in self._shapes:
             return None
-        try:
-            is_callable = self._could_be_permitted(self._always if observing else self._rules, instance, tool)
-        except Exception:  # promise P5
+        if not self._listing_of(observing).could_be_permitted(instance, tool):
             return None
-        return (
-            f"{withheld.short or withheld.reason}; the operator can find out more: mcp-guard doctor"
-            if is_callable
-            else None
-        )
-
-    def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
-        entities = self._principal_entities(instance)
-        resource = None if tool.rule.resource else (TOOL, tool.listed_as)
-        blind = list(self._blind_in_every_call(rules.slice(tool.listed_as, entities.principal), tool))
-        if not all(spot.is_permit for spot in blind):
-            return False
-        permits = {spot.policy for spot in blind}
-        return rules.could_be_permitted(tool.listed_as, entities.principal, resource, entities.entities, permits)
-
-    def _blind_in_every_call(self, policy_slice: Slice, tool: Tool) -> Iterator[BlindSpot]:
-        """Which of these policies depend on something that they cannot see in any call of the tool."""
-        shape = self._shapes[tool.listed_as]
-        required = dict.fromkeys(shape.required)
-        if tool.rule.facts is not None:
-            return policy_slice.blind_spots.find_always(shape)
-        change = compute_change(required, None, tool.rule.resource)
-        missing = self.attributes.get(tool.rule.resource.type, ()) if tool.rule.resource else ()
-        return policy_slice.blind_spots.find_always(shape, change.fields, missing)
-
-
-class RequestEntities(NamedTuple):
-    """The entities of a request: parsed, in Cedar's JSON form (`described`), and the principal among them."""
-
-    entities: Entities
-    described: list[Json]
-    principal: Principal
+        return f"{withheld.short or withheld.reason}; the operator can find out more: mcp-guard doctor"
 
 
 def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
@@ -458,12 +416,15 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
     problems = [problem for problem, _ in misspelt]
     try:
         unclear = withheld_by_names(environment.unmatched())
-        engine = PolicyEngine(source, active, environment, withheld=unclear)
-        against = _validation_schema(engine, environment, listed)
+        schema = environment.schema_for(active.values())
+        engine = PolicyEngine(source, active, environment, schema, withheld=unclear)
+        if environment.retained:  # a policy is not wrong because its tool is not listed at present
+            schema = environment.schema_for(source.policies.values(), with_retained=True)
+        against = ValidationSchema(schema.json, environment.without_facts(), listed, schema.shapes)
         spelled = {id: policy for id, policy in active.items() if id not in {problem.policy for problem in problems}}
         invalid = find_validation_problems(spelled, against, path.name) if spelled else []
         if invalid and not engine.reads_time:  # a misspelt `time` may be meant
-            against = replace(against, text=json.dumps(with_time(json.loads(against.text))))
+            against = replace(against, schema=with_time(against.schema))
             invalid = find_validation_problems(spelled, against, path.name)
         problems += invalid
         if not problems:
@@ -475,17 +436,6 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
             raise PolicyError(join("\n", problems), hint_for(problems))
         valid = {id: policy for id, policy in active.items() if id not in broken}
         withheld = unclear | withheld_by_policies(source, problems, nearest, against)
-        return PolicyEngine(source, valid, environment, problems, withheld)
+        return PolicyEngine(source, valid, environment, environment.schema_for(valid.values()), problems, withheld)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
-
-
-def _validation_schema(engine: PolicyEngine, environment: PolicyEnvironment, listed: ListedNames) -> ValidationSchema:
-    """The schema of all accepted tools, so that a policy is not wrong because its tool is not listed at present."""
-    text, shapes = engine.schema_text, engine.shapes
-    if environment.retained:
-        tools = (*environment.tools, *environment.retained)
-        unlisted = listed.unlisted(engine.source.policies.values())
-        schema, shapes = build_schema(tools, environment.attributes, environment.counters, unlisted, environment.meta)
-        text = json.dumps(schema)
-    return ValidationSchema(text, environment.without_facts(), listed, shapes)

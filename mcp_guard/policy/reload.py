@@ -106,7 +106,7 @@ Key = tuple[Path, Stamp, frozenset[object]]
 class PolicyReceipts(Protocol):
     """Where loading is receipted. `policy` is a version and its text, stored with the receipt. Raises: LedgerError."""
 
-    def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]: ...
+    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

@@ -88,9 +88,10 @@ class Ruleset:
             for action in _actions_of(policy):
                 self._by_action.setdefault(action, []).append(id)
         self._slices: dict[tuple[str, Uid | str, frozenset[Uid]], Slice] = {}
+        self._made: dict[tuple[str, ...], Slice] = {}
+        """By the policies in it. Many actions and principals have the same."""
         self._parsed: dict[tuple[str, ...], PolicySet] = {}
         self._reads: dict[str, PolicyReads] = {}
-        self._blind_spots: dict[tuple[str, ...], BlindSpots] = {}
         self._reduced: dict[tuple[str, ...], tuple[PolicySet, PolicySet]] = {}
 
     @property
@@ -175,14 +176,17 @@ class Ruleset:
 
     def slice(self, action: str, principal: Principal) -> Slice:
         """The policies whose scope could match this action and principal, parsed once."""
-        key_principal = principal.uid if principal.uid in self._named else principal.uid[0]
-        key = action, key_principal, principal.ancestors & self._named
+        key = action, *self.scope_key(principal)
         if key not in self._slices:
             candidates = self.policies_for(action)
             self._slices[key] = self._make(
                 id for id in candidates if _matches_principal(self.policies[id].body["principal"], principal)
             )
         return self._slices[key]
+
+    def scope_key(self, principal: Principal) -> tuple[Uid | str, frozenset[Uid]]:
+        """Equal for principals that no scope tells apart."""
+        return principal.uid if principal.uid in self._named else principal.uid[0], principal.ancestors & self._named
 
     def policies_for(self, action: str) -> set[str]:
         """Ids of the policies whose scope could match this action, for any principal."""
@@ -195,17 +199,19 @@ class Ruleset:
 
     def _make(self, ids: Iterable[str]) -> Slice:
         all_ids = tuple(sorted(ids))
-        ungated = tuple(id for id in all_ids if id not in self.gates)
-        view = view_of(self.policies[id] for id in all_ids)
-        return Slice(all_ids, self._parse(all_ids), self._parse(ungated), view, self._find_blind_spots(all_ids))
+        if all_ids not in self._made:
+            ungated = tuple(id for id in all_ids if id not in self.gates)
+            view = view_of(self.policies[id] for id in all_ids)
+            self._made[all_ids] = Slice(
+                all_ids, self._parse(all_ids), self._parse(ungated), view, self._find_blind_spots(all_ids)
+            )
+        return self._made[all_ids]
 
     def _find_blind_spots(self, ids: tuple[str, ...]) -> BlindSpots:
-        if ids not in self._blind_spots:
-            for id in ids:
-                if id not in self._reads:
-                    self._reads[id] = read_policy(self.policies[id])
-            self._blind_spots[ids] = BlindSpots([self._reads[id] for id in ids])
-        return self._blind_spots[ids]
+        for id in ids:
+            if id not in self._reads:
+                self._reads[id] = read_policy(self.policies[id])
+        return BlindSpots([self._reads[id] for id in ids])
 
     def _parse(self, ids: tuple[str, ...]) -> PolicySet:
         if ids not in self._parsed:

@@ -6,6 +6,7 @@ names that have a meaning in Cedar's JSON format; they get one more leading unde
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
@@ -21,6 +22,12 @@ CEDAR_TYPES: Mapping[Kind, Json] = {
     Kind.NUMBER: {"type": "Extension", "name": "decimal"},
     Kind.BOOLEAN: {"type": "Boolean"},
 }
+SCALAR_MEMBERS = {
+    (kind, is_required): {**cedar, "required": is_required}
+    for kind, cedar in CEDAR_TYPES.items()
+    for is_required in (True, False)
+}
+"""The same objects for all tools: a schema of a thousand takes half the memory."""
 STRINGS = {"type": "Set", "element": {"type": "String"}}
 ATTRIBUTE_TYPES: Mapping[str, Json] = {str(kind): cedar for kind, cedar in CEDAR_TYPES.items()} | {"strings": STRINGS}
 INPUT_NULL, INPUT_INEXACT = ("context", "input_null"), ("context", "input_inexact")
@@ -53,11 +60,17 @@ def cedar_type(shape: Shape) -> Json:
         return CEDAR_TYPES[shape.kind]
     return record(
         {
-            attribute(name): {**cedar_type(inner), "required": name in shape.required and not inner.nullable}
+            attribute(name): _member(inner, name in shape.required and not inner.nullable)
             for name, inner in shape.fields.items()
             if inner.typed
         }
     )
+
+
+def _member(shape: Shape, is_required: bool) -> Json:
+    if (scalar := SCALAR_MEMBERS.get((shape.kind, is_required))) is not None:
+        return scalar
+    return {**cedar_type(shape), "required": is_required}
 
 
 def _column(shape: Shape) -> Json:
@@ -109,35 +122,44 @@ def _kind(counter: RateCounter) -> Kind:
     return Kind.INTEGER if counter.sum is None else Kind.NUMBER
 
 
-def context_type(shape: Shape, counters: Iterable[RateCounter], meta: Mapping[str, str]) -> Json:
-    """The type of `context` for one action; `meta` maps the members of `_meta` that go on to their types."""
+def shared_members(counters: Iterable[RateCounter], meta: Mapping[str, str], has_time: bool) -> Json:
+    """The members of `context` that have the same type in calls of all tools.
+
+    `meta` maps the members of `_meta` that go on to their types.
+    """
     text, count = {"type": "String"}, {"type": "Long"}
+    rates = {counter.name: CEDAR_TYPES[_kind(counter)] for counter in sorted(counters, key=lambda each: each.name)}
+    return {
+        "input_unknown": STRINGS,
+        "input_inexact": STRINGS,
+        "input_null": STRINGS,
+        "facts_missing": STRINGS,
+        "facts_null": STRINGS,
+        "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
+        "task": record({"ticket": _optional(text), "reason": _optional(text)}),
+        "rate": record(rates),
+        "risk": record({"score": count, "level": text, "signals": STRINGS}),
+        "history": HISTORY,
+        **({"time": TIME} if has_time else {}),
+    }
+
+
+def context_type(shape: Shape, shared: Json) -> Json:
+    """The type of `context` for one action, with the members that all have."""
     delta = {
-        attribute(name): _optional(CEDAR_TYPES[inner.kind])
+        attribute(name): SCALAR_MEMBERS[inner.kind, False]
         for name, inner in shape.fields.items()
         if inner.kind in (Kind.INTEGER, Kind.NUMBER)
     }
-    return record(
-        {
-            "input": cedar_type(shape),
-            "input_unknown": STRINGS,
-            "input_inexact": STRINGS,
-            "input_null": STRINGS,
-            "facts_missing": STRINGS,
-            "facts_null": STRINGS,
-            "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
-            "change": record({"fields": STRINGS, "delta": record(delta)}),
-            "task": record({"ticket": _optional(text), "reason": _optional(text)}),
-            "rate": record(
-                {
-                    counter.name: CEDAR_TYPES[_kind(counter)]
-                    for counter in sorted(counters, key=lambda counter: counter.name)
-                }
-            ),
-            "risk": record({"score": count, "level": text, "signals": STRINGS}),
-            "history": HISTORY,
-        }
-    )
+    change = record({"fields": STRINGS, "delta": record(delta)})
+    return record({"input": cedar_type(shape), "change": change, **shared})
+
+
+class CatalogSchema(NamedTuple):
+    """The schema of some tools in Cedar's JSON form, and the input shape of each that has one, by listed name."""
+
+    json: Json
+    shapes: dict[str, Shape]
 
 
 def build_schema(
@@ -147,8 +169,8 @@ def build_schema(
     unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
     has_time: bool = True,
-) -> tuple[Json, dict[str, Shape]]:
-    """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
+) -> CatalogSchema:
+    """The schema of these tools.
 
     `unlisted` actions apply to nothing, so that policies may still name them. `has_time`: calls have `context.time`.
     """
@@ -170,6 +192,7 @@ def build_schema(
     actions: Json = {str(effect): {} for effect in Effect}
     actions[Effect.DESTRUCTIVE] = {"memberOf": [{"id": str(Effect.WRITE)}]}
     shapes: dict[str, Shape] = {}
+    shared = shared_members(counters, meta, has_time)
     tools = sorted(tools, key=lambda tool: tool.listed_as)
     for server in sorted({tool.server for tool in tools}):
         actions[f"server:{server}"] = {}
@@ -183,18 +206,23 @@ def build_schema(
             "appliesTo": {
                 "principalTypes": [PRINCIPAL],
                 "resourceTypes": [tool.rule.resource.type if tool.rule.resource else TOOL],
-                "context": context_type(shape, counters, meta),
+                "context": context_type(shape, shared),
             },
         }
     for name in sorted(unlisted):
         actions.setdefault(name, {})
-    schema: Json = {"": {"entityTypes": entities, "actions": actions}}
-    return (with_time(schema) if has_time else schema), shapes
+    return CatalogSchema({"": {"entityTypes": entities, "actions": actions}}, shapes)
 
 
 def with_time(schema: Json) -> Json:
-    """The schema, changed in place, with `context.time` for every tool, which policies may read."""
-    for action in schema[""]["actions"].values():
-        if "appliesTo" in action:
-            action["appliesTo"]["context"]["attributes"]["time"] = TIME
-    return schema
+    """The schema with `context.time` for every tool, which policies may read."""
+    actions = {name: _action_with_time(action) for name, action in schema[""]["actions"].items()}
+    return {**schema, "": {**schema[""], "actions": actions}}
+
+
+def _action_with_time(action: Json) -> Json:
+    if "appliesTo" not in action:
+        return action
+    applies = action["appliesTo"]
+    context = record({**applies["context"]["attributes"], "time": TIME})
+    return {**action, "appliesTo": {**applies, "context": context}}

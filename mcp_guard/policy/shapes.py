@@ -19,6 +19,9 @@ NODES, DEPTH, ENUM, PARTS = 2000, 20, 1000, 50
 """Limits for one tool's schema: subschemas, nesting depth, and the lengths of a list of allowed values and of `allOf`.
 Anything beyond is opaque, so that no upstream can keep the guard busy with a schema."""
 
+MAX_CACHED = 4000
+"""How many shapes of tools are remembered."""
+
 
 class Kind(StrEnum):
     """The kind of a value, as policies see it."""
@@ -73,11 +76,26 @@ _OF_SCALARS = {str(kind): Shape(kind) for kind in SCALARS}
 """One shape for all values of a type, because most arguments of a thousand tools are one of these."""
 
 
+NOT_CACHED = Shape(Kind.NEVER)
+_cached: dict[str, Shape | None] = {}
+"""Input shapes by the hash of the definition, which always covers its schema (`core.tool_pins.PROMISED`)."""
+
+
 def input_shape(tool: Tool) -> Shape | None:
     """The shape of a tool's arguments; None if it has no schema of an object.
 
-    Such a tool is neither listed nor callable, because many clients refuse a whole listing for it.
+    Such a tool is neither listed nor callable, because many clients refuse a whole listing for it. A listing of which
+    one definition has changed is read again for that one only.
     """
+    if (known := _cached.get(tool.definition_hash, NOT_CACHED)) is not NOT_CACHED:
+        return known
+    if len(_cached) >= MAX_CACHED:
+        _cached.clear()
+    shape = _cached[tool.definition_hash] = _read_input(tool)
+    return shape
+
+
+def _read_input(tool: Tool) -> Shape | None:
     schema = tool.definition.get("inputSchema")
     if not isinstance(schema, dict) or "object" not in _types(schema):
         return None

@@ -235,7 +235,11 @@ def with_unlisted(schema: Json, policies: Iterable[Policy]) -> Json:
 
 def actions_in(policy: Policy) -> set[str]:
     """Every action that the policy names, in its scope and in its conditions."""
-    return {*actions_and_type(policy)[0], *_entities(policy.body.get("conditions", ()), "Action")}
+    return {*actions_and_type(policy)[0], *actions_in_conditions(policy)}
+
+
+def actions_in_conditions(policy: Policy) -> set[str]:
+    return _entities(policy.body.get("conditions", ()), "Action")
 
 
 def entities_in(policy: Policy, type: str) -> set[str]:

@@ -274,6 +274,9 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
     def keep_policy(self, version: str, material: bytes) -> None:
         self._run("INSERT OR IGNORE INTO policy_version VALUES (?, ?)", (version, material))
 
+    def has_policy(self, version: str) -> bool:
+        return self._run("SELECT 1 FROM policy_version WHERE version = ?", (version,)).fetchone() is not None
+
     def policy(self, version: str) -> bytes | None:
         row = self._run("SELECT material FROM policy_version WHERE version = ?", (version,)).fetchone()
         return bytes(row[0]) if row else None

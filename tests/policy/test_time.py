@@ -96,7 +96,7 @@ def test_local_time_and_utc_are_both_there(tmp_path: Path) -> None:
         "context": orjson.loads(decided.material)["request"]["context"] | {"history": history_context(NO_HISTORY)},
     }
     entities = json.dumps(orjson.loads(decided.material)["entities"])
-    checked = cedarpy.is_authorized(request, PERMIT, entities, engine.schema_text)
+    checked = cedarpy.is_authorized(request, PERMIT, entities, engine.schema())
     assert checked.allowed, checked.diagnostics.errors
 
 
@@ -179,7 +179,7 @@ async def test_a_decision_is_replayed_from_its_receipt_with_the_time_it_was_made
 def test_explain_finds_the_nearest_day_that_is_free(tmp_path: Path) -> None:
     engine = engine_in(tmp_path, PERMIT + FREEZE)
     decided = engine.decide(make_call(TOOL, {}), {}, at("2026-12-26T10:00"))
-    version = read_version(engine.version, engine.material)
+    version = read_version(engine.version, engine.material())
     explained = [change.what for change in explain(version, orjson.loads(decided.material)).request]
     assert "context.time.local.date 2026-12-23 instead of 2026-12-26" in explained
 
@@ -189,7 +189,7 @@ def test_explain_tries_no_time_that_does_not_exist(tmp_path: Path, literal: str)
     late = f'@id("l") forbid (principal, action, resource) when {{ context.time.now != datetime("{literal}") }};'
     engine = engine_in(tmp_path, PERMIT + late)
     decided = engine.decide(make_call(TOOL, {}), {}, at("2026-12-26T10:00"))
-    explained = explain(read_version(engine.version, engine.material), orjson.loads(decided.material))
+    explained = explain(read_version(engine.version, engine.material()), orjson.loads(decided.material))
     assert any(change.ruling.outcome is Outcome.ALLOW for change in explained.request)
 
 

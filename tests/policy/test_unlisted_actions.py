@@ -144,8 +144,8 @@ def test_a_version_names_what_is_withheld(tmp_path: Path) -> None:
     dormant = confined(tmp_path, PERMIT + forbid.format("gone", ""), environment())
     misfit = confined(tmp_path, PERMIT + forbid.format("other", MISFIT), environment())
     assert dormant.version != misfit.version
-    assert b'"withheld"' not in dormant.material
-    assert b'"withheld":["up__other"]' in misfit.material
+    assert b'"withheld"' not in dormant.material()
+    assert b'"withheld":["up__other"]' in misfit.material()
 
 
 def test_a_tool_that_the_policies_do_not_know_is_denied_in_observe_mode_too(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) ->
     try:
         if covered:
             schema = with_unlisted(world.schema, covered.values())
-            validate(covered, ValidationSchema(json.dumps(schema)), path)
+            validate(covered, ValidationSchema(schema), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the policies") from None
     return policies

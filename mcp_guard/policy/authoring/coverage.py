@@ -20,7 +20,7 @@ from mcp_guard.policy.source import Policy
 def reached_by_cases(engine: PolicyEngine, results: Iterable[CaseResult]) -> Iterator[frozenset[str]]:
     """The ids of the policies that each case reaches."""
     ungated = {id: policy for id, policy in engine.rules.policies.items() if not policy.routes}
-    without_gates = PolicyVersion("without gates", ungated, json.loads(engine.schema_text))
+    without_gates = PolicyVersion("without gates", ungated, engine.schema())
     for result in results:
         decision = result.decision
         ids = frozenset(decision.policies if decision else ())

@@ -144,7 +144,7 @@ def _find_problems(lint_input: LintInput, schema: Json) -> list[PolicyProblem]:
         source = PolicySource(lint_input.texts, lint_input.policies)
         return list(load_confined(Path("policies"), source, lint_input.environment).problems)
     known = {id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, schema)}
-    against = ValidationSchema(json.dumps(with_unlisted(schema, known.values())))
+    against = ValidationSchema(with_unlisted(schema, known.values()))
     return find_validation_problems(known, against) if known else []
 
 
@@ -316,7 +316,7 @@ def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
     """Tools in scope whose argument has a spelling that the policy does not read: the rule does not hold there."""
     if lint_input.schema is None:
         return
-    against = ValidationSchema(json.dumps(lint_input.schema))
+    against = ValidationSchema(lint_input.schema)
     for policy in lint_input.policies.values():
         names = {path[2] for path in reads_of(policy) if path[:2] == ("context", "input") and len(path) > 2}
         for tool in against.tools_in_scope(policy):

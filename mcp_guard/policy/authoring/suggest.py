@@ -471,7 +471,7 @@ class _CandidateWriter:
             raise PolicyError(join("; ", problems))
         matching = {id: policy for id, policy in source.policies.items() if not is_outside_schema(policy, self.schema)}
         schema = with_unlisted(self.schema, matching.values())
-        if problems := find_validation_problems(matching, ValidationSchema(json.dumps(schema))):
+        if problems := find_validation_problems(matching, ValidationSchema(schema)):
             raise PolicyError(join("\n", problems))
         return texts, dict(source.policies)
 
