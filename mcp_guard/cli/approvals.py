@@ -292,7 +292,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
         terms = GrantTerms(options.more, options.seconds, free)
     verdict = VERDICTS[options.verb]
     votes.prepare(options.id, options.approver, verdict, options.rationale, terms)  # before a passphrase is asked for
-    key = open_key(options, options.approver)
+    key = open_key(votes.writer, options, options.approver)
     id = NewKey("ed25519", key.public_key().public_bytes_raw(), {}).id
     usable_key(votes.writer.read(lambda store: store.approver_keys()), id, options.approver)
     statement = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)

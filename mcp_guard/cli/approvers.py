@@ -134,7 +134,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     from mcp_guard.identity.key_file import create_key_file
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
-    old = open_key(options, who.id)
+    old = open_key(writer, options, who.id)
     old_id = NewKey("ed25519", old.public_key().public_bytes_raw(), {}).id
     kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
@@ -220,13 +220,16 @@ def _read_passphrase(path: Path) -> str:
         raise ApprovalError(f"cannot read `{path}`: {why}", "check the path") from None
 
 
-def open_key(options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
+def open_key(writer: Writer, options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
     """Raises: ApprovalError."""
     from mcp_guard.identity.key_file import read_key_file
 
     path = key_path(options, approver)
     if not path.exists():
-        raise ApprovalError(f"no key file at `{path}`", f"mcp-guard approvers add {approver}, or --key-file FILE")
+        hint = f"mcp-guard approvers add {approver}, or --key-file FILE"
+        if approver_keys.keys_in_use(writer.read(lambda store: store.approver_keys()), approver):
+            hint = f"{approver} is enrolled: bring the key file from the machine where it was made, or --key-file FILE"
+        raise ApprovalError(f"no key file at `{path}`", hint)
     return read_key_file(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
 
 

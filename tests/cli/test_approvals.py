@@ -106,7 +106,11 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
         assert "`alice` has no enrolled key" in refused
         assert "; to sign with one of them: --key-file FILE" in refused
         nobody = [*alice[:5], str(tmp_path / "none.key"), *alice[6:]]
-        assert "no key file at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
+        missing = run(config, "approve", id, *nobody, "--rationale", "x", code=7)
+        assert "no key file at" in missing
+        assert (
+            "hint: alice is enrolled: bring the key file from the machine where it was made, or --key-file" in missing
+        )
         assert "cannot ask for the passphrase: standard input is not a terminal" in run(
             config, "approve", id, *alice[:6], "--rationale", "x", code=7
         )
