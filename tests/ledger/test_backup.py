@@ -282,6 +282,15 @@ def test_commands_back_up_and_restore_and_say_what_to_do_next(
     code, _, said = run(capsys, "restore", "copy", "--replace", "--against", "copy/chekpoint")
     assert (code, "cannot read the checkpoint `copy/chekpoint`: No such file" in said) == (5, True)
     assert said.endswith("hint: name a checkpoint that you kept: --against CHECKPOINT\n")
+    (foreign := tmp_path / "foreign").mkdir()
+    open_harness(foreign).close()
+    (foreign / "mcp-guard.toml").write_text(CONFIG)
+    monkeypatch.chdir(foreign)
+    assert run(capsys, "backup", "copy")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, _, said = run(capsys, "restore", "copy", "--replace", "--against", "foreign/copy/checkpoint")
+    assert code == 5
+    assert "if the checkpoint is of another ledger, name this one's with --against; if not, use another backup" in said
     code, said, _ = run(capsys, "restore", "copy", "--replace", "--against", "copy/checkpoint")
     assert code == 0
     assert said.startswith(f"restored 1 receipt of test.example/ledger to {tmp_path / 'state'}\n")

@@ -59,13 +59,14 @@ def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: b
         checkpoints = tuple(read_checkpoint(file) for file in against)
     except UnusableInput as error:
         raise LedgerError(str(error), "name a checkpoint that you kept: --against CHECKPOINT") from None
+    other = "if the checkpoint is of another ledger, name this one's with --against; if not, " if against else ""
     try:
         with Progress(quiet=quiet) as progress:
             requirements = Requirements(read_keys(key), against=checkpoints, progress=progress.update)
             report = verify_full(LedgerSource(folder / FILE), requirements)
     except UnusableInput as error:
-        raise LedgerError(f"cannot verify the backup `{folder}`: {error}", "use another backup") from None
+        raise LedgerError(f"cannot verify the backup `{folder}`: {error}", f"{other}use another backup") from None
     if not report.ok:
         where = "" if report.failed_at is None else f"receipt {report.failed_at}: "
-        hint = f"mcp-guard verify {folder / FILE} --key {key}; use another backup"
+        hint = f"mcp-guard verify {folder / FILE} --key {key}; {other}use another backup"
         raise LedgerError(f"the backup `{folder}` does not verify: {where}{report.problem}", hint)
