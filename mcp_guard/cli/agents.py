@@ -122,7 +122,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 
 def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
+    registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent, "mcp-guard agents list")
     key, until = ("agent", options.agent), registry.FOREVER
     revoked = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
     ids = [instance.id for instance in revoked]

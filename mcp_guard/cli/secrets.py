@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_json, print_result, print_table
+from mcp_guard.cli.output import print_json, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
@@ -61,6 +61,8 @@ def show(options: argparse.Namespace) -> int:
     rows = [(key, place, state(place, settings)) for key, place in places(settings)]
     if options.json:
         print_json([{"key": k, "source": p.source, "place": p.name, "state": s} for k, p, s in rows], indent=2)
+    elif not rows:
+        print_text("no secret in the configuration", file=sys.stderr)
     else:
         print_table(("key", "source", "place", "state"), [(k, p.source, p.name, s) for k, p, s in rows])
     return 0 if all(state in ("there", "not run") for _, _, state in rows) else 1

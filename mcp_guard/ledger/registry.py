@@ -38,8 +38,8 @@ def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
     if why := credential.check_time(instance.started, instance.expires, now):
         return why
     if key := store.revoked(revocation_keys(instance), instance.started):
-        what = "this instance" if key == ("instance", instance.id) else f"{key[0]} `{key[1]}`"
-        return f"the credential of this instance was revoked, together with everything of {what}"
+        others = "" if key == ("instance", instance.id) else f", together with everything of {key[0]} `{key[1]}`"
+        return f"the credential of this instance was revoked{others}"
     return None
 
 
@@ -63,7 +63,8 @@ def issue(tx: Transaction, instance: Instance, more: Json) -> None:
     """
     if key := tx.store.revoked(revocation_keys(instance), instance.started):
         hints = {"agent": f"to allow new instances again: mcp-guard agents enable {key[1]} --why TEXT"}
-        raise IdentityError(f"{key[0]} `{key[1]}` is revoked", hints.get(key[0], "mcp-guard instances list --all"))
+        state = "disabled" if key[0] == "agent" else "revoked"
+        raise IdentityError(f"{key[0]} `{key[1]}` is {state}", hints.get(key[0], "mcp-guard instances list --all"))
     tx.store.add_instance(instance)
     fields = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
     narrowed = list(instance.tools) if instance.tools != ("*",) else None
@@ -172,15 +173,18 @@ def all_agents(configured: Mapping[str, AgentSettings], store: Store) -> dict[st
     return {**enrolled, **configured}
 
 
-def find_agent(agents: Mapping[str, AgentSettings], name: str | None) -> AgentSettings:
-    """The agent of this name; without a name, the only one. Raises: IdentityError."""
+def find_agent(agents: Mapping[str, AgentSettings], name: str | None, otherwise: str = "") -> AgentSettings:
+    """The agent of this name; without a name, the only one. Raises: IdentityError.
+
+    `otherwise` is the hint if no name is near; by default how to enrol the agent.
+    """
     names = ", ".join(f"`{agent}`" for agent in agents) or "none"
     if name is None and len(agents) != 1:
         raise IdentityError(f"no agent specified; enrolled: {names}", "name one: --agent NAME")
     enrolled = agents.get(name if name is not None else next(iter(agents)))
     if enrolled is None:
         near = nearest(str(name), agents)
-        hint = f"did you mean `{near}`?" if near else f"mcp-guard agents add {name} --owner NAME"
+        hint = f"did you mean `{near}`?" if near else otherwise or f"mcp-guard agents add {name} --owner NAME"
         raise IdentityError(f"agent `{name}` is not enrolled; enrolled: {names}", hint)
     return enrolled
 

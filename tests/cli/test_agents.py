@@ -109,5 +109,20 @@ def test_a_disabled_agent_leads_to_the_command_that_enables_it(
     run(capsys, config, "agents", "disable", "tester", "--why", "drifts")
     code, _, error = run(capsys, config, "instances", "issue", "--agent", "tester")
     assert code != 0
-    assert "agent `tester` is revoked" in error
+    assert "agent `tester` is disabled" in error
     assert "mcp-guard agents enable tester --why TEXT" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("testr", "did you mean `tester`?"), ("elsewhere", "mcp-guard agents list")]
+)
+def test_an_unknown_agent_to_disable_leads_to_the_agents_there_are(
+    config: Path, capsys: pytest.CaptureFixture[str], name: str, hint: str
+) -> None:
+    code, _, error = run(capsys, config, "agents", "disable", name, "--why", "drifts")
+    assert code != 0
+    assert error.endswith(f"hint: {hint}\n")
+
+
+def test_a_configuration_without_secrets_has_no_table_of_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, config, "secrets", "list") == (0, "", "no secret in the configuration\n")

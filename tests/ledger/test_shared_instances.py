@@ -81,7 +81,7 @@ def test_after_a_revocation_that_is_over_a_new_instance_starts(harness: Harness,
 def test_disabled_agent_starts_and_joins_nothing(harness: Harness) -> None:
     join(harness)
     harness.ledger.writer.run(lambda tx: registry.revoke(tx, ("agent", "crawler"), "x", "operator", registry.FOREVER))
-    with pytest.raises(IdentityError, match="`crawler` is revoked"):
+    with pytest.raises(IdentityError, match="`crawler` is disabled"):
         join(harness)
     assert "ended" not in kinds(harness)  # nothing of the refused launch is recorded
 

@@ -153,7 +153,7 @@ def test_a_revoked_instance_is_refused_at_its_next_call(guard: Served, place: Pa
     with Connected(place / "socket", uid=ANN) as ann:
         pass
     assert ann.process.returncode == 8
-    assert "agent `tester` is revoked" in ann.stderr
+    assert "agent `tester` is disabled" in ann.stderr
 
 
 def test_calls_in_flight_are_answered_after_the_client_closes_its_input(guard: Served, place: Path) -> None:
