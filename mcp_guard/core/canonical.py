@@ -241,7 +241,8 @@ def _inspect(value: Any, depth: int) -> int:
             # Only beyond this character do UTF-16 (RFC 8785 §3.2.3) and UTF-8 sort differently.
             if not (key.isascii() or max(key) < "\ud800"):
                 form |= UNUSUAL
-            form |= _inspect(item, depth - 1)
+            if type(item) is not str:
+                form |= _inspect(item, depth - 1)
         return form
     for item in value:
         form |= _inspect(item, depth - 1)

@@ -7,6 +7,7 @@ too long is cut and ends in a hash; only the catalog can reverse that, so `split
 
 import hashlib
 import re
+from functools import lru_cache
 
 NAME_LIMIT = 64
 SEPARATOR = "__"
@@ -24,6 +25,7 @@ def _unescape(match: re.Match[str]) -> str:
     return bytes(int(part, 16) for part in re.findall(r"_x([0-9A-F]{2})_", match.group())).decode()
 
 
+@lru_cache(maxsize=4096)
 def listed_name(server: str, name: str) -> str:
     """The listed name of an upstream's tool: `server__tool`, at most 64 characters."""
     listed = f"{server}{SEPARATOR}{_UNSAFE.sub(_escape, name)}"

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from mcp_guard.core import canonical, exact_json, rates
 from mcp_guard.core.model import (
+    NO_HISTORY,
     AdvisoryDecision,
     Call,
     CallHistory,
@@ -83,8 +84,7 @@ def commitment(salt: bytes, payload: bytes) -> str:
     return "sha256:" + hash.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptPosition:
+class ReceiptPosition(NamedTuple):
     """What appending adds to a receipt: the ledger's origin, sequence number, time (RFC 3339), and the software."""
 
     origin: str
@@ -98,7 +98,7 @@ def document(draft: Draft, position: ReceiptPosition, commitments: Mapping[str, 
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    fields = {name: value for name, value in draft.fields.items() if value or value == 0}
+    fields = {name: value for name, value in draft.fields.items() if value or isinstance(value, int)}
     rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": position.seq, "time": position.time}
     rest |= {"origin": position.origin, "software": position.software}
     whole = orjson.dumps(fields | rest, option=orjson.OPT_SORT_KEYS)
@@ -244,6 +244,8 @@ def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
 
 def _past_fields(past: CallHistory) -> Json:
     """What the instance had seen, and where the values of the sinks came from; arguments by name only."""
+    if past is NO_HISTORY:
+        return {}
     sinks = {name: list(names) for name in Origins.__slots__ if (names := getattr(past.sinks, name))}
     fields: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
     fields["sinks"] = sinks

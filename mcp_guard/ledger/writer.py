@@ -48,14 +48,19 @@ class KnownHead:
     def __init__(self) -> None:
         self.at: Micros = 0
         self._head: TreeHead | None = None
+        self._edge: list[bytes] = []
+        """The head's right edge."""
         self._leaf: bytes | None = None
         """Of the head's last receipt. A longer ledger must still have it in the same place."""
 
-    def check(self, store: Store, head: TreeHead) -> None:
-        """Check a head before building on it; the known head costs nothing. Raises: LedgerError."""
+    def check(self, store: Store, head: TreeHead) -> list[bytes]:
+        """Check a head before building on it; the known head costs nothing. Returns its right edge.
+
+        Raises: LedgerError.
+        """
         known = self._head
         if head == known:
-            return
+            return self._edge
         if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
@@ -70,11 +75,12 @@ class KnownHead:
                 LedgerFault.UNSIGNED_HEAD,
             )
         self.at = store.last_time()
-        self._head, self._leaf = head, store.leaf(head.size - 1)
+        self._head, self._edge, self._leaf = head, head.hashes(), store.leaf(head.size - 1)
+        return self._edge
 
-    def set(self, head: TreeHead, leaf: bytes | None, at: Micros) -> None:
-        """Remember a head that this process made durable, with the leaf of its last receipt."""
-        self._head, self._leaf, self.at = head, leaf, at
+    def set(self, tx: "Transaction") -> None:
+        """Remember the head that a durable transaction of this process has left."""
+        self._head, self._edge, self._leaf, self.at = tx.head, tx.edge, tx.leaf, tx.now
 
 
 def is_signed(checkpoint: str, head: TreeHead) -> bool:
@@ -93,7 +99,7 @@ def is_signed(checkpoint: str, head: TreeHead) -> bool:
 class Transaction:
     """One transaction in progress: the store's statements, the time, and the receipts appended to the tree."""
 
-    def __init__(self, store: Store, key: SigningKey, head: TreeHead, now: Micros) -> None:
+    def __init__(self, store: Store, key: SigningKey, head: TreeHead, edge: list[bytes], now: Micros) -> None:
         self.store = store
         self.now = now
         self._time = format_time(now)
@@ -106,7 +112,8 @@ class Transaction:
         self.head = head
         """As the transaction found it, and from `close` on as it leaves it."""
         self._size = head.size
-        self._edge = head.hashes()
+        self.edge = edge
+        """The right edge of the tree with the receipts that were added."""
 
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
         """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept.
@@ -114,9 +121,12 @@ class Transaction:
         Raises: LedgerError if it is too large for an entry; the transaction must be rolled back.
         """
         seq = self._size
-        salts = {name: draft.salts.get(name) or os.urandom(SALT_BYTES) for name in draft.payloads}
-        cells = {name: bytearray().join((salts[name], data)) for name, data in draft.payloads.items()}
-        commitments = {name: digest(cell) for name, cell in cells.items()}
+        cells, commitments = {}, {}
+        for name, data in draft.payloads.items():
+            salt = draft.salts.get(name) or os.urandom(SALT_BYTES)
+            cell = bytearray().join((salt, data))
+            commitments[name] = digest(cell)
+            cells[name] = bytearray(salt) if hashed_only else cell
         body = document(draft, ReceiptPosition(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)
         whole = entry(body, signature)
@@ -128,11 +138,9 @@ class Transaction:
         self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
-        if hashed_only:
-            cells = {name: bytearray(salt) for name, salt in salts.items()}
         if cells:
             self.store.add_payloads(seq, cells)
-        self._edge = merkle.append(self._edge, seq, leaf, self.store.add_node)
+        self.edge = merkle.append(self.edge, seq, leaf, self.store.add_node)
         self._size += 1
         return seq
 
@@ -149,12 +157,13 @@ class Transaction:
         """Sign and store the new head, if anything was appended to the `before` receipts."""
         if self._size == before:
             return
-        text = note.Checkpoint(self.key.origin, self._size, merkle.root(self._edge)).text()
+        text = note.checkpoint_text(self.key.origin, self._size, merkle.root(self.edge))
+        signed = text.encode()
         keys = [self.key] if self._retiring_key is None else [self._retiring_key, self.key]
-        lines = [note.signature_line(key.origin, key.id, key.sign(text.encode())) for key in keys]
+        lines = [note.signature_line(key.origin, key.id, key.sign(signed)) for key in keys]
         if self._key_since is not None:
             self.store.add_guard_key(self._key_since, self.key.verifier)
-        self.head = TreeHead(self._size, b"".join(self._edge), self.key.verifier)
+        self.head = TreeHead(self._size, b"".join(self.edge), self.key.verifier)
         self.store.advance_head(before, self.head, "\n".join([text, "".join(lines)]))
 
 
@@ -311,8 +320,8 @@ class Writer:
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(head.key)
-                self._known_head.check(store, head)
-                tx = Transaction(store, self.key, head, receipt_time(self._clock, self._known_head.at))
+                edge = self._known_head.check(store, head)
+                tx = Transaction(store, self.key, head, edge, receipt_time(self._clock, self._known_head.at))
                 results = _run_all(ops, tx)
                 tx.close(head.size)
                 store.commit()
@@ -322,5 +331,5 @@ class Writer:
         except FAILURES as error:
             raise explain(error, store.path) from None
         if tx.head.size > head.size:
-            self._known_head.set(tx.head, tx.leaf, tx.now)
+            self._known_head.set(tx)
         return results

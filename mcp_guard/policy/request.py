@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token, unescape_token
+from mcp_guard.core.canonical import MAX_SAFE_INTEGER, SURE_DIGITS, escape_token, unescape_token
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
 from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
@@ -92,6 +92,8 @@ DECIMAL_DIGITS = 4
 DECIMAL_UNIT = Decimal("0.0001")
 WIDE = Context(prec=60)
 DECIMAL_LIMIT = Decimal("922337203685477.5807")
+STRING, RECORD, OPAQUE = Kind.STRING, Kind.RECORD, Kind.OPAQUE
+"""On the path of each call: looking up a member of an enumeration takes as long as a short function."""
 ABSENT: Any = object()
 """Stands for a value that policies do not see."""
 
@@ -102,6 +104,10 @@ class Inexpressible(Exception):
 
 def exact_decimal(value: float | Decimal) -> Json | None:
     """A Cedar decimal: at most four digits after the point. None if the value is not one exactly."""
+    if type(value) is float:  # most amounts: few digits, as they were written
+        whole, _, fraction = (text := repr(value)).partition(".")
+        if fraction.isdecimal() and len(fraction) <= DECIMAL_DIGITS and len(whole) < SURE_DIGITS:
+            return {"__extn": {"fn": "decimal", "arg": text}}
     exact = value if isinstance(value, Decimal) else Decimal(str(value))
     if exact.copy_abs() > DECIMAL_LIMIT or exact != exact.quantize(DECIMAL_UNIT, context=WIDE):
         return None
@@ -128,10 +134,15 @@ class _InputConverter:
     def convert(self, value: Any, shape: Shape, path: str) -> Any:
         """The Cedar value, or ABSENT. Raises: Inexpressible."""
         kind = shape.kind
-        if kind is Kind.RECORD and isinstance(value, dict):
-            fields, seen = shape.fields, self._members(value, shape, path)
-            members = ((attribute(name), self.convert(item, fields[name], at)) for name, item, at in seen)
-            return {name: item for name, item in members if item is not ABSENT}
+        if kind is RECORD and isinstance(value, dict):
+            members = {}
+            for name, item, at in self._members(value, shape, path):
+                inner = shape.fields[name]
+                is_plain = inner.kind is STRING and inner.allowed is None and type(item) is str  # most arguments
+                converted = item if is_plain else self.convert(item, inner, at)
+                if converted is not ABSENT:
+                    members[attribute(name)] = converted
+            return members
         if kind is Kind.SET and isinstance(value, list) and shape.element is not None:
             return self._column(_elements(value, path), shape.element)
         if kind is Kind.UNION and (option := _option(value, shape)) is not None:
@@ -177,8 +188,8 @@ class _InputConverter:
 
     def _scalar(self, value: Any, shape: Shape, path: str) -> Any:
         kind = shape.kind
-        if kind is Kind.STRING and shape.allowed is None and type(value) is str:
-            return value  # most arguments
+        if kind is STRING and shape.allowed is None and type(value) is str:
+            return value
         seen = _exact(value, kind) if shape.allowed is None or _is_allowed(value, shape) else ABSENT
         if seen is ABSENT:
             self._hide(path)
@@ -197,7 +208,7 @@ class _InputConverter:
             if inner is None:
                 self._refuse_ambiguous(name, shape, at)
                 self.unknown.append(at)
-            elif item is None and inner.kind is not Kind.OPAQUE:
+            elif item is None and inner.kind is not OPAQUE:
                 self._drop_null(inner, at)
             elif inner.typed:
                 seen.append((name, item, at))

@@ -58,6 +58,8 @@ class _Pending:
 
     future: "asyncio.Future[Json]"
     progress: Callable[[Json], None] | None
+    deadline: float | None
+    """By the event loop's clock; None if it waits for as long as it takes."""
     is_unsent: bool = False
     """Whether it was reported as not sent, perhaps after it was given up."""
 
@@ -88,6 +90,8 @@ class Peer:
         self._withdraw = withdraw
         self._handler = handler
         self._pending: dict[int, _Pending] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """Not later than the next deadline of a pending request."""
         self._last_id = 0
         self._lost: str | None = None
         self._given_up: dict[int, float] = {}
@@ -120,9 +124,12 @@ class Peer:
             params["_meta"] = {**(params.get("_meta") or {}), "progressToken": number}
         if params is not None:
             message["params"] = params
-        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        pending = self._pending[number] = _Pending(future, progress)
-        timer = asyncio.get_running_loop().call_later(timeout, _expire, future) if timeout else None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Json] = loop.create_future()
+        deadline = loop.time() + timeout if timeout else None
+        pending = self._pending[number] = _Pending(future, progress, deadline)
+        if deadline is not None:
+            self._wake_by(deadline)
         try:
             self._write(dumps(message) + b"\n")
             return await future
@@ -136,9 +143,26 @@ class Peer:
                 self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
             del self._pending[number]
+
+    def _wake_by(self, deadline: float) -> None:
+        """One timer serves all requests, which mostly have the same time limit: few of them need to set it."""
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """End the requests whose time is over."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        for pending in self._pending.values():
+            if pending.deadline is None or pending.future.done():
+                continue
+            if pending.deadline <= loop.time():
+                pending.future.set_exception(TimeoutError())
+            else:
+                self._wake_by(pending.deadline)
 
     def _give_up(self, number: int) -> None:
         while len(self._given_up) >= MAX_GIVEN_UP:
@@ -264,14 +288,12 @@ class Peer:
     def lose(self, reason: str) -> None:
         """The other side is gone: every open request raises PeerLost, and nothing is written from now on."""
         self._lost = reason
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for pending in list(self._pending.values()):
             if not pending.future.done():
                 pending.future.set_exception(PeerLost(reason))
-
-
-def _expire(future: "asyncio.Future[Json]") -> None:
-    if not future.done():
-        future.set_exception(TimeoutError())
 
 
 def _is_reply(item: object) -> TypeGuard[Json]:

@@ -9,6 +9,7 @@ whose value is hidden (`context.input_inexact`) is missing.
 import json
 import re
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,11 @@ def _accepts(schema: Json, arguments: Json) -> bool:
         return bool(jsonschema.Draft202012Validator(schema).is_valid(arguments))
     except (jsonschema.exceptions._WrappedReferencingError, RecursionError):  # a dangling reference
         return False
+
+
+@given(st.floats(allow_nan=False) | st.decimals(-1000, 1000, places=3).map(float))
+def test_amount_is_the_same_decimal_by_its_text_and_by_its_value(value: float) -> None:
+    exact = exact_decimal(Decimal(str(value)))
+    assert exact_decimal(value) == exact
+    if exact is not None:
+        assert float(exact["__extn"]["arg"]) == value

@@ -301,3 +301,23 @@ async def test_an_unreadable_reply_fails_its_request_and_an_unreadable_request_i
         await tasks[0]
     t.peer.receive_unreadable(MessageRemains("q", has_method=True), "not JSON")
     assert t.sent[-1] == {"jsonrpc": "2.0", "id": "q", "error": {"code": -32700, "message": "not JSON"}}
+
+
+async def test_each_request_ends_by_its_own_time_limit() -> None:
+    """One timer serves them all: an earlier limit that is set later, a later one, and none."""
+    t = Transcript()
+    ended: list[str] = []
+
+    async def ask(name: str, timeout: float | None) -> None:
+        try:
+            await t.peer.request(name, {}, timeout=timeout)
+        except TimeoutError:
+            ended.append(name)
+
+    tasks = [asyncio.create_task(ask(*limit)) for limit in (("late", 0.02), ("early", 0.001), ("never", None))]
+    await asyncio.wait(tasks[:2])
+    assert ended == ["early", "late"]
+    t.peer.receive({"jsonrpc": "2.0", "id": 3, "result": {}})
+    await tasks[2]
+    with pytest.raises(TimeoutError):
+        await t.peer.request("again", {}, timeout=0.001)

@@ -20,7 +20,12 @@ class Checkpoint:
     root: bytes
 
     def text(self) -> str:
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+        return checkpoint_text(self.origin, self.size, self.root)
+
+
+def checkpoint_text(origin: str, size: int, root: bytes) -> str:
+    """What is signed of a checkpoint (c2sp.org/tlog-checkpoint)."""
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n"
 
 
 def key_id(name: str, public_key: bytes, kind: bytes = ED25519) -> bytes:
