@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count
+.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -59,6 +59,15 @@ bench-call: $(VENV)/.dev  ## measure the guard next to other proxies, interleave
 
 bench-count: $(VENV)/.dev  ## count the instructions, statements and system calls of one call (valgrind, strace); a minute
 	@$(BIN)/python benchmarks/count.py $(ARGS)
+
+RIVALS := squidbrake mcp-firewall hol-guard mcp-airlock ctrlrun tracekit-ai
+bench-rivals: $(VENV)/.rivals  ## measure other guards that install from PyPI beside this one, without a network; ten minutes
+	@$(BIN)/python benchmarks/rivals/measure.py $(ARGS)
+
+$(VENV)/.rivals: $(VENV)/.dev $(RIVALS:%=benchmarks/rivals/%.lock)
+	@echo "installing the other guards into benchmarks/rivals"
+	@for name in $(RIVALS); do $(call install,benchmarks/rivals/.venv-$$name,benchmarks/rivals/$$name.lock) || exit 1; done
+	@touch $@
 
 bench-policy: $(VENV)/.dev  ## measure one decision as the policy set grows
 	@$(BIN)/python benchmarks/policies.py
@@ -121,7 +130,7 @@ lock: $(VENV)/.uv  ## resolve the dependencies again; the files name no registry
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
 	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
-	@for file in $(SERVERS)/sdk1 $(SERVERS)/sdk2 $(ADAPTERS:%=$(HOSTS)/adapters/%); do \
+	@for file in $(SERVERS)/sdk1 $(SERVERS)/sdk2 $(ADAPTERS:%=$(HOSTS)/adapters/%) $(RIVALS:%=benchmarks/rivals/%); do \
 	  $(UV) pip compile $$file.in --universal --generate-hashes --no-header --no-annotate -q -o $$file.lock || exit 1; done
 
 $(VENV)/.uv:
@@ -189,4 +198,4 @@ recording: $(VENV)/.dev  ## write the README's session as a picture to docs/imag
 
 clean:
 	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
-	@rm -rf tests/*/node_modules tests/real_servers/.venv-* tests/hosts/adapters/.venv-*
+	@rm -rf tests/*/node_modules tests/real_servers/.venv-* tests/hosts/adapters/.venv-* benchmarks/rivals/.venv-*

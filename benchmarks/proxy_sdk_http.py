@@ -1,21 +1,29 @@
-"""A bare proxy on the official SDK: streamable HTTP in front, a stdio upstream behind; decides nothing.
+"""A bare proxy on the official SDK: streamable HTTP in front, an upstream behind; decides nothing.
 
-Usage: proxy_sdk_http.py PORT [--json] -- upstream argv… With --json, replies are documents instead of streams.
+Usage: proxy_sdk_http.py PORT [--json] -- (URL of the upstream | its argv…)
+With --json, replies are documents instead of streams.
 """
 
 import sys
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
 import uvicorn
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 
 
+def connect(upstream: list[str]) -> AbstractAsyncContextManager[Any]:
+    if upstream[0].startswith("http://"):
+        return streamable_http_client(upstream[0])
+    return stdio_client(StdioServerParameters(command=upstream[0], args=upstream[1:]))
+
+
 async def main(port: int, as_json: bool, argv: list[str]) -> None:
-    parameters = StdioServerParameters(command=argv[0], args=argv[1:])
-    async with stdio_client(parameters) as (read, write), ClientSession(read, write) as upstream:
+    async with connect(argv) as (read, write), ClientSession(read, write) as upstream:
         await upstream.initialize()
 
         async def list_tools(_context: Any, params: Any) -> Any:
