@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from mcp_guard.config import Config, load
+from mcp_guard.config import load
+from mcp_guard.config.file import Config
 from mcp_guard.config.ledger import WitnessConfig
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.tlog import note

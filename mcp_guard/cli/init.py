@@ -9,7 +9,7 @@ from mcp_guard.cli.client_files import config_option
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, person_id, refuse_to_overwrite
 from mcp_guard.cli.options import Parser, add_json
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
-from mcp_guard.config import check
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 
 

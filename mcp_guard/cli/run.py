@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     from mcp_guard.config import load
 
-    settings = load(options.config)
+    settings = load(options.config, fill_cache=True)
     task = options.task if options.task_file is None else read_task(options.task_file)
     code = read_launch_code(options.launch_fd)
     from mcp_guard.upstream.start import started_upstreams

@@ -12,7 +12,8 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.clients.effects import EffectPlan, ToolEffect, plan_effects, read_effects
 from mcp_guard.clients.files import FileSnapshot, read_file, write_file
 from mcp_guard.clients.records import WrapRecords
-from mcp_guard.config import check, load
+from mcp_guard.config import load
+from mcp_guard.config.file import check
 from mcp_guard.core.tool_pins import Pin, find_quarantined
 from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings

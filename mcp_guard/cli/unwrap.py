@@ -24,7 +24,8 @@ from mcp_guard.clients.records import PLACEHOLDER, WrapRecord, WrapRecords, rest
 from mcp_guard.clients.server_entries import secrets_of
 from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
-from mcp_guard.config import check, load
+from mcp_guard.config import load
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
 from mcp_guard.secrets import from_keyring, remove_from_keyring

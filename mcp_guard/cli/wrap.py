@@ -23,7 +23,8 @@ from mcp_guard.clients.known import PROJECT, ServerSection
 from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
 from mcp_guard.clients.server_entries import secret_arguments
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
-from mcp_guard.config import check, load
+from mcp_guard.config import load
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Mode
 from mcp_guard.diagnostics.checks import OTHERS

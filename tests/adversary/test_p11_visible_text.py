@@ -125,7 +125,7 @@ PRINTERS = (
     "mcp_guard/cli/output.py",
     "mcp_guard/app.py",
     "mcp_guard/downstream/stdio.py",
-    "mcp_guard/config/__init__.py",
+    "mcp_guard/config/file.py",
 )
 
 

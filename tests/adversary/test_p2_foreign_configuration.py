@@ -6,11 +6,14 @@ import os
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from mcp_guard.config import load
+from mcp_guard.config.cache import FILE, store_settings
 from mcp_guard.core.tlog import note
 from tests.live.running_guard import cli
 
@@ -161,6 +164,19 @@ def test_a_ledger_that_another_user_can_replace_is_not_used(folder: Path, owner:
         assert "state` " in refused.stderr
     assert not list((folder / "state").iterdir())
     assert not (folder / "OWNED").exists()
+
+
+@pytest.mark.parametrize("attack", [owned_by_nobody(FILE), writable(FILE), owned_by_nobody("."), writable(".", 0o777)])
+def test_a_cached_configuration_that_another_user_can_replace_is_not_obeyed(
+    folder: Path, attack: Callable[[Path], None]
+) -> None:
+    config, state = folder / "mcp-guard.toml", folder / "state"
+    state.mkdir(mode=0o700)
+    settings = load(config)
+    store_settings(config, config.read_text(), replace(settings, hold_seconds=0.5, policies=Path("/tmp/permit-all")))
+    assert load(config).hold_seconds == 0.5  # it is one that would be obeyed
+    attack(state)
+    assert load(config) == settings
 
 
 def test_the_guards_own_user_may_own_the_state_folder(folder: Path) -> None:

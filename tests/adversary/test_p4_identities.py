@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mcp_guard.config import check
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import ApprovalError, ConfigError
 from mcp_guard.core.model import Agent, ToolCallRequest
 from mcp_guard.core.people import Identity, People

@@ -12,7 +12,7 @@ from mcp_guard.cli import main
 from mcp_guard.cli.completion import NAMED, SHELLS
 from mcp_guard.cli.completion.names import KINDS, STATE
 from mcp_guard.cli.completion.parsers import list_commands
-from mcp_guard.config import GuardConfig
+from mcp_guard.config.file import GuardConfig
 from tests.cli.conftest import Past
 from tests.live.running_guard import cli
 

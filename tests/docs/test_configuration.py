@@ -8,19 +8,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard import config
-from mcp_guard.config import ledger, network, risk, serve, tools, types, upstreams
+from mcp_guard.config import file, ledger, network, risk, serve, tools, types, upstreams
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
-NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, risk.RiskConfig, serve.JwksConfig}
+NO_KEY_OF_THEIR_OWN = {file.Config, file.DesktopConfig, risk.RiskConfig, serve.JwksConfig}
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
-    config.GuardConfig, config.LimitsConfig, config.AgentConfig, upstreams.UpstreamConfig,
+    file.GuardConfig, file.LimitsConfig, file.AgentConfig, upstreams.UpstreamConfig,
     upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
-    tools.ResourceTypeConfig, tools.RateConfig, config.ApproverConfig, config.PersonConfig,
-    config.IdentityConfig, config.RouteConfig, config.WebhookConfig,
-    config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
+    tools.ResourceTypeConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
+    file.IdentityConfig, file.RouteConfig, file.WebhookConfig,
+    file.SlackConfig, file.EmailConfig, file.CommandConfig, file.InboxConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
@@ -56,7 +55,7 @@ def keys(model: type[BaseModel]) -> dict[str, str]:
 
 
 def test_every_configuration_model_is_checked() -> None:
-    assert set(models(config.Config)) - NO_KEY_OF_THEIR_OWN <= set(IN_ORDER)
+    assert set(models(file.Config)) - NO_KEY_OF_THEIR_OWN <= set(IN_ORDER)
 
 
 def test_each_table_has_the_keys_and_defaults_of_its_model() -> None:
@@ -84,7 +83,7 @@ def test_every_configuration_fragment_in_the_documents_is_valid() -> None:
 
 def wrong(part: dict[str, Any]) -> list[Any]:
     try:
-        config.Config.model_validate(part)
+        file.Config.model_validate(part)
     except ValidationError as error:
         return [item for item in error.errors() if item["type"] not in ELSEWHERE]
     return []

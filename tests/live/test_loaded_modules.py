@@ -62,6 +62,16 @@ def test_no_heavy_module_is_loaded_after_a_call(tmp_path: Path) -> None:
     assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
 
 
+def test_second_start_does_not_load_what_checks_a_configuration(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    (tmp_path / "state").mkdir(mode=0o700)  # as the first start leaves it
+    checks = {"pydantic", "mcp_guard.config.file"}
+    for expected in (checks, set()):
+        with Telling(config) as client:
+            client.start()
+        assert client.loaded() & checks == expected
+
+
 def test_help_of_run_loads_nothing_of_the_guard() -> None:
     done = subprocess.run([sys.executable, "-c", TELLS, "run", "--help"], env={}, capture_output=True, text=True)
     assert done.stdout.startswith("usage: mcp-guard run ")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.config import check
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input

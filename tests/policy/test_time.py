@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from mcp_guard.cli.policy.inputs import decision, settings_of_cases, versions
-from mcp_guard.config import check
+from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_HISTORY, Json, Micros, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.authoring.cases import CaseSettings, read_cases, run_cases
