@@ -79,7 +79,7 @@ def build(folder: Path, size: int, pairs: int = 2000) -> None:
             tx.add(outcome_draft(call, tx.add(intent_draft(call, ALLOWED)), DONE))
 
     agreed = Pin(TOOL.server, TOOL.name, TOOL.definition_hash, PinState.PINNED, TOOL.definition, 0)
-    writer.run(lambda tx: tx.store.add_pin(agreed))
+    writer.run(lambda tx: tx.store.add_pins([agreed]))
     while writer.store.head().size < size:
         writer.run(op)
         if sys.stderr.isatty():

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -130,8 +130,16 @@ def _has_many_brackets(line: bytes) -> bool:
 
 
 def _goes_below(value: Any, depth: int) -> bool:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(depth <= 1 or _goes_below(item, depth - 1) for item in items if isinstance(item, dict | list))
+    level = [value]
+    for _ in range(depth):
+        level = [inner for outer in level for inner in _items(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _read_again(line: bytes, value: Any, is_exact: bool) -> None:

@@ -136,11 +136,13 @@ def exceeded_limit(definition: Json) -> str | None:
     """Which limit the definition exceeds, in words, or None."""
     deep = f"its definition is nested over {MAX_DEFINITION_DEPTH} deep"
     try:
-        size = len(exact_json.dumps(definition))
+        text = exact_json.dumps(definition)
     except orjson.JSONEncodeError:  # over its own limit, which is greater
         return deep
-    if size > MAX_DEFINITION_BYTES:
-        return f"its definition has {size} bytes, over {MAX_DEFINITION_BYTES}"
+    if len(text) > MAX_DEFINITION_BYTES:
+        return f"its definition has {len(text)} bytes, over {MAX_DEFINITION_BYTES}"
+    if text.count(b"{") + text.count(b"[") <= MAX_DEFINITION_DEPTH:
+        return None
     level: list[Any] = [definition]
     for _ in range(MAX_DEFINITION_DEPTH):
         level = [inner for value in level if isinstance(value, dict | list) for inner in _members(value)]

@@ -385,10 +385,11 @@ class Session:
 
         Returns the `result` or `error` member of the reply.
         """
+        asked_at = asyncio.get_running_loop().time()
         await self.settle()
         await asyncio.gather(*(connection.wait_for_renewal() for connection in self.upstreams.connections.values()))
         if method == LIST_TOOLS:
-            await self.upstreams.refresh()
+            await self.upstreams.refresh(asked_at)
             self._announcer.on_listing()
             self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
             return {"result": {"tools": [self._rename(tool) for tool in self.guard.list_tools(self.instance)]}}

@@ -114,15 +114,15 @@ class ToolPins:
     ) -> list[str]:
         """Decide on new definitions; returns messages for the operator."""
         firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx, capabilities)}
-        notes = [self._settle(tx, tool, firsts) for tool in tools]
+        known = {(upstream, tool) for upstream, tool, _, _ in tx.store.pin_states()}
+        notes = [self._settle(tx, tool, firsts, (tool.server, tool.name) in known) for tool in tools]
         for upstream, pins in firsts.items():
             for start in range(0, len(pins), MAX_PINNED_PER_RECEIPT):
                 some = pins[start : start + MAX_PINNED_PER_RECEIPT]
                 hashes = {listed_name(upstream, pin.tool): pin.hash for pin in some}
                 fields = {"upstream": upstream, "definitions": hashes, "capabilities": sorted(capabilities)}
                 seq = tx.add(Draft("catalog.pinned", fields))
-                for pin in some:
-                    tx.store.add_pin(replace(pin, receipt=seq))
+                tx.store.add_pins(replace(pin, receipt=seq) for pin in some)
         for upstream in upstreams:
             together = frozenset(capabilities) | (_listed_for(upstream, tx.store) or frozenset())
             tx.store.note(LISTED_FOR + upstream, json.dumps(sorted(together)))
@@ -143,9 +143,9 @@ class ToolPins:
             if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and is_first_listing(upstream))
         ]
 
-    def _settle(self, tx: Transaction, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
+    def _settle(self, tx: Transaction, tool: Tool, firsts: dict[str, list[Pin]], is_known: bool) -> str:
         """Decide on one. A tool pinned on first sight is added to `firsts`, which has the trusted upstreams."""
-        rows = tx.store.pins(tool.server, tool.name)
+        rows = tx.store.pins(tool.server, tool.name) if is_known else []
         this = next((row for row in rows if row.hash == tool.definition_hash), None)
         if this is not None and this.state is not PinState.RETIRED:
             return ""  # another process was first
@@ -184,7 +184,7 @@ class ToolPins:
 def _keep_out(tx: Transaction, new: Pin, draft: Draft, reason: str, retired: Pin | None = None) -> str:
     seq = tx.add(draft)
     if retired is None:
-        tx.store.add_pin(replace(new, receipt=seq, why=reason))
+        tx.store.add_pins([replace(new, receipt=seq, why=reason)])
     else:
         tx.store.move_pin(retired, new.state, seq, reason)
     idle = [row for row in tx.store.pins(new.upstream, new.tool) if row.state is not PinState.PINNED]

@@ -1,5 +1,6 @@
 """The rows of tool definitions: pinned, quarantined, refused, retired. Statements only."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from mcp_guard.core import exact_json
@@ -34,10 +35,12 @@ class PinQueries(Queries):
         query = "SELECT * FROM pin WHERE (?1 IS NULL OR upstream = ?1) AND (?2 IS NULL OR tool = ?2) ORDER BY receipt"
         return [_read(row) for row in self._run(query, (upstream, tool))]
 
-    def add_pin(self, pin: Pin) -> None:
-        text = definition_text(pin.definition)
-        values = (pin.upstream, pin.tool, pin.hash, str(pin.state), text, pin.receipt, pin.why)
-        self._run("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    def add_pins(self, pins: Iterable[Pin]) -> None:
+        rows = (
+            (pin.upstream, pin.tool, pin.hash, str(pin.state), definition_text(pin.definition), pin.receipt, pin.why)
+            for pin in pins
+        )
+        self._db.executemany("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def move_pin(self, before: Pin, to: PinState, receipt: int, why: str) -> None:
         """Compare-and-set. Raises: ChangedElsewhere if it is not in that state any more."""

@@ -1,6 +1,7 @@
 """All upstreams of a session: their tools as one catalog, relayed requests, and the only function that runs a tool."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ PATIENT_SECONDS = 30.0
 """How long the first listing waits while it would be empty. Many clients list once and never again."""
 LISTING_SECONDS = 1.0
 """How long the first listings may take at least, beyond the time that is left for starting."""
+FRESH_SECONDS = 1.0
+"""How old the listing that a session began with may be when the client asks for its first one."""
 HURRIED_CLIENTS = ("codex-mcp-client",)
 """Clients that leave out what is not there after a second (Codex, unless the server is `required`)."""
 HURRIED_SECONDS = 0.3
@@ -92,6 +95,9 @@ class UpstreamGroup:
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
         self._last_listings = last_listings
+        self._built_from: list[int] | None = None
+        """The versions of the listings that the catalog was made from."""
+        self._was_refreshed = False
         self._is_waiting = True
         """Whether the catalog waits for upstreams that have never been listed."""
         self._start_seconds = PATIENT_SECONDS if is_patient else START_SECONDS
@@ -272,6 +278,10 @@ class UpstreamGroup:
             self.rebuild_seconds = time.perf_counter() - started
 
     def _rebuild(self) -> bool:
+        versions = [connection.listings[LIST_TOOLS].version for connection in self.connections.values()]
+        with suppress(LedgerError):  # `_judge` reports it
+            if self._catalog and versions == self._built_from and not (self.pins_failed or self.pins.have_changed()):
+                return False
         listings = [
             (name, connection.tools) for name, connection in self.connections.items() if connection.tools is not None
         ]
@@ -281,6 +291,7 @@ class UpstreamGroup:
                 self._listener.note(f"left out of the listing: {reason}")
         self._left_out = left_out
         quarantine = self._judge(list(listed.values()))
+        self._built_from = versions
         catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
         differs = catalog != self._catalog or quarantine != self._quarantine
         self.version += differs
@@ -307,12 +318,19 @@ class UpstreamGroup:
             self._listener.note(f"every tool is quarantined: {error}")
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
-    async def refresh(self) -> None:
-        """Read the listings again of all upstreams that do not report changes, or have reported one."""
+    async def refresh(self, asked_at: float) -> None:
+        """Read the listings again of all upstreams that do not report changes, or have reported one.
+
+        The first time, those that were read just before the client asked for them, or since, are taken as they are.
+        """
+        since = asked_at - FRESH_SECONDS if not self._was_refreshed else math.inf
+        self._was_refreshed = True
         stale = [
             connection
             for connection in self.connections.values()
-            if not connection.is_starting and connection.why_unavailable() is None
+            if not connection.is_starting
+            and connection.why_unavailable() is None
+            and not connection.listings[LIST_TOOLS].was_read_since(since)
         ]
         await self._lists.read({connection: connection.refresh_tools for connection in stale}, LIST_TOOLS)
         if not self._is_waiting:

@@ -57,8 +57,8 @@ class SharedListing:
         self._holding = source.budget.hold()
         self.version = 0
         """Increases whenever the items change."""
-        self.read_at = 0.0
-        """When the latest reading began, by the event loop's clock."""
+        self.read_at = self.read_until = 0.0
+        """When the latest reading began and ended, by the event loop's clock."""
         self.failure = ""
         """Why the latest reading failed; empty if it did not."""
         self.refusal: Json | None = None
@@ -82,8 +82,9 @@ class SharedListing:
     def keep(self, items: list[Json]) -> None:
         """Make these the latest items."""
         kept = exact_json.dumps(items) if self._is_packed else items
-        self.version += kept != self._kept
-        self._kept = kept
+        if kept != self._kept:
+            self.version += 1
+            self._kept = kept
 
     @property
     def is_known(self) -> bool:
@@ -93,6 +94,10 @@ class SharedListing:
         """Whether a look for one item should read the list again. `is_reported`: whether its source reports changes."""
         is_old = asyncio.get_running_loop().time() - self.read_at > REREAD_SECONDS
         return not self.is_known or self.is_stale or (is_old and not is_reported)
+
+    def was_read_since(self, time: float) -> bool:
+        """Whether it was read completely at this time or later, with every change that was reported."""
+        return self.is_known and not self.failure and not self.is_stale and self.read_until >= time
 
     async def refresh(self) -> bool:
         """Read the list. False if that failed. Callers that arrive while it is being read share the next reading."""
@@ -110,7 +115,7 @@ class SharedListing:
                     self.failure = str(failure)
                     if self._method == LIST_TOOLS:  # nobody is told of it by a reply
                         self._note(f"no tool listing: {failure}")
-                self._covered = covered
+                self._covered, self.read_until = covered, asyncio.get_running_loop().time()
             return not self.failure
 
     async def settle(self) -> None:

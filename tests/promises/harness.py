@@ -265,7 +265,7 @@ def pin(ledger: OpenLedger, *tools: Tool) -> None:
                 tx.store.move_pin(row, PinState.RETIRED, 0, "")
                 tx.store.drop_pin(row)
             new = Pin(tool.server, tool.name, tool.definition_hash, PinState.PINNED, tool.definition, 0)
-            tx.store.add_pin(new)
+            tx.store.add_pins([new])
 
     with suppress(LedgerError):  # some tests use a read-only or damaged ledger
         if moved := writer.read(differing):

@@ -262,8 +262,9 @@ def test_quarantined_tool_does_not_disable_policies(tmp_path: Path) -> None:
 def test_two_guards_on_one_ledger_quarantine_alike(tmp_path: Path) -> None:
     changing = ChangingUpstream(tmp_path)
     with changing.run() as one, changing.run() as other:
-        one.start()
-        other.start()
+        for client in (one, other):
+            client.start()
+            assert not without_echo(client), "both have listed it before it changes"
         changing.lists(put(ECHO, "title", "new"))
         for client in (one, other):
             client.call("up__relist")
