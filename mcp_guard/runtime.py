@@ -239,7 +239,7 @@ class Runtime:
         approvals, ledger = self.ledger.approvals, self.ledger.ledger
         if not approvals.is_stopping:
             held = approvals.watcher.count
-            running = self.ledger.writer.active_calls - held
+            running = self.ledger.writer.active_calls
             self._calls_at_stop = CallsAtStop(held, running, ledger.cancelled_calls)
             self.note(f"stopping; calls in flight: {held} held, {running} running")
         approvals.stop_waiting()

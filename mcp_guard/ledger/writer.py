@@ -109,6 +109,8 @@ class Transaction:
         self._retiring_key: SigningKey | None = None
         self.leaf: bytes | None = None
         """Of the last receipt that was added."""
+        self.moved_approvals: list[str] = []
+        """Those that have another state by now."""
         self.head = head
         """As the transaction found it, and from `close` on as it leaves it."""
         self._size = head.size
@@ -229,6 +231,8 @@ class Writer:
         self._on_trouble = on_trouble
         self._reported: tuple[LedgerFault, str] | None = None
         """What was reported last, until the ledger works again."""
+        self.on_approvals_moved: Callable[[list[str]], None] = lambda _: None
+        """Called with the approvals whose state a transaction has changed, once that is durable."""
         self.active_calls = 0
         """How many calls are in progress. A single one does not wait for others to share its commit."""
 
@@ -332,4 +336,6 @@ class Writer:
             raise explain(error, store.path) from None
         if tx.head.size > head.size:
             self._known_head.set(tx)
+        if tx.moved_approvals:
+            self.on_approvals_moved(tx.moved_approvals)
         return results

@@ -81,9 +81,9 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         self._run("COMMIT")
         self.location.check()
 
-    def version(self) -> tuple[int, int]:
-        """Differs if anything was written since, by another connection or by this one."""
-        return int(self._run("PRAGMA data_version").fetchone()[0]), self._db.total_changes
+    def version(self) -> int:
+        """Differs if another connection has written since."""
+        return int(self._run("PRAGMA data_version").fetchone()[0])
 
     def rollback(self) -> None:
         if self._db.in_transaction:

@@ -1,6 +1,5 @@
 """Requests for approval, as the guard that holds the calls sees them. Implements `ports.Approvals`."""
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,6 @@ from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Conflict
-
-TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +132,25 @@ class ApprovalRequests:
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         self._waiters[approval.id] = self._waiters.get(approval.id, 0) + 1
+        self.writer.active_calls -= 1  # it brings nothing to record: the commits of other calls need not wait for it
         try:
             return await self._wait(approval, seconds, on_tick)
         finally:
+            self.writer.active_calls += 1
             self._waiters[approval.id] -= 1
             if not self._waiters[approval.id]:
                 del self._waiters[approval.id]
 
     async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        is_open = bool(self.writer.read(lambda store: store.open_among([approval.id])))
-        while is_open and not self.watcher.is_stopped:
-            if self.writer.now() >= approval.expires:
-                return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")
-            waited = loop.time() - started
-            if waited >= seconds:
-                break
-            on_tick(waited)
-            is_open = not await self.watcher.wait(approval.id, min(TICK_SECONDS, seconds - waited))
+        if seconds > 0 and self._is_waiting(approval):
+            await self.watcher.wait(approval.id, approval.expires, seconds, on_tick)
+        if self.writer.now() >= approval.expires and self._is_waiting(approval):
+            return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")
         return self.get(approval.id) or replace(approval, state=ApprovalState.WITHDRAWN)
+
+    def _is_waiting(self, approval: Approval) -> bool:
+        """Whether nobody has decided, and somebody still can."""
+        return not self.watcher.is_stopped and bool(self.writer.read(lambda store: store.open_among([approval.id])))
 
     async def settle(self, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
         return await self.writer.submit(lambda tx: transitions.settle(tx, approval, event, note))

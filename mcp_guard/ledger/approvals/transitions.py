@@ -138,6 +138,7 @@ def move(
     kind = RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
     seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
+    tx.moved_approvals.append(approval.id)
     if moved.state not in (*rules.OPEN, ApprovalState.CONSUMED):
         _forget_exact_request(tx, moved, receipts[1])
     return moved

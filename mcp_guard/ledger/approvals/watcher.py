@@ -1,81 +1,117 @@
 """Wakes the calls that wait for an approval, in one place for all of them.
 
-A decision is usually made in another process, which can only be noticed by looking. One timer looks for all waiting
-calls, whether anything in the ledger has changed at all, and only then which of them are still open. What a look costs
-does not depend on the size of the requests.
+A decision of this process is an event of its writer. One of another process can only be noticed by looking: one timer
+asks SQLite whether another connection has written at all, and only then which approvals are still open. What a look
+costs does not depend on the size of the requests, and hardly on their number.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Micros
 from mcp_guard.ledger.writer import Writer
 
 POLL_SECONDS = 0.1
+TICK_SECONDS = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A call that waits. `decided` is set when it has to look at its approval again."""
+
+    decided: "asyncio.Future[None]"
+    expires: Micros
+    on_tick: Callable[[float], None]
+    began: float
+    next_tick: float = 0.0
+    """Seconds after it began, by the event loop's clock."""
+
+    def wake(self) -> None:
+        if not self.decided.done():
+            self.decided.set_result(None)
+
+    def tick(self, now: float) -> None:
+        waited = now - self.began
+        if waited >= self.next_tick and not self.decided.done():
+            self.next_tick = waited + TICK_SECONDS
+            self.on_tick(waited)
+
+
 class ApprovalWatcher:
     """The calls of this process that wait. The timer runs while there are any."""
 
-    writer: Writer
-    _waiting: dict[str, set["asyncio.Future[None]"]] = field(default_factory=dict)
-    """Who waits for each approval."""
-    _timer: asyncio.TimerHandle | None = None
-    _seen: tuple[int, int] | None = None
-    """The version of the ledger at the last look, None if someone has come since."""
-    is_stopped: bool = False
-    """Whether nobody is to wait any more."""
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.is_stopped = False
+        """Whether nobody is to wait any more."""
+        self._waiters: dict[str, set[_Waiter]] = {}
+        """By approval."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._seen: int | None = None
+        """What other connections had written at the last look."""
+        writer.on_approvals_moved = self.wake
 
     @property
     def count(self) -> int:
         """How many calls wait."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiters.values()))
 
     def stop(self) -> None:
         """End every wait, as if its time were over."""
         self.is_stopped = True
-        for futures in self._waiting.values():
-            for decided in futures:
-                if not decided.done():
-                    decided.set_result(None)
+        self.wake(self._waiters)
 
-    async def wait(self, id: str, seconds: float) -> bool:
-        """Wait until the approval is no longer `requested`, or for `seconds`. Returns whether it is not, or `stop` was
-        called.
+    def wake(self, ids: Iterable[str]) -> None:
+        """These approvals have another state: the calls that wait for them go on."""
+        for id in ids:
+            for waiter in self._waiters.get(id, ()):
+                waiter.wake()
+
+    async def wait(self, id: str, expires: Micros, seconds: float, on_tick: Callable[[float], None]) -> bool:
+        """Wait until the approval is no longer `requested`, its time is over, or `stop` is called; at most for
+        `seconds`. Returns whether that was so. `on_tick` is called at once and about every second.
 
         Raises: LedgerError if the ledger cannot be read.
         """
         loop = asyncio.get_running_loop()
-        decided: asyncio.Future[None] = loop.create_future()
-        self._waiting.setdefault(id, set()).add(decided)
-        self._seen = None
+        waiter = _Waiter(loop.create_future(), expires, on_tick, loop.time())
+        self._waiters.setdefault(id, set()).add(waiter)
         if self._timer is None:
+            self._seen = None  # nobody has looked for a while
             self._timer = loop.call_later(POLL_SECONDS, self._look)
+        waiter.tick(waiter.began)
         try:
             async with asyncio.timeout(seconds):
-                await decided
+                await waiter.decided
         except TimeoutError:
             return False
         finally:
-            self._waiting[id].discard(decided)
-            if not self._waiting[id]:
-                del self._waiting[id]
+            self._waiters[id].discard(waiter)
+            if not self._waiters[id]:
+                del self._waiters[id]
         return True
 
+    def _all(self) -> Iterator[_Waiter]:
+        return (waiter for waiters in self._waiters.values() for waiter in waiters)
+
     def _look(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(POLL_SECONDS, self._look) if self._waiting else None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(POLL_SECONDS, self._look) if self._waiters else None
         try:
             version = self.writer.read(lambda store: store.version())
-            if version == self._seen or not self._waiting:
-                return
-            self._seen = version
-            open_ids = self.writer.read(lambda store: store.open_among(self._waiting))
+            if version != self._seen and self._waiters:
+                self._seen = version
+                self.wake(self._waiters.keys() - self.writer.read(lambda store: store.open_among(self._waiters)))
         except LedgerError as error:
-            for decided in (future for futures in self._waiting.values() for future in futures if not future.done()):
-                decided.set_exception(LedgerError(error.message, error.hint, error.fault))
+            for waiter in self._all():
+                if not waiter.decided.done():
+                    waiter.decided.set_exception(LedgerError(error.message, error.hint, error.fault))
             return
-        for id in self._waiting.keys() - open_ids:
-            for decided in self._waiting[id]:
-                if not decided.done():
-                    decided.set_result(None)
+        now, elapsed = self.writer.now(), loop.time()
+        for waiter in list(self._all()):
+            if waiter.expires <= now:
+                waiter.wake()
+            else:
+                waiter.tick(elapsed)
