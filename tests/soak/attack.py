@@ -1,7 +1,8 @@
 """`make soak`: one agent sends the worst it can, and another's calls are timed meanwhile, on one guard over HTTP.
 
 Each attack runs for some seconds on several connections of one token. The other agent's p99 must stay below 50 ms and
-five times what it is on the idle guard. A table of it is in docs/reference/performance.md.
+five times what it is on the idle guard; while many large calls of others are only held, below twice that. A table of
+it is in docs/reference/performance.md.
 """
 
 import argparse
