@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-rivals
+.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -49,7 +49,7 @@ format: $(VENV)/.dev
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-BENCHES := bench-call bench-count bench-tools bench-http bench-policy bench-ledger bench-verify
+BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-policy bench-ledger bench-verify
 bench:  ## measure everything in docs/reference/performance.md, a few minutes; fails if a budget is missed
 	@missed=; for bench in $(BENCHES); do echo; echo "== make $$bench"; $(MAKE) -s $$bench || missed="$$missed $$bench"; done; \
 	  test -z "$$missed" || { echo; echo "failed or missed a budget:$$missed"; exit 1; }
@@ -71,6 +71,9 @@ $(VENV)/.rivals: $(VENV)/.dev $(RIVALS:%=benchmarks/rivals/%.lock)
 
 bench-tools: $(VENV)/.dev  ## measure the first listing and the memory with 100 and 1,000 tools, next to a bare proxy on the SDK
 	@$(BIN)/python benchmarks/tools.py $(ARGS)
+
+bench-large: $(VENV)/.dev  ## measure calls of 1 MB next to a bare proxy on the SDK, and the memory of 200 HTTP sessions
+	@$(BIN)/python benchmarks/large.py $(ARGS)
 
 bench-policy: $(VENV)/.dev  ## measure one decision as the policy set grows
 	@$(BIN)/python benchmarks/policies.py

@@ -224,7 +224,7 @@ def _readiness(runtime: Runtime) -> "ReadinessChecks":
         tuple(runtime.settings.upstreams),
         runtime.ledger.writer,
         runtime.settings.state_dir,
-        remote=[name for name, upstream in runtime.settings.upstreams.items() if upstream.url],
+        remote=[name for name, server in runtime.settings.upstreams.items() if server.url or server.share],
         sessions=runtime.sessions,
         probe=lambda: listed_tools(runtime.settings),
         try_policies=runtime.try_policies,

@@ -1,7 +1,7 @@
 """One guard process: what its sessions share (ledger, policies, background tasks), and how a session is made.
 
 Transports are left to `app.py`. Each session has upstream connections of its own, so that an upstream's messages can
-reach only the client whose call they belong to.
+reach only the client whose call they belong to. Of an upstream with `share = true` they use one (`upstream/shared.py`).
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.core.visible_text import quote, say
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
@@ -45,13 +46,14 @@ from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.last_listing import LastListings
-from mcp_guard.upstream.start import start_upstreams
+from mcp_guard.upstream.start import make_upstream
 from mcp_guard.upstream.status_file import StatusFile, status_path
 from mcp_guard.upstream.transport import Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
     from mcp_guard.signals.monitor import RiskMonitor
+    from mcp_guard.upstream.shared import SharedConnection, SharedUpstreams
 
 
 CLOCK = SteadyClock()
@@ -77,7 +79,7 @@ def new_call_id() -> str:
 
 def make_upstream_group(
     settings: Settings,
-    upstreams: Sequence[Upstream],
+    upstreams: "Sequence[Upstream | SharedConnection]",
     pins: Pins,
     *,
     on_catalog: Callable[[], None] = lambda: None,
@@ -193,6 +195,9 @@ class Runtime:
         self._hidden: set[tuple[str, str, str]] = set()
         self._calls_at_stop: CallsAtStop | None = None
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
+        self._secrets = Scrubber()
+        """Those of all upstreams of all sessions."""
+        self._shared = self._make_shared()
 
     def now(self) -> Micros:
         return self.ledger.writer.now()
@@ -276,7 +281,8 @@ class Runtime:
         *,
         ends_instance: bool = False,
     ) -> Session:
-        """A session of this instance over upstreams of its own: those `started` for it already, or new ones.
+        """A session of this instance over upstreams of its own, those `started` for it already or new ones; or over
+        shared ones.
 
         With `ends_instance`, the instance ends with the session unless others may join it.
         """
@@ -284,7 +290,7 @@ class Runtime:
         in_force = PoliciesInForce(settings.counters, settings.mode)
         upstreams = make_upstream_group(
             settings,
-            started if started is not None else start_upstreams(settings),
+            started if started is not None else self._start_upstreams(instance),
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
             on_catalog=lambda: self._load_policies(session_policies, instance),
             on_status=self._status_file.on_change,
@@ -317,6 +323,28 @@ class Runtime:
         )
         self._sessions.add(session)
         return session
+
+    def _make_shared(self) -> "SharedUpstreams | None":
+        if not any(server.share for server in self.settings.upstreams.values()):
+            return None
+        from mcp_guard.upstream.shared import SharedUpstreams
+
+        def make(name: str) -> Upstream:
+            return make_upstream(self.settings, name, self._secrets)
+
+        return SharedUpstreams(make, self.note, self._status_file.on_change)
+
+    def _start_upstreams(self, instance: Instance) -> "list[Upstream | SharedConnection]":
+        """The upstreams of a new session: its own, which start up meanwhile, and those that all sessions share."""
+        upstreams: list[Upstream | SharedConnection] = []
+        for name, server in self.settings.upstreams.items():
+            if server.share and self._shared is not None:
+                upstreams.append(self._shared.connect(name, instance.agent.name))
+            else:
+                upstream = make_upstream(self.settings, name, self._secrets)
+                upstream.start()
+                upstreams.append(upstream)
+        return upstreams
 
     def _make_guard(
         self, policies: PoliciesInForce, upstreams: UpstreamGroup, keeps_requests: Callable[[], bool]
@@ -363,7 +391,8 @@ class Runtime:
         """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
         jobs = (self._notify, self._witness, self._erase_expired, self._follow_pins, self._reloader.watch)
-        return [tasks.create_task(job()) for job in jobs]
+        shared = (self._shared.run,) if self._shared is not None else ()
+        return [tasks.create_task(job()) for job in (*jobs, *shared)]
 
     async def _follow_pins(self) -> None:
         """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""

@@ -105,7 +105,8 @@ class UpstreamSettings:
     """How one upstream is started, or with `url`, reached.
 
     `env` and `secrets` are added to its environment, or to the headers of each request. `secrets` and `bearer`, a
-    token, are read when it is started. `is_legacy_sse`: it speaks HTTP with SSE (revision 2024-11-05).
+    token, are read when it is started. `is_legacy_sse`: it speaks HTTP with SSE (revision 2024-11-05). `share`: one
+    process serves all sessions (`upstream.shared`).
     """
 
     argv: tuple[str, ...]
@@ -113,6 +114,7 @@ class UpstreamSettings:
     secrets: Mapping[str, SecretReference] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
+    share: bool = False
     url: str = ""
     bearer: SecretReference | None = None
     is_legacy_sse: bool = False

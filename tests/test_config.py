@@ -105,6 +105,13 @@ def test_pinned_members_are_configurable_globally_and_per_upstream(tmp_path: Pat
     assert read(tmp_path, text.replace("[upstreams.crm]", own)).pin_rules["crm"] == PinRule(FirstUse.PIN, ("_meta",))
 
 
+def test_only_a_server_that_the_guard_starts_can_be_shared(tmp_path: Path) -> None:
+    assert not read(tmp_path, GOOD).upstreams["crm"].share
+    assert read(tmp_path, GOOD.replace("[upstreams.crm]", "[upstreams.crm]\nshare = true")).upstreams["crm"].share
+    with pytest.raises(ConfigError, match="`share` cannot be combined with `url`"):
+        read(tmp_path, f'{GOOD}\n[upstreams.far]\nurl = "https://far.example/mcp"\nshare = true')
+
+
 def test_missing_file_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")

@@ -87,6 +87,7 @@ class UpstreamConfig(Model):
     args: tuple[str, ...] = ()
     env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | SecretConfig] = {}
     cwd: Path | None = None
+    share: bool = False
     url: Url | None = None
     transport: Literal["http", "sse"] = "http"
     headers: dict[Annotated[str, Field(pattern=HEADER)], str | SecretConfig] = {}
@@ -113,7 +114,7 @@ class UpstreamConfig(Model):
             raise ValueError("both `command` and `url` are given: keep `command`, which starts the server, or `url`")
         if self.command is None and self.url is None:
             raise ValueError("set either `command`, which starts the server, or `url`, its address")
-        local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth", "network"}
+        local, remote = {"args", "env", "cwd", "share"}, {"transport", "headers", "bearer", "oauth", "network"}
         if misplaced := self.model_fields_set & (remote if self.command is not None else local):
             other = "command" if self.command is not None else "url"
             raise ValueError(f"`{min(misplaced)}` cannot be combined with `{other}`")
@@ -133,6 +134,7 @@ class UpstreamConfig(Model):
             secrets={name: value.reference() for name, value in variables.items() if isinstance(value, SecretConfig)},
             cwd=base_dir / (self.cwd or ""),
             timeout=self.timeout_seconds,
+            share=self.share,
             url=self.url or "",
             bearer=self.bearer.reference() if self.bearer else None,
             is_legacy_sse=self.transport == "sse",

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import orjson
 
@@ -110,7 +111,7 @@ class Scrubber:
     def __init__(self, base: "Scrubber | None" = None) -> None:
         self.base = self if base is None else base
         self._values: dict[str, str] = {}
-        self._extensions: list[Scrubber] = []
+        self._extensions: WeakSet[Scrubber] = WeakSet()
         self._lock: threading.RLock = threading.RLock() if base is None else base._lock
         self._needles: tuple[tuple[bytes, bytes], ...] = ()
         self._minimal: tuple[tuple[bytes, bytes], ...] = ()
@@ -122,7 +123,7 @@ class Scrubber:
         """How many bytes at the end of an incomplete text may be the beginning of a secret."""
         if base is not None:
             with self._lock:
-                base._extensions.append(self)
+                base._extensions.add(self)
                 self._rebuild()
 
     def __bool__(self) -> bool:
@@ -133,8 +134,9 @@ class Scrubber:
         if len(value.encode()) < MIN_SECRET_BYTES:
             return False
         with self._lock:  # some secrets are read in threads
-            self._values.setdefault(value, re.sub(r"[^A-Za-z0-9_.-]", "_", name))
-            self._rebuild()
+            if value not in self._values:  # else another session has read it, too
+                self._values[value] = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+                self._rebuild()
         return True
 
     def forget(self, value: str) -> None:
@@ -175,6 +177,10 @@ class Scrubber:
             return self._scrub(line, _Work(WORK_BASE + SCRUB_WORK * len(line)))
         except (_TooMuchWork, RecursionError):
             return _withhold(line)
+
+    def clean_text(self, text: str) -> str:
+        """A text without secrets: a library's error message may repeat parts of a request, and with it a secret."""
+        return self.clean(text.encode(errors="replace")).decode(errors="replace")
 
     # Searching
 

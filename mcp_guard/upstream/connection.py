@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -18,6 +18,7 @@ from mcp_guard.core.note_limiter import MAX_NOTE_LENGTH, NoteLimiter
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
+    CALL_TOOL,
     INITIALIZED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -37,7 +38,7 @@ from mcp_guard.upstream.pace import ReadingPace, WritingPace
 from mcp_guard.upstream.renewal import SessionRenewal
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
-from mcp_guard.upstream.transport import ServerProtocol, Upstream
+from mcp_guard.upstream.transport import RoundCount, ServerProtocol, Upstream, start_in_thread
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.last_words import LastWords
@@ -55,9 +56,11 @@ MIN_DENSE_BYTES = 2 * MAX_VALUES
 
 
 class Connection:
-    """The state of one upstream for one client session."""
+    """The state of one upstream. `may_end_unread`: whether it may be ended because it does not read what it is sent."""
 
-    def __init__(self, upstream: Upstream, on_status: Callable[[], None]) -> None:
+    def __init__(
+        self, upstream: Upstream, on_status: Callable[[], None], may_end_unread: Callable[[], bool] = lambda: True
+    ) -> None:
         self.name = upstream.name
         self.call_seconds = upstream.call_seconds
         self.initialize_result: Json | None = None
@@ -75,6 +78,7 @@ class Connection:
         self._scrubber = upstream.scrubber
         self._max_message_bytes = upstream.max_message_bytes
         self._on_status = on_status
+        self._may_end_unread = may_end_unread
         self.budget = UpstreamBudget(upstream.max_message_bytes)
         self.listings = {method: SharedListing(method, self, upstream.max_listing_bytes) for method in LISTS}
         """What it lists, by method."""
@@ -140,13 +144,13 @@ class Connection:
         handshake = Handshake(initialize_params, prefer_stateless, on_notification=self._notify, note=self.note)
         failures = 0
         if self._transport.starts_slowly:
-            await self._start_in_thread()
+            await start_in_thread(self._transport)
         for name in self._transport.unscrubbed_secrets:
             listener.note(
                 f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what the upstream sends"
             )
         while True:
-            is_open = await self._open(handshake)
+            is_open = await self._open_transport() and await self._agree(handshake)
             if is_open and await self._serve_sessions(handshake, client_is_ready, on_listed):
                 failures = 0
             last_words = await self._transport.last_words(self._down or "closed", at_start=not is_open)
@@ -167,7 +171,7 @@ class Connection:
             await self._transport.close()
             await asyncio.sleep(delay)
             if self._transport.starts_slowly:
-                await self._start_in_thread()
+                await start_in_thread(self._transport)
             else:
                 self._transport.start()
 
@@ -207,19 +211,6 @@ class Connection:
     def _set_status(self, status: UpstreamStatus) -> None:
         self.status = status
         self._on_status()
-
-    async def _start_in_thread(self) -> None:
-        """A cancellation waits for the thread, so that nothing is started after its caller has gone."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self._transport.start))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            await starting
-            raise
-
-    async def _open(self, handshake: Handshake) -> bool:
-        """Open the transport and do the handshake. False if either failed; `why_unavailable` has the reason."""
-        return await self._open_transport() and await self._agree(handshake)
 
     async def _agree(self, handshake: Handshake) -> bool:
         """Do the handshake. False if it failed; `why_unavailable` has the reason."""
@@ -287,6 +278,12 @@ class Connection:
             return await self.protocol.request(method, params, channel)
         return await self.peer.request(method, params, channel.progress)
 
+    def call(self, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
+        """Send a tool call; of an upstream that needs input first, as `ServerProtocol.request_until_complete` does."""
+        if self.protocol is None:
+            return self.peer.request(CALL_TOOL, params, channel.progress, self.call_seconds)
+        return self.protocol.request_until_complete(CALL_TOOL, params, channel, self.call_seconds, rounds)
+
     async def refresh_tools(self) -> None:
         """Read the tool listing again, unless it includes every change that was reported."""
         listing = self.listings[LIST_TOOLS]
@@ -296,6 +293,11 @@ class Connection:
             await listing.refresh()
 
     # Reading and writing at a bearable pace
+
+    @property
+    def is_read_slowly(self) -> bool:
+        """Whether the upstream reads more slowly than it is written to."""
+        return self._writing_pace.is_slow
 
     def throttle(self, slow: bool) -> None:
         """Stop reading while the client is slow, or resume."""
@@ -316,7 +318,8 @@ class Connection:
             reason = f"did not read {self._writing_pace.unread_bytes} bytes of its input"
             if (request := request_id(frame)) is not None:
                 self.on_request_not_sent(request, reason)
-            self.on_closed(reason)
+            if self._may_end_unread():
+                self.on_closed(reason)
 
     def on_unread(self, reason: str) -> None:
         self.note(f"a reply was dropped: {reason}")
@@ -382,15 +385,15 @@ class Connection:
         self._on_unreadable(read_remains(line) if line is not None else None, limit)
 
     def on_request_lost(self, request: Id, reason: str) -> None:
-        text = f"upstream `{self.name}`: {self._scrub(reason)[:MAX_NOTE_LENGTH]}"
+        text = f"upstream `{self.name}`: {self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text))
 
     def on_request_not_sent(self, request: Id, reason: str) -> None:
-        text = f"upstream `{self.name}`: {self._scrub(reason)[:MAX_NOTE_LENGTH]}"
+        text = f"upstream `{self.name}`: {self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text, sent=False))
 
     def on_request_failed(self, request: Id, what: str) -> None:
-        text = f"upstream `{self.name}` answered with {self._scrub(what)[:MAX_NOTE_LENGTH]}"
+        text = f"upstream `{self.name}` answered with {self._scrubber.clean_text(what)[:MAX_NOTE_LENGTH]}"
         self._arrivals.then(lambda: self.peer.fail_one(request, text))
 
     def on_session_lost(self, reason: str) -> None:
@@ -409,7 +412,7 @@ class Connection:
     def on_unreachable(self, reason: str) -> None:
         # INVARIANT: the status alone changes, so calls are still tried: the upstream may be back
         if self._down is None and self.status.is_up:
-            self._set_status(UpstreamStatus(False, time.time(), self._scrub(reason)[:MAX_NOTE_LENGTH]))
+            self._set_status(UpstreamStatus(False, time.time(), self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]))
             self._listener.note(f"upstream `{self.name}` {self.status.why}")
 
     def input_schema(self, tool: str) -> Json | None:
@@ -421,7 +424,7 @@ class Connection:
         self._arrivals.then(partial(self._end, reason))
 
     def _end(self, reason: str) -> None:
-        self._down = reason = self._scrub(reason)[:MAX_NOTE_LENGTH]
+        self._down = reason = self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]
         self._close_protocol()
         for id in list(self._open_requests):
             self.release_request(id)
@@ -434,10 +437,6 @@ class Connection:
         for request in self._transport.take_unsent():
             self.peer.lose_one(request, reason, sent=False)
         self.peer.lose(reason)
-
-    def _scrub(self, text: str) -> str:
-        """A library's error message may repeat parts of the request, and with it a secret."""
-        return self._scrubber.clean(text.encode(errors="replace")).decode(errors="replace")
 
     async def close(self) -> None:
         """End it, with every process that it started."""

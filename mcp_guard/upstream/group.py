@@ -31,6 +31,7 @@ from mcp_guard.upstream.transport import InputUnavailable, RoundCount, Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.last_words import LastWords
+    from mcp_guard.upstream.shared import AnyConnection, SharedConnection
 
 START_SECONDS = 4.0
 """How long the client waits for upstreams that are starting, once one is there: some clients give up after 5 s."""
@@ -63,7 +64,7 @@ class UpstreamGroup:
 
     def __init__(
         self,
-        upstreams: Iterable[Upstream],
+        upstreams: "Iterable[Upstream | SharedConnection]",
         rules: Mapping[str, ToolRule],
         pins: Pins,
         *,
@@ -74,7 +75,10 @@ class UpstreamGroup:
         last_listings: LastListings | None = None,
         is_patient: bool = False,
     ) -> None:
-        self.connections = {upstream.name: Connection(upstream, on_status) for upstream in upstreams}
+        self.connections: dict[str, AnyConnection] = {
+            upstream.name: Connection(upstream, on_status) if isinstance(upstream, Upstream) else upstream
+            for upstream in upstreams
+        }
         self.pins = pins
         self.pins_failed = False
         """Whether the ledger could not be read when the pins were last checked."""
@@ -148,8 +152,7 @@ class UpstreamGroup:
             ),
             patience=LONE_START_SECONDS,
         )
-        results = (connection.initialize_result for connection in connections)
-        return [result for result in results if result is not None]
+        return [result for connection in connections if (result := connection.initialize_result) is not None]
 
     @property
     def are_starting(self) -> bool:
@@ -217,7 +220,7 @@ class UpstreamGroup:
             for wait in waits:
                 wait.cancel()
 
-    def _stands_in(self, connection: Connection) -> list[Json]:
+    def _stands_in(self, connection: "AnyConnection") -> list[Json]:
         """What an upstream that is starting listed in its last run, as far as it is still accepted; it may be nothing.
 
         INVARIANT: only definitions that are pinned (promise P6), and no call reaches the upstream before it is there.
@@ -253,7 +256,7 @@ class UpstreamGroup:
 
     # The catalog
 
-    def _on_listed(self, connection: Connection) -> None:
+    def _on_listed(self, connection: "AnyConnection") -> None:
         """Rebuild the catalog, unless upstreams are still waited for."""
         if self._is_waiting:
             if self.are_starting:
@@ -264,7 +267,7 @@ class UpstreamGroup:
             self.rebuild()
             self._listener.on_upstream_listed(connection.name)
 
-    def _on_late_list(self, connection: Connection, method: str) -> None:
+    def _on_late_list(self, connection: "AnyConnection", method: str) -> None:
         if method == LIST_TOOLS:
             self.rebuild()
         self._listener.on_list_changed(connection.name, method)
@@ -312,7 +315,10 @@ class UpstreamGroup:
         """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
         self.pins_failed = False
         try:
-            return self.pins.judge(tools, self._capabilities)
+            # shared ones are listed for nobody's capabilities
+            shared = [tool for tool in tools if not isinstance(self.connections[tool.server], Connection)]
+            own = [tool for tool in tools if tool not in shared] if shared else tools
+            return {**self.pins.judge(own, self._capabilities), **(self.pins.judge(shared) if shared else {})}
         except LedgerError as error:
             self.pins_failed = True
             self._listener.note(f"every tool is quarantined: {error}")
@@ -413,18 +419,15 @@ class UpstreamGroup:
         params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
         if call.meta:
             params["_meta"] = call.meta
-        if connection.protocol is None:
-            work = connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
-            return await outcome_of(work, connection, intent.approval)
-        if (ask := channel.ask) is not None:
+        if connection.protocol is not None and (ask := channel.ask) is not None:
 
             async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
                 return {key: self._forwarded_answer(answer) for key, answer in (await ask(questions)).items()}
 
             channel = replace(channel, ask=ask_client)
         rounds = RoundCount()
-        work = connection.protocol.request_until_complete(CALL_TOOL, params, channel, connection.call_seconds, rounds)
-        return replace(await outcome_of(work, connection, intent.approval), rounds=rounds.sent)
+        execution = await outcome_of(connection.call(params, channel, rounds), connection, intent.approval)
+        return replace(execution, rounds=rounds.sent) if rounds.sent else execution
 
     # Everything that is not a tool call
 

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.methods import CAPABILITY
-from mcp_guard.upstream.connection import Connection
+
+if TYPE_CHECKING:
+    from mcp_guard.upstream.shared import AnyConnection
 
 REFRESH_SECONDS = 2.0
 """How long a client waits for a list to be read again, when an earlier one can be shown instead."""
@@ -18,7 +21,9 @@ LONE_SECONDS = 30.0
 class ListReader:
     """`on_late` is called when a list differs that was waited for in vain."""
 
-    def __init__(self, connections: Mapping[str, Connection], on_late: Callable[[Connection, str], None]) -> None:
+    def __init__(
+        self, connections: "Mapping[str, AnyConnection]", on_late: "Callable[[AnyConnection, str], None]"
+    ) -> None:
         self.tasks: asyncio.TaskGroup | None = None
         """Runs what is being read, for as long as the session lasts; None until the upstreams are started."""
         self._connections = connections
@@ -27,7 +32,7 @@ class ListReader:
         """Lists that were waited for in vain and are still being read, by upstream and method."""
 
     async def read_lists(
-        self, method: str, capable: Sequence[Connection], *, only_if_needed: bool = False
+        self, method: str, capable: "Sequence[AnyConnection]", *, only_if_needed: bool = False
     ) -> tuple[dict[str, list[Json]], list[str]]:
         """The latest list of each upstream that has one, in the order of the configuration, and why others have none.
 
@@ -55,7 +60,7 @@ class ListReader:
                 lists[name] = items
         return lists, failures
 
-    async def read(self, readings: Mapping[Connection, Callable[[], Awaitable[object]]], method: str) -> None:
+    async def read(self, readings: "Mapping[AnyConnection, Callable[[], Awaitable[object]]]", method: str) -> None:
         """Read a list of several upstreams at once. One that takes long is not waited for, and goes on by itself."""
         assert self.tasks is not None
         tasks = {
@@ -74,7 +79,7 @@ class ListReader:
             self._overdue.add(tasks[task])
             self._connections[tasks[task][0]].note(f"`{method}` takes long; continuing with what it listed before")
 
-    async def _read_one(self, connection: Connection, method: str, read: Callable[[], Awaitable[object]]) -> None:
+    async def _read_one(self, connection: "AnyConnection", method: str, read: Callable[[], Awaitable[object]]) -> None:
         listing, key = connection.listings[method], (connection.name, method)
         version = listing.version
         try:

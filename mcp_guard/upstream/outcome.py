@@ -1,16 +1,19 @@
 """What became of a call that was sent, or could not be: the status of its outcome, and the reply to the client."""
 
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json
 from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply
-from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.transport import InputUnavailable
 
+if TYPE_CHECKING:
+    from mcp_guard.upstream.shared import AnyConnection
 
-async def outcome_of(work: Awaitable[Json], connection: Connection, approval: str | None) -> Execution:
+
+async def outcome_of(work: Awaitable[Json], connection: "AnyConnection", approval: str | None) -> Execution:
     """The outcome of the request that `work` sends, for a call with this approval."""
     name = connection.name
     try:

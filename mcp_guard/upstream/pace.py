@@ -63,16 +63,16 @@ class WritingPace:
 
     def __init__(self, on_pressure: Callable[[bool], None]) -> None:
         self._on_pressure = on_pressure
-        self._is_slow = False
+        self.is_slow = False
         self._release: asyncio.TimerHandle | None = None
         self.unread_bytes = 0
         """Bytes that were written since it is slow to read."""
 
     def set_slow(self, slow: bool) -> None:
         """It reads too slowly, or has caught up."""
-        if slow == self._is_slow:
+        if slow == self.is_slow:
             return
-        self._is_slow, self.unread_bytes = slow, 0
+        self.is_slow, self.unread_bytes = slow, 0
         if self._release is not None:
             self._release.cancel()
             self._release = None
@@ -82,5 +82,5 @@ class WritingPace:
 
     def may_write(self, size: int, limit: int) -> bool:
         """Whether a frame of so many bytes may be written, if at most `limit` bytes may be unread."""
-        self.unread_bytes += size if self._is_slow else 0
+        self.unread_bytes += size if self.is_slow else 0
         return self.unread_bytes <= limit

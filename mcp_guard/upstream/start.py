@@ -31,15 +31,16 @@ def start_upstreams(settings: Settings) -> list[Upstream]:
 
 
 def make_upstreams(settings: Settings) -> list[Upstream]:
-    shared = Scrubber()  # because an upstream can read the files of another
-    upstreams = []
-    for name, server in settings.upstreams.items():
-        scrubber = Scrubber(shared) if server.oauth else shared  # see `OAuthTokenProvider`
-        transport = make_transport(settings, name, server, scrubber)
-        upstreams.append(
-            Upstream(name, transport, scrubber, settings.message_bytes, server.timeout, settings.listing_bytes)
-        )
-    return upstreams
+    scrubber = Scrubber()
+    return [make_upstream(settings, name, scrubber) for name in settings.upstreams]
+
+
+def make_upstream(settings: Settings, name: str, secrets: Scrubber) -> Upstream:
+    """One upstream of the configuration. `secrets` are those of all, because one can read the files of another."""
+    server = settings.upstreams[name]
+    scrubber = Scrubber(secrets) if server.oauth else secrets  # see `OAuthTokenProvider`
+    transport = make_transport(settings, name, server, scrubber)
+    return Upstream(name, transport, scrubber, settings.message_bytes, server.timeout, settings.listing_bytes)
 
 
 def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:

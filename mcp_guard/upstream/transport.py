@@ -3,9 +3,10 @@
 A transport moves frames between the guard and one upstream. `connection.py` decides what they mean.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
@@ -108,6 +109,16 @@ class Transport(Protocol):
         """End it at once, without an event loop."""
 
 
+async def start_in_thread(transport: Transport) -> None:
+    """A cancellation waits for the thread, so that nothing is started after its caller has gone."""
+    starting = asyncio.ensure_future(asyncio.to_thread(transport.start))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """One configured upstream: how it is reached, which secrets its messages may not contain, and its limits."""
@@ -144,9 +155,9 @@ class ServerProtocol(Protocol):
 
     async def request(self, method: str, params: Json | None, channel: ClientChannel) -> Json: ...
 
-    async def request_until_complete(
+    def request_until_complete(
         self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
-    ) -> Json: ...
+    ) -> Coroutine[Any, Any, Json]: ...
 
     async def listen(self) -> None: ...
 

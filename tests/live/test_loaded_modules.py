@@ -17,7 +17,7 @@ HEAVY = (
     "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint",
     "mcp_guard.signals.external", "mcp_guard.signals.monitor",
     "mcp_guard.downstream.http", "mcp_guard.downstream.stateless", "mcp_guard.upstream.http_session",
-    "mcp_guard.upstream.oauth", "mcp_guard.web", "mcp_guard.witness",
+    "mcp_guard.upstream.oauth", "mcp_guard.upstream.shared", "mcp_guard.web", "mcp_guard.witness",
 )  # fmt: skip
 """Each takes a fifth of a megabyte or more with what it imports, or is the package that imports such modules."""
 UNUSED_BY_HELP = (*HEAVY, "asyncio", "cedarpy", "nacl", "orjson", "pydantic", "sqlite3", "tomllib", "mcp_guard.app")
