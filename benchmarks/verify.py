@@ -114,7 +114,7 @@ def make_call() -> Call:
     text = canonical.canonicalize(arguments)
     return Call(
         "call_9f8s7d6f5g4h", instance, "crm__update_deal", tool, arguments, text,
-        canonical_request("update_deal", text, None), canonical.digest(text), Resource("Deal", "D-1042"),
+        canonical_request("update_deal", text, None), Resource("Deal", "D-1042"),
         Task("INC-4451", "the customer asked for it"), risk=Risk(20, "low"),
     )  # fmt: skip
 

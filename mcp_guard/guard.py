@@ -19,8 +19,8 @@ from mcp_guard.core.describe import (
     DescriptionRules,
     describe,
     facts_arguments,
+    hash_request,
     read_facts,
-    with_task,
 )
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.model import (
@@ -287,7 +287,7 @@ class Guard:
         """Find the request for this call, or make it, and wait for a person to decide, as long as the client waits."""
         if reason := self.ledger.why_barred(call.instance):
             return await self.deny(call, decision, reason)
-        approval = self.approvals.find_approval(call.instance, call.request_hash)
+        approval = self.approvals.find_approval(call.instance, hash_request(call))
         if approval is None or approval.state is ApprovalState.REQUESTED:
             grant = self.approvals.grant_for(call, decision)
             if grant is not None:
@@ -391,7 +391,7 @@ class Guard:
         request = ToolCallRequest(call.name, call.arguments, approval.subject.meta)
         tool = self.upstreams.find_tool(call.name)
         fresh = describe(self.describe_with, call.id, call.instance, request, tool)
-        return self.identify(with_task(fresh, call.task))
+        return self.identify(replace(fresh, task=call.task))
 
     def difference(self, approval: Approval, call: Call, decision: Decision) -> str:
         """What differs between this call and the one that the approval is bound to; empty if nothing does."""

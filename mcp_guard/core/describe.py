@@ -96,7 +96,6 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         arguments=arguments,
         canonical=exact,
         request=params,
-        request_hash=hash_request(request.name, tool, exact, meta, task),
         resource=resource,
         task=task,
         meta=meta,
@@ -105,19 +104,15 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
     )
 
 
-def hash_request(name: str, tool: Tool | None, arguments: bytes, meta: Json | None, task: Task) -> str:
+def hash_request(call: Call) -> str:
     """The hash by which a repeated call is recognized: of what it asks for, and of what is claimed about it.
 
-    Trace context is left out, because a client gives each request another one; a call that is repeated after an
-    approval is sent with the approved one.
+    It is unsalted, so it is stored in nothing that outlives the request. Trace context is left out, because a client
+    gives each request another one; a call that is repeated after an approval is sent with the approved one.
     """
-    parts = [name, tool.definition_hash if tool else "", task.ticket, task.reason, without_trace(meta)]
-    return canonical.digest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), arguments)
-
-
-def with_task(call: Call, task: Task) -> Call:
-    """The call with what is claimed about it."""
-    return replace(call, task=task, request_hash=hash_request(call.name, call.tool, call.canonical, call.meta, task))
+    definition = call.tool.definition_hash if call.tool else ""
+    parts = [call.name, definition, call.task.ticket, call.task.reason, without_trace(call.meta)]
+    return canonical.digest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), call.canonical)
 
 
 def _take_claims(rules: DescriptionRules, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:

@@ -292,8 +292,7 @@ class Call:
 
     `canonical` holds the exact argument bytes that are hashed, evaluated and sent, and `meta` the members of `_meta`
     that are sent with them. `request` is both together: the canonical `params` that the upstream is sent. A call with
-    `problems` is denied. `request_hash` identifies equal requests, with what the agent claims about them; it is
-    unsalted, so it is stored in nothing that outlives the request.
+    `problems` is denied.
     """
 
     id: str
@@ -303,7 +302,6 @@ class Call:
     arguments: Json
     canonical: bytes
     request: bytes
-    request_hash: str
     resource: Resource
     task: Task
     meta: Json | None = None

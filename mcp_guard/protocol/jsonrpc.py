@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
+import orjson
+
 from mcp_guard.core.exact_json import dumps
 from mcp_guard.core.message_remains import MessageRemains, request_number
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, PROGRESS
 
+LINE = orjson.OPT_APPEND_NEWLINE
+"""A frame ends with it; adding it afterwards would copy the frame, which may be large."""
 Id = str | int | float
 """Fractions are unusual but legal (JSON-RPC 2.0 §4)."""
 REQUEST_HEAD = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"method":')
@@ -131,7 +135,7 @@ class Peer:
         if deadline is not None:
             self._wake_by(deadline)
         try:
-            self._write(dumps(message) + b"\n")
+            self._write(dumps(message, LINE))
             return await future
         except (asyncio.CancelledError, TimeoutError) as given_up:
             if pending.is_unsent or self._withdraw(number):
@@ -175,13 +179,13 @@ class Peer:
             if params is not None:
                 message["params"] = params
             self._notified_after = self._last_id
-            self._write(dumps(message) + b"\n", about)
+            self._write(dumps(message, LINE), about)
 
     def reply(self, id: Id | None, body: Json) -> None:
         """Reply to a request of the other side; `body` is the `result` or `error` member."""
         original_id = self.aliases.pop(id, id) if id is not None else None
         if self._lost is None:
-            self._write(dumps({"jsonrpc": "2.0", "id": original_id, **body}) + b"\n", id, True)
+            self._write(dumps({"jsonrpc": "2.0", "id": original_id, **body}, LINE), id, True)
 
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""

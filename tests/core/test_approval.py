@@ -84,7 +84,6 @@ CALL = Call(
     arguments={"id": "1"},
     canonical=b'{"id":"1"}',
     request=b"{}",
-    request_hash="sha256:r",
     tool=TOOL,
     resource=Resource("Deal", "1"),
     task=Task(),

@@ -9,7 +9,7 @@ from mcp_guard.core import exact_json
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.approval_card import other_facts
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
-from mcp_guard.core.describe import ADDED
+from mcp_guard.core.describe import ADDED, hash_request
 from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
 from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
@@ -64,7 +64,7 @@ class ApprovalRequests:
         return next((grant for grant in active if rules.covers(grant, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
-        nonce = os.urandom(16).hex()
+        nonce, lookup = os.urandom(16).hex(), hash_request(call)
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
         salt = rules.request_salt(nonce)
@@ -76,7 +76,7 @@ class ApprovalRequests:
             subject = replace(
                 unattributed, requesting=requesters.approvers, unknown_user=requesters.is_user_unknown or None
             )
-            for open_one in tx.store.approvals_for(call.instance.id, call.request_hash):
+            for open_one in tx.store.approvals_for(call.instance.id, lookup):
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one request
@@ -86,8 +86,8 @@ class ApprovalRequests:
                 id=self.new_id(),
                 state=ApprovalState.REQUESTED,
                 instance=call.instance.id,
-                lookup=call.request_hash,
-                request_hash=rules.salted_hash(nonce, call.request_hash.encode()),
+                lookup=lookup,
+                request_hash=rules.salted_hash(nonce, lookup.encode()),
                 decision_hash=rules.decision_hash(bound, nonce),
                 nonce=nonce,
                 rules=tuple(make_rule(route, requesters.is_user_unknown) for route in routes),
