@@ -3,7 +3,7 @@
 The operator says so of a server that keeps nothing of its clients. Every session has a `SharedConnection` of its own,
 which it uses like a `Connection`. Requests, their replies, progress and cancellations are told apart by their numbers,
 which are the guard's. What cannot be told apart is not passed on: the server is told of no capabilities of a client,
-nothing that it asks reaches one, and it is offered no log level and no subscriptions. See docs/decisions/0066.
+nothing that it asks reaches one, and it is offered no log level and no subscriptions. See docs/decisions/0061.
 """
 
 import asyncio
