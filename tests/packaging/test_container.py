@@ -67,7 +67,7 @@ def served(tmp_path: Path) -> Iterator[int]:
         command(*words[1:]), env={variable[1]: str(config), "PATH": "/usr/bin:/bin"}, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        yield int(process.stderr.readline().split()[-1])
+        yield next(int(line.split()[-1]) for line in process.stderr if "serving" in line)
         process.terminate()
 
 

@@ -98,7 +98,9 @@ class FlakyServer:
             return b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         if id is None:
             return b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        body = json.dumps({"jsonrpc": "2.0", "id": id, "result": self._result(method, message["params"])}).encode()
+        body = json.dumps(
+            {"jsonrpc": "2.0", "id": id, "result": self._result(method, message.get("params", {}))}
+        ).encode()
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         return f"{head}connection: close\r\n\r\n".encode() + body
 
@@ -108,6 +110,8 @@ class FlakyServer:
             return {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": info}
         if method == "tools/list":
             return {"tools": [{"name": "pay", "inputSchema": {"type": "object"}}]}
+        if method == "ping":
+            return {}
         with self._lock:
             self.ran[json.dumps(params["arguments"], sort_keys=True)] += 1
         return {"content": [{"type": "text", "text": "done"}]}
