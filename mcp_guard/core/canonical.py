@@ -27,6 +27,8 @@ MAX_MESSAGE_DEPTH = 240
 MAX_VALUES = 20_000
 """Values in a client's message, member names included. Each of them costs about a microsecond on the way to a decision,
 which is what limits how long one message can keep others waiting; the size in bytes does not."""
+MAX_INDEX_DIGITS = 9
+"""Of an index in a JSON pointer; Python refuses to read a number of thousands of digits."""
 SHORT_LINE_BYTES = 4096
 """Its brackets are counted faster than searched for."""
 MAX_EXPLAINED_BYTES = 1024 * 1024
@@ -305,7 +307,7 @@ def unescape_token(token: str) -> str:
 
 
 def read_pointer(document: Any, pointer: str) -> Any:
-    """The value at a JSON pointer (RFC 6901).
+    """The value at a JSON pointer (RFC 6901), which may have been written by anybody.
 
     Raises: KeyError where nothing is there.
     """
@@ -314,7 +316,7 @@ def read_pointer(document: Any, pointer: str) -> Any:
         key = unescape_token(token)
         if isinstance(value, dict) and key in value:
             value = value[key]
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+        elif isinstance(value, list) and key.isdecimal() and len(key) <= MAX_INDEX_DIGITS and int(key) < len(value):
             value = value[int(key)]
         else:
             raise KeyError(pointer)

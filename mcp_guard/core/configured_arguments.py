@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_guard.core.canonical import unescape_token
+from mcp_guard.core.canonical import read_pointer
 from mcp_guard.core.model import FactsRule, Json, RateCounter, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.nearest import MAX_LISTED, folded, nearest
@@ -207,13 +207,7 @@ def _follow(reference: Any, root: Any) -> Any:
     """The schema at a local reference; True for another one."""
     if not isinstance(reference, str) or reference[:2] not in ("#", "#/"):
         return True
-    target = root
-    for token in reference.split("/")[1:]:
-        key = unescape_token(token)
-        if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-            target = target[int(key)]
-        elif isinstance(target, dict) and key in target:
-            target = target[key]
-        else:
-            return True
-    return target
+    try:
+        return read_pointer(root, reference[1:])
+    except KeyError:
+        return True

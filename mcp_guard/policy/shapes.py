@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import reduce
 from typing import Any
 
-from mcp_guard.core.canonical import unescape_token
+from mcp_guard.core.canonical import read_pointer
 from mcp_guard.core.model import Json, Tool
 
 NODES, DEPTH, ENUM, PARTS = 2000, 20, 1000, 50
@@ -142,18 +142,13 @@ class _SchemaReader:
 
     def _follow(self, reference: Any, seen: tuple[str, ...], depth: int) -> Shape:
         """The shape of a local reference; recursive and other references are opaque."""
-        if not isinstance(reference, str) or reference in seen or not reference.startswith("#"):
+        if not isinstance(reference, str) or reference in seen or reference[:2] not in ("#", "#/"):
             return OPAQUE
-        target: Any = self._root
-        for token in reference.split("/")[1:]:
-            key = unescape_token(token)
-            if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-                target = target[int(key)]
-            elif isinstance(target, dict) and key in target:
-                target = target[key]
-            else:
-                return OPAQUE
-        return self.read(target, (*seen, reference), depth + 1) if reference[1:2] in ("", "/") else OPAQUE
+        try:
+            target = read_pointer(self._root, reference[1:])
+        except KeyError:
+            return OPAQUE
+        return self.read(target, (*seen, reference), depth + 1)
 
     def _own(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
         """The shape given by `type`, `enum`, `const` and the keywords of objects and arrays."""

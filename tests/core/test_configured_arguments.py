@@ -72,6 +72,7 @@ def test_a_pointer_that_is_declared_or_left_open_is_right_and_so_is_one_that_rem
         {"type": "object", "properties": []},
         {"$ref": "#"},
         {"$ref": "#/nowhere"},
+        {"$ref": f"#/allOf/{'9' * 5000}", "allOf": [{"type": "object"}]},
         True,
         None,
     ],

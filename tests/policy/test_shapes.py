@@ -205,3 +205,8 @@ def test_deeply_nested_schema_is_cut(tmp_path: Path) -> None:
     assert decide(tmp_path, PERMIT, tool, arguments).outcome is Outcome.ALLOW
     policy = '@id("p") permit (principal, action, resource) when { context.input_unknown.isEmpty() };'
     assert decide(tmp_path, policy, tool, arguments).outcome is Outcome.DENY
+
+
+def test_a_reference_to_an_endless_index_costs_one_argument_and_not_all_policies(tmp_path: Path) -> None:
+    hostile = make_tool({**object_of(x={"$ref": f"#/allOf/{'9' * 5000}"}), "allOf": [{"type": "object"}]})
+    assert decide(tmp_path, PERMIT, hostile, {"x": "a"}).outcome is Outcome.ALLOW
