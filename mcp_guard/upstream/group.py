@@ -315,9 +315,9 @@ class UpstreamGroup:
         """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
         self.pins_failed = False
         try:
-            # shared ones are listed for nobody's capabilities
-            shared = [tool for tool in tools if not isinstance(self.connections[tool.server], Connection)]
-            own = [tool for tool in tools if tool not in shared] if shared else tools
+            own, shared = list[Tool](), list[Tool]()  # those are listed for nobody's capabilities
+            for tool in tools:
+                (own if isinstance(self.connections[tool.server], Connection) else shared).append(tool)
             return {**self.pins.judge(own, self._capabilities), **(self.pins.judge(shared) if shared else {})}
         except LedgerError as error:
             self.pins_failed = True
