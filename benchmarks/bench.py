@@ -36,10 +36,14 @@ when { context.input.amount.lessThan(decimal("100000.0")) };
 """
 
 
-def file_system(path: Path) -> str:
-    """The type of the file system that holds the path."""
-    found = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+def is_real_disk(where: Path, command: str) -> bool:
+    """Make the folder. Prints why not if it is in memory; `command` is the one by which another folder is named."""
+    where.mkdir(parents=True, exist_ok=True)
+    found = subprocess.run(["stat", "-f", "-c", "%T", where], capture_output=True, text=True, check=True)
+    if (kind := found.stdout.strip()) in MEMORY_FILE_SYSTEMS:
+        print(f"`{where}` is on {kind}: a sync costs nothing there\nhint: {command} ARGS='--where FOLDER'")
+        return False
+    return True
 
 
 def write_guard(folder: Path, upstream: Path) -> Path:
@@ -121,11 +125,7 @@ def main() -> int:
     parser.add_argument("--where", type=Path, default=HERE.parent / "build", help="a folder on a real disk")
     parser.add_argument("--json", type=Path, help="write every sample here")
     options, driver_options = parser.parse_known_args()
-    options.where.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(
-            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-call ARGS='--where FOLDER'"
-        )
+    if not is_real_disk(options.where, "make bench-call"):
         return 2
     kit = SHARED if (SHARED / "driver.py").exists() else HERE / "kit"
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.where))

@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.bench import MEMORY_FILE_SYSTEMS, SHARED, file_system, write_guard  # noqa: E402
+from benchmarks.bench import SHARED, is_real_disk, write_guard  # noqa: E402
 from benchmarks.http_wire import Wire  # noqa: E402
 
 Call = Callable[[], Awaitable[object]]
@@ -183,11 +183,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--calls", type=int, default=200)
     options = parser.parse_args()
-    options.where.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(
-            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-http ARGS='--where FOLDER'"
-        )
+    if not is_real_disk(options.where, "make bench-http"):
         return 2
     folder = Path(tempfile.mkdtemp(prefix="bench-http-", dir=options.where))
     kit = SHARED if (SHARED / "upstream.py").exists() else HERE / "kit"

@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.bench import MEMORY_FILE_SYSTEMS, file_system, write_guard  # noqa: E402
+from benchmarks.bench import is_real_disk, write_guard  # noqa: E402
 from benchmarks.http_calls import WAIT_SECONDS, free_port  # noqa: E402
 from benchmarks.http_wire import Wire  # noqa: E402
 from benchmarks.kit import driver  # noqa: E402
@@ -181,11 +181,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--only", choices=("calls", "sessions"))
     options = parser.parse_args()
-    options.where.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(
-            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-large ARGS='--where FOLDER'"
-        )
+    if not is_real_disk(options.where, "make bench-large"):
         return 2
     folder = Path(tempfile.mkdtemp(prefix="bench-large-", dir=options.where))
     met = True

@@ -22,7 +22,7 @@ from time import perf_counter
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks.bench import MEMORY_FILE_SYSTEMS, SHARED, file_system  # noqa: E402
+from benchmarks.bench import SHARED, is_real_disk  # noqa: E402
 
 UPSTREAM = HERE / "upstream_tools.py"
 BUDGETS = {100: (250.0, 95.0), 1000: (1200.0, 95.0)}
@@ -160,11 +160,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--where", type=Path, default=HERE.parent / "build", help="a folder on a real disk")
     options = parser.parse_args()
-    options.where.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(
-            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-tools ARGS='--where FOLDER'"
-        )
+    if not is_real_disk(options.where, "make bench-tools"):
         return 2
     print(f"{'tools':>6}  {'target':<8}{'first listing ms (least)':>26}{'CPU ms (least)':>18}{'MiB':>7}  budgets")
     met = True

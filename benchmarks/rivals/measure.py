@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.bench import MEMORY_FILE_SYSTEMS, SHARED, file_system, write_guard  # noqa: E402
+from benchmarks.bench import SHARED, is_real_disk, write_guard  # noqa: E402
 from benchmarks.rivals.clients import Client, Failed, HttpClient, StdioClient  # noqa: E402
 from benchmarks.rivals.evidence import count_guard_records, count_records  # noqa: E402
 from benchmarks.rivals.launch import CLIENT_FILE, RIVALS, free_port  # noqa: E402
@@ -400,11 +400,7 @@ def main() -> int:
     if missing := [tool for tool in ("unshare", "strace") if shutil.which(tool) is None]:
         print(f"not installed: {', '.join(missing)}\nhint: apt-get install util-linux strace, as root")
         return 2
-    options.where.mkdir(parents=True, exist_ok=True)
-    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(
-            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-rivals ARGS='--where FOLDER'"
-        )
+    if not is_real_disk(options.where, "make bench-rivals"):
         return 2
     if INSIDE not in os.environ:
         isolate()
