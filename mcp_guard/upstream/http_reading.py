@@ -15,9 +15,8 @@ from mcp_guard.upstream.transport import MessageHandler
 TOO_MUCH_AT_ONCE = "its unfinished responses take too much memory together"
 EVENTS_PER_TURN = 32
 QUIET_SECONDS = 0.5
-"""How long after its last character a document without an end of the body is looked at."""
-MAX_LOOKS = 4
-"""How often one is, because that takes time."""
+"""How long after its last character a document without an end of the body is looked at; twice as long after each look
+in vain, because one takes time."""
 
 
 def is_event_stream(response: httpx.Response) -> bool:
@@ -122,16 +121,16 @@ class _QuietEnd:
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_left = MAX_LOOKS
+        self._quiet_seconds = QUIET_SECONDS
 
     def look_later(self) -> None:
         """After each piece."""
         self._cancel()
-        if self._looks_left and self._body.endswith((b"}", b"]", b"\n")):
-            self._looks_left -= 1
-            self._timer = self._loop.call_later(QUIET_SECONDS, self._look)
+        if self._body.endswith((b"}", b"]", b"\n")):
+            self._timer = self._loop.call_later(self._quiet_seconds, self._look)
 
     def _look(self) -> None:
+        self._quiet_seconds *= 2
         if is_json(self._body):
             self._deadline.reschedule(self._loop.time())
 

@@ -57,6 +57,18 @@ def left_open(exchange: Exchange) -> None:
     time.sleep(2)
 
 
+def in_pieces(exchange: Exchange, count: int, pause: float) -> None:
+    """Each ends like a document, and the last one is not followed by the end of the body."""
+    rows = ",".join('{"n":1}' for _ in range(count))
+    head, tail = json.dumps(exchange.result({**content(TEXT), "structuredContent": {"rows": "?"}})).split('"?"')
+    exchange.stream(type="application/json")
+    exchange.chunk(head)
+    for piece in f"[{rows}]{tail}".replace("},", "}\0,").split("\0"):
+        exchange.chunk(piece)
+        time.sleep(pause)
+    time.sleep(10)
+
+
 def in_lines(exchange: Exchange) -> str:
     lines = json.dumps(exchange.result(content(TEXT)), indent=1).splitlines()
     return "".join(f"data: {line}\n" for line in lines) + "\n"
@@ -79,6 +91,8 @@ GOOD: dict[str, Callable[[Exchange], None]] = {
     "bare deflate": lambda x: x.reply(200, zlib.compress(document(x).encode())[2:-4], content_encoding="Deflate"),
     "no end of the last chunk": unterminated,
     "a document that is not ended": left_open,
+    "ten pieces of a document that is not ended": lambda x: in_pieces(x, 10, 0.02),
+    "long pauses in a document that is not ended": lambda x: in_pieces(x, 6, 0.6),
     "an id as text": lambda x: x.reply(200, {**x.result(content(TEXT)), "id": str(x.message["id"])}),
     "an id as a fraction": lambda x: x.reply(200, {**x.result(content(TEXT)), "id": float(x.message["id"])}),
     "no id": lambda x: x.reply(200, {"jsonrpc": "2.0", "result": content(TEXT)}),
@@ -166,7 +180,7 @@ async def test_what_is_no_reply_settles_the_call_at_once() -> None:
 
 async def call(url: str) -> str:
     async with connected(url) as far:
-        return await far.call(seconds=4)
+        return await far.call(seconds=9)
 
 
 @given(st.lists(json_values, max_size=4), st.sampled_from([(",", ":"), (" ,\n", " : ")]))
