@@ -16,6 +16,8 @@ from mcp_guard.core.message_remains import request_number
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 
+PING_ID = "mcp-guard-ping"
+"""How the ids of our own pings begin. INVARIANT: their replies are the answer to no other request."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_BATCH = 100
 """Messages in one array; a longer one is not read."""
@@ -68,6 +70,8 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
     names_session = is_error and "session" in str(message["error"].get("message")).lower()
     if own_id == id and type(own_id) is type(id):
         return Answer(Kind.REPLY, frame, is_result, names_session=names_session, version=_version(message))
+    if isinstance(own_id, str) and own_id.startswith(PING_ID):
+        return Answer(Kind.OTHER, frame)
     number = request_number(own_id)
     is_spelled_otherwise = number is not None and number == id
     if not is_spelled_otherwise and number is not None and _was_sent(number, id, open_ids):
@@ -76,6 +80,15 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
         has_other_id = not is_spelled_otherwise and own_id is not None
         return Answer(Kind.REPLY, _with_id(frame, id), is_result, has_other_id, names_session, _version(message))
     return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
+
+
+def is_of_another(frame: bytes, open_ids: Collection[Id]) -> bool:
+    """Whether this is a request or a notification of the server, or the reply to one of these requests by its id."""
+    try:
+        message = exact_json.loads(frame)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(message, dict) and ("method" in message or request_number(message.get("id")) in open_ids)
 
 
 def _was_sent(number: int, id: Id, open_ids: Collection[Id]) -> bool:

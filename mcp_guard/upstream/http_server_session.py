@@ -2,9 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import count
 
 import httpx2 as httpx
 import orjson
@@ -12,7 +14,7 @@ import orjson
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import INITIALIZE, LISTS, METHOD_NOT_FOUND, PING
 from mcp_guard.protocol.sse import StreamPosition
-from mcp_guard.upstream.http_answers import Answer, Kind, read_answers
+from mcp_guard.upstream.http_answers import PING_ID, Answer, Kind, is_of_another, read_answers
 from mcp_guard.upstream.http_body import READ_ERRORS
 from mcp_guard.upstream.http_client import KEEPS_METHOD, REDIRECTS, Sending, UpstreamHttpClient
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
@@ -37,7 +39,17 @@ PROBE_SECONDS = 5.0
 MAX_TROUBLES = 2
 """How many requests in a row may fail together with the ping after them until a new session is tried."""
 MAX_PROBE_BYTES = 64 * 1024
-PROBE_ID = "mcp-guard-ping"
+
+
+class PingResult(Enum):
+    """What a ping tells of its session."""
+
+    KNOWN = auto()
+    ENDED = auto()
+    """It was refused in the way by which a server says that it has ended the session."""
+    REFUSED = auto()
+    """It was refused otherwise: some servers say so of the session, others refuse pings."""
+    UNANSWERED = auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +99,10 @@ class OpenRequest:
 
 
 class ServerSessions:
-    """The present session over one connection. `handler` is told when it is lost; it then sends `initialize` again."""
+    """The present session over one connection. `handler` is told when it is lost; it then sends `initialize` again.
+
+    `open_ids` gives the ids of the requests that are awaiting an answer.
+    """
 
     def __init__(
         self,
@@ -96,13 +111,16 @@ class ServerSessions:
         reader: ResponseReader,
         handler: MessageHandler,
         tasks: asyncio.TaskGroup,
+        open_ids: Callable[[], Collection[Id]],
     ) -> None:
         self.start_at(url)
         self._client = client
         self._reader = reader
         self._handler = handler
         self._tasks = tasks
-        self._asking: tuple[ServerSession, asyncio.Task[bool | None]] | None = None
+        self._open_ids = open_ids
+        self._ping_numbers = count(1)
+        self._asking: tuple[ServerSession, asyncio.Task[PingResult]] | None = None
 
     def start_at(self, url: str) -> None:
         """Sessions begin at this address from now on."""
@@ -171,36 +189,76 @@ class ServerSessions:
 
     async def note_trouble(self, session: ServerSession) -> None:
         """After a failure that may be the server's or the session's: two in a row count as the session's."""
-        is_unknown = await self.is_unknown(session)
-        session.troubles = 0 if is_unknown is False else session.troubles + 1
-        if is_unknown or session.troubles >= MAX_TROUBLES:
+        result = await self._ask(session)
+        session.troubles = 0 if result is PingResult.KNOWN else session.troubles + 1
+        if result is PingResult.ENDED or session.troubles >= MAX_TROUBLES:
             self.lose(session)
 
     async def is_unknown(self, session: ServerSession) -> bool | None:
-        """Whether the upstream refuses a ping in this session; None if it cannot be asked. All callers share one.
+        """Whether the upstream refuses a ping in this session; None if it cannot be asked.
 
         It is asked also if the session counts as lost, because then another request was refused, which says less.
         """
+        result = await self._ask(session)
+        return None if result is PingResult.UNANSWERED else result is not PingResult.KNOWN
+
+    async def has_ended(self, session: ServerSession) -> bool:
+        """Whether the upstream says that it has ended this session, although it refused nothing but the ping."""
+        return await self._ask(session) is PingResult.ENDED
+
+    async def _ask(self, session: ServerSession) -> PingResult:
+        """Ping the upstream. All callers share one ping."""
         if self._asking is None or self._asking[0] is not session or self._asking[1].done():
             self._asking = session, self._tasks.create_task(self._ping(session))
         return await asyncio.shield(self._asking[1])
 
-    async def _ping(self, session: ServerSession) -> bool | None:
-        frame = orjson.dumps({"jsonrpc": "2.0", "id": PROBE_ID, "method": PING})
+    async def _ping(self, session: ServerSession) -> PingResult:
+        """INVARIANT: its own answer settles nothing, and it is not sent again.
+
+        Servers may refuse an id that was used before in the session, so each ping has another one.
+        """
+        id = f"{PING_ID}-{next(self._ping_numbers)}"
+        frame = orjson.dumps({"jsonrpc": "2.0", "id": id, "method": PING})
+        status, bodies, answers = 0, list[bytes](), list[Answer]()
         try:
-            async with asyncio.timeout(PROBE_SECONDS), self.exchange("POST", session, frame) as response:
-                if response.status_code >= 500 or response.status_code in BUSY:
-                    return None
-                if is_event_stream(response):
-                    async with aclosing(self._reader.read_messages(response, StreamPosition())) as messages:
-                        body = await anext(messages, None)
-                else:
-                    body = await self._reader.read_body(response, MAX_PROBE_BYTES)
+            async with (
+                asyncio.timeout(PROBE_SECONDS),
+                self.exchange("POST", session, frame) as response,
+                aclosing(self._read_probe(response)) as documents,
+            ):
+                status = response.status_code
+                if status >= 500 or status in BUSY:
+                    return PingResult.UNANSWERED
+                async for body in documents:
+                    bodies.append(body)
+                    answers += self._take(body, id)
+                    if any(answer.kind is not Kind.OTHER for answer in answers):
+                        break
         except (*READ_ERRORS, TimeoutError):
-            return None
-        if response.status_code in UNKNOWN_SESSION and str(METHOD_NOT_FOUND).encode() not in (body or b""):
-            return True
-        answers = read_answers(body or b"", PROBE_ID, [])
+            if not bodies:
+                return PingResult.UNANSWERED
+        if status in UNKNOWN_SESSION and not any(str(METHOD_NOT_FOUND).encode() in body for body in bodies):
+            return PingResult.ENDED
         if replies := [answer for answer in answers if answer.kind is Kind.REPLY]:
-            return all(reply.names_session for reply in replies)
-        return response.status_code >= 400 or any(answer.kind is Kind.UNIDENTIFIED_ERROR for answer in answers)
+            is_refused = all(reply.names_session for reply in replies)
+        else:
+            is_refused = status >= 400 or any(answer.kind is Kind.UNIDENTIFIED_ERROR for answer in answers)
+        return PingResult.REFUSED if is_refused else PingResult.KNOWN
+
+    async def _read_probe(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """The document, or the data of each event. Raises: httpx.TransportError, httpx.DecodingError."""
+        if not is_event_stream(response):
+            yield await self._reader.read_body(response, MAX_PROBE_BYTES) or b""
+            return
+        async with aclosing(self._reader.read_messages(response, StreamPosition())) as messages:
+            async for data in messages:
+                yield data or b""
+
+    def _take(self, body: bytes, id: Id) -> list[Answer]:
+        """The messages of a body. What is no answer to the ping goes to whom it is for: some servers use any stream."""
+        open_ids = self._open_ids()
+        answers = read_answers(body, id, open_ids)
+        for answer in answers:
+            if answer.kind is Kind.OTHER and is_of_another(answer.frame, open_ids):
+                self._handler.on_message(answer.frame)
+        return answers

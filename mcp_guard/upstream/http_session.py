@@ -67,8 +67,8 @@ class UpstreamHttpSession:
         self._client = UpstreamHttpClient(address, token_provider, self._on_reached)
         self._is_unreachable = asyncio.Event()
         self._reader = ResponseReader(handler, max_message_bytes)
-        self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks)
         self._open: dict[Id, OpenRequest] = {}
+        self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks, self._open.keys)
         self._answers = AnswerReader(
             self._sessions, self._reader, handler, self._open.keys, self._try_old_transport, self._comes_on_stream
         )
@@ -156,8 +156,7 @@ class UpstreamHttpSession:
                 if not self._is_unreachable.is_set():
                     break
                 session = self._sessions.current
-                is_unknown = await self._sessions.is_unknown(session)
-                if is_unknown and session.has_id:
+                if await self._sessions.has_ended(session) and session.has_id:
                     self._sessions.lose(session)
 
     async def close(self) -> None:
