@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
+from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
@@ -30,7 +30,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
-from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
+from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
@@ -293,7 +293,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     verdict = VERDICTS[options.verb]
     votes.prepare(options.id, options.approver, verdict, options.rationale, terms)  # before a passphrase is asked for
     key = open_key(votes.writer, options, options.approver)
-    id = NewKey("ed25519", key.public_key().public_bytes_raw(), {}).id
+    id = as_new_key(key).id
     usable_key(votes.writer.read(lambda store: store.approver_keys()), id, options.approver)
     statement = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
     approval = votes.record(statement, id, signature_of(key, statement.text()))

@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="mcp-guard approvers", description="Manage the keys of approvers.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    adding = verbs.add_parser("add", help="create and enrol a passphrase-protected key for an approver")
+    adding = verbs.add_parser(
+        "add", help="enrol a passphrase-protected key for an approver: a new one, or that of an existing key file"
+    )
     listing = verbs.add_parser(
         "list", help="list the enrolled keys; --json prints the file that verify --approvers takes"
     )
@@ -72,14 +74,14 @@ def find_approver(settings: Settings, approver: str) -> Approver:
 
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.identity.key_file import create_key_file, refuse_to_overwrite
+    from mcp_guard.identity.key_file import create_key_file
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
-    refuse_to_overwrite(path)  # before a passphrase is asked for
+    if path.exists():
+        return add_existing(writer, settings, options, who, path)
     key = create_key_file(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
-        new = NewKey("ed25519", key.public_key().public_bytes_raw(), {})
-        enrolled = approver_keys.enrol(writer, who, new, settings.notifiers)
+        enrolled = approver_keys.enrol(writer, who, as_new_key(key), settings.notifiers)
     except GuardError:
         path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
         raise
@@ -89,6 +91,45 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
         f"key {enrolled.id} of {who.id} is enrolled; the key file is {path}, encrypted with the passphrase",
     )
     return 0
+
+
+def add_existing(writer: Writer, settings: Settings, options: argparse.Namespace, who: Approver, path: Path) -> int:
+    """Enrol the key of a file that is there already, most likely because its owner approves at another guard, too.
+
+    A vote names the ledger, and the hash of one request with a random value, so it is of no use at any other guard.
+    """
+    from mcp_guard.identity.key_file import read_key_file, read_public_key
+
+    id = NewKey("ed25519", read_public_key(path), {}).id
+    earlier = next((key for key in writer.read(lambda store: store.approver_keys()) if key.id == id), None)
+    if earlier is not None:  # before the passphrase is asked for
+        verb = "is" if earlier.removed is None else "was"
+        raise ApprovalError(
+            f"the key in `{path}` {verb} already enrolled here, for `{earlier.approver}`",
+            f"to replace a key in use: mcp-guard approvers rotate {earlier.approver}; for a new key, in another file, "
+            f"which you then give to `approvals` as well: mcp-guard approvers add {who.id} --key-file FILE",
+        )
+    prompt = f"{path} contains a key already, which becomes {who.id}'s key here, too.\npassphrase of this key"
+    try:
+        key = read_key_file(path, ask_passphrase(options, prompt))
+    except ApprovalError as error:
+        raise ApprovalError(
+            error.message,
+            f"{error.hint}; for a new key, in another file, which you then give to `approvals` as well: "
+            f"mcp-guard approvers add {who.id} --key-file FILE",
+        ) from None
+    enrolled = approver_keys.enrol(writer, who, as_new_key(key), settings.notifiers)
+    say(
+        options,
+        enrolled,
+        f"key {enrolled.id} of {who.id} is enrolled; the key file is {path}, which contained this key already, so "
+        "it is the same key as at the other guard",
+    )
+    return 0
+
+
+def as_new_key(key: "Ed25519PrivateKey") -> NewKey:
+    return NewKey("ed25519", key.public_key().public_bytes_raw(), {})
 
 
 def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
@@ -135,13 +176,11 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
     old = open_key(writer, options, who.id)
-    old_id = NewKey("ed25519", old.public_key().public_bytes_raw(), {}).id
+    old_id = as_new_key(old).id
     kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
-    enrolled = approver_keys.rotate(
-        writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign, settings.notifiers
-    )
+    enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
     path.rename(kept)
     draft.rename(path)
     say(

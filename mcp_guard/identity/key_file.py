@@ -9,6 +9,7 @@ import binascii
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,6 +21,7 @@ from mcp_guard.files import create_file
 
 COST, BLOCK, LANES = 2**15, 8, 1
 MIN_PASSPHRASE_LENGTH = 8
+PARTS = ("salt", "nonce", "sealed", "public")
 
 
 def _cipher(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
@@ -29,11 +31,7 @@ def _cipher(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
 def refuse_to_overwrite(path: Path) -> None:
     """Raises: ApprovalError if the file exists."""
     if path.exists():
-        raise ApprovalError(
-            f"`{path}` already contains a key",
-            "if it is of another guard, choose another file for this one, and give it to `approvals`, too: "
-            "--key-file FILE; to replace a key of this guard: mcp-guard approvers rotate APPROVER",
-        )
+        raise ApprovalError(f"`{path}` already contains a key", "use another file: --key-file FILE")
 
 
 def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
@@ -58,23 +56,37 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     return key
 
 
+def read_public_key(path: Path) -> bytes:
+    """The public key of this file, as the file says: only its passphrase proves it. Raises: ApprovalError."""
+    return _read(path)["public"]
+
+
 def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     """The key in this file. Raises: ApprovalError if there is no such file, or the passphrase is wrong."""
+    parts = _read(path)
     try:
-        text = json.loads(path.read_text())
-        salt, nonce, sealed, public = (base64.b64decode(text[name]) for name in ("salt", "nonce", "sealed", "public"))
-        return Ed25519PrivateKey.from_private_bytes(
-            _cipher(passphrase, salt, text["scrypt"]).decrypt(nonce, sealed, public)
-        )
-    except FileNotFoundError:
-        raise ApprovalError(
-            f"no approver's key at `{path}`", "mcp-guard approvers add NAME, or --key-file FILE"
-        ) from None
+        cipher = _cipher(passphrase, parts["salt"], parts["scrypt"])
+        return Ed25519PrivateKey.from_private_bytes(cipher.decrypt(parts["nonce"], parts["sealed"], parts["public"]))
     except InvalidTag:
         raise ApprovalError(
             f"cannot decrypt `{path}`: wrong passphrase, or the file was changed", "try again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError) as error:
+        raise _not_a_key_file(path, error) from None
+
+
+def _read(path: Path) -> Any:
+    """The members of a key file, decoded. Raises: ApprovalError."""
+    try:
+        text = json.loads(path.read_text())
+        return {"scrypt": text["scrypt"]} | {name: base64.b64decode(text[name]) for name in PARTS}
+    except FileNotFoundError:
         raise ApprovalError(
-            f"`{path}` is not an approver's key file: {error}", "restore a copy, or rotate the key"
+            f"no approver's key at `{path}`", "mcp-guard approvers add NAME, or --key-file FILE"
         ) from None
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise _not_a_key_file(path, error) from None
+
+
+def _not_a_key_file(path: Path, error: Exception) -> ApprovalError:
+    return ApprovalError(f"`{path}` is not an approver's key file: {error}", "restore a copy, or rotate the key")

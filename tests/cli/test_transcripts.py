@@ -255,7 +255,7 @@ carol      no key"""
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
     refused = transcript(past, "approvers", "add", "bob", *key, code=7)
-    assert "already contains a key\nhint: if it is of another guard, choose another file for this one" in refused
+    assert "bob.key` is already enrolled here, for `bob`\nhint: to replace a key in use: mcp-guard approvers" in refused
     assert "key KEY of bob replaces KEY, which signed it" in transcript(past, "approvers", "rotate", "bob", *key)
     [old, new] = json.loads(cli("approvers", "list", "--json", "--config", str(past.config)).stdout)[1:]
     assert old["removed"] is not None

@@ -95,11 +95,8 @@ NONE_RUN = {
 }
 """Documents none of whose blocks are run, and why."""
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FROM_NOTHING = [
-    ROOT / "docs" / "tutorial" / "first-guard.md",
-    ROOT / "docs" / "tutorial" / "security.md",
-    ROOT / "docs" / "howto" / "observe-first.md",
-]
+TUTORIALS = [ROOT / "docs" / "tutorial" / "first-guard.md", ROOT / "docs" / "tutorial" / "security.md"]
+FROM_NOTHING = [*TUTORIALS, ROOT / "docs" / "howto" / "observe-first.md"]
 ENFORCES = 's/^mode = "observe"/mode = "enforce"'
 """The edit by which a reader of observe-first.md enforces."""
 SERVES_ITS_OWN = ROOT / "docs" / "howto" / "serve-your-servers.md"
@@ -182,14 +179,17 @@ def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
         assert policy in kept
 
 
-@pytest.mark.parametrize("document", FROM_NOTHING, ids=name)
-def test_commands_that_start_from_nothing_run_as_printed(document: Path, tmp_path: Path) -> None:
-    """Two tutorials, and the way from `init` to an enforced guard with real servers.
+@pytest.mark.parametrize("documents", [TUTORIALS, FROM_NOTHING[2:]], ids=["tutorials", "observe-first.md"])
+def test_commands_that_start_from_nothing_run_as_printed(documents: list[Path], tmp_path: Path) -> None:
+    """Two tutorials, one after the other as a reader does them, and the way from `init` to an enforced guard with real
+    servers.
 
     The last one's client is answered before anybody can decide, as it is where a person types the passphrase.
     """
-    (tmp_path / "folder").mkdir()
-    check(document, tmp_path / "folder", tmp_path, {ENFORCES: f"{ENFORCES}\\nhold_seconds = 0"})
+    for document in documents:
+        folder = tmp_path / f"folder-of-{document.stem}"
+        folder.mkdir()
+        check(document, folder, tmp_path, {ENFORCES: f"{ENFORCES}\\nhold_seconds = 0"})
 
 
 def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_path: Path) -> None:

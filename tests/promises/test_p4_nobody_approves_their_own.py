@@ -14,6 +14,7 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.storage.approvals import ApproverKey
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
@@ -106,6 +107,28 @@ async def test_a_well_signed_statement_about_something_else_is_refused(
     await untouched(harness, id)
 
 
+async def test_a_vote_for_one_guard_is_invalid_at_another_where_the_approver_has_the_same_key(tmp_path: Path) -> None:
+    """Not even if both ledgers have the same name and hold the same call: each request has a nonce of its own."""
+    (tmp_path / "other").mkdir()
+    here, there = (open_harness(folder, f"{ALLOW}\n{HOLD}") for folder in (tmp_path, tmp_path / "other"))
+    key, new = enrolled(here, "alice")
+    enrol(there.ledger.writer, Approver("alice", "Alice"), new)
+    asked_here, asked_there = await ask(here), await ask(there)
+    there.clock.time = here.clock.time  # so that nothing is refused only for its age
+    assert here.ledger.writer.key.origin == there.ledger.writer.key.origin
+    votes = Votes(there.ledger.writer, ROUTES, PEOPLE)
+    statement = Votes(here.ledger.writer, ROUTES, PEOPLE).prepare(asked_here, "alice", "approve", "because")
+    signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
+    with pytest.raises(ApprovalError, match="no approval"):
+        votes.record(statement, new.id, signature)
+    with pytest.raises(ApprovalError, match="does not match approval"):
+        votes.record(replace(statement, approval=asked_there), new.id, signature)
+    own = votes.prepare(asked_there, "alice", "approve", "because")
+    with pytest.raises(ApprovalError, match="not a valid signature"):
+        votes.record(own, new.id, signature)
+    await untouched(there, asked_there)
+
+
 async def test_old_signature_is_invalid_for_a_new_request(harness: Harness) -> None:
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
@@ -196,7 +219,10 @@ def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) ->
 
 
 def test_an_approver_whose_key_file_is_of_another_guard_learns_a_command_that_works() -> None:
-    """`approvers add alice` alone refuses to overwrite that file."""
+    """`approvers add alice` enrols the key of that file; that of a removed key is never enrolled again."""
     with pytest.raises(ApprovalError) as refused:
         usable_key([], "key_1", "alice")
-    assert "mcp-guard approvers add alice --key-file FILE" in refused.value.hint
+    assert refused.value.hint.endswith("mcp-guard approvers add alice")
+    with pytest.raises(ApprovalError) as refused:
+        usable_key([ApproverKey("key_1", "alice", "ed25519", "", {}, 1, removed=2)], "key_1", "alice")
+    assert refused.value.hint.endswith("mcp-guard approvers add alice --key-file FILE")

@@ -164,16 +164,21 @@ def keys_in_use(keys: Iterable[ApproverKey], approver: str) -> list[ApproverKey]
 
 def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverKey:
     """The key of this approver with this id. Raises: ApprovalError if there is none in use."""
+    keys = list(keys)
     usable = keys_in_use(keys, approver)
     for key in usable:
         if key.id == id:
             return key
+    adding = f"mcp-guard approvers add {approver}"
+    if any(key.id == id for key in keys):  # removed, or somebody else's
+        hint = f"to enrol a new key, in a new file that you then name here, too: {adding} --key-file FILE"
+    else:
+        hint = f"to enrol the key of your key file: {adding}"
     if usable:
         in_use = ", ".join(key.id for key in usable)
-        hint = f"keys of {approver} in use: {in_use}; to sign with one of them: --key-file FILE"
+        hint = f"keys of {approver} in use: {in_use}; to sign with one of them: --key-file FILE; {hint}"
     else:
-        adding = f"mcp-guard approvers add {approver} --key-file FILE"
-        hint = f"mcp-guard approvers list; to enrol a new key, in a new file that you then name here, too: {adding}"
+        hint = f"mcp-guard approvers list; {hint}"
     raise ApprovalError(f"`{approver}` has no enrolled key `{id}`", hint)
 
 
