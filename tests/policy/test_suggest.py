@@ -237,16 +237,20 @@ def test_an_argument_that_is_named_as_text_is_text(name: str, is_text: bool) -> 
 @pytest.mark.parametrize(
     ("values", "condition"),
     [
-        (["/w/a/x", "/w/a/y/z"], 'at like "/w/a/*" && !(at like "*..*") && !(at like "*/.*")'),
+        (["/w/a/x.md", "/w/a/y/z.md"], 'at like "/w/a/*.md" && !(at like "*..*") && !(at like "*/.*")'),
         (
-            ["/w/.a/b/x", "/w/.a/b/y/z"],
-            'at like "/w/.a/b/*" && !(at like "*..*") && !(at like "/w/.a/b*/.*")',
+            ["/w/.a/b/x.md", "/w/.a/b/y/z.md"],
+            'at like "/w/.a/b/*.md" && !(at like "*..*") && !(at like "/w/.a/b*/.*")',
         ),
         (
-            ["/w/a/x", "/w/a/.gitignore", "/w/a/y/.env"],
-            '(at like "/w/a/*" && !(at like "*..*") && !(at like "*/.*") ||'
-            ' ["/w/a/.gitignore", "/w/a/y/.env"].contains(at))',
+            ["/w/a/x.md", "/w/a/t.tar.gz", "/w/a/.gitignore", "/w/a/y/.env", "/w/a/Makefile", "/w/a/.d/x.md"],
+            '((at like "/w/a/*.gz" || at like "/w/a/*.md") && !(at like "*..*") && !(at like "*/.*") ||'
+            ' ["/w/a/.d/x.md", "/w/a/.gitignore", "/w/a/Makefile", "/w/a/y/.env"].contains(at))',
         ),
+        (["/w/a/x", "/w/a/y/z"], None),
+        (["/w/a/x.git", "/w/a/y.git"], None),
+        (["file://localhost/w/x.md", "file://localhost/w/y.md"], None),
+        (["/w/a/.x.md", "/w/a/.y.md"], None),
         (
             ["https://h.example/a", "https://h.example/b"],
             'at like "https://h.example/*" && !(at like "*..*") && !(at like "*%*")',

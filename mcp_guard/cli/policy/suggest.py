@@ -17,6 +17,7 @@ from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, ToolRule
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
+from mcp_guard.policy.authoring.recorded_cases import case_of
 from mcp_guard.policy.authoring.suggest import (
     MIN_CALLS,
     Candidate,
@@ -24,7 +25,6 @@ from mcp_guard.policy.authoring.suggest import (
     Knowledge,
     attributes_of,
     build_candidate,
-    case_of,
     group_of,
 )
 from mcp_guard.policy.schema import TOOL, input_shape
@@ -36,6 +36,11 @@ from mcp_guard.verifier.report import count
 
 PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
 NOT_SENT = "not_sent"
+NOT_GUARDED = """\
+not guarded against: whoever may write files may make other tools run them. Scripts, build files and instructions to
+agents have ordinary endings too (`conftest.py`, `package.json`, `CMakeLists.txt`, `CLAUDE.md`). Adopt a rule that lets
+files be written only if no program runs what it finds there"""
+"""What a suggestion that lets files be written leaves to the reader."""
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
@@ -189,6 +194,7 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
                 "calls": len(suggestion.basis),
                 "basis": [past.receipt["seq"] for past in suggestion.basis],
                 "text": suggestion.exception() if suggestion.gates else suggestion.permit(),
+                "not_guarded": " ".join(NOT_GUARDED.split()) if suggestion.opens_paths else "",
             }
             for suggestion in candidate.suggestions.suggested
         ],
@@ -226,6 +232,8 @@ def print_candidate(candidate: Candidate, out: Path | None) -> None:
     if not suggestions.suggested:
         print_text("no suggestions")
         return
+    if any(suggestion.opens_paths for suggestion in suggestions.suggested):
+        print_text(NOT_GUARDED)
     looser = sum(difference.looser for difference in candidate.replay.differences)
     replayed = sum(candidate.replay.matrix.values())
     print_text(f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before")

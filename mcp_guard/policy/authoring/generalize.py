@@ -29,12 +29,20 @@ class Unbounded(Exception):
 
 
 class FreeText(Unbounded):
-    """The values at `path` are no bound for the values to come. `distinct` is how many there were."""
+    """The values at `path` are no bound for the values to come. `distinct` is how many there were.
 
-    def __init__(self, path: str, distinct: int) -> None:
-        super().__init__(f"`{path}` had {distinct} different value{'' if distinct == 1 else 's'}, which do not repeat")
+    `may_be` is what a person has to answer, and `because` why the values do not.
+    """
+
+    def __init__(self, path: str, distinct: int, may_be: str = "any text", because: str = "") -> None:
         self.path = path
-        self.distinct = distinct
+        self.had = f"{distinct} different value{'' if distinct == 1 else 's'}"
+        self.may_be = may_be
+        self.because = because
+        super().__init__(f"`{path}` had {self.had}, which do not repeat")
+
+    def question(self, name: str) -> str:
+        return f"may `{name}` be {self.may_be}? it had {self.had}{self.because}"
 
 
 PROSE = frozenset(
@@ -46,8 +54,14 @@ MIN_REPEATED = 2
 """How often each value of a name has occurred on average."""
 LONGEST_NAME = 200
 NAME = re.compile(r"\S+")
-FOLDER = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/*]+|/[^/*]+/[^/*]+)/(?:[^/*]+/)*")
+FOLDER = re.compile(r"(?:(?!file:)[a-z][a-z0-9+.-]*://[^/*]+|/[^/*]+/[^/*]+)/(?:[^/*]+/)*")
 """A folder that is not one of the root's, or a URL up to a slash after its host."""
+ENDING = re.compile(r".+(\.(?!(?i:git)$)[A-Za-z][A-Za-z0-9]*)")
+"""The last part of a path whose ending says what it is; `x.git` is a folder that git obeys."""
+WITHOUT_ENDING = (
+    " without an ending such as `.txt`, and programs obey some files and folders without one (`HEAD` and `config` of"
+    " git, `Makefile`)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,8 @@ class Condition:
 
     text: str
     comment: str = ""
+    opens_paths: bool = False
+    """Whether paths that were not seen meet it."""
 
 
 def record_conditions(
@@ -75,7 +91,8 @@ def record_conditions(
         at = f"{base}.{name}" if is_plain(name) else f"{base}[{quoted(name)}]"
         has = f"{base} has {name if is_plain(name) else quoted(name)}"
         if name in free:
-            yield Condition("true", f"{name}: not restricted")
+            is_path = any(isinstance(value, str) and FOLDER.match(value) for value in given)
+            yield Condition("true", f"{name}: not restricted", is_path)
         elif not given:
             if not inner.get("required", True):
                 yield Condition(f"!({has})")
@@ -96,7 +113,8 @@ def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_list
             text = f"{has} && {text}"
         elif optional:
             text = f"(if {has} then {text} else true)"
-        yield Condition(text, condition.comment if len(given) == of else f"given in {len(given)} of {of} calls")
+        comment = condition.comment if len(given) == of else f"given in {len(given)} of {of} calls"
+        yield Condition(text, comment, condition.opens_paths)
 
 
 def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | None:
@@ -135,24 +153,31 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
         literals = ", ".join(map(quoted, distinct))
         return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
-        return Condition(_inside(at, folder, distinct), f"{len(distinct)} different values")
+        return Condition(_inside(at, folder, distinct), f"{len(distinct)} different values", "://" not in folder)
     raise FreeText(at, len(distinct))
 
 
 def _inside(at: str, folder: str, seen: list[str]) -> str:
-    """The condition that `at` is in the folder.
+    """The condition that `at` is in the folder and ends as the values do. Raises: FreeText.
 
-    Names with a leading dot are let through only as they were seen: programs obey what is in `.git/config` or `.envrc`,
-    so that whoever may write there may run any command.
+    Names without an ending, or with a leading dot, are let through only as they were seen: programs obey what is in
+    `.git/config` or `.envrc`, and git obeys any folder with the files `HEAD` and `config`, so that whoever may write
+    there may run any command. A list of such names would never be complete, so it is the other names that are listed.
     """
-    inside = f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*")'
+    starts = quoted(folder)[:-1]
     if "://" in folder:
-        return f'{inside} && !({at} like "*%*")'
+        return f'{at} like {starts}*" && !({at} like "*..*") && !({at} like "*%*")'
+    plain = [value for value in seen if "/." not in value[len(folder) - 1 :]]
+    names = {value: name for value in plain if (name := ENDING.fullmatch(value.rpartition("/")[2]))}
+    endings = sorted({name[1] for name in names.values()})
+    exact = [value for value in seen if value not in names]
+    if not endings or len(exact) > MAX_VALUES or len(endings) > MAX_VALUES:
+        raise FreeText(at, len(seen), "any path", "" if endings else WITHOUT_ENDING)
+    inside = " || ".join(f'{at} like {starts}*{ending}"' for ending in endings)
+    inside = f"({inside})" if len(endings) > 1 else inside
     above = folder[:-1] if "/." in folder else ""
-    inside += f' && !({at} like {quoted(above)[:-1]}*/.*")'
-    if dotted := [value for value in seen if "/." in value[len(folder) - 1 :]]:
-        return f"({inside} || [{', '.join(map(quoted, dotted))}].contains({at}))"
-    return inside
+    inside += f' && !({at} like "*..*") && !({at} like {quoted(above)[:-1]}*/.*")'
+    return f"({inside} || [{', '.join(map(quoted, exact))}].contains({at}))" if exact else inside
 
 
 def is_prose(at: str) -> bool:

@@ -19,17 +19,16 @@ import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Json, Outcome
+from mcp_guard.core.model import Effect, Json, Outcome
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.generalize import Condition, FreeText, Unbounded, record_conditions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
-from mcp_guard.policy.cedar_text import is_plain, quoted
+from mcp_guard.policy.cedar_text import quoted
 from mcp_guard.policy.ruleset import entity_text
 from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, with_unlisted
@@ -50,6 +49,8 @@ class Suggestion:
     gates: tuple[str, ...]
     conditions: tuple[Condition, ...]
     basis: tuple[RecordedDecision, ...]
+    opens_paths: bool = False
+    """Whether it lets a tool that does more than read take paths that were not seen."""
 
     def origin(self) -> str:
         """What the suggestion is based on, for a comment."""
@@ -199,11 +200,10 @@ def _group_open_calls(
 
 def _ask_about_text(group: Group, calls: int, text: FreeText) -> Question:
     name = text.path.removeprefix("context.input").removeprefix(".")
-    values = f"{text.distinct} different value{'' if text.distinct == 1 else 's'}"
     top = re.match(r'(?:resource)?\.?(?:\["(.*?)"\]|([^.\[]+))', name)
     argument = (top[1] or top[2]) if top else name
     command = f"mcp-guard policy suggest --free {shlex.quote(f'{group[1]}.{argument}')}"
-    return Question(group, calls, f"may `{name}` be any text? it had {values}", command)
+    return Question(group, calls, text.question(name), command)
 
 
 def _free_id(wanted: str, taken: Collection[str]) -> str:
@@ -244,7 +244,10 @@ def _suggest_for_group(
     if gates and not all(call.outcome.policies for call in calls):
         raise Unbounded("some calls were held by a gate and others had no permit: review them separately")
     basis = tuple(call.decision for call in calls)
-    return Suggestion(id, group, tuple(sorted(gates)), tuple(_conditions(group, basis, now, known)), basis)
+    conditions = tuple(_conditions(group, basis, now, known))
+    is_read = {"id": Effect.READ} in now.schema[""]["actions"][group[1]].get("memberOf", ())
+    opens_paths = not is_read and any(condition.opens_paths for condition in conditions)
+    return Suggestion(id, group, tuple(sorted(gates)), conditions, basis, opens_paths)
 
 
 RISING = ("rate", "risk")
@@ -327,7 +330,7 @@ def attributes_of(decision: RecordedDecision, variable: str) -> Json:
     return dict(next(attributes, {}))
 
 
-# Policy files and cases
+# Policy files
 
 
 def with_exception(text: str, gate: str, exception: str) -> str:
@@ -348,46 +351,6 @@ def _end_of_policy(text: str, at: int) -> int:
             at = text.index("\n", at)
         at += 1
     return at
-
-
-def case_of(decision: RecordedDecision, request: Json, facts: Json | None) -> Iterator[str]:
-    """Lines of a case that expects the call to be allowed, in the form of `policy/authoring/cases.py`."""
-    assert decision.material is not None
-    receipt, context = decision.receipt, decision.material["request"]["context"]
-    groups = [entity["uid"]["id"] for entity in decision.material["entities"] if entity["uid"]["type"] == "Group"]
-    yield "[[case]]"
-    yield f"name = {json.dumps('as in receipt ' + str(receipt['seq']))}"
-    for name in ("tool", "agent", "owner", "on_behalf_of", "ticket", "reason"):
-        if receipt.get(name):
-            yield f"{name} = {json.dumps(receipt[name], ensure_ascii=False)}"
-    yield f"groups = {json.dumps(groups, ensure_ascii=False)}"
-    yield f"arguments = {inline(request)}"
-    if facts is not None:
-        yield f"facts = {inline(facts)}"
-    if "decided_at" in receipt:
-        yield f"time = {json.dumps(receipt['decided_at'])}"
-    if context.get("rate"):
-        yield f"rates = {inline({name: _as_number(count) for name, count in context['rate'].items()})}"
-    yield 'outcome = "allow"'
-    yield ""
-
-
-def _as_number(value: Any) -> Any:
-    """A rate as a number, where the request holds a Cedar decimal."""
-    return float(value["__extn"]["arg"]) if isinstance(value, dict) else value
-
-
-def inline(value: object) -> str:
-    """A TOML inline value; null members are left out, because TOML has no null."""
-    if isinstance(value, dict):
-        members = ((name, member) for name, member in value.items() if member is not None)
-        inner = ", ".join(
-            f"{name if is_plain(name) else json.dumps(name)} = {inline(member)}" for name, member in members
-        )
-        return f"{{ {inner} }}" if inner else "{}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(inline, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

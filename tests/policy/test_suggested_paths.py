@@ -1,0 +1,76 @@
+"""What is suggested from paths: whoever may write files must not get other tools to run commands by that."""
+
+import json
+from pathlib import Path
+
+from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolRule
+from mcp_guard.upstream.catalog import make_tool
+from tests.policy.fixtures import make_call
+from tests.policy.test_suggest import HOLD, call, loaded, recorded_guard, suggested
+from tests.promises.harness import Harness, make_instance
+
+READS = '@id("reads") permit (principal in Group::"workers", action in Action::"read", resource);\n'
+PERMIT = '@id("work") permit (principal in Group::"workers", action in Action::"write", resource);\n'
+LISTINGS = Path(__file__).parents[2] / "examples" / "packs" / "listings"
+BARE_REPOSITORY = (
+    ("files__create_directory", {"path": "/w/notes/x"}),
+    ("files__create_directory", {"path": "/w/notes/x/objects"}),
+    ("files__create_directory", {"path": "/w/notes/x/refs"}),
+    ("files__write_file", {"path": "/w/notes/x/HEAD", "content": "ref: refs/heads/main\n"}),
+    ("files__write_file", {"path": "/w/notes/x/config", "content": "[core]\n\tbare = false\n\tfsmonitor = run-me\n"}),
+)
+"""A repository without a dot in any name: git runs `run-me` when it is asked for the status of `/w/notes/x`."""
+
+
+def with_servers(folder: Path) -> Harness:
+    """A guard that observes a file server and a git server; what their servers call read-only is confirmed as such."""
+    harness = recorded_guard(folder, READS + PERMIT + HOLD, Mode.OBSERVE)
+    for server, listing in (("files", "filesystem"), ("git", "git")):
+        for definition in json.loads((LISTINGS / f"{listing}.json").read_text()):
+            hinted = definition["annotations"].get("readOnlyHint") is True
+            rule = ToolRule(effect=Effect.READ if hinted else None)
+            tool = make_tool(server, definition, {f"{server}__{definition['name']}": rule})
+            harness.upstream.catalog[tool.listed_as] = tool
+    harness.load(READS + PERMIT + HOLD)
+    return harness
+
+
+async def test_suggested_rules_let_nobody_build_a_repository_whose_configuration_git_obeys(tmp_path: Path) -> None:
+    harness = with_servers(tmp_path)
+    for name in ("a", "b", "c"):
+        await call(harness, {"path": f"/w/notes/{name}"}, "files__create_directory")
+        await call(harness, {"path": f"/w/notes/{name}/todo.txt", "content": f"buy {name}"}, "files__write_file")
+    free = ("files__write_file.content", "files__create_directory.path")
+    made = suggested(harness, READS + PERMIT + HOLD, free=free)
+    assert {suggestion.group[1] for suggestion in made.suggestions.suggested} == {
+        "files__create_directory", "files__write_file"
+    }  # fmt: skip
+    engine = loaded(harness, made, tmp_path / "out")
+
+    def outcome(tool: str, arguments: Json) -> Outcome:
+        call = make_call(harness.upstream.catalog[tool], arguments, instance=make_instance())
+        return engine.decide(call, {}).outcome
+
+    assert [outcome(*attack) for attack in BARE_REPOSITORY][3:] == [Outcome.REQUIRE_APPROVAL] * 2
+    for name in (".git/config", "x.git/config", "Makefile", "x/hooks/post-checkout", "config.txt/", "..txt", "a.sh"):
+        assert outcome("files__write_file", {"path": f"/w/notes/{name}", "content": ""}) is Outcome.REQUIRE_APPROVAL
+    assert outcome("files__write_file", {"path": "/w/notes/d/e.txt", "content": ""}) is Outcome.ALLOW
+    assert all(suggestion.opens_paths for suggestion in made.suggestions.suggested)
+    harness.close()
+
+
+async def test_folders_are_a_question_and_not_a_rule(tmp_path: Path) -> None:
+    """A folder that an agent made may be a repository, for all that its name says."""
+    harness = with_servers(tmp_path)
+    for name in ("a", "b", "c"):
+        await call(harness, {"path": f"/w/notes/{name}"}, "files__create_directory")
+        await call(harness, {"repo_path": f"/w/{name}.git", "files": ["."]}, "git__git_add")
+    made = suggested(harness, PERMIT + HOLD)
+    assert made.suggestions.suggested == []
+    about = {question.group[1]: question.text for question in made.suggestions.questions}
+    assert about.keys() == {"files__create_directory", "git__git_add"}
+    assert about["files__create_directory"] == (
+        "may `path` be any path? it had 3 different values without an ending such as `.txt`, and programs obey some"
+        " files and folders without one (`HEAD` and `config` of git, `Makefile`)"
+    )
+    harness.close()
