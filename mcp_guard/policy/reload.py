@@ -220,8 +220,8 @@ class PolicyReloader:
         try:
             source = self._sources.get(place) or read_policies(place, environment.routes)
             return load_confined(place, source, environment)
-        except GuardError as error:
-            return error
+        except Exception as error:
+            return _as_guard_error(error)
 
     def _paths(self) -> Iterator[Path]:
         yield self._policies
@@ -311,5 +311,13 @@ def _read(path: Path, environment: "PolicyEnvironment") -> "PolicyEngine | Guard
 
     try:
         return load_policies(path, environment)
-    except GuardError as error:
+    except Exception as error:
+        return _as_guard_error(error)
+
+
+def _as_guard_error(error: Exception) -> GuardError:
+    """What keeps policies from being loaded, whatever it is: it costs the sessions with these tools their policies, so
+    that every call of theirs is denied, and nobody else anything."""
+    if isinstance(error, GuardError):
         return error
+    return PolicyError(f"the policies cannot be read for the listed tools: {error!r}", "please report this, with the tools' definitions")

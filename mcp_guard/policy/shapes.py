@@ -6,7 +6,7 @@ A value that Cedar has no type for is *opaque*: policies do not see it, but its 
 that no argument passes unnoticed. For the mapping see docs/reference/policies.md, for the reasons docs/decisions/0025.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import reduce
@@ -15,9 +15,12 @@ from typing import Any
 from mcp_guard.core.canonical import read_pointer
 from mcp_guard.core.model import Json, Tool
 
-NODES, DEPTH, ENUM, PARTS = 2000, 20, 1000, 50
-"""Limits for one tool's schema: subschemas, nesting depth, and the lengths of a list of allowed values and of `allOf`.
+NODES, ITEMS, DEPTH, ENUM, PARTS, TYPES = 2000, 20_000, 20, 1000, 50, 7
+"""Limits for one tool's schema: subschemas, the lengths of their keywords together (both count what a reference points
+to each time that it is followed), nesting depth, and the lengths of a list of allowed values, of `allOf` and of `type`.
 Anything beyond is opaque, so that no upstream can keep the guard busy with a schema."""
+MEASURED = ("type", "enum", "required", "properties", "allOf", "anyOf", "oneOf", "prefixItems", "items", "$ref")
+"""Keywords whose length is the work of reading them."""
 
 MAX_CACHED = 4000
 """How many shapes of tools are remembered."""
@@ -120,13 +123,17 @@ class _SchemaReader:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._left = NODES
+        self._nodes_left = NODES
+        self._items_left = ITEMS
 
     def read(self, schema: Any, seen: tuple[str, ...], depth: int) -> Shape:
-        self._left -= 1
+        self._nodes_left -= 1
         if schema is False:
             return NEVER
-        if not isinstance(schema, dict) or self._left < 0 or depth > DEPTH:
+        if not isinstance(schema, dict) or self._nodes_left < 0 or depth > DEPTH:
+            return OPAQUE
+        self._items_left -= sum(len(schema[word]) for word in MEASURED if isinstance(schema.get(word), Sized))
+        if self._items_left < 0:
             return OPAQUE
         parts = [self._own(schema, seen, depth)]
         if "$ref" in schema:
@@ -159,6 +166,8 @@ class _SchemaReader:
         )
         if names is None:
             return OPAQUE if values is None else _of_values(values)
+        if len(listed) > TYPES:
+            return OPAQUE
         plain = [name for name in listed if name != "null"]
         shape = unite([self._of_type(name, schema, seen, depth) for name in plain]) if plain else NEVER
         if values is not None:
@@ -207,21 +216,30 @@ def _of_values(values: list[Any]) -> Shape:
     """The shape of exactly these values; opaque if one of them is not a scalar."""
     if not values or len(values) > ENUM:
         return OPAQUE
-    return unite([_of_value(value) for value in values])
+    by_kind: dict[Kind, list[Any]] = {}
+    for value in values:
+        by_kind.setdefault(_kind_of(value), []).append(value)
+    nullable = by_kind.pop(Kind.NEVER, None) is not None
+    if Kind.OPAQUE in by_kind:
+        return OPAQUE
+    return with_null(unite([Shape(kind, allowed=frozenset(listed)) for kind, listed in by_kind.items()]), nullable)
 
 
-def _of_value(value: Any) -> Shape:
+def _kind_of(value: Any) -> Kind:
+    """Of a scalar; `never` for null, because only `nullable` says that."""
     match value:
         case None:
-            return with_null(NEVER, True)
+            return Kind.NEVER
         case bool():
-            return Shape(Kind.BOOLEAN, allowed=frozenset([value]))
+            return Kind.BOOLEAN
         case str():
-            return Shape(Kind.STRING, allowed=frozenset([value]))
-        case int() | float():
-            return Shape(Kind.INTEGER if value == int(value) else Kind.NUMBER, allowed=frozenset([value]))
+            return Kind.STRING
+        case int():
+            return Kind.INTEGER
+        case float():
+            return Kind.INTEGER if value.is_integer() else Kind.NUMBER
         case _:
-            return OPAQUE
+            return Kind.OPAQUE
 
 
 # Union and intersection

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Tool
 from mcp_guard.core.receipt import Draft
+from mcp_guard.policy import schema
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
+from mcp_guard.policy.shapes import Shape, input_shape
 from tests.policy.fixtures import PERMIT, make_tool, object_of
 from tests.promises.harness import Harness, open_harness
 
@@ -144,3 +147,23 @@ async def test_ended_session_is_no_longer_updated(tmp_path: Path) -> None:
         scenario.follow(ONE)
         kept = scenario.follow(TWO)
         assert list(scenario.reloader._sessions) == [kept]
+
+
+def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in reading one server's definitions, the other sessions of the guard go on."""
+    (tmp_path / "harness").mkdir()
+    scenario = ReloadScenario(tmp_path)
+
+    def fail_for_two(tool: Tool) -> Shape | None:
+        if tool.name == "two":
+            raise OverflowError("a fault in the reader")
+        return input_shape(tool)
+
+    monkeypatch.setattr(schema, "input_shape", fail_for_two)
+    broken, whole = scenario.follow(TWO), scenario.follow(ONE)
+    assert broken.in_force.version == "none"
+    assert whole.in_force.version != "none"
+    assert "a fault in the reader" in "".join(scenario.said)
+    scenario.harness.close()

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.schema import attribute, build_schema, cedar_type
 from mcp_guard.policy.shapes import NODES, Kind, read_shape
+from tests.growth import cpu_seconds
 from tests.policy.fixtures import PERMIT, decide, load, make_tool, object_of
 
 STRING, INTEGER, NUMBER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "null"}
@@ -210,3 +212,33 @@ def test_deeply_nested_schema_is_cut(tmp_path: Path) -> None:
 def test_a_reference_to_an_endless_index_costs_one_argument_and_not_all_policies(tmp_path: Path) -> None:
     hostile = make_tool({**object_of(x={"$ref": f"#/allOf/{'9' * 5000}"}), "allOf": [{"type": "object"}]})
     assert decide(tmp_path, PERMIT, hostile, {"x": "a"}).outcome is Outcome.ALLOW
+
+
+REFERENCE = {"$ref": "#/$defs/a"}
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        {"enum": [f"value {number}" for number in range(1000)]},
+        {"type": ["string", "integer"] * 4000, "enum": list(range(1000))},
+        {"type": "object", "required": [f"name {number}" for number in range(9000)]},
+        {"properties": {f"name {number}": {} for number in range(9000)}},
+        {"$ref": "#" + "/a" * 20_000},
+    ],
+)
+def test_what_many_references_point_to_is_not_read_again_for_each_of_them(repeated: Json) -> None:
+    """One definition of 160 KB kept every agent of a guard waiting for a minute."""
+    schema = {**object_of(**{f"p{number}": REFERENCE for number in range(1900)}), "$defs": {"a": repeated}}
+    assert cpu_seconds(lambda: read_shape(schema, schema)) < 2
+
+
+def test_many_types_and_many_members_are_not_multiplied() -> None:
+    schema = {"type": ["object"] * 9000, "properties": {f"name {number}": {} for number in range(9000)}}
+    assert cpu_seconds(lambda: read_shape(schema, schema)) < 2
+
+
+def test_allowed_values_beyond_the_range_of_a_double_are_numbers() -> None:
+    """Such an `enum` ended the guard of all agents."""
+    schema = exact_json.loads(b'{"enum": [1e400, -1e400, 0.1, 2]}')
+    assert read_shape(schema, schema).kind is Kind.NUMBER
