@@ -320,4 +320,5 @@ def _as_guard_error(error: Exception) -> GuardError:
     that every call of theirs is denied, and nobody else anything."""
     if isinstance(error, GuardError):
         return error
-    return PolicyError(f"the policies cannot be read for the listed tools: {error!r}", "please report this, with the tools' definitions")
+    hint = "please report this, with the tools' definitions"
+    return PolicyError(f"the policies cannot be read for the listed tools: {error!r}", hint)
