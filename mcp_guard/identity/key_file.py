@@ -58,7 +58,8 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
 
 def read_public_key(path: Path) -> bytes:
     """The public key of this file, as the file says: only its passphrase proves it. Raises: ApprovalError."""
-    return _read(path)["public"]
+    public: bytes = _read(path)["public"]
+    return public
 
 
 def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:

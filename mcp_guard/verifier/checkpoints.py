@@ -117,14 +117,24 @@ def check_against(
 ) -> None:
     """Check that the tree continues each of the earlier checkpoints.
 
+    A checkpoint may be signed by a given key that has signed nothing here: a copy from before a rotation does not have
+    the key that came later.
+
     Raises: VerificationFailed; UnusableInput for a checkpoint that no key of the ledger signed.
     """
+    keys = tuple(dict.fromkeys((*keys, *requirements.keys)))
     for checkpoint in requirements.against:
         described = f"the earlier checkpoint of {checkpoint.size} receipts"
         try:
             is_signed = bool(signers(checkpoint, keys))
         except ValueError as error:
             raise UnusableInput(f"{described}: {error}") from None
+        if not is_signed and size < checkpoint.size:
+            raise VerificationFailed(
+                None,
+                f"rolled back, or another ledger: a checkpoint of {checkpoint.size} receipts was signed, but only "
+                f"{size} are here, and no known key signed it; to tell, give the guard's newest key: --key FILE",
+            )
         if not is_signed:
             raise UnusableInput(f"{described} is not signed by a key of this ledger")
         _check_continued(checkpoint, size, root_of)
@@ -132,7 +142,8 @@ def check_against(
     for checkpoint in requirements.remembered:
         report.discontinued = checkpoint.size
         if not _is_signed(checkpoint, keys):
-            problem = f"replaced: the ledger of {checkpoint.size} receipts that was verified here last is another one"
+            verb = "rolled back or replaced" if size < checkpoint.size else "replaced"
+            problem = f"{verb}: the ledger of {checkpoint.size} receipts that was verified here last is another one"
             raise VerificationFailed(None, problem)
         _check_continued(checkpoint, size, root_of)
         report.remembered.append(checkpoint.size)

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
-from mcp_guard.verifier.notes import parse_key
+from mcp_guard.verifier.notes import parse_checkpoint, parse_key
 from mcp_guard.verifier.range import verify_range
 from mcp_guard.verifier.sources.sqlite import LedgerSource
 from mcp_guard.verifier.workers import CHUNK
@@ -93,6 +94,28 @@ def test_a_key_outside_the_chain_proves_nothing(rotated: Path) -> None:
     other = make_key(9)
     assert "none of the given keys" in verify(rotated, other).problem
     assert "none of the given keys" in verify_range(LedgerSource(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
+
+
+@pytest.mark.parametrize(("given", "expected"), [((ONE,), "rolled back, or "), ((ONE, TWO), "rolled back: ")])
+def test_a_copy_from_before_a_rotation_is_rolled_back_against_a_later_checkpoint(
+    tmp_path: Path, given: tuple[SigningKey, ...], expected: str
+) -> None:
+    """Whether or not the later key is known, and also against the checkpoint of the last verification."""
+    (tmp_path / "old").mkdir()
+    ahead, behind = open_writer(tmp_path / "new"), open_writer(tmp_path / "old")
+    for writer in (ahead, behind):
+        fill(writer, 5)
+    change_key(ahead, TWO)
+    fill(ahead, 5)
+    later = parse_checkpoint(ahead.store.checkpoint())
+    for writer in (ahead, behind):
+        writer.store.close()
+    source, requirements = LedgerSource(tmp_path / "old" / "ledger.sqlite"), replace(lines(*given), against=(later,))
+    for report in (verify_full(source, requirements), verify_range(source, requirements, 2, 3)):
+        assert (report.ok, report.problem.startswith(expected)) == (False, True), report.problem
+    assert verify_full(LedgerSource(tmp_path / "new" / "ledger.sqlite"), requirements).ok
+    remembered = verify_full(source, replace(lines(*given), remembered=(later,)))
+    assert (remembered.ok, remembered.problem.startswith("rolled back")) == (False, True), remembered.problem
 
 
 def test_head_after_a_rotation_verifies_with_both_signatures(tmp_path: Path) -> None:
