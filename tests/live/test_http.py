@@ -296,6 +296,15 @@ def test_headers_that_differ_from_the_body_are_refused(served: Served, header: s
     assert client.stateless("no/such").status_code == 404
 
 
+def test_a_refusal_repeats_an_id_that_no_double_holds(served: Served) -> None:
+    client = served.raw(served.issue()[1])
+    refused = client.send(
+        b'{"jsonrpc":"2.0","id":1e400,"method":"tools/list","params":{}}', {"mcp-protocol-version": REVISION}
+    )
+    assert refused.status_code == 400, refused.text
+    assert b'"id":1e400,"error"' in refused.content
+
+
 def test_methods_absent_from_the_stateless_revision_are_refused(served: Served) -> None:
     client = served.raw(served.issue()[1])
     greeting = client.stateless("initialize")

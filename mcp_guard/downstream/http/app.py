@@ -31,7 +31,7 @@ from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, is_same_value, mirror_headers
-from mcp_guard.protocol.jsonrpc import error, is_id
+from mcp_guard.protocol.jsonrpc import Id, error, is_id
 from mcp_guard.protocol.methods import (
     INITIALIZE,
     INVALID_PARAMS,
@@ -166,7 +166,7 @@ class HttpApp:
             return _accept(http_session, body)
         if session.is_running(id):
             session.receive_line(body)  # it refuses the request, but has no response to say so on
-            return JSONResponse({"jsonrpc": "2.0", "id": id, **error(INVALID_REQUEST, "this id is in use")}, 400)
+            return _reply_to(id, error(INVALID_REQUEST, "this id is in use"), 400)
         stream, is_resumable = transport.open_stream(id), _is_resumable(request)
         session.receive_line(body)
         response = McpResponse(
@@ -381,8 +381,13 @@ def _param_header_fault(request: Request, message: Json, http_session: HttpSessi
 
 def _error_response(message: Json, fault: Json) -> Response:
     id = message.get("id")
-    reply = {"jsonrpc": "2.0", "id": id if is_id(id) else None, **fault}
-    return JSONResponse(reply, STATUS[fault["error"]["code"]])
+    return _reply_to(id if is_id(id) else None, fault, STATUS[fault["error"]["code"]])
+
+
+def _reply_to(id: Id | None, fault: Json, status: int) -> Response:
+    """An error reply. The id is as the client wrote it, maybe a number that `JSONResponse` cannot write."""
+    reply = exact_json.dumps({"jsonrpc": "2.0", "id": id, **fault})
+    return Response(reply, status, media_type="application/json")
 
 
 def _status_of(reply: bytes) -> int:
