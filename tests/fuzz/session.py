@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import GuardProcess, Json
+from tests.faults.single_fault import eventually
 from tests.fuzz.mutate import LIMIT, mutate, recorded
 from tests.fuzz.upstream import OPEN
 from tests.live.running_guard import upstream, write_config
@@ -80,12 +81,19 @@ class Session:
         self.guard.write_bytes(b"\n".join(self.latest) + b"\n")
 
     def from_upstream(self, lines: Iterable[bytes]) -> None:
-        """The upstream sends all this during a call, which is answered exactly once."""
+        """The upstream sends all this during a call, which is answered exactly once.
+
+        Its first frame may be the answer. A reply without an id that can be read may answer whichever call is open, so
+        no other call is made before the guard has read all of them.
+        """
         self.latest = list(lines)
         self.frames += len(self.latest)
         said = self.folder / "said"
         said.write_bytes(b"\n".join(self.latest))
+        read = self.folder / "said.read"
+        read.unlink(missing_ok=True)
         self.wait_for(self.ask("say", {"file": str(said)}))
+        eventually(read.exists, "the guard does not read all that the upstream sends")
 
     def mutated(self, side: str, count: int) -> list[bytes]:
         results = []

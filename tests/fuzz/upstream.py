@@ -1,13 +1,16 @@
 """A lean MCP server of either protocol version that sends whatever a call tells it to: upstream.py ERA LOG [SEED].
 
 The tool `say` writes the bytes of a file that its argument names before it answers; in them `OPEN` stands for the id of
-the call itself. LOG gets a line for each call of `echo`. With SEED, the answers to a greeting and to lists are garbled.
+the call itself. The first of them may be the answer to it, so it makes the file NAME.read when all of them were read.
+LOG gets a line for each call of `echo`. With SEED, the answers to a greeting and to lists are garbled.
 """
 
 import json
 import os
 import random
 import sys
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ ERA = sys.argv[1] if IS_RUN else ""
 LUCK = random.Random(int(sys.argv[3])) if IS_RUN and len(sys.argv) > 3 else None
 REVISION = "2026-07-28"
 OPEN = b"123454321"
+END = "everything was read"
 SCHEMA = {"type": "object", "additionalProperties": True}
 NAMES = ("echo", "say", "steps", "greet", "wait", "change")
 TOOLS = [{"name": name, "inputSchema": SCHEMA} for name in NAMES]
@@ -57,6 +61,22 @@ def call(id: object, name: str, arguments: dict[str, Any], log: int) -> None:
     answer(id, {"content": [{"type": "text", "text": json.dumps(arguments, sort_keys=True)}]})
 
 
+def messages() -> Iterator[Any]:
+    return map(json.loads, sys.stdin.buffer)
+
+
+def wait_until_read() -> list[Any]:
+    """Wait until everything that was written has been read; returns the requests that came meanwhile."""
+    write(json.dumps({"jsonrpc": "2.0", "id": END, "method": "ping"}).encode() + b"\n")
+    requests = []
+    for message in messages():
+        if "method" in message:
+            requests.append(message)
+        elif message.get("id") == END:
+            break
+    return requests
+
+
 def greet(id: object, method: str, params: dict[str, Any]) -> None:
     if method == "initialize" and ERA == "handshake":
         answer(id, {"protocolVersion": params["protocolVersion"], "capabilities": CAPABILITIES, **WHO}, True)
@@ -68,14 +88,17 @@ def greet(id: object, method: str, params: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    waiting = deque[Any]()
     log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for line in sys.stdin.buffer:
-        message = json.loads(line)
+    while (message := waiting.popleft() if waiting else next(messages(), None)) is not None:
         method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
         if id is None or method is None:
             continue
         if method == "tools/call":
             call(id, params["name"], params["arguments"], log)
+            if params["name"] == "say":
+                waiting += wait_until_read()
+                Path(f"{params['arguments']['file']}.read").touch()
         elif method in ("initialize", "server/discover"):
             greet(id, method, params)
         elif method == "subscriptions/listen":
