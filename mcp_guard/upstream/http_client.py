@@ -145,10 +145,12 @@ class UpstreamHttpClient:
         sending: Sending | None = None,
         redirects: tuple[int, ...] = KEEPS_METHOD,
         needs_certainty: bool = False,
+        is_one_way: bool = False,
     ) -> AsyncIterator[httpx.Response]:
         """One request and its response; `response.url` is where redirects within the origin have led.
 
-        `needs_certainty`: it must not meet a connection that the server is just closing.
+        `needs_certainty`: it must not meet a connection that the server is just closing. `is_one_way`: the frame is
+        no request of MCP, so that a refusal says nothing of the server.
 
         INVARIANT: a request is sent again only with another token, after status 401 or after 403 and the challenge
         `insufficient_scope`, at most once each (decision 53), or after a redirect. All mean that it was not acted on.
@@ -166,6 +168,7 @@ class UpstreamHttpClient:
                 url,
                 content=None if frame is None else sending.body(frame),
                 headers={"accept-encoding": ACCEPT_ENCODING, **headers, **self._address.headers, **token},
+                is_asked=method == "POST" and not is_one_way,
             ) as response:
                 answer = response
                 if response.status_code in replaceable:
@@ -191,23 +194,25 @@ class UpstreamHttpClient:
         url: str,
         content: AsyncGenerator[bytes, None] | None,
         headers: Mapping[str, str],
+        is_asked: bool,
     ) -> AsyncIterator[httpx.Response]:
         has_answered = False
         try:
             async with client.stream(method, url, content=content, headers=headers) as response:
                 has_answered = True
-                self._note_answer(response)
+                self._note_answer(response, is_asked)
                 yield response
         except httpx.TransportError as error:
             if not has_answered:
                 self._on_reached(explain(error))
             raise
 
-    def _note_answer(self, response: httpx.Response) -> None:
+    def _note_answer(self, response: httpx.Response, is_asked: bool) -> None:
+        """`is_asked`: it answers a request of MCP. Some servers refuse everything else as a failing gateway does."""
         self._note_connection(response)
         if response.status_code not in UNREACHED:
             self._on_reached(None)
-        elif response.request.method == "POST":  # some servers answer this to a `GET` that they do not offer
+        elif is_asked:
             self._on_reached(describe_status(response))
 
     async def _replace_token(self, response: httpx.Response, refused: dict[str, str]) -> httpx.Response | None:

@@ -137,6 +137,7 @@ class ServerSessions:
         sending: Sending | None = None,
         redirects: tuple[int, ...] = REDIRECTS,
         needs_certainty: bool = False,
+        is_one_way: bool = False,
     ) -> AbstractAsyncContextManager[httpx.Response]:
         """One request in this session and its response."""
         headers = {"accept": ACCEPT, "content-type": "application/json", **session.headers, **(extra or {})}
@@ -148,6 +149,7 @@ class ServerSessions:
             sending=sending,
             redirects=redirects,
             needs_certainty=needs_certainty,
+            is_one_way=is_one_way,
         )
 
     def post(self, request: OpenRequest) -> AbstractAsyncContextManager[httpx.Response]:

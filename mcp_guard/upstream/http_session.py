@@ -288,7 +288,8 @@ class UpstreamHttpSession:
             self._open_standing_stream(session)
 
     async def _post_one_way(self, frame: bytes, session: ServerSession) -> None:
-        async with asyncio.timeout(ONE_WAY_SECONDS), self._sessions.exchange("POST", session, frame) as response:
+        exchange = self._sessions.exchange("POST", session, frame, is_one_way=True)
+        async with asyncio.timeout(ONE_WAY_SECONDS), exchange as response:
             if response.status_code in UNKNOWN_SESSION and session.has_id:
                 self._sessions.lose(session)
             elif not is_event_stream(response):

@@ -3,6 +3,8 @@
 import threading
 from itertools import count
 
+import pytest
+
 from tests.servers.wild_http import Exchange, WildServer
 from tests.upstream.connected import Connected, connected, eventually
 
@@ -112,3 +114,28 @@ async def test_a_gateway_without_its_server_is_a_server_that_is_down() -> None:
             assert (is_up(far), far.connection.status.why) == (False, "answered with HTTP status 502"), outcome
             is_dead.clear()
             assert (await far.call(), is_up(far)) == ("done", True)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_notification_or_a_reply_that_a_gateway_refuses_takes_no_server_down(status: int) -> None:
+    """Some servers refuse every one of them, and answer every call."""
+    refused: list[str] = []
+    pings: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.command == "POST" and not exchange.is_request:
+            refused.append(exchange.method)
+            exchange.reply(status)
+            return
+        pings.extend([exchange.method] if exchange.method == "ping" else [])
+        exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            since = far.connection.status
+            far.connection.peer.notify("notifications/roots/list_changed")
+            far.connection.peer.reply(1, {"result": {}})
+            await eventually(lambda: len(refused) == 3)
+            assert await far.call() == "done"
+            assert far.connection.status == since
+            assert (far.listener.notes, pings) == ([], [])
