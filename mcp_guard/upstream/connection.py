@@ -324,10 +324,10 @@ class Connection:
     def on_unread(self, reason: str) -> None:
         self.note(f"a reply was dropped: {reason}")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, separator: str = ": ") -> None:
         """Print a note for the operator, unless there were too many about this upstream."""
         if (limited := self._notes.limit(text, asyncio.get_running_loop().time())) is not None:
-            self._listener.note(f"upstream `{self.name}`: {limited}")
+            self._listener.note(f"upstream `{self.name}`{separator}{limited}")
 
     # What the upstream sends (implements `transport.MessageHandler`)
 
@@ -413,7 +413,7 @@ class Connection:
         # INVARIANT: the status alone changes, so calls are still tried: the upstream may be back
         if self._down is None and self.status.is_up:
             self._set_status(UpstreamStatus(False, time.time(), self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]))
-            self._listener.note(f"upstream `{self.name}` {self.status.why}")
+            self.note(self.status.why, " ")
 
     def input_schema(self, tool: str) -> Json | None:
         schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)

@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from mcp_guard.core.note_limiter import NOTES_BURST
 from tests.servers.wild_http import Exchange, WildServer
 from tests.upstream.connected import Connected, connected, eventually
 
@@ -139,3 +140,21 @@ async def test_a_notification_or_a_reply_that_a_gateway_refuses_takes_no_server_
             assert await far.call() == "done"
             assert far.connection.status == since
             assert (far.listener.notes, pings) == ([], [])
+
+
+async def test_a_server_that_flaps_does_not_fill_the_log() -> None:
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet():
+            exchange.reply(503)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            for _ in range(3 * NOTES_BURST):
+                assert (await far.call()).startswith("lost: ")
+                assert not is_up(far)
+                await far.connection.refresh_tools()
+                assert is_up(far)
+            down = [
+                note for note in far.listener.notes if note.startswith("upstream `far` answered with HTTP status 503")
+            ]
+            assert NOTES_BURST <= len(down) == len(far.listener.notes) < 2 * NOTES_BURST
