@@ -115,18 +115,25 @@ def report(effects: Effects, is_written: bool) -> list[str]:
         lines = ["no hint proposes an effect that is not configured"]
     else:
         lines = ["no tools are listed"] + ([] if effects.absent else ["no upstream is configured; run mcp-guard wrap"])
-    lines += quarantined_lines(effects)
+    lines += left_out_lines(effects)
     lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
     lines += [f"no tools from `{name}`: why is printed above" for name in effects.absent]
     return lines
 
 
-def quarantined_lines(effects: Effects) -> list[str]:
-    """What is left out, and why."""
-    if not effects.quarantined:
-        return []
-    names = ", ".join(f"`{name}`" for name in effects.quarantined)
-    return [f"not proposed, because nobody has accepted the definition: {names}; review: mcp-guard tools list --now"]
+def left_out_lines(effects: Effects) -> list[str]:
+    """Which tools that their servers call read-only are not proposed, and why."""
+    lines = []
+    if effects.quarantined:
+        names = ", ".join(f"`{name}`" for name in effects.quarantined)
+        lines.append(
+            f"not proposed, because nobody has accepted the definition: {names}; review: mcp-guard tools list --now"
+        )
+    if reaching := [row.tool for row in effects.rows if row.reaches_out]:
+        names = ", ".join(f"`{name}`" for name in reaching)
+        why = "their arguments go where the agent chooses and may carry data there"
+        lines.append(f"not proposed, because {why}: {names}; propose rules for them: mcp-guard policy suggest")
+    return lines
 
 
 def as_json(effects: Effects, is_written: bool) -> dict[str, object]:
@@ -154,6 +161,6 @@ def propose_after_wrap(config: Path, is_accepted: bool, quiet: bool) -> None:
             write(effects)
             print_lines(report(effects, True))
             return
-        print_lines(["no effect was written; each of these tools counts as a write", *quarantined_lines(effects)])
+        print_lines(["no effect was written; each of these tools counts as a write", *left_out_lines(effects)])
     else:
         print_lines(["", *report(effects, False)])

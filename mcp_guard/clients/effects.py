@@ -12,17 +12,30 @@ from dataclasses import dataclass
 
 from mcp_guard.clients.toml_sections import TomlBlock, append_blocks, table, toml_string
 from mcp_guard.core.model import Effect, Json, Tool
+from mcp_guard.core.names import last_word
 
 
 @dataclass(frozen=True, slots=True)
 class ToolEffect:
-    """A tool with its effect, why it has it, and the effect to confirm, if the server's hints propose one."""
+    """A tool with its effect, why it has it, and the effect to confirm, if the server's hints propose one.
+
+    `reaches_out`: its server calls it read-only, but its arguments go to a place that the agent chooses, and may carry
+    data there. So no effect is proposed: a read may run without approval.
+    """
 
     tool: str
     server: str
     effect: Effect
     because: str
     proposed: Effect | None = None
+    reaches_out: bool = False
+
+
+DESTINATIONS = frozenset(
+    ("domain", "endpoint", "host", "hostname", "href", "link", "links", "uri", "uris", "url", "urls", "webhook")
+)
+"""Arguments whose name ends with one of these words name a place outside."""
+URI_FORMATS = ("uri", "iri", "uri-reference", "iri-reference", "hostname", "idn-hostname")
 
 
 def hints_of(definition: Json) -> Json:
@@ -37,9 +50,26 @@ def effect_of(tool: Tool) -> ToolEffect:
         return ToolEffect(tool.listed_as, tool.server, tool.effect, "the configuration")
     if is_destructive:
         return ToolEffect(tool.listed_as, tool.server, tool.effect, "its server's destructiveHint")
+    if reads and reaches_out(tool.definition):
+        return ToolEffect(tool.listed_as, tool.server, tool.effect, "the default", reaches_out=True)
     if reads:
         return ToolEffect(tool.listed_as, tool.server, tool.effect, "the default", Effect.READ)
     return ToolEffect(tool.listed_as, tool.server, tool.effect, "the default")
+
+
+def reaches_out(definition: Json) -> bool:
+    """Whether its server says so (`openWorldHint`), or an argument of the tool names a destination."""
+    if hints_of(definition).get("openWorldHint") is True:
+        return True
+    schema = definition.get("inputSchema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return isinstance(properties, dict) and any(_is_destination(*argument) for argument in properties.items())
+
+
+def _is_destination(name: str, schema: object) -> bool:
+    items = schema.get("items") if isinstance(schema, dict) else None
+    formats = [part.get("format") for part in (schema, items) if isinstance(part, dict)]
+    return last_word(name) in DESTINATIONS or any(format in URI_FORMATS for format in formats)
 
 
 def read_effects(tools: Iterable[Tool]) -> list[ToolEffect]:

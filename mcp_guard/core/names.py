@@ -62,6 +62,12 @@ def split_listed_name(listed: str) -> tuple[str, str]:
     return server, _ESCAPED.sub(_unescape, rest)
 
 
+def last_word(name: str) -> str:
+    """The last word of an argument's name in lower case: `text` of `newText` and `new_text`; empty if it has none."""
+    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
+    return words[-1].lower() if words else ""
+
+
 def instance_id(started: str, random: str) -> str:
     """`run_2026_01_31_19_22Z_7f3k` from an RFC 3339 time and four or more random characters."""
     return f"run_{started[:16].replace('-', '_').replace('T', '_').replace(':', '_')}Z_{random}"

@@ -31,6 +31,27 @@ LOOK, PURGE = tool("look", readOnlyHint=True), tool("purge", destructiveHint=Tru
 TWO_FACED = tool("two_faced", readOnlyHint=True, destructiveHint=True)
 
 
+@pytest.mark.parametrize(
+    ("hints", "arguments", "is_proposed"),
+    [
+        ({"openWorldHint": True}, {"query": {"type": "string"}}, False),
+        ({}, {"url": {"type": "string"}}, False),
+        ({"openWorldHint": False}, {"page_urls": {"type": "array", "items": {"type": "string"}}}, False),
+        ({}, {"page": {"type": "array", "items": {"type": "string", "format": "uri"}}}, False),
+        ({"openWorldHint": False}, {"path": {"type": "string"}}, True),
+        ({}, {"curl": True}, True),
+    ],
+)
+def test_a_tool_that_reaches_out_is_not_proposed_as_a_read(
+    hints: dict[str, bool], arguments: dict[str, Any], is_proposed: bool
+) -> None:
+    """What it sends leaves the machine, and a read may run without approval."""
+    schema = {"type": "object", "properties": arguments}
+    definition = {"name": "fetch", "inputSchema": schema, "annotations": {"readOnlyHint": True, **hints}}
+    [row] = read_effects([make_tool("web", definition, {})])
+    assert (row.proposed is Effect.READ, row.reaches_out) == (is_proposed, not is_proposed)
+
+
 def test_only_reads_are_proposed_and_nothing_that_is_configured() -> None:
     rows = read_effects([PURGE, TWO_FACED, LOOK, tool("plain"), tool("known", Effect.WRITE, readOnlyHint=True)])
     assert {row.tool: (row.effect, row.proposed) for row in rows} == {

@@ -74,3 +74,22 @@ async def test_folders_are_a_question_and_not_a_rule(tmp_path: Path) -> None:
         " files and folders without one (`HEAD` and `config` of git, `Makefile`)"
     )
     harness.close()
+
+
+async def test_a_tool_that_its_server_calls_read_only_is_asked_where_it_may_send(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"url": {"type": "string"}}}
+    hints = {"readOnlyHint": True, "openWorldHint": True}
+    harness = recorded_guard(tmp_path, READS + PERMIT + HOLD, Mode.OBSERVE)
+    fetch = make_tool("web", {"name": "fetch", "inputSchema": schema, "annotations": hints}, {})
+    harness.upstream.catalog["web__fetch"] = fetch
+    harness.load(READS + PERMIT + HOLD)
+    for host in ("docs.example", "docs.example", "wiki.example"):
+        await call(harness, {"url": f"https://{host}/page/{len(harness.receipts())}"}, "web__fetch")
+    made = suggested(harness, READS + PERMIT + HOLD)
+    assert made.suggestions.suggested == []
+    [question] = made.suggestions.questions
+    assert question.text == (
+        "may `url` be any destination? it had 3 different values, at `docs.example`, `wiki.example`, and an address may"
+        " carry data there"
+    )
+    harness.close()

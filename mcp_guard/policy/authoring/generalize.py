@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.names import last_word
 from mcp_guard.policy.cedar_text import is_plain, quoted
 
 MAX_VALUES = 20
@@ -56,6 +57,9 @@ LONGEST_NAME = 200
 NAME = re.compile(r"\S+")
 FOLDER = re.compile(r"(?:(?!file:)[a-z][a-z0-9+.-]*://[^/*]+|/[^/*]+/[^/*]+)/(?:[^/*]+/)*")
 """A folder that is not one of the root's, or a URL up to a slash after its host."""
+HOST = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#\s]+)")
+MAX_HOSTS = 3
+"""How many hosts a question names."""
 ENDING = re.compile(r".+(\.(?!(?i:git)$)[A-Za-z][A-Za-z0-9]*)")
 """The last part of a path whose ending says what it is; `x.git` is a folder that git obeys."""
 WITHOUT_ENDING = (
@@ -154,6 +158,9 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
         return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
         return Condition(_inside(at, folder, distinct), f"{len(distinct)} different values", "://" not in folder)
+    if hosts := sorted({match[1] for value in distinct if (match := HOST.match(value))}):
+        shown = ", ".join(f"`{host}`" for host in hosts[:MAX_HOSTS]) + (" and others" if len(hosts) > MAX_HOSTS else "")
+        raise FreeText(at, len(distinct), "any destination", f", at {shown}, and an address may carry data there")
     raise FreeText(at, len(distinct))
 
 
@@ -182,7 +189,7 @@ def _inside(at: str, folder: str, seen: list[str]) -> str:
 
 def is_prose(at: str) -> bool:
     """Whether this is an argument whose name says that it is text."""
-    return at.startswith("context.input") and re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", at)[-1].lower() in PROSE
+    return at.startswith("context.input") and last_word(at) in PROSE
 
 
 def _are_names(values: Sequence[str]) -> bool:
