@@ -314,7 +314,11 @@ class Settings:
             for name, rule in self.tool_rules.items()
         ]
         look_ups = [
-            ConfiguredName(listed_name(name.partition(SEPARATOR)[0], rule.facts.tool), ("tools", name, "facts", "tool"))
+            ConfiguredName(
+                listed_name(name.partition(SEPARATOR)[0], rule.facts.tool),
+                ("tools", name, "facts", "tool"),
+                is_own=True,
+            )
             for name, rule in self.tool_rules.items()
             if rule.facts is not None
         ]

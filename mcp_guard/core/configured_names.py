@@ -21,10 +21,14 @@ class ConfiguredName:
     key: tuple[str, ...]
     others: Collection[str] = ()
     always: bool = False
+    is_own: bool = False
+    """Whether the file has it as the server itself names it, without `server__`."""
 
     @property
     def title(self) -> str:
         """As it is written in the file."""
+        if self.is_own:
+            return f"`{self.name.partition(SEPARATOR)[2]}` in {'.'.join(self.key)}"
         if self.key[0] == "tools" and len(self.key) == 2:
             return f'[tools."{self.name}"]'
         return f"`{self.name}` in {'.'.join(self.key)}"
@@ -62,10 +66,21 @@ def find_unmatched(
     known = {*listed, *seen}
     servers = {name.partition(SEPARATOR)[0] for name in known}
     return [
-        UnmatchedName(entry, _meant(entry, listed), _near(entry, known), suggest_tools(entry.name, known))
+        UnmatchedName(entry, _meant(entry, listed), _near(entry, known), _suggest(entry, known))
         for entry in configured
         if entry.name not in known and entry.name.partition(SEPARATOR)[0] in servers
     ]
+
+
+def _suggest(entry: ConfiguredName, known: Iterable[str]) -> str:
+    """What to write instead, in the form that the place takes."""
+    if not entry.is_own:
+        return suggest_tools(entry.name, known)
+    prefix = entry.name.partition(SEPARATOR)[0] + SEPARATOR
+    own = entry.name.removeprefix(prefix * 2)
+    if prefix + own in known:
+        return f"write the name that the server itself uses, without `{prefix}`: `{own}`"
+    return suggest_tools(entry.name, known).replace(f"`{prefix}", "`")
 
 
 def _meant(entry: ConfiguredName, listed: Iterable[str]) -> tuple[str, ...]:

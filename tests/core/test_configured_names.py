@@ -53,3 +53,20 @@ def test_the_message_names_place_and_nearest_tool() -> None:
     assert str(section) == '[tools."git__git_lgo"]: `git` has no tool of this name; did you mean `git__git_log`?'
     [rate] = find_unmatched([ConfiguredName("git__x", ("rates", "r", "tools"))], LISTED)
     assert str(rate).startswith("`git__x` in rates.r.tools: `git` has no tool of this name, and has had none")
+
+
+@pytest.mark.parametrize(
+    ("written", "suggestion"),
+    [
+        ("git__git_log", "write the name that the server itself uses, without `git__`: `git_log`"),
+        ("git_lgo", "did you mean `git_log`?"),
+    ],
+)
+def test_a_name_that_is_written_without_its_server_is_suggested_so(written: str, suggestion: str) -> None:
+    """`facts.tool` is a tool of the same server: the listed name, which every other place takes, is the wrong kind."""
+    key = ("tools", "git__git_diff", "facts", "tool")
+    [found] = find_unmatched([ConfiguredName(f"git__{written}", key, is_own=True)], LISTED)
+    assert found.is_misspelt
+    assert str(found) == (
+        f"`{written}` in tools.git__git_diff.facts.tool: `git` has no tool of this name; {suggestion}"
+    )
