@@ -169,6 +169,18 @@ def test_a_policy_that_no_case_reaches_fails_the_coverage(past: Past, tmp_path: 
     assert printed == ["no case reaches `quiet`", "1 of 1 cases as expected"], "allow-all is behind the gate"
 
 
+def test_a_misspelt_annotation_is_reported_beside_cases_that_pass(past: Past, tmp_path: Path) -> None:
+    """It is no gate, and a case need not notice."""
+    (tmp_path / "a.cedar").write_text(OPEN + '@id("g") @aprove("people") forbid (principal, action, resource);')
+    (tmp_path / "a.cases.toml").write_text('[[case]]\ntool = "up__echo"\noutcome = "deny"\n')
+    config = past.config.read_text().replace('policies = "policies"', f'policies = "{tmp_path}"')
+    (tmp_path / "guard.toml").write_text(config)
+    done = cli("policy", "test", "--config", str(tmp_path / "guard.toml"), check=False)
+    assert done.stdout == "1 of 1 cases as expected\n"
+    assert "g: the guard does not read the annotation `@aprove`, so it has no effect" in done.stderr
+    assert "hint: did you mean `@require_approval`?" in done.stderr
+
+
 def test_new_refuses_a_group_that_no_agent_is_in(past: Past) -> None:
     words = ("policy", "new", "up__update_deal", "--group")
     assert transcript(past, *words, "tester", code=4).endswith(

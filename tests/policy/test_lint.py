@@ -102,6 +102,7 @@ def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
     ("annotation", "fix"),
     [
         ('@require_aproval("people")', "did you mean `@require_approval`?"),
+        ('@aprove("people")', "did you mean `@require_approval`?"),
         ('@Require_Approval("people")', "did you mean `@require_approval`?"),
         ('@enforced("always")', "did you mean `@enforce`?"),
         ('@ticket("SEC-1")', ""),

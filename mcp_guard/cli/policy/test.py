@@ -1,6 +1,7 @@
 """`mcp-guard policy test`: run the cases beside the policies on the real engine."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.cli.policy.inputs import live_engine, settings_of_cases
+from mcp_guard.cli.policy.lint import lines
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import reached_by_cases
+from mcp_guard.policy.authoring.lint import WARNINGS_OF_TEST, lint, read_lint_input
 
 HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
 
@@ -36,6 +39,8 @@ def main(arguments: list[str]) -> int:
         reached = frozenset[str]().union(*reached_by_cases(engine, (result for result, _ in results)))
         uncovered = sorted(engine.rules.policies.keys() - reached)
     failed = [result for result, _ in results if result.differences]
+    linted = read_lint_input(engine.source.texts, None, tuple(settings.routes), {})
+    print_lines((line for finding in lint(linted, WARNINGS_OF_TEST) for line in lines(finding)), file=sys.stderr)
     if options.json:
         rows = [as_json(result, ms) for result, ms in results]
         report: Any = {"cases": rows, "uncovered": uncovered} if options.coverage else rows

@@ -20,6 +20,7 @@ from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.source import (
     ANNOTATIONS,
+    GATE,
     Policy,
     PolicyProblem,
     PolicySource,
@@ -348,11 +349,19 @@ def impossible_times(lint_input: LintInput) -> Iterator[LintFinding]:
 def misspelt_annotations(lint_input: LintInput) -> Iterator[LintFinding]:
     """Annotations that are nearly one that the guard reads, and the policy lacks. Any other is the author's own."""
     for policy in lint_input.policies.values():
-        given = policy.body.get("annotations", {}).keys()
-        for name in sorted(given - set(ANNOTATIONS)):
-            if near := nearest_spelling(name, set(ANNOTATIONS) - given):
+        given = policy.body.get("annotations", {})
+        for name in sorted(given.keys() - set(ANNOTATIONS)):
+            missing = set(ANNOTATIONS) - given.keys()
+            near = nearest_spelling(name, missing)
+            if near is None and GATE in missing and given[name] in lint_input.routes:
+                near = GATE if difflib.get_close_matches(name, NAMES_OF_GATE, 1) else None
+            if near:
                 what = f"the guard does not read the annotation `@{name}`, so it has no effect"
                 yield LintFinding(policy.file, policy.id, what, f"did you mean `@{near}`?")
+
+
+NAMES_OF_GATE = ("approve", "approval", "approvers", "route", "gate")
+"""What somebody may call the annotation of a gate who does not remember it; with the name of a route, it is one."""
 
 
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
@@ -385,5 +394,7 @@ CHECKS: tuple[Check, ...] = (
     misspelt_annotations,
     unused_routes,
 )
-WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, impossible_times, misspelt_annotations)
+WARNINGS_OF_TEST: tuple[Check, ...] = (impossible_times, misspelt_annotations)
+"""What `policy test` warns of: policies that decide otherwise than they seem to, which no case need show."""
+WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, *WARNINGS_OF_TEST)
 """What `policy validate` warns of, beside what keeps the set from being loaded."""
