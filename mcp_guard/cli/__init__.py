@@ -3,7 +3,8 @@
 import sys
 
 from mcp_guard.cli import dispatch
-from mcp_guard.cli.output import print_text
+from mcp_guard.cli.output import print_lines, print_text
+from mcp_guard.cli.prompts import PromptEnded
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -69,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     except GuardError as error:
         print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
         return EXIT_CODES[type(error)]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if isinstance(error, PromptEnded):  # the cursor is still behind the question
+            print_lines(["", "mcp-guard: interrupted: the question was not answered"], file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

@@ -5,7 +5,6 @@ A passphrase is never an argument, because other users of the machine can read a
 
 import argparse
 import base64
-import getpass
 import os
 import stat
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table
+from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.visible_text import join
@@ -236,8 +236,8 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
     if not sys.stdin.isatty():
         what = "cannot ask for the passphrase: standard input is not a terminal"
         raise ApprovalError(what, "read it from a file: --passphrase-file FILE")
-    passphrase = getpass.getpass(f"{prompt}: ")
-    if twice and getpass.getpass("repeat the passphrase: ") != passphrase:
+    passphrase = ask_secret(f"{prompt}: ")
+    if twice and ask_secret("repeat the passphrase: ") != passphrase:
         raise ApprovalError("the two passphrases differ", "try again")
     return passphrase
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser, one_of
 from mcp_guard.cli.output import print_text
+from mcp_guard.cli.prompts import confirm
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import FileSnapshot, read_file
 from mcp_guard.clients.known import (
@@ -234,8 +235,7 @@ def confirm_write(options: argparse.Namespace, count: int, command: str) -> bool
         return True
     if options.json or not sys.stdin.isatty():
         raise ConfigError("nothing was written: cannot ask for confirmation without a terminal", f"{command} --yes")
-    print_text(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="")
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+    if confirm(f"write {'this file' if count == 1 else f'these {count} files'}?"):
         return True
     print_text("nothing was written")
     return False

@@ -5,10 +5,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from mcp_guard.cli import prompts
 from mcp_guard.cli.client_files import config_option
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, person_id, refuse_to_overwrite
 from mcp_guard.cli.options import Parser, add_json
-from mcp_guard.cli.output import print_json, print_lines, print_text, steps
+from mcp_guard.cli.output import print_json, print_lines, steps
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 
@@ -81,13 +82,11 @@ def ask(options: argparse.Namespace) -> InitAnswers:
 
 def wants_solo(owner: str) -> bool:
     question = f"nobody else? let {owner} approve calls of their own agent (as --solo does; receipts say so)?"
-    print_text(f"{question} [y/N] ", end="")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return prompts.confirm(question)
 
 
 def answer(question: str, default: str) -> str:
-    print_text(f"{question} [{default}] ", end="")
-    reply = sys.stdin.readline().strip()
+    reply = prompts.ask(question, default)
     return reply if person_id(reply) else default
 
 

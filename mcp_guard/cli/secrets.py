@@ -1,7 +1,6 @@
 """`mcp-guard secrets`: where the configuration has its secrets, and the entries among them in the keyring."""
 
 import argparse
-import getpass
 import json
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table, print_text
+from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
@@ -81,7 +81,7 @@ def state(place: SecretReference, settings: Settings) -> str:
 def put(options: argparse.Namespace) -> int:
     entry(options.entry)
     asked = sys.stdin.isatty()
-    value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MAX_BYTES + 1)
+    value = ask_secret("secret (not shown): ") if asked else sys.stdin.read(MAX_BYTES + 1)
     value = value.strip()
     if not value or len(value) > MAX_BYTES:
         raise ConfigError(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mcp_guard.cli import prompts
 from mcp_guard.cli.client_files import config_option
-from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.clients.effects import EffectPlan, ToolEffect, plan_effects, read_effects
 from mcp_guard.clients.files import FileSnapshot, read_file, write_file
@@ -83,10 +84,8 @@ def read_pins(ledger: Path) -> list[Pin]:
 
 def confirm(effects: Effects) -> bool:
     print_lines(["", UNTRUSTED])
-    print_text(
-        f'write effect = "read" for {count(len(effects.proposed), "tool")} into {effects.file.path}? [y/N] ', end=""
-    )
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    tools = count(len(effects.proposed), "tool")
+    return prompts.confirm(f'write effect = "read" for {tools} into {effects.file.path}?')
 
 
 def write(effects: Effects) -> None:

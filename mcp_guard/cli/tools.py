@@ -9,6 +9,7 @@ from mcp_guard.cli import tool_effects
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_table, print_text, print_words
+from mcp_guard.cli.prompts import confirm
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core import definition_checks, definition_diff
@@ -261,7 +262,7 @@ def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> N
     findings_by_tool = findings({entry.name: entry for entry, _ in unseen})
     for entry, pin in unseen:
         print_diff(entry, pin, findings_by_tool[entry.name])
-    if input(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}? [y/N] ").strip().lower() != "y":
+    if not confirm(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}?"):
         raise ApprovalError("nothing was accepted", "to keep a tool out: mcp-guard tools refuse TOOL")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli import times
+from mcp_guard.cli import prompts, times
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.config import load
@@ -93,8 +93,7 @@ def confirm(count: int) -> None:
         raise LedgerError(
             f"not confirmed: this would permanently erase the payloads of {count} receipts", "confirm with --yes"
         )
-    print_text(f"permanently erase the payloads of {count} receipts? [y/N] ", end="", file=sys.stderr)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not prompts.confirm(f"permanently erase the payloads of {count} receipts?", sys.stderr):
         raise LedgerError("nothing was erased", "use --dry-run to count without erasing")
 
 
