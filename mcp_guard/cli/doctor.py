@@ -46,13 +46,16 @@ def main(arguments: list[str]) -> int:
     else:
         print_table(("check", "", "what", "fix"), map(row, results))
         levels = Counter(result.level for result in results)
-        print_text(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}")
+        chosen = sum(result.is_choice for result in results)
+        note = f" ({chosen} by choice)" if chosen else ""
+        print_text(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}{note}")
     return EXIT_CODES[worst_level(results)]
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "doctor", "Diagnose problems and suggest fixes. Exit code 0: no findings, 1: warnings, 2: problems."
+        "doctor",
+        "Diagnose problems and suggest fixes. Exit code 0: no findings, or only what you chose (solo mode); 1: warnings, 2: problems.",
     )
     parser.add_argument(
         "--upstreams", action="store_true", help="also start the upstreams and check the policies against the tools"

@@ -30,6 +30,8 @@ class CheckResult:
     level: Level
     what: str
     fix: str = ""
+    is_choice: bool = False
+    """Whether a guard is healthy with it, because somebody chose it: a warning all the same."""
 
 
 CheckResults = list[CheckResult]
@@ -352,12 +354,13 @@ SELF_APPROVAL = ".unsafe_self_approval"
 def weakened(snapshot: GuardSnapshot) -> CheckResults:
     """Settings that switch off a guarantee: each is somebody's decision, and should not be forgotten."""
     results: CheckResults = []
+    works_alone = [f"routes.{route.name}{SELF_APPROVAL}" for route in snapshot.routes if len(route.approvers) == 1]
     for key in snapshot.unsafe_keys:
         what, fix = f"`{key}` switches off a guarantee", f"remove {key} from the configuration"
         if key.endswith(SELF_APPROVAL):
             what += ": people approve calls of their own agents, and receipts say self-approved"
             fix = f"if there is a second person, add them as an approver, and {fix}"
-        results += _warning("settings", what, fix)
+        results.append(CheckResult("settings", Level.WARNING, what, fix, key in works_alone))
     return results or _ok("settings", "no setting switches off a guarantee")
 
 
@@ -416,5 +419,6 @@ def run_checks(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def worst_level(results: CheckResults) -> Level:
+    """Without what was chosen."""
     order = list(Level)
-    return max((result.level for result in results), key=order.index, default=Level.OK)
+    return max((result.level for result in results if not result.is_choice), key=order.index, default=Level.OK)

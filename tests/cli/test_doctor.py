@@ -132,6 +132,7 @@ def test_doctor_works_before_the_first_run(tmp_path: Path) -> None:
     assert found["state folder"] == {
         "check": "state folder", "level": "warning", "what": "does not exist yet", 
         "fix": "a guard creates it when it starts (mcp-guard run or serve)",
+        "is_choice": False,
     }  # fmt: skip
     assert not (tmp_path / "state").exists()
 

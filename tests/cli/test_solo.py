@@ -66,7 +66,9 @@ def test_somebody_who_works_alone_approves_a_call_and_the_record_says_so(
         "that a second person approved: 1 of 1 approval is self-approved, by the agent's owner or its user alone"
         in verified
     )
-    assert "receipts say self-approved" in cli("doctor", check=False).stdout
+    doctor = cli("doctor")
+    assert "receipts say self-approved" in doctor.stdout
+    assert doctor.stdout.endswith("\n0 problems, 1 warning (1 by choice)\n")
 
 
 @pytest.mark.parametrize("words", [["--approver", "alice"], ["--approver", "dana"]])
