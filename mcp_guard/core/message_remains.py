@@ -20,6 +20,7 @@ _TOKEN = re.compile(
 _MEMBER = rb"""\s*"((?:[^"\\]|\\.){1,40})"\s*:\s*("(?:[^"\\]|\\.){0,200}"|[-+.\w]+)\s*"""
 _LAST_MEMBERS = re.compile(rb"(?:," + _MEMBER + rb")++\}\s*\Z", re.DOTALL)
 _LAST_MEMBER = re.compile(_MEMBER, re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\\r\n]++|\\.)*+"?')
 _TEXT_ID = re.compile(r"\s*([0-9]{1,18})(?:\.0*)?\s*\Z")
 
 
@@ -59,6 +60,12 @@ def strip_noise(line: bytes) -> bytes:
     """The line without what may come before and after a message: marks and control characters."""
     match = _NOISE.match(line)
     return (line[match.end() :] if match else line).rstrip(_AFTER)
+
+
+def bracket_depth(text: bytes) -> int:
+    """How many brackets are open at the end of a text. A string that does not end takes the rest of its line."""
+    bare = _STRING.sub(b"", text) if b'"' in text else text
+    return bare.count(b"{") + bare.count(b"[") - bare.count(b"}") - bare.count(b"]")
 
 
 def read_remains(line: "bytes | OversizedLine") -> MessageRemains | None:

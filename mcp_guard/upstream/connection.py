@@ -82,7 +82,7 @@ class Connection:
         self.budget = UpstreamBudget(upstream.max_message_bytes)
         self.listings = {method: SharedListing(method, self, upstream.max_listing_bytes) for method in LISTS}
         """What it lists, by method."""
-        self._joiner = LineJoiner()
+        self._joiner = LineJoiner(self._max_message_bytes)
         self._frame_bytes = 0
         """The size of the message that is being handled."""
         self._open_requests: dict[Id, Holding] = {}
@@ -250,7 +250,7 @@ class Connection:
         self._closed.clear()
         self._interrupted.clear()
         self._open_requests.clear()
-        self._joiner = LineJoiner()
+        self._joiner = LineJoiner(self._max_message_bytes)
         self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._writing_pace.set_slow(False)
@@ -333,16 +333,21 @@ class Connection:
 
     def on_message(self, frame: bytes | OversizedLine | None) -> None:
         if not isinstance(frame, bytes):
-            self._arrivals.then(partial(self._on_oversized, frame))
+            self._arrivals.then(partial(self._on_scrubbed, frame or OversizedLine(b"", b""), 0))
             return
         # INVARIANT: nothing looks at the frame before its secrets are scrubbed (promise P10)
         self._arrivals.take(frame, partial(self._on_scrubbed, size=len(frame)))
 
-    def _on_scrubbed(self, frame: bytes, size: int) -> None:
-        line = self._joiner.join(frame)
-        if line is None:
+    def _on_scrubbed(self, frame: bytes | OversizedLine, size: int) -> None:
+        for line in self._joiner.join(frame):
+            self._on_line(line, size)
+
+    def _on_line(self, frame: bytes | OversizedLine, size: int) -> None:
+        if isinstance(frame, OversizedLine):
+            self._frame_bytes = 0
+            self._on_unreadable(read_remains(frame), f"over {self._max_message_bytes} bytes (limits.message_bytes)")
             return
-        frame, self._frame_bytes = line, max(size, len(line))
+        self._frame_bytes = size = max(size, len(frame))
         if size > MIN_DENSE_BYTES and frame.count(b"[") + frame.count(b"{") > MAX_VALUES:
             self._on_unreadable(read_remains(frame), f"more than {MAX_VALUES} arrays and objects")
             return
@@ -378,11 +383,6 @@ class Connection:
 
     def _on_work(self, seconds: float) -> None:
         self._listener.on_work(seconds)
-
-    def _on_oversized(self, line: OversizedLine | None) -> None:
-        self._frame_bytes = 0
-        limit = f"over {self._max_message_bytes} bytes (limits.message_bytes)"
-        self._on_unreadable(read_remains(line) if line is not None else None, limit)
 
     def on_request_lost(self, request: Id, reason: str) -> None:
         text = f"upstream `{self.name}`: {self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]}"

@@ -50,6 +50,10 @@ UNREADABLE = {
     "much too deep": b'{"jsonrpc":"2.0","id":@ID@,"result":{"x":' + b"[" * 2000 + b"]" * 2000 + b"}}",
     "a printed dictionary": b"{'jsonrpc': '2.0', 'id': @ID@, 'result': {'content': []}}",
     "UTF-16": '{"jsonrpc":"2.0","result":{"content":[]}}'.encode("utf-16"),
+    "indented, not a number": b'{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  "result": {\n    "mean": NaN\n  }\n}',
+    "indented, latin-1": b'{\n  "result": {\n    "a": "caf\xe9 {"\n  },\n  "jsonrpc": "2.0",\n  "id": @ID@\n}',
+    "indented, a raw line break": b'{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  "result": {\n    "a": "b\n"\n  }\n}',
+    "indented, one long line": b'{\n  "result": {\n    "a": "@FILL@"\n  },\n  "jsonrpc": "2.0",\n  "id": @ID@\n}',
     "neither": b'{"jsonrpc":"2.0","id":@ID@}',
     "a result of null": b'{"jsonrpc":"2.0","id":@ID@,"result":null}',
 }
@@ -77,6 +81,19 @@ READABLE = {
     "no line break": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"}",
     "indented": b'{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  "result": {\n    "content": [\n      {\n'
     b'        "type": "text",\n        "text": "done"\n      }\n    ]\n  }\n}\n',
+    "indented, many lines": b'{\n  "rows": [\n'
+    + b'    "line",\n' * 1500
+    + b'    1\n  ],\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  '
+    + OK
+    + b"\n}\n",
+    "indented after a mark": b'\xef\xbb\xbf{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  ' + OK + b"\n}\n",
+    "indented after a colour": b'\x1b[0m{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  ' + OK + b"\n}\n",
+    "indented without indent": b'{\n"jsonrpc": "2.0",\n"rows": [\n{\n},\n{\n}\n],\n"id": @ID@,\n' + OK + b"\n}\n",
+    "the first member beside the brace": b'{ "jsonrpc": "2.0",\n  "id": @ID@,\n  ' + OK + b"\n}\n",
+    "in an array that does not end": b'{\n  "items": [\n{"jsonrpc":"2.0","id":@ID@,' + OK + b"}\n",
+    "indented, in an object that does not end": b'{\n  "items": {\n{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  '
+    + OK
+    + b"\n}\n",
     "in a batch": b'[{"jsonrpc":"2.0","id":@ID@,' + OK + b"}]\n",
     "an error of null": b'{"jsonrpc":"2.0","id":@ID@,"error":null,' + OK + b"}\n",
     "no version": b'{"id":@ID@,' + OK + b"}\n",
