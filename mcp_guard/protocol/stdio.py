@@ -14,9 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
-import orjson
-
-from mcp_guard.core.message_remains import HEAD_BYTES, TAIL_BYTES, OversizedLine
+from mcp_guard.core.message_remains import HEAD_BYTES, TAIL_BYTES, OversizedLine, bracket_depth, strip_noise
 
 Line = bytes | OversizedLine
 MIN_PART_BYTES = 4096
@@ -63,12 +61,13 @@ class LineSplitter:
         return [line] if not isinstance(line, bytes) or line.strip() else []
 
     def take_unended(self) -> Line | None:
-        """The line that is not complete yet, if it is a whole JSON text: its sender has left out the newline."""
-        try:
-            orjson.loads(b"".join(self._parts))
-        except orjson.JSONDecodeError:
-            return None
-        return self._finish_line()
+        """The line that is not complete yet, if it seems to end a message: its sender has left out the newline.
+
+        That is, it is an object whose brackets are all closed, or the last line of indented JSON.
+        """
+        text = strip_noise(b"".join(self._parts))
+        is_complete = text == b"}" or (text.startswith(b"{") and bracket_depth(text) == 0)
+        return self._finish_line() if is_complete else None
 
     def _append(self, data: bytes) -> None:
         if self._dropped is not None:
@@ -120,8 +119,11 @@ DRAIN_SECONDS = 0.5
 """How long to keep reading from a peer that has closed its input: what it has sent already still counts."""
 
 
-QUIET_SECONDS, MAX_UNENDED_BYTES = 0.5, 1024 * 1024
-"""How long a line may be without its newline before it is looked at, and how long such a line may be."""
+QUIET_SECONDS, SEARCHED_BYTES_PER_SECOND = 0.5, 10_000_000
+"""How long a line may be without its newline before it is looked at: longer for a long line, which takes time."""
+
+MAX_BLANKS = 16
+"""How many blanks may follow the brace."""
 
 
 class _PipeReader(asyncio.Protocol):
@@ -139,8 +141,9 @@ class _PipeReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         lines = self._lines.feed(data)
-        if data.endswith(b"}"):
-            asyncio.get_running_loop().call_later(QUIET_SECONDS, self._take_unended, self._lines.pending_bytes)
+        if data[-MAX_BLANKS:].rstrip().endswith(b"}") and (size := self._lines.pending_bytes):
+            quiet = QUIET_SECONDS + size / SEARCHED_BYTES_PER_SECOND
+            asyncio.get_running_loop().call_later(quiet, self._take_unended, size)
         if len(lines) <= LINES_PER_TURN and not self._waiting and not self._is_paused:
             for line in lines:
                 self._on_line(line)
@@ -151,7 +154,7 @@ class _PipeReader(asyncio.Protocol):
 
     def _take_unended(self, size: int) -> None:
         """Nothing has followed a brace for a while: it may end a message whose sender leaves out the newline."""
-        if 0 < size == self._lines.pending_bytes <= MAX_UNENDED_BYTES and not self._is_stopped:
+        if size == self._lines.pending_bytes and not self._is_stopped:
             line = self._lines.take_unended()
             if line is not None:
                 self._waiting.append(line)

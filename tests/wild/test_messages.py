@@ -67,6 +67,11 @@ def test_a_reply_that_cannot_be_read_settles_its_call(client: Client, data: byte
     assert "check the resource before you repeat it" in text(reply)
 
 
+def test_an_unreadable_reply_without_a_line_break_settles_its_call(client: Client) -> None:
+    reply = raw(client, b'{"jsonrpc":"2.0","id":@ID@,"result":{"a":NaN}}')
+    assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "upstream_error"
+
+
 OK = b'"result":{"content":[{"type":"text","text":"done"}]}'
 READABLE = {
     "the id as text": b'{"jsonrpc":"2.0","id":"@ID@",' + OK + b"}\n",
@@ -79,6 +84,12 @@ READABLE = {
     "text after it": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"} served in 3 ms\n",
     "NUL after it": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"}\0\n",
     "no line break": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"}",
+    "a carriage return": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"}\r",
+    "indented, no line break": b'{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  ' + OK + b"\n}",
+    "blanks": b'{"jsonrpc":"2.0","id":@ID@,' + OK + b"}  ",
+    "two without a line break": b'{"jsonrpc":"2.0","id":@ID@,'
+    + OK
+    + b'}{"jsonrpc":"2.0","method":"notifications/message"}',
     "indented": b'{\n  "jsonrpc": "2.0",\n  "id": @ID@,\n  "result": {\n    "content": [\n      {\n'
     b'        "type": "text",\n        "text": "done"\n      }\n    ]\n  }\n}\n',
     "indented, many lines": b'{\n  "rows": [\n'
