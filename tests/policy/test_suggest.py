@@ -82,7 +82,7 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     text = made.texts["policies.cedar"]
     assert text.startswith(PERMIT + HOLD.rstrip(";\n"))
     assert "// from 3 calls of crm__update_deal by agent, " in text
-    assert 'context.input.amount.greaterThanOrEqual(decimal("110.0")) && ' in text
+    assert 'context.input.amount.greaterThanOrEqual(decimal("110.0")) &&\n' in text
     assert 'context.input.deal_id == "1"' in text
     assert "!(context.input has stage)" in text
     assert made.replay.never_more_permissive is False
@@ -338,5 +338,5 @@ async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held:
 def test_exception_is_inserted_despite_strings_and_comments(before: str) -> None:
     text = before + HOLD + '@id("z") permit (principal, action, resource);'
     written = with_exception(text, "gate", "  true")
-    assert written.replace("\nunless {\n  true\n}", "") == text
-    assert "resource)\nunless {\n  true\n};" in written
+    assert written.replace("\nunless\n{\n  true\n}", "") == text
+    assert "resource)\nunless\n{\n  true\n};" in written

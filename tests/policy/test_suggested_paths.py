@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolRule
+from mcp_guard.policy.authoring.formatting import format_policies
 from mcp_guard.upstream.catalog import make_tool
 from tests.policy.fixtures import make_call
 from tests.policy.test_suggest import HOLD, call, loaded, recorded_guard, suggested
@@ -92,4 +95,19 @@ async def test_a_tool_that_its_server_calls_read_only_is_asked_where_it_may_send
         "may `url` be any destination? it had 3 different values, at `docs.example`, `wiki.example`, and an address may"
         " carry data there"
     )
+    harness.close()
+
+
+@pytest.mark.parametrize("policies", [READS, READS + PERMIT + HOLD])
+async def test_what_is_suggested_is_formatted(tmp_path: Path, policies: str) -> None:
+    """A permit of its own, and an exception in a file that is; `policy fmt --check` has nothing to say of either."""
+    harness = with_servers(tmp_path)
+    for name in ("a.md", "b.txt", "Makefile"):
+        await call(harness, {"path": f"/w/notes/{name}", "content": ""}, "files__write_file")
+    before = format_policies(policies) or ""
+    made = suggested(harness, before, free=("content",))
+    [suggestion] = made.suggestions.suggested
+    assert bool(suggestion.gates) is (HOLD in policies)
+    assert made.texts["policies.cedar"].startswith(before.removesuffix(";\n"))
+    assert {name: format_policies(text) for name, text in made.texts.items()} == made.texts
     harness.close()

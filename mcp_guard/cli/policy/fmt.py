@@ -9,9 +9,8 @@ from mcp_guard.cli.output import print_code, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.visible_text import join
+from mcp_guard.policy.authoring.formatting import WIDTH, format_policies
 from mcp_guard.policy.source import read_files
-
-WIDTH = 100
 
 
 def main(arguments: list[str]) -> int:
@@ -53,17 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def format_text(path: Path, text: str, width: int) -> str:
     """Raises: PolicyError for a file that Cedar cannot read, or that formatting would change in meaning."""
-    import cedarpy
-
     try:
-        formatted = cedarpy.format_policies(text, width, 2)
-        if cedarpy.policies_to_json_str(formatted) != cedarpy.policies_to_json_str(text):
-            raise PolicyError(
-                f"{path}: formatting would change its meaning, so it was not changed", "please report this"
-            )
+        formatted = format_policies(text, width)
     except ValueError:
         from mcp_guard.policy.positions import find_syntax_problems
 
         lines = (f"{path}:{problem.position}: {problem.text}" for problem in find_syntax_problems(text))
         raise PolicyError(join("\n", lines), "correct this first; nothing in the file was changed") from None
-    return formatted if formatted.endswith("\n") else formatted + "\n"
+    if formatted is None:
+        raise PolicyError(f"{path}: formatting would change its meaning, so it was not changed", "please report this")
+    return formatted

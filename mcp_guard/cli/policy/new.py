@@ -6,7 +6,7 @@ from pathlib import Path
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_result
-from mcp_guard.cli.policy.fmt import WIDTH, format_text
+from mcp_guard.cli.policy.fmt import format_text
 from mcp_guard.cli.policy.inputs import live_world, settings_of_cases
 from mcp_guard.config import load
 from mcp_guard.config.errors import nearest_or
@@ -15,6 +15,7 @@ from mcp_guard.core.model import Decision
 from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.formatting import WIDTH
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.options import whole_number
-from mcp_guard.cli.output import print_code, print_hint, print_json, print_text
+from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, recorded_environment, versions
 from mcp_guard.clients.effects import read_effects
 from mcp_guard.config import load
@@ -216,7 +216,7 @@ def print_candidate(candidate: Candidate, out: Path | None) -> None:
         if suggestion.gates:
             gates = " and ".join(f"`{gate}`" for gate in suggestion.gates)
             print_text(f"an exception to {gates}:")
-            print_code(f"unless {{\n{suggestion.exception()}\n}}\n")
+            print_code(f"unless\n{{\n{suggestion.exception()}\n}}\n")
         else:
             print_code(suggestion.permit())
         print_text("")
@@ -233,7 +233,7 @@ def print_candidate(candidate: Candidate, out: Path | None) -> None:
         print_text("no suggestions")
         return
     if any(suggestion.opens_paths for suggestion in suggestions.suggested):
-        print_text(NOT_GUARDED)
+        print_lines(NOT_GUARDED.splitlines())
     looser = sum(difference.looser for difference in candidate.replay.differences)
     replayed = sum(candidate.replay.matrix.values())
     print_text(f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before")

@@ -25,6 +25,7 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Outcome
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
+from mcp_guard.policy.authoring.formatting import format_policies
 from mcp_guard.policy.authoring.generalize import Condition, FreeText, Unbounded, record_conditions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
@@ -38,6 +39,10 @@ Group = tuple[str, str, str]
 """Agent, tool, and type of resource."""
 MIN_CALLS = 3
 """How many calls a suggestion needs by default."""
+
+
+UNLESS = "unless\n{\n"
+"""How an exception begins as Cedar formats it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +69,16 @@ class Suggestion:
         scope = [f"principal in {entity_text('Agent', agent)}", f"action == {entity_text('Action', tool)}"]
         scope += [] if type == TOOL else [f"resource is {type}"]
         conditions = [Condition("true", self.origin()), *map(Condition, scope), *self.conditions]
-        return "\n".join(_condition_lines(conditions))
+        lines = "\n".join(_condition_lines(conditions))
+        policy = _formatted(f"forbid (principal, action, resource)\n{UNLESS}{lines}\n}};\n")
+        return policy.partition(UNLESS)[2].removesuffix("\n};\n")
 
     def permit(self) -> str:
         agent, tool, type = self.group
         scope = f"  principal in {entity_text('Agent', agent)},\n  action == {entity_text('Action', tool)},\n"
         scope += "  resource\n" if type == TOOL else f"  resource is {type}\n"
         body = "\n".join(_condition_lines(self.conditions))
-        return f"// {self.origin()}\n@id({quoted(self.id)})\npermit (\n{scope})\nwhen {{\n{body}\n}};\n"
+        return _formatted(f"// {self.origin()}\n@id({quoted(self.id)})\npermit (\n{scope})\nwhen\n{{\n{body}\n}};\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,11 @@ class Suggestions:
     def withdraw(self, suggestion: Suggestion, reason: str) -> None:
         self.suggested.remove(suggestion)
         self.skipped[suggestion.group] = reason
+
+
+def _formatted(text: str) -> str:
+    """As `mcp-guard policy fmt` writes it."""
+    return format_policies(text) or text
 
 
 def _condition_lines(conditions: Iterable[Condition]) -> Iterator[str]:
@@ -337,7 +349,7 @@ def with_exception(text: str, gate: str, exception: str) -> str:
     """The file's text with one more `unless` on this gate; all else, comments too, stays. Raises: ValueError."""
     start = text.index(f"@id({quoted(gate)})")
     end = _end_of_policy(text, start)
-    return f"{text[:end]}\nunless {{\n{exception}\n}}{text[end:]}"
+    return f"{text[:end]}\nunless\n{{\n{exception}\n}}{text[end:]}"
 
 
 def _end_of_policy(text: str, at: int) -> int:
