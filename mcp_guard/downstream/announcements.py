@@ -47,6 +47,8 @@ class Announcer:
         self._start = start
         self._relisting: dict[str, bool] = {}
         """The upstreams whose tools are being listed again, and whether they have changed since."""
+        self._reported_early: set[str] = set()
+        """The upstreams that reported changes before the first catalog was there."""
         self._shown: Listing | None = None
         """What the client has been listed, or told to list."""
         self._settled_version: int | None = None
@@ -60,6 +62,9 @@ class Announcer:
         """The first catalog is there."""
         if self._settled_version is None:
             self._settled_version = self._upstreams.version
+            for server in self._reported_early:
+                self._relisting[server] = False
+                self._start(self._relist(server, is_early=True))
 
     def on_listing(self) -> None:
         """The client is about to be listed its tools."""
@@ -68,27 +73,34 @@ class Announcer:
         self._shown = self._listing()
 
     def on_reported(self, server: str) -> None:
-        """The upstream reports that its tools have changed."""
-        if server in self._relisting:
+        """The upstream reports that its tools have changed.
+
+        INVARIANT: none is listed before the client is ready, because upstreams are told only then that they may be
+        asked (2025-11-25, "Initialization").
+        """
+        if self._settled_version is None:
+            self._reported_early.add(server)
+        elif server in self._relisting:
             self._relisting[server] = True
         else:
             self._relisting[server] = False
             self._start(self._relist(server))
 
-    async def _relist(self, server: str) -> None:
+    async def _relist(self, server: str, is_early: bool = False) -> None:
         """List an upstream's tools again, and once more if they change meanwhile, but not without a pause.
 
-        An upstream that reports changes where there are none is asked less and less often.
+        An upstream that reports changes where there are none is asked less and less often. A client that has been shown
+        no tools is told of each report, but not of an early one that the first catalog includes.
         """
         pause = RELIST_SECONDS
         try:
-            await self._upstreams.ready()
             while True:
                 self._relisting[server] = False
                 version = self._upstreams.version
                 await self._upstreams.relist(server)
-                if self._shown is None:
+                if self._shown is None and not is_early:
                     self.notify_tools_changed()
+                is_early = False
                 self.announce_changed_tools()
                 pause = RELIST_SECONDS if version != self._upstreams.version else min(2 * pause, MAX_RELIST_SECONDS)
                 await asyncio.sleep(max(pause, RELIST_PAUSE_FACTOR * self._upstreams.rebuild_seconds))

@@ -30,6 +30,7 @@ SHORT = QUICK.format(start=0.7, lone=0.7)
 LONG = QUICK.format(start=30, lone=30)
 """For tests in which nobody is slow."""
 TOOL = {"name": "t", "inputSchema": {"type": "object"}}
+REPORTS: Json = {"tools": {"listChanged": True}}
 RESOURCES: Json = {"tools": {}, "resources": {"subscribe": True}}
 
 
@@ -126,6 +127,33 @@ def test_client_that_lists_nothing_is_told_of_late_tools(tmp_path: Path) -> None
         time.sleep(0.5)
         (tmp_path / "go").touch()
         wait_for(client, lambda: heard(client, CHANGED))
+
+
+def test_a_change_that_is_reported_before_the_client_is_ready_lists_nothing_and_tells_nobody(tmp_path: Path) -> None:
+    server = Server(tmp_path, "up", {"early": {"initialize": [{"method": CHANGED}]}, "capabilities": REPORTS})
+    with guard(tmp_path, server, prelude=QUICK.format(start=0.1, lone=0.1)) as client:
+        client.request("initialize", {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {}})
+        time.sleep(1)
+        client.request("ping")
+        assert (server.seen("tools/list"), client.others) == ([], [])
+        client.notify("notifications/initialized")
+        assert list(client.tools()) == ["up__t"]
+        wait_for(client, lambda: server.seen("tools/list"))
+        client.request("ping")
+        assert client.others == []
+        client.process.terminate()
+    assert "still starting" not in client.stderr
+
+
+def test_a_change_that_is_reported_during_the_first_listing_is_not_lost(tmp_path: Path) -> None:
+    server = Server(tmp_path, "up", {"capabilities": REPORTS, "early": {"tools/list": [{"method": CHANGED}]}})
+    both = page("tools", TOOL, {**TOOL, "name": "gone"})
+    server.change(holds={"tools/list": str(tmp_path / "never")}, lists={"tools/list": both})
+    with guard(tmp_path, server) as client:
+        client.start()
+        eventually(lambda: server.seen("tools/list"), 20)
+        server.change(holds={}, early={}, lists={"tools/list": page("tools", TOOL)})
+        eventually(lambda: list(client.tools()) == ["up__t"], 20)
 
 
 def test_last_listing_stands_in_for_an_upstream_that_starts_slowly(tmp_path: Path) -> None:
