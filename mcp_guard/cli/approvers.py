@@ -253,10 +253,15 @@ def _read_passphrase(path: Path) -> str:
             if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 what = f"`{path}` is accessible to other users (mode {stat.S_IMODE(mode):04o})"
                 raise ApprovalError(what, f"chmod 600 {path}")
-            return file.read().rstrip("\n")
+            passphrase = file.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise ApprovalError(f"cannot read `{path}`: {why}", "check the path") from None
+    if not passphrase:
+        raise ApprovalError(
+            f"`{path}` is empty: it contains no passphrase", "write the passphrase into it, on one line"
+        )
+    return passphrase
 
 
 def open_key(writer: Writer, options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":

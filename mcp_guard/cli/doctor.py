@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "doctor",
-        "Diagnose problems and suggest fixes. Exit code 0: no findings, or only what you chose (solo mode); 1: warnings, 2: problems.",
+        "Diagnose problems and suggest fixes. "
+        "Exit code 0: no findings, or only what you chose (solo mode), 1: warnings, 2: problems.",
     )
     parser.add_argument(
         "--upstreams", action="store_true", help="also start the upstreams and check the policies against the tools"

@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> int:
             print_json(document, indent=2)
         else:
             print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads, now)])
-    if options.ledger is not None:
+    if options.ledger is not None and not (key := options.ledger.with_name(PUBLISHED)).exists():
+        print_hint(f"copy the guard's {PUBLISHED} to {key}, or: mcp-guard verify {options.ledger} --key FILE")
+    elif options.ledger is not None:
         print_hint("checked with the key beside it only; mcp-guard verify LEDGER --key FILE proves whose ledger it is")
     return NEGATIVE if problem else 0
 
@@ -45,6 +47,8 @@ def find_problem(path: Path, receipts: list[Receipt]) -> str:
     """
     from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_range
 
+    if not (key := path.with_name(PUBLISHED)).exists():
+        return f"there is no public key beside the ledger (`{key}`), so nothing that follows was checked"
     try:
         source, requirements = LedgerSource(path), Requirements(read_keys(path.with_name(PUBLISHED)), workers=1)
         for receipt in receipts:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,23 @@ def test_a_pending_call_is_not_told_in_the_past_tense(past: Past) -> None:
     asks = "tester, instance RUN, asks for up__get_deal; waiting until TIME for approval by people (APPROVAL);"
     assert transcript(past, "show", "27").splitlines()[0] == f"{asks} nothing has been sent."
     assert json.loads(transcript(past, "show", "27", "--json"))["summary"] == [f"{asks} nothing has been sent."]
+
+
+def test_show_of_a_copy_without_its_public_key_says_why_it_is_not_verified(past: Past, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.sqlite"
+    shutil.copyfile(past.config.parent / "state" / "ledger.sqlite", copy)
+    done = cli("show", "14", "--ledger", str(copy), check=False)
+    first, *_, hint = (done.stdout + done.stderr).splitlines()
+    key = tmp_path / "ledger.pub"
+    assert first == (
+        f"NOT VERIFIED: there is no public key beside the ledger (`{key}`), so nothing that follows was checked"
+    )
+    assert (done.returncode, hint) == (
+        1,
+        f"hint: copy the guard's ledger.pub to {key}, or: mcp-guard verify {copy} --key FILE",
+    )
+    shutil.copyfile(past.config.parent / "state" / "ledger.pub", key)
+    assert cli("show", "14", "--ledger", str(copy)).stdout.startswith("tester, instance ")
 
 
 def test_show_of_an_unknown_call_fails(past: Past) -> None:
@@ -251,6 +269,8 @@ carol      no key"""
     write_private(tmp_path / "phrase", "short")
     key = ("--key-file", str(tmp_path / "bob.key"), *phrase)
     assert "at least 8 characters" in transcript(past, "approvers", "add", "bob", *key, code=7)
+    write_private(tmp_path / "phrase", "\n")
+    assert "phrase` is empty: it contains no passphrase" in transcript(past, "approvers", "add", "bob", *key, code=7)
     write_private(tmp_path / "phrase", "long enough")
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
