@@ -14,7 +14,7 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.core.nearest import MAX_LISTED, folded, nearest
 from mcp_guard.core.redaction import join_pointer, split_pointer
 
-REDACT = "redact"
+REDACT, REDACT_RESULT = "redact", "redact_result"
 ANY = "*"
 SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
 CONDITIONAL = ("if", "then", "else")
@@ -36,7 +36,11 @@ class ConfiguredArgument:
 
     @property
     def is_redacted(self) -> bool:
-        return self.key[2:] == (REDACT,)
+        return self.key[2:] in ((REDACT,), (REDACT_RESULT,))
+
+    @property
+    def is_of_result(self) -> bool:
+        return self.key[2:] == (REDACT_RESULT,)
 
     @property
     def title(self) -> str:
@@ -65,7 +69,8 @@ class UnmatchedArgument:
     def __str__(self) -> str:
         entry = self.configured
         effect = ", so its value would be stored in clear" if entry.is_redacted else ""
-        return f"{entry.title}: `{entry.tool}` declares no argument `{entry.written}`{effect}; {self.fix}"
+        what = "no result" if entry.is_of_result else "no argument"
+        return f"{entry.title}: `{entry.tool}` declares {what} `{entry.written}`{effect}; {self.fix}"
 
 
 def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter]) -> Iterator[ConfiguredArgument]:
@@ -74,6 +79,8 @@ def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter])
         name, rule, key = tool.listed_as, tool.rule, ("tools", tool.listed_as)
         for pointer in rule.redaction.arguments:
             yield ConfiguredArgument(name, (*key, REDACT), pointer)
+        for pointer in rule.redaction.result:
+            yield ConfiguredArgument(name, (*key, REDACT_RESULT), pointer)
         lists = {"sensitive": rule.sensitive, "sinks": rule.sinks, "notify_fields": rule.notify_fields}
         for list_key, arguments in lists.items():
             for argument in arguments:
@@ -107,14 +114,21 @@ def find_unmatched_arguments(
         found
         for entry in configured_arguments(by_name.values(), counters)
         if entry.tool in by_name
-        and (found := _find_unmatched(entry, by_name[entry.tool].definition.get("inputSchema")))
+        and (found := _find_unmatched(entry, _schema(entry, by_name[entry.tool])))
         and not _may_redact_facts(found, by_name[entry.tool], attributes)
     ]
 
 
+def _schema(entry: ConfiguredArgument, tool: Tool) -> Any:
+    """What declares it. A tool without an output schema declares nothing of its results, so that any may be meant."""
+    if entry.is_of_result:
+        return tool.definition.get("outputSchema", True)
+    return tool.definition.get("inputSchema")
+
+
 def _may_redact_facts(found: UnmatchedArgument, tool: Tool, attributes: Mapping[str, Collection[str]]) -> bool:
     """`redact` covers the present state, too, which may have members that are no arguments."""
-    if not found.configured.is_redacted or tool.rule.facts is None:
+    if not found.configured.is_redacted or found.configured.is_of_result or tool.rule.facts is None:
         return False
     type = tool.rule.resource.type if tool.rule.resource else ""
     return not found.nearest or found.configured.tokens[0] in attributes.get(type, ())

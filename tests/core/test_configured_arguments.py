@@ -136,3 +136,25 @@ def test_what_is_redacted_in_the_present_state_need_not_be_an_argument() -> None
     tools = [tool(PAY, rule)]
     assert [found.nearest for found in find_unmatched_arguments(tools, ())] == ["/iban"]
     assert find_unmatched_arguments(tools, (), {"Account": {"ibans"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "pointer", "nearest"),
+    [
+        (PAY, "/poeple/*/mail", ["/people/*/mail"]),
+        (PAY, "/people/*/mail", []),
+        (PAY, "/ssn", [""]),
+        (None, "/ssn", []),
+    ],
+)
+def test_a_pointer_to_what_the_schema_of_a_result_does_not_declare_is_found(
+    output: Json | None, pointer: str, nearest: list[str]
+) -> None:
+    """A tool without an output schema declares nothing; the arguments of a tool are not its result."""
+    rule = ToolRule(redaction=make_redaction((), (pointer,), None))
+    definition = {"name": "pay", "inputSchema": {"properties": {"id": TEXT}}}
+    definition |= {"outputSchema": output} if output else {}
+    found = find_unmatched_arguments([Tool("bank", "pay", "bank__pay", definition, "", rule, Effect.WRITE)], ())
+    assert [argument.nearest for argument in found] == nearest
+    for argument in found:
+        assert f"redact_result: `bank__pay` declares no result `{pointer}`, so its value would be" in str(argument)
