@@ -7,6 +7,7 @@ from pathlib import Path
 from mcp_guard.cli import tool_effects
 from mcp_guard.cli.client_files import (
     FileChange,
+    client_files,
     config_option,
     confirm_write,
     diff_lines,
@@ -213,8 +214,24 @@ def overview(operation: WrapOperation) -> list[str]:
     lines += left_lines(operation)
     if operation.guard.is_new:
         lines.append(f"  {operation.guard.config} will be created in observe mode, as by `mcp-guard init`;")
-        lines.append("  if you have a guard already, go to its folder first, or name it: --config FILE")
+        lines += other_guards(operation)
     return [*lines, *(f"note: {note}" for note in notes(operation)), ""]
+
+
+def other_guards(operation: WrapOperation) -> list[str]:
+    """What it means to create a guard, and which there are: run by a client, or in a folder above one of the files."""
+    config, folders = operation.guard.config, (operation.guard.config.parent, operation.spot.path.parent)
+    run_by_clients = [Path(other).resolve() for client in client_files(config) for other in client.others]
+    above = [folder / config.name for start in folders for folder in (start, *start.parents)]
+    guards = list(dict.fromkeys([*run_by_clients, *(path for path in above if path != config and path.is_file())]))
+    if not guards:
+        return ["  if you have a guard already, go to its folder first, or name it: --config FILE"]
+    wanted = argparse.Namespace(**vars(operation.options) | {"config": guards[0]})
+    return [
+        f"  there is a guard already: {', '.join(map(str, guards))}",
+        "  a second one has policies, approvers and a ledger of its own; to put these servers behind the first:",
+        f"    {repeat_command('wrap', wanted, operation.spot.client.id)}",
+    ]
 
 
 def left_lines(operation: WrapOperation) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
-from tests.cli.test_wrap import SECRET, desktop, servers, upstreams
+from tests.cli.test_wrap import SECRET, cursor, desktop, servers, upstreams
 
 
 @pytest.mark.parametrize("words", [(), ("--agent", "team bot")])
@@ -62,3 +62,28 @@ def test_secret_that_the_copy_of_a_superseded_wrap_needs_stays_in_the_keyring(
     output = capsys.readouterr().out
     assert "the keyring keeps mcp-guard/git.GITHUB_TOKEN, which a copy of an earlier wrap needs" in output
     assert "secrets remain" not in output
+
+
+@pytest.mark.parametrize("is_run_by_a_client", [True, False])
+def test_a_second_guard_is_offered_only_with_the_first_and_what_the_choice_means(
+    here: Path, is_run_by_a_client: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One elsewhere that another client runs, or that is in a folder above."""
+    first = Path.cwd() / "mcp-guard.toml"
+    project = (here if is_run_by_a_client else Path.cwd()) / "project"
+    assert main(["init", "--yes"]) == 0
+    desktop(here)
+    if is_run_by_a_client:
+        assert main(["wrap", "--yes"]) == 0
+        cursor(here, another={"command": "s"})
+    project.mkdir()
+    monkeypatch.chdir(project)
+    capsys.readouterr()
+    name = "cursor" if is_run_by_a_client else "claude-desktop"
+    assert main(["wrap", name, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index(f"  there is a guard already: {first}")
+    assert "a second one has policies, approvers and a ledger of its own" in lines[at + 1]
+    assert lines[at + 2] == f"    mcp-guard wrap {name} --config {first}"
+    assert main([*lines[at + 2].split()[1:], "--dry-run"]) == 0
+    assert "will be created" not in capsys.readouterr().out
