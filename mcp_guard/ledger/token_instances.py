@@ -1,7 +1,7 @@
 """Maps a verified token to its instance in the ledger, which is created for a new token of another issuer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mcp_guard.core.credential import InvalidCredential, read_unverified
 from mcp_guard.core.model import Instance, Micros, Task
@@ -17,6 +17,7 @@ from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.sqlite import Store
 
 SECOND = 1_000_000
+MAX_BEGUN = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class TokenInstances:
     writer: Writer
     agents: Mapping[str, AgentSettings]
     guard: str
+    begun: dict[str, Instance] = field(default_factory=dict, repr=False)
+    """Cache of instances that have begun, which never change, by our own token. Whether they may call is checked
+    each time."""
 
     def now(self) -> Micros:
         return self.writer.now()
@@ -42,13 +46,19 @@ class TokenInstances:
 
     def own(self, verified: OwnToken, token: str) -> Instance:
         """Raises: InvalidCredential, LedgerError."""
+        if (begun := self.begun.get(token)) is not None:
+            self._check(begun)
+            return begun
         row = self.writer.read(lambda store: store.instance(verified.instance))
         if row is None or row.instance.credential_id != verified.credential_id:
             raise InvalidCredential("this ledger knows no such credential")
         self._check(row.instance)
         if row.begun is None:
             self.writer.run(lambda tx: registry.begin(tx, row.instance, self.guard))
-        return replace(row.instance, credential=token)
+        if len(self.begun) >= MAX_BEGUN:
+            self.begun.clear()
+        self.begun[token] = instance = replace(row.instance, credential=token)
+        return instance
 
     def foreign(self, verified: ExternalToken, token: str) -> Instance:
         """Raises: InvalidCredential, IdentityError, LedgerError."""
