@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -33,6 +33,8 @@ MAX_CONNECTIONS = 1000
 BACKLOG = 512
 """How many connections may wait to be accepted."""
 MAX_ACCEPTED_AT_ONCE = 64
+CONNECTION = "mcp_guard.connection"
+"""The name of a request's connection in the `state` of its ASGI scope."""
 TICKS_PER_CHECK = 10
 """uvicorn ticks ten times a second."""
 REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -85,7 +87,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: Starlette,
+        app: ASGIApp,
         *,
         max_connections: int = MAX_CONNECTIONS,
         patience: Patience = Patience(),
@@ -143,7 +145,7 @@ class HttpServer(uvicorn.Server):
 class HttpConfig(uvicorn.Config):
     """uvicorn's configuration, and what it has none for."""
 
-    def __init__(self, app: Starlette, limits: ConnectionLimits, patience: Patience) -> None:
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits, patience: Patience) -> None:
         super().__init__(
             app,
             http=HttpConnection,
@@ -153,6 +155,7 @@ class HttpConfig(uvicorn.Config):
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,  # nothing here asks who is behind a proxy, and anybody can write such a header
             lifespan="off",
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=patience.keep_alive,
@@ -170,7 +173,11 @@ class Incoming(Enum):
 
 
 class HttpConnection(HttpToolsProtocol):
-    """One connection, which ends if its client keeps it waiting too long."""
+    """One connection, which ends if its client keeps it waiting too long.
+
+    An application gets it by `of`, to learn that the client has left: with ASGI alone, each request takes a task that
+    waits for that.
+    """
 
     def __init__(
         self,
@@ -179,7 +186,7 @@ class HttpConnection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, {**app_state, CONNECTION: self}, _loop)
         assert isinstance(config, HttpConfig)
         self.max_connections, self.patience = config.max_connections, config.patience
         self._incoming = Incoming.REQUEST
@@ -189,6 +196,15 @@ class HttpConnection(HttpToolsProtocol):
         self._body_bytes = self._body_parts = 0
         self._write_deadline: float | None = None
         """When the client must have read what it is sent; None while it keeps up."""
+        self._on_lost: list[Callable[[], None]] = []
+        self._is_lost = False
+
+    @staticmethod
+    def of(scope: Scope) -> "HttpConnection":
+        """The connection of a request that `HttpServer` has received."""
+        connection = scope["state"][CONNECTION]
+        assert isinstance(connection, HttpConnection)
+        return connection
 
     # What the client sends
 
@@ -199,6 +215,22 @@ class HttpConnection(HttpToolsProtocol):
             transport.write(UNAVAILABLE)
             self.connections.discard(self)
             transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._is_lost = True
+        for on_lost in tuple(self._on_lost):
+            on_lost()
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call `on_lost` when the client has gone, which may be now, until `unwatch`."""
+        self._on_lost.append(on_lost)
+        if self._is_lost:
+            on_lost()
+        self.flow.resume_reading()  # who reads nothing does not notice the end
+
+    def unwatch(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost.remove(on_lost)
 
     def _make_room(self) -> bool:
         """Close the connections of which the most come from one address and which are owed no answer, oldest first.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.downstream.http.streams import MAX_KEPT_BYTES, HttpDownstreamTransport, KeptFrames
+from mcp_guard.downstream.http.streams import MAX_KEPT_BYTES, HttpDownstreamTransport, KeptFrames, StreamReader
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes
 from mcp_guard.downstream.multi_round import MAX_AWAY, MultiRoundRequest, MultiRoundRequests
 from mcp_guard.protocol.jsonrpc import Id
@@ -63,7 +63,7 @@ def test_responses_that_nobody_comes_back_for_are_bounded_in_bytes() -> None:
 def test_a_reply_is_kept_for_its_reader_whatever_its_size() -> None:
     session = transport(KeptFrames())
     stream = session.open_stream(1)
-    stream.readers = 1
+    stream.readers.append(StreamReader(stream))
     session.write(bytes(MEBI), 1)
     session.write(bytes(2 * MAX_KEPT_BYTES), 1, last=True)
     assert stream.kept_bytes == 2 * MAX_KEPT_BYTES

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.bounded import join_bounded
@@ -172,7 +173,7 @@ class HttpApp:
         response = McpResponse(
             stream,
             (lambda: transport.detach(stream)) if is_resumable else (lambda: transport.discard(id)),
-            extra_headers={SESSION: http_session.id} if message["method"] == INITIALIZE else {},
+            extra_headers=((SESSION.encode(), http_session.id.encode()),) if message["method"] == INITIALIZE else (),
             is_resumable=is_resumable,
             reply_format=read_format(request.headers.get("accept")),
         )
@@ -292,7 +293,7 @@ class HttpApp:
 class _KeepInUse(Response):
     """A response during which its session does not count as idle."""
 
-    def __init__(self, sessions: HttpSessions, http_session: HttpSession, response: Response) -> None:
+    def __init__(self, sessions: HttpSessions, http_session: HttpSession, response: ASGIApp) -> None:
         self._sessions = sessions
         self._http_session = http_session
         self._response = response

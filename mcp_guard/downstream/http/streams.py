@@ -8,15 +8,15 @@ waits for one. Stream format: server-sent events (HTML Living Standard §9.2).
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 from weakref import WeakSet
 
-import anyio
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from mcp_guard.downstream.http.accept import ReplyFormat
+from mcp_guard.inbound import HttpConnection
 from mcp_guard.protocol.jsonrpc import Id
 
 MAX_FRAMES = 1000
@@ -34,8 +34,14 @@ RETRY_MS = 1000
 STANDALONE = "standing"
 """The name of the stream that belongs to no request; others are numbered."""
 EVENT_ID = re.compile(r"(?:standing|[0-9]{1,12})-[0-9]{1,12}")
-SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
-
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+"""Headers as ASGI has them."""
+SSE_HEADERS: RawHeaders = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+JSON_HEADERS: RawHeaders = ((b"content-type", b"application/json"),)
 
 MAX_KEPT_BYTES = 32 * 1024 * 1024
 """How much is kept for the clients of one instance, on all streams of all its sessions together."""
@@ -52,11 +58,11 @@ class Frame(NamedTuple):
 
 
 class Stream:
-    """The frames of one response. `readers` counts the responses that send it: none while the client is away."""
+    """The frames of one response. `readers` are the responses that send it: none while the client is away."""
 
     def __init__(self, name: str, kept: "KeptFrames") -> None:
         self.name = name
-        self.readers = 0
+        self.readers: list[StreamReader] = []
         self.kept_bytes = 0
         """The size of its frames."""
         self._kept = kept
@@ -66,20 +72,23 @@ class Stream:
         """The number of the latest frame that was put."""
         self._last_read = 0
         """The number of the latest frame that anybody has read."""
-        self._changed = asyncio.Event()
-        self._ended = False
+        self.has_ended = False
 
     def put(self, data: bytes, is_reply: bool) -> None:
         self._last_number += 1
         self._frames.append(Frame(self._last_number, data, is_reply))
         self.kept_bytes += len(data)
         self._drop_old()
-        self._changed.set()
+        self._wake_readers()
 
     def end(self) -> None:
         """No frame will be put any more."""
-        self._ended = True
-        self._changed.set()
+        self.has_ended = True
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        for reader in self.readers:
+            reader.wake()
 
     def _drop_old(self) -> None:
         frames = self._frames
@@ -110,18 +119,59 @@ class Stream:
         self.end()
         return successor
 
-    async def next(self, after: int) -> Frame | None:
-        """The first kept frame after this number, once there is one; None if there will be none."""
-        while after >= self._last_number or not self._frames:
-            if self._ended:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
+    def read(self, after: int) -> Frame | None:
+        """The first kept frame after this number, if there is one."""
+        if after >= self._last_number or not self._frames:
+            return None
         first = self._frames[0].number
         frame = self._frames[max(after + 1 - first, 0)]
         self._last_read = max(self._last_read, frame.number)
         self._drop_old()
         return frame
+
+
+class StreamReader:
+    """Reads a stream for one response. `after` is the number of the last frame that the client has."""
+
+    def __init__(self, stream: Stream, after: int = 0) -> None:
+        self.stream = stream
+        self.after = after
+        self.has_client_left = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.has_client_left = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self, seconds: float | None = None) -> Frame | None:
+        """The next frame, once there is one; None if there will be none. Raises: TimeoutError, ClientDisconnect."""
+        timer: asyncio.TimerHandle | None = None
+        try:
+            while not self.has_client_left:
+                if (frame := self.stream.read(self.after)) is not None:
+                    self.after = frame.number
+                    return frame
+                if self.stream.has_ended:
+                    return None
+                if self._waiter is None or self._waiter.done():
+                    loop = asyncio.get_running_loop()
+                    self._waiter = loop.create_future()
+                    if timer is None and seconds is not None:
+                        timer = loop.call_later(seconds, self._expire)
+                await self._waiter
+            raise ClientDisconnect
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
 
 class KeptFrames:
@@ -228,11 +278,11 @@ def sse_event(data: bytes, name: bytes = b"message", id: str = "") -> bytes:
     return id_line + b"event: " + name + b"\ndata: " + data.rstrip(b"\n") + b"\n\n"
 
 
-class McpResponse(Response):
+class McpResponse:
     """The response to one request: a JSON document if its reply comes soon and alone, else a stream of events.
 
     - `on_disconnect` is called if the client leaves before the end.
-    - `status_of` gives the HTTP status of a reply that is sent alone.
+    - `status_of` gives the HTTP status of a reply that is sent alone; without it, that is 200.
     - With `is_standalone` there is no reply to wait for: it is a stream from the start.
     - With `is_resumable` (2025-11-25) it is always a stream and its events have ids, so that a client that loses it can
       come back. `after` is the number of the last frame that the client has.
@@ -245,8 +295,8 @@ class McpResponse(Response):
         stream: Stream,
         on_disconnect: Callable[[], None],
         *,
-        extra_headers: Mapping[str, str] = {},
-        status_of: Callable[[bytes], int] = lambda _: 200,
+        extra_headers: RawHeaders = (),
+        status_of: Callable[[bytes], int] | None = None,
         is_standalone: bool = False,
         is_resumable: bool = False,
         after: int = 0,
@@ -254,53 +304,39 @@ class McpResponse(Response):
         reply_format: ReplyFormat = ReplyFormat.ANY,
     ) -> None:
         self._stream = stream
+        self._reader = StreamReader(stream, after)
         self._format = reply_format
         self._on_disconnect = on_disconnect
         self._extra_headers = extra_headers
         self._status_of = status_of
         self._is_standalone = is_standalone
         self._is_resumable = is_resumable
-        self._after = after
         self._opening = opening
-        self._is_complete = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._stream.readers += 1
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        connection, reader = HttpConnection.of(scope), self._reader
+        self._stream.readers.append(reader)
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._cancel_on_disconnect, receive, tasks.cancel_scope, name="cancel on disconnect")
-                await self._send(send)
-                self._is_complete = True
-            if not self._is_complete:
-                self._on_disconnect()
-        finally:
-            self._stream.readers -= 1
-
-    async def _cancel_on_disconnect(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        """Returns when the response is complete too: then `receive` gives `http.disconnect` (ASGI specification)."""
-        while (await receive())["type"] != "http.disconnect":
+            connection.watch(reader.leave)
+            await self._send(send)
+        except ClientDisconnect:
             pass
-        if not self._is_complete:
-            scope.cancel()
-
-    async def _next(self, seconds: float) -> Frame | None:
-        """The next frame; None if there will be none. Raises: TimeoutError."""
-        async with asyncio.timeout(seconds):
-            frame = await self._stream.next(self._after)
-        if frame is not None:
-            self._after = frame.number
-        return frame
+        finally:
+            self._stream.readers.remove(reader)
+            connection.unwatch(reader.leave)
+        if reader.has_client_left:
+            self._on_disconnect()
 
     async def _send(self, send: Send) -> None:
-        resumed_from, first = self._after, None
+        resumed_from, first = self._reader.after, None
         if self._format is ReplyFormat.DOCUMENT:
-            while (frame := await self._stream.next(self._after)) is not None and not frame.is_reply:
-                self._after = frame.number
+            while (frame := await self._reader.next()) is not None and not frame.is_reply:
+                pass
             await self._send_document(send, frame)
             return
         if not self._is_standalone:
             try:
-                first = await self._next(RESUMABLE_DOCUMENT_SECONDS if self._is_resumable else DOCUMENT_SECONDS)
+                first = await self._reader.next(RESUMABLE_DOCUMENT_SECONDS if self._is_resumable else DOCUMENT_SECONDS)
             except TimeoutError:
                 pass
             else:
@@ -319,17 +355,16 @@ class McpResponse(Response):
 
     async def _send_document(self, send: Send, reply: Frame | None) -> None:
         """Send the reply alone and in one piece, if need be as the only event of a stream."""
-        body, headers = reply.data if reply else b"", {"content-type": "application/json"}
-        status = self._status_of(body) if reply else 503
+        body, headers = reply.data if reply else b"", JSON_HEADERS
+        status = 503 if reply is None else self._status_of(body) if self._status_of is not None else 200
         is_event = self._is_resumable or self._format is ReplyFormat.STREAM
         if reply is not None and is_event and status == 200:
             body, headers = self._event(reply), SSE_HEADERS
-        await self._start(send, status, {**headers, "content-length": str(len(body))})
+        await self._start(send, status, (*headers, (b"content-length", b"%d" % len(body))))
         await send({"type": "http.response.body", "body": body})
 
-    async def _start(self, send: Send, status: int, headers: Mapping[str, str]) -> None:
-        raw = [(name.encode(), value.encode()) for name, value in {**headers, **self._extra_headers}.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
+    async def _start(self, send: Send, status: int, headers: RawHeaders) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": (*headers, *self._extra_headers)})
 
     def _event(self, frame: Frame) -> bytes:
         return sse_event(frame.data, id=f"{self._stream.name}-{frame.number}" if self._is_resumable else "")
@@ -343,7 +378,7 @@ class McpResponse(Response):
                 if frame.is_reply:
                     return
             try:
-                frame = await self._next(HEARTBEAT_SECONDS)
+                frame = await self._reader.next(HEARTBEAT_SECONDS)
             except TimeoutError:
                 frame = None
                 yield b": still here\n\n"
