@@ -172,7 +172,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     readiness = _readiness(runtime)
     health = HealthEndpoints(lambda: sessions.is_stopping, readiness.check)
     app = _http_app(runtime, serve, sessions, received, health)
-    server = HttpServer(app.make_starlette(), before_shutdown=end_sessions)
+    server = HttpServer(app.make_asgi(), before_shutdown=end_sessions)
     server.stop_on_signals()
     runtime.start()
     async with asyncio.TaskGroup() as tasks:

@@ -2,7 +2,6 @@
 
 import pytest
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
 from mcp_guard.downstream.http.accept import ReplyFormat, accepts, read_format
 from mcp_guard.downstream.http.allowed_hosts import (
@@ -11,6 +10,7 @@ from mcp_guard.downstream.http.allowed_hosts import (
     is_allowed_host,
     normalize_origin,
 )
+from mcp_guard.downstream.http.request import RequestHeaders
 
 HOSTS = frozenset({"guard.example", "port.example:9000", "[::1]"})
 
@@ -28,9 +28,9 @@ def test_other_host_is_refused(host: str) -> None:
 
 
 def test_refused_host_is_named_visibly_and_briefly() -> None:
-    request = Request({"type": "http", "headers": [(b"host", b"evil\xad.example:" + b"1" * 500)]})
+    headers = RequestHeaders([(b"host", b"evil\xad.example:" + b"1" * 500)])
     with pytest.raises(HTTPException) as refused:
-        check_host_and_origin(request, hosts=HOSTS, origins=())
+        check_host_and_origin(headers, hosts=HOSTS, origins=())
     assert refused.value.status_code == 421
     assert refused.value.detail.startswith("host `evil\\u{ad}.example:111")
     assert refused.value.detail.endswith("1…` not allowed; see `serve.hosts`")
@@ -42,9 +42,9 @@ def test_host_of_an_address_has_no_default_port() -> None:
 
 
 def test_two_hosts_are_refused() -> None:
-    headers = [(b"host", b"guard.example"), (b"host", b"guard.example")]
+    headers = RequestHeaders([(b"host", b"guard.example"), (b"host", b"guard.example")])
     with pytest.raises(HTTPException) as refused:
-        check_host_and_origin(Request({"type": "http", "headers": headers}), hosts=HOSTS, origins=())
+        check_host_and_origin(headers, hosts=HOSTS, origins=())
     assert refused.value.status_code == 400
 
 

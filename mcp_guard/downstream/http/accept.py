@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from enum import Enum, auto
+from functools import lru_cache
 
 JSON, EVENT_STREAM = "application/json", "text/event-stream"
 
@@ -23,6 +24,7 @@ def accepts(header: str | None, media_type: str) -> bool:
     return next((ranges[name] for name in wildcards if name in ranges), False)
 
 
+@lru_cache(maxsize=16)
 def read_format(header: str | None) -> ReplyFormat:
     """The form in which the client reads a reply. MCP demands both, but programs leave out one."""
     reads_json, reads_events = accepts(header, JSON), accepts(header, EVENT_STREAM)

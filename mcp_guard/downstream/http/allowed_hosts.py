@@ -9,9 +9,9 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
 from mcp_guard.core.visible_text import VisibleText, say, shorten
+from mcp_guard.downstream.http.request import RequestHeaders
 
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_SHOWN = 100
@@ -49,6 +49,8 @@ def host_of_url(url: str) -> str:
 
 def is_allowed_host(host: str, hosts: Collection[str]) -> bool:
     """Whether a `Host` header names one of these. One that is allowed without a port is allowed with any."""
+    if host in hosts:
+        return True
     host = normalize_host(host)
     return host in hosts or re.sub(r":[0-9]+$", "", host) in hosts
 
@@ -63,15 +65,15 @@ def not_allowed(host: str) -> VisibleText:
     return say("host `{}` not allowed; see `serve.hosts`", shorten(host, MAX_SHOWN))
 
 
-def check_host_and_origin(request: Request, *, hosts: Collection[str], origins: Collection[str]) -> None:
+def check_host_and_origin(headers: RequestHeaders, *, hosts: Collection[str], origins: Collection[str]) -> None:
     """Both collections are normalized. A request without `Origin` does not come from a web page.
 
     Raises: HTTPException.
     """
-    named = request.headers.getlist("host")
+    named = headers.all("host")
     if len(named) > 1:  # RFC 9112 §3.2: which of them counts must not depend on who reads the request
         raise HTTPException(400, "more than one `host` header")
     check_host("".join(named), hosts)
-    origin = request.headers.get("origin")
+    origin = headers.get("origin")
     if origin is not None and normalize_origin(origin) not in origins:
         raise HTTPException(403, "origin not allowed; see `serve.origins`")

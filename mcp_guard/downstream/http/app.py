@@ -5,27 +5,26 @@ clients, the two endpoints of 2024-11-05 (HTTP with SSE). `auth.py` authenticate
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_guard.core import exact_json
-from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.cors import CorsMiddleware
 from mcp_guard.downstream.http.health import HealthEndpoints
+from mcp_guard.downstream.http.request import HttpRequest
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
@@ -55,7 +54,8 @@ STATUS = {
 }  # fmt: skip
 """The HTTP status of a stateless error reply, by its JSON-RPC code."""
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Answer = Callable[[HttpRequest, Instance], Awaitable[ASGIApp]]
+"""Takes a request of an instance, and returns the response to it."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -85,14 +85,25 @@ class HttpApp:
     loop_share: LoopShare
     health: HealthEndpoints
 
-    def make_starlette(self) -> Starlette:
+    def make_asgi(self) -> ASGIApp:
+        """All endpoints. A POST to `path`, which most requests are, is not routed by Starlette."""
+        others, post, paths = self._make_starlette(), McpEndpoint(self, self.post), _spellings(self.path)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            is_post = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in paths
+            await (post if is_post else others)(scope, receive, send)
+
+        origins = self.authenticator.origins
+        return CorsMiddleware(dispatch, self.authenticator.hosts, origins) if origins else dispatch
+
+    def _make_starlette(self) -> Starlette:
+        """The endpoints other than `post`."""
         well_known = "/.well-known/oauth-protected-resource"
-        endpoints: list[tuple[str, Endpoint, str]] = [
-            (self.path, self._authenticated(self.post), "POST"),
-            (self.path, self._authenticated(self.listen), "GET"),
-            (self.path, self._authenticated(self.delete), "DELETE"),
-            ("/sse", self._authenticated(self.open_sse), "GET"),
-            ("/messages", self._authenticated(self.post_to_sse), "POST"),
+        endpoints: list[tuple[str, ASGIApp | Callable[[Request], Awaitable[Response]], str]] = [
+            (self.path, McpEndpoint(self, self.listen), "GET"),
+            (self.path, McpEndpoint(self, self.delete, is_limited=False), "DELETE"),
+            ("/sse", McpEndpoint(self, self.open_sse), "GET"),
+            ("/messages", McpEndpoint(self, self.post_to_sse), "POST"),
             (well_known, self.authenticator.metadata, "GET"),
             (well_known + self.path, self.authenticator.metadata, "GET"),
             ("/livez", self.health.live, "GET"),
@@ -102,26 +113,9 @@ class HttpApp:
         routes = [
             Route(path, endpoint, methods=[method])
             for written, endpoint, method in endpoints
-            for path in sorted(
-                {written.rstrip("/") or "/", written.rstrip("/") + "/"}
-            )  # a redirect would lose the body, or the token
+            for path in sorted(_spellings(written))
         ]
-        handlers = {
-            HTTPException: _refuse,
-            LimitReached: _refuse_for_limit,
-            GuardError: _refuse_for_guard,
-            ClientDisconnect: _drop,
-        }
-        origins = self.authenticator.origins
-        cors = [Middleware(CorsMiddleware, hosts=self.authenticator.hosts, origins=origins)] if origins else []
-        return Starlette(routes=routes, exception_handlers=handlers, middleware=cors)
-
-    def _authenticated(self, endpoint: Callable[[Request, Instance], Awaitable[Response]]) -> Endpoint:
-        async def authenticate_first(request: Request) -> Response:
-            self.sessions.check_running()
-            return await endpoint(request, await self.authenticator.authenticate(request))
-
-        return authenticate_first
+        return Starlette(routes=routes, exception_handlers=dict.fromkeys(REFUSED, _refuse))
 
     async def count(self, request: Request) -> Response:
         """`/livez` by its earlier name, with numbers."""
@@ -129,8 +123,7 @@ class HttpApp:
 
     # Streamable HTTP
 
-    async def post(self, request: Request, instance: Instance) -> Response:
-        self.sessions.check_responses(instance)
+    async def post(self, request: HttpRequest, instance: Instance) -> ASGIApp:
         body = await self._read_body(request, instance)
         message = self._peek(body, instance)
         method, params = message.get("method"), message.get("params")
@@ -149,7 +142,7 @@ class HttpApp:
         finally:
             self.loop_share.charge(Sender.of(instance), time.thread_time() - began)
 
-    async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
+    async def _session_for(self, request: HttpRequest, instance: Instance, method: object) -> HttpSession:
         """Raises: NoSession, LimitReached."""
         id = request.headers.get(SESSION)
         if id is None and method == INITIALIZE:
@@ -160,7 +153,7 @@ class HttpApp:
             raise NoSession("no such session; open a new one with `initialize`")
         return http_session
 
-    def _post_handshake(self, http_session: HttpSession, request: Request, body: bytes, message: Json) -> Response:
+    def _post_handshake(self, http_session: HttpSession, request: HttpRequest, body: bytes, message: Json) -> ASGIApp:
         """Hand a frame to a session of the handshake revisions; the response carries what belongs to the frame."""
         id, transport, session = message.get("id"), http_session.transport, http_session.session
         if message.get("method") is None or not is_id(id):
@@ -179,7 +172,7 @@ class HttpApp:
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    async def _post_stateless(self, request: Request, instance: Instance, body: bytes, message: Json) -> Response:
+    async def _post_stateless(self, request: HttpRequest, instance: Instance, body: bytes, message: Json) -> ASGIApp:
         if fault := _header_fault(request, message):
             return _error_response(message, fault)
         if "id" not in message:
@@ -209,13 +202,12 @@ class HttpApp:
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    async def listen(self, request: Request, instance: Instance) -> Response:
+    async def listen(self, request: HttpRequest, instance: Instance) -> ASGIApp:
         """The standalone stream of a session, for what upstreams send of their own accord."""
         _check_version(request)
-        self.sessions.check_responses(instance)
         if not accepts(request.headers.get("accept"), EVENT_STREAM):
             raise HTTPException(406, "the standalone stream is `text/event-stream`")
-        http_session = self.sessions.find_session(request.headers.get(SESSION, ""), instance)
+        http_session = self.sessions.find_session(request.headers.get(SESSION) or "", instance)
         if http_session is None:
             raise NoSession("no such session; open one with `initialize`", 404 if SESSION in request.headers else 400)
         stream, after = self._find_stream(http_session, request)
@@ -228,7 +220,7 @@ class HttpApp:
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    def _find_stream(self, http_session: HttpSession, request: Request) -> tuple[Stream, int]:
+    def _find_stream(self, http_session: HttpSession, request: HttpRequest) -> tuple[Stream, int]:
         """The standalone stream, or the one that a client comes back to, and the number of the last frame that it has.
 
         Raises: HTTPException if the event that the client names belongs to no stream.
@@ -243,8 +235,8 @@ class HttpApp:
         stream, after = position
         return (http_session.transport.standalone_stream() if stream.name == STANDALONE else stream), after
 
-    async def delete(self, request: Request, instance: Instance) -> Response:
-        http_session = self.sessions.find_session(request.headers.get(SESSION, ""), instance)
+    async def delete(self, request: HttpRequest, instance: Instance) -> ASGIApp:
+        http_session = self.sessions.find_session(request.headers.get(SESSION) or "", instance)
         if http_session is None:
             raise NoSession("no such session")
         self.sessions.end(http_session)
@@ -252,9 +244,8 @@ class HttpApp:
 
     # HTTP with SSE, 2024-11-05
 
-    async def open_sse(self, request: Request, instance: Instance) -> Response:
+    async def open_sse(self, request: HttpRequest, instance: Instance) -> ASGIApp:
         """Open a session. The first event on its stream says where to post."""
-        self.sessions.check_responses(instance)
         http_session = await self.sessions.open(instance, is_single_stream=True)
         endpoint = f"{request.scope.get('root_path', '')}/messages?{urlencode({'session_id': http_session.id})}"
         response = McpResponse(
@@ -265,32 +256,54 @@ class HttpApp:
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    async def post_to_sse(self, request: Request, instance: Instance) -> Response:
-        http_session = self.sessions.find_session(request.query_params.get("session_id", ""), instance)
+    async def post_to_sse(self, request: HttpRequest, instance: Instance) -> ASGIApp:
+        id = QueryParams(request.scope["query_string"]).get("session_id", "")
+        http_session = self.sessions.find_session(id, instance)
         if http_session is None:
             raise NoSession("no such session; open /sse first")
-        self.sessions.check_responses(instance)
         return _accept(http_session, await self._read_body(request, instance))
 
-    async def _read_body(self, request: Request, instance: Instance) -> bytes:
+    async def _read_body(self, request: HttpRequest, instance: Instance) -> bytes:
         """Raises: HTTPException for a body over the limit; LimitReached."""
-        with self.sessions.counted(instance), self.received.receiving(instance.agent.name) as charge:
-
-            async def charged() -> AsyncIterator[bytes]:
-                size = 0
-                async for part in request.stream():
-                    size += len(part)
-                    charge.set(size)
-                    yield part
-
-            body = await join_bounded(charged(), self.message_bytes)
+        with self.received.receiving(instance.agent.name) as charge:
+            body = await request.body(self.message_bytes, charge.set)
             await self.loop_share.turn(Sender.of(instance))
         if body is None:
             raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
         return body.removeprefix(BYTE_ORDER_MARK)  # which a parser may ignore (RFC 8259 §8.1)
 
 
-class _KeepInUse(Response):
+@dataclass(frozen=True, slots=True)
+class McpEndpoint:
+    """ASGI application for the requests of agents: authenticates each, has it answered, and sends the answer.
+
+    Meanwhile it counts as an open response of its instance. With `is_limited` it is refused if there are too many.
+    """
+
+    app: HttpApp
+    answer: Answer
+    is_limited: bool = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sessions = self.app.sessions
+        try:
+            sessions.check_running()
+            request = HttpRequest(scope, receive)
+            instance = await self.app.authenticator.authenticate(request)
+            if self.is_limited:
+                sessions.check_responses(instance)
+        except REFUSED as failure:
+            await _refusal(failure)(scope, receive, send)
+            return
+        with sessions.counted(instance):
+            try:
+                response = await self.answer(request, instance)
+            except REFUSED as failure:
+                response = _refusal(failure)
+            await response(scope, receive, send)
+
+
+class _KeepInUse:
     """A response during which its session does not count as idle."""
 
     def __init__(self, sessions: HttpSessions, http_session: HttpSession, response: ASGIApp) -> None:
@@ -299,11 +312,16 @@ class _KeepInUse(Response):
         self._response = response
         sessions.begin_response(http_session)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._response(scope, receive, send)
         finally:
             self._sessions.end_response(self._http_session)
+
+
+def _spellings(path: str) -> set[str]:
+    """The path with and without a final slash: a redirect would lose the body, or the token."""
+    return {path.rstrip("/") or "/", path.rstrip("/") + "/"}
 
 
 def _peek(body: bytes) -> Json:
@@ -330,19 +348,19 @@ def _accept(http_session: HttpSession, body: bytes) -> Response:
     return Response(status_code=202)
 
 
-def _is_resumable(request: Request) -> bool:
-    accept = request.headers.get("accept", "")
-    return request.headers.get(VERSION, "") >= RESUMABLE_SINCE and EVENT_STREAM in accept.lower()
+def _is_resumable(request: HttpRequest) -> bool:
+    accept, version = request.headers.get("accept") or "", request.headers.get(VERSION) or ""
+    return version >= RESUMABLE_SINCE and EVENT_STREAM in accept.lower()
 
 
-def _check_version(request: Request) -> None:
+def _check_version(request: HttpRequest) -> None:
     """Raises: HTTPException for a revision that is not supported."""
     version = request.headers.get(VERSION)
     if version is not None and version not in REVISIONS:
         raise HTTPException(400, f"`{VERSION}`: one of {', '.join((*REVISIONS, wire.REVISION))}")
 
 
-def _header_fault(request: Request, message: Json) -> Json | None:
+def _header_fault(request: HttpRequest, message: Json) -> Json | None:
     """The `error` member if a header that routers read does not match the body (2026-07-28, "Transports"), or None."""
     params = message.get("params")
     params = params if isinstance(params, dict) else {}
@@ -372,7 +390,7 @@ def _envelope_fault(params: Json) -> Json:
     return fault
 
 
-def _param_header_fault(request: Request, message: Json, http_session: HttpSession) -> Json | None:
+def _param_header_fault(request: HttpRequest, message: Json, http_session: HttpSession) -> Json | None:
     """Like `_header_fault` for headers that mirror arguments, where the schema of a listed tool asks for them."""
     for name, value in mirror_headers(message, http_session.session.input_schema).items():
         if name.startswith("mcp-param-") and not is_same_value(request.headers.get(name), value):
@@ -398,25 +416,26 @@ def _status_of(reply: bytes) -> int:
     return STATUS.get(code, 200) if isinstance(code, int) else 200
 
 
+REFUSED = (HTTPException, LimitReached, GuardError, ClientDisconnect)
+"""What endpoints raise in place of a response. Anything else is a defect."""
+
+
 async def _refuse(_: Request, failure: Exception) -> Response:
-    assert isinstance(failure, HTTPException)
-    code = PARSE_ERROR if isinstance(failure, UnreadableBody) else INVALID_REQUEST
-    body = {"jsonrpc": "2.0", "id": None, **error(code, failure.detail)}
-    return JSONResponse(body, failure.status_code, headers=failure.headers)
+    return _refusal(failure)
 
 
-async def _refuse_for_guard(request: Request, failure: Exception) -> Response:
-    """The guard itself cannot answer, because its ledger cannot be read or written, say."""
-    assert isinstance(failure, GuardError)
-    return await _refuse(request, HTTPException(503, failure.message, {"retry-after": RETRY_AFTER_SECONDS}))
-
-
-async def _drop(_: Request, __: Exception) -> Response:
-    """The client has gone in the middle of its request. Nobody reads this."""
-    return Response(status_code=400)
-
-
-async def _refuse_for_limit(request: Request, failure: Exception) -> Response:
-    assert isinstance(failure, LimitReached)
-    status = 429 if failure.is_own else 503
-    return await _refuse(request, HTTPException(status, str(failure), {"retry-after": RETRY_AFTER_SECONDS}))
+def _refusal(failure: Exception) -> Response:
+    """The response for one of `REFUSED`."""
+    match failure:
+        case HTTPException():
+            code = PARSE_ERROR if isinstance(failure, UnreadableBody) else INVALID_REQUEST
+            body = {"jsonrpc": "2.0", "id": None, **error(code, failure.detail)}
+            return JSONResponse(body, failure.status_code, headers=failure.headers)
+        case LimitReached():
+            retry = {"retry-after": RETRY_AFTER_SECONDS}
+            return _refusal(HTTPException(429 if failure.is_own else 503, str(failure), retry))
+        case GuardError():  # the guard itself cannot answer, because its ledger cannot be read or written, say
+            return _refusal(HTTPException(503, failure.message, {"retry-after": RETRY_AFTER_SECONDS}))
+        case ClientDisconnect():  # nobody reads this
+            return Response(status_code=400)
+    raise failure

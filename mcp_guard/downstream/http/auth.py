@@ -18,6 +18,7 @@ from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
 from mcp_guard.downstream.http.allowed_hosts import check_host_and_origin
+from mcp_guard.downstream.http.request import HttpRequest, RequestHeaders
 from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token, unverified_issuer
 from mcp_guard.identity.dpop import ALGORITHMS, ProofVerifier
 from mcp_guard.identity.instances import Issuer
@@ -51,7 +52,8 @@ class Authenticator:
 
     async def metadata(self, request: Request) -> Response:
         """RFC 9728 §2."""
-        check_host_and_origin(request, hosts=self.hosts, origins=self.origins)
+        headers = RequestHeaders(request.scope["headers"])
+        check_host_and_origin(headers, hosts=self.hosts, origins=self.origins)
         document = {
             "resource": self.url,
             "resource_name": "mcp-guard",
@@ -61,10 +63,10 @@ class Authenticator:
         }
         return JSONResponse(document, headers={"access-control-allow-origin": "*"})
 
-    async def authenticate(self, request: Request) -> Instance:
+    async def authenticate(self, request: HttpRequest) -> Instance:
         """The instance that sends this request, with its credential. Raises: HTTPException, LedgerError."""
-        check_host_and_origin(request, hosts=self.hosts, origins=self.origins)
-        authorization = request.headers.getlist("authorization")
+        check_host_and_origin(request.headers, hosts=self.hosts, origins=self.origins)
+        authorization = request.headers.all("authorization")
         if len(authorization) > 1:  # which of them counts must not depend on who reads the request
             raise HTTPException(400, "more than one `authorization` header")
         scheme, _, token = "".join(authorization).partition(" ")
@@ -98,19 +100,19 @@ class Authenticator:
             self.verified[token] = verified
         return verified
 
-    def _check_proof(self, request: Request, scheme: str, token: str, thumbprint: str) -> None:
+    def _check_proof(self, request: HttpRequest, scheme: str, token: str, thumbprint: str) -> None:
         """A token that is bound to a key is accepted only with a proof, any other only without.
 
         Raises: InvalidCredential.
         """
-        proofs = request.headers.getlist("dpop")
+        proofs = request.headers.all("dpop")
         if not thumbprint and scheme.lower() == "bearer" and not proofs:
             return
         if not thumbprint or scheme.lower() != "dpop" or len(proofs) != 1:
             raise InvalidCredential(
                 "a token bound to a key needs the scheme `DPoP` and one proof; any other token must have neither"
             )
-        method_and_url = request.method, urljoin(self.url, request.url.path)
+        method_and_url = request.method, urljoin(self.url, request.path)
         self.proofs.check(proofs[0], method_and_url, token, thumbprint, self.instances.now() // 1_000_000)
 
     def _unauthorized(self, reason: str) -> HTTPException:

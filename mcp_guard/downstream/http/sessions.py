@@ -8,17 +8,17 @@ more.
 import asyncio
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Agent, Instance
+from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.http.streams import HttpDownstreamTransport, KeptFrames
 from mcp_guard.downstream.limits import LimitReached, SessionShares
+from mcp_guard.downstream.loop_share import Sender
 from mcp_guard.downstream.session import DownstreamTransport, Session
 
 REAP_SECONDS = 5.0
@@ -87,8 +87,8 @@ class HttpSessions:
         """The session of all stateless requests of an instance, by the instance's id."""
         self._kept: WeakValueDictionary[str, KeptFrames] = WeakValueDictionary()
         """What is kept for clients to read, by instance."""
-        self._responses: Counter[str | Agent] = Counter()
-        """How many responses are open, by instance and by agent."""
+        self._responses: dict[Sender, int] = {}
+        """How many responses are open, by instance and, without an instance, by agent."""
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
 
@@ -201,38 +201,32 @@ class HttpSessions:
 
         Raises: LimitReached.
         """
-        if self._responses[instance.id] >= max(1, self._max_responses // 4):
+        if self._responses.get(Sender.of(instance), 0) >= max(1, self._max_responses // 4):
             raise LimitReached("this instance has too many open requests", OPEN_FILES)
-        if self._responses[instance.agent] >= max(1, self._max_responses // 2):
+        if self._responses.get(Sender(instance.agent.name), 0) >= max(1, self._max_responses // 2):
             raise LimitReached(f"agent `{instance.agent.name}` has too many open requests", OPEN_FILES)
 
     @contextmanager
     def counted(self, instance: Instance) -> Iterator[None]:
-        """While a request waits, it counts like an open response."""
-        self._count(instance)
+        """For as long as a request is received, answered and read."""
+        keys = (Sender.of(instance), Sender(instance.agent.name))
+        for key in keys:
+            self._responses[key] = self._responses.get(key, 0) + 1
         try:
             yield
         finally:
-            self._uncount(instance)
-
-    def _count(self, instance: Instance) -> None:
-        self._responses.update((instance.id, instance.agent))
-
-    def _uncount(self, instance: Instance) -> None:
-        for key in (instance.id, instance.agent):
-            self._responses[key] -= 1
-            if not self._responses[key]:
-                del self._responses[key]
+            for key in keys:
+                self._responses[key] -= 1
+                if not self._responses[key]:
+                    del self._responses[key]
 
     def begin_response(self, http_session: HttpSession) -> None:
         http_session.open_responses += 1
-        self._count(http_session.instance)
 
     def end_response(self, http_session: HttpSession) -> None:
         self._mark_used(http_session)
         http_session.open_responses -= 1
         http_session.has_responded = True
-        self._uncount(http_session.instance)
 
     # The end of a session
 

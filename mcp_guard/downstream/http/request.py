@@ -1,0 +1,69 @@
+"""One HTTP request as its endpoints read it: its headers are indexed once, and its body is bounded."""
+
+from collections.abc import Callable, Sequence
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+
+class RequestHeaders:
+    """The headers of a request by name, in lower case. `raw` is as in an ASGI scope, whose names are so already."""
+
+    __slots__ = ("_first", "_raw")
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+        self._first = dict(reversed(raw))
+
+    def __contains__(self, name: str) -> bool:
+        return name.encode() in self._first
+
+    def get(self, name: str) -> str | None:
+        """The first header of this name."""
+        value = self._first.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def all(self, name: str) -> list[str]:
+        """The headers of this name, in order."""
+        value = self._first.get(wanted := name.encode())
+        if value is None:
+            return []
+        if len(self._first) == len(self._raw):  # no name is there twice
+            return [value.decode("latin-1")]
+        return [value.decode("latin-1") for name_there, value in self._raw if name_there == wanted]
+
+
+class HttpRequest:
+    """A request of which nothing but the headers has been read."""
+
+    __slots__ = ("_receive", "headers", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.headers = RequestHeaders(scope["headers"])
+        self._receive = receive
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        return str(self.scope["path"])
+
+    async def body(self, max_bytes: int, on_size: Callable[[int], None]) -> bytes | None:
+        """The body; None if it is over `max_bytes`, and then the rest is not read.
+
+        `on_size` is called with the size of what has arrived, and may raise. Raises: ClientDisconnect.
+        """
+        body, is_last = bytearray(), False
+        while not is_last:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            is_last = not message.get("more_body", False)
+            on_size(len(body))
+            if len(body) > max_bytes:
+                return None
+        return bytes(body)
