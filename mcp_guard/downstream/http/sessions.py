@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+import anyio
+
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
@@ -98,11 +100,8 @@ class HttpSessions:
             started.set()
             while not self._stopping.is_set():
                 self._end_unused()
-                try:
-                    async with asyncio.timeout(REAP_SECONDS):
-                        await self._stopping.wait()
-                except TimeoutError:
-                    continue
+                with anyio.move_on_after(REAP_SECONDS):
+                    await self._stopping.wait()
             for http_session in self.all():
                 http_session.ended.set()
 

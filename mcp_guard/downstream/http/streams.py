@@ -137,7 +137,7 @@ class StreamReader:
         self.stream = stream
         self.after = after
         self.has_client_left = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
 
     def leave(self) -> None:
         """The client has gone."""
@@ -145,33 +145,20 @@ class StreamReader:
         self.wake()
 
     def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._changed.set()
 
     async def next(self, seconds: float | None = None) -> Frame | None:
         """The next frame, once there is one; None if there will be none. Raises: TimeoutError, ClientDisconnect."""
-        timer: asyncio.TimerHandle | None = None
-        try:
+        async with asyncio.timeout(seconds):
             while not self.has_client_left:
                 if (frame := self.stream.read(self.after)) is not None:
                     self.after = frame.number
                     return frame
                 if self.stream.has_ended:
                     return None
-                if self._waiter is None or self._waiter.done():
-                    loop = asyncio.get_running_loop()
-                    self._waiter = loop.create_future()
-                    if timer is None and seconds is not None:
-                        timer = loop.call_later(seconds, self._expire)
-                await self._waiter
+                self._changed.clear()
+                await self._changed.wait()
             raise ClientDisconnect
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def _expire(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(TimeoutError())
 
 
 class KeptFrames:
