@@ -65,8 +65,10 @@ class Unacceptable(Exception):
         self.message = message
 
 
-def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
+def parse(line: bytes, max_values: int = MAX_VALUES, read: exact_json.ReadText | None = None) -> Any:
     """Parse one JSON text strictly. It may have up to `max_values` values and member names.
+
+    `read` is what `exact_json.read` has returned for it, if it was read already.
 
     Where it is a tool call, numbers in its arguments that Python's types cannot hold become `ExactNumber`. Elsewhere
     they become `UnroundedNumber`, which is passed on.
@@ -74,7 +76,7 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
     try:
-        value, is_compact = exact_json.read(line)
+        value, is_compact = exact_json.read(line) if read is None else read
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
     if len(line) >= 2 * max_values and has_more_values(value, max_values):  # each takes two bytes at least

@@ -46,13 +46,17 @@ class UnroundedNumber(float):
     __str__ = __repr__
 
 
+ReadText = tuple[Any, bool]
+"""What `read` returns for a text."""
+
+
 def loads(text: bytes) -> Any:
     """Parse one JSON text as orjson does, but for numbers. Raises: orjson.JSONDecodeError, a ValueError."""
     value, is_compact = read(text)
     return value if is_compact else restore_numbers(text, value)
 
 
-def read(text: bytes) -> tuple[Any, bool]:
+def read(text: bytes) -> ReadText:
     """The value of a JSON text, and whether orjson writes it in the same bytes.
 
     Then nothing was dropped or rounded: every number is the shortest text of its value, and no name is there twice.

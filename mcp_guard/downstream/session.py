@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
+from mcp_guard.core.exact_json import ReadText
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.core.note_limiter import NoteLimiter
@@ -159,10 +160,13 @@ class Session:
 
     # Frames of the client
 
-    def receive_line(self, line: bytes | OversizedLine, request: Id | None = None) -> None:
+    def receive_line(
+        self, line: bytes | OversizedLine, request: Id | None = None, read: ReadText | None = None
+    ) -> None:
         """Take one frame from the client.
 
         `request` replaces the id of the request in it, where the client's own id may not be unique (`Peer.aliases`).
+        `read` is what `exact_json.read` has returned for it, if the transport has read it; it is changed here.
         """
         if self._is_closing:
             return
@@ -171,15 +175,15 @@ class Session:
             return
         began = time.thread_time()
         try:
-            self._receive(line, request)
+            self._receive(line, request, read)
         except Exception as defect:  # the edge: a defect must cost this frame and none after it
             self.note(f"internal error: a frame of the client was dropped: {type(defect).__name__}: {defect}")
         self._charge(time.thread_time() - began + len(line) * SECONDS_PER_BYTE)
 
-    def _receive(self, line: bytes, request: Id | None) -> None:
+    def _receive(self, line: bytes, request: Id | None, read: ReadText | None) -> None:
         self._frame_bytes = len(line)
         try:
-            message = parse(line, self._limits.values)
+            message = parse(line, self._limits.values, read)
             if request is not None and isinstance(message, dict) and "id" in message:
                 message["id"] = request
             self.client.receive(message)

@@ -13,6 +13,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import (
     MAX_MESSAGE_DEPTH,
     MAX_SAFE_INTEGER,
@@ -73,6 +74,28 @@ def test_any_spelling_of_the_same_value_gives_the_same_bytes(value: dict[str, ob
 def test_ambiguous_json_is_refused(line: bytes, reason: str) -> None:
     with pytest.raises(Unacceptable, match=reason):
         parse(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1}',
+        '{"a": 1.50, "b":-0}',
+        '{"a":1,"a":2}',
+        '{"a":1e999}',
+        '{"id":1,"method":"tools/call","params":{"arguments":{"n":1e400}}}',
+    ],
+)
+def test_a_text_that_was_read_already_is_taken_or_refused_alike(text: str) -> None:
+    def outcome(read: exact_json.ReadText | None) -> str:
+        try:
+            return repr(parse(text.encode(), read=read))
+        except Unacceptable as refused:
+            return str(refused.message)
+
+    value, is_compact = exact_json.read(text.encode())
+    restored = value if is_compact else exact_json.restore_numbers(text.encode(), value)
+    assert outcome((restored, is_compact)) == outcome(None)
 
 
 def test_refused_line_still_yields_its_request_id() -> None:

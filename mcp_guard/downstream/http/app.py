@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.errors import GuardError
+from mcp_guard.core.exact_json import ReadText
 from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
@@ -73,6 +75,18 @@ class NoSession(HTTPException):
         super().__init__(status, detail)
 
 
+class Frame(NamedTuple):
+    """The body of a POST, and what was read in it."""
+
+    text: bytes
+    message: Json
+    is_compact: bool
+
+    @property
+    def read(self) -> ReadText:
+        return self.message, self.is_compact
+
+
 @dataclass(frozen=True, slots=True)
 class HttpApp:
     """The endpoints over all sessions. `path` is that of the streamable HTTP endpoint."""
@@ -124,17 +138,17 @@ class HttpApp:
     # Streamable HTTP
 
     async def post(self, request: HttpRequest, instance: Instance) -> ASGIApp:
-        body = await self._read_body(request, instance)
-        message = self._peek(body, instance)
+        frame = self._peek(await self._read_body(request, instance), instance)
+        message = frame.message
         method, params = message.get("method"), message.get("params")
         params = params if isinstance(params, dict) else {}
         if request.headers.get(VERSION) == wire.REVISION or (isinstance(method, str) and is_stateless(method, params)):
-            return await self._post_stateless(request, instance, body, message)
+            return await self._post_stateless(request, instance, frame)
         _check_version(request)
         http_session = await self._session_for(request, instance, method)
-        return self._post_handshake(http_session, request, body, message)
+        return self._post_handshake(http_session, request, frame)
 
-    def _peek(self, body: bytes, instance: Instance) -> Json:
+    def _peek(self, body: bytes, instance: Instance) -> Frame:
         """What the frame seems to be. The instance pays, though no session may take it. Raises: UnreadableBody."""
         began = time.thread_time()
         try:
@@ -153,26 +167,28 @@ class HttpApp:
             raise NoSession("no such session; open a new one with `initialize`")
         return http_session
 
-    def _post_handshake(self, http_session: HttpSession, request: HttpRequest, body: bytes, message: Json) -> ASGIApp:
+    def _post_handshake(self, http_session: HttpSession, request: HttpRequest, frame: Frame) -> ASGIApp:
         """Hand a frame to a session of the handshake revisions; the response carries what belongs to the frame."""
-        id, transport, session = message.get("id"), http_session.transport, http_session.session
-        if message.get("method") is None or not is_id(id):
-            return _accept(http_session, body)
+        message, transport, session = frame.message, http_session.transport, http_session.session
+        id, method = message.get("id"), message.get("method")
+        if method is None or not is_id(id):
+            return _accept(http_session, frame.text, frame.read)
         if session.is_running(id):
-            session.receive_line(body)  # it refuses the request, but has no response to say so on
+            session.receive_line(frame.text)  # it refuses the request, but has no response to say so on
             return _reply_to(id, error(INVALID_REQUEST, "this id is in use"), 400)
         stream, is_resumable = transport.open_stream(id), _is_resumable(request)
-        session.receive_line(body)
+        session.receive_line(frame.text, read=frame.read)
         response = McpResponse(
             stream,
             (lambda: transport.detach(stream)) if is_resumable else (lambda: transport.discard(id)),
-            extra_headers=((SESSION.encode(), http_session.id.encode()),) if message["method"] == INITIALIZE else (),
+            extra_headers=((SESSION.encode(), http_session.id.encode()),) if method == INITIALIZE else (),
             is_resumable=is_resumable,
             reply_format=read_format(request.headers.get("accept")),
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    async def _post_stateless(self, request: HttpRequest, instance: Instance, body: bytes, message: Json) -> ASGIApp:
+    async def _post_stateless(self, request: HttpRequest, instance: Instance, frame: Frame) -> ASGIApp:
+        message = frame.message
         if fault := _header_fault(request, message):
             return _error_response(message, fault)
         if "id" not in message:
@@ -187,7 +203,7 @@ class HttpApp:
         id = secrets.token_hex(8)  # clients that share the session may use the same ids
         session.client.aliases[id] = client_id
         stream = transport.open_stream(id)
-        session.receive_line(body, id)
+        session.receive_line(frame.text, id, frame.read)
 
         def on_disconnect() -> None:
             transport.discard(id)
@@ -324,25 +340,27 @@ def _spellings(path: str) -> set[str]:
     return {path.rstrip("/") or "/", path.rstrip("/") + "/"}
 
 
-def _peek(body: bytes) -> Json:
+def _peek(text: bytes) -> Frame:
     """What the frame seems to be, to know where its reply goes. Whether it may be acted on, the session decides.
 
     Raises: UnreadableBody.
     """
     try:
-        message = exact_json.loads(body)
+        message, is_compact = exact_json.read(text)
     except ValueError:
         raise UnreadableBody("the body is not JSON") from None
+    if not is_compact:
+        message = exact_json.restore_numbers(text, message)
     if not isinstance(message, dict):
         raise UnreadableBody("the body is not one JSON-RPC message; batches are not accepted")
-    return message
+    return Frame(text, message, is_compact)
 
 
-def _accept(http_session: HttpSession, body: bytes) -> Response:
+def _accept(http_session: HttpSession, text: bytes, read: ReadText | None = None) -> Response:
     """Take a frame that has no reply: a notification, or an answer to a request of ours."""
     transport = http_session.transport
     transport.unaddressed_reply = None
-    http_session.session.receive_line(body)
+    http_session.session.receive_line(text, read=read)
     if transport.unaddressed_reply is not None:
         return Response(transport.unaddressed_reply, 400, media_type="application/json")
     return Response(status_code=202)
