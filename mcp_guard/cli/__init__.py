@@ -4,7 +4,6 @@ import sys
 
 from mcp_guard.cli import dispatch
 from mcp_guard.cli.output import print_lines, print_text
-from mcp_guard.cli.prompts import PromptEnded
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -71,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
         return EXIT_CODES[type(error)]
     except KeyboardInterrupt as error:
+        from mcp_guard.cli.prompts import PromptEnded
+
         if isinstance(error, PromptEnded):  # the cursor is still behind the question
             print_lines(["", "mcp-guard: interrupted: the question was not answered"], file=sys.stderr)
         return INTERRUPTED
