@@ -65,6 +65,7 @@ def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch,
     """
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
+        note_if_new(ledger.writer)
         warn_if_discontinued(ledger.writer)
         if any(upstream.url for upstream in settings.upstreams.values()):
             warn_of_exposure(settings)
@@ -141,6 +142,7 @@ def serve_http(settings: Settings) -> None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
+        note_if_new(ledger.writer)
         warn_if_discontinued(ledger.writer)
         warn_of_exposure(settings, settings.serve)
         recover(ledger.writer, settings.state_dir, report_unknown)
@@ -375,6 +377,13 @@ class NoClient(NoListener):
 
     def note(self, text: str) -> None:
         note(text)
+
+
+def note_if_new(writer: Writer) -> None:
+    """Tell the operator that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
+    if not writer.read(lambda store: store.head().size):
+        note(f"started a new ledger: `{writer.store.path}`")
+        note("hint: to go on with an earlier one, stop the guard and set guard.state_dir to its folder")
 
 
 def warn_if_discontinued(writer: Writer) -> None:

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli.completion.parsers import list_commands
-from tests.docs.page import BIN, ROOT, fences
+from mcp_guard.config import load
+from tests.docs.page import BIN, ROOT, blocks, fences
+from tests.live.http_guard import free_port
+from tests.live.running_guard import cli
 
 PROGRAM = "/opt/mcp-guard/bin/mcp-guard"
+PAGE = ROOT / "docs" / "howto" / "systemd.md"
 UNITS = {
     found[1]: text
-    for language, text in fences(ROOT / "docs" / "howto" / "systemd.md")
+    for language, text in fences(PAGE)
     if language == "ini" and (found := re.match(r"# /etc/systemd/system/(\S+)\n", text))
 }
 PARSERS = {command.words: command.parser for command in list_commands()}
@@ -48,6 +52,31 @@ def test_the_nightly_backup_includes_the_configuration_and_prunes_old_ones(tmp_p
     assert {path.name for path in backups.iterdir()} == {"2026-01-30", "2026-01-31", "notes"}
     assert {path.name for path in (backups / "2026-01-31").iterdir()} == {"mcp-guard.toml", "policies"}
     assert list((backups / "2026-01-30").iterdir()) == []
+
+
+def test_a_guard_that_is_brought_keeps_its_ledger_agents_and_tokens(tmp_path: Path) -> None:
+    built, configured, state = tmp_path / "guard", tmp_path / "etc", tmp_path / "lib" / "mcp-guard"
+    configured.mkdir()
+    state.parent.mkdir()
+    cli("init", str(built), "--owner", "olga", "--approver", "alice", "--agent", "report-agent", "--yes")
+    with (built / "mcp-guard.toml").open("a") as file:
+        file.write(f"[serve]\nport = {free_port()}\n")
+    here, there = (["--config", str(folder / "mcp-guard.toml")] for folder in (built, configured))
+    cli("agents", "add", "build-agent", "--owner", "olga", "--group", "agents", *here)
+    cli("instances", "issue", "--agent", "build-agent", *here)
+    [bringing] = [block.commands for block in blocks(PAGE) if block.name.startswith("cp -R mcp-guard.toml")]
+    for word, other in {
+        "/etc/mcp-guard": str(configured),
+        "/var/lib/mcp-guard": str(state),
+        "mcp-guard:mcp-guard": f"{os.getuid()}:{os.getgid()}",
+    }.items():
+        bringing = bringing.replace(word, other)
+    subprocess.run(bringing, shell=True, check=True, cwd=built)
+    assert "build-agent" in cli("agents", "list", *there).stdout
+    assert "\tissued\t" in cli("instances", "list", *there).stdout
+    cli("verify", *there)
+    assert not (built / "state").exists()
+    assert load(configured / "mcp-guard.toml").state_dir == state
 
 
 def test_every_service_is_stopped_without_killing_the_calls_of_its_servers() -> None:

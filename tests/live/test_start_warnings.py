@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.live.http_guard import await_answer, free_port, serving
+from tests.live.http_guard import Served, await_answer, free_port, serving
 from tests.live.running_guard import cli, command, write_config
 from tests.live.test_session import eventually
 
@@ -60,3 +60,14 @@ def test_doctor_names_the_address_of_a_server_over_http_that_does_not_answer(tmp
     assert "cannot be reached" in problem["what"]
     assert url in problem["fix"]
     assert "stderr" not in problem["fix"]
+
+
+def test_serve_says_that_it_starts_a_new_ledger_and_only_then(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, "", more=serving(port))
+    with Served(config, port) as first:
+        pass
+    assert f"started a new ledger: `{tmp_path / 'state' / 'ledger.sqlite'}`" in first.notes
+    with Served(config, port) as second:
+        pass
+    assert "new ledger" not in second.notes
