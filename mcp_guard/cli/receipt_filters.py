@@ -97,6 +97,7 @@ FIELDS: Mapping[str, Field] = {
     "policy": Field("decided by this policy, or under this policy version", _policies, _is_policy, of_call=True),
     "instance": Field("of this instance", _instances),
     "call": Field("of this call", _member("call")),
+    "trace": Field("of this trace, by its id", _member("trace")),
 }
 
 

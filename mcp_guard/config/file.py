@@ -40,7 +40,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Mode
 from mcp_guard.core.names import NAME_LIMIT
 from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
-from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
+from mcp_guard.core.request_meta import BAGGAGE, FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import (
@@ -182,7 +182,7 @@ class GuardConfig(Model):
         for name, kind in members.items():
             if is_reserved(name):
                 raise ValueError(f"`{name}` is reserved by MCP; the guard writes such members itself")
-            if name in TRACE_CONTEXT and kind != "string":
+            if name in (*TRACE_CONTEXT, BAGGAGE) and kind != "string":
                 raise ValueError(f'`{name}` is a text: {name} = "string"')
         return members
 

@@ -32,7 +32,13 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
-from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, canonical_request, forwarded_members, without_trace
+from mcp_guard.core.request_meta import (
+    FORWARDED_BY_DEFAULT,
+    canonical_request,
+    forwarded_members,
+    trace_id,
+    without_trace,
+)
 
 NO_SUCH_TOOL = "unknown tool"
 HIDDEN = "hidden tool"
@@ -101,6 +107,7 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         meta=meta,
         problems=tuple(problems),
         redaction=tool.rule.redaction if tool else Redaction(),
+        trace=trace_id(meta),
     )
 
 

@@ -313,6 +313,9 @@ class Call:
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up of the present state."""
     redaction: Redaction = Redaction()
+    trace: str = ""
+    """The id of the trace that it belongs to (W3C, 32 hexadecimal digits), for its receipts; no decision depends on it.
+    """
 
 
 @dataclass(frozen=True, slots=True)

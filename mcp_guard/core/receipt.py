@@ -129,6 +129,7 @@ def call_fields(call: Call) -> Json:
     return {
         **instance_fields(call.instance),
         "call": call.id,
+        "trace": call.trace,
         "purpose": None if call.purpose == "call" else call.purpose,
         "ticket": call.task.ticket,
         "reason": call.task.reason,

@@ -14,6 +14,8 @@ from mcp_guard.core.model import Json
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 TRACE_CONTEXT = (TRACEPARENT, TRACESTATE)
 """W3C trace context (SEP-414). It says which trace a request belongs to, and differs whenever a call is repeated."""
+BAGGAGE = "baggage"
+"""W3C baggage (SEP-414): values that a client gives a trace. A server may act on them, so they go on only if listed."""
 FORWARDED_BY_DEFAULT: Mapping[str, str] = dict.fromkeys(TRACE_CONTEXT, "string")
 MAX_TEXT_LENGTH = 2048
 """Characters of one text."""
@@ -26,12 +28,20 @@ _TRACESTATE_MEMBER = re.compile(
     r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 )
 
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_BAGGAGE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
+_BAGGAGE_MEMBER = re.compile(
+    rf"{_NAME}[ \t]*=[ \t]*{_BAGGAGE_VALUE}([ \t]*;[ \t]*{_NAME}([ \t]*=[ \t]*{_BAGGAGE_VALUE})?)*"
+)
+MAX_BAGGAGE_MEMBERS = 64
+
 
 def forwarded_members(meta: Mapping[str, Any] | None, kinds: Mapping[str, str]) -> tuple[Json | None, list[str]]:
     """The members that go on, or None, and why the request must be denied.
 
-    `kinds` maps each listed name to `string`, `integer`, `number`, `boolean` or `strings`. Trace context that is not
-    well-formed is dropped, as the W3C recommendation says; any other listed member of another type is a problem.
+    `kinds` maps each listed name to `string`, `integer`, `number`, `boolean` or `strings`. Trace context and baggage
+    that are not well-formed are dropped, as the W3C recommendations say; any other listed member of another type is a
+    problem.
     """
     if not meta:
         return None, []
@@ -40,7 +50,7 @@ def forwarded_members(meta: Mapping[str, Any] | None, kinds: Mapping[str, str]) 
     for name, kind in kinds.items():
         if (value := meta.get(name)) is None:
             continue
-        if name in TRACE_CONTEXT:
+        if name in (*TRACE_CONTEXT, BAGGAGE):
             if isinstance(value, str) and _is_well_formed(name, value):
                 members[name] = value
         elif _has_kind(value, kind):
@@ -76,6 +86,12 @@ def without_trace(meta: Mapping[str, Any] | None) -> Json:
     return {name: value for name, value in (meta or {}).items() if name not in TRACE_CONTEXT}
 
 
+def trace_id(meta: Mapping[str, Any] | None) -> str:
+    """The trace that a request says it belongs to, as 32 hexadecimal digits; empty if it says none."""
+    parent = meta.get(TRACEPARENT) if meta else None
+    return parent[3:35] if isinstance(parent, str) and _TRACEPARENT.fullmatch(parent) else ""
+
+
 def is_reserved(name: str) -> bool:
     """Whether MCP reserves the name: the guard writes such members, or the protocol gives them a meaning."""
     prefix, slash, _ = name.partition("/")
@@ -83,9 +99,14 @@ def is_reserved(name: str) -> bool:
 
 
 def _is_well_formed(name: str, value: str) -> bool:
-    """Whether trace context has the form of the W3C recommendation (§3.2 and §3.3.1)."""
+    """Whether the value has the form of the W3C recommendations: Trace Context §3.2 and §3.3.1, Baggage §3.2."""
     if name == TRACEPARENT:
         return bool(_TRACEPARENT.fullmatch(value))
+    if name == BAGGAGE:
+        members = value.split(",") if len(value) <= MAX_TEXT_LENGTH else []
+        return 0 < len(members) <= MAX_BAGGAGE_MEMBERS and all(
+            _BAGGAGE_MEMBER.fullmatch(member.strip(" \t")) for member in members
+        )
     members = value.split(",") if len(value) <= MAX_TRACESTATE_LENGTH else []
     stripped = [member.strip(" \t") for member in members]
     is_list = 0 < len(members) <= MAX_TRACESTATE_MEMBERS and any(stripped)

@@ -1,7 +1,8 @@
 """OpenTelemetry log records in OTLP/JSON (https://opentelemetry.io/docs/specs/otlp/). Each line is a complete export
 request, as the file exporter writes it; 64-bit integers are strings, and ids are hexadecimal.
 
-All records of a call share a trace id, which is derived from the call's id.
+The records of a call have the trace id of its receipts, by which they join its spans (`telemetry/traces.py`). Without
+one, they share an id that is derived from the call's.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ def event(receipt: Receipt) -> Receipt:
         ],
     }
     if "call" in receipt:
-        record["traceId"] = hashlib.sha256(receipt["call"].encode()).hexdigest()[:32]
+        record["traceId"] = receipt.get("trace") or hashlib.sha256(receipt["call"].encode()).hexdigest()[:32]
     resource = {
         "service.name": "mcp-guard",
         "service.version": receipt["software"].rpartition("/")[2],

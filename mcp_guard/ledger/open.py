@@ -28,9 +28,8 @@ FILE = "ledger.sqlite"
 GUARDS = "guards"
 """The folder with the locks of running guards."""
 COPIED_FIELDS = (
-    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "purpose", "ticket", "reason",
-    "claimed",
-    "upstream", "tool", "definition", "resource",
+    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "trace", "purpose", "ticket",
+    "reason", "claimed", "upstream", "tool", "definition", "resource",
 )  # fmt: skip
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from mcp_guard.core import canonical
 from mcp_guard.core.describe import DescriptionRules, describe, hash_request
 from mcp_guard.core.model import Agent, Effect, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
-from mcp_guard.core.request_meta import forwarded_members, forwarded_params, is_reserved, without_trace
+from mcp_guard.core.request_meta import (
+    BAGGAGE,
+    forwarded_members,
+    forwarded_params,
+    is_reserved,
+    trace_id,
+    without_trace,
+)
 
 KINDS = {
     "traceparent": "string", "tracestate": "string", "a/text": "string", "a/count": "integer", "a/amount": "number",
@@ -103,3 +110,32 @@ def test_malformed_trace_context_is_dropped(meta: Json, expected: Json | None) -
 )  # fmt: skip
 def test_names_of_the_protocol_are_reserved(name: str, expected: bool) -> None:
     assert is_reserved(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "is_kept"),
+    [
+        ("user=7", True), ("a = 1;secure; ttl = 5 , b=%20x", True), ("a=", True), ("", False), ("a", False),
+        ("a=1,", False), ("a=b c", False), ("a=é", False), ('a="1"', False), ("a b=1", False), ("a=1;=2", False),
+        ("a=" + "b" * 2047, False), (",".join("a=1" for _ in range(65)), False), (7, False),
+    ],
+)  # fmt: skip
+def test_baggage_goes_on_only_where_it_is_listed_and_well_formed(value: object, is_kept: bool) -> None:
+    meta = {"traceparent": TRACE, BAGGAGE: value}
+    kept = meta if is_kept else {"traceparent": TRACE}
+    assert forwarded_members(meta, {"traceparent": "string", BAGGAGE: "string"}) == (kept, [])
+    assert forwarded_members(meta, KINDS) == ({"traceparent": TRACE}, [])
+
+
+@pytest.mark.parametrize(
+    ("meta", "id"),
+    [
+        ({"traceparent": TRACE}, "1" * 32),
+        ({"traceparent": TRACE[:-1]}, ""),
+        ({"traceparent": 7}, ""),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_trace_of_a_request_is_read_from_its_context(meta: Json | None, id: str) -> None:
+    assert trace_id(meta) == id

@@ -67,7 +67,8 @@ def live(folder: Path) -> Iterator[Json]:
             (folder / place / "test.cedar").write_text(policies)
         with Client(config, ("--ticket", "INC-7", "--reason", "nightly", "--on-behalf-of", "dana")) as client:
             client.start()
-            client.call("up__echo", {"text": "hi"})
+            trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+            client.request("tools/call", {"name": "up__echo", "arguments": {"text": "hi"}, "_meta": trace})
     store = open_store(folder / "state/ledger.sqlite", create=False)
     yield from (json.loads(row.body) for row in store.receipts_after(-1))
     store.close()
