@@ -6,9 +6,9 @@ read after the first tool listings, because they are validated against them.
 
 import asyncio
 import os
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from mcp_guard import __version__
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
-from mcp_guard.core.visible_text import say, visible_line
+from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.host_process import parent_of
 from mcp_guard.identity.instances import (
@@ -38,7 +38,9 @@ from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
 from mcp_guard.secrets import read_network
+from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
+from mcp_guard.telemetry.setup import start_telemetry
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.listener import NoListener
 from mcp_guard.upstream.start import start_upstreams
@@ -47,6 +49,7 @@ from mcp_guard.upstream.transport import Upstream
 if TYPE_CHECKING:
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.health import HealthEndpoints
+    from mcp_guard.downstream.http.metrics import MetricsEndpoint
     from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.downstream.unix import UnixSocketServer
@@ -54,31 +57,34 @@ if TYPE_CHECKING:
     from mcp_guard.readiness import ReadinessChecks
     from mcp_guard.upstream.last_words import LastWords
 
-__all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
+__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_environment", "run_stdio", "serve_http"]
 
 
-def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch, code: str = "") -> None:
+def run_stdio(
+    settings: Settings, upstreams: Sequence[Upstream], launch: Launch, log: ServerLog, code: str = ""
+) -> None:
     """Serve one client on stdin and stdout until it goes, as a new instance of the agent, or as the one that was
     issued with a launch `code`. `upstreams` have been started.
 
     Raises: ConfigError, IdentityError, LedgerError.
     """
-    ledger = open_ledger(ledger_settings(settings), CLOCK, note)
+    ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
-        note_if_new(ledger.writer)
-        warn_if_discontinued(ledger.writer)
+        note_if_new(ledger.writer, log.note)
+        warn_if_discontinued(ledger.writer, log.note)
         if any(upstream.url for upstream in settings.upstreams.values()):
-            warn_of_exposure(settings)
-        transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
-        runtime = Runtime(settings, ledger, note)
-        if code:
-            instance, bound = _redeem_launch_code(runtime, code)
-        else:
-            instance, bound = _launch_instance(runtime, launch, os.getuid(), os.getpid())
-        check_credential(runtime.issuer, instance)
-        recover(ledger.writer, settings.state_dir, report_unknown)
-        transport.stop_on_signals()
-        asyncio.run(_serve_stdio(runtime, upstreams, transport, instance, bound))
+            warn_of_exposure(settings, None, log.note)
+        transport = StdioDownstreamTransport(settings.client_limits.message_bytes, log.note)
+        with closing(start_telemetry(settings, ledger.guard, log, serves=False)) as telemetry:
+            runtime = Runtime(settings, ledger, log, telemetry)
+            if code:
+                instance, bound = _redeem_launch_code(runtime, code)
+            else:
+                instance, bound = _launch_instance(runtime, launch, os.getuid(), os.getpid())
+            check_credential(runtime.issuer, instance)
+            recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
+            transport.stop_on_signals()
+            asyncio.run(_serve_stdio(runtime, upstreams, transport, instance, bound))
     finally:
         ledger.close()
 
@@ -136,30 +142,32 @@ async def _serve_stdio(
     runtime.stop(lambda tx: registry.leave(tx, instance))
 
 
-def serve_http(settings: Settings) -> None:
+def serve_http(settings: Settings, log: ServerLog) -> None:
     """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
     if settings.serve is None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
-    ledger = open_ledger(ledger_settings(settings), CLOCK, note)
+    ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
-        note_if_new(ledger.writer)
-        warn_if_discontinued(ledger.writer)
-        warn_of_exposure(settings, settings.serve)
-        recover(ledger.writer, settings.state_dir, report_unknown)
-        asyncio.run(_serve_http(Runtime(settings, ledger, note), settings.serve))
+        note_if_new(ledger.writer, log.note)
+        warn_if_discontinued(ledger.writer, log.note)
+        warn_of_exposure(settings, settings.serve, log.note)
+        recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
+        with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
+            asyncio.run(_serve_http(Runtime(settings, ledger, log, telemetry), settings.serve))
     finally:
         ledger.close()
 
 
 async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     from mcp_guard.downstream.http.health import HealthEndpoints
+    from mcp_guard.downstream.http.metrics import make_metrics_server
     from mcp_guard.downstream.http.server import listen
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.inbound import HttpServer
 
     shares, received = SessionShares(serve.session_limits), ReceivedBytes(runtime.settings.client_limits.message_bytes)
     sessions = _http_sessions(runtime, serve, shares)
-    listener, stopping = listen(serve), asyncio.Event()
+    listener, stopping = listen(serve.host, serve.port, "serve.port"), asyncio.Event()
     unix_server = _unix_server(runtime, serve, shares, received)
     started = asyncio.Event()
     serving: list[asyncio.Task[None]] = []
@@ -173,13 +181,17 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
 
     readiness = _readiness(runtime)
     health = HealthEndpoints(lambda: sessions.is_stopping, readiness.check)
-    app = _http_app(runtime, serve, sessions, received, health)
+    metrics = _metrics(runtime, serve, readiness)
+    metrics_server = make_metrics_server(metrics, runtime.settings.telemetry)
+    app = _http_app(runtime, serve, sessions, received, health, metrics if metrics_server is None else None)
     server = HttpServer(app.make_asgi(), before_shutdown=end_sessions)
     server.stop_on_signals()
     runtime.start()
     async with asyncio.TaskGroup() as tasks:
         serving.append(tasks.create_task(sessions.run(started)))
         background = [*runtime.start_background(tasks), tasks.create_task(readiness.run())]
+        if metrics_server is not None:
+            background.append(tasks.create_task(metrics_server()))
         tasks.create_task(_note_broken_policies(runtime))
         await started.wait()
         if unix_server is not None and serve.socket is not None:
@@ -228,11 +240,26 @@ def _readiness(runtime: Runtime) -> "ReadinessChecks":
         runtime.settings.state_dir,
         remote=[name for name, server in runtime.settings.upstreams.items() if server.url or server.share],
         sessions=runtime.sessions,
-        probe=lambda: listed_tools(runtime.settings),
+        probe=lambda: listed_tools(runtime.settings, note=runtime.note),
         try_policies=runtime.try_policies,
         policy_files=runtime.policy_files,
         note=runtime.note,
     )
+
+
+def _metrics(runtime: Runtime, serve: ServeSettings, readiness: "ReadinessChecks") -> "MetricsEndpoint | None":
+    """The metrics, if they are configured. Raises: ConfigError."""
+    if runtime.telemetry.metrics is None:
+        return None
+    from mcp_guard.monitoring import Monitoring
+
+    return Monitoring(
+        runtime.telemetry.metrics,
+        runtime.ledger,
+        runtime.settings,
+        sessions=lambda: sum(not session.upstreams.is_closed for session in runtime.sessions()),
+        upstreams=readiness.known_upstreams,
+    ).endpoint(serve)
 
 
 def _http_app(
@@ -241,6 +268,7 @@ def _http_app(
     sessions: "HttpSessions",
     received: "ReceivedBytes",
     health: "HealthEndpoints",
+    metrics: "MetricsEndpoint | None",
 ) -> "HttpApp":
     from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host, normalize_origin
     from mcp_guard.downstream.http.app import HttpApp
@@ -263,6 +291,7 @@ def _http_app(
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
         proofs=ProofVerifier(UsedProofs(settings.state_dir / "used-proofs.sql")),
+        on_refused=runtime.telemetry.on_refused_token,
     )
     return HttpApp(
         authenticator,
@@ -272,6 +301,8 @@ def _http_app(
         received,
         runtime.loop_share,
         health,
+        metrics,
+        runtime.telemetry.within_trace,
     )
 
 
@@ -316,11 +347,6 @@ def _unix_server(
     )
 
 
-def note(text: str) -> None:
-    """Print a message for the operator. INVARIANT: no text of others adds a line, hides or moves anything in it."""
-    print(f"mcp-guard: {visible_line(text)}", file=sys.stderr, flush=True)
-
-
 CAPABILITIES: Json = {"elicitation": {}, "sampling": {}}
 """What is announced to upstreams to see all of their tools: some list a tool only to clients that it can ask."""
 
@@ -345,7 +371,7 @@ class NoPins:
 
 
 async def listed_tools(
-    settings: Settings, pins: Pins | None = None
+    settings: Settings, pins: Pins | None = None, note: Callable[[str], None] = note
 ) -> "tuple[list[Tool], dict[str, LastWords | None]]":
     """Start the upstreams, read their listings and end them, for commands that need the catalog without a client.
 
@@ -353,17 +379,17 @@ async def listed_tools(
     """
     upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins(), is_patient=True)
     try:
-        await _list_and_end(upstreams)
+        await _list_and_end(upstreams, note)
     finally:
         upstreams.kill()
     return upstreams.tools(), upstreams.absent()
 
 
-async def _list_and_end(upstreams: UpstreamGroup) -> None:
+async def _list_and_end(upstreams: UpstreamGroup, note: Callable[[str], None]) -> None:
     client = {"name": "mcp-guard", "version": __version__}
     params = {"protocolVersion": LATEST, "capabilities": CAPABILITIES, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
-        await upstreams.start(params, tasks, NoClient())
+        await upstreams.start(params, tasks, NoClient(note))
         upstreams.announce()
         await upstreams.ready()
         await upstreams.close()
@@ -372,35 +398,38 @@ async def _list_and_end(upstreams: UpstreamGroup) -> None:
 class NoClient(NoListener):
     """Where there is no client: prints requests and drops notifications."""
 
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
-        self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")
+        self._note(f"upstream `{server}` asked for `{method}`; there is no client to ask")
 
     def note(self, text: str) -> None:
-        note(text)
+        self._note(text)
 
 
-def note_if_new(writer: Writer) -> None:
+def note_if_new(writer: Writer, note: Callable[[str], None]) -> None:
     """Tell the operator that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
     if not writer.read(lambda store: store.head().size):
         note(f"started a new ledger: `{writer.store.path}`")
         note("hint: to go on with an earlier one, stop the guard and set guard.state_dir to its folder")
 
 
-def warn_if_discontinued(writer: Writer) -> None:
+def warn_if_discontinued(writer: Writer, note: Callable[[str], None]) -> None:
     """Warn the operator of a ledger that does not continue the one that was verified last. Raises: LedgerError."""
     if why := writer.read(why_discontinued):
         note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
         note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
 
 
-def warn_of_exposure(settings: Settings, serve: ServeSettings | None = None) -> None:
+def warn_of_exposure(settings: Settings, serve: ServeSettings | None, note: Callable[[str], None]) -> None:
     from mcp_guard.exposure import start_warnings  # with the HTTP client, which a guard of stdio servers never loads
 
     for warning in start_warnings(settings, serve):
         note(warning)
 
 
-def report_unknown(intents: list[Json]) -> None:
+def report_unknown(note: Callable[[str], None], intents: list[Json]) -> None:
     """Print the calls whose outcome is unknown, for the operator."""
     for intent in intents:
         call = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"

@@ -104,6 +104,10 @@ class HttpServer(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
 
+    def leave_signals(self) -> None:
+        """Signals are for another server of this process; this one serves until it is cancelled."""
+        self._stops_on_signals = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Overrides uvicorn's, which raises the signal again once it has stopped serving. That would end the process

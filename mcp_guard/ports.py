@@ -43,6 +43,8 @@ class ClientChannel:
     """Called if the client makes the same call again while this one waits for an approval."""
     envelope: Json | None = None
     """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
+    trace: Json | None = None
+    """The trace context that the upstream gets instead of the client's (SEP-414); None if it gets that."""
 
 
 SILENT_CHANNEL = ClientChannel()

@@ -102,6 +102,11 @@ class ReadinessChecks:
             self._policies = Check.FAILING
             self._note(say("the policies could not be loaded:\n{}", str(error)))
 
+    def known_upstreams(self) -> dict[str, bool]:
+        """Whether each upstream of which anything is known can be called. Starts nothing to find out."""
+        self._look_at_upstreams([session for session in self._sessions() if not session.upstreams.is_closed])
+        return dict(self._up)
+
     async def check(self) -> Readiness:
         """How it is now, or was a moment ago."""
         async with self._checking:

@@ -41,8 +41,10 @@ from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPoli
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
+from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog, SessionLog, StatusSource
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
+from mcp_guard.telemetry.setup import Telemetry
 from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.last_listing import LastListings
@@ -180,14 +182,17 @@ class CallsAtStop:
 
 
 class Runtime:
-    """One guard process. `note` prints a message for the operator."""
+    """One guard process. `note` logs a sentence for the operator."""
 
-    def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, ledger: OpenLedger, log: ServerLog, telemetry: Telemetry) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.note = note
+        self.log = log
+        self.telemetry = telemetry
+        self.note = note = log.note
         self._sessions: WeakSet[Session] = WeakSet()
-        self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
+        receipts = LoggedPolicyReceipts(ledger.ledger, log)
+        self._reloader = PolicyReloader(receipts, note, policies=settings.policies, shadow=settings.shadow)
         self.loop_share = LoopShare()
         self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
         self._histories = InstanceHistories.of(settings.tool_rules)
@@ -288,12 +293,13 @@ class Runtime:
         """
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
+        session_log = SessionLog(self.log, instance, self._names(shared=False))
         upstreams = make_upstream_group(
             settings,
             started if started is not None else self._start_upstreams(instance),
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
             on_catalog=lambda: self._load_policies(session_policies, instance),
-            on_status=self._status_file.on_change,
+            on_status=lambda: self._on_status(session_log, upstreams),
             last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
         self._status_file.add(instance.id, upstreams)
@@ -302,7 +308,7 @@ class Runtime:
         def keeps_requests() -> bool:
             return not ends_instance or writer.read(lambda store: store.is_shared(instance.id))
 
-        guard = self._make_guard(in_force, upstreams, keeps_requests)
+        guard = self.telemetry.observe(self._make_guard(in_force, upstreams, keeps_requests))
         if self._risk_monitor is not None:
             self._risk_monitor.prepare(instance)
         session = Session(
@@ -317,7 +323,6 @@ class Runtime:
             timeouts=self._client_timeouts,
             choose_adapter=choose_adapter,
         )
-
         session_policies = SessionPolicies(
             in_force, lambda: self._environment(upstreams), on_changed=session.notify_tools_changed
         )
@@ -332,7 +337,16 @@ class Runtime:
         def make(name: str) -> Upstream:
             return make_upstream(self.settings, name, self._secrets)
 
-        return SharedUpstreams(make, self.note, self._status_file.on_change)
+        log = SessionLog(self.log, None, self._names(shared=True))
+        shared = SharedUpstreams(make, self.note, lambda: self._on_status(log, shared))
+        return shared
+
+    def _names(self, shared: bool) -> frozenset[str]:
+        return frozenset(name for name, server in self.settings.upstreams.items() if server.share is shared)
+
+    def _on_status(self, log: SessionLog, source: StatusSource) -> None:
+        self._status_file.on_change()
+        log.on_status(source)
 
     def _start_upstreams(self, instance: Instance) -> "list[Upstream | SharedConnection]":
         """The upstreams of a new session: its own, which start up meanwhile, and those that all sessions share."""

@@ -238,6 +238,31 @@ class WitnessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """What a running guard exports: metrics, if `metrics`, and traces, if there is an `otlp_endpoint`.
+
+    Metrics are served on the address of `serve`, or on `metrics_listen` (host and port); with a `metrics_token`, only
+    to those who send it. `otlp_headers` and `otlp_secrets` are sent with traces. `sample_ratio` is the share of the
+    traces that begin here which are exported.
+    """
+
+    metrics: bool = False
+    metrics_listen: tuple[str, int] | None = None
+    metrics_token: SecretReference | None = None
+    unsafe_public_metrics: bool = False
+    otlp_endpoint: str = ""
+    otlp_headers: Mapping[str, str] = field(default_factory=dict)
+    otlp_secrets: Mapping[str, SecretReference] = field(default_factory=dict)
+    service_name: str = "mcp-guard"
+    sample_ratio: float = 1.0
+
+    @property
+    def secrets(self) -> tuple[SecretReference, ...]:
+        token = () if self.metrics_token is None else (self.metrics_token,)
+        return (*token, *self.otlp_secrets.values())
+
+
+@dataclass(frozen=True, slots=True)
 class ClientLimits:
     """What one client may take of a guard. Sizes in bytes.
 
@@ -300,6 +325,7 @@ class Settings:
     signals: tuple[SignalSettings, ...] = ()
     drift: "DriftRule | None" = None
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    telemetry: TelemetrySettings | None = None
 
     @property
     def audience(self) -> str:
@@ -334,7 +360,9 @@ class Settings:
             f"routes.{name}.unsafe_self_approval" for name, route in self.routes.items() if route.unsafe_self_approval
         )
         pins = (f"upstreams.{name}.unsafe_unpinned" for name, rule in self.pin_rules.items() if rule.unpinned)
-        return (*(("guard.unsafe_skip_fsync",) if self.unsafe_skip_fsync else ()), *routes, *pins)
+        opens_metrics = self.telemetry is not None and self.telemetry.unsafe_public_metrics
+        metrics = ("telemetry.unsafe_public_metrics",) if opens_metrics else ()
+        return (*(("guard.unsafe_skip_fsync",) if self.unsafe_skip_fsync else ()), *routes, *pins, *metrics)
 
     @property
     def inbox(self) -> str:

@@ -105,6 +105,18 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_log(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the log of a guard (`server_log`)."""
+    parser.add_argument(
+        "--log-format", type=one_of(("text", "json")), default="text", metavar="FORMAT",
+        help="format of what is logged on stderr: text (default) or json, an object on each line",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-level", type=one_of(("debug", "info", "warning")), metavar="LEVEL",
+        help="also log events from this level on: debug, info (default for json) or warning; notes always are",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 

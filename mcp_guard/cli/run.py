@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mcp_guard.cli.options import add_launch, make_parser, whole_number
+from mcp_guard.cli.options import add_launch, add_log, make_parser, whole_number
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
@@ -26,21 +26,24 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until the session handles it
     with started_upstreams(settings) as upstreams:  # they warm up while the rest is imported
-        from mcp_guard.app import note, run_stdio
+        from mcp_guard.app import run_stdio
         from mcp_guard.core.visible_text import quote, say
         from mcp_guard.identity.instances import Launch
+        from mcp_guard.server_log import ServerLog
 
+        log = ServerLog(options.log_format, options.log_level)
         if options.on_behalf_of:
-            note(say(UNPROVED_USER, quote(options.on_behalf_of)))
+            log.note(say(UNPROVED_USER, quote(options.on_behalf_of)))
 
         launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, task)
-        run_stdio(settings, upstreams, launch, code)
+        run_stdio(settings, upstreams, launch, log, code)
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
     add_launch(parser)
+    add_log(parser)
     parser.add_argument(
         "--launch-fd",
         type=whole_number(0),

@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import asdict, dataclass
 
-from mcp_guard.app import CLOCK, ledger_settings, note
+from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli import tool_effects
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import Parser, account, add_config, add_json
@@ -24,6 +24,7 @@ from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.server_log import note
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.catalog import resolve_effect
 

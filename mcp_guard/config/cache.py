@@ -54,6 +54,7 @@ from mcp_guard.settings import (
     SignalSettings,
     SignerSettings,
     SocketSettings,
+    TelemetrySettings,
     UpstreamSettings,
     WitnessSettings,
 )
@@ -77,7 +78,7 @@ VALUES: tuple[type, ...] = (
     Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Identity, InstanceScope, Limits, Mode,
     NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction, ResourceRule,
     Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings, SignerSettings, SocketSettings,
-    ToolRule, UpstreamSettings, WitnessSettings,
+    TelemetrySettings, ToolRule, UpstreamSettings, WitnessSettings,
 )  # fmt: skip
 MAKERS: Mapping[str, Callable[..., Any]] = {
     "DriftRule": _drift_rule,

@@ -22,6 +22,7 @@ from mcp_guard.config.positions import Path as KeyPath
 from mcp_guard.config.positions import describe_syntax_error, find_line, key_lines
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
+from mcp_guard.config.telemetry import TelemetryConfig, check_metrics
 from mcp_guard.config.time_zone import ZoneName
 from mcp_guard.config.tools import (
     OLD_VERB,
@@ -240,6 +241,7 @@ class Config(Model):
     ledger: LedgerConfig = LedgerConfig()
     witnesses: dict[WitnessName, WitnessConfig] = {}
     network: NetworkConfig = NetworkConfig()
+    telemetry: TelemetryConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -308,6 +310,12 @@ class Config(Model):
             raise ValueError("connect.users: requires serve.socket, the socket that these users connect to")
         return self
 
+    @model_validator(mode="after")
+    def metrics_are_protected(self) -> "Config":
+        if self.telemetry is not None:
+            check_metrics(self.telemetry, self.serve.settings(()) if self.serve else None)
+        return self
+
     def _check_route(self, name: str, route: RouteConfig) -> None:
         for approver in route.approvers:
             if approver not in self.approvers:
@@ -373,6 +381,7 @@ class Config(Model):
             signers=self.ledger.signers(base_dir),
             witnesses={name: witness.settings(base_dir, network) for name, witness in self.witnesses.items()},
             network=network,
+            telemetry=self.telemetry.settings() if self.telemetry else None,
         )
 
     def _people(self) -> People:

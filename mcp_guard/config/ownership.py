@@ -139,6 +139,7 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
             if isinstance(option, SecretReference):
                 yield option.words, place.base_dir
     here = settings.path.parent
+    yield from ((secret.words, here) for secret in (settings.telemetry.secrets if settings.telemetry else ()))
     if isinstance(settings.network.proxy, SecretReference):
         yield settings.network.proxy.words, here
     for upstream in settings.upstreams.values():

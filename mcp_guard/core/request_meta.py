@@ -92,6 +92,15 @@ def trace_id(meta: Mapping[str, Any] | None) -> str:
     return parent[3:35] if isinstance(parent, str) and _TRACEPARENT.fullmatch(parent) else ""
 
 
+def trace_headers(message: Json) -> dict[str, str]:
+    """The trace context and baggage in the params of a request, which have the same names as HTTP headers."""
+    params = message.get("params")
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    kinds = dict.fromkeys((*TRACE_CONTEXT, BAGGAGE), "string")
+    members, _ = forwarded_members(meta if isinstance(meta, dict) else None, kinds)
+    return members or {}
+
+
 def is_reserved(name: str) -> bool:
     """Whether MCP reserves the name: the guard writes such members, or the protocol gives them a meaning."""
     prefix, slash, _ = name.partition("/")

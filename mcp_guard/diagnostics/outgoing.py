@@ -51,6 +51,9 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, bool, NetworkS
             address = SLACK if place.kind == "slack" else place.options.get("url")
             if isinstance(address, str):
                 yield f"{kind} `{name}`", address, False, place.network
+    if settings.telemetry is not None and settings.telemetry.otlp_endpoint:
+        has_secrets = bool(settings.telemetry.otlp_secrets)
+        yield "the receiver of traces", settings.telemetry.otlp_endpoint, has_secrets, settings.network
     for issuer in settings.serve.issuers if settings.serve else ():
         if issuer["jwks_url"]:
             yield f"the keys of `{issuer['issuer']}`", str(issuer["jwks_url"]), False, settings.network

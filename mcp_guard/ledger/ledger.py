@@ -193,6 +193,11 @@ class SqlLedger:
             recorded.add_done_callback(keep)
         return recorded
 
+    @property
+    def late_outcomes(self) -> int:
+        """How many outcomes wait until the ledger can be written again."""
+        return len(self._late)
+
     def catch_up(self) -> None:
         """Record the outcomes that could not be written when their calls ended. Those that fail again are kept."""
         while self._late:

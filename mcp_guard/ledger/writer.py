@@ -236,6 +236,11 @@ class Writer:
         self.active_calls = 0
         """How many calls are in progress. A single one does not wait for others to share its commit."""
 
+    @property
+    def waiting(self) -> int:
+        """How many ops wait for the next transaction."""
+        return len(self._pending)
+
     def submit(self, op: Op[T]) -> "asyncio.Future[T]":
         """The op's result, once it is durable. The future raises LedgerError if the commit fails."""
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ import orjson
 from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
-from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params, without_trace
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
@@ -417,8 +417,8 @@ class UpstreamGroup:
         assert call.tool is not None
         connection = self.connections[call.tool.server]
         params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
-        if call.meta:
-            params["_meta"] = call.meta
+        if meta := call.meta if channel.trace is None else {**without_trace(call.meta), **channel.trace}:
+            params["_meta"] = meta
         if connection.protocol is not None and (ask := channel.ask) is not None:
 
             async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:

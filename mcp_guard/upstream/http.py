@@ -31,6 +31,7 @@ class HttpServerParameters:
     here: Path
     state: Path
     scrubber: Scrubber = field(default_factory=Scrubber)
+    sends_trace: bool = False
 
 
 class HttpTransport:
@@ -128,7 +129,9 @@ class HttpTransport:
         from mcp_guard.upstream.http_session import UpstreamHttpSession
 
         assert self._network is not None
-        address = ServerAddress(server.url, self._headers, server.is_legacy_sse, self._network)
+        address = ServerAddress(
+            server.url, self._headers, server.is_legacy_sse, self._network, self._parameters.sends_trace
+        )
         self._session = UpstreamHttpSession(address, handler, max_message_bytes, self._token_provider)
         opened, ended = asyncio.Event(), asyncio.Event()
         self._running = asyncio.create_task(self._session.run(opened))

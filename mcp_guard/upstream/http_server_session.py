@@ -78,6 +78,8 @@ class OpenRequest:
     session: ServerSession
     mirrored: Mapping[str, str] = field(default_factory=dict)
     """Headers that repeat what is in a request of the stateless revision; empty for others."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Headers that repeat its trace context, if the guard traces."""
     sending: Sending = field(default_factory=Sending)
     task: "asyncio.Task[None] | None" = None
     is_withdrawn: bool = False
@@ -161,7 +163,7 @@ class ServerSessions:
             "POST",
             session,
             request.frame,
-            request.mirrored,
+            {**request.mirrored, **request.trace},
             sending=request.sending,
             redirects=redirects,
             needs_certainty=request.method not in SAFE_METHODS,

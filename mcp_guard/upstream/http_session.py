@@ -16,6 +16,7 @@ import httpx2 as httpx
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
+from mcp_guard.core.request_meta import trace_headers
 from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZED
 from mcp_guard.protocol.versions import is_stateless
@@ -62,6 +63,7 @@ class UpstreamHttpSession:
     ) -> None:
         self._url = address.url
         self._is_old = address.old
+        self._sends_trace = address.sends_trace
         self._handler = handler
         self._tasks = asyncio.TaskGroup()
         self._client = UpstreamHttpClient(address, token_provider, self._on_reached)
@@ -198,7 +200,8 @@ class UpstreamHttpSession:
             from mcp_guard.protocol.headers import mirror_headers  # needed by the stateless revision only
 
             mirrored = mirror_headers(message, self._handler.input_schema)
-        self._open[id] = request = OpenRequest(id, method, frame, self._sessions.current, mirrored)
+        trace = trace_headers(message) if self._sends_trace else {}
+        self._open[id] = request = OpenRequest(id, method, frame, self._sessions.current, mirrored, trace)
         request.task = self._tasks.create_task(self._request(request))
         request.task.add_done_callback(lambda _: self._forget(request))
 

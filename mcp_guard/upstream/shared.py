@@ -277,8 +277,10 @@ AnyConnection = Connection | SharedConnection
 class SharedUpstreams:
     """The shared upstreams of one guard process. `run` must be running when the first session is made.
 
-    `make` makes the upstream of this name.
+    `make` makes the upstream of this name, and `on_status` is called when the status of one has changed.
     """
+
+    is_closed = False
 
     def __init__(
         self, make: Callable[[str], Upstream], note: Callable[[str], None], on_status: Callable[[], None]
@@ -296,6 +298,9 @@ class SharedUpstreams:
             shared = self._started[name] = SharedUpstream(upstream, self._note, self._on_status)
             self._tasks.create_task(shared.run())
         return SharedConnection(shared, agent)
+
+    def statuses(self) -> dict[str, UpstreamStatus]:
+        return {name: shared.connection.status for name, shared in self._started.items()}
 
     async def run(self) -> None:
         """Keep them running until cancelled, then end them."""

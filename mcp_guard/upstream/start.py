@@ -49,7 +49,8 @@ def make_transport(settings: Settings, name: str, server: UpstreamSettings, scru
     if server.url:
         from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
 
-        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber))
+        traces = settings.telemetry is not None and bool(settings.telemetry.otlp_endpoint)
+        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber, traces))
     return StdioTransport(
         StdioServerParameters(
             name=name,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard.config import file, ledger, network, risk, serve, tools, types, upstreams
+from mcp_guard.config import file, ledger, network, risk, serve, telemetry, tools, types, upstreams
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
@@ -23,7 +23,7 @@ IN_ORDER: tuple[type[BaseModel], ...] = (
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
-    ledger.CosignatureWitnessConfig, network.NetworkConfig, types.SecretConfig,
+    ledger.CosignatureWitnessConfig, network.NetworkConfig, telemetry.TelemetryConfig, types.SecretConfig,
 )  # fmt: skip
 """The models whose keys are the tables of the page."""
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()

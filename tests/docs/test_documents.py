@@ -45,6 +45,11 @@ NOT_RUN = {
         "install -m 600 /dev/null slack-webhook": "needs Slack; tests/notify/test_delivery.py has a receiver",
         "mcp-guard approvals show": "the same",
     },
+    "docs/howto/observe-with-prometheus-and-otel.md": {
+        "~/mcp-guard/bin/pip": "installs; tests/packaging does so",
+        "mcp-guard log --trace": "needs a call with a trace; tests/telemetry makes some",
+        "mcp-guard serve": FOREVER,
+    },
     "docs/howto/wrap.md": {"mcp-guard init": WRAPS, "mcp-guard unwrap": WRAPS},
     "docs/howto/pin-tools.md": {"mcp-guard tools accept crm__search_deals": "asks; tests/cli/test_tools.py answers"},
     "docs/howto/install.md": {

@@ -1,11 +1,12 @@
 """A guard that serves HTTP, for tests: the real command, tokens issued by the real command, a raw client."""
 
 import json
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,16 +51,18 @@ class Served:
     port: int
     notes: str = ""
     descriptors: int | None = None
+    options: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/mcp"
 
     def __enter__(self) -> Self:
-        words = command("serve", "--config", str(self.config))
+        words = command("serve", "--config", str(self.config), *self.options)
         if self.descriptors is not None:
             words = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *words]
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **self.env})
         assert self.process.stderr is not None
         for note in self.process.stderr:
             self.notes += note

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -26,6 +27,8 @@ from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.cors import CorsMiddleware
 from mcp_guard.downstream.http.health import HealthEndpoints
+from mcp_guard.downstream.http.metrics import PATH as METRICS_PATH
+from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.downstream.http.request import HttpRequest
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
@@ -58,6 +61,8 @@ STATUS = {
 
 Answer = Callable[[HttpRequest, Instance], Awaitable[ASGIApp]]
 """Takes a request of an instance, and returns the response to it."""
+GetHeader = Callable[[str], str | None]
+NO_TRACE = nullcontext()
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -98,6 +103,9 @@ class HttpApp:
     received: ReceivedBytes
     loop_share: LoopShare
     health: HealthEndpoints
+    metrics: MetricsEndpoint | None = None
+    within_trace: Callable[[GetHeader], AbstractContextManager[None]] = lambda _: NO_TRACE
+    """The context in which what is begun for a request belongs to the trace that its headers name."""
 
     def make_asgi(self) -> ASGIApp:
         """All endpoints. A POST to `path`, which most requests are, is not routed by Starlette."""
@@ -124,6 +132,8 @@ class HttpApp:
             ("/readyz", self.health.ready, "GET"),
             ("/health", self.count, "GET"),
         ]
+        if self.metrics is not None:
+            endpoints.append((METRICS_PATH, self.metrics.get, "GET"))
         routes = [
             Route(path, endpoint, methods=[method])
             for written, endpoint, method in endpoints
@@ -172,12 +182,14 @@ class HttpApp:
         message, transport, session = frame.message, http_session.transport, http_session.session
         id, method = message.get("id"), message.get("method")
         if method is None or not is_id(id):
-            return _accept(http_session, frame.text, frame.read)
+            with self.within_trace(request.headers.get):
+                return _accept(http_session, frame.text, frame.read)
         if session.is_running(id):
             session.receive_line(frame.text)  # it refuses the request, but has no response to say so on
             return _reply_to(id, error(INVALID_REQUEST, "this id is in use"), 400)
         stream, is_resumable = transport.open_stream(id), _is_resumable(request)
-        session.receive_line(frame.text, read=frame.read)
+        with self.within_trace(request.headers.get):
+            session.receive_line(frame.text, read=frame.read)
         response = McpResponse(
             stream,
             (lambda: transport.detach(stream)) if is_resumable else (lambda: transport.discard(id)),
@@ -203,7 +215,8 @@ class HttpApp:
         id = secrets.token_hex(8)  # clients that share the session may use the same ids
         session.client.aliases[id] = client_id
         stream = transport.open_stream(id)
-        session.receive_line(frame.text, id, frame.read)
+        with self.within_trace(request.headers.get):
+            session.receive_line(frame.text, id, frame.read)
 
         def on_disconnect() -> None:
             transport.discard(id)
@@ -277,7 +290,9 @@ class HttpApp:
         http_session = self.sessions.find_session(id, instance)
         if http_session is None:
             raise NoSession("no such session; open /sse first")
-        return _accept(http_session, await self._read_body(request, instance))
+        body = await self._read_body(request, instance)
+        with self.within_trace(request.headers.get):
+            return _accept(http_session, body)
 
     async def _read_body(self, request: HttpRequest, instance: Instance) -> bytes:
         """Raises: HTTPException for a body over the limit; LimitReached."""

@@ -6,7 +6,7 @@ metadata), RFC 9449 (DPoP). The body of a request is not read before its token h
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
@@ -41,6 +41,8 @@ class Authenticator:
     trusted_issuers: Sequence[TrustedIssuer]
     instances: TokenInstances
     proofs: ProofVerifier
+    on_refused: Callable[[str, str], None] = lambda *_: None
+    """Called with the reason and the client's address when a token is refused."""
     verified: dict[str, OwnToken] = field(default_factory=dict, repr=False)
     """Cache of our own tokens whose signature was verified. Whether they may be used is checked each time."""
 
@@ -79,10 +81,10 @@ class Authenticator:
             if isinstance(verified, OwnToken):
                 return self.instances.own(verified, token)
             return self.instances.foreign(verified, token)
-        except InvalidCredential as refused:
-            raise self._unauthorized(str(refused)) from None
-        except IdentityError as refused:
-            raise self._unauthorized(refused.message) from None
+        except (InvalidCredential, IdentityError) as refused:
+            reason = refused.message if isinstance(refused, IdentityError) else str(refused)
+            self.on_refused(reason[:MAX_REASON], (request.scope.get("client") or ("",))[0])
+            raise self._unauthorized(reason) from None
 
     async def _verify(self, token: str) -> OwnToken | ExternalToken:
         """Verify the token's signature. Another issuer's keys may have to be fetched, which is done in a thread.

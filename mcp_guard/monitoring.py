@@ -1,0 +1,67 @@
+"""What `/metrics` reads of a guard that serves HTTP, each time that it is asked. Reading starts nothing."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host
+from mcp_guard.downstream.http.metrics import MetricsEndpoint
+from mcp_guard.ledger.open import FILE, OpenLedger
+from mcp_guard.secrets import read_secret
+from mcp_guard.settings import ServeSettings, Settings
+from mcp_guard.storage.sqlite import Store
+from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """The metrics of one guard. `sessions` are how many are open; `upstreams` tells which can be called."""
+
+    metrics: Metrics
+    ledger: OpenLedger
+    settings: Settings
+    sessions: Callable[[], int]
+    upstreams: Callable[[], dict[str, bool]]
+
+    def endpoint(self, serve: ServeSettings) -> MetricsEndpoint:
+        """Raises: ConfigError if the token cannot be read."""
+        telemetry = self.settings.telemetry
+        assert telemetry is not None
+        token = ""
+        if telemetry.metrics_token is not None:
+            token = read_secret(telemetry.metrics_token, self.settings.path.parent, os.environ)
+        own = telemetry.metrics_listen
+        named = {f"[{own[0]}]" if ":" in own[0] else own[0]} if own else {host_of_url(serve.url)}
+        hosts = None if telemetry.unsafe_public_metrics else frozenset(map(normalize_host, {*named, *serve.hosts}))
+        return MetricsEndpoint(self.render, CONTENT_TYPE, hosts, token)
+
+    async def render(self) -> bytes:
+        return self.metrics.render(await self._read())
+
+    async def _read(self) -> Readings:
+        writer = self.ledger.writer
+        return Readings(
+            sessions=self.sessions(),
+            calls=writer.active_calls,
+            held=self.ledger.approvals.watcher.count,
+            waiting_commits=writer.waiting,
+            late_outcomes=self.ledger.ledger.late_outcomes,
+            upstreams=self.upstreams(),
+            ledger=await self._read_ledger(),
+        )
+
+    async def _read_ledger(self) -> LedgerReadings | None:
+        def query(store: Store) -> LedgerReadings:
+            size, witnessed = store.head().size, store.witnessed()
+            lag = {name: size - (witnessed[name].size if name in witnessed else 0) for name in self.settings.witnesses}
+            return LedgerReadings(size, self._file_bytes(), len(store.open_calls()), len(store.open_ids()), lag)
+
+        try:
+            return self.ledger.writer.read(query)
+        except LedgerError:  # the writer reports it
+            return None
+
+    def _file_bytes(self) -> int:
+        """The size of the file, and of its write-ahead log."""
+        return sum(path.stat().st_size for path in self.settings.state_dir.glob(f"{FILE}*"))

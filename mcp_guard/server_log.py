@@ -1,0 +1,212 @@
+"""The log of a running guard, on stderr: lines of text, or JSON for programs that collect logs.
+
+A note is a sentence for the operator, and always logged. An event also has a name and members; events are logged if the
+operator asks for them (`--log-level`, `--log-format json`).
+
+INVARIANT: one message is one line, whatever text of others is in it. No argument, result or token is in any event.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Protocol, TextIO
+
+from mcp_guard.core.model import Call, Decision, Execution, Instance
+from mcp_guard.core.note_limiter import NoteLimiter
+from mcp_guard.core.receipt import Draft
+from mcp_guard.core.visible_text import quote, say, visible_line
+
+FORMATS = ("text", "json")
+MAX_NAME_LENGTH = 200
+"""Characters of a name that an agent has chosen."""
+
+
+class Level(IntEnum):
+    """How much an event matters. A note has no level of its own: it is written as `NOTICE`."""
+
+    DEBUG = 10
+    INFO = 20
+    NOTICE = 25
+    WARNING = 30
+    NOTHING = 99
+    """Only notes are logged."""
+
+
+LEVELS: Mapping[str, Level] = {level.name.lower(): level for level in (Level.DEBUG, Level.INFO, Level.WARNING)}
+"""What an operator can ask for."""
+
+
+class ServerLog:
+    """Writes to `out`. Without a `level`, text has notes only, and JSON events of `INFO` and above."""
+
+    def __init__(self, format: str = "text", level: str | None = None, out: TextIO | None = None) -> None:
+        self._is_json = format == "json"
+        default = Level.INFO if self._is_json else Level.NOTHING
+        self.level = default if level is None else LEVELS[level]
+        self._out = out
+
+    def takes(self, level: Level) -> bool:
+        """Whether events of this level are logged."""
+        return level >= self.level
+
+    def note(self, text: str) -> None:
+        """Log a sentence for the operator."""
+        self._write(Level.NOTICE, "note", text, {})
+
+    def event(self, level: Level, name: str, message: str, **members: Any) -> None:
+        """Log an event, if it is of a level that is logged. JSON leaves out members that are None or empty."""
+        if self.takes(level):
+            self._write(level, name, message, members)
+
+    def _write(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> None:
+        if self._is_json:
+            at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            head = {"time": at, "level": level.name.lower(), "event": name, "message": message}
+            line = json.dumps(head | {key: value for key, value in members.items() if value not in (None, "", [])})
+        else:
+            line = f"mcp-guard: {visible_line(message)}"
+        print(line, file=self._out or sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print a message for the operator, where no log was asked for."""
+    ServerLog().note(text)
+
+
+# What is logged of each part of the guard
+
+
+class UpstreamStatus(Protocol):
+    """See `upstream.status_file`."""
+
+    @property
+    def is_up(self) -> bool: ...
+
+    @property
+    def why(self) -> str: ...
+
+
+class StatusSource(Protocol):
+    """The upstreams of one session, or those that all sessions share."""
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    def statuses(self) -> Mapping[str, Any]: ...
+
+
+class SessionLog:
+    """Logs the begin and the end of a session, and what becomes of the upstreams with these `names` meanwhile.
+
+    For upstreams that all sessions share, `instance` is None, and there is no session.
+    """
+
+    def __init__(self, log: ServerLog, instance: Instance | None, names: frozenset[str]) -> None:
+        self._log, self._names = log, names
+        self._members: dict[str, Any] = {}
+        self._was_up: dict[str, bool] = {}
+        self._is_over = False
+        if instance is not None:
+            self._members = {
+                "instance": instance.id, "agent": instance.agent.name, "on_behalf_of": instance.on_behalf_of,
+            }  # fmt: skip
+            log.event(Level.INFO, "session.opened", self._say("session opened"), **self._members)
+
+    def on_status(self, source: StatusSource) -> None:
+        """To be called when the status of an upstream has changed, or all have been closed."""
+        if self._is_over or not self._log.takes(Level.WARNING):
+            return
+        if source.is_closed:
+            self._is_over = True
+            self._log.event(Level.INFO, "session.ended", self._say("session ended"), **self._members)
+            return
+        for name, status in source.statuses().items():
+            if name in self._names and status.is_up != self._was_up.get(name, False):
+                self._was_up[name] = status.is_up
+                self._tell(name, status)
+
+    def _tell(self, name: str, status: UpstreamStatus) -> None:
+        members = {**self._members, "upstream": name}
+        if status.is_up:
+            self._log.event(Level.INFO, "upstream.up", say("upstream `{}` is up", name), **members)
+        else:
+            message = say("upstream `{}` is down: {}", name, status.why)
+            self._log.event(Level.WARNING, "upstream.down", message, **members, reason=status.why)
+
+    def _say(self, what: str) -> str:
+        return say("{}: {} of agent {}", what, self._members["instance"], quote(self._members["agent"]))
+
+
+class TokenLog:
+    """Logs refused tokens, unless there are too many: anybody can send one. The reason quotes no token."""
+
+    def __init__(self, log: ServerLog) -> None:
+        self._log, self._limiter = log, NoteLimiter()
+
+    def on_refused(self, reason: str, client: str) -> None:
+        if self._log.takes(Level.WARNING) and (reason_now := self._limiter.limit(reason, time.monotonic())) is not None:
+            message = say("token refused: {}", reason_now)
+            self._log.event(Level.WARNING, "token.refused", message, reason=reason_now, client=client)
+
+
+class CallLog:
+    """Logs calls that were refused, and how the others ended. Why is in their receipts: reasons may quote arguments."""
+
+    def __init__(self, log: ServerLog) -> None:
+        self._log = log
+
+    def on_refused(self, call: Call, decision: Decision, receipt: int) -> None:
+        message = say(
+            "call refused: {} by {}, receipt {}", quote(call.name[:MAX_NAME_LENGTH]), call.instance.id, receipt
+        )
+        members = {"outcome": str(decision.outcome), "policies": list(decision.policies)}
+        self._log.event(Level.INFO, "call.refused", message, **_members_of(call), **members, receipt=receipt)
+
+    def on_concluded(self, call: Call, execution: Execution, receipt: int | None) -> None:
+        name = quote(call.name[:MAX_NAME_LENGTH])
+        message = say("call ended: {} by {}: {}", name, call.instance.id, execution.status)
+        ending = str(execution.status)
+        self._log.event(Level.DEBUG, "call.ended", message, **_members_of(call), ending=ending, receipt=receipt)
+
+    def on_commit(self, step: str, seconds: float) -> None:
+        """Nothing: what takes how long is measured, not logged."""
+
+
+def _members_of(call: Call) -> dict[str, Any]:
+    return {
+        "call": call.id,
+        "trace": call.trace,
+        "purpose": None if call.purpose == "call" else call.purpose,
+        "instance": call.instance.id,
+        "agent": call.instance.agent.name,
+        "upstream": call.tool.server if call.tool else None,
+        "tool": call.name[:MAX_NAME_LENGTH],
+    }
+
+
+class PolicyReceipts(Protocol):
+    """See `policy.reload`."""
+
+    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
+
+
+class LoggedPolicyReceipts:
+    """Logs policies that are loaded or rejected, once their receipts are written."""
+
+    def __init__(self, receipts: PolicyReceipts, log: ServerLog) -> None:
+        self._receipts, self._log = receipts, log
+
+    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
+        receipts = self._receipts.note(*drafts, policy=policy)
+        for draft, receipt in zip(drafts, receipts, strict=True):
+            is_loaded, version = draft.kind == "policy.loaded", draft.fields.get("policy_version")
+            what = say("policies loaded: version {}", version) if is_loaded else "policies rejected"
+            shadow = draft.fields.get("shadow")
+            self._log.event(
+                Level.INFO if is_loaded else Level.WARNING, draft.kind, f"{what}, receipt {receipt}",
+                policy_version=version, reasons=draft.fields.get("reasons"), shadow=shadow, receipt=receipt,
+            )  # fmt: skip
+        return receipts

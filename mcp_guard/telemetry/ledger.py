@@ -1,0 +1,88 @@
+"""A ledger that tells observers what it has recorded, and how long that took."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, RateCounter
+from mcp_guard.core.rates import RateValue
+from mcp_guard.ports import Conflict, Intent, Ledger
+
+
+class CallObserver(Protocol):
+    """Is told of calls, refusals once they are durable. No method raises or waits."""
+
+    def on_refused(self, call: Call, decision: Decision, receipt: int) -> None:
+        """The call was not executed. `receipt` is the sequence number of its receipt."""
+
+    def on_concluded(self, call: Call, execution: Execution, receipt: int | None) -> None:
+        """The call, or one of the guard's own look-ups, has this outcome. Without a receipt, the ledger could not
+        record it, and will later."""
+
+    def on_commit(self, step: str, seconds: float) -> None:
+        """It took so long until what this step records was durable: `refuse`, `intend`, `look_up` or `conclude`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLedger:
+    """Implements `ports.Ledger` by another one. `trace_id` gives the trace that a look-up belongs to."""
+
+    ledger: Ledger
+    observers: tuple[CallObserver, ...]
+    trace_id: Callable[[], str]
+
+    def begin_call(self) -> None:
+        self.ledger.begin_call()
+
+    def note_cancelled(self) -> None:
+        self.ledger.note_cancelled()
+
+    def end_call(self) -> None:
+        self.ledger.end_call()
+
+    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
+        return self.ledger.count(call, counters, now)
+
+    def why_barred(self, instance: Instance) -> str | None:
+        return self.ledger.why_barred(instance)
+
+    async def refuse(self, call: Call, decision: Decision) -> int:
+        began = time.perf_counter()
+        receipt = await self.ledger.refuse(call, decision)
+        self._tell_of_commit("refuse", began)
+        for observer in self.observers:
+            observer.on_refused(call, decision, receipt)
+        return receipt
+
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
+        began = time.perf_counter()
+        intent = await self.ledger.intend(call, decision, held)
+        self._tell_of_commit("intend", began)
+        return intent
+
+    async def look_up(self, call: Call) -> Intent | Conflict:
+        began = time.perf_counter()
+        intent = await self.ledger.look_up(replace(call, trace=self.trace_id()))
+        self._tell_of_commit("look_up", began)
+        return intent
+
+    def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
+        began = time.perf_counter()
+        recorded = asyncio.ensure_future(self.ledger.conclude(intent, execution, answered))
+        recorded.add_done_callback(lambda done: self._on_concluded(intent, execution, began, done))
+        return recorded
+
+    def _on_concluded(self, intent: Intent, execution: Execution, began: float, done: "asyncio.Future[int]") -> None:
+        is_recorded = not done.cancelled() and done.exception() is None
+        if is_recorded:
+            self._tell_of_commit("conclude", began)
+        for observer in self.observers:
+            observer.on_concluded(intent.call, execution, done.result() if is_recorded else None)
+
+    def _tell_of_commit(self, step: str, began: float) -> None:
+        seconds = time.perf_counter() - began
+        for observer in self.observers:
+            observer.on_commit(step, seconds)

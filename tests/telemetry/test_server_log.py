@@ -1,0 +1,92 @@
+"""The log of a guard, as text and as JSON."""
+
+import io
+import json
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from mcp_guard.core.model import Json
+from mcp_guard.server_log import Level, ServerLog
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import ALLOW_ALL, Client, scripted, upstream, write_config
+from tests.live.test_session import eventually
+
+POLICIES = ALLOW_ALL + (
+    '@id("no-canary") forbid (principal, action == Action::"up__echo", resource)'
+    ' when { context.input has text && context.input.text == "canary-no" };'
+)
+
+
+def lines(text: str) -> list[Json]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_log_says_what_happens_and_no_content(tmp_path: Path) -> None:
+    port, down = free_port(), upstream("down", "sh", "-c", "exit 1")
+    config = write_config(tmp_path, scripted("up", tmp_path) + down, POLICIES, serving(port))
+    with Served(config, port, options=("--log-format", "json", "--log-level", "debug")) as served:
+        instance, token = served.issue()
+        client = served.raw(token)
+        client.start()
+        client.call("up__echo", {"text": "canary-argument"})
+        client.call("up__echo", {"text": "canary-no"})
+        assert served.raw("canary.to.ken").request("ping").status_code == 401
+        assert httpx.post(served.url, trust_env=False).status_code == 401  # it sent no token that could be refused
+    logged = lines(served.notes)
+    assert [set(line) >= {"time", "level", "event", "message"} for line in logged] == [True] * len(logged)
+    by_event: dict[str, list[Json]] = {}
+    for line in logged:
+        by_event.setdefault(line["event"], []).append(line)
+    [opened], [ended] = by_event["session.opened"], by_event["session.ended"]
+    assert opened["instance"] == ended["instance"] == instance
+    assert (opened["agent"], opened["level"]) == ("tester", "info")
+    [refused], [concluded] = by_event["call.refused"], by_event["call.ended"]
+    assert (refused["tool"], refused["policies"], refused["outcome"]) == ("up__echo", ["no-canary"], "deny")
+    assert (concluded["tool"], concluded["ending"], concluded["level"]) == ("up__echo", "ok", "debug")
+    [token_line] = by_event["token.refused"]
+    assert (token_line["client"], token_line["level"]) == ("127.0.0.1", "warning")
+    assert {line["upstream"] for line in by_event["upstream.up"]} == {"up"}
+    assert by_event["policy.loaded"][0]["policy_version"].startswith("sha256:")
+    assert any("serving http://" in line["message"] for line in by_event["note"])
+    assert "canary" not in served.notes.replace("no-canary", "")
+
+
+def test_rejected_policies_and_a_server_that_ends_are_logged_from_warning_on(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), "permit (nobody")
+    with Client(config, ("--log-format", "json", "--log-level", "warning")) as client:
+        client.start()
+        client.tools()
+        (tmp_path / "policies" / "test.cedar").write_text(ALLOW_ALL)
+        while "up__die" not in client.tools():
+            client.read()
+        client.call("up__die")
+        eventually(lambda: client.call("up__echo", {"text": "x"})["result"]["isError"] is False)  # it runs again
+    logged = lines(client.stderr)
+    [rejected] = [line for line in logged if line["event"] == "policy.rejected"]
+    assert rejected["level"] == "warning"
+    [down] = [line for line in logged if line["event"] == "upstream.down"]
+    assert (down["upstream"], bool(down["reason"])) == ("up", True)
+    assert not {"session.opened", "upstream.up", "policy.loaded"} & {line["event"] for line in logged}
+
+
+def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:
+    def written(log: ServerLog, out: io.StringIO) -> list[str]:
+        log.note("a\u202eb")
+        log.event(Level.WARNING, "token.refused", "token refused: why", reason="why")
+        log.event(Level.DEBUG, "call.ended", "call ended", receipt=7)
+        return out.getvalue().splitlines()
+
+    note, warning, debug = "mcp-guard: a\\u{202e}b", "mcp-guard: token refused: why", "mcp-guard: call ended"
+    for level, expected in ((None, [note]), ("warning", [note, warning]), ("debug", [note, warning, debug])):
+        out = io.StringIO()
+        assert written(ServerLog("text", level, out), out) == expected
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "\u2028", "\x1b[2K", "\ud800"])
+def test_a_message_is_one_line_of_ascii_in_json(text: str) -> None:
+    out = io.StringIO()
+    ServerLog("json", None, out).note(text)
+    [line] = out.getvalue().splitlines()
+    assert (json.loads(line)["message"], line.isascii()) == (text, True)
