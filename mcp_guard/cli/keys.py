@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     replacing.add_argument(
         "--lost", action="store_true", required=True, help="confirm that the old private key is lost"
     )
-    for verb in (rotating, replacing):
-        verb.add_argument("--why", default="", metavar="TEXT", help="the reason; recorded in the ledger")
+    rotating.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
+    replacing.add_argument("--why", default="", metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (listing, rotating, replacing):
         add_config(verb)
         add_json(verb)
@@ -71,7 +71,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> int:
     message = f"key {short(new)} is in force; {short(old)} signed it and is retired"
     say(settings, options, (old, new), message)
     if not options.json:
-        print_text("make a new backup: to restore an earlier one, the retired key is needed")
+        print_text("make a new backup: without a copy of the retired key, an earlier one can be restored only with --lost-key")
     return 0
 
 

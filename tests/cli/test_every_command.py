@@ -141,7 +141,7 @@ def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: p
     assert old != new
     assert done("approvers code alice")["code"]
     assert done(f"approvers remove alice {new} --why y") == {"approver": "alice", "key": new, "usable": {}}
-    assert done("keys rotate").keys() == {"old", "new"}
+    assert done("keys rotate --why y").keys() == {"old", "new"}
     tools = {item["tool"]: item["pinned"] for item in done("tools list --now")}
     assert done("tools refuse up__echo --why y")["state"] == "refused"
     assert done(f"tools accept up__echo@{tools['up__echo'][7:19]} --why y")["state"] == "pinned"

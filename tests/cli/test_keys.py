@@ -37,6 +37,9 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     assert f"0 to {keys[0]['until']}" in table
     assert "the previous key signed the change" in cli("verify", *at).stdout
     assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
+    assert "without a copy of the retired key" in output
+    assert cli("keys", "rotate", *at, check=False).returncode == 2  # nothing is rotated by a slip of the hand
+    assert len(json.loads(cli("keys", "list", "--json", *at).stdout)) == 2
 
 
 def test_tokens_stay_valid_after_a_rotation_and_a_retired_key_signs_none(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_tokens_stay_valid_after_a_rotation_and_a_retired_key_signs_none(tmp_pat
     with Served(config, port) as guard:
         _, before = guard.issue()
         retired = parse_private((tmp_path / "state" / "ledger.key").read_text().strip())
-        cli("keys", "rotate", "--config", str(config))
+        cli("keys", "rotate", "--why", "every year", "--config", str(config))
         _, after = guard.issue()
         assert [guard.raw(token).stateless("tools/list").status_code for token in (after, before)] == [200, 200]
     forged = credential.encode(credential.read_unverified(after).claims, retired.sign)
@@ -66,7 +69,7 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     assert (refused.returncode, "is not lost" in refused.stderr) == (5, True)
     assert "hint: mcp-guard keys rotate" in refused.stderr
     (tmp_path / "state" / "ledger.key").unlink()
-    refused = cli("keys", "rotate", *at, check=False)
+    refused = cli("keys", "rotate", "--why", "every year", *at, check=False)
     assert refused.returncode == 5
     assert "hint: restore it from a copy" in refused.stderr
     assert cli("keys", "replace", *at, check=False).returncode == 2  # `--lost` is required
@@ -84,7 +87,7 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
 
 def test_rotation_without_a_ledger_is_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
-    for words in (("list",), ("rotate",), ("replace", "--lost")):
+    for words in (("list",), ("rotate", "--why", "every year"), ("replace", "--lost")):
         refused = cli("keys", *words, "--config", str(config), check=False)
         assert refused.returncode == 5
         assert "no ledger at" in refused.stderr
