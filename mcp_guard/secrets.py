@@ -125,7 +125,7 @@ def import_keyring() -> ModuleType:
         import keyring as library
     except ImportError:
         hint = "pip install keyring, in the environment of mcp-guard"
-        raise ConfigError("a secret is in the keyring, but the package `keyring` is not installed", hint) from None
+        raise ConfigError("the keyring cannot be used: the package `keyring` is not installed", hint) from None
     return library
 
 

@@ -71,7 +71,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> int:
     message = f"key {short(new)} is in force; {short(old)} signed it and is retired"
     say(settings, options, (old, new), message)
     if not options.json:
-        print_text("make a new backup: without a copy of the retired key, an earlier one can be restored only with --lost-key")
+        print_text("make a new backup: without a copy of the retired key, earlier ones need --lost-key to be restored")
     return 0
 
 
