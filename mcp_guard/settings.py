@@ -35,6 +35,9 @@ class InstanceScope(StrEnum):
     HOST_SESSION = "host-session"
 
 
+MAX_CREDENTIAL_DAYS = 3650
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
     """An enrolled agent, with defaults for its instances. Without a `scope`, that of all agents counts."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.group_names import find_unnamed_groups
-from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
+from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if that is always the same")
     adding.add_argument(
         "--ttl",
-        type=duration,
+        type=lifetime,
         default=8 * 3600,
         metavar="TIME",
         help="lifetime of a credential: 900, 30m, 1h (default: 8h)",
@@ -123,10 +123,12 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent, "mcp-guard agents list")
-    key, until = ("agent", options.agent), registry.FOREVER
+    key, until, now = ("agent", options.agent), registry.FOREVER, writer.now()
+    was_disabled = any(revoked == key and end > now for revoked, end in writer.store.revocations())
     revoked = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
     ids = [instance.id for instance in revoked]
-    message = f"disabled `{options.agent}`; revoked instances: {', '.join(ids) or 'none'}"
+    done = f"`{options.agent}` was disabled already" if was_disabled else f"disabled `{options.agent}`"
+    message = f"{done}; revoked instances: {', '.join(ids) or 'none'}"
     print_result(options.json, {"agent": options.agent, "instances": ids}, message)
     return 0
 

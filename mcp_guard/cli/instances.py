@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.configured_names import names_seen
-from mcp_guard.cli.options import Parser, account, add_config, add_json, duration
+from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.approval import make_rule
@@ -25,7 +25,7 @@ from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, r
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.settings import Settings
+from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings
 from mcp_guard.storage.identities import InstanceRow
 
 CODE_SECONDS = 600
@@ -60,9 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--reason", metavar="TEXT", help="the reason for this run")
         verb.add_argument(
             "--ttl",
-            type=duration,
+            type=lifetime,
             metavar="TIME",
-            help="the lifetime of the credential: 900, 30m, 1h (default: the agent's)",
+            help=f"the lifetime of the credential: 900, 30m, 1h, at most {MAX_CREDENTIAL_DAYS}d"
+            " (default: credential_seconds of the agent)",
         )
         verb.add_argument(
             "--tool",
@@ -142,7 +143,17 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
         enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint or "",
         settings.audience,
     )  # fmt: skip
+    note_long_lifetime(writer, charter.seconds, enrolled.credential_seconds)
     return _issue(writer, charter, options)
+
+
+def note_long_lifetime(writer: Writer, seconds: int, default: int) -> None:
+    """Say when a credential ends that lives longer than is usual for its agent."""
+    if seconds > default:
+        until = format_time(writer.now() + seconds * SECOND)[:16].replace("T", " ")
+        usual = f"{default // 3600}h" if default % 3600 == 0 else f"{default} seconds"
+        longer = f"longer than the {usual} of `credential_seconds`"
+        print_text(f"note: the credential is valid until {until} UTC, {longer}", file=sys.stderr)
 
 
 def note_unknown_user(settings: Settings, agent: Agent, user: str | None) -> None:

@@ -75,6 +75,15 @@ def duration(text: str) -> int:
     return int(count) * unit
 
 
+def lifetime(text: str) -> int:
+    """The `type` of an option that takes the lifetime of a credential, in seconds."""
+    from mcp_guard.settings import MAX_CREDENTIAL_DAYS  # `run --help` needs no settings
+
+    if (seconds := duration(text)) > MAX_CREDENTIAL_DAYS * 86400:
+        raise argparse.ArgumentTypeError(f"`{text}` is too long; write at most {MAX_CREDENTIAL_DAYS}d")
+    return seconds
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """The `type` of an option with these `choices`."""
 

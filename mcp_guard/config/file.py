@@ -45,6 +45,7 @@ from mcp_guard.core.request_meta import BAGGAGE, FORWARDED_BY_DEFAULT, TRACE_CON
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import (
+    MAX_CREDENTIAL_DAYS,
     AgentSettings,
     ClientLimits,
     InstanceScope,
@@ -62,7 +63,7 @@ class AgentConfig(Model):
     owner: str
     groups: tuple[str, ...] = ()
     on_behalf_of: str | None = None
-    credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
+    credential_seconds: Annotated[int, Field(gt=0, le=MAX_CREDENTIAL_DAYS * 86400)] = 8 * 3600
     instance: InstanceScope | None = None
 
     def enrolled(self, name: str) -> AgentSettings:

@@ -129,16 +129,17 @@ def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
 def revoke(
     tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None, allow_new: bool = False
 ) -> list[Instance]:
-    """Revoke all instances under this key that have started so far; returns those that were alive.
+    """Revoke all instances under this key that have started so far; returns those that could still call.
 
     With `allow_new`, launches that share one of them start another one.
     """
+    named = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
+    alive = [item for item in named if not tx.store.revoked(revocation_keys(item), item.started)]
     tx.store.revoke(key, tx.now if until is None else until)
-    alive = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     ids = [instance.id for instance in alive]
     fields: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
     tx.add(Draft("credential.revoked", fields))
-    for id in ids:
+    for id in (instance.id for instance in named):
         close_requests_of(tx, id, f"revoked: {note}")
         if allow_new:
             tx.store.forget_launches(id)

@@ -126,3 +126,28 @@ def test_an_unknown_agent_to_disable_leads_to_the_agents_there_are(
 
 def test_a_configuration_without_secrets_has_no_table_of_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, config, "secrets", "list") == (0, "", "no secret in the configuration\n")
+
+
+def test_a_credential_that_outlives_the_default_is_noted_and_none_outlives_ten_years(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    issue = ("instances", "issue", "--on-behalf-of", "dana", "--ttl")
+    assert run(capsys, config, *issue, "8h")[2] == ""
+    noted = "note: the credential is valid until 20"
+    assert run(capsys, config, *issue, "1000d")[2].startswith(noted)
+    assert "longer than the 8h of `credential_seconds`" in run(capsys, config, *issue, "1000d")[2]
+    with pytest.raises(SystemExit):
+        main([*issue, "9999999d", "--config", str(config)])
+    assert "`9999999d` is too long; write at most 3650d" in capsys.readouterr().err
+    config.write_text(config.read_text().replace("[agents.tester]", "[agents.tester]\ncredential_seconds = 400000000"))
+    assert "credential_seconds" in run(capsys, config, *issue, "8h")[2]
+
+
+def test_an_agent_that_was_disabled_already_is_reported_as_such(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, config, "instances", "issue", "--on-behalf-of", "dana")[0] == 0
+    disable = ("agents", "disable", "tester", "--why", "drifts")
+    assert run(capsys, config, *disable)[1].startswith("disabled `tester`; revoked instances: run_")
+    assert run(capsys, config, *disable)[1] == "`tester` was disabled already; revoked instances: none\n"
+    assert run(capsys, config, "instances", "revoke", "--agent", "tester", "--why", "again")[1].endswith(": none\n")
