@@ -15,7 +15,7 @@ import pytest
 from mcp_guard.cli import COMMANDS
 from mcp_guard.cli.dispatch import load_handler
 from mcp_guard.cli.options import Parser
-from tests.docs.page import ROOT, Block, blocks, fences, fits, run
+from tests.docs.page import BIN, ROOT, Block, blocks, fences, fits, run
 from tests.live.http_guard import free_port
 from tests.live.running_guard import cli
 
@@ -211,6 +211,7 @@ def test_commands_from_an_empty_machine_to_a_served_guard_run_as_printed(tmp_pat
 def test_commands_that_start_from_the_example_run_as_printed(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
+    (tmp_path / "mcp-guard").symlink_to(BIN.parent)  # where install.md installs
     check(document, tmp_path / "crm", tmp_path)
 
 
