@@ -243,7 +243,7 @@ def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -
 
 @contextmanager
 def _staging(state: Path) -> Iterator[Path]:
-    folder = state / STAGING
+    folder, is_new = state / STAGING, not state.exists()
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -253,6 +253,9 @@ def _staging(state: Path) -> Iterator[Path]:
         raise LedgerError(f"cannot restore to `{state}`: {error}", "check the folder's owner and mode") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it has the restored ledger
+                state.rmdir()
 
 
 def _copy_in(backup: Path, state: Path, staging: Path) -> None:
