@@ -224,9 +224,14 @@ def key_path(options: argparse.Namespace, approver: str) -> Path:
     """Where this person's key is: theirs, outside the guard's folders."""
     if options.key_file is not None:
         return Path(options.key_file)
+    return key_folder() / f"{approver}.key"
+
+
+def key_folder() -> Path:
+    """Where the keys of approvers are who named no other file."""
     import platformdirs
 
-    return platformdirs.user_config_path("mcp-guard") / "approvers" / f"{approver}.key"
+    return platformdirs.user_config_path("mcp-guard") / "approvers"
 
 
 def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_guard.cli.approvers import key_folder
 from mcp_guard.cli.options import add_json, make_parser, one_of
 from mcp_guard.cli.output import print_text
 from mcp_guard.cli.prompts import confirm
@@ -33,7 +34,9 @@ from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switche
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
+from mcp_guard.diagnostics.reach import OwnFile, Reach, find_reaching, own_files
 from mcp_guard.diagnostics.snapshot import ClientFile
+from mcp_guard.settings import Settings
 
 
 def this_host() -> Host:
@@ -114,6 +117,21 @@ def client_files(config: Path) -> Iterator[ClientFile]:
             unguarded=servers.servers,
             failure=servers.failure,
         )
+
+
+def find_reached(settings: Settings, *wrapped: ServerSection) -> tuple[Reach, ...]:
+    """Upstreams that were given a folder with the guard's own files; `wrapped` are clients that will be guarded."""
+    return find_reaching(settings, find_own(settings, *wrapped))
+
+
+def find_own(settings: Settings, *wrapped: ServerSection) -> tuple[OwnFile, ...]:
+    """The guard's files; `wrapped` are clients that will be guarded."""
+    keys = key_folder()
+    others = [OwnFile(keys, "keys of approvers")] if keys.exists() else []
+    guarded = {Path(client.path): client.title for client in client_files(settings.path) if client.is_guarded}
+    guarded |= {spot.path: spot.client.title for spot in wrapped}
+    others += [OwnFile(path, f"the file of {title} that starts the guard") for path, title in guarded.items()]
+    return own_files(settings, others)
 
 
 def client_words(spot: ServerSection, host: Host) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.client_files import client_files
+from mcp_guard.cli.client_files import client_files, find_reached
 from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.group_names import all_unnamed_groups
 from mcp_guard.cli.hidden_tools import find_hidden
@@ -102,6 +102,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         discontinued=find_discontinued(settings.state_dir / FILE),
         outdated=find_outdated(settings, [name for name, is_running in state.guards if is_running]),
         unnamed_groups=tuple(all_unnamed_groups(settings)),
+        reached=find_reached(settings),
         **snapshot,
     )
 

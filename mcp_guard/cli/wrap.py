@@ -11,6 +11,7 @@ from mcp_guard.cli.client_files import (
     config_option,
     confirm_write,
     diff_lines,
+    find_reached,
     find_spot,
     guard_command,
     make_client_parser,
@@ -254,6 +255,8 @@ def notes(operation: WrapOperation) -> list[str]:
         lines.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
     if operation.spot.scope == PROJECT:
         lines.append(f"{operation.spot.path.name} belongs to the project; its other users cannot start this guard")
+    after = check(plan.config_text, guard.config)
+    lines += [f"{reach}; {reach.fix}" for reach in find_reached(after, operation.spot)]
     lines += name_notes(operation)
     if plan.others:
         lines.append(f"{operation.spot.client.title} also gets these servers of the guard: {', '.join(plan.others)}")

@@ -334,6 +334,12 @@ def network(snapshot: GuardSnapshot) -> CheckResults:
     return results
 
 
+def reach(snapshot: GuardSnapshot) -> CheckResults:
+    """Upstreams whose tools can read the guard's key, or switch the guard off."""
+    results = [CheckResult("reach", Level.WARNING, str(reached), reached.fix) for reached in snapshot.reached]
+    return results or _ok("reach", "no argument of an upstream is a folder with the guard's own files")
+
+
 def refusals(snapshot: GuardSnapshot) -> CheckResults:
     """INVARIANT: a call that must be refused and was not is always a problem."""
     tried = [trial for trial in snapshot.refusal_tests if not trial.permitted]
@@ -408,8 +414,8 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, refusals, weakened,
-    clients,
+    routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, reach, refusals,
+    weakened, clients,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from mcp_guard.core.approval import Approval, Route
 from mcp_guard.core.model import Micros
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
+from mcp_guard.diagnostics.reach import Reach
 
 
 class Level(StrEnum):
@@ -180,3 +181,4 @@ class GuardSnapshot:
     outdated: tuple[str, ...] = ()
     """How running guards differ from one that was started now."""
     unnamed_groups: tuple[UnnamedGroup, ...] = ()
+    reached: tuple[Reach, ...] = ()

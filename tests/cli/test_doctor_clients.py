@@ -71,6 +71,7 @@ def test_no_client_found_is_ok(home: Path, capsys: pytest.CaptureFixture[str]) -
     [finding] = clients(capsys)
     assert finding == {
         "check": "clients", "level": "ok", "what": "no client with servers found for this user and folder", "fix": "",
+        "is_choice": False,
     }  # fmt: skip
 
 
@@ -145,3 +146,33 @@ def test_disabled_servers_are_not_reported(home: Path, capsys: pytest.CaptureFix
     text["mcpServers"]["off"] = {"command": "off", "disabled": True}
     path.write_text(json.dumps(text))
     assert [finding["level"] for finding in clients(capsys)] == ["ok"]
+
+
+def test_servers_that_reach_the_guards_own_files_are_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def reached() -> list[Finding]:
+        capsys.readouterr()
+        main(["doctor", "--json"])
+        return [finding for finding in json.loads(capsys.readouterr().out) if finding["check"] == "reach"]
+
+    keys = home / ".config" / "mcp-guard" / "approvers"
+    keys.mkdir(parents=True)
+    (home / "project").mkdir()
+    path = cursor(home)
+    own = "the configuration, the policies, the state folder with the key of the ledger"
+    rest = "keys of approvers, the file of Cursor that starts the guard"
+    for words, what in (
+        ([str(home)], f"{own}, {rest}"),
+        ([f"--root={home / 'guard'}"], own),
+        (["--mount", f"type=bind,src={home / 'guard' / 'state'},dst=/data"], own.rpartition(", ")[2]),
+        ([str(home / ".config")], "keys of approvers"),
+        (["."], f"{own}, {rest}"),  # a user's server starts in the home folder
+        ([str(home / "project")], ""),
+    ):
+        (home / "guard" / "state").mkdir(exist_ok=True)
+        path.write_text(json.dumps({"mcpServers": {"files": {"command": "files", "args": words}}}))
+        assert main(["wrap", "--yes"]) == 0
+        noted = capsys.readouterr().out
+        [finding] = reached()
+        assert (finding["level"], finding["what"].partition("own files: ")[2]) == ("warning" if what else "ok", what)
+        assert (finding["what"] in noted, bool(finding["fix"])) == (bool(what), bool(what))
+        assert main(["unwrap", "--yes"]) == 0

@@ -111,3 +111,42 @@ async def test_what_is_suggested_is_formatted(tmp_path: Path, policies: str) -> 
     assert made.texts["policies.cedar"].startswith(before.removesuffix(";\n"))
     assert {name: format_policies(text) for name, text in made.texts.items()} == made.texts
     harness.close()
+
+
+async def test_an_ending_opens_only_the_folder_that_it_was_seen_in(tmp_path: Path) -> None:
+    harness = with_servers(tmp_path)
+    for name in ("src/a.py", "src/b.py", "src/c.py", "docs/n.md"):
+        await call(harness, {"path": f"/w/proj/{name}", "content": name}, "files__write_file")
+    made = suggested(harness, PERMIT + HOLD, free=("content",))
+    engine = loaded(harness, made, tmp_path / "out")
+    tool = harness.upstream.catalog["files__write_file"]
+
+    def outcome(name: str) -> Outcome:
+        arguments = {"path": f"/w/proj/{name}", "content": ""}
+        return engine.decide(make_call(tool, arguments, instance=make_instance()), {}).outcome
+
+    assert [outcome(name) for name in ("src/d.py", "src/deep/e.py", "docs/m.md")] == [Outcome.ALLOW] * 3
+    for name in ("setup.py", "docs/conf.py", "README.md", "src/a.md"):
+        assert outcome(name) is Outcome.REQUIRE_APPROVAL, name
+    harness.close()
+
+
+@pytest.mark.parametrize(
+    ("paths", "own", "why"),
+    [
+        (("/srv/u/a.toml", "/srv/u/b/c.toml", "/srv/u/d.toml"), "/srv/u/g/mcp-guard.toml", "which has a file of"),
+        (("/srv/u/g/mcp-guard.toml",) * 3, "/srv/u/g/mcp-guard.toml", "a file of this guard"),
+        (("/srv/u/g/state/x.txt", "/srv/u/g/state/y.txt", "/srv/u/z.txt"), "/srv/u/g/state", "a file of this"),
+    ],
+)
+async def test_no_rule_opens_files_of_the_guard_itself(
+    tmp_path: Path, paths: tuple[str, ...], own: str, why: str
+) -> None:
+    harness = with_servers(tmp_path)
+    for path in paths:
+        await call(harness, {"path": path, "content": path}, "files__write_file")
+    assert suggested(harness, PERMIT + HOLD, free=("content",)).suggestions.suggested
+    made = suggested(harness, PERMIT + HOLD, free=("content",), own={own})
+    assert made.suggestions.suggested == []
+    assert [why in reason for reason in made.suggestions.skipped.values()] == [True]
+    harness.close()

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mcp_guard.cli.client_files import find_own, find_reached
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_text
@@ -66,10 +67,12 @@ def main(arguments: list[str]) -> int:
         )
     if options.out and candidate.suggestions.suggested:
         write(options.out, candidate, cases(store, candidate))
+    reached = find_reached(settings)
     if options.json:
-        print_json(as_json(candidate), indent=2)
+        print_json(as_json(candidate) | {"reached": list(map(str, reached))}, indent=2)
     else:
         print_candidate(candidate, options.out)
+        print_lines(f"warning: {reach}; {reach.fix}" for reach in reached)
     return 0 if candidate.suggestions.suggested else 1
 
 
@@ -83,6 +86,7 @@ def know(settings: Settings, store: Store, options: argparse.Namespace, failed: 
         free=freed(options),
         listed={name: [key for key, kind in fields.items() if kind.allowed] for name, fields in shapes.items()},
         read_only={row.tool for row in read_effects(tools.values()) if row.proposed is Effect.READ},
+        own={str(file.path) for file in find_own(settings)} | {str(settings.path), str(settings.state_dir)},
         labels=any(rule.returns for rule in settings.tool_rules.values()),
     )
 

@@ -9,9 +9,10 @@ next call: it raises `FreeText`, and a person decides. An attribute of a type th
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 from mcp_guard.core.model import Json
@@ -76,6 +77,8 @@ class Condition:
     comment: str = ""
     opens_paths: bool = False
     """Whether paths that were not seen meet it."""
+    folders: tuple[str, ...] = ()
+    """The folders that such paths are in, if they are bounded."""
 
 
 def record_conditions(
@@ -118,7 +121,7 @@ def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_list
         elif optional:
             text = f"(if {has} then {text} else true)"
         comment = condition.comment if len(given) == of else f"given in {len(given)} of {of} calls"
-        yield Condition(text, comment, condition.opens_paths)
+        yield replace(condition, text=text, comment=comment)
 
 
 def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | None:
@@ -157,34 +160,58 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
         literals = ", ".join(map(quoted, distinct))
         return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
-        return Condition(_inside(at, folder, distinct), f"{len(distinct)} different values", "://" not in folder)
+        return _inside(at, folder, distinct)
     if hosts := sorted({match[1] for value in distinct if (match := HOST.match(value))}):
         shown = ", ".join(f"`{host}`" for host in hosts[:MAX_HOSTS]) + (" and others" if len(hosts) > MAX_HOSTS else "")
         raise FreeText(at, len(distinct), "any destination", f", at {shown}, and an address may carry data there")
     raise FreeText(at, len(distinct))
 
 
-def _inside(at: str, folder: str, seen: list[str]) -> str:
+def _inside(at: str, folder: str, seen: list[str]) -> Condition:
     """The condition that `at` is in the folder and ends as the values do. Raises: FreeText.
 
+    Each ending is let through only in the deepest folder that has all values with that ending.
     Names without an ending, or with a leading dot, are let through only as they were seen: programs obey what is in
     `.git/config` or `.envrc`, and git obeys any folder with the files `HEAD` and `config`, so that whoever may write
     there may run any command. A list of such names would never be complete, so it is the other names that are listed.
     """
-    starts = quoted(folder)[:-1]
+    comment = f"{len(seen)} different values"
     if "://" in folder:
-        return f'{at} like {starts}*" && !({at} like "*..*") && !({at} like "*%*")'
+        return Condition(f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*") && !({at} like "*%*")', comment)
     plain = [value for value in seen if "/." not in value[len(folder) - 1 :]]
     names = {value: name for value in plain if (name := ENDING.fullmatch(value.rpartition("/")[2]))}
-    endings = sorted({name[1] for name in names.values()})
+    folders = {
+        ending: _folder_in(folder, [value for value, name in names.items() if name[1] == ending])
+        for ending in sorted({name[1] for name in names.values()})
+    }
     exact = [value for value in seen if value not in names]
-    if not endings or len(exact) > MAX_VALUES or len(endings) > MAX_VALUES:
-        raise FreeText(at, len(seen), "any path", "" if endings else WITHOUT_ENDING)
-    inside = " || ".join(f'{at} like {starts}*{ending}"' for ending in endings)
-    inside = f"({inside})" if len(endings) > 1 else inside
+    if not folders or len(exact) > MAX_VALUES or len(folders) > MAX_VALUES:
+        raise FreeText(at, len(seen), "any path", "" if folders else WITHOUT_ENDING)
+    inside = " || ".join(f'{at} like {quoted(inner)[:-1]}*{ending}"' for ending, inner in folders.items())
+    inside = f"({inside})" if len(folders) > 1 else inside
     above = folder[:-1] if "/." in folder else ""
     inside += f' && !({at} like "*..*") && !({at} like {quoted(above)[:-1]}*/.*")'
-    return f"({inside} || [{', '.join(map(quoted, exact))}].contains({at}))" if exact else inside
+    text = f"({inside} || [{', '.join(map(quoted, exact))}].contains({at}))" if exact else inside
+    return Condition(text, f"{comment}; * also stands for folders", True, tuple(folders.values()))
+
+
+def refuse_own(own: Collection[str], inputs: object, conditions: Iterable[Condition]) -> None:
+    """Raises: Unbounded if an argument is one of these paths or in it, or if a condition opens a folder with one."""
+    for path in map(PurePath, own):
+        for text in _strings(inputs):
+            if PurePath(text).is_relative_to(path):
+                raise Unbounded(f"a call named `{text}`, a file of this guard")
+        for folder in (folder for condition in conditions for folder in condition.folders):
+            if path.is_relative_to(folder):
+                raise Unbounded(f"the calls were in `{folder}`, which has a file of this guard in it: `{path}`")
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def is_prose(at: str) -> bool:
@@ -209,6 +236,12 @@ def common_folder(values: Sequence[str]) -> str:
     found = FOLDER.match(low[: low.rfind("/", 0, shared) + 1])
     is_plain = not any(".." in value or re.search(r"\s|://.*%", value) for value in values)
     return found[0] if found and is_plain and len(values) > 1 else ""
+
+
+def _folder_in(folder: str, values: Sequence[str]) -> str:
+    """The deepest folder of these paths in `folder`; of one path, its own folder."""
+    own = FOLDER.match(values[0][: values[0].rindex("/") + 1])
+    return common_folder(values) or (own[0] if own else folder)
 
 
 def _sets(at: str, values: list[list[Any]], is_listed: bool) -> Condition:

@@ -26,7 +26,13 @@ from mcp_guard.core.model import Effect, Json, Outcome
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.formatting import format_policies
-from mcp_guard.policy.authoring.generalize import Condition, FreeText, Unbounded, record_conditions
+from mcp_guard.policy.authoring.generalize import (
+    Condition,
+    FreeText,
+    Unbounded,
+    record_conditions,
+    refuse_own,
+)
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
 from mcp_guard.policy.cedar_text import quoted
@@ -140,7 +146,7 @@ class Knowledge:
     succeed, by the receipt of their intent. `free` are arguments that are left unrestricted: `message`, or
     `git__git_commit.message`. `listed` are arguments whose values the schema of a tool lists, `read_only` tools that
     are not configured and that their servers call read-only. `labels` tells whether results are labelled
-    (`context.history`).
+    (`context.history`). `own` are the guard's own files and folders, which no rule may open.
     """
 
     refused: Mapping[Group, str]
@@ -150,6 +156,7 @@ class Knowledge:
     listed: Mapping[str, Collection[str]] = field(default_factory=dict)
     read_only: Collection[str] = ()
     labels: bool = False
+    own: Collection[str] = ()
 
     def free_in(self, tool: str) -> frozenset[str]:
         return frozenset(name.removeprefix(f"{tool}.") for name in self.free)
@@ -257,6 +264,8 @@ def _suggest_for_group(
         raise Unbounded("some calls were held by a gate and others had no permit: review them separately")
     basis = tuple(call.decision for call in calls)
     conditions = tuple(_conditions(group, basis, now, known))
+    inputs = [decision.material["request"]["context"]["input"] for decision in basis if decision.material]
+    refuse_own(known.own, inputs, conditions)
     is_read = {"id": Effect.READ} in now.schema[""]["actions"][group[1]].get("memberOf", ())
     opens_paths = not is_read and any(condition.opens_paths for condition in conditions)
     return Suggestion(id, group, tuple(sorted(gates)), conditions, basis, opens_paths)
