@@ -188,7 +188,7 @@ def share(wraps: Sequence[WrapRecord], others: Sequence[WrapRecord]) -> tuple[tu
 def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies: Path) -> tuple[str, tuple[str, ...]]:
     """The guard's configuration without these sections, and notes on those that must stay."""
     cedar = sorted(policies.rglob("*.cedar")) if policies.is_dir() else [policies]
-    after, kept = remove_blocks(config.text, blocks, [path.read_text() for path in cedar if path.is_file()])
+    after, kept = remove_blocks(config.text, blocks, {str(path): path.read_text() for path in cedar if path.is_file()})
     notes = tuple(f"{section(block)} stays in {config.path}: {why}" for block, why in kept)
     try:
         check(after, config.path)

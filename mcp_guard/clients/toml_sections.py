@@ -71,9 +71,9 @@ def append_blocks(text: str, blocks: Sequence[TomlBlock]) -> tuple[str, list[Tom
 
 
 def remove_blocks(
-    text: str, blocks: Sequence[TomlBlock], policies: Sequence[str]
+    text: str, blocks: Sequence[TomlBlock], policies: Mapping[str, str]
 ) -> tuple[str, list[tuple[TomlBlock, str]]]:
-    """The text without the blocks, and the blocks that must stay, each with the reason."""
+    """The text without the blocks, and the blocks that must stay, each with the reason. `policies` are by file."""
     before, remaining = text, list[tuple[TomlBlock, str]]()
     for block in sorted(blocks, key=lambda block: bool(block.mentions)):  # those that refer to others come first
         if text.count(block.text) != 1:
@@ -81,8 +81,8 @@ def remove_blocks(
             continue
         without = text.replace(block.text, "")
         referring = re.compile(rf"(?<![\w-]){re.escape(block.mentions)}")
-        if block.mentions and any(referring.search(other) for other in (without, *policies)):
-            remaining.append((block, "policies or other sections refer to it"))
+        if block.mentions and (users := [*_sections(without, referring), *_files(policies, referring)]):
+            remaining.append((block, f"{', '.join(users)} {'refers' if len(users) == 1 else 'refer'} to it"))
         else:
             text = without
     staying = [block.mentions for block, _ in remaining if block.mentions]
@@ -90,7 +90,23 @@ def remove_blocks(
     if not effects:
         return text, remaining
     text, others = remove_blocks(before, [block for block in blocks if block not in effects], policies)
-    return text, [*others, *((block, "its server stays") for block in effects)]
+    reasons = dict(remaining)  # not the effects, which stay because of their server and not the other way round
+    kept = [(block, reasons.get(block, why)) for block, why in others]
+    return text, [*kept, *((block, "its server stays") for block in effects)]
+
+
+def _sections(text: str, referring: re.Pattern[str]) -> list[str]:
+    """The headers of the sections in which there is a match, as far as one is before it."""
+    header, users = "the text before all sections", dict[str, None]()
+    for line in text.splitlines():
+        header = line.strip() if line.startswith("[") else header
+        if referring.search(line):
+            users[header] = None
+    return list(users)
+
+
+def _files(policies: Mapping[str, str], referring: re.Pattern[str]) -> list[str]:
+    return [file for file, text in policies.items() if referring.search(text)]
 
 
 def table(data: Mapping[str, object], section: str) -> dict[str, object]:

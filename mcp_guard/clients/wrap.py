@@ -190,8 +190,9 @@ class _PlanBuilder:
         return table(self.data, "upstreams")
 
     def place(self, server: ClientServer) -> ClientServer:
-        """Add it under its own name, or a numbered one if that is taken; an identical upstream is reused."""
-        number, name = 1, server.upstream
+        """Add it under its own name, or a numbered one if that is taken; an identical upstream is reused, numbered or
+        not."""
+        number, name = 1, self._identical(server) or server.upstream
         while True:
             placed = replace(server, upstream=name)
             places = self.places(placed)
@@ -211,6 +212,17 @@ class _PlanBuilder:
         else:
             self.reused.append(name)
         return placed
+
+    def _identical(self, server: ClientServer) -> str:
+        """The upstream that an earlier wrap has added for such a server under a numbered name; empty if none has."""
+        numbers = range(2, len(self.upstreams) + 2)
+        names = [server.upstream, *(numbered(server.upstream, number) for number in numbers)]
+        return next((name for name in names if name in self.upstreams and self._is_same(server, name)), "")
+
+    def _is_same(self, server: ClientServer, name: str) -> bool:
+        placed = replace(server, upstream=name)
+        block = upstream_block(placed, self.places(placed), "")
+        return name not in self.placed and bool(self.upstreams[name] == tomllib.loads(block.text)["upstreams"][name])
 
     def places(self, server: ClientServer) -> dict[str, dict[str, str]]:
         """For values that the configuration only refers to: the source and its name, by variable or header."""

@@ -87,3 +87,27 @@ def test_a_second_guard_is_offered_only_with_the_first_and_what_the_choice_means
     assert lines[at + 2] == f"    mcp-guard wrap {name} --config {first}"
     assert main([*lines[at + 2].split()[1:], "--dry-run"]) == 0
     assert "will be created" not in capsys.readouterr().out
+
+
+def test_server_that_stayed_under_a_number_is_found_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its policies name `git-2`, and a second `git` beside it would be listed twice and decided otherwise."""
+    desktop(here, git={"command": "git", "args": ["/a"]})
+    cursor(here, git={"command": "git", "args": ["/b"]})
+    assert main(["init", "--yes"]) == 0
+    for client in ("claude-desktop", "cursor"):
+        assert main(["wrap", client, "--yes"]) == 0
+    policy = Path("policies/git.cedar")
+    policy.write_text('@id("add") permit (principal, action == Action::"git-2__git_add", resource);\n')
+    with Path("mcp-guard.toml").open("a") as config:
+        config.write('\n[tools."git-2__git_add"]\neffect = "write"\n')
+    assert main(["unwrap", "cursor", "--yes"]) == 0
+    assert (
+        f"note: [upstreams.git-2] stays in {Path('mcp-guard.toml').resolve()}: "
+        f'[tools."git-2__git_add"], {policy.resolve()} refer to it'
+    ) in capsys.readouterr().out
+    assert main(["unwrap", "claude-desktop", "--yes"]) == 0
+    assert list(upstreams()) == ["git-2"]
+    capsys.readouterr()
+    assert main(["wrap", "cursor", "--yes"]) == 0
+    assert "git: behind the guard, as `git-2`: its tools are git-2__…, already in" in capsys.readouterr().out
+    assert list(upstreams()) == ["git-2"]

@@ -9,7 +9,7 @@ CONFIG = '[guard]\npolicies = "policies"\n'
 
 def test_confirmed_effects_go_or_stay_with_their_server() -> None:
     text = CONFIG + SERVER.text + EFFECTS.text
-    assert remove_blocks(text, [SERVER, EFFECTS], []) == (CONFIG, [])
-    after, kept = remove_blocks(text, [SERVER, EFFECTS], ['Action::"git__status"'])
+    assert remove_blocks(text, [SERVER, EFFECTS], {}) == (CONFIG, [])
+    after, kept = remove_blocks(text, [SERVER, EFFECTS], {"a.cedar": 'Action::"git__status"', "b.cedar": ""})
     assert after == text
-    assert dict(kept) == {SERVER: "policies or other sections refer to it", EFFECTS: "its server stays"}
+    assert dict(kept) == {SERVER: "a.cedar refers to it", EFFECTS: "its server stays"}
