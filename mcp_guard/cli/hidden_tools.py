@@ -9,10 +9,10 @@ from mcp_guard.app import CLOCK
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.policy.inputs import known_environment
 from mcp_guard.core.approval import SECOND
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Mode, Task
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
-from mcp_guard.policy.engine import PolicyEnvironment, load_confined
+from mcp_guard.policy.engine import PolicyEnvironment, load_confined, load_policies
 from mcp_guard.policy.source import read_policies
 from mcp_guard.settings import Settings
 
@@ -45,6 +45,21 @@ def find_hidden(settings: Settings, environment: PolicyEnvironment | None = None
                 )
             )  # fmt: skip
     return sorted(hidden, key=lambda row: (row.tool, row.agent))
+
+
+def can_load_policies(settings: Settings) -> bool:
+    """Whether the files as they are now could be put in force with the tools that were listed last."""
+    try:
+        environment = known_environment(settings, live=False, quiet=True)[0]
+        if environment is None:
+            read_policies(settings.policies, settings.routes)
+        else:
+            load_policies(settings.policies, environment)
+    except PolicyError:
+        return False
+    except (GuardError, ValueError, LookupError, TypeError):  # reported by others
+        return True
+    return True
 
 
 def instances(settings: Settings) -> Iterable[Instance]:

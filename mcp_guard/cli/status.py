@@ -13,7 +13,7 @@ from typing import Any
 from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.configured_names import describe_unseen
-from mcp_guard.cli.hidden_tools import find_hidden
+from mcp_guard.cli.hidden_tools import can_load_policies, find_hidden
 from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
 from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
@@ -124,8 +124,12 @@ def as_started(settings: Settings, started: Sequence[StartedGuard], running: lis
 
 
 def outdated_lines(settings: Settings, started: Sequence[StartedGuard]) -> list[str]:
-    now = installed_guard(settings)
-    return [f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)]
+    """What running guards do not have in force of the files, and why."""
+    what, now = "the files have mistakes; running guards keep what they loaded before", installed_guard(settings)
+    policies = [] if can_load_policies(settings) else [f"policies: {what}: mcp-guard policy validate"]
+    return policies + [
+        f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
+    ]
 
 
 def guards_line(running: list[str], started: Sequence[StartedGuard]) -> str:

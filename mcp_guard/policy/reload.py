@@ -169,6 +169,10 @@ class PolicyReloader:
             stamp = self.file_state()
             if self._sessions and (woken or (stamp != self._stamp and stamp == previous)):
                 await self._reload_or_report(stamp)
+            elif woken:
+                self._tell(
+                    "no session is open: the next one loads the policies; to check them: mcp-guard policy validate"
+                )
             previous = stamp
 
     async def _reload_or_report(self, stamp: Stamp) -> None:
@@ -208,6 +212,13 @@ class PolicyReloader:
                 self._apply(session, environment)
                 if session.in_force.version != version:
                     session.on_changed()
+        loaded = [read for (place, *_), read in self._loaded.items() if place == self._policies]
+        self._tell_reloaded([read.version for read in loaded if not isinstance(read, GuardError)])
+
+    def _tell_reloaded(self, versions: list[str]) -> None:
+        """Say what a reload has put in force; that it was rejected is said in detail."""
+        for version in versions:
+            self._tell(f"policies reloaded: version {version[7:19]} is in force")
 
     def _read_for_listing(self, place: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
         """The policies for a new listing: those in the files, or the last valid ones as far as they fit it."""

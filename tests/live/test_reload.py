@@ -15,6 +15,9 @@ NO_HI = ALLOW_ALL + (
 )
 
 
+BROKEN = "policies: the files have mistakes; running guards keep what they loaded before: mcp-guard policy validate\n"
+
+
 def wait_for_new_tools(client: Client) -> None:
     """Read until the client is notified of changed tools, which is when the new policies apply."""
     if not any(message.get("method") == "notifications/tools/list_changed" for message in client.others):
@@ -47,6 +50,9 @@ def test_changed_policies_apply_within_the_session(tmp_path: Path, hurry: bool) 
         assert "up__count" in client.tools()
     loaded = [receipt["policy_version"] for receipt in log(config, "--kind", "policy.loaded")]
     assert len(set(loaded)) == 3
+    assert [f"policies reloaded: version {version[7:19]} is in force" in client.stderr for version in loaded] == [
+        False, True, True,
+    ]  # fmt: skip
     assert len(log(config, "--kind", "instance.started")) == 1
 
 
@@ -66,6 +72,9 @@ def test_invalid_policies_never_replace_valid_ones(tmp_path: Path) -> None:
         while not log(config, "--kind", "policy.rejected"):
             client.request("ping")
         assert "hi" in text(client.call("up__echo", {"text": "hi"})), "the good set stays"
+        assert BROKEN in cli("status", "--config", str(config)).stdout
+        write(config, ALLOW_ALL)
+        assert BROKEN not in cli("status", "--config", str(config)).stdout
     assert "the current ones stay in force" in client.stderr
     assert "test.cedar" in log(config, "--kind", "policy.rejected")[0]["reasons"][0]
 
