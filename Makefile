@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
+.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser nginx
 .PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -25,10 +25,10 @@ dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock file and
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-test: check $(VENV)/.node browser  ## run all checks and tests
+test: check $(VENV)/.node browser nginx  ## run all checks and tests
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-coverage: $(VENV)/.node browser  ## run all tests and measure which lines they reach, in every process; takes half as long again
+coverage: $(VENV)/.node browser nginx  ## run all tests and measure which lines they reach, in every process; takes half as long again
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine -q
@@ -87,7 +87,7 @@ eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hij
 	@VIRTUAL_ENV=$(CURDIR)/.venv-eval $(UV) pip sync -q --require-hashes requirements-eval.lock
 	@touch $@
 
-proofs: $(VENV)/.node browser  ## run the tests of which `make test` runs a sample, in full; takes twice as long
+proofs: $(VENV)/.node browser nginx  ## run the tests of which `make test` runs a sample, in full; takes twice as long
 	@FULL_PROOFS=1 $(BIN)/python -m pytest $(PARALLEL) $$(grep -rl "proof_size import" tests) $(ARGS)
 
 RUNS ?= 100
@@ -195,6 +195,14 @@ browser:  # the tests of the inbox use Debian's Chromium
 	  echo "installing chromium for the tests of the inbox"; \
 	  (apt-get update -q && apt-get install -y -q --no-install-recommends chromium) > /dev/null 2>&1; } || \
 	  { echo "no chromium: install it (apt-get install chromium), as root or with your system's package manager" >&2; exit 1; }
+
+nginx:  # the tests of deploy/ use Debian's nginx; where Debian's servers cannot be reached, they are skipped
+	@PATH="$$PATH:/usr/sbin"; command -v nginx > /dev/null || { \
+	  echo "installing nginx for the tests of deploy/ (as a service, its package may start it on port 80)"; \
+	  if apt-get update -q -o APT::Update::Error-Mode=any > /dev/null 2>&1; then \
+	    apt-get install -y -q --no-install-recommends nginx > /dev/null 2>&1; \
+	  else test "$$(id -u)" = 0 && echo "Debian's packages cannot be reached: tests that need nginx are skipped"; fi; } || \
+	  { echo "no nginx: install it (apt-get install nginx), as root or with your system's package manager" >&2; exit 1; }
 
 screenshots: $(VENV)/.dev browser  ## write screenshots of the inbox to docs/images
 	@$(BIN)/python -m tests.web.screenshots

@@ -80,6 +80,10 @@ NOT_RUN = {
         "systemctl daemon-reload": "the same",
         "sudo -u mcp-guard": "the same",
     },
+    "docs/howto/run-a-fleet.md": {
+        "systemctl daemon-reload": "needs a machine of its own; tests/deploy checks the unit and runs three gateways",
+        "for port in 8766": "the same",
+    },
     "docs/howto/siem.md": {
         "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor >>": FOREVER,
         "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor --after": FOREVER,

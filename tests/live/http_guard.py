@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Mapping
@@ -104,6 +105,7 @@ class Raw:
     patience: float = 60
     session: str | None = None
     last: int = 0
+    trust: ssl.SSLContext | bool = True
 
     def send(self, body: Json | bytes, headers: Headers | None = None) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -112,7 +114,7 @@ class Raw:
     def ask(self, method: str, url: str, content: bytes = b"", headers: Headers | None = None) -> httpx.Response:
         fixed = {"authorization": f"Bearer {self.token}", "accept": "application/json, text/event-stream"}
         said = {**fixed, "mcp-session-id": self.session or "", **(headers or {})}
-        with httpx.Client(timeout=self.patience, trust_env=False) as http:
+        with httpx.Client(timeout=self.patience, trust_env=False, verify=self.trust) as http:
             return http.request(method, url, content=content, headers={k: v for k, v in said.items() if v})
 
     def request(self, method: str, params: Json | None = None, headers: Headers | None = None) -> httpx.Response:
