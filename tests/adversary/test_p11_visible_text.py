@@ -123,7 +123,7 @@ def test_every_value_that_a_page_shows_is_visible() -> None:
 
 PRINTERS = (
     "mcp_guard/cli/output.py",
-    "mcp_guard/app.py",
+    "mcp_guard/server_log.py",
     "mcp_guard/downstream/stdio.py",
     "mcp_guard/config/file.py",
 )
