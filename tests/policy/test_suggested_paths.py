@@ -14,6 +14,7 @@ from tests.promises.harness import Harness, make_instance
 
 READS = '@id("reads") permit (principal in Group::"workers", action in Action::"read", resource);\n'
 PERMIT = '@id("work") permit (principal in Group::"workers", action in Action::"write", resource);\n'
+WRITE = "files__write_file"
 LISTINGS = Path(__file__).parents[2] / "examples" / "packs" / "listings"
 BARE_REPOSITORY = (
     ("files__create_directory", {"path": "/w/notes/x"}),
@@ -44,7 +45,7 @@ async def test_suggested_rules_let_nobody_build_a_repository_whose_configuration
         await call(harness, {"path": f"/w/notes/{name}"}, "files__create_directory")
         await call(harness, {"path": f"/w/notes/{name}/todo.txt", "content": f"buy {name}"}, "files__write_file")
     free = ("files__write_file.content", "files__create_directory.path")
-    made = suggested(harness, READS + PERMIT + HOLD, free=free)
+    made = suggested(harness, READS + PERMIT + HOLD, free=free, destructive=(WRITE,))
     assert {suggestion.group[1] for suggestion in made.suggestions.suggested} == {
         "files__create_directory", "files__write_file"
     }  # fmt: skip
@@ -105,7 +106,12 @@ async def test_what_is_suggested_is_formatted(tmp_path: Path, policies: str) -> 
     for name in ("a.md", "b.txt", "Makefile"):
         await call(harness, {"path": f"/w/notes/{name}", "content": ""}, "files__write_file")
     before = format_policies(policies) or ""
-    made = suggested(harness, before, free=("content",))
+    [question] = suggested(harness, before, free=("content",)).suggestions.questions
+    assert question.text.startswith("may it run without approval? it is destructive")
+    assert question.if_so == f"mcp-guard policy suggest --destructive {WRITE}"
+    [question] = suggested(harness, before, destructive=(WRITE,)).suggestions.questions
+    assert question.if_so == f"mcp-guard policy suggest --destructive {WRITE} --free {WRITE}.content"
+    made = suggested(harness, before, free=("content",), destructive=(WRITE,))
     [suggestion] = made.suggestions.suggested
     assert bool(suggestion.gates) is (HOLD in policies)
     assert made.texts["policies.cedar"].startswith(before.removesuffix(";\n"))
@@ -117,7 +123,7 @@ async def test_an_ending_opens_only_the_folder_that_it_was_seen_in(tmp_path: Pat
     harness = with_servers(tmp_path)
     for name in ("src/a.py", "src/b.py", "src/c.py", "docs/n.md"):
         await call(harness, {"path": f"/w/proj/{name}", "content": name}, "files__write_file")
-    made = suggested(harness, PERMIT + HOLD, free=("content",))
+    made = suggested(harness, PERMIT + HOLD, free=("content",), destructive=(WRITE,))
     engine = loaded(harness, made, tmp_path / "out")
     tool = harness.upstream.catalog["files__write_file"]
 
@@ -145,8 +151,8 @@ async def test_no_rule_opens_files_of_the_guard_itself(
     harness = with_servers(tmp_path)
     for path in paths:
         await call(harness, {"path": path, "content": path}, "files__write_file")
-    assert suggested(harness, PERMIT + HOLD, free=("content",)).suggestions.suggested
-    made = suggested(harness, PERMIT + HOLD, free=("content",), own={own})
+    assert suggested(harness, PERMIT + HOLD, free=("content",), destructive=(WRITE,)).suggestions.suggested
+    made = suggested(harness, PERMIT + HOLD, free=("content",), destructive=(WRITE,), own={own})
     assert made.suggestions.suggested == []
     assert [why in reason for reason in made.suggestions.skipped.values()] == [True]
     harness.close()

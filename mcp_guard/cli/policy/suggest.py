@@ -39,8 +39,9 @@ PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
 NOT_SENT = "not_sent"
 NOT_GUARDED = """\
 not guarded against: whoever may write files may make other tools run them. Scripts, build files and instructions to
-agents have ordinary endings too (`conftest.py`, `package.json`, `CMakeLists.txt`, `CLAUDE.md`). Adopt a rule that lets
-files be written only if no program runs what it finds there"""
+agents have ordinary endings too (`conftest.py`, `package.json`, `CMakeLists.txt`, `CLAUDE.md`). Files that are there
+already can be overwritten or emptied. Adopt a rule that lets files be written only if no program runs what it finds
+there, and if you have copies"""
 """What a suggestion that lets files be written leaves to the reader."""
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
         check_free(freed(options), past)
+        check_destructive(named(options.destructive), past)
         failed = failures(store)
         progress.show(f"testing the suggestions on {len(past):,} decisions …")
         candidate = build_candidate(
@@ -84,6 +86,7 @@ def know(settings: Settings, store: Store, options: argparse.Namespace, failed: 
         failed=failed,
         min_calls=options.least,
         free=freed(options),
+        destructive=named(options.destructive),
         listed={name: [key for key, kind in fields.items() if kind.allowed] for name, fields in shapes.items()},
         read_only={row.tool for row in read_effects(tools.values()) if row.proposed is Effect.READ},
         own={str(file.path) for file in find_own(settings)} | {str(settings.path), str(settings.state_dir)},
@@ -91,8 +94,22 @@ def know(settings: Settings, store: Store, options: argparse.Namespace, failed: 
     )
 
 
+def named(words: str) -> frozenset[str]:
+    return frozenset(words.split(",")) - {""}
+
+
 def freed(options: argparse.Namespace) -> frozenset[str]:
-    return frozenset(options.free.split(",")) - {""}
+    return named(options.free)
+
+
+def check_destructive(tools: Collection[str], past: Iterable[RecordedDecision]) -> None:
+    """Raises: PolicyError for a tool that was never called."""
+    known = {decision.receipt["tool"] for decision in past}
+    for tool in sorted(set(tools) - known):
+        raise PolicyError(
+            f"--destructive: no recorded call of a tool `{tool}`",
+            nearest_or(tool, known, "mcp-guard policy suggest, whose questions name the tools"),
+        )
 
 
 def check_free(free: Collection[str], past: Iterable[RecordedDecision]) -> None:
@@ -124,7 +141,9 @@ def with_effects(version: PolicyVersion, rules: Mapping[str, ToolRule]) -> Polic
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy suggest", "Suggest the narrowest policies for calls that were always approved, or observed."
+        "policy suggest",
+        "Suggest policies for calls that were always approved, or observed. Each is bounded by what its calls had in "
+        "common: names by their values, numbers by their range, paths by folder (with those below) and ending.",
     )
     parser.add_argument(
         "--least",
@@ -134,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="how many calls a suggestion needs (default 3)",
     )
     parser.add_argument("--free", default="", metavar="A,B", help="arguments to leave unrestricted: NAME, or TOOL.NAME")
+    parser.add_argument("--destructive", default="", metavar="TOOL,TOOL", help="destructive tools to suggest rules for")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the complete candidate policies and cases there")
     add_span(parser)
     return parser

@@ -6,7 +6,8 @@ group in which an approver denied a call, or with a call that a plain `forbid` d
 suggestion, nor is a call that failed.
 
 What the calls do not answer is left open as a question, and nothing is suggested for the group meanwhile: whether an
-argument that is free text may be any text, and whether a tool only reads, as its server says.
+argument that is free text may be any text, whether a tool only reads, as its server says, and whether a destructive one
+may run without approval.
 
 `build_candidate` writes the suggestions into the policy files, validates them, and replays the ledger under the result.
 INVARIANT: no replayed decision is more permissive under the candidate, except for requests that an approver or observe
@@ -47,6 +48,8 @@ MIN_CALLS = 3
 """How many calls a suggestion needs by default."""
 
 
+DESTRUCTIVE = "may it run without approval? it is destructive: what it overwrites or deletes is lost"
+RISK = "risk.score: at most the highest of these calls; mcp-guard show SEQ lists what raised it"
 UNLESS = "unless\n{\n"
 """How an exception begins as Cedar formats it."""
 
@@ -74,7 +77,8 @@ class Suggestion:
         agent, tool, type = self.group
         scope = [f"principal in {entity_text('Agent', agent)}", f"action == {entity_text('Action', tool)}"]
         scope += [] if type == TOOL else [f"resource is {type}"]
-        conditions = [Condition("true", self.origin()), *map(Condition, scope), *self.conditions]
+        comments = [Condition("true", self.origin()), Condition("true", RISK)]
+        conditions = [*comments, *map(Condition, scope), *self.conditions]
         lines = "\n".join(_condition_lines(conditions))
         policy = _formatted(f"forbid (principal, action, resource)\n{UNLESS}{lines}\n}};\n")
         return policy.partition(UNLESS)[2].removesuffix("\n};\n")
@@ -84,7 +88,9 @@ class Suggestion:
         scope = f"  principal in {entity_text('Agent', agent)},\n  action == {entity_text('Action', tool)},\n"
         scope += "  resource\n" if type == TOOL else f"  resource is {type}\n"
         body = "\n".join(_condition_lines(self.conditions))
-        return _formatted(f"// {self.origin()}\n@id({quoted(self.id)})\npermit (\n{scope})\nwhen\n{{\n{body}\n}};\n")
+        return _formatted(
+            f"// {self.origin()}\n// {RISK}\n@id({quoted(self.id)})\npermit (\n{scope})\nwhen\n{{\n{body}\n}};\n"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,8 @@ class Knowledge:
     succeed, by the receipt of their intent. `free` are arguments that are left unrestricted: `message`, or
     `git__git_commit.message`. `listed` are arguments whose values the schema of a tool lists, `read_only` tools that
     are not configured and that their servers call read-only. `labels` tells whether results are labelled
-    (`context.history`). `own` are the guard's own files and folders, which no rule may open.
+    (`context.history`). `own` are the guard's own files and folders, which no rule may open. `destructive` are the
+    destructive tools for which rules are wanted.
     """
 
     refused: Mapping[Group, str]
@@ -157,6 +164,7 @@ class Knowledge:
     read_only: Collection[str] = ()
     labels: bool = False
     own: Collection[str] = ()
+    destructive: Collection[str] = ()
 
     def free_in(self, tool: str) -> frozenset[str]:
         return frozenset(name.removeprefix(f"{tool}.") for name in self.free)
@@ -188,13 +196,17 @@ def suggest(
                 text = "does it only read, as its server says?"
                 suggestions.questions.append(Question(group, len(calls), text, "mcp-guard tools effects"))
                 continue
+            if is_member(now, tool, Effect.DESTRUCTIVE) and tool not in known.destructive:
+                command = f"mcp-guard policy suggest --destructive {shlex.quote(tool)}"
+                suggestions.questions.append(Question(group, len(calls), DESTRUCTIVE, command))
+                continue
             if len(calls) < known.min_calls:
                 raise Unbounded(f"too few calls ({len(calls)}, at least {known.min_calls} needed; see --least)")
             id = _free_id(f"{agent}-{tool}", ids)
             suggestions.suggested.append(_suggest_for_group(id, group, calls, now, known))
             ids.add(id)
         except FreeText as error:
-            suggestions.questions.append(_ask_about_text(group, len(calls), error))
+            suggestions.questions.append(_ask_about_text(group, len(calls), error, tool in known.destructive))
         except Unbounded as error:
             suggestions.skipped[group] = str(error)
     return suggestions
@@ -217,11 +229,16 @@ def _group_open_calls(
     return groups
 
 
-def _ask_about_text(group: Group, calls: int, text: FreeText) -> Question:
+def is_member(version: PolicyVersion, tool: str, effect: Effect) -> bool:
+    return {"id": effect} in version.schema[""]["actions"][tool].get("memberOf", ())
+
+
+def _ask_about_text(group: Group, calls: int, text: FreeText, may_destroy: bool = False) -> Question:
     name = text.path.removeprefix("context.input").removeprefix(".")
     top = re.match(r'(?:resource)?\.?(?:\["(.*?)"\]|([^.\[]+))', name)
     argument = (top[1] or top[2]) if top else name
-    command = f"mcp-guard policy suggest --free {shlex.quote(f'{group[1]}.{argument}')}"
+    also = f" --destructive {shlex.quote(group[1])}" if may_destroy else ""
+    command = f"mcp-guard policy suggest{also} --free {shlex.quote(f'{group[1]}.{argument}')}"
     return Question(group, calls, text.question(name), command)
 
 
@@ -266,8 +283,7 @@ def _suggest_for_group(
     conditions = tuple(_conditions(group, basis, now, known))
     inputs = [decision.material["request"]["context"]["input"] for decision in basis if decision.material]
     refuse_own(known.own, inputs, conditions)
-    is_read = {"id": Effect.READ} in now.schema[""]["actions"][group[1]].get("memberOf", ())
-    opens_paths = not is_read and any(condition.opens_paths for condition in conditions)
+    opens_paths = not is_member(now, group[1], Effect.READ) and any(condition.opens_paths for condition in conditions)
     return Suggestion(id, group, tuple(sorted(gates)), conditions, basis, opens_paths)
 
 
