@@ -8,6 +8,8 @@ from .notes import Cosignature, SignedCheckpoint, VerifierKey, cosignatures, par
 from .progress import no_progress
 from .report import Report, UnusableInput, VerificationFailed, count
 
+MAX_SIZES = 5
+"""How many checkpoints are named one by one."""
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of receipts done, and of all."""
 
@@ -123,7 +125,10 @@ def check_against(
     Raises: VerificationFailed; UnusableInput for a checkpoint that no key of the ledger signed.
     """
     keys = tuple(dict.fromkeys((*keys, *requirements.keys)))
-    for checkpoint in requirements.against:
+    earlier = sorted(dict.fromkeys(requirements.against), key=lambda checkpoint: checkpoint.size)
+    if earlier and size < earlier[-1].size:
+        earlier.insert(0, earlier.pop())  # of a rollback, the newest tells most; of two histories, where they part
+    for checkpoint in earlier:
         described = f"the earlier checkpoint of {checkpoint.size} receipts"
         try:
             is_signed = bool(signers(checkpoint, keys))
@@ -148,9 +153,11 @@ def check_against(
         _check_continued(checkpoint, size, root_of)
         report.remembered.append(checkpoint.size)
         report.discontinued = 0
-    if requirements.against:
-        sizes = ", ".join(str(size) for size in report.against)
-        report.prove("against", f"the tree continues the earlier checkpoints of {sizes} receipts")
+    if earlier:
+        which, sizes = "the earlier checkpoints", ", ".join(map(str, report.against))
+        if len(report.against) > MAX_SIZES:
+            which, sizes = f"{len(report.against)} earlier checkpoints", f"{report.against[0]} to {report.against[-1]}"
+        report.prove("against", f"the tree continues {which} of {sizes} receipts")
 
 
 def _is_signed(checkpoint: SignedCheckpoint, keys: tuple[VerifierKey, ...]) -> bool:

@@ -13,9 +13,9 @@ from textwrap import dedent
 
 from .approver_keys import read_approvers
 from .checkpoints import ProgressCallback, Requirements
-from .files import MAX_CHECKPOINT, read_limited, reason_of
+from .files import MAX_CHECKPOINTS, read_limited, reason_of
 from .full import verify_full
-from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoint, read_keys
+from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoints, read_keys
 from .progress import Progress
 from .range import verify_range
 from .report import Report, UnusableInput, describe, visible
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--from", dest="first", type=_number, metavar="SEQ", help="verify a range that begins with this receipt")
     add("--to", dest="last", type=_number, metavar="SEQ", help="the last receipt of the range")
     add("--against", type=Path, action="append", default=[], metavar="CHECKPOINT",
-        help="an earlier checkpoint, to detect rollback and split views; repeatable")  # fmt: skip
+        help="earlier checkpoints, to detect rollback and split views; repeatable")  # fmt: skip
     add(
         "--witness", type=Path, action="append", default=[], metavar="FILE", help="witnesses' verifier keys; repeatable"
     )
@@ -130,7 +130,7 @@ def _read_requirements(
     return Requirements(
         keys=keys,
         approvers=read_approvers(options.approvers) if options.approvers else None,
-        against=tuple(read_checkpoint(file) for file in against),
+        against=tuple(checkpoint for file in against for checkpoint in read_checkpoints(file)),
         witnesses=witnesses,
         quorum=quorum,
         workers=options.workers,
@@ -169,9 +169,9 @@ def _read_all(files: Sequence[Path], kind: int = 1) -> tuple[VerifierKey, ...]:
     return tuple(dict.fromkeys(key for file in files for key in read_keys(file, kind)))
 
 
-def read_checkpoint(path: Path) -> SignedCheckpoint:
-    """A signed note, which may be indented as in a printed report. Raises: UnusableInput."""
+def read_checkpoints(path: Path) -> tuple[SignedCheckpoint, ...]:
+    """The checkpoints of a file, which may be indented as in a printed report. Raises: UnusableInput."""
     try:
-        return parse_checkpoint(dedent(read_limited(path, MAX_CHECKPOINT).decode()))
+        return parse_checkpoints(dedent(read_limited(path, MAX_CHECKPOINTS).decode()))
     except (OSError, ValueError) as error:
         raise UnusableInput(f"cannot read the checkpoint `{path}`: {reason_of(error)}") from None

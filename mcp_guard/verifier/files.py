@@ -15,9 +15,10 @@ from typing import Any
 from .report import UnusableInput
 
 MIB = 1 << 20
-MAX_CHECKPOINT, MAX_KEYS = 64 * 1024, MIB
+MAX_CHECKPOINT, MAX_CHECKPOINTS, MAX_KEYS = 64 * 1024, 16 * MIB, MIB
 MAX_BUNDLE, MAX_POLICY, MAX_LINES = 64 * MIB, 64 * MIB, 256 * MIB
-"""Bytes of a file: one bundle; the material of one policy version; the bundles or payloads of 256 receipts."""
+"""Bytes of a file: one checkpoint; all that a witness keeps; verifier keys; one bundle; the material of one policy
+version; the bundles or payloads of 256 receipts."""
 MAX_DEPTH = 200
 
 

@@ -8,16 +8,18 @@ it.
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from .files import MAX_KEYS, decode_base64, parse_json, read_limited, reason_of
-from .report import UnusableInput, VerificationFailed
+from .report import HEADING, UnusableInput, VerificationFailed
 from .signatures import Receipt
 
 ED25519, COSIGNATURE = 1, 4
@@ -111,12 +113,34 @@ def parse_checkpoint(note: str) -> SignedCheckpoint:
     return SignedCheckpoint(parts[0], int(parts[1]), root, f"{text}\n".encode(), signatures, note)
 
 
+def parse_checkpoints(text: str) -> tuple[SignedCheckpoint, ...]:
+    """All checkpoints of a text, as a file witness collects them: with empty lines between them and at the end.
+
+    INVARIANT: nothing is skipped, so a checkpoint that was cut or changed is an error. Raises: ValueError.
+    """
+    blocks = [block.strip("\n") for block in re.split(r"\n{2,}", text.replace("\r\n", "\n")) if block.strip("\n")]
+    if not blocks:
+        raise ValueError("it is empty")
+    if blocks[0].startswith(HEADING):
+        raise ValueError(
+            "it begins with the heading that `verify` prints above a checkpoint; keep only the lines below"
+        )
+    checkpoints = []
+    for number, (body, signatures) in enumerate(zip_longest(blocks[::2], blocks[1::2], fillvalue=""), 1):
+        try:
+            checkpoints.append(parse_checkpoint(f"{body}\n\n{signatures}\n"))
+        except ValueError as error:
+            where = f"checkpoint {number} in it: " if len(blocks) > 2 else ""
+            raise ValueError(f"{where}{error}") from None
+    return tuple(checkpoints)
+
+
 def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
-    dash, name, encoded = line.split(" ")
-    raw = decode_base64(encoded)
-    if dash != "—" or not name or len(raw) < 5:
+    parts = line.split(" ")
+    raw = decode_base64(parts[2]) if len(parts) == 3 else b""
+    if len(raw) < 5 or parts[0] != "—" or not parts[1]:
         raise ValueError(f"not a signature line: `{line}`")
-    return name, raw[:4], raw[4:]
+    return parts[1], raw[:4], raw[4:]
 
 
 def signers(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[VerifierKey]:

@@ -107,6 +107,8 @@ class Report:
         self.assurance.append(Assurance(check, False, says, hint))
 
 
+HEADING = "Checkpoint;"
+"""How the line begins that is printed above a checkpoint."""
 GIVEN = "given"
 """In `keys`, why a key is accepted that was given to the verifier; any other reason is a sentence."""
 NOUNS = {"ledger": "the ledger", "export": "the export", "range": "the range", "receipt": "the receipt"}
@@ -130,7 +132,7 @@ def describe(report: Report, width: int = 0) -> str:
         lines += _entry(name, item.says, width)
         if item.hint:
             lines += _entry(" " * len(name), f"-> {item.hint}", width)
-    lines += ["", "Checkpoint; keep it elsewhere, and give it with --against next time"]
+    lines += ["", f"{HEADING} keep it elsewhere, and give it with --against next time"]
     checkpoint = report.checkpoint.removesuffix("\n").split("\n")
     return "\n".join([*map(visible, lines), *(f"  {visible(line)}" for line in checkpoint)])
 

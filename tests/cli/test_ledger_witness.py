@@ -1,6 +1,7 @@
 """`mcp-guard ledger witness`: by hand, when due, and by a running guard; its output and exit codes."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def test_rolled_back_ledger_is_reported(config: Path) -> None:
     assert done.returncode == 1
     assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: the witness has seen" in done.stderr
     assert "Nothing was sent to the witness." in done.stderr
+    command = shlex.split(done.stderr.rpartition("mcp-guard verify ")[2])
+    compared = cli("verify", *command, "--config", str(config), check=False)
+    assert (compared.returncode, "rolled back: a checkpoint of" in compared.stdout) == (1, True)
 
 
 def test_failing_witness_does_not_stop_the_others(config: Path) -> None:

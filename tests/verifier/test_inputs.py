@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cryptography
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_guard import verifier
 from mcp_guard.core.tlog import merkle
 from mcp_guard.core.tlog import note as notes
 from mcp_guard.ledger.export import LedgerProofs, export
@@ -226,6 +228,50 @@ def test_printed_checkpoint_is_accepted(copy: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr().out.partition("give it with --against next time\n")[2]
     (copy / "kept").write_text(printed)
     assert run(copy, "out", "--against", str(copy / "kept")) == OK
+
+
+def collected(copy: Path) -> str:
+    """What a file witness has collected: the checkpoints of 300 and of all receipts."""
+    notes = ((copy / "early").read_text(), (copy / "out" / "checkpoint").read_text())
+    return "".join(f"{note}\n" for note in notes)
+
+
+def test_every_checkpoint_that_a_witness_collected_is_checked(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in (collected(copy), f"\n{collected(copy)}\n\n", collected(copy).replace("\n", "\r\n")):
+        (copy / "checkpoints").write_bytes(text.encode())
+        assert run(copy, "state/ledger.sqlite", "--json", "--against", str(copy / "checkpoints")) == OK
+        assert json.loads(capsys.readouterr().out)["against"] == [300, SIZE]
+
+
+def test_ledger_behind_a_witness_is_told_the_newest_checkpoint(tmp_path: Path) -> None:
+    writer, notes = open_filled(tmp_path / "state", 3), []
+    for _ in range(3):
+        notes.append(f"{writer.store.checkpoint()}\n")
+        fill(writer, 2)
+        if len(notes) == 1:
+            export(writer.store, writer.key.verifier + "\n", tmp_path / "old", payloads=True)
+    (tmp_path / "checkpoints").write_text("".join(notes))
+    shutil.copytree(Path(verifier.__file__).parent, tmp_path / "verifier")
+    command = [sys.executable, "-m", "verifier", "old", "--key", "state/ledger.pub", "--against", "checkpoints"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "rolled back: a checkpoint of 7 receipts was signed" in done.stdout) == (FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: f"Checkpoint; keep it elsewhere\n{text}", "begins with the heading that `verify` prints"),
+        (lambda text: text[:-30], "checkpoint of 700 receipts: the signature of"),
+        (lambda text: text.rpartition("\n—")[0], "checkpoint 2 in it: not a signature line"),
+        (lambda text: "\n", "it is empty"),
+    ],
+)
+def test_unusable_checkpoints_are_explained_and_none_is_skipped(
+    copy: Path, change: Callable[[str], str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "checkpoints").write_text(change(collected(copy)))
+    assert run(copy, "out", "--against", str(copy / "checkpoints")) == UNUSABLE
+    assert reason in capsys.readouterr().err
 
 
 def test_checkpoint_of_another_ledger_or_key_is_unusable(copy: Path) -> None:

@@ -12,7 +12,7 @@ from mcp_guard.ledger.backup import back_up
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import FILE
 from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_full
-from mcp_guard.verifier.cli import read_checkpoint
+from mcp_guard.verifier.cli import read_checkpoints
 from mcp_guard.verifier.progress import Progress
 from mcp_guard.verifier.report import count
 
@@ -56,7 +56,7 @@ def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: b
     if not (folder / FILE).is_file():
         raise LedgerError(f"no backup in `{folder}`: it has no `{FILE}`", "name a folder that `ledger backup` wrote")
     try:
-        checkpoints = tuple(read_checkpoint(file) for file in against)
+        checkpoints = tuple(checkpoint for file in against for checkpoint in read_checkpoints(file))
     except UnusableInput as error:
         raise LedgerError(str(error), "name a checkpoint that you kept: --against CHECKPOINT") from None
     other = "if the checkpoint is of another ledger, name this one's with --against; if not, " if against else ""

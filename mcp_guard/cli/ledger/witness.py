@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
         rows = [(result.witness, result.method, result.state, result.size or "", result.text) for result in results]
         print_table(("witness", "method", "state", "receipts", "what"), rows)
     for result in results:
-        complain(result)
+        complain(result, chosen[result.witness])
     return NEGATIVE if any(result.state in ("failed", "contradicted") for result in results) else OK
 
 
@@ -61,19 +62,27 @@ def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings
     return {name: settings.witnesses[name]}
 
 
-def complain(result: WitnessResult) -> None:
+def complain(result: WitnessResult, witness: WitnessSettings) -> None:
     """Print what went wrong on standard error; a contradiction in capitals."""
     about = f"witness `{result.witness}` ({result.method})"
     if result.state == "contradicted":
         contradiction = say(
             "mcp-guard: THE LEDGER AND {} CONTRADICT EACH OTHER: {}.\n"
             "One of the two was rolled back, changed or replaced. Nothing was sent to the witness.\n"
-            "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against CHECKPOINT",
+            "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against {}",
             about,
             result.text,
+            checkpoints_of(witness),
         )
         print_text(contradiction, file=sys.stderr)
     elif result.state == "failed":
         print_text(f"mcp-guard: {about} did not accept the checkpoint: {result.text}", file=sys.stderr)
     elif result.state == "taken" and result.text:
         print_text(f"mcp-guard: {about}: {result.text}", file=sys.stderr)
+
+
+def checkpoints_of(witness: WitnessSettings) -> str:
+    """The file to compare the ledger with: that of a file witness, or a word for one to fetch."""
+    if witness.kind != "file":
+        return "CHECKPOINT"
+    return shlex.quote(str(witness.base_dir / witness.options["path"]))
