@@ -42,6 +42,7 @@ from mcp_guard.ledger.open import FILE, LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Intent
 from mcp_guard.runtime import CLOCK, new_call_id
+from mcp_guard.storage.sqlite.store import SqliteStore
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = "bench.example/ledger"
@@ -120,7 +121,9 @@ class Ledger:
 
 def count_pages(ledger: Ledger, calls: int = 200) -> float:
     """Pages written per call, which do not depend on the load of the machine."""
-    run = ledger.writer.store._run
+    store = ledger.writer.store
+    assert isinstance(store, SqliteStore)
+    run = store._run
     run("PRAGMA wal_autocheckpoint = 0")
     run("PRAGMA wal_checkpoint(TRUNCATE)")
     asyncio.run(ledger.record(calls))

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -71,7 +72,7 @@ def run_stdio(
     ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
         note_if_new(ledger.writer, log.note)
-        warn_if_discontinued(ledger.writer, log.note)
+        warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         if any(upstream.url for upstream in settings.upstreams.values()):
             warn_of_exposure(settings, None, log.note)
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, log.note)
@@ -149,7 +150,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
     ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
         note_if_new(ledger.writer, log.note)
-        warn_if_discontinued(ledger.writer, log.note)
+        warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         warn_of_exposure(settings, settings.serve, log.note)
         recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
@@ -276,9 +277,10 @@ def _http_app(
     from mcp_guard.identity.bearer import TrustedIssuer
     from mcp_guard.identity.dpop import ProofVerifier
     from mcp_guard.ledger.token_instances import TokenInstances
-    from mcp_guard.storage.used_proofs import UsedProofs
+    from mcp_guard.storage.engines import find_engine
 
     settings, ledger = runtime.settings, runtime.ledger
+    used_proofs = settings.state_dir / "used-proofs.sql"
 
     def network() -> "Network":
         return read_network(settings.network, settings.path.parent, os.environ)
@@ -290,7 +292,7 @@ def _http_app(
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
-        proofs=ProofVerifier(UsedProofs(settings.state_dir / "used-proofs.sql")),
+        proofs=ProofVerifier(find_engine(used_proofs).open_used_proofs(used_proofs)),
         on_refused=runtime.telemetry.on_refused_token,
     )
     return HttpApp(
@@ -411,13 +413,13 @@ class NoClient(NoListener):
 def note_if_new(writer: Writer, note: Callable[[str], None]) -> None:
     """Tell the operator that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
     if not writer.read(lambda store: store.head().size):
-        note(f"started a new ledger: `{writer.store.path}`")
+        note(f"started a new ledger: `{writer.store.name}`")
         note("hint: to go on with an earlier one, stop the guard and set guard.state_dir to its folder")
 
 
-def warn_if_discontinued(writer: Writer, note: Callable[[str], None]) -> None:
+def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], None]) -> None:
     """Warn the operator of a ledger that does not continue the one that was verified last. Raises: LedgerError."""
-    if why := writer.read(why_discontinued):
+    if why := writer.read(partial(why_discontinued, folder=folder)):
         note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
         note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
 

@@ -10,7 +10,7 @@ from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.ledger.open import FILE, OpenLedger
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import ServeSettings, Settings
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
 
 

@@ -34,7 +34,7 @@ from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.approvals import Delivery
+from mcp_guard.storage.rows import Delivery
 
 VERDICTS = {"approve": "approve", "deny": "deny", "grant": "approve"}
 POLL_SECONDS = 0.5

@@ -24,7 +24,7 @@ from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
-from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.rows import ApproverKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -7,7 +7,7 @@ from mcp_guard.core.configured_arguments import UnmatchedArgument
 from mcp_guard.core.configured_names import UnmatchedName, find_unmatched
 from mcp_guard.core.names import listed_name
 from mcp_guard.settings import Settings
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 CORRECT_NAMES = "correct the name, or remove it; `mcp-guard tools list --now` lists the tools"
 

@@ -31,7 +31,7 @@ from mcp_guard.ledger.open import FILE, configured_keys
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings
-from mcp_guard.storage.inspection import open_read_only
+from mcp_guard.storage.engines import open_read_only
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
 
@@ -111,7 +111,7 @@ def find_discontinued(ledger: Path) -> str:
     """How the ledger contradicts its last verification; empty if it cannot be read, which another check reports."""
     try:
         with open_read_only(ledger) as store:
-            return why_discontinued(store)
+            return why_discontinued(store, ledger.parent)
     except LedgerError:
         return ""
 

@@ -7,7 +7,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.open import FILE
 from mcp_guard.ledger.registry import all_agents
 from mcp_guard.settings import AgentSettings, Settings
-from mcp_guard.storage.inspection import open_read_only
+from mcp_guard.storage.engines import open_read_only
 
 
 def enrolled_agents(settings: Settings) -> Mapping[str, AgentSettings]:

@@ -26,7 +26,7 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings
-from mcp_guard.storage.identities import InstanceRow
+from mcp_guard.storage.rows import InstanceRow
 
 CODE_SECONDS = 600
 SCOPES = {

@@ -12,8 +12,8 @@ from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings
-from mcp_guard.storage.keys import GuardKey
-from mcp_guard.storage.sqlite import open_store, reading
+from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.rows import GuardKey
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def show(settings: Settings, options: argparse.Namespace) -> int:
     store = open_store(settings.state_dir / FILE, create=False)
-    with reading(store.path):
+    with store.reading():
         keys = store.guard_keys()
         size = store.head().size
     until = [*(key.since - 1 for key in keys[1:]), *([None] if keys else [])]

@@ -12,8 +12,9 @@ from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.ledger.open import FILE
-from mcp_guard.storage.inspection import open_reader
-from mcp_guard.storage.sqlite import ReceiptRow, Store, reading
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.rows import ReceiptRow
 
 Receipt = dict[str, Any]
 
@@ -33,7 +34,8 @@ def ledger_path(options: argparse.Namespace) -> Path:
 
 def open_for_reading(options: argparse.Namespace) -> Store:
     """Raises: ConfigError, LedgerError."""
-    return open_reader(ledger_path(options))
+    path = ledger_path(options)
+    return find_engine(path).open_reader(path)
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:
@@ -64,7 +66,7 @@ def reads_receipts(command: Callable[[list[str]], int]) -> Callable[[list[str]],
 def latest(store: Store, count: int | None, wanted: ReceiptFilter | None = None) -> list[Receipt]:
     """The last `count` receipts that match (None: all), oldest first."""
     receipts: list[Receipt] = []
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_back():
             if wanted and wanted.since is not None and row.at < wanted.since:
                 break
@@ -84,7 +86,7 @@ def receipts_of(store: Store, call: str) -> list[Receipt]:
 
 def ending_of(store: Store, intent: Receipt) -> str | None:
     """The ending in the outcome of an intent; None if it has none yet."""
-    with reading(store.path):
+    with store.reading():
         for receipt in receipts_of(store, str(intent.get("call", ""))):
             if receipt["kind"] == "outcome" and intent["seq"] in receipt["follows"]:
                 return str(receipt["ending"])
@@ -92,6 +94,6 @@ def ending_of(store: Store, intent: Receipt) -> str | None:
 
 
 def newer(store: Store, seq: int) -> Iterator[Receipt]:
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_after(seq):
             yield read_receipt(row)

@@ -21,7 +21,7 @@ from mcp_guard.core.approval_card import approvals_so_far
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
 from mcp_guard.core.receipt import KINDS, VOTED, attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
         parser.error("--since is after --until")
     count = options.last or (None if wanted.since is not None else DEFAULT_COUNT)
-    with closing(open_for_reading(options)) as store, reading(store.path):
+    with closing(open_for_reading(options)) as store, store.reading():
         receipts = latest(store, count, wanted)
         if options.json:
             print_json(receipts, indent=2)
@@ -140,7 +140,7 @@ POLL_SECONDS = 0.25
 @reads_receipts
 def tail(arguments: list[str]) -> int:
     options = build_tail_parser().parse_args(arguments)
-    with closing(open_for_reading(options)) as store, reading(store.path):
+    with closing(open_for_reading(options)) as store, store.reading():
         return _follow(store, options)
 
 

@@ -7,14 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reads_receipts
+from mcp_guard.cli.ledger_reader import (
+    Receipt,
+    ledger_path,
+    make_ledger_parser,
+    open_for_reading,
+    read_receipt,
+    reads_receipts,
+)
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver, revoked
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, shorten, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 NEGATIVE = 1
 
@@ -23,10 +30,10 @@ NEGATIVE = 1
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     now = format_time(time.time_ns() // 1000)
-    with closing(open_for_reading(options)) as store, reading(store.path):
+    with closing(open_for_reading(options)) as store, store.reading():
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
-        problem = find_problem(store.path, receipts)
+        problem = find_problem(ledger_path(options), receipts)
         if options.json:
             summary = [f"{sentence}." for sentence in summaries(receipts, now)]
             document = {"summary": summary, "receipts": receipts, "payloads": payloads, "problem": problem or None}
@@ -76,7 +83,7 @@ def last_call(store: Store) -> str:
     """Raises: LedgerError."""
     latest = next((row.call for row in store.receipts_back() if row.call), None)
     if latest is None:
-        raise LedgerError(f"no call in `{store.path}` yet", "mcp-guard call")
+        raise LedgerError(f"no call in `{store.name}` yet", "mcp-guard call")
     return latest
 
 
@@ -92,7 +99,7 @@ def find_receipts(store: Store, what: str) -> list[Receipt]:
         rows = [row]
     if not rows:
         hint = f"mcp-guard approvals show {what}" if what.startswith("ap_") else "mcp-guard log"
-        raise LedgerError(f"no receipt or call `{what}` in `{store.path}`", hint)
+        raise LedgerError(f"no receipt or call `{what}` in `{store.name}`", hint)
     by_seq = {row.seq: row for row in rows}
     for receipt in map(read_receipt, rows):
         approval = receipt.get("approval")

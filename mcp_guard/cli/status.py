@@ -30,8 +30,8 @@ from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.ledger.verification_note import NOTE, why_discontinued
 from mcp_guard.settings import Settings
-from mcp_guard.storage.inspection import latest_receipts, open_read_only
-from mcp_guard.storage.keys import WitnessedCheckpoint
+from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.notes import SignedCheckpoint, parse_checkpoint
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             state.failure or f"no ledger at `{path}`",
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
-    receipts = [json.loads(body) for body in latest_receipts(path, MAX_RECENT_RECEIPTS)]
+    receipts = [json.loads(body) for body in find_engine(path).latest_receipts(path, MAX_RECENT_RECEIPTS)]
     calls = [
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]
@@ -261,7 +261,7 @@ def read_head(ledger: Path) -> HeadStatus:
             since,
             _verified(ledger.with_name(NOTE)),
             tuple(store.witnessed().values()),
-            why_discontinued(store),
+            why_discontinued(store, ledger.parent),
         )
 
 

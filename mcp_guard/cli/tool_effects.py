@@ -18,7 +18,7 @@ from mcp_guard.config.file import check
 from mcp_guard.core.tool_pins import Pin, find_quarantined
 from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings
-from mcp_guard.storage.inspection import open_read_only
+from mcp_guard.storage.engines import open_read_only
 from mcp_guard.verifier.report import count
 
 UNTRUSTED = "A hint is a claim of the server. A call of a read may run without approval, so read the names first."

@@ -9,7 +9,7 @@ from mcp_guard import __version__
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.settings import Settings
-from mcp_guard.storage.inspection import receipts_of_starts
+from mcp_guard.storage.engines import find_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def read_started(path: Path, names: Sequence[str]) -> tuple[StartedGuard, ...]:
 
     Raises: LedgerError.
     """
-    receipts = [json.loads(body) for body in receipts_of_starts(path, names)]
+    receipts = [json.loads(body) for body in find_engine(path).receipts_of_starts(path, names)]
     started = {
         receipt["guard"]: StartedGuard(
             receipt["guard"], receipt.get("mode", ""), receipt.get("version", ""), receipt["time"]

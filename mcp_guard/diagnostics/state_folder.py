@@ -12,8 +12,8 @@ from mcp_guard.diagnostics.snapshot import DiskInfo, FileInfo, LedgerContents, P
 from mcp_guard.files import is_locked
 from mcp_guard.ledger.open import FILE, GUARDS
 from mcp_guard.ledger.writer import is_signed
-from mcp_guard.storage import schema
-from mcp_guard.storage.inspection import InspectedLedger, inspect_ledger, read_format
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.rows import InspectedLedger
 
 SYNCS = 5
 FindKey = Callable[[str], object]
@@ -49,9 +49,10 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledge
     file, contents = file_info(path), None
     if file is not None:
         try:
-            format = read_format(path)
-            looked = inspect_ledger(path, format) if format == schema.VERSION else None
-            contents = _contents(looked) if looked else _foreign(format)
+            engine = find_engine(path)
+            format = engine.read_format(path)
+            looked = engine.inspect(path, format) if format == engine.format else None
+            contents = _contents(looked, engine.format) if looked else _foreign(format, engine.format)
         except LedgerError as error:
             failure, hint = error.message, error.hint
     return StateFolder(
@@ -116,11 +117,11 @@ def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
     return None
 
 
-def _contents(looked: InspectedLedger) -> LedgerContents:
+def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
     head = looked.head
     return LedgerContents(
         format=looked.format,
-        known_format=schema.VERSION,
+        known_format=known_format,
         size=head.size,
         last_seq=looked.last_seq,
         last_time=looked.last_time,
@@ -131,9 +132,9 @@ def _contents(looked: InspectedLedger) -> LedgerContents:
     )
 
 
-def _foreign(format: int) -> LedgerContents:
+def _foreign(format: int, known_format: int) -> LedgerContents:
     """A ledger in another format, of which only the format is read."""
-    return LedgerContents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
+    return LedgerContents(format, known_format, 0, -1, 0, None, "", (), ())
 
 
 def _is_held(path: Path) -> bool:

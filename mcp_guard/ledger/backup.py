@@ -29,10 +29,9 @@ from mcp_guard.ledger.signers.file import FileKeyStore
 from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
-from mcp_guard.storage.approvals import ApproverKey
-from mcp_guard.storage.copying import copy_ledger, empty_log, size_of
-from mcp_guard.storage.inspection import open_read_only
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.rows import ApproverKey
 
 CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
@@ -88,8 +87,7 @@ def back_up(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
 
 
 def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
-    with open_read_only(settings.state_dir / FILE) as store:
-        copy_ledger(store, folder / FILE)
+    _copy(settings.state_dir / FILE, folder / FILE)
     with open_read_only(folder / FILE) as copy:
         head, checkpoint = copy.head(), copy.checkpoint()
         verifiers = [key.verifier for key in copy.guard_keys()]
@@ -100,6 +98,19 @@ def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Bac
     if with_key:
         create_file(folder / KEY_FILE, _private_key(settings, head.key))
     return Backup(folder, head.size, checkpoint, with_key)
+
+
+def _copy(ledger: Path, target: Path) -> None:
+    find_engine(ledger).copy(ledger, target)
+
+
+def _size_of(ledger: Path) -> int | None:
+    """How many receipts it has; None if it cannot be read."""
+    try:
+        with open_read_only(ledger) as store:
+            return store.head().size
+    except LedgerError:
+        return None
 
 
 def _private_key(settings: LedgerSettings, verifier: str) -> bytes:
@@ -165,7 +176,7 @@ def restore(
         replaced = _keep_aside(state, clock) if exists else None
         _move_in(staging, state)
     refuse_while_guards_run(state)  # one that started in between has the old ledger open, and is refused each commit
-    before = size_of(replaced / FILE) if replaced else None
+    before = _size_of(replaced / FILE) if replaced else None
     return Restored(receipts, closed, revoked, verifier, replaced, before)
 
 
@@ -189,7 +200,7 @@ def _prepare(
         note = f"restored from a backup of {head.size} receipts"
         closed, revoked = writer.run(lambda tx: _close_what_is_open(tx, agents, note, by))
         verifier = writer.read(lambda store: store.head().key)
-        writer.read(lambda store: store.truncate_wal())
+        writer.read(lambda store: store.empty_log())
     return head.size, closed, revoked, verifier
 
 
@@ -260,8 +271,7 @@ def _staging(state: Path) -> Iterator[Path]:
 
 def _copy_in(backup: Path, state: Path, staging: Path) -> None:
     """The backup's files, and a private key of this machine if the backup has none."""
-    with open_read_only(backup / FILE) as store:
-        copy_ledger(store, staging / FILE)
+    _copy(backup / FILE, staging / FILE)
     shutil.copyfile(backup / PUBLISHED, staging / PUBLISHED)
     source = backup if (backup / KEY_FILE).exists() else state
     for name in (KEY_FILE, f"{KEY_FILE}.new"):
@@ -272,7 +282,7 @@ def _copy_in(backup: Path, state: Path, staging: Path) -> None:
 def _keep_aside(state: Path, clock: Clock) -> Path:
     """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, with
     every commit in it, so that a guard that starts in between begins no new ledger and continues no older one."""
-    empty_log(state / FILE)
+    find_engine(state / FILE).settle(state / FILE)
     stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
     folder = state / f"replaced-{stamp}Z"
     folder.mkdir(mode=0o700)

@@ -17,7 +17,7 @@ from mcp_guard.core.tlog import bundle, merkle, note
 from mcp_guard.core.tlog.bundle import Cells, payload_fields
 from mcp_guard.core.tlog.merkle import TILE_HEIGHT, TILE_WIDTH, Tile
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 # Proofs against one head of the ledger. What was appended since does not touch them: receipts are never changed.
 
@@ -35,11 +35,11 @@ class LedgerProofs:
         self._store = store
         self.checkpoint = earlier or store.checkpoint()
         if not self.checkpoint:
-            raise LedgerError(f"the ledger `{store.path}` is empty", "run the guard once")
+            raise LedgerError(f"the ledger `{store.name}` is empty", "run the guard once")
         self.head, _ = note.parse(self.checkpoint)
         self.tree = merkle.Tree(self.head.size, store.tile)
         if self._root(self.head.size) != self.head.root:
-            raise LedgerError(f"the tree of `{store.path}` does not match the root in its signed checkpoint", VERIFY)
+            raise LedgerError(f"the tree of `{store.name}` does not match the root in its signed checkpoint", VERIFY)
 
     def continues(self, earlier: note.Checkpoint) -> bool:
         """Whether this ledger is what that one has become."""
@@ -129,7 +129,7 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: OnProgress
     Raises: LedgerError if the folder holds something else, or the export of a ledger that this one does not continue.
     """
     try:
-        with reading(store.path):
+        with store.reading():
             proofs = LedgerProofs(store)
             before = check_folder(proofs, keys, path, payloads)
             folder = ExportFolder(path)

@@ -18,7 +18,7 @@ from mcp_guard.ledger.open import FILE, LedgerSettings, configured_keys, open_wr
 from mcp_guard.ledger.signers import LedgerKeys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 
 
 def possession(old: str, new: str, origin: str, seq: int) -> bytes:

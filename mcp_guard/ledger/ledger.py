@@ -25,7 +25,7 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 T = TypeVar("T")
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))

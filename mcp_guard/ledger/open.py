@@ -22,7 +22,8 @@ from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.settings import SignerSettings
-from mcp_guard.storage.sqlite import Store, open_store, reading
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import open_store
 
 FILE = "ledger.sqlite"
 GUARDS = "guards"
@@ -70,7 +71,7 @@ def open_writer(
         publish_keys(store, settings.state_dir, keys)
         return key
 
-    with reading(store.path):
+    with store.reading():
         if in_force := store.head().key:
             return Writer(store, find_key(in_force), clock, find_key, on_trouble)
     key = keys.first_key()

@@ -19,8 +19,8 @@ from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
-from mcp_guard.storage.identities import RevocationKey
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import RevocationKey
 
 FOREVER = 2**62
 """Until when a disabled agent is revoked; finite, so that enabling the agent is a compare-and-set."""

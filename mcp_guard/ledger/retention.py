@@ -19,8 +19,8 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.storage.payloads import ReceiptWithPayloads
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import ReceiptWithPayloads
 
 DAY = 24 * 3600 * 1_000_000
 BATCH = 100
@@ -154,4 +154,4 @@ class RetentionTask:
             while after is not None:
                 _, after = self.writer.run(partial(erase_some, order=order, after=after))
                 await asyncio.sleep(PAUSE_SECONDS)
-        self.writer.read(lambda store: store.truncate_wal())
+        self.writer.read(lambda store: store.empty_log())

@@ -14,7 +14,7 @@ from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import AgentSettings
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 SECOND = 1_000_000
 MAX_BEGUN = 1000

@@ -19,7 +19,7 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
 from mcp_guard.core.visible_text import say, visible
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 MAX_IDLE_DEFINITIONS = 8
 """How many unpinned definitions of one tool are kept, so that an upstream cannot fill the ledger with them."""

@@ -3,24 +3,26 @@
 It is no evidence for others: whoever can replace the ledger can replace it too. See docs/decisions/0056.
 """
 
+from pathlib import Path
+
 import orjson
 
 from mcp_guard.core.tlog import merkle, note
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 NOTE = "verified.json"
 
 
-def why_discontinued(store: Store) -> str:
-    """How the ledger contradicts the note beside it; empty if it does not, or if there is no readable note.
+def why_discontinued(store: Store, folder: Path) -> str:
+    """How the ledger contradicts the note in its folder; empty if it does not, or if there is no readable note.
 
     Reads a few hundred hashes, however long the ledger is. Raises: LedgerError.
     """
     try:
-        known, _ = note.parse(orjson.loads(store.path.with_name(NOTE).read_bytes())["checkpoint"])
+        known, _ = note.parse(orjson.loads((folder / NOTE).read_bytes())["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or malformed
         return ""
-    with reading(store.path):
+    with store.reading():
         size = store.head().size
         if size < known.size:
             return f"rolled back: {known.size} receipts were verified here, but the ledger has only {size}"

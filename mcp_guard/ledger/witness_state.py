@@ -3,7 +3,7 @@
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 MICROS = 1_000_000
 

@@ -21,16 +21,9 @@ from mcp_guard.identity.ed25519 import PublicKey
 from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import (
-    FAILURES,
-    SALT_BYTES,
-    ChangedElsewhere,
-    ReceiptRow,
-    Store,
-    TreeHead,
-    explain,
-    reading,
-)
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.errors import ChangedElsewhere
+from mcp_guard.storage.rows import SALT_BYTES, ReceiptRow, TreeHead
 
 T = TypeVar("T")
 MAX_GATHERING_TURNS = 4
@@ -64,13 +57,13 @@ class KnownHead:
         if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
-                f"and now has {head.size} with another history: `{store.path}`",
+                f"and now has {head.size} with another history: `{store.name}`",
                 "restore the newest backup and restart the guard; see mcp-guard doctor",
                 LedgerFault.ROLLED_BACK,
             )
         if head.size and not is_signed(store.checkpoint(), head):
             raise LedgerError(
-                f"the head of the ledger does not match its signature: `{store.path}`",
+                f"the head of the ledger does not match its signature: `{store.name}`",
                 "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
             )
@@ -194,7 +187,7 @@ def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     for index, op in enumerate(ops):
         try:
             results.append(op(tx))
-        except FAILURES:
+        except tx.store.failures:
             raise
         except Exception as error:
             if len(ops) == 1:
@@ -288,7 +281,7 @@ class Writer:
     def read(self, query: Callable[[Store], T]) -> T:
         """Raises: LedgerError."""
         try:
-            with reading(self.store.path):
+            with self.store.reading():
                 return query(self.store)
         except LedgerError as error:
             self._report(error)
@@ -337,8 +330,8 @@ class Writer:
             except BaseException:
                 store.rollback()
                 raise
-        except FAILURES as error:
-            raise explain(error, store.path) from None
+        except store.failures as error:
+            raise store.explain(error) from None
         if tx.head.size > head.size:
             self._known_head.set(tx)
         if tx.moved_approvals:

@@ -25,7 +25,7 @@ from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.message import Message, make_enrolment_message, make_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
-from mcp_guard.storage.approvals import Delivery
+from mcp_guard.storage.rows import Delivery
 
 SECOND = 1_000_000
 POLL_SECONDS = 1.0

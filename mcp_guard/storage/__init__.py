@@ -1,1 +1,1 @@
-"""The only package with SQL."""
+"""Where the state is kept: the contract, and the engines behind it. Nothing outside knows which engine it is."""

@@ -8,7 +8,6 @@ import marshal
 import multiprocessing
 import os
 import signal
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -94,7 +93,7 @@ def open_workers(source: ReceiptSource, workers: int | None = None) -> Iterator[
             processes.append(process)
         opened = Workers(source, pipes)
         yield opened
-    except (sqlite3.Error, OSError) as error:
+    except source.failures as error:
         raise UnusableInput(f"cannot read the input: {error}") from None
     finally:
         if opened is not None:

@@ -36,7 +36,7 @@ from mcp_guard.ledger.approvals.approver_keys import (
 )
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import BrowserSession, BrowserSessions
 from mcp_guard.web.view import (

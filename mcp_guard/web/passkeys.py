@@ -26,7 +26,7 @@ from webauthn.helpers.structs import (
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.ledger.approvals.approver_keys import NewKey
-from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.sessions import CHALLENGE_LIFETIME, BrowserSession
 
 NONCE_BYTES, TIME_BYTES = 16, 8

@@ -25,8 +25,8 @@ from mcp_guard.core.approval_card import (
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import has_hidden, join, quote, say, shorten, visible, visible_code, visible_lines
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
-from mcp_guard.storage.approvals import ApproverKey
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import ApproverKey
 
 HERE = Path(__file__).parent
 LISTED_CHANGES = 3

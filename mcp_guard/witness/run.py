@@ -15,7 +15,7 @@ from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.keys import WitnessedCheckpoint
+from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.witness import WITNESSES
 from mcp_guard.witness.submission import Acceptance, Contradicted, Submission
 

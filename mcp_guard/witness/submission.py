@@ -12,7 +12,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.core.tlog.note import Checkpoint
 from mcp_guard.ledger.export import LedgerProofs
-from mcp_guard.storage.keys import WitnessedCheckpoint
+from mcp_guard.storage.rows import WitnessedCheckpoint
 
 
 class Contradicted(Exception):

@@ -25,7 +25,7 @@ from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier.cli import main
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import BrowserSession

@@ -13,7 +13,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
-from mcp_guard.storage.sqlite import open_store, reading
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier import UnusableInput, verify_ledger
 from tests.faults.disks import immutable
 from tests.live.running_guard import Client, scripted, seen, text, write_config
@@ -84,8 +84,9 @@ def test_guard_does_not_start_on_a_read_only_ledger(tmp_path: Path, what: str) -
 
     def write() -> None:
         path = state / "ledger.sqlite"
-        with reading(path):
-            open_store(path).forget_uses("writes", "nobody", 0)
+        store = open_store(path)
+        with store.reading():
+            store.forget_uses("writes", "nobody", 0)
 
     said = as_nobody(write)
     assert said.startswith("the ledger cannot be written: it is read-only"), said
@@ -310,7 +311,8 @@ async def what_is_found(folder: Path, whole: list[Json]) -> str:
 
 def test_undecodable_damaged_name_is_still_reported(tmp_path: Path) -> None:
     """sqlite3 raises UnicodeDecodeError then, as it did for a byte of the schema that was flipped."""
-    with pytest.raises(LedgerError, match="the ledger file is damaged"), reading(tmp_path / "ledger.sqlite"):
+    store = open_store(tmp_path / "ledger.sqlite")
+    with pytest.raises(LedgerError, match="the ledger file is damaged"), store.reading():
         raise UnicodeDecodeError("utf-8", b"\xd5", 0, 1, "invalid continuation byte")
 
 

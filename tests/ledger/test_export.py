@@ -15,7 +15,7 @@ from mcp_guard.core.tlog import merkle, note
 from mcp_guard.ledger.export import ExportResult, LedgerProofs, export
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.keys import WitnessedCheckpoint
+from mcp_guard.storage.rows import WitnessedCheckpoint
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
 
 
@@ -37,7 +37,7 @@ def entries(data: bytes) -> list[bytes]:
 
 
 def change(writer: Writer, sql: str, *values: object) -> None:
-    with sqlite3.connect(writer.store.path) as db:
+    with sqlite3.connect(writer.store.name) as db:
         db.execute(sql, values)
     db.close()
 

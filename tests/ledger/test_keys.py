@@ -22,7 +22,7 @@ from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.signers import SIGNERS, make_ledger_keys
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at
 from tests.ledger.rotation_checks import chain, checkpoint, receipts, signers, signs

@@ -21,7 +21,7 @@ from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, re
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import LedgerSettings, recover
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_call
 from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config

@@ -53,7 +53,7 @@ def test_run_is_learned_at_its_end_and_a_missing_task_is_reported(tmp_path: Path
     with Client(config, ("--task", "look up 7")) as client:
         client.start()
         client.call("up__echo", {"text": "7"})
-    from mcp_guard.storage.sqlite import open_store
+    from mcp_guard.storage.engines import open_store
 
     store = open_store(tmp_path / "state" / "ledger.sqlite")
     [(_, acts)] = store.runs("tester", 10)

@@ -22,7 +22,7 @@ from mcp_guard.notify.message import make_message
 from mcp_guard.outbound import Destination
 from mcp_guard.secrets import NETWORK_VARIABLES, TOOL_CERTIFICATES
 from mcp_guard.settings import NotifierSettings, SecretReference
-from mcp_guard.storage.approvals import Delivery
+from mcp_guard.storage.rows import Delivery
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.harness import ALLOW, HOLD, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id

@@ -46,7 +46,7 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 from mcp_guard.upstream.catalog import definition_hash
 
 SECOND = 1_000_000

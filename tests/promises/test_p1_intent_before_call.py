@@ -9,7 +9,7 @@ import pytest
 
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ports import Intent
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.sqlite.store import open_store
 from tests.live.running_guard import SERVERS, Client, text, upstream, write_config
 from tests.promises.harness import make_instance, open_harness
 from tests.promises.harness import text as said

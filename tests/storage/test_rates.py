@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.storage.sqlite import Store, open_store
+from mcp_guard.storage.engines import open_store
 
 LARGE = 2**63 - 1
 STEPS = st.lists(
@@ -58,43 +58,3 @@ def test_a_use_that_is_taken_back_changes_no_other_sum(
         store.add_use("paid", "a", now, 5)
         assert store.sum_uses("paid", "a", -1) == 5 + sum(use.amount for use in kept if use.key == "a")
         store.close()
-
-
-def test_a_use_that_was_forgotten_takes_nothing_with_it(tmp_path: Path) -> None:
-    """SQLite gives the number of a row that was deleted to the next one."""
-    store = open_store(tmp_path / "ledger.sqlite", unsafe_skip_fsync=True)
-    forgotten = store.add_use("writes", "agent", 1, 1)
-    store.forget_uses("writes", "agent", 1)
-    assert store.add_use("writes", "agent", 2, 1).id == forgotten.id
-    store.remove_use(forgotten)
-    assert store.sum_uses("writes", "agent", 0) == 1
-    store.close()
-
-
-def instructions(store: Store) -> int:
-    """The number of SQLite VM instructions for a sum."""
-    counted = 0
-
-    def count() -> int:
-        nonlocal counted
-        counted += 1
-        return 0
-
-    store._db.set_progress_handler(count, 1)
-    store.sum_uses("writes", "agent", 5)
-    store._db.set_progress_handler(None, 1)
-    return counted
-
-
-def test_summing_ten_thousand_uses_costs_no_more_than_ten(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "ledger.sqlite", unsafe_skip_fsync=True)
-    store.begin()
-    for at in range(10):
-        store.add_use("writes", "agent", at, 1)
-    few = instructions(store)
-    for at in range(10, 10_000):
-        store.add_use("writes", "agent", at, 1)
-    assert store.sum_uses("writes", "agent", 5) == 9_994
-    assert instructions(store) == few
-    store.commit()
-    store.close()

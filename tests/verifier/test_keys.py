@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full

@@ -12,7 +12,7 @@ from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.witness_state import cosigned_checkpoint, is_due
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.keys import WitnessedCheckpoint
+from mcp_guard.storage.rows import WitnessedCheckpoint
 from tests.promises.harness import SECOND, Clock
 from tests.witness.rounds import Witnessing
 

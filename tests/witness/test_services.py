@@ -17,7 +17,7 @@ from mcp_guard.ledger.export import export
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.settings import SecretReference, WitnessSettings
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.cosignature import find_cosignature
 from mcp_guard.witness.rfc3161 import with_sorted_certificates
 from mcp_guard.witness.run import WitnessRun, current_head

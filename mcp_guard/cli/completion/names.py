@@ -3,6 +3,7 @@
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from mcp_guard.core.errors import ConfigError, reason_of
@@ -35,8 +36,8 @@ def names(kind: str, config: Path) -> list[str]:
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
     from mcp_guard.core.approval import ApprovalState
     from mcp_guard.core.names import listed_name
-    from mcp_guard.storage.inspection import open_configured
-    from mcp_guard.storage.sqlite import Store
+    from mcp_guard.storage.contract import Store
+    from mcp_guard.storage.engines import find_engine
 
     kinds: dict[str, Callable[[Store], Iterable[str]]] = {
         "agents": lambda store: [agent.name for agent, _, _ in store.agents()],
@@ -46,5 +47,5 @@ def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
         "instances": lambda store: [row.instance.id for row in store.instances(time.time_ns() // 1000)],
         "tools": lambda store: [listed_name(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
-    with open_configured(ledger) as store:
+    with closing(find_engine(ledger).open_unchecked(ledger)) as store, store.reading():
         return kinds[kind](store)

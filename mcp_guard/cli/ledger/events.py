@@ -29,7 +29,7 @@ from mcp_guard.events import FORMATS
 from mcp_guard.events.sender import Cursor, Receiver, RetryableError, check_url, read_headers
 from mcp_guard.secrets import read_network
 from mcp_guard.settings import NetworkSettings
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 
 if TYPE_CHECKING:
     from mcp_guard.network import Network

@@ -8,14 +8,14 @@ from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
 from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, export
-from mcp_guard.storage.inspection import open_reader
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     path = ledger_path(options)
-    store = open_reader(path)
+    store = find_engine(path).open_reader(path)
     with Progress(quiet=options.json) as progress:
         done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)
     if options.json:

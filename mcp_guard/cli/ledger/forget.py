@@ -14,7 +14,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.retention import ErasureOrder, PayloadSelection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
 from mcp_guard.verifier.progress import Progress
 
 SELECTORS = ("before", "call", "instance", "user", "resource")
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     order = ErasureOrder(selection, options.reason, f"operator {account()}", spares_replies=False)
     with Progress(quiet=options.json) as progress:
         erased = erase(writer, order, lambda done: progress.update(done, count))
-    emptied = writer.read(lambda store: store.truncate_wal())
+    emptied = writer.read(lambda store: store.empty_log())
     return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
 
 

@@ -8,13 +8,13 @@ from mcp_guard.cli.show import find_receipts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
-    with reading(store.path):
+    with store.reading():
         proofs = LedgerProofs(store, cosigned_head(store) if options.cosigned else None)
         for seq in wanted(store, options.what, proofs.head.size):
             sys.stdout.buffer.write(proofs.prove(seq, options.payloads) + b"\n")
@@ -41,7 +41,7 @@ def cosigned_head(store: Store) -> str:
     """Raises: LedgerError."""
     checkpoint = cosigned_checkpoint(store)
     if checkpoint is None:
-        raise LedgerError(f"no checkpoint of `{store.path}` is cosigned", "mcp-guard ledger witness")
+        raise LedgerError(f"no checkpoint of `{store.name}` is cosigned", "mcp-guard ledger witness")
     return checkpoint
 
 
@@ -51,6 +51,6 @@ def wanted(store: Store, what: str, size: int) -> list[int]:
         return [receipt["seq"] for receipt in find_receipts(store, what) if receipt["seq"] < size]
     if int(what) >= size:
         raise LedgerError(
-            f"no receipt {what} in `{store.path}` among the {size} receipts of the checkpoint", "mcp-guard log"
+            f"no receipt {what} in `{store.name}` among the {size} receipts of the checkpoint", "mcp-guard log"
         )
     return [int(what)]

@@ -11,7 +11,7 @@ from mcp_guard.config import load
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import Coverage, PolicyCoverage
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier.progress import Progress
 
 HEADINGS = ("policy", "file", "cases", "decisions", "about it", "")

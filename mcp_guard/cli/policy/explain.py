@@ -9,7 +9,7 @@ from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 
 
 @reads_receipts
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def find_decision(store: Store, what: str) -> RecordedDecision:
     """The decision of a receipt, or the last decision of a call. Raises: LedgerError."""
-    with reading(store.path):
+    with store.reading():
         seqs = [int(what)] if what.isdecimal() else [row.seq for row in store.receipts_of(what)]
         if what.isdecimal() and (row := store.receipt(int(what))) and row.call and decision(store, row.seq) is None:
             seqs = [row.seq for row in store.receipts_of(row.call)]

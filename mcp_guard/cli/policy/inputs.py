@@ -33,7 +33,8 @@ from mcp_guard.policy.time_of_call import UTC_NAME
 from mcp_guard.policy.validation import ValidationSchema, validate
 from mcp_guard.runtime import environment_with_pins
 from mcp_guard.settings import Settings
-from mcp_guard.storage.sqlite import Store, open_store, reading
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier.checkpoints import ProgressCallback
 from mcp_guard.verifier.progress import no_progress
 
@@ -58,7 +59,7 @@ def decisions(
 ) -> Iterator[RecordedDecision]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_back():
             if row.kind in DECIDING and b'"purpose"' not in row.body:
                 if (since and json.loads(row.body)["time"] < since) or len(wanted) == last:
@@ -71,7 +72,7 @@ def decisions(
 
 
 def decision(store: Store, seq: int, time_zone: str = UTC_NAME) -> RecordedDecision | None:
-    with reading(store.path):
+    with store.reading():
         row = store.receipt(seq)
         return read_decision(json.loads(row.body), store.payloads(seq), time_zone) if row else None
 
@@ -81,11 +82,11 @@ def versions(store: Store) -> FindVersion:
 
     @cache
     def read_kept(version: str) -> PolicyVersion | None:
-        with reading(store.path):
+        with store.reading():
             text = store.policy(version)
         if text and canonical.digest(text) != version:
             what = f"the stored policies of version `{version}` do not match its hash"
-            raise LedgerError(f"{what}: `{store.path}`", "mcp-guard verify")
+            raise LedgerError(f"{what}: `{store.name}`", "mcp-guard verify")
         return read_version(version, text) if text else None
 
     return read_kept
@@ -95,12 +96,12 @@ def latest_version(store: Store) -> PolicyVersion:
     """The version loaded last. Raises: LedgerError if there is none."""
     version = find_latest(store)
     if version is None:
-        raise LedgerError(f"no policies have been loaded in `{store.path}`", "run the guard once: mcp-guard run")
+        raise LedgerError(f"no policies have been loaded in `{store.name}`", "run the guard once: mcp-guard run")
     return version
 
 
 def find_latest(store: Store) -> PolicyVersion | None:
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_back():
             if row.kind == "policy.loaded" and "shadow" not in (receipt := json.loads(row.body)):
                 version = versions(store)(receipt["policy_version"])

@@ -31,7 +31,7 @@ from mcp_guard.policy.authoring.suggest import (
 from mcp_guard.policy.schema import TOOL, input_shape
 from mcp_guard.policy.source import EFFECTS, read_files
 from mcp_guard.settings import Settings
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.contract import Store
 from mcp_guard.verifier.progress import Progress
 from mcp_guard.verifier.report import count
 
@@ -165,7 +165,7 @@ def failures(store: Store) -> dict[int, str]:
     One that was not sent would be counted twice when it is made again.
     """
     endings: dict[int, str] = {}
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_after(-1):
             if row.kind == "intent":
                 endings[row.seq] = "unknown"
@@ -178,7 +178,7 @@ def failures(store: Store) -> dict[int, str]:
 def refused(store: Store) -> dict[Group, str]:
     """The groups of calls of which a person denied one, with the reason to print."""
     refusals: dict[Group, str] = {}
-    with reading(store.path):
+    with store.reading():
         for row in store.receipts_after(-1):
             if row.kind in REFUSING:
                 receipt = json.loads(row.body)

@@ -16,8 +16,8 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.storage.approvals import ApproverKey
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.verifier import check_signature
 
 CodeKind = Literal["sign_in_code", "enrolment_code"]

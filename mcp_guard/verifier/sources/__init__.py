@@ -85,6 +85,8 @@ class ReceiptSource(Protocol):
     """Opens readers. It is created before the worker processes are forked."""
 
     scope: str
+    failures: tuple[type[Exception], ...]
+    """What else reading can raise, if what holds the receipts fails."""
 
     def open(self) -> SourceReader: ...
 

@@ -27,6 +27,7 @@ class ExportSource:
     """An export. Raises: UnusableInput if the folder is not one."""
 
     scope = "export"
+    failures: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, path: Path) -> None:
         if not _is_regular(path / "checkpoint"):

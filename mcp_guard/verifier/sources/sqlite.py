@@ -36,7 +36,7 @@ TABLES = {
 )""",
     "policy_version": "CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID",
 }
-"""The tables that are read, and every index on them, exactly as the guard makes them (`storage/schema.py`)."""
+"""The tables that are read, and every index on them, exactly as the guard makes them (`storage/sqlite/schema.py`)."""
 OTHER_OBJECT = re.compile(r"CREATE (TABLE|(UNIQUE )?INDEX) [a-z_]+ ")
 MAX_FIELD = 64 << 20
 """Bytes of one text or blob."""
@@ -48,6 +48,7 @@ class LedgerSource:
     """A ledger file. Raises: UnusableInput if it does not exist, or SQLite would read it in more than one way."""
 
     scope = "ledger"
+    failures: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():

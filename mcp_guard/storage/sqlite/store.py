@@ -10,64 +10,46 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.rates import RecordedUse
-from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
-from mcp_guard.storage import schema
-from mcp_guard.storage.approvals import ApprovalQueries
-from mcp_guard.storage.errors import FAILURES, explain
-from mcp_guard.storage.file_location import FileLocation
-from mcp_guard.storage.identities import IdentityQueries
-from mcp_guard.storage.keys import KeyQueries
-from mcp_guard.storage.payloads import PayloadQueries
-from mcp_guard.storage.pins import PinQueries
-from mcp_guard.storage.queries import ChangedElsewhere
-
-__all__ = ["FAILURES", "ChangedElsewhere", "ReceiptRow", "Store", "TreeHead", "explain", "open_store", "reading"]
+from mcp_guard.core.tlog.merkle import TILE_WIDTH
+from mcp_guard.storage.rows import PAYLOADS, SALT_BYTES, ReceiptRow, TreeHead
+from mcp_guard.storage.sqlite import schema
+from mcp_guard.storage.sqlite.approvals import ApprovalQueries
+from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.file_location import FileLocation
+from mcp_guard.storage.sqlite.identities import IdentityQueries
+from mcp_guard.storage.sqlite.keys import KeyQueries
+from mcp_guard.storage.sqlite.payloads import PayloadQueries
+from mcp_guard.storage.sqlite.pins import PinQueries
 
 BUSY_SECONDS = 2.0
 CACHE_KIB = 512
 """Page cache. A call touches some 40 pages of 4 KiB, mostly the same ones."""
-SALT_BYTES = 16
 LAST_TOTAL = "SELECT total FROM rate_use WHERE counter = ?1 AND key = ?2 ORDER BY at DESC, id DESC LIMIT 1"
-PAYLOADS = ("request", "facts", "material", "response", "subject")
 
 
-class ReceiptRow(NamedTuple):
-    """A receipt as it is stored; `at` in microseconds."""
+class SqliteStore(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQueries):
+    """One connection to the ledger file. Implements `storage.contract.Store`."""
 
-    seq: int
-    kind: str
-    at: int
-    call: str | None
-    body: bytes
-    signature: bytes
-    leaf: bytes
-
-
-class TreeHead(NamedTuple):
-    """Size and right edge of the tree (its hashes joined), and the verifier line of the key in force (none before the
-    first receipt).
-    """
-
-    size: int
-    edge: bytes
-    key: str
-
-    def hashes(self) -> list[bytes]:
-        """Of the right edge: the largest complete subtrees, left to right."""
-        return [self.edge[at : at + HASH_BYTES] for at in range(0, len(self.edge), HASH_BYTES)]
-
-
-class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQueries):
-    """One connection to the ledger file."""
+    failures = FAILURES
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self.path = path
+        self.name = str(path)
         self.location = FileLocation(path)
+
+    def explain(self, failure: Exception) -> LedgerError:
+        return explain(failure, self.path)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            raise explain(error, self.path) from None
 
     def begin(self) -> None:
         self._run("BEGIN IMMEDIATE")
@@ -282,7 +264,7 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         return bytes(row[0]) if row else None
 
 
-def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:
+def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True) -> SqliteStore:
     """Open the ledger file, making it if it is not there (mode 0600).
 
     Raises: LedgerError.
@@ -305,7 +287,7 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         _create(connection, path)
-        return Store(path, connection)
+        return SqliteStore(path, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, FAILURES):
@@ -351,12 +333,3 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         hint = "update mcp-guard" if version > schema.VERSION else older
         raise LedgerError(f"the ledger has format {version}; this version reads {schema.VERSION}", hint)
     schema.check_schema(connection, path)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns a failure to read into a LedgerError."""
-    try:
-        yield
-    except FAILURES as error:
-        raise explain(error, path) from None

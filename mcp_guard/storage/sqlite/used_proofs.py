@@ -9,15 +9,15 @@ import os
 import sqlite3
 from pathlib import Path
 
-from mcp_guard.storage.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.errors import FAILURES, explain
 
 BUSY_SECONDS = 1.0
 MAX_PROOFS = 200_000
 """How many may be remembered at once; while there are so many, further ones are refused."""
 
 
-class UsedProofs:
-    """One connection to the file, which is made if it is not there."""
+class UsedProofsFile:
+    """One connection to the file, which is made if it is not there. Implements `storage.contract.UsedProofs`."""
 
     def __init__(self, path: Path) -> None:
         """Raises: LedgerError."""

@@ -6,9 +6,7 @@ each None, which costs more than many a statement.
 
 import sqlite3
 
-
-class ChangedElsewhere(Exception):
-    """A compare-and-set found another value than expected; the transaction must be rolled back."""
+from mcp_guard.storage.errors import ChangedElsewhere
 
 
 class Queries:

@@ -5,12 +5,11 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.errors import FAILURES, explain
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.store import SqliteStore
 
 
-def copy_ledger(store: Store, target: Path) -> None:
+def copy_ledger(store: SqliteStore, target: Path) -> None:
     """Write the last committed state of this ledger to a new file (mode 0600), durable when this returns.
 
     Guards can write meanwhile (https://sqlite.org/backup.html: one step copies one snapshot). The copy has no
@@ -18,7 +17,7 @@ def copy_ledger(store: Store, target: Path) -> None:
     """
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     try:
-        with reading(store.path), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        with store.reading(), closing(sqlite3.connect(target, isolation_level=None)) as copy:
             store.copy_to(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
         with target.open("rb") as file:
@@ -32,14 +31,3 @@ def empty_log(path: Path) -> None:
     that is damaged stays as it is."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def size_of(path: Path) -> int | None:
-    """How many receipts a ledger file has; None if it cannot be read."""
-    from mcp_guard.storage.inspection import open_read_only
-
-    try:
-        with open_read_only(path) as store:
-            return store.head().size
-    except LedgerError:
-        return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.tool_pins import Pin, PinState, definition_text
-from mcp_guard.storage.queries import Queries
+from mcp_guard.storage.sqlite.queries import Queries
 
 
 class PinQueries(Queries):

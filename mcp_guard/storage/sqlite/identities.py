@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
-from mcp_guard.storage.queries import Queries
+from mcp_guard.storage.rows import InstanceRow, RevocationKey
+from mcp_guard.storage.sqlite.queries import Queries
 
 TABLES = """
 CREATE TABLE enrolled_agent (
@@ -22,18 +23,6 @@ CREATE UNIQUE INDEX instance_credential ON instance (credential);
 CREATE TABLE revocation (kind TEXT, name TEXT, until INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
 """
-
-RevocationKey = tuple[str, str]
-"""What is revoked: its kind (`instance`, `agent` or `user`) and its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceRow:
-    """An instance as issued; `begun` and `ended` are when its first session opened and its last was closed for good."""
-
-    instance: Instance
-    begun: Micros | None
-    ended: Micros | None
 
 
 class IdentityQueries(Queries):

@@ -3,23 +3,12 @@
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.queries import Queries
+from mcp_guard.storage.rows import ReceiptWithPayloads
+from mcp_guard.storage.sqlite.queries import Queries
 
 BUSY_MILLISECONDS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptWithPayloads:
-    """A receipt that still has payloads."""
-
-    seq: int
-    kind: str
-    at: Micros
-    call: str | None
-    body: bytes
 
 
 class PayloadQueries(Queries):
@@ -64,7 +53,7 @@ class PayloadQueries(Queries):
         )
         self._run(query, (now,))
 
-    def truncate_wal(self) -> bool:
+    def empty_log(self) -> bool:
         """Move the log of changes, which holds what was overwritten, into the file, and empty it. Waits for nobody:
         False if another process is reading or writing. Outside a transaction."""
         self._run("PRAGMA busy_timeout = 0")

@@ -5,7 +5,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.storage.engines import open_store
 
 PROCESSES, ROUNDS = 4, 60
 

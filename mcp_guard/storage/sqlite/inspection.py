@@ -5,35 +5,19 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.core.approval import Approval, ApprovalState
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Json
-from mcp_guard.storage import schema
-from mcp_guard.storage.errors import FAILURES, explain
-from mcp_guard.storage.sqlite import Store, TreeHead, reading
+from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.sqlite import schema
+from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.store import SqliteStore
 
 MAX_DAMAGE_LINES = 5
 BY_SOCKET = "socket"
 """In the receipt of a credential that never leaves the guard: it was issued for a connection to its Unix socket."""
-
-
-@dataclass(frozen=True, slots=True)
-class InspectedLedger:
-    """The contents of a ledger file as far as a check-up needs them. `damage` are the problems that SQLite finds."""
-
-    format: int
-    damage: tuple[str, ...]
-    head: TreeHead
-    checkpoint: str
-    last_seq: int
-    last_time: int
-    open_calls: tuple[tuple[int, str], ...]
-    pending: tuple[tuple[Approval, str | None], ...]
-    approvers_with_keys: frozenset[str]
-    several_keys: tuple[tuple[str, int], ...]
 
 
 @contextmanager
@@ -61,7 +45,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise explain(error, path) from None
 
 
-def open_reader(path: Path) -> Store:
+def open_reader(path: Path) -> SqliteStore:
     """A store that can only be read, for a ledger of whatever origin. Raises: LedgerError."""
     if not path.exists():
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
@@ -77,25 +61,16 @@ def open_reader(path: Path) -> Store:
                 f"the ledger has format {version}; this version reads {schema.VERSION}", "use the version that wrote it"
             )
         schema.check_schema(db, path)
-        return Store(path, db)
+        return SqliteStore(path, db)
     except FAILURES as error:
         raise explain(error, path) from None
 
 
-@contextmanager
-def open_read_only(path: Path) -> Iterator[Store]:
-    """A store that can only be read. Raises: LedgerError."""
-    with closing(open_reader(path)) as store, reading(path):
-        yield store
-
-
-@contextmanager
-def open_configured(path: Path) -> Iterator[Store]:
-    """The ledger of the configuration, which nobody else has written, without the checks for one that somebody may
-    have: they would import the verifier at each Tab of a shell. Raises: LedgerError."""
+def open_unchecked(path: Path) -> SqliteStore:
+    """A store that can only be read, without the checks for a file that somebody else may have written, which would
+    import the verifier at each Tab of a shell. Raises: LedgerError."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            yield Store(path, db)
+        return SqliteStore(path, sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
     except FAILURES as error:
         raise explain(error, path) from None
 
@@ -110,7 +85,7 @@ def inspect_ledger(path: Path, format: int) -> InspectedLedger:
     """Inspect a file of the format that this version reads. Raises: LedgerError."""
     with _read_only(path) as db:
         damage = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
-        store = Store(path, db)
+        store = SqliteStore(path, db)
         keys = Counter(key.approver for key in store.approver_keys() if key.removed is None)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
         requested = store.approvals([ApprovalState.REQUESTED])
@@ -151,7 +126,7 @@ def receipts_of_starts(path: Path, guards: Sequence[str]) -> list[bytes]:
     return list(found.values())
 
 
-def _only_guard_of(db: sqlite3.Connection, store: Store, instance: str) -> str | None:
+def _only_guard_of(db: sqlite3.Connection, store: SqliteStore, instance: str) -> str | None:
     """The guard process without which the instance cannot go on; None if it can, with any guard of this ledger.
 
     It can where launches share it, and where its token is in other hands: issued by a command, or by another issuer.

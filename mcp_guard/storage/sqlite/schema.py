@@ -8,7 +8,7 @@ A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one 
 import sqlite3
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.storage import identities
+from mcp_guard.storage.sqlite import identities
 
 VERSION = 5
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.file_location import FileLocation
+from mcp_guard.storage.sqlite.file_location import FileLocation
 
 LATER_NS = 3600 * 10**9
 

@@ -1,27 +1,7 @@
 """The rows of the guard's own keys, and of the checkpoints that outside witnesses have accepted. Statements only."""
 
-from dataclasses import dataclass
-
-from mcp_guard.core.model import Micros
-from mcp_guard.storage.queries import Queries
-
-
-@dataclass(frozen=True, slots=True)
-class GuardKey:
-    """A key of the ledger: its C2SP verifier line, and the first receipt that it may have signed."""
-
-    since: int
-    verifier: str
-
-
-@dataclass(frozen=True, slots=True)
-class WitnessedCheckpoint:
-    """The last checkpoint that a witness accepted, as a note, with its cosignature if it gave one."""
-
-    witness: str
-    size: int
-    at: Micros
-    note: str
+from mcp_guard.storage.rows import GuardKey, WitnessedCheckpoint
+from mcp_guard.storage.sqlite.queries import Queries
 
 
 class KeyQueries(Queries):

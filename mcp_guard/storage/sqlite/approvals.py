@@ -3,14 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, RouteRule, Vote
 from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.storage.queries import Queries
+from mcp_guard.storage.rows import ApproverKey, Delivery
+from mcp_guard.storage.sqlite.queries import Queries
 
 HOUR = 3600 * 1_000_000
 MAX_RECENT_RECEIPTS = 5000
@@ -21,40 +22,6 @@ DECIDED = {str(ApprovalState.CONSUMED): "approve", str(ApprovalState.DENIED): "d
 """States of earlier requests that say how people decided, and the verdict of the votes that led to them."""
 MAX_PARAMETERS = 500
 Row = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ApproverKey:
-    """A key that an approver signs with. `public` is base64; `details` hold what a passkey needs.
-
-    `enrolled` and `removed` are the receipts of these events; a key without `removed` is in use.
-    """
-
-    id: str
-    approver: str
-    method: str
-    """`ed25519` (raw public key) or `webauthn` (SubjectPublicKeyInfo)."""
-    public: str
-    details: Json
-    enrolled: int
-    removed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt.
-
-    `subject` is the approval that it is about, or if `event` is `enrolled`, the approver's key.
-    """
-
-    id: int
-    subject: str
-    notifier: str
-    event: str
-    state: str
-    attempts: int
-    due: Micros
-    note: str
 
 
 class ApprovalQueries(Queries):
