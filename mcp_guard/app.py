@@ -356,19 +356,21 @@ CAPABILITIES: Json = {"elicitation": {}, "sampling": {}}
 class NoPins:
     """Implements `ports.Pins` for commands that read the current listings and call nothing: quarantines no tool."""
 
-    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> Mapping[str, Quarantine]:
+    async def judge(
+        self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()
+    ) -> Mapping[str, Quarantine]:
         return {}
 
-    def accepted(self, server: str) -> Mapping[str, Pin]:
+    async def accepted(self, server: str) -> Mapping[str, Pin]:
         return {}
 
-    def have_changed(self) -> bool:
+    async def have_changed(self) -> bool:
         return False
 
     def known(self) -> AbstractSet[str]:
         return frozenset()
 
-    def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
+    async def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
         return ()
 
 

@@ -6,7 +6,7 @@ for a tool call to reach an upstream.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -112,6 +112,10 @@ class WaitingCalls:
         return self.running == 0
 
 
+async def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """Guards the calls of one session.
@@ -130,7 +134,7 @@ class Guard:
     new_id: Callable[[], str]
     withdraws_on_cancel: bool = False
     """Whether the request for approval of a held call ends when the client cancels the call."""
-    keeps_requests: Callable[[], bool] = lambda: True
+    keeps_requests: Callable[[], Awaitable[bool]] = _always
     """Whether requests for approval outlive the session, because its instance can come back. Raises: LedgerError."""
     waiting: dict[str, WaitingCalls] = field(default_factory=dict)
     """The calls of this session that wait for each approval."""
@@ -160,7 +164,7 @@ class Guard:
         call = describe(self.describe_with, self.new_id(), instance, request, tool)
         try:
             call = await self.describe(self.identify(call))
-            decision = self.decide(call)
+            decision = await self.decide(call)
             match decision.outcome:
                 case Outcome.ALLOW:
                     cleared = await self.record_intent(call, decision)
@@ -185,9 +189,9 @@ class Guard:
         """Resume a held call of this instance: make it again, by the same path, or repeat its reply."""
         id = str(request.arguments.get("approval", ""))
         try:
-            if request.problem or self.ledger.why_barred(instance):
+            if request.problem or await self.ledger.why_barred(instance):
                 return await self.handle_call(instance, request, channel)  # which refuses the request, with a receipt
-            approval = self.approvals.get(id)
+            approval = await self.approvals.get(id)
             if approval is None or approval.instance != instance.id:
                 return no_such_approval(id)
             if approval.state is ApprovalState.CONSUMED:
@@ -205,12 +209,13 @@ class Guard:
     async def show_requests(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
         """The requests for approval of this instance, and of no other (promise P7). Reads only, without a receipt."""
         try:
-            if request.problem or self.ledger.why_barred(instance):
+            if request.problem or await self.ledger.why_barred(instance):
                 return await self.handle_call(instance, request, channel)  # which refuses the request, with a receipt
             id = request.arguments.get("approval")
             if id is None:
-                return list_requests(*self.approvals.requests_of(instance, MAX_REQUESTS), self.clock.now())
-            approval = self.approvals.get(str(id))
+                requests, count = await self.approvals.requests_of(instance, MAX_REQUESTS)
+                return list_requests(requests, count, self.clock.now())
+            approval = await self.approvals.get(str(id))
             if approval is None or approval.instance != instance.id:
                 return no_such_approval(str(id))
             return list_requests([approval], 1, self.clock.now())
@@ -269,27 +274,28 @@ class Guard:
         await self.ledger.conclude(intent, execution)
         return read_facts(rule, replace(execution, detail="") if redaction.result else execution)
 
-    def decide(self, call: Call) -> Decision:
+    async def decide(self, call: Call) -> Decision:
         """Ask the policies. A call with problems is denied without asking.
 
-        INVARIANT: no await between this and submitting the intent, so that no rate is counted twice.
+        INVARIANT: nothing is waited for between `count` and submitting the intent of an allowed call, so that no rate
+        is counted twice. A held call waits; `Ledger.intend` detects what was counted meanwhile.
         """
         if call.problems or call.tool is None:
             return Decision(Outcome.DENY, self.policies.version, reasons=call.problems)
         try:
             now = self.clock.now()
-            counts = self.ledger.count(call, self.policies.counters, now)
+            counts = self.ledger.count(await self.ledger.sum_uses(call, self.policies.counters, now))
         except ValueError as uncountable:
             return Decision(Outcome.DENY, self.policies.version, reasons=(str(uncountable),))
         return self.policies.decide(call, counts, now)
 
     async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
         """Find the request for this call, or make it, and wait for a person to decide, as long as the client waits."""
-        if reason := self.ledger.why_barred(call.instance):
+        if reason := await self.ledger.why_barred(call.instance):
             return await self.deny(call, decision, reason)
-        approval = self.approvals.find_approval(call.instance, hash_request(call))
+        approval = await self.approvals.find_approval(call.instance, hash_request(call))
         if approval is None or approval.state is ApprovalState.REQUESTED:
-            grant = self.approvals.grant_for(call, decision)
+            grant = await self.approvals.grant_for(call, decision)
             if grant is not None:
                 return await self.record_intent(call, decision, grant)
         if approval is not None and approval.state is ApprovalState.CONSUMED:
@@ -312,7 +318,7 @@ class Guard:
         ends = self.clock.now() + int(self.hold_limit(channel) * SECOND)
         while (approval := await self.await_decision(approval, ends, channel)).state is ApprovalState.WITHDRAWN:
             # This call joined a request while another one, which its client has cancelled, withdrew it.
-            if reason := self.ledger.why_barred(call.instance):
+            if reason := await self.ledger.why_barred(call.instance):
                 return await self.deny(call, decision, f"{why_not_approved(approval)}: {reason}")
             requested = await self.approvals.request(call, decision)
             if isinstance(requested, Conflict):
@@ -320,7 +326,7 @@ class Guard:
             approval = requested
             channel.on_approval_requested(approval)
         if approval.state is ApprovalState.REQUESTED and self.approvals.is_stopping:
-            return left_at_stop(approval, self.keeps_requests())
+            return left_at_stop(approval, await self.keeps_requests())
         if approval.state is ApprovalState.REQUESTED:
             channel.on_left_pending(approval)
             return approval_pending(approval)
@@ -366,7 +372,7 @@ class Guard:
         """Describe and decide again: the call goes ahead only if everything is as it was approved."""
         identified = self.identify_again(call, approval)
         call = await self.describe(identified)
-        decision = self.decide(call)
+        decision = await self.decide(call)
         if call.problems and not identified.problems:
             reason = "; ".join(problem for problem in call.problems if problem != NOT_AVAILABLE)
             return await self.deny(call, decision, f"{reason}; approval {approval.id} has not been used")
@@ -420,7 +426,7 @@ class Guard:
             intent = await self.ledger.intend(call, decision, held)
             if isinstance(intent, Intent):
                 return intent
-            decision = self.decide(call)
+            decision = await self.decide(call)
             if not intent.rates_only or decision.outcome is not expected:
                 break
         assert isinstance(intent, Conflict)
@@ -466,9 +472,9 @@ class Guard:
         """Whether the credential covers this tool and the policies might permit some call of it."""
         return credential.may_use(instance.tools, tool.listed_as) and self.policies.may_call(instance, tool)
 
-    def list_tools(self, instance: Instance) -> list[Json]:
+    async def list_tools(self, instance: Instance) -> list[Json]:
         """The definitions of the tools that this instance could call (promise P5). Raises: LedgerError."""
-        if self.ledger.why_barred(instance):
+        if await self.ledger.why_barred(instance):
             return []
         listed = [listed_definition(tool, is_observed) for tool, is_observed in self.callable_tools(instance)]
         return [*listed, *OWN_TOOLS] if self.policies.may_hold else listed

@@ -58,7 +58,7 @@ class Monitoring:
             return LedgerReadings(size, self._file_bytes(), len(store.open_calls()), len(store.open_ids()), lag)
 
         try:
-            return self.ledger.writer.read(query)
+            return await self.ledger.writer.query(query)
         except LedgerError:  # the writer reports it
             return None
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
-from mcp_guard.core.rates import RateValue, RecordedUse
+from mcp_guard.core.rates import RateIncrement, RateValue, RecordedUse
 from mcp_guard.core.tool_pins import Pin, Quarantine
 
 Progress = Callable[[Json], None]
@@ -52,6 +52,8 @@ SILENT_CHANNEL = ClientChannel()
 
 Reply = dict[str, Any]
 """The `result` or `error` member of the reply to a `tools/call`."""
+UseSums = Sequence[tuple[RateIncrement, int]]
+"""What a call adds to each counter, and what the committed calls in its window come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +166,8 @@ class Ledger(Protocol):
     """The receipts, and the state that is written in the same transaction. Shared by all guards on one ledger.
 
     Consistency: `refuse`, `intend`, `look_up` and `conclude` are one transaction each, serializable with those of every
-    other process; what they check (revocation, pins, rates, approvals) is read inside it. `count` and `why_barred` only
-    read, and their result may be outdated when they return: `intend` checks again.
+    other process; what they check (revocation, pins, rates, approvals) is read inside it. `sum_uses` and `why_barred`
+    only read, and their result may be outdated when they return: `intend` checks again.
     Durability: a receipt has been synced to disk before its sequence number or intent is returned, unless the
     operator set `unsafe_skip_fsync`.
     Concurrency: these transactions take effect in the order in which they were submitted in this process, and those of
@@ -188,14 +190,22 @@ class Ledger(Protocol):
     def end_call(self) -> None:
         """A call has ended, successfully or not. Called exactly once for each `begin_call`. Never raises."""
 
-    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
-        """The value of each counter if this call happens, by name.
+    async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
+        """What this call adds to each counter, and what is committed of it so far, for `count`.
 
-        INVARIANT: includes what this process has submitted and not committed yet. Other processes' uncommitted calls
-        are not included: `intend` detects those. Raises: ValueError if the call cannot be counted.
+        Raises: ValueError if the call cannot be counted.
         """
 
-    def why_barred(self, instance: Instance) -> str | None:
+    def count(self, sums: UseSums) -> Mapping[str, RateValue]:
+        """The value of each counter if this call happens, by name.
+
+        INVARIANT: includes what this process has submitted and not committed yet. So if nothing is waited for between
+        this and `intend`, no two calls of this process get one number. What is committed between `sum_uses` and this,
+        and the calls of other processes, are not included: `intend` detects those. Raises: ValueError if the sum is too
+        large to compare.
+        """
+
+    async def why_barred(self, instance: Instance) -> str | None:
         """Why this instance may not call now (expired, or revoked with something it depends on); None if it may."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
@@ -235,18 +245,18 @@ class Approvals(Protocol):
     time: only `Ledger.intend` decides whether an approval can still be consumed.
     """
 
-    def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
+    async def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
         """The latest approval for exactly this call that still counts: requested, approved, denied and not expired
         yet, or consumed by a call whose outcome has not been delivered to the agent."""
 
-    def get(self, id: str) -> Approval | None:
+    async def get(self, id: str) -> Approval | None:
         """The approval with this id, whichever instance requested it; None if there is none."""
 
-    def requests_of(self, instance: Instance, count: int) -> tuple[Sequence[Approval], int]:
+    async def requests_of(self, instance: Instance, count: int) -> tuple[Sequence[Approval], int]:
         """The requests of this instance and of no other, open ones first, then the newest: at most `count`, fewer if
         they are large. With it the number of all."""
 
-    def grant_for(self, call: Call, decision: Decision) -> Grant | None:
+    async def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """An active grant that covers this call now."""
 
     async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
@@ -287,7 +297,9 @@ class Approvals(Protocol):
 class Pins(Protocol):
     """The tool definitions that operators have accepted, shared with every process on the same ledger."""
 
-    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> Mapping[str, Quarantine]:
+    async def judge(
+        self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()
+    ) -> Mapping[str, Quarantine]:
         """The tools that must not be used, by listed name (promise P6). New definitions are recorded, and pinned where
         the configuration trusts the first use. Raises: LedgerError; then no tool may be used.
 
@@ -295,16 +307,16 @@ class Pins(Protocol):
         All new definitions of one listing are recorded in one transaction, committed on return.
         """
 
-    def accepted(self, server: str) -> Mapping[str, Pin]:
+    async def accepted(self, server: str) -> Mapping[str, Pin]:
         """The definitions that are pinned now, by the upstream's own name of the tool. Raises: LedgerError."""
 
-    def have_changed(self) -> bool:
+    async def have_changed(self) -> bool:
         """Whether a definition was recorded or decided on, in any process, since `judge`. Raises: LedgerError."""
 
     def known(self) -> AbstractSet[str]:
         """The listed names of all tools of which any definition was recorded, as of the last `judge`."""
 
-    def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
+    async def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
         """Server and accepted definition of each tool that is not among the `listed` names. Raises: LedgerError."""
 
 

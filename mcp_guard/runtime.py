@@ -9,7 +9,7 @@ import gc
 import os
 import re
 import signal
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -84,7 +84,7 @@ def make_upstream_group(
     upstreams: "Sequence[Upstream | SharedConnection]",
     pins: Pins,
     *,
-    on_catalog: Callable[[], None] = lambda: None,
+    on_catalog: Callable[[], Awaitable[None]] | None = None,
     on_status: Callable[[], None] = lambda: None,
     last_listings: LastListings | None = None,
     is_patient: bool = False,
@@ -266,7 +266,7 @@ class Runtime:
         """Load the policies for these tools in a thread, only to see whether that works. Raises: GuardError."""
         from mcp_guard.policy.engine import load_policies
 
-        pins = self.ledger.writer.read(lambda store: store.pins())
+        pins = await self.ledger.writer.query(lambda store: store.pins())
         environment = environment_with_pins(self.settings, tools, absent, pins)
         await asyncio.to_thread(load_policies, self.settings.policies, environment)
 
@@ -298,19 +298,17 @@ class Runtime:
             settings,
             started if started is not None else self._start_upstreams(instance),
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
-            on_catalog=lambda: self._load_policies(session_policies, instance),
+            on_catalog=lambda: self._prepare(session_policies, instance),
             on_status=lambda: self._on_status(session_log, upstreams),
             last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
         self._status_file.add(instance.id, upstreams)
         writer = self.ledger.writer
 
-        def keeps_requests() -> bool:
-            return not ends_instance or writer.read(lambda store: store.is_shared(instance.id))
+        async def keeps_requests() -> bool:
+            return not ends_instance or await writer.query(lambda store: store.is_shared(instance.id))
 
         guard = self.telemetry.observe(self._make_guard(in_force, upstreams, keeps_requests))
-        if self._risk_monitor is not None:
-            self._risk_monitor.prepare(instance)
         session = Session(
             guard,
             upstreams,
@@ -361,7 +359,7 @@ class Runtime:
         return upstreams
 
     def _make_guard(
-        self, policies: PoliciesInForce, upstreams: UpstreamGroup, keeps_requests: Callable[[], bool]
+        self, policies: PoliciesInForce, upstreams: UpstreamGroup, keeps_requests: Callable[[], Awaitable[bool]]
     ) -> Guard:
         settings, pattern = self.settings, self.settings.ticket_pattern
         return Guard(
@@ -414,7 +412,7 @@ class Runtime:
             await asyncio.sleep(PINS_SECONDS)
             for session in tuple(self._sessions):
                 with suppress(LedgerError):  # the calls that meet it report it
-                    session.apply_pins()
+                    await session.apply_pins()
 
     async def _erase_expired(self) -> None:
         """Erase payloads that are kept too long."""
@@ -443,6 +441,13 @@ class Runtime:
         dispatcher = NotificationDispatcher(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()
+
+    async def _prepare(self, session_policies: SessionPolicies, instance: Instance) -> None:
+        """The catalog of a session has changed: give it the policies for that, and what its calls are compared with."""
+        if self._risk_monitor is not None:
+            with suppress(LedgerError):  # the call that meets it reports it
+                await self._risk_monitor.prepare(instance)
+        self._load_policies(session_policies, instance)
 
     def _load_policies(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """Give a session the policies, validated against its catalog as it is now.

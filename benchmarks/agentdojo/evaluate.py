@@ -118,6 +118,7 @@ def tasks(suite: TaskSuite) -> tuple[list[Any], list[Any]]:
 async def evaluate(name: str, attacks: list[str], folder: Path) -> dict[str, Tally]:
     suite = get_suite(VERSION, name)
     target = GuardedSuite(suite, folder / name)
+    await target.pin_tools()
     users, injected = tasks(suite)
     found = {"none": await count(target, [(user, None, {}) for user in users])}
     pipeline = GroundTruthPipeline(None)

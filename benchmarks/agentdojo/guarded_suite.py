@@ -101,8 +101,6 @@ class GuardedSuite:
         assert not unknown, unknown
         self.suite, self.upstream, self.settings = suite, SuiteTools(suite, catalog), settings
         self.ledger = open_ledger(LedgerSettings(folder, settings.origin, settings.routes), Clock())
-        kept_out = ToolPins(self.ledger.writer, settings.pin_rules, print).judge(list(catalog.values()))
-        assert not kept_out, kept_out
         self.policies = PoliciesInForce(())
         self.policies.replace(load_policies(settings.policies, policy_environment(settings, catalog.values(), ())))
         self.questions = 0
@@ -123,6 +121,12 @@ class GuardedSuite:
             memory=InstanceHistories.of(settings.tool_rules),
         )
 
+    async def pin_tools(self) -> None:
+        """Accept the definitions of all tools."""
+        pins = ToolPins(self.ledger.writer, self.settings.pin_rules, print)
+        kept_out = await pins.judge(self.upstream.tools())
+        assert not kept_out, kept_out
+
     def instance(self, prompt: str) -> Instance:
         """A new run of the assistant, launched with the user's task."""
         now = Clock().now()
@@ -136,7 +140,7 @@ class GuardedSuite:
         asked = ToolCallRequest(f"{self.suite.name}__{wanted.function}", to_jsonable_python(dict(wanted.args)))
         reply = await self.guard.call(instance, asked)
         said = reply.get("result", {}).get("_meta", {}).get("mcp-guard/decision", {})
-        approval = self.ledger.approvals.get(said["approval"]) if said.get("approval") else None
+        approval = await self.ledger.approvals.get(said["approval"]) if said.get("approval") else None
         if approval is None or approval.state != "requested":
             return reply
         self.questions += 1

@@ -396,7 +396,7 @@ class Session:
             await self.upstreams.refresh(asked_at)
             self._announcer.on_listing()
             self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
-            return {"result": {"tools": [self._rename(tool) for tool in self.guard.list_tools(self.instance)]}}
+            return {"result": {"tools": [self._rename(tool) for tool in await self.guard.list_tools(self.instance)]}}
         return await self._router.route(method, params, channel)
 
     def _full_name(self, client_name: str) -> str:
@@ -474,10 +474,9 @@ class Session:
         """Tell the client that its tools may have changed, because the policies have."""
         self._announcer.notify_tools_changed()
 
-    def apply_pins(self) -> None:
+    async def apply_pins(self) -> None:
         """Apply what operators have decided on tool definitions since. Raises: LedgerError."""
-        is_stale = self._settled and (self.upstreams.pins_failed or self.upstreams.pins.have_changed())
-        if is_stale and self.upstreams.rebuild():
+        if self._settled and await self.upstreams.has_stale_pins() and await self.upstreams.rebuild():
             self._announcer.announce_changed_tools()
 
     def on_work(self, seconds: float) -> None:

@@ -24,7 +24,7 @@ from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
-from mcp_guard.ports import Conflict, Intent
+from mcp_guard.ports import Conflict, Intent, UseSums
 from mcp_guard.storage.contract import Store
 
 T = TypeVar("T")
@@ -63,21 +63,23 @@ class SqlLedger:
 
     # Rates
 
-    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
-        """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
+    async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
         if not counters:
-            return {}
+            return ()
         counted = rates.rate_increments(call, counters)
 
-        def query(store: Store) -> dict[str, RateValue]:
-            values = {}
-            for use in counted:
-                name, key = use.counter.name, use.key
-                used = store.sum_uses(name, key, now - use.counter.window) + self._pending.get((name, key), 0)
-                values[name] = use.value(used)
-            return values
+        def query(store: Store) -> UseSums:
+            return [(use, store.sum_uses(use.counter.name, use.key, now - use.counter.window)) for use in counted]
 
-        return self.writer.read(query)
+        return await self.writer.query(query)
+
+    def count(self, sums: UseSums) -> Mapping[str, RateValue]:
+        """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
+        values = {}
+        for use, used in sums:
+            name = use.counter.name
+            values[name] = use.value(used + self._pending.get((name, use.key), 0))
+        return values
 
     def _reserve(self, counted: list[RateIncrement]) -> Callable[[], None]:
         """Count the uses as pending; the returned function releases them, once."""
@@ -105,9 +107,9 @@ class SqlLedger:
 
     # Who may call
 
-    def why_barred(self, instance: Instance) -> str | None:
+    async def why_barred(self, instance: Instance) -> str | None:
         now = self.writer.now()
-        return self.writer.read(lambda store: registry.why_barred(store, instance, now))
+        return await self.writer.query(lambda store: registry.why_barred(store, instance, now))
 
     # The steps of the story
 
@@ -272,7 +274,7 @@ def _standing_conflict(tx: Transaction, call: Call) -> Conflict | None:
 
 
 def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
-    """Whether a rate is higher than in the decision; only another process can have raised it."""
+    """Whether a rate is higher than in the decision: it has been raised by another process, or since it was read."""
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):

@@ -34,40 +34,40 @@ class TokenInstances:
     def now(self) -> Micros:
         return self.writer.now()
 
-    def issuer_of(self, token: str, own: Issuer) -> Issuer:
+    async def issuer_of(self, token: str, own: Issuer) -> Issuer:
         """The guard as the issuer of this token, with the key that was in force when its instance was issued: a
         rotation ends no credential, and a retired key cannot sign one for a later instance. The token is not verified.
 
         Raises: InvalidCredential, LedgerError.
         """
         id = read_unverified(token).claims.get("instance")
-        keys = self.writer.read(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
+        keys = await self.writer.query(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
         return replace(own, public_key=keys[-1], other_keys=tuple(keys[:-1])) if keys else own
 
-    def own(self, verified: OwnToken, token: str) -> Instance:
+    async def own(self, verified: OwnToken, token: str) -> Instance:
         """Raises: InvalidCredential, LedgerError."""
         if (begun := self.begun.get(token)) is not None:
-            self._check(begun)
+            await self._check(begun)
             return begun
-        row = self.writer.read(lambda store: store.instance(verified.instance))
+        row = await self.writer.query(lambda store: store.instance(verified.instance))
         if row is None or row.instance.credential_id != verified.credential_id:
             raise InvalidCredential("this ledger knows no such credential")
-        self._check(row.instance)
+        await self._check(row.instance)
         if row.begun is None:
-            self.writer.run(lambda tx: registry.begin(tx, row.instance, self.guard))
+            await self.writer.submit(lambda tx: registry.begin(tx, row.instance, self.guard))
         if len(self.begun) >= MAX_BEGUN:
             self.begun.clear()
         self.begun[token] = instance = replace(row.instance, credential=token)
         return instance
 
-    def foreign(self, verified: ExternalToken, token: str) -> Instance:
+    async def foreign(self, verified: ExternalToken, token: str) -> Instance:
         """Raises: InvalidCredential, IdentityError, LedgerError."""
         credential_id = f"cred_{verified.id[:24]}"
-        row = self.writer.read(lambda store: store.instance_of_credential(credential_id))
+        row = await self.writer.query(lambda store: store.instance_of_credential(credential_id))
         if row is not None:
             instance = row.instance
         else:
-            agents = self.writer.read(lambda store: registry.all_agents(self.agents, store))
+            agents = await self.writer.query(lambda store: registry.all_agents(self.agents, store))
             enrolled, started = registry.find_agent(agents, verified.agent), verified.issued * SECOND
             new = Instance(
                 id=instance_id(format_time(started), verified.id[:12]),
@@ -80,10 +80,10 @@ class TokenInstances:
                 credential_id=credential_id,
                 user_issuer=verified.issuer,
             )
-            instance = self.writer.run(lambda tx: self._add(tx, new, verified))
+            instance = await self.writer.submit(lambda tx: self._add(tx, new, verified))
         if (instance.agent.name, instance.on_behalf_of) != (verified.agent, verified.user):
             raise InvalidCredential("its `jti` is that of a token for another agent or user")
-        self._check(instance)
+        await self._check(instance)
         return replace(instance, credential=token)
 
     def _add(self, tx: Transaction, instance: Instance, verified: ExternalToken) -> Instance:
@@ -94,8 +94,8 @@ class TokenInstances:
         registry.begin(tx, instance, self.guard)
         return instance
 
-    def _check(self, instance: Instance) -> None:
-        if why := self.writer.read(lambda store: registry.why_barred(store, instance, self.now())):
+    async def _check(self, instance: Instance) -> None:
+        if why := await self.writer.query(lambda store: registry.why_barred(store, instance, self.now())):
             raise InvalidCredential(why)
 
 

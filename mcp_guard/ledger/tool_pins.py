@@ -55,50 +55,49 @@ class ToolPins:
         self._listed_for: dict[str, frozenset[str] | None] = {}
         """As last read, by upstream. It only grows."""
 
-    def have_changed(self) -> bool:
+    async def have_changed(self) -> bool:
         """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
-        return self._writer.read(lambda store: store.pin_generation()) != self._seen
+        return await self._writer.query(lambda store: store.pin_generation()) != self._seen
 
     def known(self) -> AbstractSet[str]:
         return self._known
 
-    def retained(self, listed: Collection[str]) -> list[tuple[str, Json]]:
+    async def retained(self, listed: Collection[str]) -> list[tuple[str, Json]]:
         def read(store: Store) -> list[tuple[str, Json]]:
             unlisted = [self._pinned[name] for name in sorted(self._pinned.keys() - set(listed))]
             pins = [pin for upstream, tool in unlisted for pin in store.pins(upstream, tool)]
             return [(pin.upstream, pin.definition) for pin in pins if pin.state is PinState.PINNED]
 
-        return self._writer.read(read) if self._pinned.keys() - set(listed) else []
+        return await self._writer.query(read) if self._pinned.keys() - set(listed) else []
 
-    def accepted(self, server: str) -> dict[str, Pin]:
-        rows = self._writer.read(lambda store: store.pins(server))
+    async def accepted(self, server: str) -> dict[str, Pin]:
+        rows = await self._writer.query(lambda store: store.pins(server))
         return {row.tool: row for row in rows if row.state is PinState.PINNED}
 
-    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> dict[str, Quarantine]:
+    async def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
-        states = self._look(tools)
+        states = await self._look(tools)
         unsettled = [tool for tool in tools if states[tool.listed_as] in (None, PinState.RETIRED)]
         upstreams = {tool.server for tool in tools}
-        if unsettled or self._have_new(upstreams, capabilities):
-            for note in self._writer.run(lambda tx: self._settle_all(tx, unsettled, upstreams, capabilities)):
+        if unsettled or await self._have_new(upstreams, capabilities):
+            for note in await self._writer.submit(lambda tx: self._settle_all(tx, unsettled, upstreams, capabilities)):
                 self._tell(note)
-            states = self._look(tools)
+            states = await self._look(tools)
         kept_out = [tool for tool in tools if states[tool.listed_as] is not PinState.PINNED]
-        return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
+        return await self._writer.query(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
-    def _have_new(self, upstreams: Collection[str], capabilities: AbstractSet[str]) -> bool:
+    async def _have_new(self, upstreams: Collection[str], capabilities: AbstractSet[str]) -> bool:
         """Whether some of these upstreams were not listed for a client with these capabilities before."""
         for upstream in upstreams:
             if upstream not in self._listed_for:
-                self._listed_for[upstream] = self._writer.read(partial(_listed_for, upstream))
+                self._listed_for[upstream] = await self._writer.query(partial(_listed_for, upstream))
             if (known := self._listed_for[upstream]) is None or not capabilities <= known:
                 return True
         return False
 
-    def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
+    async def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
         """The state of each definition; `moved` detects whatever is recorded after this."""
-        self._seen = self._writer.read(lambda store: store.pin_generation())
-        rows = self._writer.read(lambda store: store.pin_states())
+        self._seen, rows = await self._writer.query(lambda store: (store.pin_generation(), store.pin_states()))
         states = {(upstream, tool, hash): state for upstream, tool, hash, state in rows}
         names = {pair: listed_name(*pair) for pair in {(upstream, tool) for upstream, tool, _, _ in rows}}
         self._known = set(names.values())

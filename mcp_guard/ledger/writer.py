@@ -279,13 +279,20 @@ class Writer:
         return self._clock.wall()
 
     def read(self, query: Callable[[Store], T]) -> T:
-        """Raises: LedgerError."""
+        """A read without an event loop, or for people. Raises: LedgerError."""
         try:
             with self.store.reading():
                 return query(self.store)
         except LedgerError as error:
             self._report(error)
             raise
+
+    async def query(self, query: Callable[[Store], T]) -> T:
+        """A read on the path of a call. SQLite answers at once, without a turn of the event loop.
+
+        Raises: LedgerError.
+        """
+        return self.read(query)
 
     def close(self) -> None:
         self.store.close()

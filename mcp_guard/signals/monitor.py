@@ -1,7 +1,7 @@
 """Implements `ports.Signals`: compares each call with the agent's earlier runs, and asks the operator's signals."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from mcp_guard.core.anomaly import (
@@ -24,6 +24,14 @@ RUNS = 1000
 """Runs followed at the same time; if there are more, the oldest are not learned from."""
 
 
+Runs = Iterable[tuple[str, list[Json]]]
+"""An agent's earlier runs by instance id."""
+
+
+async def no_runs(*_: object) -> Runs:
+    return ()
+
+
 @dataclass(slots=True)
 class RiskMonitor:
     """`recall` returns an agent's earlier runs by instance id; it is called once per agent, at its first call at the
@@ -33,32 +41,33 @@ class RiskMonitor:
     external: tuple[ExternalSignal, ...] = ()
     drift: DriftRule | None = None
     salt: str = ""
-    recall: Callable[[str, int], Iterable[tuple[str, list[Json]]]] = lambda *_: ()
+    recall: Callable[[str, int], Awaitable[Runs]] = no_runs
     _baselines: dict[str, Baseline] = field(default_factory=dict)
     _runs: dict[str, list[CallFeatures]] = field(default_factory=dict)
 
     async def raised(self, call: Call) -> tuple[Signal, ...]:
         """The signals of this call. Never raises."""
-        signals = [self._unusual(call)] if self.drift is not None else []
+        signals = [await self._unusual(call)] if self.drift is not None else []
         external = [signal for signal in self.external if signal.concerns(call)]
         if external:
             signals += await asyncio.gather(*(signal.ask(call) for signal in external))
         return tuple(signal for signal in signals if signal is not None)
 
-    def _unusual(self, call: Call) -> Signal | None:
+    async def _unusual(self, call: Call) -> Signal | None:
         run = self._runs.get(call.instance.id)
-        return self._baseline_of(call.instance).signal(run[-1].tool if run else START, call_features(call, self.salt))
+        baseline = await self._baseline_of(call.instance)
+        return baseline.signal(run[-1].tool if run else START, call_features(call, self.salt))
 
-    def prepare(self, instance: Instance) -> None:
+    async def prepare(self, instance: Instance) -> None:
         """Build the agent's baseline now, so that no call has to wait for it."""
         if self.drift is not None:
-            self._baseline_of(instance)
+            await self._baseline_of(instance)
 
-    def _baseline_of(self, instance: Instance) -> Baseline:
+    async def _baseline_of(self, instance: Instance) -> Baseline:
         assert self.drift is not None
         agent = instance.agent.name
         if agent not in self._baselines:
-            runs = ((id, read_run(run)) for id, run in self.recall(agent, self.drift.runs))
+            runs = ((id, read_run(run)) for id, run in await self.recall(agent, self.drift.runs))
             self._baselines[agent] = learn_baseline(self.drift, runs)
         return self._baselines[agent]
 

@@ -25,9 +25,9 @@ class RunHistory:
         """The salt of this ledger, created on first use."""
         return self.writer.run(lambda tx: tx.store.remembered(SALT, os.urandom(16).hex()))
 
-    def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
+    async def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
         """The latest runs of an agent, at most `most`, as (instance id, calls)."""
-        runs = self.writer.read(lambda store: store.runs(agent, most))
+        runs = await self.writer.query(lambda store: store.runs(agent, most))
         return [(instance, orjson.loads(acts)) for instance, acts in runs]
 
     def keep(self, instance: Instance, acts: list[list[object]], most: int) -> None:

@@ -46,10 +46,10 @@ class ObservedGuard(Guard):
             step.set_attribute("mcp_guard.risk", described.risk.score)
             return described
 
-    def decide(self, call: Call) -> Decision:
+    async def decide(self, call: Call) -> Decision:
         with self.steps.step("decide") as step:
             began = time.perf_counter()
-            decision = Guard.decide(self, call)
+            decision = await Guard.decide(self, call)
             self.steps.on_decision(decision, time.perf_counter() - began)
             step.set_attribute("mcp_guard.outcome", str(decision.outcome))
             step.set_attribute("mcp_guard.policies", decision.policies)

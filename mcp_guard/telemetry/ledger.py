@@ -9,7 +9,7 @@ from typing import Protocol
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, RateCounter
 from mcp_guard.core.rates import RateValue
-from mcp_guard.ports import Conflict, Intent, Ledger
+from mcp_guard.ports import Conflict, Intent, Ledger, UseSums
 
 
 class CallObserver(Protocol):
@@ -43,11 +43,14 @@ class ObservedLedger:
     def end_call(self) -> None:
         self.ledger.end_call()
 
-    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
-        return self.ledger.count(call, counters, now)
+    async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
+        return await self.ledger.sum_uses(call, counters, now)
 
-    def why_barred(self, instance: Instance) -> str | None:
-        return self.ledger.why_barred(instance)
+    def count(self, sums: UseSums) -> Mapping[str, RateValue]:
+        return self.ledger.count(sums)
+
+    async def why_barred(self, instance: Instance) -> str | None:
+        return await self.ledger.why_barred(instance)
 
     async def refuse(self, call: Call, decision: Decision) -> int:
         began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
@@ -137,7 +137,7 @@ class Connection:
         *,
         prefer_stateless: bool,
         client_is_ready: asyncio.Event,
-        on_listed: Callable[[], None],
+        on_listed: Callable[[], Awaitable[None]],
     ) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and both again after each exit."""
         self._listener = listener
@@ -158,7 +158,7 @@ class Connection:
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
                 self.listing_tried.set()
-                on_listed()
+                await on_listed()
             delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
             failures += 1
             since = time.time() if self.status.is_up else self.status.since
@@ -176,7 +176,7 @@ class Connection:
                 self._transport.start()
 
     async def _serve_sessions(
-        self, handshake: Handshake, client_is_ready: asyncio.Event, on_listed: Callable[[], None]
+        self, handshake: Handshake, client_is_ready: asyncio.Event, on_listed: Callable[[], Awaitable[None]]
     ) -> bool:
         """List the tools in each session over this transport, until it closes. Returns whether that ever succeeded."""
         was_listed, is_open = False, True
@@ -189,14 +189,14 @@ class Connection:
             await self._announce()
             is_listed = await self.listings[LIST_TOOLS].refresh()
             self.listing_tried.set()
-            on_listed()
+            await on_listed()
             self._renewal.end()
             was_listed |= is_listed or await self._retry_listing(on_listed)
             await self._interrupted.wait()
             is_open = await self._renew(handshake)
         return was_listed
 
-    async def _retry_listing(self, on_listed: Callable[[], None]) -> bool:
+    async def _retry_listing(self, on_listed: Callable[[], Awaitable[None]]) -> bool:
         """Ask for the tools until they have been listed. False if the session ended before."""
         for delay in chain(BACK_OFF_SECONDS, repeat(BACK_OFF_SECONDS[-1])):
             with suppress(TimeoutError):
@@ -204,7 +204,7 @@ class Connection:
             if self._interrupted.is_set():
                 return False
             if await self.listings[LIST_TOOLS].refresh():
-                on_listed()
+                await on_listed()
                 return True
         return False
 

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.outcome import outcome_of
 from mcp_guard.upstream.renewal import send_again_if_renewed
+from mcp_guard.upstream.start_wait import LONE_START_SECONDS, PATIENT_SECONDS, StartWait
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount, Upstream
 
@@ -33,20 +34,8 @@ if TYPE_CHECKING:
     from mcp_guard.upstream.last_words import LastWords
     from mcp_guard.upstream.shared import AnyConnection, SharedConnection
 
-START_SECONDS = 4.0
-"""How long the client waits for upstreams that are starting, once one is there: some clients give up after 5 s."""
-LONE_START_SECONDS = 8.0
-"""How long `initialize` waits while no upstream is there."""
-PATIENT_SECONDS = 30.0
-"""How long the first listing waits while it would be empty. Many clients list once and never again."""
-LISTING_SECONDS = 1.0
-"""How long the first listings may take at least, beyond the time that is left for starting."""
 FRESH_SECONDS = 1.0
 """How old the listing that a session began with may be when the client asks for its first one."""
-HURRIED_CLIENTS = ("codex-mcp-client",)
-"""Clients that leave out what is not there after a second (Codex, unless the server is `required`)."""
-HURRIED_SECONDS = 0.3
-"""How long these wait, if the last listing can stand in for every upstream that is still starting."""
 CALL_START_SECONDS = 10.0
 """How long a call waits for its upstream to start."""
 
@@ -70,7 +59,7 @@ class UpstreamGroup:
         *,
         unpinned: Mapping[str, Collection[str]] = {},
         forward_meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
-        on_catalog: Callable[[], None] = lambda: None,
+        on_catalog: Callable[[], Awaitable[None]] | None = None,
         on_status: Callable[[], None] = lambda: None,
         last_listings: LastListings | None = None,
         is_patient: bool = False,
@@ -80,7 +69,7 @@ class UpstreamGroup:
             for upstream in upstreams
         }
         self.pins = pins
-        self.pins_failed = False
+        self._pins_failed = False
         """Whether the ledger could not be read when the pins were last checked."""
         self.version = 0
         """Increases whenever the catalog changes."""
@@ -98,16 +87,16 @@ class UpstreamGroup:
         self._catalog: dict[str, Tool] = {}
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
+        self._retained: Sequence[tuple[str, Json]] = ()
+        """Server and accepted definition of each tool that was not listed when the catalog was made."""
+        self._rebuilding, self._first_catalog = asyncio.Lock(), asyncio.Event()
         self._last_listings = last_listings
         self._built_from: list[int] | None = None
         """The versions of the listings that the catalog was made from."""
         self._was_refreshed = False
         self._is_waiting = True
         """Whether the catalog waits for upstreams that have never been listed."""
-        self._start_seconds = PATIENT_SECONDS if is_patient else START_SECONDS
-        self._since = self._waits_until = 0.0
-        """From when on the client has waited for upstreams, and until when it does, by the event loop's clock."""
-        self._is_hurried = False
+        self._start_wait = StartWait(self.connections, self._stands_in, is_patient)
         self._client_is_ready = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
         self._lists = ListReader(self.connections, self._on_late_list)
@@ -126,12 +115,9 @@ class UpstreamGroup:
         """
         self._capabilities = showing_capabilities(initialize_params.get("capabilities", {}))
         self._listener, self._lists.tasks = listener, tasks
-        self._since = asyncio.get_running_loop().time()
-        self._waits_until = self._since + self._start_seconds
+        self._start_wait.begin(initialize_params.get("clientInfo"))
         if self._last_listings is not None:
             self._last_listings.choose(initialize_params)
-        client = initialize_params.get("clientInfo")
-        self._is_hurried = isinstance(client, dict) and client.get("name") in HURRIED_CLIENTS
         self._supervisors = [
             tasks.create_task(
                 connection.supervise(
@@ -145,11 +131,9 @@ class UpstreamGroup:
             for connection in self.connections.values()
         ]
         connections = self.connections.values()
-        await self._wait_for(
+        await self._start_wait.wait(
             [connection.handshake_tried for connection in connections],
-            is_enough=lambda: any(
-                connection.initialize_result is not None or self._stands_in(connection) for connection in connections
-            ),
+            is_there=lambda connection: connection.initialize_result is not None,
             patience=LONE_START_SECONDS,
         )
         return [result for connection in connections if (result := connection.initialize_result) is not None]
@@ -162,7 +146,7 @@ class UpstreamGroup:
     @property
     def has_catalog(self) -> bool:
         """Whether the catalog has been made, and so policies loaded for it."""
-        return not self._is_waiting
+        return self._first_catalog.is_set()
 
     @property
     def have_answered(self) -> bool:
@@ -171,8 +155,7 @@ class UpstreamGroup:
 
     def announce(self) -> None:
         """The client is initialized: tell the upstreams, and list their tools."""
-        self._since = asyncio.get_running_loop().time()
-        self._waits_until = max(self._waits_until, self._since + LISTING_SECONDS)
+        self._start_wait.begin_listing()
         self._client_is_ready.set()
 
     async def ready(self) -> None:
@@ -181,53 +164,31 @@ class UpstreamGroup:
         For those the listing of the last run stands in, as far as their pins are still the same.
         """
         connections = self.connections.values()
-        await self._wait_for(
+        await self._start_wait.wait(
             [connection.listing_tried for connection in connections],
-            is_enough=lambda: any(
-                connection.listings[LIST_TOOLS].is_known or self._stands_in(connection) for connection in connections
-            ),
+            is_there=lambda connection: connection.listings[LIST_TOOLS].is_known,
             patience=PATIENT_SECONDS,
         )
         if not self._is_waiting:
+            await self._first_catalog.wait()
             return
         self._is_waiting = False
         if slow := [connection for connection in connections if connection.is_starting]:
             for connection in slow:
-                if (tools := self._stands_in(connection)) and not connection.listings[LIST_TOOLS].is_known:
+                if (tools := await self._stands_in(connection)) and not connection.listings[LIST_TOOLS].is_known:
                     connection.listings[LIST_TOOLS].keep(tools)
             names = ", ".join(f"`{connection.name}`" for connection in slow)
             self._listener.note(f"continuing without {names}: still starting")
-        self.rebuild()
+        await self.rebuild()
 
-    async def _wait_for(
-        self, events: Sequence[asyncio.Event], *, is_enough: Callable[[], bool], patience: float
-    ) -> None:
-        """Wait for all events, or until `_waits_until` if there is enough by then; else until there is, but not longer
-        than `patience` seconds."""
-        loop = asyncio.get_running_loop()
-        waits = {loop.create_task(event.wait()) for event in events if not event.is_set()}
-        try:
-            if waits and self._is_hurried:
-                _, waits = await asyncio.wait(waits, timeout=max(self._since + HURRIED_SECONDS - loop.time(), 0))
-                starting = [connection for connection in self.connections.values() if connection.is_starting]
-                if all(map(self._stands_in, starting)):
-                    return
-            if waits:
-                _, waits = await asyncio.wait(waits, timeout=max(self._waits_until - loop.time(), 0))
-            while waits and not is_enough() and (seconds := self._since + patience - loop.time()) > 0:
-                _, waits = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    def _stands_in(self, connection: "AnyConnection") -> list[Json]:
+    async def _stands_in(self, connection: "AnyConnection") -> list[Json]:
         """What an upstream that is starting listed in its last run, as far as it is still accepted; it may be nothing.
 
         INVARIANT: only definitions that are pinned (promise P6), and no call reaches the upstream before it is there.
         """
         if self._last_listings is None or not connection.is_starting:
             return []
-        return self._last_listings.accepted_tools(connection.name, self.pins)
+        return await self._last_listings.accepted_tools(connection.name, self.pins)
 
     async def started(self, server: str) -> None:
         """Wait until an upstream that is starting, or begins a new session, is there, but not for long."""
@@ -256,34 +217,36 @@ class UpstreamGroup:
 
     # The catalog
 
-    def _on_listed(self, connection: "AnyConnection") -> None:
+    async def _on_listed(self, connection: "AnyConnection") -> None:
         """Rebuild the catalog, unless upstreams are still waited for."""
         if self._is_waiting:
             if self.are_starting:
                 return
             self._is_waiting = False
-            self.rebuild()
+            await self.rebuild()
         else:
-            self.rebuild()
+            await self.rebuild()
             self._listener.on_upstream_listed(connection.name)
 
-    def _on_late_list(self, connection: "AnyConnection", method: str) -> None:
+    async def _on_late_list(self, connection: "AnyConnection", method: str) -> None:
         if method == LIST_TOOLS:
-            self.rebuild()
+            await self.rebuild()
         self._listener.on_list_changed(connection.name, method)
 
-    def rebuild(self) -> bool:
+    async def rebuild(self) -> bool:
         """Make the catalog from the latest listings and the pins. Returns whether it changed."""
-        started = time.perf_counter()
-        try:
-            return self._rebuild()
-        finally:
-            self.rebuild_seconds = time.perf_counter() - started
+        async with self._rebuilding:
+            started = time.perf_counter()
+            try:
+                return await self._rebuild()
+            finally:
+                self.rebuild_seconds = time.perf_counter() - started
+                self._first_catalog.set()
 
-    def _rebuild(self) -> bool:
+    async def _rebuild(self) -> bool:
         versions = [connection.listings[LIST_TOOLS].version for connection in self.connections.values()]
         with suppress(LedgerError):  # `_judge` reports it
-            if self._catalog and versions == self._built_from and not (self.pins_failed or self.pins.have_changed()):
+            if self._catalog and versions == self._built_from and not await self.has_stale_pins():
                 return False
         listings = [
             (name, connection.tools) for name, connection in self.connections.items() if connection.tools is not None
@@ -293,7 +256,7 @@ class UpstreamGroup:
             if reason not in self._left_out:
                 self._listener.note(f"left out of the listing: {reason}")
         self._left_out = left_out
-        quarantine = self._judge(list(listed.values()))
+        quarantine = await self._judge(list(listed.values()))
         self._built_from = versions
         catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
         differs = catalog != self._catalog or quarantine != self._quarantine
@@ -301,8 +264,13 @@ class UpstreamGroup:
         if differs or not self._catalog:
             self._catalog, self._quarantine = catalog, quarantine
             self._remember_listings(listed.values())
-            self._on_catalog()
+            if self._on_catalog is not None:
+                await self._on_catalog()
         return differs
+
+    async def has_stale_pins(self) -> bool:
+        """Whether the pins could not be read for the catalog, or have changed since. Raises: LedgerError."""
+        return self._pins_failed or await self.pins.have_changed()
 
     def _remember_listings(self, tools: Collection[Tool]) -> None:
         """For the next run."""
@@ -311,16 +279,20 @@ class UpstreamGroup:
                 if not connection.is_starting and connection.why_unavailable() is None:
                     self._last_listings.remember(name, [tool for tool in tools if tool.server == name])
 
-    def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
+    async def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
         """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
-        self.pins_failed = False
+        self._pins_failed = False
         try:
             own, shared = list[Tool](), list[Tool]()  # those are listed for nobody's capabilities
             for tool in tools:
                 (own if isinstance(self.connections[tool.server], Connection) else shared).append(tool)
-            return {**self.pins.judge(own, self._capabilities), **(self.pins.judge(shared) if shared else {})}
+            quarantine = dict(await self.pins.judge(own, self._capabilities))
+            if shared:
+                quarantine |= await self.pins.judge(shared)
+            self._retained = await self.pins.retained([tool.listed_as for tool in tools])
+            return quarantine
         except LedgerError as error:
-            self.pins_failed = True
+            self._pins_failed = True
             self._listener.note(f"every tool is quarantined: {error}")
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
@@ -340,13 +312,13 @@ class UpstreamGroup:
         ]
         await self._lists.read({connection: connection.refresh_tools for connection in stale}, LIST_TOOLS)
         if not self._is_waiting:
-            self.rebuild()
+            await self.rebuild()
 
     async def relist(self, server: str) -> None:
         """Read one upstream's tools again, however long that takes."""
         if self.connections[server].why_unavailable() is None:
             await self.connections[server].refresh_tools()
-            self.rebuild()
+            await self.rebuild()
 
     async def read_lists(
         self, method: str, servers: Sequence[str], *, only_if_needed: bool = False
@@ -379,9 +351,8 @@ class UpstreamGroup:
         return [*self._catalog.values(), *quarantined]
 
     def retained_tools(self) -> list[Tool]:
-        """Tools with an accepted definition that are not listed now. Raises: LedgerError."""
-        retained = self.pins.retained([*self._catalog, *self._quarantine])
-        return [make_tool(server, definition, self._rules) for server, definition in retained]
+        """Tools with an accepted definition that are not listed now."""
+        return [make_tool(server, definition, self._rules) for server, definition in self._retained]
 
     def unaccepted(self) -> set[str]:
         """Listed tools of which no definition was ever accepted."""

@@ -61,11 +61,11 @@ class LastListings:
         except OSError as error:  # no call depends on it
             self._note(f"cannot write `{self._path(server)}`: {error.strerror}")
 
-    def accepted_tools(self, server: str, pins: Pins) -> list[Json]:
+    async def accepted_tools(self, server: str, pins: Pins) -> list[Json]:
         """The definitions of the tools that it listed in its last run and that are still pinned, in its order."""
         try:
             listed = orjson.loads(self._read(server) or b"[]")
-            accepted = pins.accepted(server) if listed else {}
+            accepted = await pins.accepted(server) if listed else {}
             found = [pin for name, hash in listed if (pin := accepted.get(name)) is not None and pin.hash == hash]
         except (LedgerError, ValueError, TypeError):  # of another version, or damaged
             return []

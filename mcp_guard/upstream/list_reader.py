@@ -22,7 +22,7 @@ class ListReader:
     """`on_late` is called when a list differs that was waited for in vain."""
 
     def __init__(
-        self, connections: "Mapping[str, AnyConnection]", on_late: "Callable[[AnyConnection, str], None]"
+        self, connections: "Mapping[str, AnyConnection]", on_late: "Callable[[AnyConnection, str], Awaitable[None]]"
     ) -> None:
         self.tasks: asyncio.TaskGroup | None = None
         """Runs what is being read, for as long as the session lasts; None until the upstreams are started."""
@@ -89,4 +89,4 @@ class ListReader:
         if key in self._overdue:
             self._overdue.discard(key)
             if listing.version != version:
-                self._on_late(connection, method)
+                await self._on_late(connection, method)

@@ -95,7 +95,7 @@ class SharedUpstream(NoListener):
 
     # What the upstream sends without being asked
 
-    def _on_listed(self) -> None:
+    async def _on_listed(self) -> None:
         for member in self.members:
             member.listed.set()
 
@@ -154,7 +154,7 @@ class SharedConnection:
         *,
         prefer_stateless: bool,
         client_is_ready: asyncio.Event,
-        on_listed: Callable[[], None],
+        on_listed: Callable[[], Awaitable[None]],
     ) -> None:
         """Hear of the upstream until cancelled. INVARIANT: nothing of `initialize_params` reaches it."""
         self.listener = listener
@@ -165,7 +165,7 @@ class SharedConnection:
                 await self.listed.wait()
                 self.listed.clear()
                 async with self._shared.turn:
-                    on_listed()
+                    await on_listed()
                     await asyncio.sleep(0)  # others on the event loop go on before the next session
         finally:
             self._shared.members.remove(self)

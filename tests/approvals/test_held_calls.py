@@ -70,7 +70,7 @@ async def test_guard_await_refuses_an_expired_instance(harness: Harness) -> None
 
 async def test_guard_await_is_not_listed_without_approval_policies(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, ALLOW)
-    assert "guard__await" not in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
+    assert "guard__await" not in [tool["name"] for tool in await harness.guard.list_tools(make_instance())]
     reply = await harness.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": "x"}))
     assert "unknown tool" in reply["error"]["message"]
 

@@ -94,9 +94,9 @@ async def test_long_arguments_and_old_requests_are_left_out(harness: Harness, mo
 
 
 async def test_tool_is_listed_only_where_something_may_be_held(harness: Harness, tmp_path: Path) -> None:
-    assert "guard__requests" in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
+    assert "guard__requests" in [tool["name"] for tool in await harness.guard.list_tools(make_instance())]
     (tmp_path / "free").mkdir()
     free = open_harness(tmp_path / "free", ALLOW)
-    assert "guard__requests" not in [tool["name"] for tool in free.guard.list_tools(make_instance())]
+    assert "guard__requests" not in [tool["name"] for tool in await free.guard.list_tools(make_instance())]
     reply = await free.guard.call(make_instance(), ToolCallRequest("guard__requests", {}))
     assert "unknown tool" in reply["error"]["message"]

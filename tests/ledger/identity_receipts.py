@@ -37,14 +37,14 @@ def who_may_call(harness: Harness) -> None:
     writer.run(op)
 
 
-def definitions_of_every_fate(harness: Harness) -> None:
+async def definitions_of_every_fate(harness: Harness) -> None:
     writer = harness.ledger.writer
     rules = {use.name.lower(): PinRule(use) for use in FirstUse}
     judge = ToolPins(writer, rules, lambda _: None).judge
     new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
     first = make_definition("pin", {"name": "other"}, {})
     changed = make_definition("pin", {"name": "other", "title": "x"}, {})
-    judge([*new.values(), first], {"sampling"})
-    judge([changed])
+    await judge([*new.values(), first], {"sampling"})
+    await judge([changed])
     shown = writer.store.pins("pin", "other")[-1]
     tool_pins.refuse(writer, tool_pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")

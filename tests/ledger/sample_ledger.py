@@ -36,7 +36,7 @@ async def write_history(folder: Path, size: int = SIZE) -> Harness:
         rounds += 1
         if rounds == 3:
             key_rotation.rotate(LedgerSettings(folder / "state", ORIGIN), harness.clock, "every year")
-    end(harness)
+    await end(harness)
     return harness
 
 
@@ -57,13 +57,13 @@ def begin(harness: Harness) -> None:
     )
 
 
-def end(harness: Harness) -> None:
+async def end(harness: Harness) -> None:
     writer = harness.ledger.writer
     enrol(writer, Approver("dana", "Dana"), NewKey("ed25519", bytes(range(32)), {}))
     remove(writer, "dana", NewKey("ed25519", bytes(range(32)), {}).id, "left")
     erase(harness, [(2, 9), (20, 20)])
     who_may_call(harness)
-    definitions_of_every_fate(harness)
+    await definitions_of_every_fate(harness)
     harness.ledger.ledger.note(
         Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"})
     )

@@ -87,3 +87,12 @@ def test_another_trouble_without_a_code_is_reported_too(tmp_path: Path) -> None:
         "calls are refused: the second",
         "the ledger is writable again",
     ]
+
+
+def test_a_read_on_the_path_of_a_call_takes_no_turn_of_the_event_loop(tmp_path: Path) -> None:
+    """So SQLite lets no other call in between, and costs no wait."""
+    harness = open_harness(tmp_path)
+    with pytest.raises(StopIteration) as answered:
+        harness.ledger.writer.query(lambda store: store.head().size).send(None)
+    assert answered.value.value == harness.store.head().size
+    harness.close()

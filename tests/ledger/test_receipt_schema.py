@@ -154,7 +154,7 @@ async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     approvers_keys(harness)
     await calls_of_every_ending(harness)
     who_may_call(harness)
-    definitions_of_every_fate(harness)
+    await definitions_of_every_fate(harness)
     keys_and_witnesses(harness)
     found = harness.receipts()
     harness.close()

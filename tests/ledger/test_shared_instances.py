@@ -1,5 +1,6 @@
 """Launches that share an instance: which they join, and when a new one starts."""
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -63,9 +64,9 @@ def test_revoked_instance_is_joined_so_that_its_next_call_is_refused(harness: Ha
     revoke(harness, "instance", first.id)
     again = join(harness)
     assert again.id == first.id
-    assert harness.ledger.ledger.why_barred(again)
+    assert asyncio.run(harness.ledger.ledger.why_barred(again))
     revoke(harness, "instance", first.id, allow_new=True)
-    assert not harness.ledger.ledger.why_barred(join(harness))
+    assert not asyncio.run(harness.ledger.ledger.why_barred(join(harness)))
 
 
 @pytest.mark.parametrize("kind", ["agent", "user"])
@@ -75,7 +76,7 @@ def test_after_a_revocation_that_is_over_a_new_instance_starts(harness: Harness,
     harness.clock.time += SECOND
     again = join(harness)
     assert again.id != first.id
-    assert not harness.ledger.ledger.why_barred(again)
+    assert not asyncio.run(harness.ledger.ledger.why_barred(again))
 
 
 def test_disabled_agent_starts_and_joins_nothing(harness: Harness) -> None:

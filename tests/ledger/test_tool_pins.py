@@ -1,5 +1,6 @@
 """Tool pins in the ledger: the effect of listings in several processes, and of operator decisions."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ class PinSession:
         self.pins = ToolPins(self.writer, {"up": PinRule(first_use, ("_meta",))}, self.told.append)
 
     def out(self, *tools: Tool) -> dict[str, str]:
-        return {name: kept.because for name, kept in self.pins.judge(tools).items()}
+        return {name: kept.because for name, kept in asyncio.run(self.pins.judge(tools)).items()}
 
     def receipts(self) -> list[Json]:
         receipts = [json.loads(row.body) for row in self.writer.store.receipts_after(-1)]
@@ -211,9 +212,9 @@ def test_operator_decisions_are_seen_by_other_processes(session: PinSession, tmp
     other = PinSession(tmp_path)
 
     def news() -> bool:
-        moved = other.pins.have_changed()
+        moved = asyncio.run(other.pins.have_changed())
         other.out(tool())
-        assert not other.pins.have_changed()
+        assert not asyncio.run(other.pins.have_changed())
         return moved
 
     session.out(tool())

@@ -93,7 +93,7 @@ async def test_receipts_name_arguments_and_signals_but_no_values(tmp_path: Path)
     signals = dict(zip(decision["risk"]["signals"], decision["risk"]["because"], strict=True))
     assert signals["untrusted_destination"] == "`to` first appeared in untrusted content"
     assert EVIL not in json.dumps(harness.receipts())
-    shown = harness.ledger.approvals.get(pending_id(held))
+    shown = await harness.ledger.approvals.get(pending_id(held))
     assert shown is not None
     assert "untrusted_destination (40): `to` first appeared in untrusted content" in shown.subject.risk.signals
     harness.close()

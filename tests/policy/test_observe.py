@@ -93,7 +93,7 @@ async def test_receipt_records_the_enforced_outcome(tmp_path: Path) -> None:
     assert (receipt["outcome"], receipt["mode"], receipt["would"]["outcome"]) == ("allow", "observe", "deny")
     assert receipt["would"]["policies"] == ["no"]
     assert receipt["would"]["reasons"] == ["not this"]
-    assert {tool["_meta"]["mcp-guard/mode"] for tool in harness.guard.list_tools(make_instance())} == {"observe"}
+    assert {tool["_meta"]["mcp-guard/mode"] for tool in await harness.guard.list_tools(make_instance())} == {"observe"}
     harness.close()
 
 
@@ -103,12 +103,12 @@ async def test_tool_can_have_its_own_mode(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, '@id("no") forbid (principal, action, resource);')
     note = harness.upstream.catalog["crm__note"]
     harness.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
-    assert [tool["name"] for tool in harness.guard.list_tools(make_instance())] == ["crm__note"]
+    assert [tool["name"] for tool in await harness.guard.list_tools(make_instance())] == ["crm__note"]
     assert "result" in await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {}))
     assert "error" in await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     harness.policies.mode = Mode.OBSERVE
     harness.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
-    assert "crm__note" not in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
+    assert "crm__note" not in [tool["name"] for tool in await harness.guard.list_tools(make_instance())]
     harness.close()
 
 

@@ -207,7 +207,7 @@ async def test_intent_follows_only_from_allow(tmp_path: Path) -> None:
     """The last check: even a defect that asks for an intent gets none, and nothing is sent."""
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     call = harness.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
-    held = harness.guard.decide(DescriptionRules().assess(call, None))
+    held = await harness.guard.decide(DescriptionRules().assess(call, None))
     assert held.outcome is Outcome.REQUIRE_APPROVAL
     for outcome in Outcome:
         decision = replace(held, outcome=outcome)

@@ -23,12 +23,12 @@ def asked(number: int) -> ToolCallRequest:
     return ToolCallRequest("crm__note", {"text": str(number)})
 
 
-def ready(harness: Harness, number: int) -> tuple[Call, Decision]:
+async def ready(harness: Harness, number: int) -> tuple[Call, Decision]:
     """The call just before its approval is consumed: identified, described and decided."""
     guard, what = harness.guard, asked(number)
     call = describe(guard.describe_with, guard.new_id(), make_instance(), what, harness.upstream.find_tool(what.name))
     call = guard.describe_with.assess(guard.identify(call), None)
-    return call, guard.decide(call)
+    return call, await guard.decide(call)
 
 
 def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
@@ -38,7 +38,7 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
 
     async def use_approvals() -> None:
         for number, id in enumerate(ids):
-            call, decision = ready(harness, number)
+            call, decision = await ready(harness, number)
             result = harness.store.approval(id)
             barrier.wait(60)
             held: Approval = result[0]

@@ -159,7 +159,8 @@ async def test_what_may_have_been_sent_stays_consumed(tmp_path: Path) -> None:
 async def test_an_intent_that_its_guard_left_open_is_unknown_and_keeps_the_approval(tmp_path: Path) -> None:
     harness, id = await approved(tmp_path)
     await unreachable(harness)
-    call, decision = harness.upstream.intents[-1].call, harness.guard.decide(harness.upstream.intents[-1].call)
+    call = harness.upstream.intents[-1].call
+    decision = await harness.guard.decide(call)
     held, _ = harness.store.approval(id)
     intent = await harness.ledger.ledger.intend(call, decision, held)
     assert isinstance(intent, Intent)
@@ -253,7 +254,8 @@ async def test_a_call_that_is_cancelled_before_it_is_sent_keeps_its_approval(tmp
     await unreachable(harness)
     call, ledger = harness.upstream.intents[-1].call, harness.ledger.ledger
     ledger.writer.active_calls = 2  # so that the commit waits for others
-    task = asyncio.create_task(ledger.intend(call, harness.guard.decide(call), harness.store.approval(id)[0]))
+    decision = await harness.guard.decide(call)
+    task = asyncio.create_task(ledger.intend(call, decision, harness.store.approval(id)[0]))
     await asyncio.sleep(0)
     ledger.writer.flush()
     assert state_of(harness, id) is ApprovalState.CONSUMED

@@ -14,7 +14,7 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.rows import ApproverKey
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id

@@ -89,7 +89,7 @@ def test_tools_ruled_out_by_scope_or_principal_are_not_listed(policies: str, ins
 async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, instance: Instance) -> None:
     with tempfile.TemporaryDirectory() as folder:
         harness = open_harness(Path(folder), policies)
-        listed = {tool["name"] for tool in harness.guard.list_tools(instance)}
+        listed = {tool["name"] for tool in await harness.guard.list_tools(instance)}
         for tool, pool in POOL:
             for arguments in pool:
                 asked = ToolCallRequest(tool.listed_as, arguments)
@@ -99,11 +99,11 @@ async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, ins
         harness.close()
 
 
-def test_expired_instance_sees_no_tools(tmp_path: Path) -> None:
+async def test_expired_instance_sees_no_tools(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     instance = make_instance()
-    assert len(harness.guard.list_tools(instance)) == len(TOOLS)
-    assert harness.guard.list_tools(replace(instance, expires=instance.started)) == []
+    assert len(await harness.guard.list_tools(instance)) == len(TOOLS)
+    assert await harness.guard.list_tools(replace(instance, expires=instance.started)) == []
     harness.close()
 
 

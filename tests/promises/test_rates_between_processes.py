@@ -5,13 +5,16 @@ Held calls count when they go, not when they wait; a restart forgets nothing.
 
 import asyncio
 import multiprocessing
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
+from mcp_guard.core.model import Call, Effect, Micros, RateCounter, ToolCallRequest
+from mcp_guard.ledger.ledger import SqlLedger
+from mcp_guard.ports import UseSums
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, open_harness, pending_id, text
 
@@ -57,6 +60,28 @@ def race_all(folder: Path) -> list[tuple[int, int]]:
         racer.join(60)
     assert [racer.exitcode for racer in racers] == [0] * PROCESSES
     return results
+
+
+class SlowLedger(SqlLedger):
+    """One whose sums are outdated by the time that they arrive, as those of an engine over a network may be."""
+
+    async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
+        sums = await super().sum_uses(call, counters, now)
+        for _ in range(int(call.arguments["amount"])):
+            await asyncio.sleep(0)
+        return sums
+
+
+async def test_calls_of_one_process_never_get_one_number_however_late_the_sums_arrive(tmp_path: Path) -> None:
+    limit = '@id("few") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 6 };'
+    harness = open_harness(tmp_path, ALLOW + limit, (COUNT,))
+    slow = SlowLedger(harness.ledger.writer, harness.ledger.guard, counters=(COUNT,))
+    guard = replace(harness.guard, ledger=slow)
+    calls = [ToolCallRequest("crm__note", {"text": "a", "amount": 4 * (number % 5)}) for number in range(9)]
+    replies = await asyncio.gather(*(guard.call(make_instance(), call) for call in calls))
+    assert sum(text(reply) == "done" for reply in replies if "result" in reply) == 6
+    assert [receipt["rates"]["writes"] for receipt in harness.receipts("intent")] == [1, 2, 3, 4, 5, 6]
+    harness.close()
 
 
 async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ class Connected:
         return [str(tool["name"]) for tool in self.connection.tools or ()]
 
 
+async def pass_over() -> None:
+    pass
+
+
 @asynccontextmanager
 async def connected(
     url: str,
@@ -89,7 +93,7 @@ async def connected(
             listener,
             prefer_stateless=prefer_stateless,
             client_is_ready=client_is_ready,
-            on_listed=lambda: None,
+            on_listed=pass_over,
         )
     )
     try:

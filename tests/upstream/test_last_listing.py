@@ -19,7 +19,7 @@ A, B = ({"name": name, "inputSchema": {"type": "object"}} for name in "ab")
 class SomePins(NoPins):
     pins: dict[str, Pin] = field(default_factory=dict)
 
-    def accepted(self, server: str) -> Mapping[str, Pin]:
+    async def accepted(self, server: str) -> Mapping[str, Pin]:
         return self.pins
 
 
@@ -38,24 +38,24 @@ def listings(folder: Path, *definitions: Json, **capabilities: Json) -> LastList
     return found
 
 
-def test_what_was_listed_and_is_still_pinned_stands_in(tmp_path: Path) -> None:
+async def test_what_was_listed_and_is_still_pinned_stands_in(tmp_path: Path) -> None:
     last = listings(tmp_path, B, A)
-    assert last.accepted_tools("up", pinned(A, B)) == [B, A]
-    assert last.accepted_tools("up", pinned(A, {**B, "title": "other"})) == [A]
-    assert last.accepted_tools("up", pinned()) == []
-    assert last.accepted_tools("other", pinned(A, B)) == []
+    assert await last.accepted_tools("up", pinned(A, B)) == [B, A]
+    assert await last.accepted_tools("up", pinned(A, {**B, "title": "other"})) == [A]
+    assert await last.accepted_tools("up", pinned()) == []
+    assert await last.accepted_tools("other", pinned(A, B)) == []
 
 
-def test_clients_that_can_be_asked_for_more_have_listings_of_their_own(tmp_path: Path) -> None:
+async def test_clients_that_can_be_asked_for_more_have_listings_of_their_own(tmp_path: Path) -> None:
     listings(tmp_path, A, B, sampling={}, other={})
-    assert listings(tmp_path).accepted_tools("up", pinned(A, B)) == []
-    assert listings(tmp_path, sampling={}).accepted_tools("up", pinned(A, B)) == [A, B]
+    assert await listings(tmp_path).accepted_tools("up", pinned(A, B)) == []
+    assert await listings(tmp_path, sampling={}).accepted_tools("up", pinned(A, B)) == [A, B]
 
 
 @pytest.mark.parametrize("text", [b"", b"[", b"{}", b'["a"]', b"[[1]]", b"7", b"[[[], {}]]", b"\xff"])
-def test_damaged_file_stands_for_nothing(tmp_path: Path, text: bytes) -> None:
+async def test_damaged_file_stands_for_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "up.tools").write_bytes(text)
-    assert listings(tmp_path).accepted_tools("up", pinned(A)) == []
+    assert await listings(tmp_path).accepted_tools("up", pinned(A)) == []
 
 
 def test_folder_that_cannot_be_written_costs_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ class Member:
     listed: int = 0
     progress: list[Json] = field(default_factory=list)
 
-    def on_listed(self) -> None:
+    async def on_listed(self) -> None:
         self.listed += 1
 
     async def call(self, tool: str, text: str = "") -> str:

@@ -19,9 +19,10 @@ from tests.live.running_guard import SERVERS, Client, Json, upstream, write_conf
 from tests.live.test_session import eventually
 
 QUICK = (
-    "import mcp_guard.upstream.group as g, mcp_guard.upstream.list_reader as l\n"
+    "import mcp_guard.upstream.group as g, mcp_guard.upstream.list_reader as l, mcp_guard.upstream.start_wait as w\n"
     "import mcp_guard.downstream.announcements as s, mcp_guard.upstream.connection as c\n"
-    "g.START_SECONDS, g.LONE_START_SECONDS, g.PATIENT_SECONDS, g.LISTING_SECONDS = {start}, {lone}, {lone}, 0.3\n"
+    "w.START_SECONDS, w.LISTING_SECONDS, w.PATIENT_SECONDS = {start}, 0.3, {lone}\n"
+    "g.LONE_START_SECONDS = g.PATIENT_SECONDS = {lone}\n"
     "l.REFRESH_SECONDS = g.REFRESH_SECONDS = l.FIRST_LIST_SECONDS = 0.3\n"
     "import mcp_guard.upstream.shared_listing as r\n"
     "c.BACK_OFF_SECONDS, r.REREAD_SECONDS, s.GATHER_SECONDS = (0.1,), 0, 0.3\n"

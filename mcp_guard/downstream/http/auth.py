@@ -79,8 +79,8 @@ class Authenticator:
             verified = await self._verify(token)
             self._check_proof(request, scheme, token, verified.thumbprint)
             if isinstance(verified, OwnToken):
-                return self.instances.own(verified, token)
-            return self.instances.foreign(verified, token)
+                return await self.instances.own(verified, token)
+            return await self.instances.foreign(verified, token)
         except (InvalidCredential, IdentityError) as refused:
             reason = refused.message if isinstance(refused, IdentityError) else str(refused)
             self.on_refused(reason[:MAX_REASON], (request.scope.get("client") or ("",))[0])
@@ -95,7 +95,8 @@ class Authenticator:
             return cached
         if self.trusted_issuers and unverified_issuer(token) != self.own_issuer.origin:
             return await asyncio.to_thread(read_token, token, self.own_issuer, self.url, self.trusted_issuers)
-        verified = read_token(token, self.instances.issuer_of(token, self.own_issuer), self.url, ())
+        issuer = await self.instances.issuer_of(token, self.own_issuer)
+        verified = read_token(token, issuer, self.url, ())
         if isinstance(verified, OwnToken):
             if len(self.verified) >= MAX_VERIFIED_TOKENS:
                 self.verified.clear()

@@ -8,7 +8,7 @@ more.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -68,7 +68,7 @@ class HttpSessions:
         self,
         *,
         make_session: Callable[[Instance, DownstreamTransport], Session],
-        why_barred: Callable[[Instance], str | None],
+        why_barred: Callable[[Instance], Awaitable[str | None]],
         on_barred: Callable[[Instance], None],
         note: Callable[[str], None],
         shares: SessionShares,
@@ -99,7 +99,7 @@ class HttpSessions:
         async with self._tasks:
             started.set()
             while not self._stopping.is_set():
-                self._end_unused()
+                await self._end_unused()
                 with anyio.move_on_after(REAP_SECONDS):
                     await self._stopping.wait()
             for http_session in self.all():
@@ -239,11 +239,11 @@ class HttpSessions:
         if self._stateless.get(http_session.instance.id) is http_session:
             del self._stateless[http_session.instance.id]
 
-    def _end_unused(self) -> None:
+    async def _end_unused(self) -> None:
         now = asyncio.get_running_loop().time()
         for http_session in self.all():
             try:
-                is_barred = self._why_barred(http_session.instance) is not None
+                is_barred = await self._why_barred(http_session.instance) is not None
             except LedgerError as error:
                 self._note(str(error))
                 continue

@@ -43,24 +43,24 @@ class ApprovalRequests:
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
 
-    def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
+    async def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
         """The latest request for this very call that still counts: open, denied until it would have expired, or used by
         a call whose outcome the agent was never given."""
         now = self.writer.now()
-        approvals = self.writer.read(lambda store: store.approvals_for(instance.id, request_hash))
+        approvals = await self.writer.query(lambda store: store.approvals_for(instance.id, request_hash))
         return next((approval for approval in approvals if _counts(approval, now)), None)
 
-    def get(self, id: str) -> Approval | None:
-        row = self.writer.read(lambda store: store.approval(id))
+    async def get(self, id: str) -> Approval | None:
+        row = await self.writer.query(lambda store: store.approval(id))
         return row[0] if row else None
 
-    def requests_of(self, instance: Instance, count: int) -> tuple[list[Approval], int]:
-        return self.writer.read(lambda store: store.requests_of(instance.id, count))
+    async def requests_of(self, instance: Instance, count: int) -> tuple[list[Approval], int]:
+        return await self.writer.query(lambda store: store.requests_of(instance.id, count))
 
-    def grant_for(self, call: Call, decision: Decision) -> Grant | None:
+    async def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """A grant that covers this call now."""
         now = self.writer.now()
-        active = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
+        active = await self.writer.query(lambda store: store.grants(call.instance.id, "active"))
         return next((grant for grant in active if rules.covers(grant, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
@@ -142,15 +142,17 @@ class ApprovalRequests:
                 del self._waiters[approval.id]
 
     async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        if seconds > 0 and self._is_waiting(approval):
+        if seconds > 0 and await self._is_waiting(approval):
             await self.watcher.wait(approval.id, approval.expires, seconds, on_tick)
-        if self.writer.now() >= approval.expires and self._is_waiting(approval):
+        if self.writer.now() >= approval.expires and await self._is_waiting(approval):
             return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")
-        return self.get(approval.id) or replace(approval, state=ApprovalState.WITHDRAWN)
+        return await self.get(approval.id) or replace(approval, state=ApprovalState.WITHDRAWN)
 
-    def _is_waiting(self, approval: Approval) -> bool:
+    async def _is_waiting(self, approval: Approval) -> bool:
         """Whether nobody has decided, and somebody still can."""
-        return not self.watcher.is_stopped and bool(self.writer.read(lambda store: store.open_among([approval.id])))
+        if self.watcher.is_stopped:
+            return False
+        return bool(await self.writer.query(lambda store: store.open_among([approval.id])))
 
     async def settle(self, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
         return await self.writer.submit(lambda tx: transitions.settle(tx, approval, event, note))
