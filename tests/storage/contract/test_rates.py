@@ -1,12 +1,14 @@
-"""The uses of a rate: the sum of a window is always right, and its cost does not grow with the number of uses."""
+"""The uses of a rate: the sum of a window is always right."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.storage.engines import open_store
+from tests.storage.contract.engines import PLACES, Place
 
 LARGE = 2**63 - 1
 STEPS = st.lists(
@@ -15,14 +17,19 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.parametrize("make_place", PLACES.values(), ids=PLACES)
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
-def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, int]]) -> None:
+def test_window_sum_equals_the_sum_of_its_uses(
+    make_place: Callable[[Path], Place], steps: list[tuple[str, int, int, int]]
+) -> None:
     """Each step: a key, a time increment, an amount, and how far back uses are kept. Times repeat."""
     kept: dict[str, list[tuple[int, int]]] = {"a": [], "b": [], "c": []}
     now = 0
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder) / "ledger.sqlite", unsafe_skip_fsync=True)
+        place = make_place(Path(folder))
+        store = place.open()
+        store.begin()
         for key, later, amount, window in steps:
             now += later
             store.forget_uses("paid", key, now - window)
@@ -33,17 +40,21 @@ def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, 
                 for since in range(now - 9, now + 1):
                     assert store.sum_uses("paid", each, since) == sum(a for at, a in uses if at > since)
         assert store.sum_uses("other", "a", 0) == 0
-        store.close()
+        store.commit()
+        place.close()
 
 
+@pytest.mark.parametrize("make_place", PLACES.values(), ids=PLACES)
 @settings(max_examples=60, deadline=None)
 @given(STEPS, st.lists(st.integers(0, 39), max_size=20))
 def test_a_use_that_is_taken_back_changes_no_other_sum(
-    steps: list[tuple[str, int, int, int]], removals: list[int]
+    make_place: Callable[[Path], Place], steps: list[tuple[str, int, int, int]], removals: list[int]
 ) -> None:
     now, made, kept = 0, [], []
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder) / "ledger.sqlite", unsafe_skip_fsync=True)
+        place = make_place(Path(folder))
+        store = place.open()
+        store.begin()
         for key, later, amount, _ in steps:
             now += later
             made.append(store.add_use("paid", key, now, amount))
@@ -57,4 +68,5 @@ def test_a_use_that_is_taken_back_changes_no_other_sum(
                     assert store.sum_uses("paid", key, since) == expected
         store.add_use("paid", "a", now, 5)
         assert store.sum_uses("paid", "a", -1) == 5 + sum(use.amount for use in kept if use.key == "a")
-        store.close()
+        store.commit()
+        place.close()

@@ -1,0 +1,84 @@
+"""What a transaction promises: all or nothing, seen by others once it is durable, built on what it has read."""
+
+import pytest
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.errors import ChangedElsewhere
+from mcp_guard.storage.rows import TreeHead
+from tests.storage.contract.engines import Place, writing
+
+
+def head(size: int) -> TreeHead:
+    return TreeHead(size, bytes([size]) * 32, "ledger.example+00000000+key")
+
+
+def test_what_is_committed_is_seen_by_others_and_there_when_it_is_opened_again(place: Place, store: Store) -> None:
+    other = place.open()
+    store.begin()
+    store.note("name", "value")
+    assert store.noted("name") == "value"
+    assert other.noted("name") is None
+    store.commit()
+    assert other.noted("name") == "value"
+    store.close()
+    other.close()
+    assert place.open().noted("name") == "value"
+
+
+def test_what_is_rolled_back_has_not_happened(store: Store, other: Store) -> None:
+    store.begin()
+    store.advance_head(0, head(1), "checkpoint")
+    store.open_call(0, "guard")
+    store.rollback()
+    store.rollback()  # outside a transaction it has no effect
+    assert store.head().size == other.head().size == 0
+    assert store.open_calls() == []
+
+
+def test_a_head_that_is_not_as_expected_is_not_advanced(store: Store, other: Store) -> None:
+    with writing(store):
+        store.advance_head(0, head(1), "first")
+    with pytest.raises(ChangedElsewhere, match="the head"), writing(other):
+        other.advance_head(0, head(2), "second")
+    assert (other.head(), other.checkpoint()) == (head(1), "first")
+
+
+def test_a_transaction_builds_on_what_others_have_committed(store: Store, other: Store) -> None:
+    for size in range(6):
+        connection = (store, other)[size % 2]
+        with writing(connection):
+            assert connection.head().size == size
+            connection.advance_head(size, head(size + 1), str(size))
+
+
+def test_version_differs_when_another_connection_has_written(store: Store, other: Store) -> None:
+    before = store.version()
+    with writing(store):
+        store.note("name", "own")
+    assert store.version() == before
+    with writing(other):
+        other.note("name", "another's")
+    assert store.version() != before
+
+
+def test_a_reader_sees_what_is_committed_and_cannot_write(place: Place, store: Store) -> None:
+    with writing(store):
+        store.note("name", "value")
+    reader = place.open_reader()
+    assert reader.noted("name") == "value"
+    with pytest.raises(LedgerError) as refused, reader.reading():
+        reader.note("name", "other")
+    assert refused.value.hint
+    assert store.noted("name") == "value"
+
+
+def test_a_failure_of_the_engine_is_explained(store: Store) -> None:
+    with writing(store):
+        store.open_call(1, "guard")
+    with pytest.raises(store.failures) as failed, writing(store):
+        store.open_call(1, "guard")
+    explained = store.explain(failed.value)
+    assert isinstance(explained, LedgerError)
+    assert store.name in explained.message
+    assert store.open_calls() == [(1, "guard")]
