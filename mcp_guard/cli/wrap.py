@@ -21,7 +21,7 @@ from mcp_guard.cli.client_files import (
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, refuse_to_overwrite
 from mcp_guard.cli.output import print_json, print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
-from mcp_guard.clients.known import PROJECT, ServerSection
+from mcp_guard.clients.known import PROJECT, ServerSection, find_client
 from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
 from mcp_guard.clients.server_entries import secret_arguments
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
@@ -260,6 +260,7 @@ def notes(operation: WrapOperation) -> list[str]:
     lines += name_notes(operation)
     if plan.others:
         lines.append(f"{operation.spot.client.title} also gets these servers of the guard: {', '.join(plan.others)}")
+    lines += other_clients(operation)
     if guard.is_new:
         lines.append(
             f"{os_user()} owns the agent and is its only approver, and nobody can approve calls of their own agent: "
@@ -271,6 +272,18 @@ def notes(operation: WrapOperation) -> list[str]:
             "mcp-guard policy new TOOL"
         )
     return lines
+
+
+def other_clients(operation: WrapOperation) -> list[str]:
+    """Which clients get the new servers although they did not have them, and what restricts that."""
+    file, plan = operation.changes[-1].file.path, operation.plan
+    added = [server.upstream for server in plan.wrapped if server.upstream not in plan.reused]
+    others = [record for record in operation.guard.records.list() if record.path != str(file)]
+    titles = ", ".join(dict.fromkeys(find_client(record.client).title for record in others))
+    if not (added and titles):
+        return []
+    every = "every client of a guard has all its servers, unless policies name agents"
+    return [f"the servers are also for {titles}, once restarted: {', '.join(added)}; {every}"]
 
 
 CLIENT_NAME_LIMIT = 64

@@ -241,7 +241,10 @@ def find_client(id: str) -> Client:
 def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
     """Every place where the client can have servers on this machine, whether the file exists or not."""
     seen: set[tuple[Path, tuple[str, ...]]] = set()
+    users = {(host.locate(location), location.key) for location in client.locations if location.scope == USER}
     for location in client.locations:
+        if location.scope == PROJECT and (host.locate(location), location.key) in users:
+            continue  # in the home folder, `./` and `~/` are the same file, which no project has
         key = tuple(str(host.project) if part == "." else part for part in location.key)
         for path in host.find_files(location):
             if (path, key) not in seen:
@@ -250,12 +253,18 @@ def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
                 yield ServerSection(client, location.scope, path, key, host.project if "." in location.key else folder)
 
 
+def _preference(path: Path, at: ConfigLocation, host: Host) -> tuple[bool, bool, int]:
+    """Locations that are this path come first, in the home folder those of the user; then the most specific ones."""
+    is_elsewhere = path != host.locate(at)
+    return is_elsewhere, not is_elsewhere and at.scope != USER, -at.tail.count("/")
+
+
 def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
     """The servers in a file that the user named. Raises: ConfigError if its client is not known."""
     candidates = [
         (candidate, location)
         for candidate in ([client] if client else CLIENTS)
-        for location in sorted(candidate.locations, key=lambda at: (path != host.locate(at), -at.tail.count("/")))
+        for location in sorted(candidate.locations, key=lambda at: _preference(path, at, host))
         if location.scope != LOCAL
     ]
     for candidate, location in candidates:

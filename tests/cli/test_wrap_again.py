@@ -111,3 +111,28 @@ def test_server_that_stayed_under_a_number_is_found_again(here: Path, capsys: py
     assert main(["wrap", "cursor", "--yes"]) == 0
     assert "git: behind the guard, as `git-2`: its tools are git-2__…, already in" in capsys.readouterr().out
     assert list(upstreams()) == ["git-2"]
+
+
+def test_second_client_is_told_what_it_gets_and_what_the_first_gets(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desktop(here, mail={"command": "mail"})
+    cursor(here, files={"command": "files"})
+    assert main(["wrap", "claude-desktop", "--yes"]) == 0
+    assert "also for" not in capsys.readouterr().out
+    assert main(["wrap", "cursor", "--yes"]) == 0
+    output = capsys.readouterr().out
+    assert "note: Cursor also gets these servers of the guard: mail\n" in output
+    assert "note: the servers are also for Claude Desktop, once restarted: files; every client of a guard has" in output
+
+
+@pytest.mark.parametrize("named", [(), ("--file",)])
+def test_in_the_home_folder_the_file_of_the_user_is_not_the_projects(
+    here: Path, named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cursor(here, files={"command": "files"})
+    monkeypatch.chdir(here)
+    assert main(["wrap", "cursor", *(word for name in named for word in (name, str(path))), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert f"Cursor: {path}" in output
+    assert "belongs to the project" not in output
