@@ -215,3 +215,10 @@ def test_a_rate_that_a_reconnect_resets_is_pointed_out() -> None:
     for by, findings in ((("agent", "user"), 0), (("instance",), 1)):
         made = lint(read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, {"writes": by}))
         assert sum("reconnects" in finding.what for finding in made) == findings
+
+
+def test_an_unknown_route_hides_no_misspelt_tool() -> None:
+    policy = HOLD.replace("people", "cfo").replace("action,", 'action == Action::"up__tol",')
+    linted = lint(read_lint_input({"x.cedar": policy}, None, ("people",), AGENTS, environment=ENVIRONMENT))
+    errors = [finding.what for finding in linted if finding.level == "error"]
+    assert [("route `cfo`" in what, "up__tol" in what) for what in errors] == [(True, False), (False, True)]

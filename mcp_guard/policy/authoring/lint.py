@@ -126,8 +126,11 @@ def unreadable(lint_input: LintInput) -> Iterator[LintFinding]:
 
 
 def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
-    """Problems with which the set does not load, of policies on known tools: those that `policy validate` reports."""
-    if lint_input.schema is None or lint_input.problems:
+    """Problems with which the set does not load, of policies on known tools: those that `policy validate` reports.
+
+    They are found beside problems of named policies, such as an unknown route; files that cannot be read come first.
+    """
+    if lint_input.schema is None or not all(problem.policy for problem in lint_input.problems):
         return
     try:
         problems = _find_problems(lint_input, lint_input.schema)
