@@ -122,7 +122,8 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
         print_json(listed, indent=2)
         return 0
     if not approvals and not grants:
-        print_text("no approval is pending", file=sys.stderr)
+        older = "" if options.all else "; decided, expired and withdrawn ones: mcp-guard approvals list --all"
+        print_text(f"no approval is pending{older}", file=sys.stderr)
         return 0
     rows = [
         (

@@ -242,8 +242,12 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
         what = "cannot ask for the passphrase: standard input is not a terminal"
         raise ApprovalError(what, "read it from a file: --passphrase-file FILE")
     passphrase = ask_secret(f"{prompt}: ")
-    if twice and ask_secret("repeat the passphrase: ") != passphrase:
-        raise ApprovalError("the two passphrases differ", "try again")
+    if twice:
+        from mcp_guard.identity.key_file import refuse_short
+
+        refuse_short(passphrase)
+        if ask_secret("repeat the passphrase: ") != passphrase:
+            raise ApprovalError("the two passphrases differ", "try again")
     return passphrase
 
 

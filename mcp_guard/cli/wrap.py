@@ -261,6 +261,9 @@ def notes(operation: WrapOperation) -> list[str]:
     if plan.others:
         lines.append(f"{operation.spot.client.title} also gets these servers of the guard: {', '.join(plan.others)}")
     lines += other_clients(operation)
+    agents = guard.settings.agents
+    if operation.options.agent and agents and plan.agent and plan.agent not in agents:
+        lines.append(f"`{plan.agent}` is a new agent; the guard has {', '.join(agents)}")
     if guard.is_new:
         lines.append(
             f"{os_user()} owns the agent and is its only approver, and nobody can approve calls of their own agent: "

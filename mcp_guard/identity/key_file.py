@@ -34,13 +34,18 @@ def refuse_to_overwrite(path: Path) -> None:
         raise ApprovalError(f"`{path}` already contains a key", "use another file: --key-file FILE")
 
 
-def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
-    """Create a key and its file (mode 0600). Raises: ApprovalError if the file exists or cannot be written."""
-    refuse_to_overwrite(path)
+def refuse_short(passphrase: str) -> None:
+    """Raises: ApprovalError."""
     if len(passphrase) < MIN_PASSPHRASE_LENGTH:
         raise ApprovalError(
             f"a passphrase must have at least {MIN_PASSPHRASE_LENGTH} characters", "choose a longer passphrase"
         )
+
+
+def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
+    """Create a key and its file (mode 0600). Raises: ApprovalError if the file exists or cannot be written."""
+    refuse_to_overwrite(path)
+    refuse_short(passphrase)
     key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
     public = key.public_key().public_bytes_raw()
     sealed = _cipher(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)

@@ -61,3 +61,11 @@ def test_an_unanswered_question_ends_the_command_with_one_line(
         "mcp-guard: interrupted: the question was not answered\n",
     )
     assert list(tmp_path.glob("*")) == []
+
+
+def test_a_short_passphrase_is_refused_before_it_is_repeated(past: Past, tmp_path: Path) -> None:
+    words = ["approvers", "add", "bob", "--config", str(past.config), "--key-file", str(tmp_path / "bob.key")]
+    code, printed = answer(command(*words), (b"a passphrase for bob's new key: ", b"short\n"))
+    assert code == 7
+    assert "a passphrase must have at least 8 characters" in printed
+    assert "repeat" not in printed

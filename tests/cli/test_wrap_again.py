@@ -136,3 +136,14 @@ def test_in_the_home_folder_the_file_of_the_user_is_not_the_projects(
     output = capsys.readouterr().out
     assert f"Cursor: {path}" in output
     assert "belongs to the project" not in output
+
+
+def test_agent_that_the_guard_does_not_have_is_said_to_be_new(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be a slip: the policies of the one that was meant do not apply to it."""
+    desktop(here)
+    assert main(["init", "--yes"]) == 0
+    for name, is_new in (("my-agnet", True), ("my-agent", False)):
+        capsys.readouterr()
+        assert main(["wrap", "--agent", name, "--dry-run"]) == 0
+        note = "note: `my-agnet` is a new agent; the guard has my-agent\n"
+        assert (note in capsys.readouterr().out) is is_new
