@@ -194,7 +194,7 @@ def _delivery(delivery: Delivery) -> str:
     return f"  notified       {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 
-UNKNOWN_USER = "was not in the configuration when the agent asked, so two people must approve"
+UNKNOWN_USER = "was not in the configuration when the agent asked, so at least two people must approve"
 
 
 def describe(approval: Approval, now: int) -> list[str]:
@@ -241,9 +241,9 @@ def describe(approval: Approval, now: int) -> list[str]:
 
 
 def unknown_user_lines(subject: ApprovalSubject, state: ApprovalState) -> list[str]:
-    """That two people must approve, and the way out while the request is open."""
+    """That at least two people must approve, and the way out while the request is open."""
     lines = [f"  unknown user   {UNKNOWN_USER}"]
-    way_out = say("for one approval: {}", subject.name_user)
+    way_out = say("to need only the route's own quorum: {}", subject.name_user)
     return [*lines, f"                 {way_out}"] if state is ApprovalState.REQUESTED else lines
 
 

@@ -346,8 +346,10 @@ def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
     """Who must approve, in words."""
     requesters = tuple(requesters)
     eligible = [approver for approver in rule.approvers if may_decide(rule, approver, requesters)]
-    if len(eligible) <= 1:
-        return eligible[0] if eligible and rule.quorum == 1 else "nobody eligible"
+    if len(eligible) < rule.quorum:
+        return f"{rule.quorum} needed, only {', '.join(eligible)} eligible" if eligible else "nobody eligible"
+    if len(eligible) == 1:
+        return eligible[0]
     return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(eligible)}"
 
 
@@ -370,10 +372,7 @@ def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[
         return
     names = ", ".join(f"`{rule.route}`" for rule in rules)
     if any(approver in rule.approvers for rule in rules):
-        raise ApprovalError(
-            f"`{approver}` may not decide on their own request",
-            f"another approver of {names} must decide, or set unsafe_self_approval = true on the route",
-        )
+        raise ApprovalError(f"`{approver}` may not decide on their own request", f"ask another approver of {names}")
     approvers = ", ".join(sorted({name for rule in rules for name in rule.approvers}))
     raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"approvers of the route: {approvers}")
 

@@ -194,15 +194,20 @@ def _undecidable(
             "nothing to do: it expires automatically",
         )
     for rule in held.rules:
-        able = [who for who in rule.approvers if may_decide(rule, who, held.subject.requesters) and who in with_keys]
+        eligible = [who for who in rule.approvers if may_decide(rule, who, held.subject.requesters)]
+        able = [who for who in eligible if who in with_keys]
         if len(able) < rule.quorum:
-            what = (
-                f"has a quorum of {rule.quorum} on route `{rule.route}`, but {len(able)} eligible approvers have a key"
-            )
+            what = f"has a quorum of {rule.quorum} on route `{rule.route}`, but "
+            what += f"{count(len(able), 'eligible approver')} {'has' if len(able) == 1 else 'have'} a key"
             if held.subject.unknown_user:
                 what += f"; its user `{held.subject.on_behalf_of}` was not in the configuration when the agent asked"
                 return what, held.subject.name_user
-            return what, f"mcp-guard approvers add NAME, for one of: {', '.join(rule.approvers)}"
+            if len(eligible) < rule.quorum:
+                own = ", ".join(f"`{who}`" for who in rule.approvers if who not in eligible)
+                what += f": {own} may not approve their own request" if own else ""
+                return what, f"deny it, and add approvers to routes.{rule.route}.approvers for the next one"
+            keyless = ", ".join(who for who in eligible if who not in able)
+            return what, f"mcp-guard approvers add NAME, for one of: {keyless}"
     return None
 
 

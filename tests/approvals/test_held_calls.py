@@ -286,3 +286,13 @@ async def test_requests_of_an_instance_are_limited(tmp_path: Path) -> None:
     assert "limits.open_requests" in await note(12)
     assert "pending" in await note(11)  # the same call again
     assert "pending" in await note(12, "run_2")
+
+
+async def test_call_that_nobody_else_can_approve_is_refused_at_once(tmp_path: Path) -> None:
+    routes = {"people": Route("people", ("alice", "carol"), 3600 * SECOND, quorum=2)}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
+    said = text(await harness.guard.call(make_instance(on_behalf_of="alice"), ASKED))
+    assert "route people needs 2 approvals and only 1 can be had; alice may not approve their own request" in said
+    assert harness.receipts("approval.requested") == []
+    assert harness.receipts("decision")[-1]["outcome"] == "deny"
+    assert harness.upstream.writes() == []

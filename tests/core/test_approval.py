@@ -168,7 +168,7 @@ def test_owner_vote_counts_only_on_routes_that_allow_it() -> None:
         (("alice", "carol"), 1, (), "any of alice, carol"),
         (("alice", "bob", "carol"), 2, ("bob",), "2 of alice, carol"),
         (("bob",), 1, ("bob",), "nobody eligible"),
-        (("alice", "bob"), 2, ("bob",), "nobody eligible"),
+        (("alice", "bob"), 2, ("bob",), "2 needed, only alice eligible"),
     ],
 )
 def test_missing_approvals_are_described_in_words(

@@ -8,6 +8,7 @@ from mcp_guard.core import approval as rules
 from mcp_guard.core import exact_json
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.approval_card import other_facts
+from mcp_guard.core.approval_reach import why_never_granted
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED, hash_request
 from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
@@ -73,6 +74,7 @@ class ApprovalRequests:
 
         def op(tx: Transaction) -> Approval | Conflict:
             requesters = self._find_requesters(tx, call.instance, routes)
+            demanded = tuple(make_rule(route, requesters.is_user_unknown) for route in routes)
             subject = replace(
                 unattributed, requesting=requesters.approvers, unknown_user=requesters.is_user_unknown or None
             )
@@ -80,7 +82,7 @@ class ApprovalRequests:
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one request
-            if reason := self._why_too_many(tx, call):
+            if reason := self._why_too_many(tx, call) or why_never_granted(demanded, self.routes, requesters):
                 return Conflict(reason)
             asked = Approval(
                 id=self.new_id(),
@@ -90,7 +92,7 @@ class ApprovalRequests:
                 request_hash=rules.salted_hash(nonce, lookup.encode()),
                 decision_hash=rules.decision_hash(bound, nonce),
                 nonce=nonce,
-                rules=tuple(make_rule(route, requesters.is_user_unknown) for route in routes),
+                rules=demanded,
                 requested=tx.now,
                 expires=tx.now + min(route.expires for route in routes),
                 subject=subject,
