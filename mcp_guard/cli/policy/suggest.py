@@ -189,7 +189,8 @@ def refused(store: Store) -> dict[Group, str]:
 
 def cases(store: Store, candidate: Candidate) -> Iterator[str]:
     """One case for each call that a suggestion is based on, if its payloads are stored."""
-    yield f"# The calls these suggestions are based on. Run them: mcp-guard policy test --cases {CASES}\n"
+    yield "# The calls these suggestions are based on. Until the policies are adopted, they are held or denied; then:"
+    yield f"# mcp-guard policy test --cases {CASES}\n"
     for suggestion in candidate.suggestions.suggested:
         for past in suggestion.basis:
             payloads = store.payloads(past.receipt["seq"])
