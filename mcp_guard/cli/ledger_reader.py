@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import Parser, add_config, add_json
+from mcp_guard.cli.output import print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.rows import ReceiptRow
@@ -36,6 +40,13 @@ def open_for_reading(options: argparse.Namespace) -> Store:
     """Raises: ConfigError, LedgerError."""
     path = ledger_path(options)
     return find_engine(path).open_reader(path)
+
+
+def warn_if_discontinued(store: Store, folder: Path) -> None:
+    """Say on standard error that the ledger is not the one that was verified here last. Raises: LedgerError."""
+    if why := why_discontinued(store, folder):
+        sys.stdout.flush()
+        print_text(say("mcp-guard: WARNING: the ledger was {}\nhint: mcp-guard verify", why), file=sys.stderr)
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:

@@ -9,10 +9,12 @@ from mcp_guard.cli.ledger_reader import (
     Receipt,
     ending_of,
     latest,
+    ledger_path,
     make_ledger_parser,
     newer,
     open_for_reading,
     reads_receipts,
+    warn_if_discontinued,
 )
 from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_hint, print_json, print_listing, print_result, print_text
@@ -38,15 +40,17 @@ def main(arguments: list[str]) -> int:
         parser.error("--since is after --until")
     count = options.last or (None if wanted.since is not None else DEFAULT_COUNT)
     with closing(open_for_reading(options)) as store, store.reading():
-        receipts = latest(store, count, wanted)
+        found = latest(store, count and count + 1, wanted)
+        receipts = found[-count:] if count else found
         if options.json:
             print_json(receipts, indent=2)
         else:
             print_listing(HEADINGS, [row(store, receipt) for receipt in receipts])
+        warn_if_discontinued(store, ledger_path(options).parent)
     if wanted and not receipts:
         print_text("no receipt matches", file=sys.stderr)
         print_hint(wanted.explain_nothing())
-    elif options.last is None and len(receipts) == count and not options.json and sys.stdout.isatty():
+    elif options.last is None and len(receipts) < len(found):
         print_hint(f"these are the latest {count}; --last N or --since TIME lists more")
     return 0
 

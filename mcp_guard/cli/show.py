@@ -14,6 +14,7 @@ from mcp_guard.cli.ledger_reader import (
     open_for_reading,
     read_receipt,
     reads_receipts,
+    warn_if_discontinued,
 )
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
             print_json(document, indent=2)
         else:
             print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads, now)])
+        warn_if_discontinued(store, ledger_path(options).parent)
     if options.ledger is not None and not (key := options.ledger.with_name(PUBLISHED)).exists():
         print_hint(f"copy the guard's {PUBLISHED} to {key}, or: mcp-guard verify {options.ledger} --key FILE")
     elif options.ledger is not None:

@@ -118,3 +118,9 @@ def test_log_can_be_read_at_80_columns(past: Past) -> None:
     wide = on_terminal("log", *at, stdout=True, COLUMNS="200", NO_COLOR="1")
     assert wide.split()[:7] == ["seq", "time", "kind", "agent", "tool", "outcome", "what"]
     assert wide.endswith("hint: these are the latest 20; --last N or --since TIME lists more\n")
+
+
+def test_cut_list_says_so_also_in_a_pipe(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
+    hint = "hint: these are the latest 20; --last N or --since TIME lists more\n"
+    assert log(past, capsys)[2] == log(past, capsys, "--json")[2] == hint
+    assert log(past, capsys, "--last", "20")[2] == log(past, capsys, "--since", "2000-01-01")[2] == ""

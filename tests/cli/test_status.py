@@ -95,7 +95,11 @@ def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
     said = cli("status", *at).stdout
     assert "verified: WARNING: rolled back: 11 receipts were verified here, but the ledger has only 10, last " in said
     assert json.loads(cli("status", "--json", *at).stdout)["head"]["discontinued"].startswith("rolled back: 11 ")
+    exported = cli("ledger", "export", str(tmp_path / "out"), *at)
+    for done in (exported, cli("log", *at), cli("log", "--json", *at)):
+        assert "WARNING: the ledger was rolled back: 11 receipts were verified here" in done.stderr
     note.write_text("{")
+    assert "WARNING" not in cli("log", *at).stderr
     assert "verified: never on this machine" in cli("status", *at).stdout
 
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
+from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser, warn_if_discontinued
 from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, export
@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     path = ledger_path(options)
     store = find_engine(path).open_reader(path)
+    warn_if_discontinued(store, path.parent)
     with Progress(quiet=options.json) as progress:
         done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)
     if options.json:
