@@ -8,7 +8,7 @@ import cedarpy
 
 from tests.cli.conftest import POLICIES, Past
 from tests.cli.test_transcripts import transcript
-from tests.live.running_guard import cli
+from tests.live.running_guard import cli, scripted, write_config
 
 OPEN = '@id("all") permit (principal, action, resource);'
 
@@ -201,3 +201,18 @@ def test_suggest_explains_an_empty_result(past: Past) -> None:
 no suggestion for up__echo, called by tester: Alice denied such a call (receipt 17)
 no suggestions"""
     )
+
+
+def test_lint_of_a_set_that_never_loaded_checks_it_against_the_listed_tools(tmp_path: Path) -> None:
+    misspelt = '@id("a") permit (principal, action == Action::"up__echo", resource) when { context.input.txet == "" };'
+    config = write_config(tmp_path, scripted("up", tmp_path), misspelt)
+    at = ("--config", str(config))
+    assert (
+        "NOT checked, as the ledger knows no tools yet: mcp-guard policy validate" in cli("policy", "lint", *at).stdout
+    )
+    (tmp_path / "policies" / "test.cedar").write_text("permit (")
+    cli("call", *at, check=False)
+    assert "policy.loaded" not in cli("log", *at).stdout
+    (tmp_path / "policies" / "test.cedar").write_text(misspelt)
+    done = cli("policy", "lint", *at, check=False)
+    assert (done.returncode, "error: test.cedar:1:" in done.stdout, "txet" in done.stdout) == (1, True, True), done

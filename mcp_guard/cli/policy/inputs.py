@@ -125,6 +125,12 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) ->
     return policies
 
 
+UNCHECKED = (
+    "the names of tools and arguments were NOT checked, as the ledger knows no tools yet: "
+    "mcp-guard policy validate, or policy lint --live"
+)
+
+
 def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | None, str]:
     """The schema to check against, and in words where it is from: of the tools that are listed now, if `live`; else of
     those that were listed last, if the ledger knows. Raises: UpstreamError.
@@ -143,12 +149,14 @@ def known_environment(settings: Settings, live: bool, quiet: bool) -> tuple[Poli
         return live_world(settings, quiet), "checked against the tools that are listed now"
     path = settings.state_dir / FILE
     version = find_latest(open_store(path, create=False)) if path.exists() else None
-    if version is None:
-        return None, "checked without a schema; run the guard once, or use --live"
-    actions = version.schema[""]["actions"]
-    listed = {name for name, action in actions.items() if action and "appliesTo" in action}
     last = recorded_environment(settings, (), settings.upstreams.keys())
-    tools = [tool for tool in last.retained if tool.listed_as in listed]
+    tools = list(last.retained)
+    if version is not None:
+        actions = version.schema[""]["actions"]
+        listed = {name for name, action in actions.items() if action and "appliesTo" in action}
+        tools = [tool for tool in tools if tool.listed_as in listed]
+    elif not tools:
+        return None, UNCHECKED
     absent = settings.upstreams.keys() - {tool.server for tool in tools}
     return recorded_environment(settings, tools, absent), "checked against the tools that were listed last"
 
