@@ -14,6 +14,8 @@ from mcp_guard.core.visible_text import say, visible_line
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
 MAX_DIGITS = 18
 """More do not fit in SQLite's integers."""
+OTHER_NAMES = {"--on-behalf-of": "--user", "--user": "--on-behalf-of"}
+"""What one command calls a thing that others name differently: they act for a user, or select one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +57,9 @@ class Parser(argparse.ArgumentParser):
     def _refuse_unknown(self, word: str) -> NoReturn:
         if not word.startswith("-"):
             self._refuse(f"unexpected argument `{word}`", f"{self.prog} --help")
-        near = _nearest(word.partition("=")[0], re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help()))
+        name, options = word.partition("=")[0], re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help())
+        same = OTHER_NAMES.get(name)
+        near = same if same in options else _nearest(name, options)
         hint = f"did you mean {near}? {self.prog} --help lists all" if near else f"{self.prog} --help"
         self._refuse(f"no option `{word}`", hint)
 

@@ -21,6 +21,7 @@ from mcp_guard.cli import main
         ),
         ("ledger events --format xml", "`xml` is not possible here; write one of: cloudevents", "mcp-guard ledger"),
         ("log --lats 3", "mcp-guard log: no option `--lats`", "did you mean --last? mcp-guard log --help lists all"),
+        ("log --on-behalf-of x", "mcp-guard log: no option `--on-behalf-of`", "did you mean --user?"),
         ("log extra", "mcp-guard log: unexpected argument `extra`", "mcp-guard log --help"),
         (
             "approvals show ap_1 --jsn",
