@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser nginx
+.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser nginx database
 .PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -25,10 +25,10 @@ dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock file and
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-test: check $(VENV)/.node browser nginx  ## run all checks and tests
+test: check $(VENV)/.node browser nginx database  ## run all checks and tests
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-coverage: $(VENV)/.node browser nginx  ## run all tests and measure which lines they reach, in every process; takes half as long again
+coverage: $(VENV)/.node browser nginx database  ## run all tests and measure which lines they reach, in every process; takes half as long again
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine -q
@@ -203,6 +203,12 @@ nginx:  # the tests of deploy/ use Debian's nginx; where Debian's servers cannot
 	    apt-get install -y -q --no-install-recommends nginx > /dev/null 2>&1; \
 	  else test "$$(id -u)" = 0 && echo "Debian's packages cannot be reached: tests that need nginx are skipped"; fi; } || \
 	  { echo "no nginx: install it (apt-get install nginx), as root or with your system's package manager" >&2; exit 1; }
+
+database:  # the tests of storage start Debian's PostgreSQL on a port of their own
+	@ls /usr/lib/postgresql/*/bin/postgres > /dev/null 2>&1 || command -v postgres > /dev/null || { \
+	  echo "installing postgresql for the tests of storage"; \
+	  (apt-get update -q && apt-get install -y -q --no-install-recommends postgresql) > /dev/null 2>&1; } || \
+	  { echo "no postgresql: install it (apt-get install postgresql), as root or with your system's package manager" >&2; exit 1; }
 
 screenshots: $(VENV)/.dev browser  ## write screenshots of the inbox to docs/images
 	@$(BIN)/python -m tests.web.screenshots

@@ -280,7 +280,6 @@ def _http_app(
     from mcp_guard.storage.engines import find_engine
 
     settings, ledger = runtime.settings, runtime.ledger
-    used_proofs = settings.state_dir / "used-proofs.sql"
 
     def network() -> "Network":
         return read_network(settings.network, settings.path.parent, os.environ)
@@ -292,7 +291,7 @@ def _http_app(
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
-        proofs=ProofVerifier(find_engine(used_proofs).open_used_proofs(used_proofs)),
+        proofs=ProofVerifier(find_engine(ledger_settings(settings).place).open_used_proofs(settings.state_dir)),
         on_refused=runtime.telemetry.on_refused_token,
     )
     return HttpApp(

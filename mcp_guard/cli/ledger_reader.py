@@ -39,7 +39,7 @@ def ledger_path(options: argparse.Namespace) -> Path:
 def open_for_reading(options: argparse.Namespace) -> Store:
     """Raises: ConfigError, LedgerError."""
     path = ledger_path(options)
-    return find_engine(path).open_reader(path)
+    return find_engine(path).open_reader()
 
 
 def warn_if_discontinued(store: Store, folder: Path) -> None:

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             state.failure or f"no ledger at `{path}`",
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
-    receipts = [json.loads(body) for body in find_engine(path).latest_receipts(path, MAX_RECENT_RECEIPTS)]
+    receipts = [json.loads(body) for body in find_engine(path).latest_receipts(MAX_RECENT_RECEIPTS)]
     calls = [
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]

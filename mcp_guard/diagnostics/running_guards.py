@@ -42,7 +42,7 @@ def read_started(path: Path, names: Sequence[str]) -> tuple[StartedGuard, ...]:
 
     Raises: LedgerError.
     """
-    receipts = [json.loads(body) for body in find_engine(path).receipts_of_starts(path, names)]
+    receipts = [json.loads(body) for body in find_engine(path).receipts_of_starts(names)]
     started = {
         receipt["guard"]: StartedGuard(
             receipt["guard"], receipt.get("mode", ""), receipt.get("version", ""), receipt["time"]

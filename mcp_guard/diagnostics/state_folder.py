@@ -50,8 +50,8 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledge
     if file is not None:
         try:
             engine = find_engine(path)
-            format = engine.read_format(path)
-            looked = engine.inspect(path, format) if format == engine.format else None
+            format = engine.read_format()
+            looked = engine.inspect(format) if format == engine.format else None
             contents = _contents(looked, engine.format) if looked else _foreign(format, engine.format)
         except LedgerError as error:
             failure, hint = error.message, error.hint

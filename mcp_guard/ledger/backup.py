@@ -101,7 +101,7 @@ def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Bac
 
 
 def _copy(ledger: Path, target: Path) -> None:
-    find_engine(ledger).copy(ledger, target)
+    find_engine(ledger).copy(target)
 
 
 def _size_of(ledger: Path) -> int | None:
@@ -282,7 +282,7 @@ def _copy_in(backup: Path, state: Path, staging: Path) -> None:
 def _keep_aside(state: Path, clock: Clock) -> Path:
     """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, with
     every commit in it, so that a guard that starts in between begins no new ledger and continues no older one."""
-    find_engine(state / FILE).settle(state / FILE)
+    find_engine(state / FILE).settle()
     stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
     folder = state / f"replaced-{stamp}Z"
     folder.mkdir(mode=0o700)

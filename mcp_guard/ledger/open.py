@@ -24,6 +24,7 @@ from mcp_guard.ports import Clock
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.place import Database, Place
 
 FILE = "ledger.sqlite"
 GUARDS = "guards"
@@ -45,10 +46,16 @@ class LedgerSettings:
     kept_response_bytes: int = 64 * 1024
     open_requests: RequestLimits = field(default_factory=RequestLimits)
     unsafe_skip_fsync: bool = False
+    database: Database | None = None
+    """Where the ledger is, if not in a file of the folder."""
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     people: People = field(default_factory=People)
     attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
     """By resource type, the facts that an approver is shown."""
+
+    @property
+    def place(self) -> Place:
+        return self.database or self.state_dir / FILE
 
 
 def configured_keys(settings: LedgerSettings) -> LedgerKeys:
@@ -63,7 +70,7 @@ def open_writer(
     on_trouble: Callable[[str], None] = lambda _: None,
 ) -> Writer:
     """The ledger of this folder, for a guard or a command; `on_trouble` as in `Writer`. Raises: LedgerError."""
-    store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
+    store = open_store(settings.place, settings.unsafe_skip_fsync, create)
     keys = configured_keys(settings)
 
     def find_key(verifier: str) -> SigningKey:

@@ -6,7 +6,7 @@ call may continue before the commit anyway. See docs/decisions/0003.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,8 +21,9 @@ from mcp_guard.identity.ed25519 import PublicKey
 from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.contract import Store
-from mcp_guard.storage.errors import ChangedElsewhere
+from mcp_guard.storage.contract import Reads, Store
+from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
+from mcp_guard.storage.executors import Executor, InPlaceExecutor
 from mcp_guard.storage.rows import SALT_BYTES, ReceiptRow, TreeHead
 
 T = TypeVar("T")
@@ -67,8 +68,8 @@ class KnownHead:
                 "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
             )
-        self.at = store.last_time()
-        self._head, self._edge, self._leaf = head, head.hashes(), store.leaf(head.size - 1)
+        self.at, self._leaf = store.last_receipt()
+        self._head, self._edge = head, head.hashes()
         return self._edge
 
     def set(self, tx: "Transaction") -> None:
@@ -163,7 +164,8 @@ class Transaction:
 
 
 Op = Callable[[Transaction], T]
-"""Part of a transaction. It checks its preconditions first: if it raises, it has written nothing."""
+"""Part of a transaction. It checks its preconditions first: if it raises, it has written nothing. It may be run again;
+then only its last run counts."""
 
 
 @dataclass(slots=True)
@@ -171,6 +173,7 @@ class _PendingOp:
     """An op that waits for the next transaction, and the future of whoever waits for its result."""
 
     op: Op[Any]
+    reads: Reads | None
     future: "asyncio.Future[Any]"
 
 
@@ -216,6 +219,9 @@ class Writer:
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.store = store
+        """For commands, and for starting and stopping a guard."""
+        self.executor: Executor = InPlaceExecutor(store)
+        """For the path of calls."""
         self.key = key
         self._clock = clock
         self._known_head = KnownHead()
@@ -234,11 +240,14 @@ class Writer:
         """How many ops wait for the next transaction."""
         return len(self._pending)
 
-    def submit(self, op: Op[T]) -> "asyncio.Future[T]":
-        """The op's result, once it is durable. The future raises LedgerError if the commit fails."""
+    def submit(self, op: Op[T], reads: Reads | None = None) -> "asyncio.Future[T]":
+        """The op's result, once it is durable. The future raises LedgerError if the commit fails.
+
+        `reads` makes reads of the op ahead of time; it changes nothing but the time that this takes.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._pending.append(_PendingOp(op, future))
+        self._pending.append(_PendingOp(op, reads, future))
         if self.active_calls <= 1:
             self.flush()
         elif len(self._pending) == 1:
@@ -253,6 +262,9 @@ class Writer:
             asyncio.get_running_loop().call_soon(self._gather, len(self._pending), turns + 1)
 
     def flush(self) -> None:
+        self.executor.write(self._flush)
+
+    def _flush(self, store: Store) -> None:
         """Commit all pending ops in one transaction, then resolve their futures.
 
         INVARIANT: no future is resolved before COMMIT has returned (promise P1).
@@ -261,7 +273,8 @@ class Writer:
         while groups:
             group = groups.pop()
             try:
-                results = self._commit([pending.op for pending in group]) if group else []
+                reads = [pending.reads for pending in group if pending.reads is not None]
+                results = self._commit(store, [pending.op for pending in group], reads) if group else []
             except _OpFailed as failed:
                 groups += [[group.pop(failed.index)], group]
             except Exception as error:  # raised by each future
@@ -299,12 +312,15 @@ class Writer:
 
     def run(self, op: Op[T]) -> T:
         """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""
-        result: T = self._commit([op])[0]
+        result: T = self._commit(self.store, [op])[0]
         return result
 
-    def _commit(self, ops: list[Op[Any]]) -> list[Any]:
+    def _commit(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads] = ()) -> list[Any]:
         try:
-            results = self._transact(ops)
+            try:
+                results = self._transact(store, ops, reads)
+            except HeadMoved:
+                results = self._transact(store, ops, reads, locked=True)
         except ChangedElsewhere as error:
             raise LedgerError(f"another process changed {error} meanwhile", "repeat the command") from None
         except LedgerError as error:
@@ -321,10 +337,9 @@ class Writer:
             self._reported = trouble
             self._on_trouble(f"calls are refused: {error}")
 
-    def _transact(self, ops: list[Op[Any]]) -> list[Any]:
-        store = self.store
+    def _transact(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], locked: bool = False) -> list[Any]:
         try:
-            store.begin()
+            store.begin(locked, reads)
             try:
                 head = store.head()
                 if head.key != self.key.verifier and head.key:

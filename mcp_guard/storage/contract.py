@@ -13,7 +13,7 @@ what they mean. Consistency, for all of them:
 Times are microseconds since the epoch. Sequence numbers of receipts begin with 0 and have no gaps.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -35,6 +35,9 @@ from mcp_guard.storage.rows import (
     WitnessedCheckpoint,
 )
 
+Reads = Callable[["Store"], object]
+"""Makes some of the reads that an op will make, and has no other effect."""
+
 # Evidence
 
 
@@ -53,8 +56,8 @@ class ReceiptStore(Protocol):
     def checkpoint(self) -> str:
         """The signed note of the head; empty before the first receipt."""
 
-    def last_time(self) -> Micros:
-        """Of the last receipt; 0 if there is none."""
+    def last_receipt(self) -> tuple[Micros, bytes]:
+        """The time and the leaf hash of the last receipt under the head; 0 and nothing if there is none."""
 
     def leaf(self, seq: int) -> bytes | None:
         """The leaf hash of a receipt; None if there is no such receipt."""
@@ -459,19 +462,23 @@ class Store(
     def reading(self) -> AbstractContextManager[None]:
         """Turns a failure to read into a LedgerError."""
 
-    def begin(self) -> None:
-        """Begin a transaction that writes. Waits while another process is in one, for a limited time."""
+    def begin(self, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+        """Begin a transaction that writes. Waits while another process is in one, for a limited time.
+
+        Unless it is `locked`, it may build on a head that another process has advanced; `commit` then raises HeadMoved.
+        What `reads` make may be read at once and ahead of time; what the transaction reads is the same without them.
+        """
 
     def commit(self) -> None:
         """INVARIANT: what the transaction wrote is durable when this returns, in the place of this name.
 
-        Raises: LedgerError if the place is not the one that was opened."""
+        Raises: HeadMoved if it must be repeated, LedgerError if the place is not the one that was opened."""
 
     def rollback(self) -> None:
         """Undo what was written since `begin`; without effect outside a transaction."""
 
     def version(self) -> int:
-        """Differs if another connection has written since. Cheap."""
+        """Differs if another connection has added a receipt since, and perhaps after other writes. Cheap."""
 
     def close(self) -> None: ...
 

@@ -4,70 +4,86 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store, UsedProofs
+from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
 
 
 class Engine(Protocol):
-    """Opens and inspects ledgers of one kind. Every method raises LedgerError."""
+    """Opens and inspects one ledger. Every method raises LedgerError."""
 
     format: int
     """The format of the ledgers that it makes and reads."""
 
-    def open_store(self, place: Path, unsafe_skip_fsync: bool, create: bool) -> Store:
+    def open_store(self, unsafe_skip_fsync: bool, create: bool) -> Store:
         """A store to write to; with `create`, a new ledger if there is none."""
 
-    def open_reader(self, place: Path) -> Store:
+    def open_reader(self) -> Store:
         """A store that can only be read, for a ledger of whatever origin: it is checked and not changed."""
 
-    def open_unchecked(self, place: Path) -> Store:
+    def open_unchecked(self) -> Store:
         """A store that can only be read, for a ledger that nobody else has written. Quick."""
 
-    def read_format(self, place: Path) -> int:
+    def read_format(self) -> int:
         """Of a ledger of any format."""
 
-    def inspect(self, place: Path, format: int) -> InspectedLedger:
+    def inspect(self, format: int) -> InspectedLedger:
         """For a check-up of a ledger of this engine's format."""
 
-    def latest_receipts(self, place: Path, count: int) -> list[bytes]:
+    def latest_receipts(self, count: int) -> list[bytes]:
         """The documents of the last receipts, oldest first."""
 
-    def receipts_of_starts(self, place: Path, guards: Sequence[str]) -> list[bytes]:
+    def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
         """The documents of the starts of these guards, of the last start without any."""
 
-    def copy(self, place: Path, target: Path) -> None:
+    def copy(self, target: Path) -> None:
         """Write the last committed state to a new ledger that is one file, durable when this returns. Guards can write
         meanwhile. Raises: OSError."""
 
-    def settle(self, place: Path) -> None:
+    def settle(self) -> None:
         """Bring every commit of a ledger that nobody uses into the file of its name. A damaged one stays as it is."""
 
-    def open_used_proofs(self, place: Path) -> UsedProofs:
-        """What remembers the proofs of possession that were used, made if it is not there."""
+    def open_used_proofs(self, folder: Path) -> UsedProofs:
+        """What remembers the proofs of possession that were used, made if it is not there. `folder` is this guard's
+        own, for an engine that keeps them beside the ledger."""
 
 
-def _sqlite() -> Engine:
+def _sqlite(place: Place) -> Engine:
     from mcp_guard.storage.sqlite.engine import SqliteEngine
 
-    return SqliteEngine()
+    assert isinstance(place, Path)
+    return SqliteEngine(place)
 
 
-ENGINES: Mapping[str, Callable[[], Engine]] = {"file": _sqlite}
-"""By scheme. A path is a `file`."""
+def _postgres(place: Place) -> Engine:
+    from mcp_guard.storage.postgres.engine import PostgresEngine
+
+    assert isinstance(place, Database)
+    return PostgresEngine(place)
 
 
-def find_engine(place: Path) -> Engine:  # noqa: ARG001
-    return ENGINES["file"]()
+ENGINES: Mapping[str, Callable[[Place], Engine]] = {"file": _sqlite, "postgresql": _postgres, "postgres": _postgres}
+"""By the scheme of the URL. A path is a `file`."""
 
 
-def open_store(place: Path, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:
+def find_engine(place: Place) -> Engine:
+    """Raises: LedgerError."""
+    scheme = "file" if isinstance(place, Path) else urlsplit(place.url).scheme
+    if scheme not in ENGINES:
+        raise LedgerError(f"no storage engine for `{scheme}:` URLs", f"one of: {', '.join(ENGINES)}")
+    return ENGINES[scheme](place)
+
+
+def open_store(place: Place, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:
     """A store to write to; with `create`, a new ledger if there is none. Raises: LedgerError."""
-    return find_engine(place).open_store(place, unsafe_skip_fsync, create)
+    return find_engine(place).open_store(unsafe_skip_fsync, create)
 
 
 @contextmanager
-def open_read_only(place: Path) -> Iterator[Store]:
+def open_read_only(place: Place) -> Iterator[Store]:
     """A store that can only be read. Raises: LedgerError."""
-    with closing(find_engine(place).open_reader(place)) as store, store.reading():
+    with closing(find_engine(place).open_reader()) as store, store.reading():
         yield store

@@ -3,3 +3,8 @@
 
 class ChangedElsewhere(Exception):
     """A compare-and-set found another value than expected; the transaction must be rolled back."""
+
+
+class HeadMoved(ChangedElsewhere):
+    """A transaction was built on a head that another process has advanced meanwhile. It must be rolled back, and can be
+    repeated from its beginning."""

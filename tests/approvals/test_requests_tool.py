@@ -88,7 +88,7 @@ async def test_long_arguments_and_old_requests_are_left_out(harness: Harness, mo
     await hold(harness, stage="x" * 3000)
     await hold(harness, amount=2)
     assert [("arguments" in request) for request in (await requests(harness))["requests"]] == [True, False]
-    monkeypatch.setattr("mcp_guard.storage.sqlite.approvals.MAX_LISTED_CHARACTERS", 4000)
+    monkeypatch.setattr("mcp_guard.storage.sql.approvals.MAX_LISTED_CHARACTERS", 4000)
     listed = await requests(harness)
     assert (len(listed["requests"]), listed["not_listed"]) == (1, 1)
 

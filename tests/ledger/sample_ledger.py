@@ -43,7 +43,7 @@ async def write_history(folder: Path, size: int = SIZE) -> Harness:
 def reopen(folder: Path) -> Harness:
     """A guard on the ledger as it is."""
     harness = open_harness(folder, POLICIES, routes=ROUTES)
-    harness.clock.time = max(harness.clock.time, harness.store.last_time())
+    harness.clock.time = max(harness.clock.time, harness.store.last_receipt()[0])
     return harness
 
 

@@ -47,5 +47,5 @@ def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
         "instances": lambda store: [row.instance.id for row in store.instances(time.time_ns() // 1000)],
         "tools": lambda store: [listed_name(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
-    with closing(find_engine(ledger).open_unchecked(ledger)) as store, store.reading():
+    with closing(find_engine(ledger).open_unchecked()) as store, store.reading():
         return kinds[kind](store)

@@ -15,7 +15,7 @@ from mcp_guard.verifier.progress import Progress
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     path = ledger_path(options)
-    store = find_engine(path).open_reader(path)
+    store = find_engine(path).open_reader()
     warn_if_discontinued(store, path.parent)
     with Progress(quiet=options.json) as progress:
         done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)

@@ -6,60 +6,63 @@ from pathlib import Path
 
 from mcp_guard.storage.contract import UsedProofs
 from mcp_guard.storage.rows import InspectedLedger
-from mcp_guard.storage.sqlite import schema
+from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 
 
 class SqliteEngine:
-    """One file for each ledger."""
+    """A ledger that is one file."""
 
-    format = schema.VERSION
+    format = VERSION
 
-    def open_store(self, place: Path, unsafe_skip_fsync: bool, create: bool) -> SqliteStore:
-        return open_store(place, unsafe_skip_fsync, create)
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def open_reader(self, place: Path) -> SqliteStore:
+    def open_store(self, unsafe_skip_fsync: bool, create: bool) -> SqliteStore:
+        return open_store(self.path, unsafe_skip_fsync, create)
+
+    def open_reader(self) -> SqliteStore:
         from mcp_guard.storage.sqlite.inspection import open_reader
 
-        return open_reader(place)
+        return open_reader(self.path)
 
-    def open_unchecked(self, place: Path) -> SqliteStore:
+    def open_unchecked(self) -> SqliteStore:
         from mcp_guard.storage.sqlite.inspection import open_unchecked
 
-        return open_unchecked(place)
+        return open_unchecked(self.path)
 
-    def read_format(self, place: Path) -> int:
+    def read_format(self) -> int:
         from mcp_guard.storage.sqlite.inspection import read_format
 
-        return read_format(place)
+        return read_format(self.path)
 
-    def inspect(self, place: Path, format: int) -> InspectedLedger:
+    def inspect(self, format: int) -> InspectedLedger:
         from mcp_guard.storage.sqlite.inspection import inspect_ledger
 
-        return inspect_ledger(place, format)
+        return inspect_ledger(self.path, format)
 
-    def latest_receipts(self, place: Path, count: int) -> list[bytes]:
+    def latest_receipts(self, count: int) -> list[bytes]:
         from mcp_guard.storage.sqlite.inspection import latest_receipts
 
-        return latest_receipts(place, count)
+        return latest_receipts(self.path, count)
 
-    def receipts_of_starts(self, place: Path, guards: Sequence[str]) -> list[bytes]:
+    def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
         from mcp_guard.storage.sqlite.inspection import receipts_of_starts
 
-        return receipts_of_starts(place, guards)
+        return receipts_of_starts(self.path, guards)
 
-    def copy(self, place: Path, target: Path) -> None:
+    def copy(self, target: Path) -> None:
         from mcp_guard.storage.sqlite.copying import copy_ledger
 
-        with closing(self.open_reader(place)) as store:
+        with closing(self.open_reader()) as store:
             copy_ledger(store, target)
 
-    def settle(self, place: Path) -> None:
+    def settle(self) -> None:
         from mcp_guard.storage.sqlite.copying import empty_log
 
-        empty_log(place)
+        empty_log(self.path)
 
-    def open_used_proofs(self, place: Path) -> UsedProofs:
+    def open_used_proofs(self, folder: Path) -> UsedProofs:
         from mcp_guard.storage.sqlite.used_proofs import UsedProofsFile
 
-        return UsedProofsFile(place)
+        return UsedProofsFile(folder / "used-proofs.sql")

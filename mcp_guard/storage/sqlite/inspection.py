@@ -11,8 +11,9 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Json
 from mcp_guard.storage.rows import InspectedLedger
-from mcp_guard.storage.sqlite import schema
+from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.schema import check_schema
 from mcp_guard.storage.sqlite.store import SqliteStore
 
 MAX_DAMAGE_LINES = 5
@@ -27,7 +28,7 @@ def _read_only(path: Path, any_schema: bool = False) -> Iterator[sqlite3.Connect
     try:
         with closing(db):
             if not any_schema:
-                schema.check_schema(db, path)
+                check_schema(db, path)
             yield db
     except FAILURES as error:
         raise explain(error, path) from None
@@ -56,11 +57,11 @@ def open_reader(path: Path) -> SqliteStore:
     db = _connect(path)
     try:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version not in (0, schema.VERSION):
+        if version not in (0, VERSION):
             raise LedgerError(
-                f"the ledger has format {version}; this version reads {schema.VERSION}", "use the version that wrote it"
+                f"the ledger has format {version}; this version reads {VERSION}", "use the version that wrote it"
             )
-        schema.check_schema(db, path)
+        check_schema(db, path)
         return SqliteStore(path, db)
     except FAILURES as error:
         raise explain(error, path) from None

@@ -4,7 +4,7 @@ import pytest
 
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
-from mcp_guard.storage.rows import SALT_BYTES, GuardKey, ReceiptRow, WitnessedCheckpoint
+from mcp_guard.storage.rows import SALT_BYTES, GuardKey, ReceiptRow, TreeHead, WitnessedCheckpoint
 from tests.storage.contract.engines import writing
 
 SALT = bytes(SALT_BYTES)
@@ -20,6 +20,7 @@ def rows(store: Store) -> list[ReceiptRow]:
     with writing(store):
         for each in rows:
             store.add_receipt(each)
+        store.advance_head(0, TreeHead(len(rows), bytes(32), "key"), "checkpoint")
     return rows
 
 
@@ -31,11 +32,11 @@ def test_receipts_are_read_as_they_were_added(store: Store, rows: list[ReceiptRo
     assert list(store.receipts_back()) == rows[::-1]
     assert store.entries(1, 3) == [(seq, rows[seq].body, rows[seq].signature) for seq in (1, 2)]
     assert (store.leaf(3), store.leaf(5)) == (rows[3].leaf, None)
-    assert store.last_time() == 1004
+    assert store.last_receipt() == (1004, rows[4].leaf)
 
 
 def test_an_empty_ledger_has_no_receipts(store: Store) -> None:
-    assert (store.head().size, store.head().hashes(), store.checkpoint(), store.last_time()) == (0, [], "", 0)
+    assert (store.head().size, store.head().hashes(), store.checkpoint(), store.last_receipt()) == (0, [], "", (0, b""))
     assert [*store.receipts_after(-1), *store.receipts_back()] == []
 
 

@@ -1,14 +1,14 @@
 """The rows of the guard's own keys, and of the checkpoints that outside witnesses have accepted. Statements only."""
 
 from mcp_guard.storage.rows import GuardKey, WitnessedCheckpoint
-from mcp_guard.storage.sqlite.queries import Queries
+from mcp_guard.storage.sql.queries import Queries
 
 
 class KeyQueries(Queries):
     """The part of `Store` that speaks of keys and witnesses."""
 
     def add_guard_key(self, since: int, verifier: str) -> None:
-        self._run("INSERT INTO guard_key (since, verifier) VALUES (?, ?)", (since, verifier))
+        self._write("INSERT INTO guard_key (since, verifier) VALUES (?, ?)", (since, verifier))
 
     def guard_keys(self) -> list[GuardKey]:
         """Oldest first; the last one is in force."""
@@ -16,7 +16,8 @@ class KeyQueries(Queries):
 
     def set_witnessed(self, seen: WitnessedCheckpoint) -> None:
         values = (seen.witness, seen.size, seen.at, seen.note)
-        self._run("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", values)
+        kept = "ON CONFLICT (witness) DO UPDATE SET size = excluded.size, at = excluded.at, note = excluded.note"
+        self._write(f"INSERT INTO witnessed VALUES (?, ?, ?, ?) {kept}", values)
 
     def witnessed(self) -> dict[str, WitnessedCheckpoint]:
         """By the name of the witness."""

@@ -11,7 +11,7 @@ from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.rows import ApproverKey, Delivery
-from mcp_guard.storage.sqlite.queries import Queries
+from mcp_guard.storage.sql.queries import Queries
 
 HOUR = 3600 * 1_000_000
 MAX_RECENT_RECEIPTS = 5000
@@ -35,40 +35,38 @@ class ApprovalQueries(Queries):
             approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject.to_json()), "[]",
             approval.requested, approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
         )  # fmt: skip
-        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
+        self._write(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
 
     def move_approval(self, approval: Approval, to: ApprovalState, note: str, receipts: Iterable[int]) -> None:
         """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
-        cursor = self._run(
+        self._change_one(
+            f"approval {approval.id}",
             "UPDATE approval SET state = ?, note = ?, votes = ?, rules = ?, receipts = ? WHERE id = ? AND state = ?",
             (str(to), note, _dump(approval.votes), _dump(approval.rules), json.dumps(list(receipts)), approval.id,
              str(approval.state)),
         )  # fmt: skip
-        self._one_row(cursor, f"approval {approval.id}")
 
     def note_outcome(self, id: str, outcome: int, answered: bool) -> None:
         """Set the receipt of the outcome. An answered request is not looked up again, so its lookup is erased."""
-        query = (
-            "UPDATE approval SET outcome = ?1, answered = ?2, lookup = iif(?2, '', lookup) "
-            "WHERE id = ?3 AND outcome IS NULL"
-        )
-        self._one_row(self._run(query, (outcome, answered, id)), f"the outcome of approval {id}")
+        erased = ", lookup = ''" if answered else ""
+        query = f"UPDATE approval SET outcome = ?, answered = ?{erased} WHERE id = ? AND outcome IS NULL"
+        self._change_one(f"the outcome of approval {id}", query, (outcome, int(answered), id))
 
     def note_answered(self, id: str) -> None:
-        self._run("UPDATE approval SET answered = 1, lookup = '' WHERE id = ?", (id,))
+        self._write("UPDATE approval SET answered = 1, lookup = '' WHERE id = ?", (id,))
 
     def replace_subject(self, id: str, subject: str) -> None:
-        self._one_row(self._run("UPDATE approval SET subject = ? WHERE id = ?", (subject, id)), f"approval {id}")
+        self._change_one(f"approval {id}", "UPDATE approval SET subject = ? WHERE id = ?", (subject, id))
 
     def forget_nonce(self, id: str, lookup: bool) -> None:
         """Erase the salt of the hashes of a settled request, and with `lookup`, the hash by which it is found."""
-        query = "UPDATE approval SET nonce = '', lookup = iif(?, '', lookup) WHERE id = ?"
-        self._one_row(self._run(query, (lookup, id)), f"approval {id}")
+        erased = ", lookup = ''" if lookup else ""
+        self._change_one(f"approval {id}", f"UPDATE approval SET nonce = ''{erased} WHERE id = ?", (id,))
 
     def close_approvals_of(self, instance: str) -> None:
         """The instance has ended: its settled requests are not looked up again, and no reply can be delivered."""
         query = "UPDATE approval SET answered = 1, nonce = '', lookup = '' WHERE instance = ? AND lookup != ''"
-        self._run(query, (instance,))
+        self._write(query, (instance,))
 
     def approval(self, id: str) -> tuple[Approval, list[int]] | None:
         """The approval, and the sequence numbers of its receipts so far."""
@@ -103,7 +101,8 @@ class ApprovalQueries(Queries):
 
     def open_size(self, instance: str) -> tuple[int, int]:
         """How many requests of this instance nobody has decided on, and their length in characters."""
-        query = "SELECT COUNT(*), TOTAL(LENGTH(subject)) FROM approval WHERE state = ? AND +instance = ?"
+        count_and_size = "SELECT COUNT(*), COALESCE(SUM(LENGTH(subject)), 0) FROM approval"
+        query = f"{count_and_size} WHERE state = ? AND instance || '' = ?"  # by the index of states: few are open
         count, size = self._run(query, (str(ApprovalState.REQUESTED), instance)).fetchone()
         return count, int(size)
 
@@ -151,12 +150,7 @@ class ApprovalQueries(Queries):
         subject, rows = approval.subject, 0
         done, done_here, denied = 0, 0, 0
         last: dict[str, Verdict] = {}
-        query = (
-            "SELECT state, json_extract(subject, '$.agent'), json_extract(subject, '$.tool'), "
-            "json_extract(subject, '$.resource'), votes "
-            "FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"
-        )
-        for state, agent, tool, resource, votes in self._run(query, (approval.requested, MAX_EARLIER_REQUESTS)):
+        for state, agent, tool, resource, votes in self._requests_before(approval.requested, MAX_EARLIER_REQUESTS):
             rows += 1
             if (agent, tool) != (subject.agent, subject.tool) or state not in DECIDED:
                 continue
@@ -175,6 +169,10 @@ class ApprovalQueries(Queries):
             last_denial=last.get(ApprovalState.DENIED),
             is_partial=rows == MAX_EARLIER_REQUESTS,
         )
+
+    def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
+        """State, agent, tool, resource (a JSON document) and votes of the latest requests before this time."""
+        raise NotImplementedError
 
     def requests_of(self, instance: str, count: int) -> tuple[list[Approval], int]:
         """The requests of this instance, open ones first, then the newest: at most `count`, and of a total length of
@@ -197,34 +195,35 @@ class ApprovalQueries(Queries):
 
     def add_grant(self, grant: Grant, instance: str) -> None:
         values = (grant.id, grant.approval, grant.state, instance, _dump_grant(grant), grant.used)
-        self._run("INSERT INTO granted VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._write("INSERT INTO granted VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def move_grant(self, before: Grant, state: str, used: int) -> None:
         """Compare-and-set. Raises: ChangedElsewhere if it is no longer as it was read."""
         query = "UPDATE granted SET state = ?, used = ? WHERE id = ? AND state = ? AND used = ?"
-        cursor = self._run(query, (state, used, before.id, before.state, before.used))
-        self._one_row(cursor, f"grant {before.id}")
+        self._change_one(f"grant {before.id}", query, (state, used, before.id, before.state, before.used))
 
     def grant(self, id: str) -> Grant | None:
         row = self._run("SELECT * FROM granted WHERE id = ?", (id,)).fetchone()
         return _read_grant(row) if row else None
 
     def grants(self, instance: str | None = None, state: str | None = None) -> list[Grant]:
-        query = "SELECT * FROM granted WHERE (?1 IS NULL OR instance = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id"
-        return [_read_grant(row) for row in self._run(query, (instance, state))]
+        wanted = {"instance": instance, "state": state}
+        conditions = [f"{name} = ?" for name, value in wanted.items() if value is not None] or ["1 = 1"]
+        query = f"SELECT * FROM granted WHERE {' AND '.join(conditions)} ORDER BY id"
+        return [_read_grant(row) for row in self._run(query, [value for value in wanted.values() if value is not None])]
 
     # Approvers' keys
 
     def add_approver_key(self, key: ApproverKey) -> None:
         values = (key.id, key.approver, key.method, key.public, json.dumps(key.details), key.enrolled)
-        self._run("INSERT INTO approver_key VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
+        self._write("INSERT INTO approver_key VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
 
     def remove_approver_key(self, id: str, receipt: int) -> None:
         query = "UPDATE approver_key SET removed = ? WHERE id = ? AND removed IS NULL"
-        self._one_row(self._run(query, (receipt, id)), f"approver key {id}")
+        self._change_one(f"approver key {id}", query, (receipt, id))
 
     def note_key_use(self, id: str, details: Json) -> None:
-        self._run("UPDATE approver_key SET details = ? WHERE id = ?", (json.dumps(details), id))
+        self._write("UPDATE approver_key SET details = ? WHERE id = ?", (json.dumps(details), id))
 
     def approver_keys(self) -> list[ApproverKey]:
         """All keys that were ever enrolled, in the order of enrolment."""
@@ -243,7 +242,7 @@ class ApprovalQueries(Queries):
 
     def add_delivery(self, subject: str, notifier: str, event: str, due: Micros) -> None:
         values = (subject, notifier, event, "due", 0, due, "")
-        self._run(
+        self._write(
             "INSERT INTO delivery (subject, notifier, event, state, attempts, due, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
             values,
         )
@@ -253,11 +252,10 @@ class ApprovalQueries(Queries):
         query = (
             "UPDATE delivery SET state = ?, due = ?, note = ?, attempts = attempts + 1 WHERE id = ? AND attempts = ?"
         )
-        cursor = self._run(query, (state, due, note, before.id, before.attempts))
-        self._one_row(cursor, f"delivery {before.id}")
+        self._change_one(f"delivery {before.id}", query, (state, due, note, before.id, before.attempts))
 
     def settle_delivery(self, id: int, state: str, due: Micros, note: str) -> None:
-        self._run("UPDATE delivery SET state = ?, due = ?, note = ? WHERE id = ?", (state, due, note, id))
+        self._write("UPDATE delivery SET state = ?, due = ?, note = ? WHERE id = ?", (state, due, note, id))
 
     def due_deliveries(self, now: Micros) -> list[Delivery]:
         rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
@@ -270,8 +268,8 @@ class ApprovalQueries(Queries):
 
     def add_sign_in(self, code: str, approver: str, kind: str, now: Micros, expires: Micros) -> None:
         """Add a code, and forget those that expired before `now`."""
-        self._run("DELETE FROM sign_in WHERE expires <= ?", (now,))
-        self._run("INSERT INTO sign_in VALUES (?, ?, ?, ?)", (code, approver, kind, expires))
+        self._write("DELETE FROM sign_in WHERE expires <= ?", (now,))
+        self._write("INSERT INTO sign_in VALUES (?, ?, ?, ?)", (code, approver, kind, expires))
 
     def has_sign_in(self, code: str) -> bool:
         return self._run("SELECT 1 FROM sign_in WHERE code = ?", (code,)).fetchone() is not None

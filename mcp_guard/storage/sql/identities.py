@@ -8,21 +8,7 @@ from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
 from mcp_guard.storage.rows import InstanceRow, RevocationKey
-from mcp_guard.storage.sqlite.queries import Queries
-
-TABLES = """
-CREATE TABLE enrolled_agent (
-  name TEXT PRIMARY KEY, owner TEXT NOT NULL, groups TEXT NOT NULL, on_behalf_of TEXT, seconds INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE instance (
-  id TEXT PRIMARY KEY, credential TEXT NOT NULL, agent TEXT NOT NULL, said TEXT NOT NULL, started INTEGER NOT NULL,
-  expires INTEGER NOT NULL, begun INTEGER, ended INTEGER
-) WITHOUT ROWID;
-CREATE INDEX instance_expires ON instance (expires);
-CREATE UNIQUE INDEX instance_credential ON instance (credential);
-CREATE TABLE revocation (kind TEXT, name TEXT, until INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
-CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
-"""
+from mcp_guard.storage.sql.queries import Queries
 
 
 class IdentityQueries(Queries):
@@ -32,10 +18,10 @@ class IdentityQueries(Queries):
 
     def add_agent(self, agent: Agent, on_behalf_of: str | None, seconds: int) -> None:
         values = (agent.name, agent.owner, json.dumps(agent.groups), on_behalf_of, seconds)
-        self._run("INSERT INTO enrolled_agent VALUES (?, ?, ?, ?, ?)", values)
+        self._write("INSERT INTO enrolled_agent VALUES (?, ?, ?, ?, ?)", values)
 
     def remove_agent(self, name: str) -> None:
-        self._one_row(self._run("DELETE FROM enrolled_agent WHERE name = ?", (name,)), f"the agent {name}")
+        self._change_one(f"the agent {name}", "DELETE FROM enrolled_agent WHERE name = ?", (name,))
 
     def agents(self) -> list[tuple[Agent, str | None, int]]:
         """Each agent, the user it acts for if always the same, and how many seconds its credentials last."""
@@ -50,7 +36,7 @@ class IdentityQueries(Queries):
             instance.id, instance.credential_id, instance.agent.name, json.dumps(document), instance.started,
             instance.expires, None, None,
         )  # fmt: skip
-        self._run("INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._write("INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def instance(self, id: str) -> InstanceRow | None:
         row = self._run("SELECT said, begun, ended FROM instance WHERE id = ?", (id,)).fetchone()
@@ -62,8 +48,8 @@ class IdentityQueries(Queries):
 
     def instances(self, alive_at: Micros | None = None) -> list[InstanceRow]:
         """The newest first; with `alive_at`, those that have neither expired nor ended by then."""
-        query = "SELECT said, begun, ended FROM instance WHERE ?1 IS NULL OR (expires > ?1 AND ended IS NULL)"
-        rows = self._run(f"{query} ORDER BY started DESC", (alive_at,))
+        alive, values = ("", ()) if alive_at is None else (" WHERE expires > ? AND ended IS NULL", (alive_at,))
+        rows = self._run(f"SELECT said, begun, ended FROM instance{alive} ORDER BY started DESC", values)
         return [InstanceRow(_read(said), begun, ended) for said, begun, ended in rows]
 
     def begin_instance(self, id: str, at: Micros) -> bool:
@@ -78,12 +64,13 @@ class IdentityQueries(Queries):
 
     def revoke(self, key: RevocationKey, until: Micros) -> None:
         """Nothing under this key that started up to `until` may call any more."""
-        self._run("INSERT OR REPLACE INTO revocation VALUES (?, ?, ?)", (*key, until))
+        kept = "ON CONFLICT (kind, name) DO UPDATE SET until = excluded.until"
+        self._write(f"INSERT INTO revocation VALUES (?, ?, ?) {kept}", (*key, until))
 
     def restore(self, key: RevocationKey, until: Micros) -> None:
         """Instances that start after `until` may call again; those revoked before stay revoked."""
         query = "UPDATE revocation SET until = ? WHERE kind = ? AND name = ? AND until > ?"
-        self._one_row(self._run(query, (until, *key, until)), f"the revocation of {key[0]} {key[1]}")
+        self._change_one(f"the revocation of {key[0]} {key[1]}", query, (until, *key, until))
 
     def revocations(self) -> list[tuple[RevocationKey, Micros]]:
         return [
@@ -112,7 +99,7 @@ class IdentityQueries(Queries):
     # Launch codes, stored hashed, and what launches that share an instance have in common
 
     def add_launch(self, code: str, instance: str, expires: Micros) -> None:
-        self._run("INSERT INTO launch VALUES (?, ?, ?)", (code, instance, expires))
+        self._write("INSERT INTO launch VALUES (?, ?, ?)", (code, instance, expires))
 
     def take_launch(self, code: str, now: Micros) -> str | None:
         """The instance that this code launches; the code is gone afterwards."""
@@ -126,7 +113,7 @@ class IdentityQueries(Queries):
 
     def share_launch(self, key: str, instance: str, expires: Micros, now: Micros) -> None:
         """From now on launches with this key join this instance. Those of expired instances are forgotten."""
-        self._run("DELETE FROM launch WHERE expires <= ? OR code = ?", (now, key))
+        self._write("DELETE FROM launch WHERE expires <= ? OR code = ?", (now, key))
         self.add_launch(key, instance, expires)
 
     def is_shared(self, instance: str) -> bool:
@@ -134,7 +121,7 @@ class IdentityQueries(Queries):
         return self._run("SELECT 1 FROM launch WHERE instance = ?", (instance,)).fetchone() is not None
 
     def forget_launches(self, instance: str) -> None:
-        self._run("DELETE FROM launch WHERE instance = ?", (instance,))
+        self._write("DELETE FROM launch WHERE instance = ?", (instance,))
 
 
 @lru_cache(maxsize=32)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.tool_pins import Pin, PinState, definition_text
-from mcp_guard.storage.sqlite.queries import Queries
+from mcp_guard.storage.sql.queries import Queries
 
 
 class PinQueries(Queries):
@@ -32,15 +32,16 @@ class PinQueries(Queries):
 
     def pins(self, upstream: str | None = None, tool: str | None = None) -> list[Pin]:
         """Every definition, or those of one tool, the latest spoken of last."""
-        query = "SELECT * FROM pin WHERE (?1 IS NULL OR upstream = ?1) AND (?2 IS NULL OR tool = ?2) ORDER BY receipt"
-        return [_read(row) for row in self._run(query, (upstream, tool))]
+        wanted = {"upstream": upstream, "tool": tool}
+        conditions = [f"{name} = ?" for name, value in wanted.items() if value is not None] or ["1 = 1"]
+        query = f"SELECT * FROM pin WHERE {' AND '.join(conditions)} ORDER BY receipt"
+        return [_read(row) for row in self._run(query, [value for value in wanted.values() if value is not None])]
 
     def add_pins(self, pins: Iterable[Pin]) -> None:
-        rows = (
-            (pin.upstream, pin.tool, pin.hash, str(pin.state), definition_text(pin.definition), pin.receipt, pin.why)
-            for pin in pins
-        )
-        self._db.executemany("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        for pin in pins:
+            definition = definition_text(pin.definition)
+            values = (pin.upstream, pin.tool, pin.hash, str(pin.state), definition, pin.receipt, pin.why)
+            self._write("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def move_pin(self, before: Pin, to: PinState, receipt: int, why: str) -> None:
         """Compare-and-set. Raises: ChangedElsewhere if it is not in that state any more."""
@@ -48,12 +49,12 @@ class PinQueries(Queries):
             "UPDATE pin SET state = ?, receipt = ?, why = ? WHERE upstream = ? AND tool = ? AND hash = ? AND state = ?"
         )
         values = (str(to), receipt, why, before.upstream, before.tool, before.hash, str(before.state))
-        self._one_row(self._run(query, values), f"the pin of {before.tool}")
+        self._change_one(f"the pin of {before.tool}", query, values)
 
     def drop_pin(self, pin: Pin) -> None:
         """Forget a definition that is not in force."""
         query = "DELETE FROM pin WHERE upstream = ? AND tool = ? AND hash = ? AND state != 'pinned'"
-        self._one_row(self._run(query, (pin.upstream, pin.tool, pin.hash)), f"the pin of {pin.tool}")
+        self._change_one(f"the pin of {pin.tool}", query, (pin.upstream, pin.tool, pin.hash))
 
 
 def _read(row: tuple[Any, ...]) -> Pin:

@@ -1,0 +1,38 @@
+"""How work over a store is run on an event loop, and how it is where statements wait for no network."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from mcp_guard.storage.contract import Store
+
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """Runs work over a store on an event loop, on the path of calls."""
+
+    def write(self, work: Callable[[Store], None]) -> None:
+        """Run this work, which writes, after the work that was given before. It is always the same work: where it has
+        not begun when it is given again, it is run once."""
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        """What a query finds. It waits for no work that writes."""
+
+    async def close(self) -> None:
+        """Wait for the work that was given, and give back what this holds."""
+
+
+class InPlaceExecutor:
+    """Implements `Executor`: work is done where it is given."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def write(self, work: Callable[[Store], None]) -> None:
+        work(self._store)
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        return query(self._store)
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""The engine for several gateways: PostgreSQL, one schema for each origin."""

@@ -1,0 +1,62 @@
+"""Runs work over stores on an event loop, which goes on while the database is waited for."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import connect_on_loop
+from mcp_guard.storage.postgres.store import PostgresStore
+from mcp_guard.storage.postgres.wire import SuspendingWire, suspendable
+
+T = TypeVar("T")
+READERS = 2
+"""Connections for reads on the path of calls."""
+
+
+class LoopExecutor:
+    """Implements `storage.executors.Executor`: one connection that writes, and some that read."""
+
+    def __init__(self, writer: PostgresStore, readers: list[PostgresStore]) -> None:
+        self._writer = writer
+        self._stores = [writer, *readers]
+        self._readers: asyncio.LifoQueue[PostgresStore] = asyncio.LifoQueue()
+        for reader in readers:
+            self._readers.put_nowait(reader)
+        self._work: Callable[[Store], None] | None = None
+        """What was given and has not begun."""
+        self._task: asyncio.Task[None] | None = None
+
+    def write(self, work: Callable[[Store], None]) -> None:
+        self._work = work
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while (work := self._work) is not None:
+                self._work = None
+                await suspendable(partial(work, self._writer))
+        finally:
+            self._task = None
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        reader = await self._readers.get()
+        try:
+            return await suspendable(lambda: query(reader))
+        finally:
+            self._readers.put_nowait(reader)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await self._task
+        for store in self._stores:
+            await suspendable(store.close)
+
+
+async def open_executor(database: Database) -> LoopExecutor:
+    """Raises: psycopg.Error."""
+    stores = [PostgresStore(SuspendingWire(await connect_on_loop(database)), str(database)) for _ in range(1 + READERS)]
+    return LoopExecutor(stores[0], stores[1:])

@@ -1,0 +1,218 @@
+"""The state of one origin in PostgreSQL. Statements only; `ledger/` decides what they mean.
+
+A transaction costs one exchange for what it reads, and one for what it writes together with COMMIT. It takes no lock
+until then: it builds on the head that this store knows, and the compare-and-set of the head says whether that still
+holds. Whatever an op checks changes only together with the head, so what it has read still holds as well. If the head
+has moved, the transaction is repeated under a lock of its row.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Micros
+from mcp_guard.storage.contract import Reads
+from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
+from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
+from mcp_guard.storage.postgres.errors import explain
+from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
+from mcp_guard.storage.postgres.wire import Found, Statement, Wire
+from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
+from mcp_guard.storage.sql.receipts import (
+    ADD_NODE,
+    ADD_RECEIPT,
+    CHECKPOINT,
+    HEAD,
+    HEAD_ROW,
+    LAST_RECEIPT,
+    LEAF,
+    OPEN_CALL,
+)
+from mcp_guard.storage.sql.store import SqlStore
+
+ALL_PAYLOADS = f"INSERT INTO payload (seq, {', '.join(PAYLOADS)}) VALUES (?, ?, ?, ?, ?, ?)"
+APPENDING = (ADD_RECEIPT, ADD_NODE, OPEN_CALL, ALL_PAYLOADS)
+"""Statements on the path of a call that append a row on which no other statement of a transaction depends."""
+LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
+BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
+COMMIT: Statement = ("COMMIT", ())
+ROLLBACK: Statement = ("ROLLBACK", ())
+PAGE = 500
+"""Rows that are read at once where a reader may stop early."""
+LOCKED_TRANSACTIONS = 20
+"""How many transactions take the lock at once after one has met a head that had moved: others are writing, too."""
+
+
+class PostgresStore(SqlStore):
+    """One connection to the state of an origin. Implements `storage.contract.Store`."""
+
+    failures = (psycopg.Error,)
+    no_head = psycopg.DataError("the ledger has no head")
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self.wire = wire
+        self.name = name
+        self._known: TreeHead | None = None
+        """The head that the last transaction of this store left."""
+        self._lock_next = 0
+        """How many of the next transactions take the lock at once."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._in_transaction = self._has_begun = self._locked = False
+        self._head: TreeHead | None = None
+        """The head that the transaction builds on."""
+        self._left: TreeHead | None = None
+        """The head that it leaves, if it advances it."""
+        self._head_change: list[Statement] = []
+        """Advances the head or checks it. Sent first: it decides whether the rest counts, and locks the row."""
+        self._appended: dict[str, list[Sequence[Any]]] = {}
+        """The rows to append, by statement: those of a table in one statement."""
+        self._unsent: list[Statement] = []
+        """What else was written and not sent yet."""
+        self._ahead: Answers = {}
+        """What was read ahead of time, until the transaction writes."""
+
+    def explain(self, failure: Exception) -> LedgerError:
+        return explain(failure, self.name)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise explain(error, self.name) from None
+
+    # How statements are run
+
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
+        if self._ahead and (rows := self._ahead.get((sql, tuple(values)))) is not None:
+            return Found(rows, len(rows))
+        return self._exchange((translate(sql), values))[-1]
+
+    def _write(self, sql: str, values: Sequence[Any] = ()) -> None:
+        if not self._in_transaction:
+            self._run(sql, values)
+        elif sql in APPENDING:
+            self._appended.setdefault(sql, []).append(values)
+        else:
+            self._ahead = {}
+            self._unsent.append((translate(sql), values))
+
+    def _change_one(self, name: str, sql: str, values: Sequence[Any]) -> None:
+        self._write(changing_one(sql), (*values, name))
+
+    def _exchange(self, *last: Statement) -> list[Found]:
+        """Send what was written, then these statements."""
+        appended = [several(sql, rows) for sql, rows in self._appended.items()]
+        statements = [*self._head_change, *appended, *self._unsent, *last]
+        self._head_change, self._appended, self._unsent = [], {}, []
+        if self._in_transaction and not self._has_begun:
+            self._has_begun = True
+            statements.insert(0, BEGIN)
+        try:
+            return self.wire.exchange(statements)[-len(last) :]
+        except psycopg.Error as error:
+            if error.sqlstate == CHANGED:
+                raise ChangedElsewhere(error.diag.message_primary) from None
+            raise
+
+    # Transactions
+
+    def begin(self, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+        self._reset()
+        self._in_transaction = True
+        self._locked = locked or self._known is None or self._lock_next > 0
+        self._lock_next = LOCKED_TRANSACTIONS if locked else max(0, self._lock_next - 1)
+        if not self._locked:
+            self._head = self._known
+        self._ahead = read_ahead(reads, self._answer, self._head_queries() if self._locked else ())
+
+    def _answer(self, asked: Sequence[Query]) -> list[Found]:
+        return self._exchange(*((translate(sql), values) for sql, values in asked))
+
+    def _head_queries(self) -> list[Query]:
+        """For the head under a lock of its row, and what is checked before anything is built on it."""
+        queries: list[Query] = [(LOCKED_HEAD, ()), (CHECKPOINT, ()), (LAST_RECEIPT, ())]
+        if self._known is not None and self._known.size:
+            queries.append((LEAF, (self._known.size - 1,)))
+        return queries
+
+    def head(self) -> TreeHead:
+        if not self._in_transaction:
+            return super().head()
+        if self._head is None:
+            row = self._run(LOCKED_HEAD).fetchone()
+            if row is None:
+                raise self.no_head
+            self._head = TreeHead(*row)
+        return self._left or self._head
+
+    def advance_head(self, before: int, after: TreeHead, checkpoint: str) -> None:
+        found = self.head()
+        if found.size != before:
+            raise ChangedElsewhere(HEAD)
+        query = "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ? AND edge = ?"
+        values = (after.size, after.edge, checkpoint, after.key, before, found.edge)
+        self._head_change = [(translate(changing_one(query)), (*values, HEAD))]
+        self._left = after
+
+    def commit(self) -> None:
+        if not (self._head_change or self._appended or self._unsent or self._has_begun):
+            self._reset()
+            return
+        if self._left is None and self._head is not None and not self._locked:
+            same = "SELECT 1 FROM head WHERE size = ? AND edge = ? FOR UPDATE"
+            check = translate(f"SELECT one_row(count(*), ?) FROM ({same}) AS same")
+            self._head_change = [(check, (HEAD, self._head.size, self._head.edge))]
+        try:
+            self._exchange(COMMIT)
+        except ChangedElsewhere as error:
+            if str(error) == HEAD and not self._locked:
+                raise HeadMoved(HEAD) from None
+            raise
+        self._known = self._left or self._head
+        self._reset()
+
+    def rollback(self) -> None:
+        is_open = self._in_transaction and self._has_begun
+        self._reset()
+        self._known = None
+        if is_open:
+            self.wire.exchange([ROLLBACK])
+
+    def version(self) -> int:
+        return int(self._run("SELECT size FROM head").fetchone()[0])
+
+    def empty_log(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.wire.close()
+
+    def add_payloads(self, seq: int, cells: Mapping[str, bytearray]) -> None:
+        self._write(ALL_PAYLOADS, (seq, *(cells.get(name) for name in PAYLOADS)))
+
+    # What is read in pages, because a reader may stop early
+
+    def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
+        while rows := self._run("SELECT * FROM receipt WHERE seq > ? ORDER BY seq LIMIT ?", (seq, PAGE)).fetchall():
+            yield from (ReceiptRow(*row) for row in rows)
+            seq = rows[-1][0]
+
+    def receipts_back(self) -> Iterator[ReceiptRow]:
+        query, before = "SELECT * FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?", 1 << 62
+        while rows := self._run(query, (before, PAGE)).fetchall():
+            yield from (ReceiptRow(*row) for row in rows)
+            before = rows[-1][0]
+
+    def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
+        query = "SELECT state, subject, votes FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"
+        for state, text, votes in self._run(query, (requested, count)):
+            subject = json.loads(text)
+            resource = subject["resource"]
+            yield state, subject["agent"], subject["tool"], None if resource is None else json.dumps(resource), votes

@@ -1,0 +1,63 @@
+"""A PostgreSQL server of the tests' own, from the system's package, on a free port of the loopback interface."""
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+"""Debian keeps each version's programs in a folder of its own, outside of PATH."""
+MEMORY = Path("/dev/shm")
+"""Where a server syncs without waiting for a disk. What a crash of the machine would lose is not tested."""
+USER = "postgres"
+"""As root, the server runs as this user, which the package makes: it refuses to run as root."""
+
+
+class Server:
+    """One server with an empty cluster. Ends with the process that started it."""
+
+    def __init__(self) -> None:
+        self._programs = INSTALLED[-1] if INSTALLED else Path(shutil.which("postgres") or "postgres").parent
+        self._folder = Path(tempfile.mkdtemp(prefix="mcp-guard-postgres-", dir=MEMORY if MEMORY.is_dir() else None))
+        self._user = USER if os.getuid() == 0 else None
+        if self._user:
+            shutil.chown(self._folder, USER, USER)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        data = str(self._folder / "data")
+        self._run("initdb", "-D", data, "-A", "trust", "-U", "guard", "-E", "UTF8", "--locale=C", "--no-instructions")
+        self.start()
+        atexit.register(self._remove)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command, user = [str(self._programs / program), *arguments], self._user
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self._folder, user=user, group=user)
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1"
+        log = str(self._folder / "log")
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-l", log, "-w", "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """As pg_ctl does it: `immediate` is a crash."""
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", mode, "-w", "stop")
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://guard@127.0.0.1:{self.port}/postgres"
+
+    def _remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@cache
+def server() -> Server:
+    """The server of this process's tests, started when it is first needed."""
+    return Server()
