@@ -236,7 +236,7 @@ APPROVAL  requested  LEFT
             "mcp-guard approvals show APPROVAL",
         ),
         (("deny", "DENIED", "--as", "alice"), 7, "cannot deny an approval that is `denied`"),
-        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not decide on their own request\nhint: another approver"),
+        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not decide on their own request\nhint: ask another"),
         (
             ("approve", "PENDING", "--as", "eve"),
             7,
