@@ -46,6 +46,11 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix -q
 	@$(BIN)/ruff format -q
 
+ledger-format-4: $(VENV)/.dev  ## make a ledger of format 4 in TARGET with the last version that wrote it (ARGS="--receipts N")
+	@folder=$$(mktemp -d) && git worktree add -q --detach $$folder 5b44c5a && cd $$folder \
+	  && PYTHONPATH=$$folder $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fixtures/ledgers/make_format_4.py $(abspath $(TARGET)) $(ARGS); \
+	  status=$$?; cd $(CURDIR); git worktree remove --force $$folder; exit $$status
+
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 

@@ -114,7 +114,7 @@ def summary(receipt: Receipt) -> str:
         case "credential.revoked":
             note = say(": {}", receipt["note"]) if "note" in receipt else ""
             return say("{}{}", revoked(receipt), note)
-        case "key.rotated" | "key.replaced" | "checkpoint.witnessed":
+        case "key.rotated" | "key.replaced" | "checkpoint.witnessed" | "ledger.migrated":
             return for_verifiers(receipt)
         case _:
             return _of_the_guard(receipt)
@@ -132,6 +132,8 @@ def _of_the_guard(receipt: Receipt) -> str:
 
 
 def for_verifiers(receipt: Receipt) -> str:
+    if receipt["kind"] == "ledger.migrated":
+        return say("from format {} to {}, by {}", receipt["from"], receipt["to"], quote(receipt["by"]))
     if receipt["kind"] == "checkpoint.witnessed":
         return say("{} ({}): {} receipts", quote(receipt["witness"]), receipt["method"], receipt["size"])
     reason = say(": {}", receipt["reason"]) if "reason" in receipt else ""

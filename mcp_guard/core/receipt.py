@@ -46,7 +46,7 @@ KINDS = (
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "approval.released", "grant.given", "grant.used", "grant.released", "grant.revoked",
     "approver.enrolled", "approver.removed",
-    "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
+    "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed", "ledger.migrated",
     "catalog.pinned", "catalog.changed", "catalog.quarantined", "catalog.accepted", "catalog.refused",
 )  # fmt: skip
 VOTED = "approval.voted"

@@ -97,7 +97,9 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
         return _warning("ledger", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)")
     if snapshot.contents.format != snapshot.contents.known_format:
         what = f"its format is {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
-        return _problem("ledger", what, "use the version of mcp-guard that wrote it, or upgrade")
+        is_older = snapshot.contents.format < snapshot.contents.known_format
+        hint = "stop every guard and inbox, and run: mcp-guard ledger migrate" if is_older else "upgrade mcp-guard"
+        return _problem("ledger", what, hint)
     private = _kept_private("ledger", snapshot.file, snapshot.user, "600")
     return private or _ok("ledger", f"{snapshot.file.path}, {count(snapshot.contents.size, 'receipt')}")
 

@@ -64,6 +64,7 @@ CLASSES: dict[str, tuple[int, int]] = {
     "key.replaced": (ENTITY, 3),
     "payload.erased": (ENTITY, 4),
     "checkpoint.witnessed": (ENTITY, OTHER),
+    "ledger.migrated": (ENTITY, 3),
 }
 """Kind of receipt: class and activity."""
 SEVERITIES = ((1, "Informational"), (2, "Low"), (3, "Medium"))

@@ -9,7 +9,14 @@ from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_tex
 Receipt = dict[str, Any]
 UNCERTAIN_ENDINGS = ("unknown", "timeout")
 """Endings after which nobody knows whether the call was executed."""
-NOTEWORTHY_KINDS = ("policy.rejected", "key.replaced", "payload.erased", "grant.given", "approver.enrolled")
+NOTEWORTHY_KINDS = (
+    "policy.rejected",
+    "key.replaced",
+    "payload.erased",
+    "ledger.migrated",
+    "grant.given",
+    "approver.enrolled",
+)
 
 
 def summary(receipt: Receipt) -> VisibleText:

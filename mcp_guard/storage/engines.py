@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store, UsedProofs
+from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
 
@@ -20,6 +21,9 @@ class Engine(Protocol):
 
     def open_store(self, unsafe_skip_fsync: bool, create: bool) -> Store:
         """A store to write to; with `create`, a new ledger if there is none."""
+
+    def open_older(self) -> OlderLedger | None:
+        """A ledger that must be migrated, to write to; None if it has the engine's format."""
 
     def open_reader(self) -> Store:
         """A store that can only be read, for a ledger of whatever origin: it is checked and not changed."""

@@ -17,6 +17,8 @@ def conclude_full(report: Report, has_payloads: bool) -> None:
         "links",
         "every outcome has its intent, every intent its decision; every approval used was granted, and used once",
     )
+    if report.format_4:
+        report.prove("format", f"the first {count(report.format_4, 'receipt')} are of format 4, and keep its rules")
     if report.approvers_words:
         votes = count(report.approvers_words, "vote")
         report.prove("approvers", f"{votes}, each signed with the approver's own key")
@@ -148,6 +150,9 @@ def _assure_approvers(report: Report) -> None:
             "who owns the approvers' keys: only the ledger itself says so",
             "give the keys that you know: --approvers FILE",
         )
+    if report.votes_in_format_4:
+        votes = count(report.votes_in_format_4, "vote")
+        report.leave_open("statements", f"that the approvers of {votes} in format 4 signed in clear what they approved")
     if report.self_approvals:
         number, are = report.self_approvals, "is" if report.self_approvals == 1 else "are"
         report.leave_open(

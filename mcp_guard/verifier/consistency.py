@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from .approver_keys import TrustedKeys, is_same_key
 from .cut_texts import begins_alike, cut_like
-from .files import parse_json
+from .format_4 import Format4Checker
+from .grant_terms import CLAIMS, bound_part, kept_claims
 from .receipts import REQUEST
 from .report import VerificationFailed
 from .self_approval import SelfApprovals, is_alone, is_self_approved
@@ -16,9 +16,6 @@ from .signatures import ABOUT, Receipt, check_signature, statement, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
 """Time that may pass between preparing a statement and recording it (`core/approval.py`)."""
-TRACE_CONTEXT = ("traceparent", "tracestate")
-CLAIMS = {"ticket": "guard_ticket", "reason": "guard_reason"}
-"""What an agent claims about a call, and the argument by which a grant may leave it free."""
 CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
 """How the kinds of receipts begin that are checked against each other."""
 VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
@@ -103,6 +100,16 @@ class ConsistencyChecker:
         self._not_sent: tuple[int, OpenIntent | None] | None = None
         """The latest outcome `not_sent`, and its intent unless that came before the receipts at hand. Only the receipt
         after it may release what the intent has consumed."""
+
+    def go_on_from(self, before: "ConsistencyChecker | Format4Checker") -> None:
+        """Take over what goes on after a migration: keys, calls without outcome, and ids, which are never used again.
+        Requests, approvals and grants end with it."""
+        self.keys, self.votes, self.self_approvals = dict(before.keys), before.votes, before.self_approvals
+        if isinstance(before, ConsistencyChecker):
+            self.intents, self._ids, self._enrolled = before.intents, before._ids, before._enrolled
+        else:
+            self.intents = {seq: OpenIntent(call) for seq, call in before.intents.items()}
+            self._ids, self._enrolled = {_short_hash(id) for id in before.ids}, before.enrolled
 
     def check(self, seq: int, receipt: Receipt) -> None:
         """Raises: VerificationFailed; KeyError, TypeError or ValueError if the receipt lacks members of its kind."""
@@ -244,10 +251,10 @@ class ConsistencyChecker:
         if signed.get("resource_argument") not in free:
             names.append("resource")
         _check_same(seq, receipt, signed, names, f"grant `{id}`")
-        if _kept_claims(receipt, free) != _kept_claims(signed, free):
+        if kept_claims(receipt, free) != kept_claims(signed, free):
             raise VerificationFailed(seq, f"grant `{id}` is for another claimed")
         was, is_now = grant.approval.request, receipt.get(REQUEST)
-        if was is not None and is_now is not None and _bound_part(was, free) != _bound_part(is_now, free):
+        if was is not None and is_now is not None and bound_part(was, free) != bound_part(is_now, free):
             raise VerificationFailed(seq, f"grant `{id}` does not leave free what differs in this request")
 
     def _check_approval(self, seq: int, receipt: Receipt, kind: str) -> None:
@@ -468,19 +475,6 @@ def _check_approvers(seq: int, used: Receipt, approval: OpenApproval) -> None:
     )
     if not fits:
         raise VerificationFailed(seq, "the approvers that it names are not those who have voted")
-
-
-def _kept_claims(receipt: Receipt, free: set[str]) -> list[str]:
-    """Which of ticket and reason the agent claims, but for those that a grant leaves free."""
-    return [name for name in receipt.get("claimed", []) if CLAIMS[name] not in free]
-
-
-def _bound_part(request: str, free: set[str]) -> Any:
-    """A request without the arguments that a grant leaves free, and without trace context."""
-    params = parse_json(request)
-    arguments = {name: value for name, value in params["arguments"].items() if name not in free}
-    meta = {name: value for name, value in params.get("_meta", {}).items() if name not in TRACE_CONTEXT}
-    return params["name"], arguments, meta
 
 
 def _only_adds_approvers(before: list[Receipt], after: list[Receipt]) -> bool:

@@ -12,6 +12,7 @@ from .checkpoints import (
 )
 from .conclusions import conclude_full
 from .consistency import ConsistencyChecker
+from .format_4 import MIGRATED, Format4Checker
 from .merkle import TILE, CompactRange
 from .notes import ROTATED, Signer, VerifierKey, find_first_key, parse_checkpoint
 from .payloads import ErasureChecker, PolicyChecker
@@ -26,7 +27,17 @@ from .workers import CHUNK, Workers, open_workers
 def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
     """Raises: UnusableInput if nothing can be said."""
     check_requirements(requirements)
+    report, format_4_end = _verify_once(source, requirements, 0)
+    if report.failed_at is not None and report.failed_at < format_4_end:
+        report, _ = _verify_once(source, requirements, format_4_end)
+    return report
+
+
+def _verify_once(source: ReceiptSource, requirements: Requirements, format_4_end: int) -> tuple[Report, int]:
+    """Verify, with the first receipts by the rules of format 4. Without any, they are tried by today's, which are
+    stricter; if it fails, the number of those that are of format 4 is returned as well."""
     report = Report(scope=source.scope, origin=requirements.origin, key_is_beside=requirements.key_is_beside)
+    report.format_4 = format_4_end
     try:
         with open_workers(source, requirements.workers) as workers:
             if problem := workers.reader.check_file():
@@ -34,12 +45,16 @@ def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
             size = workers.reader.size()
             if not size:
                 raise VerificationFailed(None, "the ledger is empty: it has no checkpoint to verify")
-            _FullVerification(source, workers, requirements, report).verify(size)
+            try:
+                _FullVerification(source, workers, requirements, report).verify(size)
+            except VerificationFailed:
+                format_4_end = workers.reader.format_4_end()
+                raise
     except VerificationFailed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
-        return report
+        return report, format_4_end
     report.ok = True
-    return report
+    return report, format_4_end
 
 
 class _FullVerification:
@@ -47,7 +62,11 @@ class _FullVerification:
         """Raises: VerificationFailed if no trusted key signed the first receipt."""
         self.source, self.workers, self.requirements, self.report = source, workers, requirements, report
         self.reader = workers.reader
-        self.consistency, self.erasures = ConsistencyChecker(requirements.approvers), ErasureChecker()
+        self.consistency: ConsistencyChecker | Format4Checker = (
+            Format4Checker(requirements.approvers) if report.format_4 else ConsistencyChecker(requirements.approvers)
+        )
+        self.erasures = ErasureChecker()
+        self._migrated_at: int | None = None
         self.policies = PolicyChecker(self.reader)
         self.leaves = CompactRange(0, self._on_subtree)
         self.stored = StoredHashes(self.reader)
@@ -132,12 +151,25 @@ class _FullVerification:
                 self.heads.setdefault(item["note"], seq)
             elif kind == "payload.erased":
                 self.erasures.note_erased(seq, item)
+            elif kind == MIGRATED:
+                self._migrate(seq, item)
             else:
                 self.consistency.check(seq, item)
         except KeyError as missing:
             raise VerificationFailed(seq, f"member {missing} is missing") from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             raise VerificationFailed(seq, f"not a valid receipt: {error}") from None
+
+    def _migrate(self, seq: int, receipt: Receipt) -> None:
+        """From here on today's rules hold. What was open has ended. Raises: VerificationFailed."""
+        if receipt["from"] != 4 or receipt["to"] != 5 or self._migrated_at is not None:
+            raise VerificationFailed(seq, f"records a migration from format {receipt['from']} that cannot be here")
+        self._migrated_at = seq
+        self.consistency.finish()
+        before, self.consistency = self.consistency, ConsistencyChecker(self.requirements.approvers)
+        if isinstance(before, Format4Checker):
+            self.report.format_4, self.report.votes_in_format_4 = seq, before.votes
+        self.consistency.go_on_from(before)
 
     def _change_key(self, seq: int, receipt: Receipt) -> None:
         self.signer = self.signer.after(seq, receipt)
@@ -166,6 +198,8 @@ class _FullVerification:
         report.last, report.last_time = report.receipts - 1, self._last_time
         report.calls_without_outcome = len(self.consistency.intents)
         report.approvers_words = self.consistency.votes
+        if isinstance(self.consistency, Format4Checker):  # the ledger was never migrated
+            report.votes_in_format_4 = self.consistency.votes
         report.approvers_keys_given = self.consistency.trusted is not None
         self.consistency.self_approvals.report(report)
         report.policies = len(self.policies.versions)

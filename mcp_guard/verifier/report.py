@@ -77,6 +77,9 @@ class Report:
     key_is_beside: bool = False
     """Whether the guard's key was read from beside the input."""
     policies: int = 0
+    format_4: int = 0
+    """How many receipts at the beginning were verified by the rules of format 4."""
+    votes_in_format_4: int = 0
     against: list[int] = field(default_factory=list)
     """Sizes of the earlier checkpoints that were given and that the tree continues."""
     remembered: list[int] = field(default_factory=list)

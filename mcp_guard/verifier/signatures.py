@@ -23,6 +23,8 @@ SIGNED = (
     "expires", "commitment",
 )  # fmt: skip
 """Members of every statement."""
+SIGNED_4 = (*SIGNED[:6], "rationale", "at")
+"""Members of a statement in a ledger of format 4, which says what it is about by its hashes only."""
 ABOUT = (
     "agent", "owner", "instance", "on_behalf_of", "user_issuer", "upstream", "tool", "definition", "resource", "verb",
     "ticket", "reason", "claimed", "policy_version",
@@ -36,8 +38,13 @@ USER_PRESENT_AND_VERIFIED = 0x05
 
 def statement(receipt: Receipt) -> bytes:
     """The statement that an approver signed, rebuilt from the receipt of the vote (RFC 8785; text, lists, integers)."""
-    signed = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v2"}
-    signed |= {name: receipt[name] for name in SIGNED_IF_PRESENT if receipt.get(name) is not None}
+    if "commitment" not in receipt:
+        signed = {name: receipt[name] for name in SIGNED_4} | {"type": "mcp-guard/approval/v1"}
+        if receipt.get("terms"):
+            signed["terms"] = receipt["terms"]
+    else:
+        signed = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v2"}
+        signed |= {name: receipt[name] for name in SIGNED_IF_PRESENT if receipt.get(name) is not None}
     return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -23,9 +23,16 @@ from tlog_scales.tiles import leaf_hash
 from mcp_guard.core import canonical
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
+from mcp_guard.ledger.migration import migrate
+from mcp_guard.ledger.open import FILE
 from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.storage.engines import open_read_only
+from mcp_guard.verifier import Requirements, read_keys, verify_full
+from mcp_guard.verifier.sources.export import ExportSource
+from tests.ledger.older_ledger import unpack
 from tests.ledger.sized_ledger import fill, open_filled
 from tests.promises.harness import ALLOW, HOLD, ROUTES, make_instance, open_harness, pending_id
 
@@ -272,3 +279,15 @@ def test_file_that_never_ends_is_refused(tmp_path: Path, name: str) -> None:
         else:
             path.symlink_to(target)
         assert "is not a regular file" in verify(tmp_path / "out")["problem"]
+
+
+def test_export_of_a_migrated_ledger_verifies(tmp_path: Path) -> None:
+    settings = unpack(tmp_path)
+    assert migrate(settings, SteadyClock(), settings.state_dir / FILE, "operator test")
+    with open_read_only(settings.state_dir / FILE) as store:
+        export(store, (settings.state_dir / "ledger.pub").read_text(), tmp_path / "export", True)
+    document = verify(tmp_path / "export")
+    assert (document["ok"], document["receipts"], document["votes"]) == (True, 63, 5)
+    keys = read_keys(settings.state_dir / "ledger.pub")
+    report = verify_full(ExportSource(tmp_path / "export"), Requirements(keys))
+    assert (report.problem, report.format_4) == ("", 62)

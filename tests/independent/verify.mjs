@@ -222,6 +222,7 @@ class Signers {
 
 const SIGNED = ['origin', 'approval', 'request_hash', 'decision_hash', 'verdict', 'approver', 'name', 'rationale', 'at',
   'rules', 'expires', 'commitment'];
+const SIGNED_4 = ['origin', 'approval', 'request_hash', 'decision_hash', 'verdict', 'approver', 'rationale', 'at'];
 const ABOUT = ['agent', 'owner', 'instance', 'on_behalf_of', 'user_issuer', 'upstream', 'tool', 'definition', 'resource',
   'verb', 'ticket', 'reason', 'claimed', 'policy_version'];
 const OF_REQUEST = [...ABOUT, 'commitment', 'expires', 'resource_argument'];
@@ -244,9 +245,11 @@ function checkSame(seq, receipt, signed, names, of) {
 
 // A statement as it was signed: by an Ed25519 key, or as the challenge of a passkey (WebAuthn level 3, §7.2).
 function checkVoteSignature(seq, receipt, key) {
-  const members = { type: 'mcp-guard/approval/v2' };
-  for (const name of SIGNED) members[name] = receipt[name];
-  for (const name of [...ABOUT, 'resource_argument', 'terms']) if (name in receipt) members[name] = receipt[name];
+  const isOfFormat4 = !('commitment' in receipt);
+  const members = { type: `mcp-guard/approval/v${isOfFormat4 ? 1 : 2}` };
+  for (const name of isOfFormat4 ? SIGNED_4 : SIGNED) members[name] = receipt[name];
+  const others = isOfFormat4 ? ['terms'] : [...ABOUT, 'resource_argument', 'terms'];
+  for (const name of others) if (name in receipt) members[name] = receipt[name];
   const text = Buffer.from(canonical(members));
   const given = receipt.signature;
   const signature = fromBase64(given.signature);
@@ -270,7 +273,9 @@ function checkVoteSignature(seq, receipt, key) {
 }
 
 class Approvals {
-  constructor(trusted) {
+  // Receipts before `migrated`, the number of the receipt that records a migration, are of format 4.
+  constructor(trusted, migrated) {
+    this.migrated = migrated;
     Object.assign(this, { trusted, keys: new Map(), enrolled: new Set(), open: new Map(), ids: new Set(), grants: new Map(), votes: 0 });
     this.held = null; // the latest decision that requires approval
     this.consumed = null; // the receipt before, if it consumed something
@@ -283,6 +288,14 @@ class Approvals {
     ensure(receipt.time >= this.time, `receipt ${seq}: its time is before that of the receipt before it`);
     this.time = receipt.time;
     const { kind } = receipt;
+    if (seq < this.migrated) { this.checkOfFormat4(seq, receipt); return; }
+    if (kind === 'ledger.migrated') { // everything that was open has ended
+      ensure(seq === this.migrated && receipt.from === 4, `receipt ${seq}: records a migration that cannot be here`);
+      this.open.clear();
+      this.grants.clear();
+      this.held = null;
+      return;
+    }
     const [before, unsent] = [this.consumed, this.unsent];
     [this.consumed, this.unsent] = [null, null];
     ensure(!before || (kind === 'intent' && receipt.outcome === 'require_approval'), `receipt ${seq}: no intent follows what was consumed`);
@@ -304,6 +317,21 @@ class Approvals {
     else if (kind.startsWith('grant.')) this.grant(seq, receipt);
     else if (kind === 'intent' && receipt.outcome === 'require_approval') this.intent(seq, receipt, before);
     else if (kind === 'intent') ensure(!('approval' in receipt) && (receipt.purpose === 'facts') === !('outcome' in receipt), `receipt ${seq}: names approvers, although no approval was required`);
+  }
+
+  // Of a receipt of format 4: that votes are signed with a key of the approver.
+  checkOfFormat4(seq, receipt) {
+    const { kind } = receipt;
+    ensure(!('authorized_by' in receipt) && !('commitment' in receipt), `receipt ${seq}: is of a newer format than its place`);
+    if (kind === 'approval.requested' || kind === 'grant.given') this.ids.add(receipt.grant ?? receipt.approval);
+    else if (kind === 'approver.removed') this.keys.delete(receipt.key);
+    else if (kind === 'approver.enrolled') {
+      this.enrolled.add(receipt.public);
+      this.keys.set(receipt.key, receipt);
+    } else if (kind === 'approval.granted' || kind === 'approval.denied') {
+      this.checkSigner(seq, receipt);
+      this.votes += 1;
+    }
   }
 
   request(seq, receipt) {
@@ -361,7 +389,7 @@ class Approvals {
     grant.spent -= 1;
   }
 
-  vote(seq, receipt, approval) {
+  checkSigner(seq, receipt) {
     const { approver } = receipt;
     const key = this.keys.get(receipt.key);
     ensure(key && key.approver === approver, `receipt ${seq}: ${approver} has no key ${receipt.key}`);
@@ -370,6 +398,11 @@ class Approvals {
       && ['rp_id', 'origin'].every((name) => trusted.details?.[name] === key.details?.[name])),
       `receipt ${seq}: the key of ${approver} was not given`);
     checkVoteSignature(seq, receipt, key);
+  }
+
+  vote(seq, receipt, approval) {
+    const { approver } = receipt;
+    this.checkSigner(seq, receipt);
     const { requested, rules, votes } = approval;
     ensure(same(receipt.rules, rules) && rules.some((rule) => rule.approvers.includes(approver)), `receipt ${seq}: ${approver} signed other rules`);
     ensure(requested.time <= receipt.at && receipt.at <= receipt.time && receipt.time < requested.expires
@@ -464,10 +497,19 @@ function checkPayloads(path, first, receipts) {
   }
 }
 
+// The number of the receipt that records a migration from format 4; -1 if there is none.
+function findMigration(folder, size) {
+  for (let n = 0; n * WIDTH < size; n += 1) {
+    const bytes = readRegular(join(folder, tilePath('entries', n, Math.min(WIDTH, size - n * WIDTH))));
+    if (!bytes.includes('"kind":"ledger.migrated"')) continue;
+    return n * WIDTH + splitBundle(bytes).findIndex((entry) => entry.includes('"kind":"ledger.migrated"'));
+  }
+  return -1;
+}
+
 function checkExport(folder, keyFile, approversFile) {
   const keys = readRegular(keyFile, 'utf8').trim().split('\n').map(parseKey);
   const signers = new Signers(keys);
-  const approvals = new Approvals(approversFile ? JSON.parse(readRegular(approversFile, 'utf8')) : undefined);
   // After a rotation, the head is signed by a key that only the receipts name, so its signature is checked last.
   const head = parseCheckpoint(readRegular(join(folder, 'checkpoint'), 'utf8'));
   const { size, origin } = head;
@@ -477,6 +519,8 @@ function checkExport(folder, keyFile, approversFile) {
     ensure(stored.equals(hash), `the stored node ${index} of level ${level} does not match the receipts below it`);
   });
   const [heads, kinds] = [new Map(), {}];
+  const trusted = approversFile ? JSON.parse(readRegular(approversFile, 'utf8')) : undefined;
+  const approvals = new Approvals(trusted, findMigration(folder, size));
   for (let n = 0; n * WIDTH < size; n += 1) {
     const width = Math.min(WIDTH, size - n * WIDTH);
     const entries = splitBundle(readRegular(join(folder, tilePath('entries', n, width))));

@@ -41,6 +41,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 PLACE = {"v": 1, "seq": 1, "time": "2026-01-31T19:22:00.000001Z", "origin": "o", "software": "s"}
 FORMS: list[Json] = [
     {"kind": "payload.erased", "reason": "asked to", "by": "alice", "count": 3, "seqs": [[1, 2], [7, 7]]},
+    {"kind": "ledger.migrated", "from": 4, "to": 5, "by": "operator alice", "ended": 0},
 ]
 """Kinds whose form is fixed."""
 VOTERS = ("alice", "bob", "carol", "mallory")

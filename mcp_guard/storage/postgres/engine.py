@@ -57,6 +57,10 @@ class PostgresEngine:
                 raise
         return self._store(connection)
 
+    def open_older(self) -> None:
+        """There is none: ledgers in databases began with the present format."""
+        self.open_reader().close()
+
     def open_reader(self) -> PostgresStore:
         with self._explained():
             connection = connect(self.database)

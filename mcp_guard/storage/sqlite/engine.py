@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mcp_guard.storage.contract import UsedProofs
+from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
@@ -20,6 +21,11 @@ class SqliteEngine:
 
     def open_store(self, unsafe_skip_fsync: bool, create: bool) -> SqliteStore:
         return open_store(self.path, unsafe_skip_fsync, create)
+
+    def open_older(self) -> OlderLedger | None:
+        from mcp_guard.storage.sqlite.migrations import open_older
+
+        return open_older(self.path)
 
     def open_reader(self) -> SqliteStore:
         from mcp_guard.storage.sqlite.inspection import open_reader

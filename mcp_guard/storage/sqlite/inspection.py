@@ -13,7 +13,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
-from mcp_guard.storage.sqlite.schema import check_schema
+from mcp_guard.storage.sqlite.schema import check_schema, wrong_format
 from mcp_guard.storage.sqlite.store import SqliteStore
 
 MAX_DAMAGE_LINES = 5
@@ -28,10 +28,18 @@ def _read_only(path: Path, any_schema: bool = False) -> Iterator[sqlite3.Connect
     try:
         with closing(db):
             if not any_schema:
-                check_schema(db, path)
+                _check_tables(db, path)
             yield db
     except FAILURES as error:
         raise explain(error, path) from None
+
+
+def _check_tables(db: sqlite3.Connection, path: Path) -> None:
+    """Raises: LedgerError for tables of another format, or that are not a ledger's."""
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version not in (0, VERSION):
+        raise wrong_format(path, version)
+    check_schema(db, path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -56,12 +64,7 @@ def open_reader(path: Path) -> SqliteStore:
         raise LedgerError(f"`{path}` is empty, and no ledger", "name another file: --ledger FILE")
     db = _connect(path)
     try:
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version not in (0, VERSION):
-            raise LedgerError(
-                f"the ledger has format {version}; this version reads {VERSION}", "use the version that wrote it"
-            )
-        check_schema(db, path)
+        _check_tables(db, path)
         return SqliteStore(path, db)
     except FAILURES as error:
         raise explain(error, path) from None

@@ -20,7 +20,7 @@ from mcp_guard.storage.sql.schema import TABLES, VERSION
 from mcp_guard.storage.sql.store import SqlStore
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.file_location import FileLocation
-from mcp_guard.storage.sqlite.schema import check_schema
+from mcp_guard.storage.sqlite.schema import check_schema, wrong_format
 
 BUSY_SECONDS = 2.0
 CACHE_KIB = 512
@@ -106,6 +106,19 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
     """
     if not create and not path.exists():
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
+    connection = connect_for_writing(path, unsafe_skip_fsync, create)
+    try:
+        _create(connection, path)
+        return SqliteStore(path, connection)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, FAILURES):
+            raise explain(error, path) from None
+        raise
+
+
+def connect_for_writing(path: Path, unsafe_skip_fsync: bool, create: bool) -> sqlite3.Connection:
+    """Connect to a file that is a ledger of any format, or may become one. Raises: LedgerError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():  # SQLite would make it readable by others
@@ -121,8 +134,7 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        _create(connection, path)
-        return SqliteStore(path, connection)
+        return connection
     except BaseException as error:
         connection.close()
         if isinstance(error, FAILURES):
@@ -164,7 +176,5 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
     if version not in (0, VERSION):
-        older = "use the version that wrote it, or start a new ledger in another state_dir"
-        hint = "update mcp-guard" if version > VERSION else older
-        raise LedgerError(f"the ledger has format {version}; this version reads {VERSION}", hint)
+        raise wrong_format(path, version)
     check_schema(connection, path)

@@ -69,6 +69,10 @@ class SourceReader(Protocol):
     def key_receipts(self) -> list[int]:
         """The receipts that change the guard's key."""
 
+    def format_4_end(self) -> int:
+        """How many receipts at the beginning are of format 4, the one that `ledger.migrated` records included. The
+        source's own word: it decides by which rules they are tried, and these have to prove themselves."""
+
     def key_hints(self) -> list[str]:
         """Verifier lines of keys that may have signed the first receipt; nobody has vouched for them."""
 

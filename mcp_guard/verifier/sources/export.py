@@ -21,6 +21,7 @@ NAMES = ("checkpoint", "cosigned", "ledger.pub", "tile", "bundles", "payloads", 
 """What an export consists of."""
 EXPORT_AGAIN = "copy the export again, or write it again: mcp-guard ledger export DIR"
 KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
+MIGRATION = re.compile(rb'"kind":"ledger\.migrated"')
 
 
 class ExportSource:
@@ -226,12 +227,17 @@ class ExportReader:
         return read_limited(path, MAX_POLICY) if name.isalnum() and _is_regular(path) else None
 
     def key_receipts(self) -> list[int]:
-        seqs = []
+        return list(self._find(KEY_CHANGE))
+
+    def format_4_end(self) -> int:
+        return next(self._find(MIGRATION), -1) + 1
+
+    def _find(self, pattern: re.Pattern[bytes]) -> Iterator[int]:
+        """The receipts in which this is found."""
         for number, width in widths(self._size):
-            if KEY_CHANGE.search(self._read(tile_path("tile/entries", number, width), number * WIDTH)):
+            if pattern.search(self._read(tile_path("tile/entries", number, width), number * WIDTH)):
                 entries = enumerate(self._entries(number, width))
-                seqs += [number * WIDTH + at for at, entry in entries if KEY_CHANGE.search(entry)]
-        return seqs
+                yield from (number * WIDTH + at for at, entry in entries if pattern.search(entry))
 
     def key_hints(self) -> list[str]:
         path = self.path / "ledger.pub"

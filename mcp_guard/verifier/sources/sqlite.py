@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..files import parse_json
+from ..format_4 import MIGRATED
 from ..merkle import TILE
 from ..notes import REPLACED, ROTATED
 from ..report import UnusableInput, VerificationFailed
@@ -181,6 +182,12 @@ class LedgerReader:
     def key_receipts(self) -> list[int]:
         query = "SELECT seq FROM receipt WHERE kind IN (?, ?) ORDER BY seq"
         return [int(row[0]) for row in self._query(query, (ROTATED, REPLACED))]
+
+    def format_4_end(self) -> int:
+        if self._query("PRAGMA user_version").fetchone() == (4,):
+            return self.size()
+        row = self._query("SELECT seq FROM receipt WHERE kind = ? ORDER BY seq LIMIT 1", (MIGRATED,)).fetchone()
+        return row[0] + 1 if row else 0
 
     def key_hints(self) -> list[str]:
         """The old key of the first change of keys."""
