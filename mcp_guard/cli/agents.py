@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.app import CLOCK, ledger_settings, note_if_new
 from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
@@ -16,6 +16,7 @@ from mcp_guard.diagnostics.snapshot import UnnamedGroup
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.server_log import note
 from mcp_guard.settings import AgentSettings, Settings
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
+    if options.verb != "add":
+        note_if_new(writer, note)
     verbs = {"add": add, "list": show, "disable": disable, "enable": enable}
     return verbs[options.verb](writer, settings, options)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.app import CLOCK, ledger_settings, note_if_new
 from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
@@ -25,6 +25,7 @@ from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, r
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.server_log import note
 from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings
 from mcp_guard.storage.rows import InstanceRow
 
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
+    if options.verb != "issue":
+        note_if_new(writer, note)
     verbs = {"list": show, "issue": issue, "delegate": delegate, "revoke": revoke}
     return verbs[options.verb](writer, settings, options)
 

@@ -151,3 +151,17 @@ def test_an_agent_that_was_disabled_already_is_reported_as_such(
     assert run(capsys, config, *disable)[1].startswith("disabled `tester`; revoked instances: run_")
     assert run(capsys, config, *disable)[1] == "`tester` was disabled already; revoked instances: none\n"
     assert run(capsys, config, "instances", "revoke", "--agent", "tester", "--why", "again")[1].endswith(": none\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("agents", "disable", "tester", "--why", "it drifts"), ("instances", "list"), ("agents", "list")]
+)
+def test_a_command_that_begins_a_ledger_says_so(
+    config: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """In the folder that a guard was moved from, disabling an agent succeeded, and the agent went on."""
+    code, _, first = run(capsys, config, *command)
+    assert code == 0
+    assert f"started a new ledger: `{config.parent / 'state' / 'ledger.sqlite'}`" in first
+    run(capsys, config, "agents", "add", "mailer", "--owner", "carol")
+    assert "started a new ledger" not in run(capsys, config, *command)[2]

@@ -76,7 +76,7 @@ NOT_RUN = {
     "docs/howto/serve-your-servers.md": {"python3 -m venv": "installs; the servers are in the environment"},
     "docs/howto/systemd.md": {
         "useradd --system": "needs a machine of its own; tests/docs/test_systemd.py checks the units",
-        "cp -R mcp-guard.toml policies": "the same; tests/docs/test_systemd.py runs it with other folders",
+        "mv mcp-guard.toml policies": "the same; tests/docs/test_systemd.py runs it with other folders",
         "systemctl daemon-reload": "the same",
         "sudo -u mcp-guard": "the same",
     },

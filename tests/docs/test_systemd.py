@@ -64,7 +64,7 @@ def test_a_guard_that_is_brought_keeps_its_ledger_agents_and_tokens(tmp_path: Pa
     here, there = (["--config", str(folder / "mcp-guard.toml")] for folder in (built, configured))
     cli("agents", "add", "build-agent", "--owner", "olga", "--group", "agents", *here)
     cli("instances", "issue", "--agent", "build-agent", *here)
-    [bringing] = [block.commands for block in blocks(PAGE) if block.name.startswith("cp -R mcp-guard.toml")]
+    [bringing] = [block.commands for block in blocks(PAGE) if block.name.startswith("mv mcp-guard.toml")]
     for word, other in {
         "/etc/mcp-guard": str(configured),
         "/var/lib/mcp-guard": str(state),
