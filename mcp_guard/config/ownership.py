@@ -31,10 +31,12 @@ class Trust:
         """Raises: ConfigError if another user owns this file or folder."""
         if status.st_uid in (self.uid, ROOT) or (self.accepts_read_only and _is_read_only(path)):
             return
-        raise ConfigError(
-            f"`{path}` belongs to {_user(status.st_uid)}, who could make mcp-guard run any program",
-            f"use a configuration of your own (--config FILE), or if you have read it: sudo chown {self.uid} '{path}'",
-        )
+        if self.uid == ROOT:
+            hint = f"run it as that user: sudo -u '#{status.st_uid}' mcp-guard ..."
+        else:
+            own = "use a configuration of your own (--config FILE)"
+            hint = f"{own}, or if you have read it: sudo chown {self.uid} '{path}'"
+        raise ConfigError(f"`{path}` belongs to {_user(status.st_uid)}, who could make mcp-guard run any program", hint)
 
     def check_writers(self, path: Path, status: os.stat_result) -> None:
         """Raises: ConfigError if users other than its owner can write this file or folder."""

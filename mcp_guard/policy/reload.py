@@ -10,6 +10,7 @@ Sessions with the same catalog share one loaded set.
 import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -300,15 +301,14 @@ class PolicyReloader:
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
 
     def file_state(self) -> Stamp:
-        """Names, modification times, sizes and inodes of the files that exist."""
+        """Names, modification times, sizes and inodes of the files that can be seen."""
         files = []
         for place in self._paths():
-            for path in sorted(place.glob("*.cedar")) if place.is_dir() else [place]:
-                try:
-                    status = path.stat()
-                except OSError:
-                    continue  # deleted meanwhile: a change that reading will report
-                files.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
+            with suppress(OSError):  # its folder cannot be entered: a change that reading will report
+                for path in sorted(place.glob("*.cedar")) if place.is_dir() else [place]:
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        status = path.stat()
+                        files.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
         return tuple(files)
 
 

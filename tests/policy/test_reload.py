@@ -168,3 +168,20 @@ def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
     assert whole.in_force.version != "none"
     assert "a fault in the reader" in "".join(scenario.said)
     scenario.harness.close()
+
+
+async def test_a_folder_that_cannot_be_entered_ends_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sudo chown 0` of the folder of a running service ended it, with all its agents."""
+    async with watching(tmp_path) as scenario:
+        session_policies = scenario.follow(ONE)
+        version, is_dir = session_policies.in_force.version, Path.is_dir
+
+        def denied(path: Path) -> bool:
+            if path == scenario.policies:
+                raise PermissionError(13, "Permission denied", str(path))
+            return is_dir(path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "is_dir", denied)
+            await until(lambda: any("the current ones stay in force" in said for said in scenario.said))
+        assert session_policies.in_force.version == version
