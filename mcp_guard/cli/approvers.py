@@ -136,13 +136,14 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     keys = writer.read(lambda store: store.approver_keys())
     enrolments = writer.read(lambda store: store.enrolments())
     if options.json:
-        added = [{name: enrolments[key.id][name] for name in ("time", "authorized_by")} for key in keys]
-        print_json([as_json(key) | more for key, more in zip(keys, added, strict=True)], indent=2)
+        added = [enrolments[key.id] for key in keys]
+        more = [{"time": receipt["time"], "authorized_by": approver_keys.authorization(receipt)} for receipt in added]
+        print_json([as_json(key) | members for key, members in zip(keys, more, strict=True)], indent=2)
         return 0
     without = [name for name in settings.approvers if not any(k.approver == name and k.removed is None for k in keys)]
     rows = [
         (key.approver, key.id, key.method, key_state(key, settings),
-         enrolments[key.id]["time"], enrolments[key.id]["authorized_by"])
+         enrolments[key.id]["time"], approver_keys.authorization(enrolments[key.id]))
         for key in keys
     ]  # fmt: skip
     columns = ("approver", "key", "method", "state", "enrolled", "authorized by")

@@ -24,7 +24,7 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import has_hidden, join, quote, say, shorten, visible, visible_code, visible_lines
-from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
+from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
 
@@ -105,7 +105,7 @@ def make_key_card(key: ApproverKey, enrolment: Json, now: Micros) -> KeyCard:
         id=key.id,
         method=METHODS.get(key.method, key.method),
         enrolled=at.strftime(MINUTE_FORMAT),
-        authorized=AUTHORIZATIONS[enrolment["authorized_by"]],
+        authorized=AUTHORIZATIONS.get(authorization(enrolment), "with an earlier version, which did not record how"),
         is_removed=key.removed is not None,
         is_recent=key.removed is None and datetime.fromtimestamp(now / 1_000_000, UTC) - at < RECENT,
     )

@@ -35,6 +35,10 @@ def test_ledger_of_an_older_format_is_migrated_and_guards_go_on_with_it(tmp_path
     )
     assert cli("ledger", "migrate", *at).stdout.endswith("there is nothing to do\n")
     assert json.loads(cli("ledger", "migrate", "--json", *at).stdout)["migrated"] is None
+    assert {key["authorized_by"] for key in json.loads(cli("approvers", "list", "--json", *at).stdout)} == {
+        "unrecorded"
+    }
+    assert "unrecorded" in cli("approvers", "list", *at).stdout
     bob = enrol(config, "bob")
     with Client(config, ("--agent", "tester")) as client:
         client.start()

@@ -21,7 +21,11 @@ def answer(words: list[str], *answers: tuple[bytes, bytes]) -> tuple[int, str]:
     """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        ["setsid", "--ctty", "--wait", *words], stdin=theirs, stdout=theirs, stderr=theirs, bufsize=0
+        ["env", "--default-signal=INT", "setsid", "--ctty", "--wait", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        bufsize=0,
     ) as process:
         os.close(theirs)
         for question, typed in answers:

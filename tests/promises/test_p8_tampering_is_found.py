@@ -87,7 +87,7 @@ def test_sample_ledger_verifies_and_has_every_kind(scene: Scene) -> None:
     report = scene.verify()
     assert report.ok, report.problem
     assert report.receipts >= 1000
-    assert set(KINDS) - set(report.kinds) <= {"key.replaced"}
+    assert set(KINDS) - set(report.kinds) <= {"key.replaced", "ledger.migrated"}
     assert len(report.keys) == 2
 
 

@@ -32,6 +32,12 @@ AUTHORIZATIONS = {
 }
 """How the enrolment of a key was authorized, in words."""
 
+
+def authorization(enrolment: Json) -> str:
+    """By the receipt of the enrolment, which says so from format 5 of the ledger on."""
+    return str(enrolment.get("authorized_by", "unrecorded"))
+
+
 ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4)."""
 
