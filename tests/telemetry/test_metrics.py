@@ -45,6 +45,12 @@ def values(family: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
     }
 
 
+def scrape_after(url: str, call: tuple[str, ...]) -> dict[str, Metric]:
+    """Nothing until this outcome, tool and upstream are counted."""
+    found = scrape(url)
+    return found if call in values(found["mcp_guard_calls"], "_total") else {}
+
+
 def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
     port, down = free_port(), upstream("down", "sh", "-c", "exit 1")
     more = serving(port) + WITNESS + "[telemetry]\nmetrics = true\n"
@@ -62,8 +68,8 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
         assert values(scrape(url)["mcp_guard_open_approvals"]) == {(): 1}
         client.patience = 60
         cli("approvals", "approve", held(config), "--rationale", "fine", *enrol(config))
+        found = eventually(lambda: scrape_after(url, ("ok", "up__update_deal", "up")))
         eventually(lambda: values(scrape(url)["mcp_guard_calls_in_flight"]) == {(): 0})
-        found = scrape(url)
         text = httpx.get(url, trust_env=False).text
         # a page of another origin, whose name has been made to resolve to this machine
         assert httpx.get(url, headers={"host": "attacker.example"}, trust_env=False).status_code == 421
