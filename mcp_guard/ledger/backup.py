@@ -87,7 +87,7 @@ def back_up(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
 
 
 def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
-    _copy(settings.state_dir / FILE, folder / FILE)
+    find_engine(settings.state_dir / FILE).copy(folder / FILE)
     with open_read_only(folder / FILE) as copy:
         head, checkpoint = copy.head(), copy.checkpoint()
         verifiers = [key.verifier for key in copy.guard_keys()]
@@ -98,10 +98,6 @@ def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Bac
     if with_key:
         create_file(folder / KEY_FILE, _private_key(settings, head.key))
     return Backup(folder, head.size, checkpoint, with_key)
-
-
-def _copy(ledger: Path, target: Path) -> None:
-    find_engine(ledger).copy(target)
 
 
 def _size_of(ledger: Path) -> int | None:
@@ -271,7 +267,7 @@ def _staging(state: Path) -> Iterator[Path]:
 
 def _copy_in(backup: Path, state: Path, staging: Path) -> None:
     """The backup's files, and a private key of this machine if the backup has none."""
-    _copy(backup / FILE, staging / FILE)
+    find_engine(backup / FILE).copy(staging / FILE)
     shutil.copyfile(backup / PUBLISHED, staging / PUBLISHED)
     source = backup if (backup / KEY_FILE).exists() else state
     for name in (KEY_FILE, f"{KEY_FILE}.new"):

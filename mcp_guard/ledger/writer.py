@@ -305,7 +305,11 @@ class Writer:
 
         Raises: LedgerError.
         """
-        return self.read(query)
+        try:
+            return await self.executor.read(query)
+        except LedgerError as error:
+            self._report(error)
+            raise
 
     def close(self) -> None:
         self.store.close()

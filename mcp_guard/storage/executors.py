@@ -16,7 +16,7 @@ class Executor(Protocol):
         not begun when it is given again, it is run once."""
 
     async def read(self, query: Callable[[Store], T]) -> T:
-        """What a query finds. It waits for no work that writes."""
+        """What a query finds. It waits for no work that writes. Raises: LedgerError."""
 
     async def close(self) -> None:
         """Wait for the work that was given, and give back what this holds."""
@@ -32,7 +32,8 @@ class InPlaceExecutor:
         work(self._store)
 
     async def read(self, query: Callable[[Store], T]) -> T:
-        return query(self._store)
+        with self._store.reading():
+            return query(self._store)
 
     async def close(self) -> None:
         pass

@@ -9,9 +9,10 @@ from .approver_keys import TrustedKeys, is_same_key
 from .cut_texts import begins_alike, cut_like
 from .format_4 import Format4Checker
 from .grant_terms import CLAIMS, bound_part, kept_claims
+from .granting import follow_vote
 from .receipts import REQUEST
 from .report import VerificationFailed
-from .self_approval import SelfApprovals, is_alone, is_self_approved
+from .self_approval import SelfApprovals, is_alone
 from .signatures import ABOUT, Receipt, check_signature, statement, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
@@ -37,10 +38,6 @@ class OpenApproval:
     """The request itself, if it is stored."""
     votes: list[Receipt] = field(default_factory=list)
     """The receipts of the approving votes."""
-
-    def is_satisfied(self) -> bool:
-        approved_by = {vote["approver"] for vote in self.votes}
-        return all(len(approved_by & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
 
     def terms(self) -> Receipt | None:
         """The signed terms of a grant."""
@@ -298,14 +295,7 @@ class ConsistencyChecker:
                 raise VerificationFailed(seq, f"approval `{id}` is escalated by more than adding approvers")
             approval.rules = receipt["rules"]
         elif kind == "approval.granted":
-            if approval.state != "approval.requested":
-                raise VerificationFailed(seq, f"approval `{id}` is granted twice")
-            if not receipt.get("missing"):
-                approval.state = kind
-                if not approval.is_satisfied():
-                    problem = f"approval `{id}` is recorded as granted, but its routes require more approvals"
-                    raise VerificationFailed(seq, problem)
-                self.self_approvals.add(seq, is_self_approved(approval.rules, approval.votes))
+            follow_vote(seq, receipt, approval, self.self_approvals)
         elif kind == "approval.consumed":
             if approval.state != "approval.granted":
                 raise VerificationFailed(seq, f"approval `{id}` is consumed without having been granted")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from .approver_keys import TrustedKeys, is_same_key
+from .granting import follow_vote
 from .report import VerificationFailed
-from .self_approval import SelfApprovals, is_self_approved
+from .self_approval import SelfApprovals
 from .signatures import Receipt, check_signature, statement, voucher
 
 MIGRATED = "ledger.migrated"
@@ -29,10 +30,6 @@ class OpenApproval4:
     """The receipts of the approving votes."""
     terms: tuple[int, int, list[str]] | None = None
     """The signed terms of a grant: number of uses, seconds, and free arguments."""
-
-    def is_satisfied(self) -> bool:
-        approved_by = {vote["approver"] for vote in self.votes}
-        return all(len(approved_by & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
 
 
 class Format4Checker:
@@ -142,14 +139,7 @@ class Format4Checker:
         if kind == "approval.escalated":
             approval.rules = receipt["rules"]
         elif kind == "approval.granted":
-            if approval.state != "approval.requested":
-                raise VerificationFailed(seq, f"approval `{id}` is granted twice")
-            if not receipt.get("missing"):
-                approval.state = kind
-                if not approval.is_satisfied():
-                    problem = f"approval `{id}` is recorded as granted, but its routes require more approvals"
-                    raise VerificationFailed(seq, problem)
-                self.self_approvals.add(seq, is_self_approved(approval.rules, approval.votes))
+            follow_vote(seq, receipt, approval, self.self_approvals)
         elif kind == "approval.consumed":
             if approval.state != "approval.granted":
                 raise VerificationFailed(seq, f"approval `{id}` is consumed without having been granted")

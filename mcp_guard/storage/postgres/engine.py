@@ -124,7 +124,10 @@ class PostgresEngine:
         pass
 
     def open_used_proofs(self, folder: Path) -> UsedProofs:
-        raise NotImplementedError
+        raise LedgerError(
+            f"proofs of possession are not remembered in `{self.database}` yet",
+            "use a ledger in a file: guard.state_dir",
+        )
 
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""

@@ -45,7 +45,8 @@ class LoopExecutor:
     async def read(self, query: Callable[[Store], T]) -> T:
         reader = await self._readers.get()
         try:
-            return await suspendable(lambda: query(reader))
+            with reader.reading():
+                return await suspendable(lambda: query(reader))
         finally:
             self._readers.put_nowait(reader)
 

@@ -14,8 +14,6 @@ from psycopg.abc import Params
 
 T = TypeVar("T")
 Statement = tuple[str, Params]
-PREPARED = 5
-"""After how many executions a statement is prepared on the server."""
 
 
 class Found:
