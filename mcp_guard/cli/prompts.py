@@ -28,7 +28,7 @@ def ask(question: str, default: str) -> str:
 
 
 def ask_secret(prompt: str) -> str:
-    """What is typed, which is not shown. Raises: PromptEnded."""
+    """The secret that is typed; the terminal does not show it. Raises: PromptEnded."""
     import getpass
 
     with _answered():

@@ -11,7 +11,7 @@ from mcp_guard.settings import ServeSettings, TelemetrySettings
 
 
 class TelemetryConfig(Model):
-    """What is exported, and to whom."""
+    """The metrics and traces to export, and their receivers."""
 
     metrics: bool = False
     metrics_listen: str | None = None

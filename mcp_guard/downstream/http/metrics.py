@@ -1,6 +1,6 @@
 """`/metrics`, for Prometheus. It names upstreams and tools, so it is for the operator's machines only.
 
-INVARIANT: with a token, whoever does not send it gets nothing. Without one, a request must name an allowed host, so
+INVARIANT: with a token, a request without it gets nothing. Without one, a request must name an allowed host, so
 that no web page can read the metrics by DNS rebinding; other machines cannot, unless the configuration says so.
 """
 
