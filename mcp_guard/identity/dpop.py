@@ -37,9 +37,9 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
 class ProofMemory(Protocol):
     """Remembers which proofs were used."""
 
-    def use(self, key: str, id: str, now: int, until: int) -> bool:
+    async def use(self, key: str, id: str, now: int, until: int) -> bool:
         """Remember the proof `id` of a key (its thumbprint) until that second. Returns False if it was used before, or
-        cannot be remembered."""
+        too many were. Raises: GuardError if it may not have been remembered."""
 
 
 class ProofsOfProcess:
@@ -48,7 +48,7 @@ class ProofsOfProcess:
     def __init__(self) -> None:
         self._used: dict[tuple[str, str], int] = {}
 
-    def use(self, key: str, id: str, now: int, until: int) -> bool:
+    async def use(self, key: str, id: str, now: int, until: int) -> bool:
         for used, end in list(islice(self._used.items(), 2)):  # two for each that is added, so it does not grow
             if end < now:
                 del self._used[used]
@@ -64,10 +64,10 @@ class ProofVerifier:
     def __init__(self, memory: ProofMemory | None = None) -> None:
         self._memory = memory if memory is not None else ProofsOfProcess()
 
-    def check(self, proof: str, request: tuple[str, str], token: str, bound: str, now: int) -> None:
+    async def check(self, proof: str, request: tuple[str, str], token: str, bound: str, now: int) -> None:
         """Check one proof (RFC 9449 §4.3). `request` is its method and URL, `bound` the thumbprint in the token.
 
-        `now` is in seconds. Raises: InvalidCredential.
+        `now` is in seconds. Raises: InvalidCredential, GuardError.
         """
         claims = _read(proof, bound)
         if claims.get("htm") != request[0] or _normalize(claims.get("htu")) != _normalize(request[1]):
@@ -79,7 +79,7 @@ class ProofVerifier:
             raise InvalidCredential("the `iat` of the proof is outside the allowed window")
         if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_LENGTH:
             raise InvalidCredential("the proof has no `jti`, or one that is too long")
-        if not self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS):
+        if not await self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS):
             raise InvalidCredential("the proof was used before")
 
 

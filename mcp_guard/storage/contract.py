@@ -481,14 +481,3 @@ class Store(
         """Differs if another connection has added a receipt since, and perhaps after other writes. Cheap."""
 
     def close(self) -> None: ...
-
-
-class UsedProofs(Protocol):
-    """The proofs of possession that were used, for all guards on one ledger and over their restarts. Nothing in it is
-    evidence: a system that loses power may forget the last of them, which expire within two minutes."""
-
-    def use(self, key: str, id: str, now: int, until: int) -> bool:
-        """Remember a proof by its key until that second. Returns False if it was used before, or too many were.
-
-        Raises: LedgerError.
-        """

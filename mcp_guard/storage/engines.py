@@ -7,10 +7,11 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.contract import Store, UsedProofs
+from mcp_guard.storage.contract import Store
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
 
 class Engine(Protocol):
@@ -50,9 +51,9 @@ class Engine(Protocol):
     def settle(self) -> None:
         """Bring every commit of a ledger that nobody uses into the file of its name. A damaged one stays as it is."""
 
-    def open_used_proofs(self, folder: Path) -> UsedProofs:
-        """What remembers the proofs of possession that were used, made if it is not there. `folder` is this guard's
-        own, for an engine that keeps them beside the ledger."""
+    def open_used_proofs(self, folder: Path, most: int = MAX_PROOFS) -> UsedProofs:
+        """What remembers the proofs of possession that were used, about so many at once. It is made if it is not there.
+        `folder` is this guard's own, for an engine that keeps them beside the ledger."""
 
 
 def _sqlite(place: Place) -> Engine:

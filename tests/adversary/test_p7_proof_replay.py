@@ -67,6 +67,7 @@ def test_malformed_proofs_are_refused(tmp_path: Path) -> None:
             prove(token, iat=10**30),
             prove(token, jti="x" * 10_000),
             prove(token, jti=["x"]),
+            prove(token, jti="\ud800"),
             f"{deep}.{deep}.AAAA",
             prove(token) + "=",
         ):
@@ -98,10 +99,10 @@ def test_a_proof_by_a_huge_key_is_refused_before_it_is_checked(tmp_path: Path) -
             assert "is larger than RSA with 4096 bits" in answer.text
 
 
-def test_a_proof_by_an_rsa_key_of_4096_bits_is_accepted(tmp_path: Path) -> None:
+async def test_a_proof_by_an_rsa_key_of_4096_bits_is_accepted(tmp_path: Path) -> None:
     key = rsa.generate_private_key(65537, 4096)
     jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
-    ProofVerifier().check(
+    await ProofVerifier().check(
         jwt.encode(
             jwt.decode(prove("token"), options={"verify_signature": False}),
             key,

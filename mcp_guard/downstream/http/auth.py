@@ -77,7 +77,7 @@ class Authenticator:
         token = token.strip()
         try:
             verified = await self._verify(token)
-            self._check_proof(request, scheme, token, verified.thumbprint)
+            await self._check_proof(request, scheme, token, verified.thumbprint)
             if isinstance(verified, OwnToken):
                 return await self.instances.own(verified, token)
             return await self.instances.foreign(verified, token)
@@ -103,10 +103,10 @@ class Authenticator:
             self.verified[token] = verified
         return verified
 
-    def _check_proof(self, request: HttpRequest, scheme: str, token: str, thumbprint: str) -> None:
+    async def _check_proof(self, request: HttpRequest, scheme: str, token: str, thumbprint: str) -> None:
         """A token that is bound to a key is accepted only with a proof, any other only without.
 
-        Raises: InvalidCredential.
+        Raises: InvalidCredential, LedgerError.
         """
         proofs = request.headers.all("dpop")
         if not thumbprint and scheme.lower() == "bearer" and not proofs:
@@ -116,7 +116,7 @@ class Authenticator:
                 "a token bound to a key needs the scheme `DPoP` and one proof; any other token must have neither"
             )
         method_and_url = request.method, urljoin(self.url, request.path)
-        self.proofs.check(proofs[0], method_and_url, token, thumbprint, self.instances.now() // 1_000_000)
+        await self.proofs.check(proofs[0], method_and_url, token, thumbprint, self.instances.now() // 1_000_000)
 
     def _unauthorized(self, reason: str) -> HTTPException:
         challenge = f'Bearer resource_metadata="{self.metadata_url}"'

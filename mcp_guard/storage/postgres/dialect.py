@@ -26,12 +26,19 @@ END $$
 """Fails a transaction in the database itself, so that a compare-and-set and COMMIT can be sent together."""
 
 
+OWN_TABLES = """
+CREATE TABLE used_proof (id BYTEA PRIMARY KEY, until BIGINT NOT NULL);
+CREATE INDEX used_proof_until ON used_proof (until);
+"""
+"""What SQLite keeps in files beside the ledger."""
+
+
 def tables() -> list[str]:
     """The statements that make the tables, in the schema that is first in the search path."""
     text = TABLES
     for sqlite, postgres in TYPES:
         text = text.replace(sqlite, postgres)
-    return [statement for statement in text.split(";") if statement.strip()]
+    return [statement for statement in (text + OWN_TABLES).split(";") if statement.strip()]
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,6 @@ import psycopg
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.storage.contract import UsedProofs
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import check_durability, connect, quoted_schema
 from mcp_guard.storage.postgres.dialect import ONE_ROW, tables
@@ -20,6 +19,7 @@ from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BlockingWire
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
+from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
 MAKING = 0x6D6370
 """The advisory lock of whoever makes or migrates a schema."""
@@ -123,11 +123,10 @@ class PostgresEngine:
     def settle(self) -> None:
         pass
 
-    def open_used_proofs(self, folder: Path) -> UsedProofs:
-        raise LedgerError(
-            f"proofs of possession are not remembered in `{self.database}` yet",
-            "use a ledger in a file: guard.state_dir",
-        )
+    def open_used_proofs(self, folder: Path, most: int = MAX_PROOFS) -> UsedProofs:
+        from mcp_guard.storage.postgres.used_proofs import UsedProofsTable
+
+        return UsedProofsTable(self.database, most)
 
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from mcp_guard.storage.contract import UsedProofs
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
+from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
 
 class SqliteEngine:
@@ -68,7 +68,7 @@ class SqliteEngine:
 
         empty_log(self.path)
 
-    def open_used_proofs(self, folder: Path) -> UsedProofs:
+    def open_used_proofs(self, folder: Path, most: int = MAX_PROOFS) -> UsedProofs:
         from mcp_guard.storage.sqlite.used_proofs import UsedProofsFile
 
-        return UsedProofsFile(folder / "used-proofs.sql")
+        return UsedProofsFile(folder / "used-proofs.sql", most)

@@ -4,24 +4,24 @@ A file of its own beside the ledger: nothing here is evidence, and no request wa
 power may forget the last of them; the proofs expire within two minutes.
 """
 
-import hashlib
 import os
 import sqlite3
 from pathlib import Path
 
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.used_proofs import proof_digest
 
 BUSY_SECONDS = 1.0
-MAX_PROOFS = 200_000
-"""How many may be remembered at once; while there are so many, further ones are refused."""
 
 
 class UsedProofsFile:
-    """One connection to the file, which is made if it is not there. Implements `storage.contract.UsedProofs`."""
+    """One connection to the file, which is made if it is not there. Implements `storage.used_proofs.UsedProofs`: it
+    answers at once, without a turn of the event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int) -> None:
         """Raises: LedgerError."""
         self._path = path
+        self._most = most
         try:
             if not path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -39,18 +39,14 @@ class UsedProofsFile:
     def _number(self) -> int:
         return int(self._connection.execute("SELECT count(*) FROM used_proof").fetchone()[0])
 
-    def use(self, key: str, id: str, now: int, until: int) -> bool:
-        """Remember a proof by its key until that second. Returns False if it was used before, or too many were.
-
-        Raises: LedgerError.
-        """
-        digest = hashlib.sha256(f"{key}\0{id}".encode()).digest()
+    async def use(self, key: str, id: str, now: int, until: int) -> bool:
+        digest = proof_digest(key, id)
         try:
             dropped = self._connection.execute("DELETE FROM used_proof WHERE until < ?", (now,)).rowcount
             self._count -= dropped
-            if self._count >= MAX_PROOFS:  # it is only an estimate: other processes add and drop, too
+            if self._count >= self._most:  # it is only an estimate: other processes add and drop, too
                 self._count = self._number()
-                if self._count >= MAX_PROOFS:
+                if self._count >= self._most:
                     return False
             added = self._connection.execute("INSERT OR IGNORE INTO used_proof VALUES (?, ?)", (digest, until))
         except FAILURES as error:
@@ -58,5 +54,5 @@ class UsedProofsFile:
         self._count += added.rowcount
         return added.rowcount == 1
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._connection.close()
