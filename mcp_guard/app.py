@@ -6,7 +6,7 @@ read after the first tool listings, because they are validated against them.
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import replace
@@ -31,13 +31,13 @@ from mcp_guard.identity.instances import (
     start_instance,
 )
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import open_ledger, recover
+from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger, recover
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
+from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group, policy_environment
 from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
@@ -71,7 +71,7 @@ def run_stdio(
     """
     ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
-        note_if_new(ledger.writer, log.note)
+        note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         if any(upstream.url for upstream in settings.upstreams.values()):
             warn_of_exposure(settings, None, log.note)
@@ -85,9 +85,15 @@ def run_stdio(
             check_credential(runtime.issuer, instance)
             recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
             transport.stop_on_signals()
-            asyncio.run(_serve_stdio(runtime, upstreams, transport, instance, bound))
+            serve = partial(_serve_stdio, runtime, upstreams, transport, instance, bound)
+            asyncio.run(_on_loop(ledger, serve))
     finally:
         ledger.close()
+
+
+async def _on_loop(ledger: OpenLedger, serve: Callable[[], Awaitable[None]]) -> None:
+    async with ledger.on_loop():
+        await serve()
 
 
 def _launch_instance(runtime: Runtime, launch: Launch, user: int, pid: int) -> tuple[Instance, Json | None]:
@@ -149,12 +155,13 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
-        note_if_new(ledger.writer, log.note)
+        note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         warn_of_exposure(settings, settings.serve, log.note)
         recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
-            asyncio.run(_serve_http(Runtime(settings, ledger, log, telemetry), settings.serve))
+            runtime = Runtime(settings, ledger, log, telemetry)
+            asyncio.run(_on_loop(ledger, partial(_serve_http, runtime, settings.serve)))
     finally:
         ledger.close()
 
@@ -411,11 +418,13 @@ class NoClient(NoListener):
         self._note(text)
 
 
-def note_if_new(writer: Writer, note: Callable[[str], None]) -> None:
+def note_if_new(writer: Writer, settings: Settings, note: Callable[[str], None]) -> None:
     """Tell the operator that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
     if not writer.read(lambda store: store.head().size):
         note(f"started a new ledger: `{writer.store.name}`")
-        note("hint: to go on with an earlier one, stop the guard and set guard.state_dir to its folder")
+        in_file = "stop the guard and set guard.state_dir to its folder"
+        elsewhere = "set ledger.database and guard.origin as they were"
+        note(f"hint: to go on with an earlier one, {elsewhere if settings.database else in_file}")
 
 
 def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], None]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
-from mcp_guard.ledger.open import FILE, OpenLedger
+from mcp_guard.ledger.open import OpenLedger
+from mcp_guard.ledger.place import FILE
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.storage.contract import Store

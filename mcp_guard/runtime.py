@@ -32,9 +32,8 @@ from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.clock import SteadyClock
-from mcp_guard.ledger.open import LedgerSettings, OpenLedger
+from mcp_guard.ledger.open import OpenLedger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
@@ -100,21 +99,6 @@ def make_upstream_group(
         on_status=on_status,
         last_listings=last_listings,
         is_patient=is_patient,
-    )
-
-
-def ledger_settings(settings: Settings) -> LedgerSettings:
-    return LedgerSettings(
-        state_dir=settings.state_dir,
-        origin=settings.origin,
-        routes=settings.routes,
-        counters=settings.counters,
-        kept_response_bytes=settings.kept_response_bytes,
-        open_requests=RequestLimits(settings.client_limits.open_requests, settings.client_limits.open_request_bytes),
-        unsafe_skip_fsync=settings.unsafe_skip_fsync,
-        signers=settings.signers,
-        people=settings.people,
-        attributes=settings.attributes,
     )
 
 

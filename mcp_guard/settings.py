@@ -323,6 +323,8 @@ class Settings:
     shadow: Path | None = None
     serve: ServeSettings | None = None
     keep_payload_days: int = 0
+    database: SecretReference | Path | None = None
+    """Where the ledger is: the URL of a database, or a file. By default a file in the state folder."""
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
     signals: tuple[SignalSettings, ...] = ()

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb != "add":
-        note_if_new(writer, note)
+        note_if_new(writer, settings, note)
     verbs = {"add": add, "list": show, "disable": disable, "enable": enable}
     return verbs[options.verb](writer, settings, options)
 

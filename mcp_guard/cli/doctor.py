@@ -27,7 +27,8 @@ from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level,
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
-from mcp_guard.ledger.open import FILE, configured_keys
+from mcp_guard.ledger.open import configured_keys
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.registry import all_agents
 from mcp_guard.settings import AgentSettings, Settings
 from mcp_guard.storage.engines import open_read_only

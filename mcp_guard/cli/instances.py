@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb != "issue":
-        note_if_new(writer, note)
+        note_if_new(writer, settings, note)
     verbs = {"list": show, "issue": issue, "delegate": delegate, "revoke": revoke}
     return verbs[options.verb](writer, settings, options)
 

@@ -10,7 +10,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.rows import GuardKey

@@ -14,7 +14,7 @@ from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.visible_text import say
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine

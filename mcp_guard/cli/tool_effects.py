@@ -16,7 +16,7 @@ from mcp_guard.clients.records import WrapRecords
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.tool_pins import Pin, find_quarantined
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.verifier.report import count

@@ -379,6 +379,7 @@ class Config(Model):
             drift=self.risk.drift.rule() if self.risk.drift else None,
             serve=self._serve(base_dir),
             keep_payload_days=self.ledger.keep_payload_days,
+            database=self.ledger.place(base_dir),
             signers=self.ledger.signers(base_dir),
             witnesses={name: witness.settings(base_dir, network) for name, witness in self.witnesses.items()},
             network=network,

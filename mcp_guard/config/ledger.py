@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tlog import note
-from mcp_guard.settings import NetworkSettings, SignerSettings, WitnessSettings
+from mcp_guard.settings import NetworkSettings, SecretReference, SignerSettings, WitnessSettings
 
 WitnessName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -31,9 +31,16 @@ SignerConfig = Literal["file", "keyring"] | SignerCommandConfig
 
 
 class LedgerConfig(Model):
+    database: SecretConfig | Path | None = None
     signer: SignerConfig = "file"
     next_signer: SignerConfig | None = None
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
+
+    def place(self, base_dir: Path) -> SecretReference | Path | None:
+        """The reference to the URL of a database, or a file."""
+        if isinstance(self.database, SecretConfig):
+            return self.database.reference()
+        return base_dir / self.database if self.database else None
 
     def signers(self, base_dir: Path) -> tuple[SignerSettings, ...]:
         """The signer in use, then the signer to rotate to, if there is one."""

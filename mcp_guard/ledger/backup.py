@@ -23,7 +23,8 @@ from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.open import FILE, GUARDS, LedgerSettings, configured_keys, open_writer
+from mcp_guard.ledger.open import GUARDS, LedgerSettings, configured_keys, open_writer
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import FileKeyStore
 from mcp_guard.ledger.verification_note import NOTE

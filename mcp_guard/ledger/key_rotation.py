@@ -14,7 +14,8 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.open import FILE, LedgerSettings, configured_keys, open_writer, publish_keys
+from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer, publish_keys
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.signers import LedgerKeys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock

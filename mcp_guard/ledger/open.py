@@ -1,6 +1,7 @@
 """Opens the ledger: key, file, the lock of this process, and calls that dead processes left without an outcome."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keys import SigningKey, publish
 from mcp_guard.ledger.ledger import SqlLedger
+from mcp_guard.ledger.place import FILE, ledger_place
 from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
-from mcp_guard.settings import SignerSettings
+from mcp_guard.settings import Settings, SignerSettings
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.engines import open_store
-from mcp_guard.storage.place import Database, Place
+from mcp_guard.storage.engines import Engine, find_engine, open_store
+from mcp_guard.storage.place import Place
 
-FILE = "ledger.sqlite"
 GUARDS = "guards"
 """The folder with the locks of running guards."""
 COPIED_FIELDS = (
@@ -46,8 +47,8 @@ class LedgerSettings:
     kept_response_bytes: int = 64 * 1024
     open_requests: RequestLimits = field(default_factory=RequestLimits)
     unsafe_skip_fsync: bool = False
-    database: Database | None = None
-    """Where the ledger is, if not in a file of the folder."""
+    database: Place | None = None
+    """Where the ledger is, if not in the usual file of the folder."""
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     people: People = field(default_factory=People)
     attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
@@ -56,6 +57,23 @@ class LedgerSettings:
     @property
     def place(self) -> Place:
         return self.database or self.state_dir / FILE
+
+
+def ledger_settings(settings: Settings) -> LedgerSettings:
+    """Raises: ConfigError if the URL of the database cannot be read."""
+    return LedgerSettings(
+        state_dir=settings.state_dir,
+        origin=settings.origin,
+        routes=settings.routes,
+        counters=settings.counters,
+        kept_response_bytes=settings.kept_response_bytes,
+        open_requests=RequestLimits(settings.client_limits.open_requests, settings.client_limits.open_request_bytes),
+        unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        database=ledger_place(settings) if settings.database else None,
+        signers=settings.signers,
+        people=settings.people,
+        attributes=settings.attributes,
+    )
 
 
 def configured_keys(settings: LedgerSettings) -> LedgerKeys:
@@ -104,6 +122,7 @@ class OpenLedger:
     ledger: SqlLedger
     approvals: ApprovalRequests
     lock: FileLock
+    engine: Engine
 
     @property
     def writer(self) -> Writer:
@@ -113,6 +132,17 @@ class OpenLedger:
     def guard(self) -> str:
         """The id of this process."""
         return self.ledger.guard
+
+    @asynccontextmanager
+    async def on_loop(self) -> AsyncIterator[None]:
+        """While calls are served: the event loop waits for no network in the steps of a call. Raises: LedgerError."""
+        executor = self.writer.executor
+        self.writer.executor = await self.engine.open_executor(self.writer.store)
+        try:
+            yield
+        finally:
+            await self.writer.executor.close()
+            self.writer.executor = executor
 
     def close(self) -> None:
         self.writer.close()
@@ -142,7 +172,7 @@ def open_ledger(
         settings.open_requests,
         settings.attributes,
     )
-    return OpenLedger(ledger, approvals, lock)
+    return OpenLedger(ledger, approvals, lock, find_engine(settings.place))
 
 
 def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:

@@ -41,7 +41,7 @@ class KnownHead:
 
     def __init__(self) -> None:
         self.at: Micros = 0
-        self._head: TreeHead | None = None
+        self.head: TreeHead | None = None
         self._edge: list[bytes] = []
         """The head's right edge."""
         self._leaf: bytes | None = None
@@ -52,7 +52,7 @@ class KnownHead:
 
         Raises: LedgerError.
         """
-        known = self._head
+        known = self.head
         if head == known:
             return self._edge
         if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
@@ -69,12 +69,12 @@ class KnownHead:
                 LedgerFault.UNSIGNED_HEAD,
             )
         self.at, self._leaf = store.last_receipt()
-        self._head, self._edge = head, head.hashes()
+        self.head, self._edge = head, head.hashes()
         return self._edge
 
     def set(self, tx: "Transaction") -> None:
         """Remember the head that a durable transaction of this process has left."""
-        self._head, self._edge, self._leaf, self.at = tx.head, tx.edge, tx.leaf, tx.now
+        self.head, self._edge, self._leaf, self.at = tx.head, tx.edge, tx.leaf, tx.now
 
 
 def is_signed(checkpoint: str, head: TreeHead) -> bool:
@@ -343,7 +343,7 @@ class Writer:
 
     def _transact(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], locked: bool = False) -> list[Any]:
         try:
-            store.begin(locked, reads)
+            store.begin(self._known_head.head, locked, reads)
             try:
                 head = store.head()
                 if head.key != self.key.verifier and head.key:

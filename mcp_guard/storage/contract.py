@@ -462,11 +462,12 @@ class Store(
     def reading(self) -> AbstractContextManager[None]:
         """Turns a failure to read into a LedgerError."""
 
-    def begin(self, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         """Begin a transaction that writes. Waits while another process is in one, for a limited time.
 
-        Unless it is `locked`, it may build on a head that another process has advanced; `commit` then raises HeadMoved.
-        What `reads` make may be read at once and ahead of time; what the transaction reads is the same without them.
+        Unless it is `locked`, it may build on the head that is `known`; if another process has advanced that, `commit`
+        raises HeadMoved. What `reads` make may be read at once and ahead of time; what the transaction reads is the
+        same without them.
         """
 
     def commit(self) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.executors import Executor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
@@ -22,6 +23,9 @@ class Engine(Protocol):
 
     def open_store(self, unsafe_skip_fsync: bool, create: bool) -> Store:
         """A store to write to; with `create`, a new ledger if there is none."""
+
+    async def open_executor(self, store: Store) -> Executor:
+        """What runs the work of a guard process on its event loop; `store` is one of this engine's, to write to."""
 
     def open_older(self) -> OlderLedger | None:
         """A ledger that must be migrated, to write to; None if it has the engine's format."""

@@ -27,7 +27,7 @@ from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.migration import migrate
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.verifier import Requirements, read_keys, verify_full

@@ -4,7 +4,8 @@ import gzip
 import shutil
 from pathlib import Path
 
-from mcp_guard.ledger.open import FILE, LedgerSettings
+from mcp_guard.ledger.open import LedgerSettings
+from mcp_guard.ledger.place import FILE
 
 LEDGERS = Path(__file__).parent.parent / "fixtures/ledgers"
 ORIGIN_4 = "test.example/format-4"

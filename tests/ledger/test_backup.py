@@ -17,7 +17,8 @@ from mcp_guard.identity.ed25519 import PrivateKey
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.backup import Backup, Restored, back_up, restore
-from mcp_guard.ledger.open import FILE, LedgerSettings
+from mcp_guard.ledger.open import LedgerSettings
+from mcp_guard.ledger.place import FILE
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import ALLOW, HOLD, ROUTES, Clock, Harness, make_instance, open_harness, pending_id

@@ -10,7 +10,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.backup import back_up
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_full
 from mcp_guard.verifier.cli import read_checkpoints
 from mcp_guard.verifier.progress import Progress

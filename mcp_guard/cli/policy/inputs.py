@@ -22,7 +22,7 @@ from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tool_pins import Pin
 from mcp_guard.core.visible_text import join
-from mcp_guard.ledger.open import FILE
+from mcp_guard.ledger.place import FILE
 from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
 from mcp_guard.policy.authoring.replay import FindVersion

@@ -11,10 +11,12 @@ import psycopg
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import check_durability, connect, quoted_schema
 from mcp_guard.storage.postgres.dialect import ONE_ROW, tables
 from mcp_guard.storage.postgres.errors import explain
+from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BlockingWire
 from mcp_guard.storage.rows import InspectedLedger
@@ -56,6 +58,10 @@ class PostgresEngine:
                 connection.close()
                 raise
         return self._store(connection)
+
+    async def open_executor(self, store: Store) -> LoopExecutor:
+        with self._explained():
+            return await open_executor(self.database)
 
     def open_older(self) -> None:
         """There is none: ledgers in databases began with the present format."""

@@ -1,7 +1,7 @@
 """The state of one origin in PostgreSQL. Statements only; `ledger/` decides what they mean.
 
 A transaction costs one exchange for what it reads, and one for what it writes together with COMMIT. It takes no lock
-until then: it builds on the head that this store knows, and the compare-and-set of the head says whether that still
+until then: it builds on the head that this process knows, and the compare-and-set of the head says whether that still
 holds. Whatever an op checks changes only together with the head, so what it has read still holds as well. If the head
 has moved, the transaction is repeated under a lock of its row.
 """
@@ -56,8 +56,6 @@ class PostgresStore(SqlStore):
     def __init__(self, wire: Wire, name: str) -> None:
         self.wire = wire
         self.name = name
-        self._known: TreeHead | None = None
-        """The head that the last transaction of this store left."""
         self._lock_next = 0
         """How many of the next transactions take the lock at once."""
         self._reset()
@@ -123,23 +121,23 @@ class PostgresStore(SqlStore):
 
     # Transactions
 
-    def begin(self, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         self._reset()
         self._in_transaction = True
-        self._locked = locked or self._known is None or self._lock_next > 0
+        self._locked = locked or known is None or self._lock_next > 0
         self._lock_next = LOCKED_TRANSACTIONS if locked else max(0, self._lock_next - 1)
         if not self._locked:
-            self._head = self._known
-        self._ahead = read_ahead(reads, self._answer, self._head_queries() if self._locked else ())
+            self._head = known
+        self._ahead = read_ahead(reads, self._answer, self._head_queries(known) if self._locked else ())
 
     def _answer(self, asked: Sequence[Query]) -> list[Found]:
         return self._exchange(*((translate(sql), values) for sql, values in asked))
 
-    def _head_queries(self) -> list[Query]:
+    def _head_queries(self, known: TreeHead | None) -> list[Query]:
         """For the head under a lock of its row, and what is checked before anything is built on it."""
         queries: list[Query] = [(LOCKED_HEAD, ()), (CHECKPOINT, ()), (LAST_RECEIPT, ())]
-        if self._known is not None and self._known.size:
-            queries.append((LEAF, (self._known.size - 1,)))
+        if known is not None and known.size:
+            queries.append((LEAF, (known.size - 1,)))
         return queries
 
     def head(self) -> TreeHead:
@@ -175,13 +173,11 @@ class PostgresStore(SqlStore):
             if str(error) == HEAD and not self._locked:
                 raise HeadMoved(HEAD) from None
             raise
-        self._known = self._left or self._head
         self._reset()
 
     def rollback(self) -> None:
         is_open = self._in_transaction and self._has_begun
         self._reset()
-        self._known = None
         if is_open:
             self.wire.exchange([ROLLBACK])
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.executors import InPlaceExecutor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
@@ -21,6 +23,9 @@ class SqliteEngine:
 
     def open_store(self, unsafe_skip_fsync: bool, create: bool) -> SqliteStore:
         return open_store(self.path, unsafe_skip_fsync, create)
+
+    async def open_executor(self, store: Store) -> InPlaceExecutor:
+        return InPlaceExecutor(store)
 
     def open_older(self) -> OlderLedger | None:
         from mcp_guard.storage.sqlite.migrations import open_older

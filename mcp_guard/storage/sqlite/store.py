@@ -16,6 +16,7 @@ from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Reads
 from mcp_guard.storage.errors import ChangedElsewhere
+from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.sql.schema import TABLES, VERSION
 from mcp_guard.storage.sql.store import SqlStore
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
@@ -59,7 +60,7 @@ class SqliteStore(SqlStore):
         except FAILURES as error:
             raise explain(error, self.path) from None
 
-    def begin(self, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         self._run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

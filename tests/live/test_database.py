@@ -1,0 +1,41 @@
+"""A guard whose ledger is in PostgreSQL: the real command over a real database."""
+
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.storage.engines import open_read_only
+from mcp_guard.storage.place import Database
+from tests.live.running_guard import Client, scripted, seen, text, write_config
+from tests.storage.postgres_server import server
+
+ORIGIN = "live.example/ledger"
+LEDGER = '[ledger]\ndatabase = { env = "DATABASE_URL" }'
+
+
+def configure(folder: Path, guard: str = f'origin = "{ORIGIN}"') -> Path:
+    return write_config(folder, scripted("s", folder), guard=guard, more=LEDGER)
+
+
+def test_calls_of_a_guard_are_in_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", server().url)
+    with Client(configure(tmp_path)) as client:
+        client.start()
+        assert "hello" in text(client.call("s__echo", {"text": "hello"}))
+    assert client.stderr.splitlines() == [
+        f"mcp-guard: started a new ledger: `postgresql://127.0.0.1:{server().port}/postgres ({ORIGIN})`",
+        "mcp-guard: hint: to go on with an earlier one, set ledger.database and guard.origin as they were",
+    ]
+    assert len(seen(tmp_path, "s")) == 1
+    assert not (tmp_path / "state" / "ledger.sqlite").exists()
+    with open_read_only(Database(server().url, ORIGIN)) as store:
+        kinds = [row.kind for row in store.receipts_after(-1)]
+    assert [kind for kind in kinds if kind in ("intent", "outcome")] == ["intent", "outcome"]
+    assert kinds[-1] == "guard.stopped"
+
+
+def test_a_guard_without_the_url_says_which_variable_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    with Client(configure(tmp_path)) as client:
+        assert client.process.wait(30) != 0
+    assert client.stderr.startswith("mcp-guard: environment variable `DATABASE_URL` is not set")
