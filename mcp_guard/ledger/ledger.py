@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
@@ -27,7 +27,6 @@ from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UseSums
 from mcp_guard.storage.contract import Store
 
-T = TypeVar("T")
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 """What allows a call: a decision to allow it, or one that requires approval together with an approval or grant.
 
@@ -156,15 +155,20 @@ class SqlLedger:
 
         return await self._unless_cancelled(self.writer.submit(op))
 
-    async def _unless_cancelled(self, future: "asyncio.Future[T]") -> T:
-        """Wait for an intent. If the caller is cancelled when it has just become durable, record it as never sent."""
+    async def _unless_cancelled(self, future: "asyncio.Future[Intent | Conflict]") -> Intent | Conflict:
+        """Wait for an intent. If its caller is cancelled and it becomes durable still, record it as never sent."""
         try:
-            return await future
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
-                execution = not_sent_execution("cancelled before it was sent to its upstream", intent.approval)
-                await asyncio.shield(self.conclude(intent, execution, answered=False))
+            if not self.writer.withdraw(future):
+                await asyncio.shield(self._conclude_unsent(future))
             raise
+
+    async def _conclude_unsent(self, future: "asyncio.Future[Intent | Conflict]") -> None:
+        with suppress(LedgerError):  # there is no intent, or its outcome is recorded as soon as it can be
+            if isinstance(intent := await future, Intent):
+                execution = not_sent_execution("cancelled before it was sent to its upstream", intent.approval)
+                await self.conclude(intent, execution, answered=False)
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
         draft = outcome_draft(intent.call, intent.seq, execution)

@@ -72,6 +72,9 @@ class KnownHead:
         self.head, self._edge = head, head.hashes()
         return self._edge
 
+    def is_after(self, head: TreeHead) -> bool:
+        return self._head is not None and self._head.size > head.size
+
     def set(self, tx: "Transaction") -> None:
         """Remember the head that a durable transaction of this process has left."""
         self.head, self._edge, self._leaf, self.at = tx.head, tx.edge, tx.leaf, tx.now
@@ -254,6 +257,14 @@ class Writer:
             loop.call_soon(self._gather, 1)
         return future
 
+    def withdraw(self, future: "asyncio.Future[Any]") -> bool:
+        """Give up an op that was submitted. Returns False if it is too late: it is being committed, or has been."""
+        waiting = [pending for pending in self._pending if pending.future is not future]
+        if len(waiting) == len(self._pending):
+            return False
+        self._pending = waiting
+        return future.cancel()
+
     def _gather(self, count: int, turns: int = 1) -> None:
         """Let more ops join the commit while each turn of the event loop adds some to these `count`; not for long."""
         if len(self._pending) == count or turns == MAX_GATHERING_TURNS:
@@ -279,10 +290,12 @@ class Writer:
                 groups += [[group.pop(failed.index)], group]
             except Exception as error:  # raised by each future
                 for pending in group:
-                    pending.future.set_exception(error)
+                    if not pending.future.cancelled():
+                        pending.future.set_exception(error)
             else:
                 for pending, result in zip(group, results, strict=True):
-                    pending.future.set_result(result)
+                    if not pending.future.cancelled():
+                        pending.future.set_result(result)
 
     def now(self) -> Micros:
         """Never before the last receipt that this process knows of."""
@@ -348,6 +361,8 @@ class Writer:
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(head.key)
+                if not locked and self._known_head.is_after(head):
+                    raise HeadMoved("the head")  # advanced by another connection of this process, or rolled back
                 edge = self._known_head.check(store, head)
                 tx = Transaction(store, self.key, head, edge, receipt_time(self._clock, self._known_head.at))
                 results = _run_all(ops, tx)

@@ -47,6 +47,7 @@ from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_polici
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.place import Database
 from mcp_guard.upstream.catalog import definition_hash
 
 SECOND = 1_000_000
@@ -221,12 +222,19 @@ def open_harness(
     routes: Mapping[str, Route] | None = None,
     signed_by: SigningKey | None = None,
     people: People | None = None,
+    database: Database | None = None,
 ) -> Harness:
-    """A guard on a new or shared ledger in `folder`; `signed_by` is the first key of a new one."""
+    """A guard on a new or shared ledger in `folder` or the database; `signed_by` is the first key of a new one."""
     clock = Clock()
     people = people or People(users=frozenset({"dana"}))
     settings = LedgerSettings(
-        folder / "state", "test.example/ledger", routes or ROUTES, counters, people=people, attributes=SHOWN
+        folder / "state",
+        "test.example/ledger" if database is None else database.origin,
+        routes or ROUTES,
+        counters,
+        people=people,
+        attributes=SHOWN,
+        database=database,
     )
     ledger = open_ledger(settings, clock)
     if signed_by is not None:
