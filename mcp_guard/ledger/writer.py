@@ -73,7 +73,7 @@ class KnownHead:
         return self._edge
 
     def is_after(self, head: TreeHead) -> bool:
-        return self._head is not None and self._head.size > head.size
+        return self.head is not None and self.head.size > head.size
 
     def set(self, tx: "Transaction") -> None:
         """Remember the head that a durable transaction of this process has left."""
