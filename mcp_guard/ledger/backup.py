@@ -31,6 +31,7 @@ from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_read_only
 from mcp_guard.storage.rows import ApproverKey
 
@@ -88,7 +89,7 @@ def back_up(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
 
 
 def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
-    find_engine(settings.state_dir / FILE).copy(folder / FILE)
+    copy_ledger(settings.place, folder / FILE)
     with open_read_only(folder / FILE) as copy:
         head, checkpoint = copy.head(), copy.checkpoint()
         verifiers = [key.verifier for key in copy.guard_keys()]
@@ -268,7 +269,7 @@ def _staging(state: Path) -> Iterator[Path]:
 
 def _copy_in(backup: Path, state: Path, staging: Path) -> None:
     """The backup's files, and a private key of this machine if the backup has none."""
-    find_engine(backup / FILE).copy(staging / FILE)
+    copy_ledger(backup / FILE, staging / FILE)
     shutil.copyfile(backup / PUBLISHED, staging / PUBLISHED)
     source = backup if (backup / KEY_FILE).exists() else state
     for name in (KEY_FILE, f"{KEY_FILE}.new"):

@@ -1,9 +1,9 @@
 """The storage engines by the scheme of a ledger's place, and the one way to open any of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
@@ -13,6 +13,10 @@ from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
+
+if TYPE_CHECKING:
+    from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
+    from mcp_guard.verifier.sources import ReceiptSource
 
 
 class Engine(Protocol):
@@ -48,9 +52,21 @@ class Engine(Protocol):
     def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
         """The documents of the starts of these guards, of the last start without any."""
 
-    def copy(self, target: Path) -> None:
-        """Write the last committed state to a new ledger that is one file, durable when this returns. Guards can write
-        meanwhile. Raises: OSError."""
+    def exists(self) -> bool:
+        """Whether there is a ledger, of any format."""
+
+    def stored_bytes(self) -> int:
+        """How much room it takes, with what the engine keeps beside it."""
+
+    def open_source(self) -> "ReceiptSource":
+        """What the verifier reads it by."""
+
+    def open_snapshot(self, locked: bool) -> "AbstractContextManager[Snapshot]":
+        """The ledger as it is now, of the engine's format. Guards can write meanwhile, unless it is `locked`."""
+
+    def import_from(self, snapshot: "Snapshot", on_rows: "OnRows", check: "Check") -> None:
+        """Make the ledger with what another one has. It is durable when this returns, and nobody sees any of it before
+        `check` has read it. Raises: LedgerError if there is a ledger, OSError, and what `check` raises."""
 
     def settle(self) -> None:
         """Bring every commit of a ledger that nobody uses into the file of its name. A damaged one stays as it is."""

@@ -20,6 +20,7 @@ from .progress import Progress
 from .range import verify_range
 from .report import Report, UnusableInput, describe, visible
 from .single import verify_bundle
+from .sources import ReceiptSource
 from .sources.export import ExportSource
 from .sources.sqlite import LedgerSource
 
@@ -95,7 +96,7 @@ def terminal_width() -> int:
 
 
 def verify(
-    path: Path,
+    given: Path | ReceiptSource,
     key_files: Sequence[Path],
     options: argparse.Namespace,
     progress: ProgressCallback,
@@ -103,14 +104,14 @@ def verify(
     key_is_beside: bool = False,
     remembered: Sequence[SignedCheckpoint] = (),
 ) -> Report:
-    """Verify the ledger, export or bundle at `path`; the last two are as `Requirements` has them.
+    """Verify a ledger, export or bundle: its path, or what reads it. The last two are as `Requirements` has them.
 
     Raises: UnusableInput.
     """
     try:
-        requirements = _read_requirements(path, key_files, options, progress)
+        requirements = _read_requirements(given, key_files, options, progress)
         trust = replace(requirements, key_is_beside=key_is_beside, remembered=tuple(remembered))
-        return _verify(path, trust, options)
+        return _verify(given, trust, options)
     except (UnusableInput, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:  # INVARIANT: whatever the input contains, it ends in a report or in this
@@ -118,15 +119,15 @@ def verify(
 
 
 def _read_requirements(
-    path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback
+    given: Path | ReceiptSource, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback
 ) -> Requirements:
     """What the options ask for, with the files that they name. Raises: UnusableInput."""
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
     against = [*options.against]
-    if witnesses and (path / COSIGNED).is_file():
-        against.append(path / COSIGNED)
+    if witnesses and isinstance(given, Path) and (given / COSIGNED).is_file():
+        against.append(given / COSIGNED)
     return Requirements(
         keys=keys,
         approvers=read_approvers(options.approvers) if options.approvers else None,
@@ -138,12 +139,17 @@ def _read_requirements(
     )
 
 
-def _verify(path: Path, requirements: Requirements, options: argparse.Namespace) -> Report:
+def _verify(given: Path | ReceiptSource, requirements: Requirements, options: argparse.Namespace) -> Report:
     if options.receipt is not None:
         options.first = options.last = options.receipt
-    if not path.is_dir() and not _is_ledger(path):
-        return verify_bundle(path, requirements)
-    source = ExportSource(path) if path.is_dir() else LedgerSource(path)
+    if not isinstance(given, Path):
+        source = given
+    elif given.is_dir():
+        source = ExportSource(given)
+    elif _is_ledger(given):
+        source = LedgerSource(given)
+    else:
+        return verify_bundle(given, requirements)
     if options.first is None and options.last is None:
         return verify_full(source, requirements)
     if options.first is None or options.last is None:

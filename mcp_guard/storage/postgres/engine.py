@@ -3,28 +3,32 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from mcp_guard.core.approval import ApprovalState
-from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import check_durability, connect, quoted_schema
-from mcp_guard.storage.postgres.dialect import ONE_ROW, tables
+from mcp_guard.storage.postgres.connection import check_durability, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
+from mcp_guard.storage.postgres.migrations import check_format
+from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BlockingWire
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
-MAKING = 0x6D6370
-"""The advisory lock of whoever makes or migrates a schema."""
+if TYPE_CHECKING:
+    from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
+    from mcp_guard.verifier.sources import ReceiptSource
+
+SIZE = """SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schema()))"""
 
 
 class PostgresEngine:
@@ -83,7 +87,7 @@ class PostgresEngine:
 
     def read_format(self) -> int:
         with self._explained(), closing(connect(self.database)) as connection:
-            return self._format(connection)
+            return read_format(connection, str(self.database))
 
     def inspect(self, format: int) -> InspectedLedger:
         with self._explained(), closing(self.open_reader()) as store:
@@ -120,11 +124,30 @@ class PostgresEngine:
                         break
         return list(found.values())
 
-    def copy(self, target: Path) -> None:
-        raise LedgerError(
-            f"`{self.database}` is not a file, and is not copied as one",
-            "back the database up with its own tools (pg_dump), and the keys: mcp-guard keys",
-        )
+    def exists(self) -> bool:
+        with self._explained(), closing(connect(self.database)) as connection:
+            return has_tables(connection)
+
+    def stored_bytes(self) -> int:
+        with self._explained(), closing(connect(self.database)) as connection:
+            row = connection.execute(SIZE.encode()).fetchone()
+            return int(row[0]) if row else 0
+
+    def open_source(self) -> "ReceiptSource":
+        from mcp_guard.storage.postgres.verification import DatabaseSource
+
+        return DatabaseSource(self.database)
+
+    def open_snapshot(self, locked: bool) -> "AbstractContextManager[Snapshot]":
+        from mcp_guard.storage.postgres.copying import open_snapshot
+
+        assert not locked
+        return open_snapshot(self.database)
+
+    def import_from(self, snapshot: "Snapshot", on_rows: "OnRows", check: "Check") -> None:
+        from mcp_guard.storage.postgres.copying import import_from
+
+        import_from(self.database, snapshot, on_rows, check)
 
     def settle(self) -> None:
         pass
@@ -137,25 +160,9 @@ class PostgresEngine:
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MAKING,))
-            if connection.execute("SELECT to_regclass('format') IS NULL").fetchone() == (True,):
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(self.database)}".encode())
-                for statement in (*tables(), ONE_ROW, "CREATE TABLE format (number BIGINT NOT NULL)"):
-                    connection.execute(statement.encode())
-                connection.execute("INSERT INTO format VALUES (%s)", (VERSION,))
-
-    def _format(self, connection: "psycopg.Connection[Any]") -> int:
-        """Raises: LedgerError, psycopg.Error."""
-        if connection.execute("SELECT to_regclass('format') IS NULL").fetchone() == (True,):
-            hint = "run the guard once, or correct `guard.origin`"
-            raise LedgerError(f"no ledger of this origin in `{self.database}`", hint, LedgerFault.NOT_A_LEDGER)
-        row = connection.execute("SELECT number FROM format").fetchone()
-        return 0 if row is None else int(row[0])
+            make_tables(connection, self.database)
 
     def _check_format(self, connection: "psycopg.Connection[Any]") -> None:
         """Raises: LedgerError, psycopg.Error."""
-        if (format := self._format(connection)) != VERSION:
-            raise LedgerError(
-                f"the ledger in `{self.database}` has format {format}; this version reads {VERSION}",
-                "update every gateway to the same version",
-            )
+        name = str(self.database)
+        check_format(read_format(connection, name), name)

@@ -1,8 +1,9 @@
 """Opens and inspects ledger files. Implements `storage.engines.Engine`; a guard loads only what it needs of this."""
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import InPlaceExecutor
@@ -11,6 +12,10 @@ from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
+
+if TYPE_CHECKING:
+    from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
+    from mcp_guard.verifier.sources import ReceiptSource
 
 
 class SqliteEngine:
@@ -62,11 +67,26 @@ class SqliteEngine:
 
         return receipts_of_starts(self.path, guards)
 
-    def copy(self, target: Path) -> None:
-        from mcp_guard.storage.sqlite.copying import copy_ledger
+    def open_snapshot(self, locked: bool) -> "AbstractContextManager[Snapshot]":
+        from mcp_guard.storage.sqlite.copying import open_snapshot
 
-        with closing(self.open_reader()) as store:
-            copy_ledger(store, target)
+        return open_snapshot(self.path, locked)
+
+    def import_from(self, snapshot: "Snapshot", on_rows: "OnRows", check: "Check") -> None:
+        from mcp_guard.storage.sqlite.copying import import_from
+
+        import_from(self.path, snapshot, on_rows, check)
+
+    def open_source(self) -> "ReceiptSource":
+        from mcp_guard.verifier.sources.sqlite import LedgerSource
+
+        return LedgerSource(self.path)
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def stored_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.path.parent.glob(f"{self.path.name}*"))
 
     def settle(self) -> None:
         from mcp_guard.storage.sqlite.copying import empty_log

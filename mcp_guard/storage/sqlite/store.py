@@ -83,6 +83,10 @@ class SqliteStore(SqlStore):
     def close(self) -> None:
         self._db.close()
 
+    def execute(self, sql: str) -> sqlite3.Cursor:
+        """For what is done with whole tables."""
+        return self._db.execute(sql)
+
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Write what is committed now to another database, in place of what is in it."""
         self._db.backup(target)

@@ -1,0 +1,51 @@
+"""Makes the tables of an origin, in a schema of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+from psycopg import Connection
+
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import quoted_schema, schema_of
+from mcp_guard.storage.postgres.dialect import ONE_ROW, tables
+from mcp_guard.storage.sql.schema import VERSION
+
+MAKING = 0x6D6370
+"""With the name of the schema, the advisory lock of whoever makes or migrates it."""
+
+FORMAT = "CREATE TABLE format (number BIGINT NOT NULL)"
+
+
+def has_tables(connection: "Connection[Any]") -> bool:
+    """Raises: psycopg.Error."""
+    return connection.execute("SELECT to_regclass('format') IS NOT NULL").fetchone() == (True,)
+
+
+def read_format(connection: "Connection[Any]", name: str) -> int:
+    """Raises: LedgerError if there is no ledger, psycopg.Error."""
+    if not has_tables(connection):
+        hint = "run the guard once, or correct `guard.origin`"
+        raise LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
+    row = connection.execute("SELECT number FROM format").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def make_tables(connection: "Connection[Any]", database: Database, fill: Callable[[], None] | None = None) -> bool:
+    """Make the tables in a transaction, with `fill` before there are indexes. False if another process has made them;
+    those of an origin are made by one at a time. Raises: psycopg.Error, and what `fill` raises."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (MAKING, schema_of(database)))
+    if has_tables(connection):
+        return False
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
+    statements = (*tables(), ONE_ROW, FORMAT)
+    indexes = [statement for statement in statements if " INDEX " in statement]
+    for statement in statements:
+        if statement not in indexes:
+            connection.execute(statement.encode())
+    connection.execute("INSERT INTO format VALUES (%s)", (VERSION,))
+    if fill is not None:
+        fill()
+    for statement in indexes:
+        connection.execute(statement.encode())
+    return True

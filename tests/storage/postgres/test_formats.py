@@ -1,0 +1,45 @@
+"""An origin of another format is refused by every way to open it, with what to do."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import connect
+from mcp_guard.storage.postgres.engine import PostgresEngine
+from mcp_guard.storage.sql.schema import VERSION
+from tests.storage.contract.engines import postgres
+
+OPENINGS: Mapping[str, Callable[[PostgresEngine], object]] = {
+    "store": lambda engine: engine.open_store(True, True),
+    "reader": lambda engine: engine.open_reader(),
+    "snapshot": lambda engine: engine.open_snapshot(False).__enter__(),
+    "older": lambda engine: engine.open_older(),
+}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> PostgresEngine:
+    place = postgres(tmp_path).place
+    assert isinstance(place, Database)
+    open_store(place, unsafe_skip_fsync=True).close()
+    return PostgresEngine(place)
+
+
+def set_format(engine: PostgresEngine, number: int) -> None:
+    with connect(engine.database) as connection:
+        connection.execute("UPDATE format SET number = %s", (number,))
+
+
+@pytest.mark.parametrize("name", OPENINGS)
+@pytest.mark.parametrize(("number", "hint"), [(VERSION + 1, "update mcp-guard"), (VERSION - 1, "use the version")])
+def test_other_format_is_refused_with_what_to_do(engine: PostgresEngine, name: str, number: int, hint: str) -> None:
+    set_format(engine, number)
+    with pytest.raises(LedgerError, match=f"has format {number}; this version reads {VERSION}") as refused:
+        OPENINGS[name](engine)
+    assert refused.value.hint.startswith(hint)
+    assert engine.read_format() == number
+    assert engine.exists()
