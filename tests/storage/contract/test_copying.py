@@ -12,7 +12,8 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import create_file
 from mcp_guard.ledger.migration import migrate
-from mcp_guard.ledger.open import FILE, LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_store
