@@ -15,10 +15,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
 
-dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock file and their hashes; the same commit gives the same bytes
+dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock files and their hashes; the same commit gives the same bytes
 	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
-	@cp requirements.lock dist
-	@cd dist && sha256sum *.whl *.tar.gz requirements.lock > SHA256SUMS
+	@cp requirements.lock requirements-all.lock dist
+	@cd dist && sha256sum *.whl *.tar.gz requirements.lock requirements-all.lock > SHA256SUMS
 	@printf 'built in %s:\n' "$(CURDIR)/dist"
 	@ls dist
 
@@ -138,6 +138,7 @@ bench-http: $(VENV)/.dev  ## measure the guard over HTTP next to a bare proxy on
 
 lock: $(VENV)/.uv  ## resolve the dependencies again; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
+	@$(UV) pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -c requirements.lock -q -o requirements-all.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
 	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock

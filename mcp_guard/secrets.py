@@ -123,9 +123,11 @@ def import_keyring() -> ModuleType:
     """The package `keyring`. Raises: ConfigError if it is not installed."""
     try:
         import keyring as library
-    except ImportError:
-        hint = "pip install keyring, in the environment of mcp-guard"
-        raise ConfigError("the keyring cannot be used: the package `keyring` is not installed", hint) from None
+    except ImportError as error:
+        from mcp_guard.extras import lacks
+
+        missing = lacks("the keyring", "keyring", error)
+        raise ConfigError(missing.what, missing.hint) from None
     return library
 
 

@@ -27,6 +27,8 @@ from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level,
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
+from mcp_guard.extras import missing_extras
+from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import configured_keys
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.verification_note import why_discontinued
@@ -72,7 +74,11 @@ def row(result: CheckResult) -> Sequence[object]:
 
 def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
     """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
-    state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find_key)
+
+    def find_key(verifier: str) -> SigningKey:
+        return configured_keys(ledger_settings(settings)).find_key(verifier)
+
+    state = inspect_state_folder(settings.state_dir, find_key)
     tools: list[Tool] = []
     absent: Mapping[str, LastWords | None] = dict.fromkeys(settings.upstreams)
     if start_upstreams:
@@ -104,6 +110,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         outdated=find_outdated(settings, [name for name, is_running in state.guards if is_running]),
         unnamed_groups=tuple(all_unnamed_groups(settings)),
         reached=find_reached(settings),
+        missing_extras=tuple(missing_extras(settings)),
         **snapshot,
     )
 

@@ -49,6 +49,14 @@ def _problem(check: str, what: str, fix: str) -> CheckResults:
     return [CheckResult(check, Level.PROBLEM, what, fix)]
 
 
+def packages(snapshot: GuardSnapshot) -> CheckResults:
+    """Packages that only some configurations need: without them a guard does not start, or a part of it fails."""
+    results = [
+        CheckResult("packages", Level.PROBLEM, missing.what, missing.hint) for missing in snapshot.missing_extras
+    ]
+    return results or _ok("packages", "every package that the configuration needs is installed")
+
+
 def state_folder(snapshot: GuardSnapshot) -> CheckResults:
     folder = snapshot.folder
     if folder is None:
@@ -420,9 +428,9 @@ def _some(numbers: Sequence[int]) -> str:
 
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
-    mode, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, reach, refusals,
-    weakened, clients,
+    mode, packages, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome,
+    approvals, routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, reach,
+    refusals, weakened, clients,
 )  # fmt: skip
 
 

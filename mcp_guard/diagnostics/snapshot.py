@@ -7,6 +7,7 @@ from mcp_guard.core.approval import Approval, Route
 from mcp_guard.core.model import Micros
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.diagnostics.reach import Reach
+from mcp_guard.extras import MissingExtra
 
 
 class Level(StrEnum):
@@ -182,3 +183,5 @@ class GuardSnapshot:
     """How running guards differ from one that was started now."""
     unnamed_groups: tuple[UnnamedGroup, ...] = ()
     reached: tuple[Reach, ...] = ()
+    missing_extras: tuple[MissingExtra, ...] = ()
+    """What the configuration needs and is not installed."""

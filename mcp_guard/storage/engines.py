@@ -84,8 +84,14 @@ def _sqlite(place: Place) -> Engine:
 
 
 def _postgres(place: Place) -> Engine:
-    from mcp_guard.storage.postgres.engine import PostgresEngine
+    """Raises: LedgerError without the packages of the extra `postgres`."""
+    try:
+        from mcp_guard.storage.postgres.engine import PostgresEngine
+    except ImportError as error:
+        from mcp_guard.extras import lacks
 
+        missing = lacks("a ledger in PostgreSQL", "postgres", error)
+        raise LedgerError(missing.what, missing.hint) from None
     assert isinstance(place, Database)
     return PostgresEngine(place)
 

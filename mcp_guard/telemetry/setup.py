@@ -67,11 +67,11 @@ def start_telemetry(settings: Settings, guard: str, log: ServerLog, *, serves: b
     try:
         metrics = _make_metrics() if telemetry.metrics and serves else None
         traces = _make_traces(settings, telemetry, guard, log) if telemetry.otlp_endpoint else None
-    except ImportError as missing:
-        raise ConfigError(
-            f"the section `[telemetry]` requires a package that is not installed: {missing.name}",
-            "pip install 'mcp-guard[telemetry]', in the environment of mcp-guard",
-        ) from None
+    except ImportError as error:
+        from mcp_guard.extras import lacks
+
+        missing = lacks("the section `[telemetry]`", "telemetry", error)
+        raise ConfigError(missing.what, missing.hint) from None
     return Telemetry(metrics, traces, call_log, token_log)
 
 

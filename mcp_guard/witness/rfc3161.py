@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mcp_guard.extras import lacks
 from mcp_guard.outbound import DeliveryError, Destination, post
 from mcp_guard.witness.submission import Acceptance, Submission
 
@@ -92,8 +93,9 @@ def _load_library() -> ModuleType:
     """Raises: DeliveryError."""
     try:
         import rfc3161_client
-    except ImportError:
-        raise DeliveryError("package `rfc3161-client` is not installed: pip install rfc3161-client") from None
+    except ImportError as error:
+        missing = lacks("a witness of the kind `rfc3161`", "timestamps", error)
+        raise DeliveryError(f"{missing.what}; {missing.hint}") from None
     return rfc3161_client
 
 

@@ -54,6 +54,7 @@ NOT_RUN = {
     "docs/howto/pin-tools.md": {"mcp-guard tools accept crm__search_deals": "asks; tests/cli/test_tools.py answers"},
     "docs/howto/install.md": {
         "python3 -m venv ~/mcp-guard": "installs; tests/packaging does so",
+        "~/mcp-guard/bin/pip": "the same",
         "make dist": "builds; tests/packaging does so",
     },
     "docs/howto/uninstall.md": {

@@ -11,7 +11,12 @@ from tests.docs.page import ROOT, Block, blocks, fits, run
 
 PAGE = blocks(ROOT / "docs" / "howto" / "release.md")
 WORKFLOW = (ROOT / ".github" / "workflows" / "release.yml").read_text()
-FILES = (f"mcp_guard-{__version__}-py3-none-any.whl", f"mcp_guard-{__version__}.tar.gz", "requirements.lock")
+FILES = (
+    f"mcp_guard-{__version__}-py3-none-any.whl",
+    f"mcp_guard-{__version__}.tar.gz",
+    "requirements.lock",
+    "requirements-all.lock",
+)
 COPIED = ("CHANGELOG.md", "mcp_guard/__init__.py", ".github/workflows/release.yml")
 ORDER = ("ssh-keygen -q -t", "VERSION=", "git tag", "ssh-keygen -q -Y sign", "ssh-keygen -Y verify")
 NOT_RUN = ("gh ", "git push", "git checkout", "make dist")

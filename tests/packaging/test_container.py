@@ -45,7 +45,9 @@ def test_copied_files_exist_and_suffice_for_the_build(tmp_path: Path) -> None:
 
 def test_image_installs_locked_dependencies() -> None:
     installs = [rest for word, rest in LINES if word == "RUN" and "pip install" in rest]
-    assert all("--require-hashes -r requirements.lock" in install or "--no-deps ." in install for install in installs)
+    assert all(
+        "--require-hashes -r requirements-all.lock" in install or "--no-deps ." in install for install in installs
+    )
 
 
 def test_image_runs_unprivileged_with_state_on_a_volume() -> None:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.tlog import note
+from mcp_guard.extras import lacks
 from mcp_guard.ledger.keys import PUBLISHED, SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
 
@@ -69,9 +70,9 @@ def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeySt
     """Raises: LedgerError without the `keyring` package."""
     try:
         import keyring
-    except ImportError:
-        hint = "pip install keyring, in the environment of mcp-guard"
-        raise LedgerError("ledger.signer is `keyring`, but the package `keyring` is not installed", hint) from None
+    except ImportError as error:
+        missing = lacks('`ledger.signer = "keyring"`', "keyring", error)
+        raise LedgerError(missing.what, missing.hint) from None
     return KeyringKeyStore(origin, folder / PUBLISHED, keyring)
 
 
