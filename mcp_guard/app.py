@@ -20,6 +20,7 @@ from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, Ledger
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
 from mcp_guard.core.visible_text import say
+from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.host_process import parent_of
 from mcp_guard.identity.instances import (
@@ -41,6 +42,7 @@ from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group, policy_enviro
 from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
+from mcp_guard.shared_secret import KEY_BYTES, SharedSecret, read_shared_secret
 from mcp_guard.telemetry.setup import start_telemetry
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.listener import NoListener
@@ -57,6 +59,11 @@ if TYPE_CHECKING:
     from mcp_guard.network import Network
     from mcp_guard.readiness import ReadinessChecks
     from mcp_guard.upstream.last_words import LastWords
+
+REQUEST_STATES = "request-state"
+"""What the key that seals request states is derived for."""
+NOTED_AS = "shared-secret"
+"""The name under which the ledger notes the id of the secret of the guard that was started last."""
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_environment", "run_stdio", "serve_http"]
 
@@ -77,7 +84,7 @@ def run_stdio(
             warn_of_exposure(settings, None, log.note)
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, log.note)
         with closing(start_telemetry(settings, ledger.guard, log, serves=False)) as telemetry:
-            runtime = Runtime(settings, ledger, log, telemetry)
+            runtime = Runtime(settings, ledger, log, telemetry, ProtocolAdapters(os.urandom(KEY_BYTES)))
             if code:
                 instance, bound = _redeem_launch_code(runtime, code)
             else:
@@ -158,9 +165,12 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         warn_of_exposure(settings, settings.serve, log.note)
+        secret = read_shared_secret(settings)
+        warn_of_other_secret(ledger.writer, secret, log.note)
         recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
-            runtime = Runtime(settings, ledger, log, telemetry)
+            adapters = ProtocolAdapters(secret.derive(REQUEST_STATES))
+            runtime = Runtime(settings, ledger, log, telemetry, adapters)
             asyncio.run(_on_loop(ledger, partial(_serve_http, runtime, settings.serve)))
     finally:
         ledger.close()
@@ -432,6 +442,20 @@ def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], Non
     if why := writer.read(partial(why_discontinued, folder=folder)):
         note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
         note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
+
+
+def warn_of_other_secret(writer: Writer, secret: SharedSecret, note: Callable[[str], None]) -> None:
+    """Warn the operator if the guard that was started last on this ledger has another secret. Raises: LedgerError."""
+
+    def op(tx: Transaction) -> str | None:
+        before = tx.store.noted(NOTED_AS)
+        if before != secret.id:
+            tx.store.note(NOTED_AS, secret.id)
+        return before
+
+    if writer.run(op) not in (None, secret.id):
+        note("warning: this gateway has another `ledger.shared_secret` than the one started before it on this ledger")
+        note("hint: give all gateways the same; until then, none goes on with what another has sealed")
 
 
 def warn_of_exposure(settings: Settings, serve: ServeSettings | None, note: Callable[[str], None]) -> None:

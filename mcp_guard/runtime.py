@@ -25,9 +25,10 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.core.visible_text import quote, say
+from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
 from mcp_guard.downstream.loop_share import LoopShare
-from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
+from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
@@ -39,7 +40,6 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
-from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog, SessionLog, StatusSource
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
@@ -168,11 +168,19 @@ class CallsAtStop:
 class Runtime:
     """One guard process. `note` logs a sentence for the operator."""
 
-    def __init__(self, settings: Settings, ledger: OpenLedger, log: ServerLog, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: OpenLedger,
+        log: ServerLog,
+        telemetry: Telemetry,
+        adapters: ProtocolAdapters,
+    ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.log = log
         self.telemetry = telemetry
+        self._adapters = adapters
         self.note = note = log.note
         self._sessions: WeakSet[Session] = WeakSet()
         receipts = LoggedPolicyReceipts(ledger.ledger, log)
@@ -303,7 +311,7 @@ class Runtime:
             loop_share=self.loop_share,
             tool_names=make_tool_names(settings),
             timeouts=self._client_timeouts,
-            choose_adapter=choose_adapter,
+            choose_adapter=self._adapters.choose,
         )
         session_policies = SessionPolicies(
             in_force, lambda: self._environment(upstreams), on_changed=session.notify_tools_changed
@@ -470,14 +478,3 @@ class Runtime:
         elif observed:
             self.note(f"in observe mode: {', '.join(observed)}")
         return str(self.settings.mode)
-
-
-def choose_adapter(session: Session, method: str, params: Json) -> ProtocolAdapter:
-    """The adapter for a session, by its first request. The other one is not loaded."""
-    if is_stateless(method, params):
-        from mcp_guard.downstream.stateless import StatelessAdapter
-
-        return StatelessAdapter(session)
-    from mcp_guard.downstream.handshake import HandshakeAdapter
-
-    return HandshakeAdapter(session)

@@ -326,6 +326,8 @@ class Settings:
     database: SecretReference | Path | None = None
     """Where the ledger is: the URL of a database, or a file. By default a file in the state folder."""
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+    shared_secret: SecretReference | None = None
+    """What the gateways of the ledger share; by default a file of the state folder has it."""
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
     signals: tuple[SignalSettings, ...] = ()
     drift: "DriftRule | None" = None

@@ -106,14 +106,15 @@ async def test_requests_that_wait_for_an_absent_client_are_bounded() -> None:
     async def ask(multi: MultiRoundRequest) -> Json:
         return await rounds.ask(multi, {"": {"method": "elicitation/create"}})
 
+    more: Any = {"binding": "", "envelope": envelope, "token": None, "round": 1, "seconds_left": 0, "approval": None}
     for number in range(MAX_AWAY + 5):
-        rounds.start(number, ask, binding="", envelope=envelope, token=None, round=1)
+        rounds.start(number, ask, **more)
         await asyncio.sleep(0)
     assert len(tasks) == MAX_AWAY
     assert all("error" in replies[number] for number in range(MAX_AWAY, MAX_AWAY + 5))
     rounds.close()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
-    rounds.start("next", ask, binding="", envelope=envelope, token=None, round=1)
+    rounds.start("next", ask, **more)
     await asyncio.sleep(0)
     assert replies["next"] == {"result": 1}
     rounds.close()

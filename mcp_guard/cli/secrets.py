@@ -53,6 +53,9 @@ def places(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
                 (key, value) for key, value in section_settings.options.items() if isinstance(value, SecretReference)
             ]
             yield from ((f"{section}.{name}.{key}", place) for key, place in references)
+    for key, secret in (("database", settings.database), ("shared_secret", settings.shared_secret)):
+        if isinstance(secret, SecretReference):
+            yield f"ledger.{key}", secret
 
 
 def show(options: argparse.Namespace) -> int:

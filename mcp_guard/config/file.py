@@ -49,6 +49,7 @@ from mcp_guard.settings import (
     AgentSettings,
     ClientLimits,
     InstanceScope,
+    NetworkSettings,
     NotifierSettings,
     OnCancel,
     ServeSettings,
@@ -365,10 +366,7 @@ class Config(Model):
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
-            notifiers={
-                name: NotifierSettings(notifier.kind, _options(notifier), base_dir, network)
-                for name, notifier in self.notifiers.items()
-            },
+            notifiers=self._notifiers(base_dir, network),
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             forward_meta=guard.forward_meta,
@@ -381,10 +379,17 @@ class Config(Model):
             keep_payload_days=self.ledger.keep_payload_days,
             database=self.ledger.place(base_dir),
             signers=self.ledger.signers(base_dir),
+            shared_secret=self.ledger.shared_secret.reference() if self.ledger.shared_secret else None,
             witnesses={name: witness.settings(base_dir, network) for name, witness in self.witnesses.items()},
             network=network,
             telemetry=self.telemetry.settings() if self.telemetry else None,
         )
+
+    def _notifiers(self, base_dir: Path, network: NetworkSettings) -> dict[str, NotifierSettings]:
+        return {
+            name: NotifierSettings(notifier.kind, _options(notifier), base_dir, network)
+            for name, notifier in self.notifiers.items()
+        }
 
     def _people(self) -> People:
         users = {user for agent in self.agents.values() for user in (agent.owner, agent.on_behalf_of) if user}

@@ -35,6 +35,7 @@ class LedgerConfig(Model):
     signer: SignerConfig = "file"
     next_signer: SignerConfig | None = None
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
+    shared_secret: SecretConfig | None = None
 
     def place(self, base_dir: Path) -> SecretReference | Path | None:
         """The reference to the URL of a database, or a file."""

@@ -141,9 +141,9 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
             if isinstance(option, SecretReference):
                 yield option.words, place.base_dir
     here = settings.path.parent
-    yield from ((secret.words, here) for secret in (settings.telemetry.secrets if settings.telemetry else ()))
-    if isinstance(settings.network.proxy, SecretReference):
-        yield settings.network.proxy.words, here
+    sent = settings.telemetry.secrets if settings.telemetry else ()
+    secrets = (*sent, settings.database, settings.shared_secret, settings.network.proxy)
+    yield from ((secret.words, here) for secret in secrets if isinstance(secret, SecretReference))
     for upstream in settings.upstreams.values():
         yield upstream.argv, upstream.cwd
         client_secret = upstream.oauth.client_secret if upstream.oauth else None

@@ -37,6 +37,10 @@ class MultiRoundRequest:
     """The progress token of the request that waits, if it has one."""
     round: int
     """How many times the client has made this request because of one held call."""
+    seconds_left: float
+    """How long its held call may still be waited for, in all rounds after this one."""
+    approval: str | None = None
+    """The approval that the call waits for or has waited for, if it requested one."""
     pending: Approval | None = None
     """The approval that the call was left waiting for."""
     late_reply: Json | None = None
@@ -84,6 +88,8 @@ class MultiRoundRequests:
         envelope: Envelope,
         token: str | int | None,
         round: int,
+        seconds_left: float,
+        approval: str | None,
         early_answers: Mapping[str, Json] = {},
     ) -> None:
         """Start the work for a request. Its reply is sent when it is there and the client is."""
@@ -91,7 +97,8 @@ class MultiRoundRequests:
             reason = f"{MAX_AWAY} requests of this client wait for its answers already; answer or cancel those"
             self._reply(request, error(INVALID_REQUEST, reason))
             return
-        multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round)
+        key = self._new_key("f")
+        multi = MultiRoundRequest(key, binding, envelope, request, token, round, seconds_left, approval)
         multi.early_answers = dict(early_answers)
         self._requests[multi.key] = multi
         self._run(multi.key, self._complete(multi, work(multi)))

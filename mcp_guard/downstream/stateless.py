@@ -5,10 +5,11 @@ What one side cannot express becomes what the other can, or an honest error:
 - an upstream's question becomes `input_required` of a request that is running, or an error if there is none;
 - notifications of changes go to those who subscribed to them;
 - a call that is held for approval becomes `input_required` with a sealed state, and the client resumes it by repeating
-  its request.
+  its request, also at another gateway.
 """
 
 import asyncio
+import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,10 @@ HOLD_ROUNDS, ROUND_SECONDS = 3, 15.0
 There are more and shorter ones for a client that gives up sooner."""
 MIN_ROUND_SECONDS = 0.001
 MAX_SUBSCRIBED_URIS = 256
+RUNS_ELSEWHERE = (
+    "the request of this `requestState` does not run at this gateway, and may have taken effect; look at the resource "
+    "before you repeat it without the state"
+)
 UNKNOWN_STATE = "`requestState` does not belong to this request, or is no longer valid; make the request without it"
 
 
@@ -64,9 +69,11 @@ class HeldCall:
 class StatelessAdapter:
     """Implements `session.ProtocolAdapter`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, state_key: bytes) -> None:
         self._session = session
-        self._cipher = RequestStateCipher(session.instance.id)
+        self._cipher = RequestStateCipher(state_key, session.instance.id)
+        self._id = secrets.token_hex(8)
+        """Which work a state can resume: that of this adapter, and none of a like name elsewhere."""
         self._rounds = MultiRoundRequests(
             run=lambda key, work: session.start((GUARD, key), work),
             cancel=lambda key: session.cancel((GUARD, key)),
@@ -166,11 +173,15 @@ class StatelessAdapter:
             return
         state: Json | None = {}
         if (sealed := params.get("requestState")) is not None:
-            state = self._cipher.open(sealed)
+            state = self._cipher.open(sealed, self._session.guard.clock.now())
         answers = params.get("inputResponses", {})
         if state is None or state.get("binding", binding) != binding or not isinstance(answers, dict):
             self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))
-        elif "resume" not in state:
+        elif state.get("session") == self._id:
+            self._resume(id, params, envelope, state["resume"], answers)
+        elif "session" in state and state["approval"] is None:
+            self._session.client.reply(id, error(INVALID_PARAMS, RUNS_ELSEWHERE))
+        else:
             held = HeldCall(state.get("approval"), float(state.get("left", self._session.guard.hold_seconds)))
             self._rounds.start(
                 id,
@@ -179,9 +190,15 @@ class StatelessAdapter:
                 envelope=envelope,
                 token=progress_token(params),
                 round=1 + int(state.get("round", 0)),
-                early_answers=answers,
+                seconds_left=held.seconds_left,
+                approval=held.approval,
+                early_answers=answers if "session" not in state else {},
             )
-        elif (multi := self._rounds.find_by_key(state["resume"])) is None or multi.request is not None:
+
+    def _resume(self, id: Id, params: Json, envelope: Envelope, key: str, answers: Json) -> None:
+        """The client is back at work that was started here."""
+        multi = self._rounds.find_by_key(key)
+        if multi is None or multi.request is not None:
             self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))
         else:
             multi.envelope, multi.token = envelope, progress_token(params)
@@ -204,7 +221,7 @@ class StatelessAdapter:
             is_first=params.get("name") != AWAIT,
             most=min(round_seconds, held.seconds_left) if knows_rounds else held.seconds_left,
         )
-        seconds_left = held.seconds_left - (wait.limit() or 0)
+        multi.seconds_left = held.seconds_left - (wait.limit() or 0)
         channel = ClientChannel(
             progress=(lambda update: self._send_progress(multi, update)) if multi.token is not None else None,
             on_approval_requested=lambda approval: self._show_approval(multi, approval),
@@ -225,11 +242,21 @@ class StatelessAdapter:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
             reply = self._session.failure_reply(failure)
-        is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and seconds_left < MIN_ROUND_SECONDS)
+        is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and multi.seconds_left < MIN_ROUND_SECONDS)
         if multi.pending is None or not knows_rounds or is_over:
             return wire.complete_result(method, reply)
-        state = {"binding": multi.binding, "approval": multi.pending.id, "round": multi.round, "left": seconds_left}
-        return wire.input_required(self._cipher.seal(state), {}, reply["result"])
+        multi.approval = multi.pending.id
+        return wire.input_required(self._seal(multi), {}, reply["result"])
+
+    def _seal(self, multi: MultiRoundRequest, **more: str) -> str:
+        """The state by which a client comes back: to the approval that its call waits for, if there is one."""
+        state: Json = {
+            "binding": multi.binding,
+            "approval": multi.approval,
+            "round": multi.round,
+            "left": multi.seconds_left,
+        }
+        return self._cipher.seal(state | more, self._session.guard.clock.now())
 
     def _send_progress(self, multi: MultiRoundRequest, update: Json) -> None:
         """To the request by which the client waits now, if it has a progress token."""
@@ -237,11 +264,12 @@ class StatelessAdapter:
             self._session.client.notify(PROGRESS, {"progressToken": multi.token, **update}, multi.request)
 
     def _input_required(self, multi: MultiRoundRequest) -> Json:
-        state = self._cipher.seal({"binding": multi.binding, "resume": multi.key})
-        return wire.input_required(state, multi.questions)
+        """To work that goes on here; if it only waits for an approval, another gateway can wait in its place."""
+        return wire.input_required(self._seal(multi, session=self._id, resume=multi.key), multi.questions)
 
     def _show_approval(self, multi: MultiRoundRequest, approval: Approval) -> None:
         """Show the user where the call is decided. The answer decides nothing."""
+        multi.approval = approval.id
         if self._session.inbox and can_open_urls(multi.envelope.capabilities):
             request = {"method": ELICIT, "params": approval_elicitation(approval, self._session.inbox)}
             self._rounds.show(multi, {"approval": request})
