@@ -193,6 +193,8 @@ def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     for index, op in enumerate(ops):
         try:
             results.append(op(tx))
+        except HeadMoved:
+            raise
         except tx.store.failures:
             raise
         except Exception as error:
@@ -356,8 +358,8 @@ class Writer:
 
     def _transact(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], locked: bool = False) -> list[Any]:
         try:
-            store.begin(self._known_head.head, locked, reads)
             try:
+                store.begin(self._known_head.head, locked, reads)
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(head.key)

@@ -1,4 +1,4 @@
-"""A guard in this process for tests that force races: real policies, real ledger file, a recording upstream."""
+"""A guard in this process for tests that force races: real policies, real ledger, a recording upstream."""
 
 import base64
 import itertools
@@ -49,6 +49,7 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.upstream.catalog import definition_hash
+from tests.promises.engines import engine
 
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
@@ -234,7 +235,7 @@ def open_harness(
         counters,
         people=people,
         attributes=SHOWN,
-        database=database,
+        database=database or engine().database(folder),
     )
     ledger = open_ledger(settings, clock)
     if signed_by is not None:

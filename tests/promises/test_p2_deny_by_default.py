@@ -66,6 +66,7 @@ def broken_engine(harness: Harness) -> None:
     harness.policies._engine.attributes = None  # type: ignore[assignment]
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize(
     ("arrange", "reason"),
     [
@@ -96,6 +97,7 @@ async def test_every_failure_denies_with_a_receipt(
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_policy_error_denies_even_if_another_policy_permits(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{OVERFLOW}")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
@@ -105,6 +107,7 @@ async def test_policy_error_denies_even_if_another_policy_permits(tmp_path: Path
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_policy_error_denies_despite_an_approval_policy(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}\n{OVERFLOW}")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
@@ -113,6 +116,7 @@ async def test_policy_error_denies_despite_an_approval_policy(tmp_path: Path) ->
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_hard_forbid_denies_despite_an_approval_policy(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}\n{hard}")
@@ -121,6 +125,7 @@ async def test_hard_forbid_denies_despite_an_approval_policy(tmp_path: Path) -> 
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
     import asyncio
 
@@ -136,6 +141,7 @@ async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) ->
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
     import asyncio
 
@@ -186,6 +192,7 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     assert decisions[0].outcome in ("allow", "deny", "require_approval")
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
 
@@ -203,6 +210,7 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
     harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_intent_follows_only_from_allow(tmp_path: Path) -> None:
     """The last check: even a defect that asks for an intent gets none, and nothing is sent."""
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")

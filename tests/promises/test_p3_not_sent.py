@@ -16,7 +16,7 @@ from mcp_guard.core.replies import AWAIT
 from mcp_guard.ledger.open import recover
 from mcp_guard.ledger.retention import ErasureOrder, erase_some
 from mcp_guard.ports import Intent
-from mcp_guard.verifier import verify_ledger
+from tests.promises.engines import engine, verify
 from tests.promises.harness import (
     ALLOW,
     HOLD,
@@ -30,6 +30,7 @@ from tests.promises.harness import (
     text,
 )
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
 HOUR = 3600 * SECOND
@@ -75,7 +76,7 @@ def state_of(harness: Harness, id: str) -> ApprovalState:
 
 def close(harness: Harness) -> None:
     harness.close()
-    report = verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub")
+    report = verify(harness.folder)
     assert report.ok, report.problem
 
 
@@ -236,13 +237,13 @@ async def test_an_outcome_that_could_not_be_written_releases_later(tmp_path: Pat
     async def break_ledger(intent: Intent) -> None:
         harness.upstream.is_unreachable = intent.call.purpose != "facts"
         if harness.upstream.is_unreachable:
-            harness.store._run("CREATE TRIGGER no BEFORE DELETE ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
+            engine().refuse(harness.store, "DELETE ON open_call")
 
     harness.upstream.before = break_ledger
     reply = await ask(harness)
     assert "was not sent, so it did not take place, but this could not be recorded" in text(reply)
     assert state_of(harness, id) is ApprovalState.CONSUMED
-    harness.store._run("DROP TRIGGER no")
+    engine().accept(harness.store, "DELETE ON open_call")
     harness.upstream.is_unreachable, harness.upstream.before = False, None
     assert text(await ask(harness)) == "done"
     assert harness.upstream.writes() == ONE_WRITE
@@ -302,9 +303,9 @@ async def test_a_redacted_call_can_be_made_again_and_is_forgotten_afterwards(tmp
     close(harness)
 
 
-async def test_two_guards_that_are_told_at_once_dispatch_once(tmp_path: Path) -> None:
+async def test_two_guards_that_are_told_at_once_dispatch_once(tmp_path: Path, each_engine: str) -> None:
     """One of two guards could not send the call; then both try again at the same moment."""
-    for round in range(10):
+    for round in range({"sqlite": 10, "postgres": 3}[each_engine]):
         folder = tmp_path / str(round)
         folder.mkdir()
         first, _ = await approved(folder)

@@ -11,8 +11,10 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
+from tests.promises.engines import engine
 from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
 
@@ -54,9 +56,9 @@ async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path
     harness.close()
 
 
-async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
+async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path, each_engine: str) -> None:
     """Both have decided and hold the same approval; both try to consume it at the same moment."""
-    for round in range(25):
+    for round in range({"sqlite": 25, "postgres": 5}[each_engine]):
         folder = tmp_path / str(round)
         folder.mkdir()
         first, second = holding(folder), holding(folder)
@@ -212,12 +214,12 @@ async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> Non
     harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
-    harness.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    engine().refuse(harness.store, "INSERT ON open_call")
     harness.upstream.reading = None
     call = replace(ASKED)
     failing = await harness.guard.call(make_instance(), call)
     assert "Nothing was sent" in text(failing)
     assert harness.store.approval(id)[0].state is ApprovalState.APPROVED
-    harness.store._run("DROP TRIGGER no")
+    engine().accept(harness.store, "INSERT ON open_call")
     assert text(await ask(harness)) == "done"
     harness.close()

@@ -10,6 +10,7 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.policy.time_of_call import micros
 from tests.promises.harness import ALLOW, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id, text
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 TWO_ROUTES = ROUTES | {"security": Route("security", ("mallory", "carol"), 24 * 3600 * SECOND)}
 NOTE = ToolCallRequest("crm__note", {"text": "x"})
 WRITES = '@id("writes") @require_approval("people") forbid (principal, action, resource);'

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "sta
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+def harness(tmp_path: Path, each_engine: str) -> Iterator[Harness]:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    yield harness
+    harness.close()
 
 
 async def ask(harness: Harness) -> str:

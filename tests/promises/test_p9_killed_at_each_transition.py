@@ -12,10 +12,11 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
-from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at, report_commits
+from tests.promises.engines import verify
 from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 POLICIES = f"{ALLOW}\n{HOLD}"
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
 KEY = Ed25519PrivateKey.generate()
@@ -57,7 +58,7 @@ def check(harness: Harness) -> list[Json]:
     """Verify every receipt and return them."""
     receipts = harness.receipts()
     if receipts:
-        report = verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub")
+        report = verify(harness.folder)
         assert report.ok, report.problem
         assert report.calls_without_outcome == 0
     return receipts

@@ -12,6 +12,7 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from tests.live.running_guard import Client, cli, log, scripted, seen, write_config
+from tests.promises.engines import engine
 from tests.promises.harness import make_instance, open_harness
 
 
@@ -39,6 +40,7 @@ def test_call_in_flight_when_the_guard_is_killed_becomes_unknown(tmp_path: Path)
     assert json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"] is True
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
     living = open_harness(tmp_path)
 
@@ -53,18 +55,19 @@ async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
     living.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
 
     async def the_disk_fails(intent: Intent) -> None:
-        harness.store._run("PRAGMA query_only = ON")
+        engine().break_writes(harness.store)
 
     harness.upstream.before = the_disk_fails
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     said = reply["result"]["content"][0]["text"]
     assert "was sent to its upstream, but the outcome could not be recorded" in said
     assert "do not repeat it" in said
-    harness.store._run("PRAGMA query_only = OFF")
+    engine().restore_writes(harness.store)
     harness.close()
     after = open_harness(tmp_path)
     assert len(recover(after.ledger.writer, tmp_path / "state")) == 1
@@ -85,6 +88,7 @@ async def dies_in_a_call(folder: Path) -> None:
         await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_unknown_outcomes_are_reported_before_they_are_recorded(
     tmp_path: Path,
 ) -> None:
@@ -105,6 +109,7 @@ async def test_unknown_outcomes_are_reported_before_they_are_recorded(
     third.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_guards_starting_together_close_open_calls_once(tmp_path: Path) -> None:
     await dies_in_a_call(tmp_path)
     first, second = open_harness(tmp_path), open_harness(tmp_path)

@@ -12,12 +12,15 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mcp_guard.core.model import Call, Effect, Micros, RateCounter, ToolCallRequest
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ports import UseSums
-from mcp_guard.verifier import verify_ledger
+from tests.promises.engines import verify
 from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, open_harness, pending_id, text
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
 COUNT = RateCounter("writes", 3600 * SECOND, ("agent",), WRITES)
@@ -96,7 +99,7 @@ async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     )
     assert "enough" in text(await later())  # a new process on the same ledger goes on counting
     harness.close()
-    report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
+    report = verify(tmp_path)
     assert report.ok, report.problem
 
 

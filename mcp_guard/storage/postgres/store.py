@@ -105,19 +105,35 @@ class PostgresStore(SqlStore):
         self._write(changing_one(sql), (*values, name))
 
     def _exchange(self, *last: Statement) -> list[Found]:
-        """Send what was written, then these statements."""
-        appended = [several(sql, rows) for sql, rows in self._appended.items()]
-        statements = [*self._head_change, *appended, *self._unsent, *last]
+        """Send what was written, then these statements.
+
+        INVARIANT: the row of the head is locked, and is what the transaction builds on, before anything is written.
+        """
+        writes = [*(several(sql, rows) for sql, rows in self._appended.items()), *self._unsent]
+        if writes and not self._head_change:
+            self._check_head()
+        statements = [*self._head_change, *writes, *last]
+        locks = bool(self._head_change)
         self._head_change, self._appended, self._unsent = [], {}, []
         if self._in_transaction and not self._has_begun:
             self._has_begun = True
             statements.insert(0, BEGIN)
         try:
-            return self.wire.exchange(statements)[-len(last) :]
+            found = self.wire.exchange(statements)[-len(last) :]
         except psycopg.Error as error:
             if error.sqlstate == CHANGED:
-                raise ChangedElsewhere(error.diag.message_primary) from None
+                what = error.diag.message_primary
+                raise (HeadMoved if what == HEAD and not self._locked else ChangedElsewhere)(what) from None
             raise
+        self._locked |= locks
+        return found
+
+    def _check_head(self) -> None:
+        """Have the row of the head locked first, unless it is; this fails if it is not the one built on."""
+        if self._head is not None and not self._locked:
+            same = "SELECT 1 FROM head WHERE size = ? AND edge = ? FOR UPDATE"
+            check = translate(f"SELECT one_row(count(*), ?) FROM ({same}) AS same")
+            self._head_change = [(check, (HEAD, self._head.size, self._head.edge))]
 
     # Transactions
 
@@ -163,16 +179,9 @@ class PostgresStore(SqlStore):
         if not (self._head_change or self._appended or self._unsent or self._has_begun):
             self._reset()
             return
-        if self._left is None and self._head is not None and not self._locked:
-            same = "SELECT 1 FROM head WHERE size = ? AND edge = ? FOR UPDATE"
-            check = translate(f"SELECT one_row(count(*), ?) FROM ({same}) AS same")
-            self._head_change = [(check, (HEAD, self._head.size, self._head.edge))]
-        try:
-            self._exchange(COMMIT)
-        except ChangedElsewhere as error:
-            if str(error) == HEAD and not self._locked:
-                raise HeadMoved(HEAD) from None
-            raise
+        if self._left is None:
+            self._check_head()
+        self._exchange(COMMIT)
         self._reset()
 
     def rollback(self) -> None:

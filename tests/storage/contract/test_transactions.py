@@ -1,11 +1,17 @@
 """What a transaction promises: all or nothing, seen by others once it is durable, built on what it has read."""
 
+from pathlib import Path
+
 import pytest
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
+from mcp_guard.storage.place import Database
 from mcp_guard.storage.rows import TreeHead
+from tests.promises.harness import Clock
 from tests.storage.contract.engines import Place, writing
 
 
@@ -80,3 +86,18 @@ def test_a_failure_of_the_engine_is_explained(store: Store) -> None:
     assert isinstance(explained, LedgerError)
     assert store.name in explained.message
     assert store.open_calls() == [(1, "guard")]
+
+
+def test_a_connection_that_could_not_begin_a_transaction_begins_the_next(tmp_path: Path, place: Place) -> None:
+    database = place.place if isinstance(place.place, Database) else None
+    writer = open_writer(LedgerSettings(tmp_path, "test.example", database=database), Clock())
+    writer.store._run("SET lock_timeout = 50" if database else "PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
+    other = place.open()
+    other.begin()
+    other.head()
+    with pytest.raises(LedgerError) as refused:
+        writer.run(lambda tx: tx.add(Draft("first", {})))
+    assert refused.value.fault is LedgerFault.BUSY
+    other.rollback()
+    assert writer.run(lambda tx: tx.add(Draft("second", {}))) == 0
+    writer.close()
