@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from mcp_guard.identity.instances import (
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger, recover
 from mcp_guard.ledger.verification_note import why_discontinued
-from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mcp_guard.downstream.http.metrics import MetricsEndpoint
     from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
-    from mcp_guard.downstream.unix import UnixSocketServer
+    from mcp_guard.downstream.unix import UnixPeer, UnixSocketServer
     from mcp_guard.network import Network
     from mcp_guard.readiness import ReadinessChecks
     from mcp_guard.upstream.last_words import LastWords
@@ -88,7 +88,7 @@ def run_stdio(
             if code:
                 instance, bound = _redeem_launch_code(runtime, code)
             else:
-                instance, bound = _launch_instance(runtime, launch, os.getuid(), os.getpid())
+                instance, bound = ledger.writer.run(_launching(runtime, launch, os.getuid(), os.getpid()))
             check_credential(runtime.issuer, instance)
             recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
             transport.stop_on_signals()
@@ -103,23 +103,23 @@ async def _on_loop(ledger: OpenLedger, serve: Callable[[], Awaitable[None]]) -> 
         await serve()
 
 
-def _launch_instance(runtime: Runtime, launch: Launch, user: int, pid: int) -> tuple[Instance, Json | None]:
-    """The instance of a launch by this user's process: a new one, which is not in the ledger yet, and what binds its
-    credential; or the one that launches of the agent share, which is. Raises: IdentityError, LedgerError."""
-    agents = registry.all_agents(runtime.settings.agents, runtime.ledger.writer.store)
-    enrolled = registry.find_agent(agents, launch.agent)
-    launch = replace(launch, agent=enrolled.agent.name, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
-    spec = InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds)
-    scope = enrolled.scope or runtime.settings.instance_scope
-    if scope is InstanceScope.LAUNCH:
-        return start_instance(runtime.issuer, spec, runtime.now())
-    host = parent_of(pid) if scope is InstanceScope.HOST_SESSION else None
-    key = shared_launch_key(scope, spec, user, host)
-    writer, guard = runtime.ledger.writer, runtime.ledger.guard
-    instance = writer.run(
-        lambda tx: registry.join(tx, key, lambda: start_instance(runtime.issuer, spec, tx.now), guard)
-    )
-    return (instance if instance.credential else reissue_credential(runtime.issuer, instance)), None
+def _launching(runtime: Runtime, launch: Launch, user: int, pid: int) -> Op[tuple[Instance, Json | None]]:
+    """Gives the instance of a launch by this user's process: a new one, which is not in the ledger yet, and what binds
+    its credential; or the one that launches of the agent share, which is. Raises: IdentityError."""
+
+    def op(tx: Transaction) -> tuple[Instance, Json | None]:
+        enrolled = registry.find_agent(registry.all_agents(runtime.settings.agents, tx.store), launch.agent)
+        named = replace(launch, agent=enrolled.agent.name, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
+        spec = InstanceSpec(enrolled.agent, named, enrolled.credential_seconds)
+        scope = enrolled.scope or runtime.settings.instance_scope
+        if scope is InstanceScope.LAUNCH:
+            return start_instance(runtime.issuer, spec, runtime.now())
+        host = parent_of(pid) if scope is InstanceScope.HOST_SESSION else None
+        key = shared_launch_key(scope, spec, user, host)
+        instance = registry.join(tx, key, lambda: start_instance(runtime.issuer, spec, tx.now), runtime.ledger.guard)
+        return (instance if instance.credential else reissue_credential(runtime.issuer, instance)), None
+
+    return op
 
 
 def _redeem_launch_code(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
@@ -145,15 +145,15 @@ async def _serve_stdio(
 ) -> None:
     """`bound` is what binds the credential of an instance that is not in the ledger yet."""
     issue = [runtime.issue(instance, bound)] if bound is not None else []
-    runtime.start(*issue, runtime.begin(instance))
+    await runtime.start(*issue, runtime.begin(instance))
     session = runtime.make_session(instance, transport, upstreams, ends_instance=True)
     async with asyncio.TaskGroup() as tasks:
         background = runtime.start_background(tasks)
         await transport.serve(session)
         for task in background:
             task.cancel()
-    runtime.end(instance)
-    runtime.stop(lambda tx: registry.leave(tx, instance))
+    await runtime.end(instance)
+    await runtime.stop(lambda tx: registry.leave(tx, instance))
 
 
 def serve_http(settings: Settings, log: ServerLog) -> None:
@@ -204,7 +204,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     app = _http_app(runtime, serve, sessions, received, health, metrics if metrics_server is None else None)
     server = HttpServer(app.make_asgi(), before_shutdown=end_sessions)
     server.stop_on_signals()
-    runtime.start()
+    await runtime.start()
     async with asyncio.TaskGroup() as tasks:
         serving.append(tasks.create_task(sessions.run(started)))
         background = [*runtime.start_background(tasks), tasks.create_task(readiness.run())]
@@ -220,7 +220,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
         await end_sessions()  # also if it was stopped before it served
         for task in background:
             task.cancel()
-    runtime.stop()
+    await runtime.stop()
 
 
 async def _note_broken_policies(runtime: Runtime) -> None:
@@ -324,36 +324,51 @@ def _http_app(
     )
 
 
+async def _issue_to(runtime: Runtime, agent: str, peer: "UnixPeer") -> Instance:
+    """A new instance for a process that has connected. If this is cancelled, the instance has ended."""
+    writer = runtime.ledger.writer
+    launching = _launching(runtime, Launch(agent), peer.uid, peer.pid)
+
+    def op(tx: Transaction) -> Instance:
+        instance, bound = launching(tx)
+        if bound is not None:
+            runtime.issue(instance, bound | {"by": "socket", "uid": peer.uid, "pid": peer.pid})(tx)
+            runtime.begin(instance)(tx)
+        return instance
+
+    async def end() -> None:
+        with suppress(GuardError):  # there is no instance
+            await _leave(runtime, await issued)
+
+    issued = writer.submit(op)
+    try:
+        return await asyncio.shield(issued)
+    except asyncio.CancelledError:
+        if not writer.withdraw(issued):
+            await asyncio.shield(end())
+        raise
+
+
+async def _leave(runtime: Runtime, instance: Instance) -> None:
+    try:
+        await runtime.ledger.writer.submit(lambda tx: registry.leave(tx, instance))
+    except LedgerError as error:  # the credential expires anyway; the other sessions go on
+        runtime.note(str(error))
+
+
 def _unix_server(
     runtime: Runtime, serve: ServeSettings, shares: "SessionShares", received: "ReceivedBytes"
 ) -> "UnixSocketServer | None":
     """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
     if serve.socket is None:
         return None
-    from mcp_guard.downstream.unix import UnixPeer, UnixSocketServer, listen
-
-    writer = runtime.ledger.writer
-
-    def issue(agent: str, peer: UnixPeer) -> Instance:
-        instance, bound = _launch_instance(runtime, Launch(agent), peer.uid, peer.pid)
-        if bound is None:
-            return instance
-        bound = bound | {"by": "socket", "uid": peer.uid, "pid": peer.pid}
-        steps = (runtime.issue(instance, bound), runtime.begin(instance))
-        writer.run(lambda tx: [step(tx) for step in steps])
-        return instance
-
-    def end(instance: Instance) -> None:
-        try:
-            writer.run(lambda tx: registry.leave(tx, instance))
-        except LedgerError as error:  # the credential expires anyway; the other sessions go on
-            runtime.note(str(error))
+    from mcp_guard.downstream.unix import UnixSocketServer, listen
 
     return UnixSocketServer(
         listen(serve.socket),
         users=serve.socket.users,
-        issue=issue,
-        end=end,
+        issue=partial(_issue_to, runtime),
+        end=partial(_leave, runtime),
         make_session=partial(runtime.make_session, ends_instance=True),
         note=runtime.note,
         message_bytes=runtime.settings.client_limits.message_bytes,

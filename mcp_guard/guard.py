@@ -147,6 +147,7 @@ class Guard:
         """Guard one `tools/call`. Returns the `result` or `error` member of the reply."""
         self.ledger.begin_call()
         try:
+            await self.ledger.catch_up()
             if request.name == AWAIT and self.policies.may_hold:
                 return await self.resume(instance, request, channel)
             if request.name == REQUESTS and self.policies.may_hold:
@@ -271,7 +272,7 @@ class Guard:
         if isinstance(intent, Conflict):
             return intent.reason
         execution = await self.execute(intent, SILENT_CHANNEL)
-        await self.ledger.conclude(intent, execution)
+        await asyncio.shield(self.ledger.conclude(intent, execution))
         return read_facts(rule, replace(execution, detail="") if redaction.result else execution)
 
     async def decide(self, call: Call) -> Decision:

@@ -173,16 +173,16 @@ class Ledger(Protocol):
     Concurrency: these transactions take effect in the order in which they were submitted in this process, and those of
     concurrent calls may share a commit. An operation that raises is left out: the others are committed, and it is tried
     once more, alone and after them. A commit that fails fails every operation that shares it.
-    Errors: every method but `begin_call` and `end_call` raises LedgerError if the ledger cannot be read or written, or
-    a receipt is too large. Then nothing was written; `conclude` tries again later.
+    Errors: every method but `begin_call`, `catch_up` and `end_call` raises LedgerError if the ledger cannot be read or
+    written, or a receipt is too large. Then nothing was written; `conclude` tries again later.
     """
 
     def begin_call(self) -> None:
-        """A call begins. Between this and `end_call`, concurrent calls share their commits.
+        """A call begins. Between this and `end_call`, concurrent calls share their commits. Never raises."""
 
-        First writes the outcomes that `conclude` could not record earlier, each in a transaction of its own. Never
-        raises: an outcome that cannot be recorded now is kept for the next call.
-        """
+    async def catch_up(self) -> None:
+        """Write the outcomes that `conclude` could not record earlier. To be called with each call. One that cannot be
+        recorded now is kept for the next call; that raises nothing."""
 
     def note_cancelled(self) -> None:
         """A call is being cancelled; it ends with `end_call` like any other. Never raises."""
@@ -234,7 +234,7 @@ class Ledger(Protocol):
 
         It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
         cannot record it now, the awaitable raises LedgerError. The outcome is then kept in memory and recorded by a
-        later `begin_call`, as not delivered, unless another guard has closed the call by then.
+        later `catch_up`, as not delivered, unless another guard has closed the call by then.
         """
 
 

@@ -155,10 +155,10 @@ class ReadinessChecks:
         return now - self._probed >= (PROBE_SECONDS if is_well else RETRY_SECONDS)
 
     async def _check_ledger(self) -> Check:
-        """Whether its folder takes a synced write, and the ledger a transaction."""
+        """Whether its folder takes a synced write, and the ledger a transaction, which reads so that it is begun."""
         try:
             await asyncio.to_thread(write_page, self._state_dir / f".ready.{os.getpid()}")
-            await self._writer.submit(lambda _: None)
+            await self._writer.submit(lambda tx: tx.store.version())
         except (OSError, GuardError):  # the writer reports its own
             return Check.FAILING
         return Check.OK

@@ -43,6 +43,7 @@ from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog, SessionLog, StatusSource
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
+from mcp_guard.signals.setup import make_risk_monitor
 from mcp_guard.telemetry.setup import Telemetry
 from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
@@ -53,7 +54,6 @@ from mcp_guard.upstream.transport import Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
-    from mcp_guard.signals.monitor import RiskMonitor
     from mcp_guard.upstream.shared import SharedConnection, SharedUpstreams
 
 
@@ -144,18 +144,6 @@ def environment_with_pins(
     return policy_environment(settings, tools, absent, retained=retained, known=[name for _, name in known])
 
 
-def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
-    """The configured external signals and anomaly rules; None if there are none, whose code is then not loaded."""
-    if not settings.signals and settings.drift is None:
-        return None
-    from mcp_guard.signals.external import ExternalSignal
-    from mcp_guard.signals.monitor import RiskMonitor
-
-    runs = RunHistory(ledger.writer)
-    salt = runs.salt() if settings.drift is not None else ""
-    return RiskMonitor(tuple(map(ExternalSignal, settings.signals)), settings.drift, salt, runs.recall)
-
-
 @dataclass(frozen=True, slots=True)
 class CallsAtStop:
     """The calls in flight when the guard was told to stop, and how many had been cancelled before."""
@@ -188,8 +176,9 @@ class Runtime:
         self.loop_share = LoopShare()
         self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
         self._histories = InstanceHistories.of(settings.tool_rules)
-        self._risk_monitor = make_risk_monitor(settings, ledger)
+        self._risk_monitor = make_risk_monitor(settings, ledger.writer)
         self._hidden: set[tuple[str, str, str]] = set()
+        self._retries: set[asyncio.Task[None]] = set()
         self._calls_at_stop: CallsAtStop | None = None
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
         self._secrets = Scrubber()
@@ -206,7 +195,7 @@ class Runtime:
 
     # Each of these is done in one transaction. Raises: LedgerError.
 
-    def start(self, *steps: Callable[[Transaction], None]) -> None:
+    async def start(self, *steps: Callable[[Transaction], None]) -> None:
         """Record that this guard has started, then do `steps`."""
         mode = self._announce_mode()
         started: Json = {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode, "version": __version__}
@@ -216,21 +205,21 @@ class Runtime:
             for step in steps:
                 step(tx)
 
-        self.ledger.writer.run(op)
+        await self.ledger.writer.submit(op)
         asyncio.get_running_loop().call_later(CEDAR_DELAY_SECONDS, prepare_to_load)
         asyncio.get_running_loop().call_later(GC_DELAY_SECONDS, gc.enable)  # also if no policies can be loaded
 
-    def stop(self, *steps: Callable[[Transaction], None]) -> None:
+    async def stop(self, *steps: Callable[[Transaction], None]) -> None:
         """Do `steps`, then record that this guard has stopped."""
         self._status_file.close()
-        self.ledger.ledger.catch_up()
+        await self.ledger.ledger.catch_up()
 
         def op(tx: Transaction) -> None:
             for step in steps:
                 step(tx)
             tx.add(Draft("guard.stopped", {"guard": self.ledger.guard}))
 
-        self.ledger.writer.run(op)
+        await self.ledger.writer.submit(op)
         if (before := self._calls_at_stop) is not None:
             cut_off = min(self.ledger.ledger.cancelled_calls - before.cancelled, before.running)
             finished = before.running - cut_off
@@ -381,13 +370,13 @@ class Runtime:
             upstreams.pins.known(),
         )
 
-    def end(self, instance: Instance) -> None:
+    async def end(self, instance: Instance) -> None:
         """The instance has ended: forget its history and learn from what it did. Raises: LedgerError."""
         self._histories.forget(instance)
         self.loop_share.forget(instance.id)
         monitor = self._risk_monitor
         if monitor is not None and monitor.drift is not None:
-            RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)
+            await RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)
 
     # Background tasks
 
@@ -439,26 +428,32 @@ class Runtime:
         if self._risk_monitor is not None:
             with suppress(LedgerError):  # the call that meets it reports it
                 await self._risk_monitor.prepare(instance)
-        self._load_policies(session_policies, instance)
+        await self._load_policies(session_policies, instance)
 
-    def _load_policies(self, session_policies: SessionPolicies, instance: Instance) -> None:
+    async def _load_policies(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """Give a session the policies, validated against its catalog as it is now.
 
         If the ledger cannot record the policies, that is tried again: the catalog may not change for long.
         """
         try:
-            is_new = self._reloader.load(session_policies)
+            is_new = await self._reloader.load(session_policies)
         except LedgerError as error:
             has_policies = session_policies.in_force.version != "none"
             effect = "the current ones stay in force" if has_policies else "every call is denied"
             session_policies.in_force.explain_absence(error.message)
             self.note(say("the policies could not be loaded; {}:\n{}", effect, str(error)))
-            asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies, instance)
+            retry = asyncio.create_task(self._load_policies_later(session_policies, instance))
+            self._retries.add(retry)
+            retry.add_done_callback(self._retries.discard)
             return
         self._note_hidden(session_policies, instance)
         if is_new:
             gc.freeze()  # what is loaded by now stays, so collections need not scan it again
             gc.enable()
+
+    async def _load_policies_later(self, session_policies: SessionPolicies, instance: Instance) -> None:
+        await asyncio.sleep(LEDGER_RETRY_SECONDS)
+        await self._load_policies(session_policies, instance)
 
     def _note_hidden(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """Print which tools are not listed although they are only observed, each once for an agent and reason."""

@@ -190,7 +190,7 @@ def _members_of(call: Call) -> dict[str, Any]:
 class PolicyReceipts(Protocol):
     """See `policy.reload`."""
 
-    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
+    async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
 
 
 class LoggedPolicyReceipts:
@@ -199,8 +199,8 @@ class LoggedPolicyReceipts:
     def __init__(self, receipts: PolicyReceipts, log: ServerLog) -> None:
         self._receipts, self._log = receipts, log
 
-    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
-        receipts = self._receipts.note(*drafts, policy=policy)
+    async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
+        receipts = await self._receipts.note(*drafts, policy=policy)
         for draft, receipt in zip(drafts, receipts, strict=True):
             is_loaded, version = draft.kind == "policy.loaded", draft.fields.get("policy_version")
             what = say("policies loaded: version {}", version) if is_loaded else "policies rejected"

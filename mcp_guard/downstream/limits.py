@@ -41,15 +41,28 @@ class SessionShares:
         if self._agents.total() >= limits.total:
             raise LimitReached("session limit reached", "serve.max_sessions", is_own=False)
 
+    @contextmanager
+    def reserving(self, agent: str) -> Iterator[None]:
+        """Count one session more for this agent, of an instance that is being issued. Raises: LimitReached."""
+        self.check(agent)
+        self._agents[agent] += 1
+        try:
+            yield
+        finally:
+            self._take_back(self._agents, agent)
+
     def add(self, instance: Instance) -> None:
         self._agents[instance.agent.name] += 1
         self._instances[instance.id] += 1
 
     def remove(self, instance: Instance) -> None:
-        for counter, name in ((self._agents, instance.agent.name), (self._instances, instance.id)):
-            counter[name] -= 1
-            if not counter[name]:
-                del counter[name]
+        self._take_back(self._agents, instance.agent.name)
+        self._take_back(self._instances, instance.id)
+
+    def _take_back(self, counter: Counter[str], name: str) -> None:
+        counter[name] -= 1
+        if not counter[name]:
+            del counter[name]
 
 
 class ReceivedBytes:

@@ -12,7 +12,7 @@ import stat
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -253,8 +253,8 @@ class UnixSocketServer:
     """All connections of one socket.
 
     `users` maps uids and user names to agents. `issue` makes an instance of an agent and records it in the ledger
-    (raises GuardError); `end` records that it has ended. `make_session` makes a session over upstreams of its own,
-    whose processes are started already.
+    (raises GuardError; if it is cancelled, the instance has ended); `end` records that it has ended. `make_session`
+    makes a session over upstreams of its own, whose processes are started already.
     """
 
     def __init__(
@@ -262,8 +262,8 @@ class UnixSocketServer:
         listener: socket.socket,
         *,
         users: Mapping[str, str],
-        issue: Callable[[str, UnixPeer], Instance],
-        end: Callable[[Instance], None],
+        issue: Callable[[str, UnixPeer], Awaitable[Instance]],
+        end: Callable[[Instance], Awaitable[None]],
         make_session: Callable[[Instance, DownstreamTransport], Session],
         note: Callable[[str], None],
         message_bytes: int,
@@ -335,7 +335,7 @@ class UnixSocketServer:
         try:
             await self._loop_share.turn(Sender(agent))
             began = time.perf_counter()
-            instance = self._admit(agent, peer)
+            instance = await self._admit(agent, peer)
             transport = self._open_session(instance)
             self._loop_share.charge(Sender(agent), time.perf_counter() - began)
         except (GuardError, OSError) as refused:
@@ -358,14 +358,14 @@ class UnixSocketServer:
             lambda transport: self._make_session(instance, transport),
         )
 
-    def _admit(self, agent: str, peer: UnixPeer) -> Instance:
+    async def _admit(self, agent: str, peer: UnixPeer) -> Instance:
         """A new instance for whoever has connected. Raises: GuardError, OSError."""
         try:
-            self._shares.check(agent)
+            with self._shares.reserving(agent):
+                return await self._issue(agent, peer)
         except LimitReached as reached:
             self._end_idle(agent)
             raise IdentityError(str(reached), "end other connections of this user") from None
-        return self._issue(agent, peer)
 
     def _end_idle(self, agent: str) -> None:
         """End the connections of an agent that are idle for too long, so that its next one finds room."""
@@ -410,4 +410,4 @@ class UnixSocketServer:
             session.upstreams.kill()
             self._open.discard(transport)
             self._shares.remove(instance)
-            self._end(instance)
+            await self._end(instance)

@@ -74,7 +74,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
             tx.add(_draft("key.replaced", old, new, tx.size, why))
 
         # The writer signs with the new key whichever key is in force: its only receipt says that the new one is.
-        Writer(store, new, clock, find_key=lambda _: new).run(op)
+        Writer(store, new, clock, find_key=lambda *_: new).run(op)
         publish_keys(store, settings.state_dir, keys)
         return old, new.verifier
 

@@ -96,7 +96,6 @@ class SqlLedger:
 
     def begin_call(self) -> None:
         self.writer.active_calls += 1
-        self.catch_up()
 
     def note_cancelled(self) -> None:
         self.cancelled_calls += 1
@@ -122,7 +121,7 @@ class SqlLedger:
         release = self._reserve(counted)
 
         def op(tx: Transaction) -> Intent | Conflict:
-            release()
+            tx.on_durable.append(release)
             if moved := _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision):
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
@@ -188,46 +187,59 @@ class SqlLedger:
                 return intent.seq  # another guard considered this one dead, and closed the call
             return record(tx, answered=False)
 
-        def keep(future: "asyncio.Future[int]") -> None:
-            if not future.cancelled() and future.exception() is not None:
-                self._late.append(record_late)
-
         recorded = self.writer.submit(partial(record, answered=answered))
+        self._keep_unless_recorded(recorded, record_late)
+        return recorded
+
+    def _keep_unless_recorded(self, recorded: "asyncio.Future[int]", late: Op[int]) -> None:
+        def keep(future: "asyncio.Future[int]") -> None:
+            if future.cancelled() or future.exception() is not None:
+                self._late.append(late)
+
         if recorded.done():
             keep(recorded)
         else:
             recorded.add_done_callback(keep)
-        return recorded
 
     @property
     def late_outcomes(self) -> int:
         """How many outcomes wait until the ledger can be written again."""
         return len(self._late)
 
-    def catch_up(self) -> None:
-        """Record the outcomes that could not be written when their calls ended. Those that fail again are kept."""
+    async def catch_up(self) -> None:
+        """Record the outcomes that could not be written when their calls ended. Those that fail again are kept.
+
+        INVARIANT: what is being recorded is not among those that wait, so that no two calls record one outcome.
+        """
         while self._late:
+            late = self._late.pop(0)
+            recorded = self.writer.submit(late)
+            self._keep_unless_recorded(recorded, late)
             try:
-                self.writer.run(self._late[0])
+                await recorded
             except LedgerError:  # the next call meets the same failure, and reports it
                 return
-            del self._late[0]
 
     # Start and stop
 
-    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
+    async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
         """Receipts of the guard's own life, durable on return.
 
         A policy version is kept with them; its text is asked for unless it is kept already.
         """
+        await self.catch_up()
+        return await self.writer.submit(noting(*drafts, policy=policy))
 
-        def op(tx: Transaction) -> list[int]:
-            if policy is not None and not tx.store.has_policy(policy[0]):
-                tx.store.keep_policy(policy[0], policy[1]())
-            return [tx.add(draft) for draft in drafts]
 
-        self.catch_up()
-        return self.writer.run(op)
+def noting(*drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> Op[list[int]]:
+    """What `SqlLedger.note` does."""
+
+    def op(tx: Transaction) -> list[int]:
+        if policy is not None and not tx.store.has_policy(policy[0]):
+            tx.store.keep_policy(policy[0], policy[1]())
+        return [tx.add(draft) for draft in drafts]
+
+    return op
 
 
 def _give_back(tx: Transaction, intent: Intent) -> None:

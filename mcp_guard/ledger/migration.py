@@ -70,7 +70,7 @@ def migrate(
         keys = configured_keys(_where_keys_are(settings, ledger))
         with store.reading():
             key = keys.find_key(store.head().key)
-        writer = Writer(store, key, clock, keys.find_key)
+        writer = Writer(store, key, clock, lambda _, verifier: keys.find_key(verifier))
 
         def op(tx: Transaction) -> Migrated:
             on_step("copying the ledger")

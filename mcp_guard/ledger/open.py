@@ -91,14 +91,14 @@ def open_writer(
     store = open_store(settings.place, settings.unsafe_skip_fsync, create)
     keys = configured_keys(settings)
 
-    def find_key(verifier: str) -> SigningKey:
+    def find_key(store: Store, verifier: str) -> SigningKey:
         key = keys.find_key(verifier)
         publish_keys(store, settings.state_dir, keys)
         return key
 
     with store.reading():
         if in_force := store.head().key:
-            return Writer(store, find_key(in_force), clock, find_key, on_trouble)
+            return Writer(store, find_key(store, in_force), clock, find_key, on_trouble)
     key = keys.first_key()
     publish(settings.state_dir, [key.verifier])
     return Writer(store, key, clock, find_key, on_trouble)

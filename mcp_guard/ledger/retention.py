@@ -146,12 +146,12 @@ class RetentionTask:
 
     async def round(self) -> None:
         """Raises: LedgerError."""
-        self.writer.run(tidy)
+        await self.writer.submit(tidy)
         if self.keep_days:
             cutoff = self.writer.now() - self.keep_days * DAY
             order = ErasureOrder(lambda _: True, f"kept for {self.keep_days} days", "retention", until=cutoff)
             after: int | None = -1
             while after is not None:
-                _, after = self.writer.run(partial(erase_some, order=order, after=after))
+                _, after = await self.writer.submit(partial(erase_some, order=order, after=after))
                 await asyncio.sleep(PAUSE_SECONDS)
-        self.writer.read(lambda store: store.empty_log())
+        await self.writer.query(lambda store: store.empty_log())

@@ -1,28 +1,23 @@
 """When a checkpoint is due to be witnessed, and the newest one that outside witnesses have cosigned."""
 
+from mcp_guard.core.model import Micros
 from mcp_guard.core.tlog import note
-from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.contract import Store
 
 MICROS = 1_000_000
 
 
-def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
+def is_due(store: Store, name: str, witness: WitnessSettings, now: Micros) -> bool:
     """Whether enough time has passed, or enough been recorded, since this witness accepted a checkpoint.
 
-    Receipts of witnessing itself do not count, so an idle ledger stays idle. Raises: LedgerError.
+    Receipts of witnessing itself do not count, so an idle ledger stays idle.
     """
-
-    def query(store: Store) -> bool:
-        last, size = store.witnessed().get(name), store.head().size
-        since, at = (last.size, last.at) if last is not None else (0, 0)
-        interval = witness.every_seconds
-        late = interval is not None and writer.now() - at >= interval * MICROS  # a ledger's time never goes back
-        many = witness.every_receipts is not None and size - since >= witness.every_receipts
-        return (late or many) and store.says_more(since)
-
-    return writer.read(query)
+    last, size = store.witnessed().get(name), store.head().size
+    since, at = (last.size, last.at) if last is not None else (0, 0)
+    late = witness.every_seconds is not None and now - at >= witness.every_seconds * MICROS  # it never goes back
+    many = witness.every_receipts is not None and size - since >= witness.every_receipts
+    return (late or many) and store.says_more(since)
 
 
 def cosigned_checkpoint(store: Store) -> str | None:

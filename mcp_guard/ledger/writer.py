@@ -55,7 +55,7 @@ class KnownHead:
         known = self.head
         if head == known:
             return self._edge
-        if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
+        if known is not None and (head.size <= known.size or (known.size and store.leaf(known.size - 1) != self._leaf)):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
                 f"and now has {head.size} with another history: `{store.name}`",
@@ -108,6 +108,8 @@ class Transaction:
         """Of the last receipt that was added."""
         self.moved_approvals: list[str] = []
         """Those that have another state by now."""
+        self.on_durable: list[Callable[[], None]] = []
+        """Called when the commit has returned, before anybody is told."""
         self.head = head
         """As the transaction found it, and from `close` on as it leaves it."""
         self._size = head.size
@@ -204,8 +206,9 @@ def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     return results
 
 
-FindKey = Callable[[str], SigningKey]
-"""The key with this verifier line, which another process has put in force. Raises: LedgerError if nobody holds it."""
+FindKey = Callable[[Store, str], SigningKey]
+"""The key with this verifier line, which another process has put in force, as this store sees it. Raises: LedgerError
+if nobody holds it."""
 
 
 class Writer:
@@ -362,7 +365,7 @@ class Writer:
                 store.begin(self._known_head.head, locked, reads)
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
-                    self.key = self._find_key(head.key)
+                    self.key = self._find_key(store, head.key)
                 if not locked and self._known_head.is_after(head):
                     raise HeadMoved("the head")  # advanced by another connection of this process, or rolled back
                 edge = self._known_head.check(store, head)
@@ -377,6 +380,8 @@ class Writer:
             raise store.explain(error) from None
         if tx.head.size > head.size:
             self._known_head.set(tx)
+        for callback in tx.on_durable:
+            callback()
         if tx.moved_approvals:
             self.on_approvals_moved(tx.moved_approvals)
         return results

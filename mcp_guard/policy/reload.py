@@ -107,7 +107,7 @@ Key = tuple[Path, Stamp, frozenset[object]]
 class PolicyReceipts(Protocol):
     """Where loading is receipted. `policy` is a version and its text, stored with the receipt. Raises: LedgerError."""
 
-    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
+    async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -143,19 +143,23 @@ class PolicyReloader:
         self._stamp: Stamp = ()
         self._last_error = ""
         self._wake = asyncio.Event()
+        self._recording = asyncio.Lock()
+        """INVARIANT: held from the look at what is loaded until what was missing is receipted and in `_loaded`, so that
+        no set is receipted twice, and none comes into force before its receipt is durable."""
 
-    def load(self, session: SessionPolicies) -> bool:
+    async def load(self, session: SessionPolicies) -> bool:
         """Give a session the policies for its current catalog. Returns whether any had to be read from the files."""
         self._sessions.add(session)
-        self._stamp = self.file_state()
-        environment, new = session.environment(), False
-        for place in self._paths():
-            key = self._key(place, environment)
-            rejected = isinstance(self._loaded.get(key), GuardError) and place in self._sources
-            if key not in self._loaded or rejected:
-                new = True
-                self._record(key, self._read_for_listing(place, environment))
-        self._apply(session, environment)
+        async with self._recording:
+            self._stamp = self.file_state()
+            environment, new = session.environment(), False
+            for place in self._paths():
+                key = self._key(place, environment)
+                rejected = isinstance(self._loaded.get(key), GuardError) and place in self._sources
+                if key not in self._loaded or rejected:
+                    new = True
+                    await self._record(key, self._read_for_listing(place, environment))
+            self._apply(session, environment)
         return new
 
     def wake(self) -> None:
@@ -198,16 +202,18 @@ class PolicyReloader:
 
     async def _reload(self, stamp: Stamp) -> None:
         """Read in a thread, then update every session whose catalog has not changed meanwhile."""
-        self._stamp = stamp
-        self._loaded.clear()
+        async with self._recording:
+            self._stamp = stamp
+            self._loaded.clear()
         for session in list(self._sessions):
             environment = session.environment()
             keys = [(place, self._key(place, environment)) for place in self._paths()]
             for place, key in keys:
                 if key not in self._loaded:
                     read = await asyncio.to_thread(_read, place, environment)
-                    if key not in self._loaded:
-                        self._record(key, read)
+                    async with self._recording:
+                        if key not in self._loaded:
+                            await self._record(key, read)
             if [self._key(place, session.environment()) for place, _ in keys] == [key for _, key in keys]:
                 version = session.in_force.version
                 self._apply(session, environment)
@@ -248,26 +254,26 @@ class PolicyReloader:
             tools | frozenset(environment.absent) | frozenset(("quarantined", n) for n in environment.quarantined),
         )
 
-    def _record(self, key: Key, read: "PolicyEngine | GuardError") -> None:
+    async def _record(self, key: Key, read: "PolicyEngine | GuardError") -> None:
         """Receipt a loaded or rejected set, tell the operator, and cache it (one catalog per path)."""
         place = key[0]
         shadow = {"shadow": True} if place == self._shadow else {}
         if isinstance(read, GuardError):
-            self._reject(read, shadow)
+            await self._reject(read, shadow)
         else:
             if not read.problems and place == self._policies:
                 self._sources[place] = read.source
             if self._receipted.get(place) != read.version:
-                self._note_loaded(read, shadow)
+                await self._note_loaded(read, shadow)
                 self._receipted[place] = read.version
         self._loaded = {other: loaded for other, loaded in self._loaded.items() if other[0] != place}
         self._loaded[key] = read
 
-    def _note_loaded(self, read: "PolicyEngine", shadow: dict[str, bool]) -> None:
+    async def _note_loaded(self, read: "PolicyEngine", shadow: dict[str, bool]) -> None:
         broken = [str(problem) for problem in read.problems]
         drafts = [Draft("policy.rejected", {"reasons": broken, **shadow})] if broken else []
         loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant), **shadow})
-        self._receipts.note(*drafts, loaded, policy=(read.version, read.material))
+        await self._receipts.note(*drafts, loaded, policy=(read.version, read.material))
         if broken:
             self._tell(say("policies that do not fit the listed tools are not in force:\n{}", join("\n", broken)))
         if read.unmatched and not shadow:
@@ -282,12 +288,12 @@ class PolicyReloader:
         if dormant and not shadow:
             self._tell(f"policies waiting for tools that are not listed yet: {', '.join(dormant)}")
 
-    def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
+    async def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
         kept = "the current ones stay in force" if self._receipted.get(self._policies) else "every call is denied"
         what = "the shadow policies could not be loaded" if shadow else f"the policies could not be loaded; {kept}"
         self._tell(say("{}:\n{}", what, str(why)))
         if isinstance(why, PolicyError):
-            self._receipts.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))
+            await self._receipts.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))
 
     def _apply(self, session: SessionPolicies, environment: "PolicyEnvironment") -> None:
         in_force = session.in_force

@@ -22,7 +22,7 @@ class RunHistory:
     writer: Writer
 
     def salt(self) -> str:
-        """The salt of this ledger, created on first use."""
+        """The salt of this ledger, created on first use. Before the event loop runs."""
         return self.writer.run(lambda tx: tx.store.remembered(SALT, os.urandom(16).hex()))
 
     async def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
@@ -30,7 +30,7 @@ class RunHistory:
         runs = await self.writer.query(lambda store: store.runs(agent, most))
         return [(instance, orjson.loads(acts)) for instance, acts in runs]
 
-    def keep(self, instance: Instance, acts: list[list[object]], most: int) -> None:
+    async def keep(self, instance: Instance, acts: list[list[object]], most: int) -> None:
         """Store the run of an instance that has ended, and drop all but the latest `most` runs of its agent."""
 
         def op(tx: Transaction) -> None:
@@ -39,4 +39,4 @@ class RunHistory:
             tx.store.forget_runs(agent, most)
 
         if acts:
-            self.writer.run(op)
+            await self.writer.submit(op)

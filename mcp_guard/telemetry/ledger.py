@@ -37,6 +37,9 @@ class ObservedLedger:
     def begin_call(self) -> None:
         self.ledger.begin_call()
 
+    async def catch_up(self) -> None:
+        await self.ledger.catch_up()
+
     def note_cancelled(self) -> None:
         self.ledger.note_cancelled()
 

@@ -58,7 +58,7 @@ class WitnessRun:
         with _lock(work_dir) as is_locked:
             if not is_locked:
                 return WitnessResult(name, witness.kind, "skipped", 0, "another process is sending it a checkpoint")
-            if only_if_due and not is_due(self.writer, name, witness):
+            if only_if_due and not self.writer.read(lambda store: is_due(store, name, witness, self.writer.now())):
                 return WitnessResult(name, witness.kind, "skipped", 0, "nothing is due")
             result = self._send(name, witness, work_dir, self.proofs)
             if result.state == "contradicted" and self.writer.read(lambda store: store.head().size) > result.size:

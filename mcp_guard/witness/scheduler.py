@@ -14,6 +14,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
+from mcp_guard.storage.contract import Store
 
 POLL_SECONDS = 1.0
 SECONDS_AFTER_FAILURE = 60.0
@@ -31,12 +32,17 @@ class WitnessScheduler:
     async def run(self) -> None:
         """Run until cancelled."""
         while True:
-            is_settled = not self.is_any_due() or await self._send()
+            is_settled = not await self.is_any_due() or await self._send()
             await asyncio.sleep(POLL_SECONDS if is_settled else SECONDS_AFTER_FAILURE)
 
-    def is_any_due(self) -> bool:
+    async def is_any_due(self) -> bool:
+        now = self.writer.now()
+
+        def query(store: Store) -> bool:
+            return any(is_due(store, name, witness, now) for name, witness in self.witnesses.items())
+
         try:
-            return any(is_due(self.writer, name, witness) for name, witness in self.witnesses.items())
+            return await self.writer.query(query)
         except LedgerError:
             return False  # the ledger is busy or damaged: calls meet the same error and report it
 

@@ -211,7 +211,7 @@ def test_suggested_command_fixes_the_file_mode(config: Path) -> None:
 async def test_clock_behind_the_last_receipt_is_reported(config: Path) -> None:
     harness = open_harness(config.parent / "future")
     harness.clock.time += 100 * 365 * 24 * 3600 * SECOND
-    harness.ledger.ledger.note()
+    harness.note()
     await harness.guard.call(make_instance(), asked())
     harness.close()
     shutil.rmtree(ledger(config).parent)

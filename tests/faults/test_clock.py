@@ -54,7 +54,7 @@ async def test_guard_does_not_start_with_a_clock_set_back(tmp_path: Path) -> Non
     await call(harness)
     harness.close()
     with pytest.raises(LedgerError, match="the clock was set back"):
-        open_harness(tmp_path).ledger.ledger.note()
+        open_harness(tmp_path).note()
     after = open_harness(tmp_path)
     assert "the clock was set back" in await call(after)
     assert after.upstream.sent == []

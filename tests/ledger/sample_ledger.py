@@ -49,7 +49,7 @@ def reopen(folder: Path) -> Harness:
 
 def begin(harness: Harness) -> None:
     who: Json = {"agent": "agent", "instance": "run_1", "credential": "cred_run_1"}
-    harness.ledger.ledger.note(
+    harness.note(
         Draft("guard.started", {"guard": "guard_1"}),
         Draft("instance.started", who),
         Draft("credential.issued", who),
@@ -64,9 +64,7 @@ async def end(harness: Harness) -> None:
     erase(harness, [(2, 9), (20, 20)])
     who_may_call(harness)
     await definitions_of_every_fate(harness)
-    harness.ledger.ledger.note(
-        Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"})
-    )
+    harness.note(Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"}))
 
 
 async def live(harness: Harness, text: str) -> None:
@@ -119,7 +117,7 @@ def witness(harness: Harness) -> None:
     head, _ = note.parse(harness.store.checkpoint())
     seen: Json = {"witness": "shelf", "method": "file", "size": head.size, "evidence": {"path": "shelf.txt"}}
     root = base64.b64encode(head.root).decode()
-    harness.ledger.ledger.note(Draft("checkpoint.witnessed", seen | {"root": root}))
+    harness.note(Draft("checkpoint.witnessed", seen | {"root": root}))
 
 
 def erase(harness: Harness, ranges: list[tuple[int, int]]) -> None:

@@ -36,10 +36,10 @@ class ReloadScenario:
             self.harness.ledger.ledger, self.said.append, policies=self.policies, shadow=self.shadow if shadow else None
         )
 
-    def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> SessionPolicies:
+    async def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> SessionPolicies:
         environment = PolicyEnvironment(tuple(tools))  # type: ignore[arg-type]
         session_policies = SessionPolicies(PoliciesInForce(()), lambda: environment, told)
-        self.reloader.load(session_policies)
+        await self.reloader.load(session_policies)
         return session_policies
 
     def receipts(self, kind: str) -> int:
@@ -67,7 +67,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Path) -> None:
     async with watching(tmp_path) as scenario:
-        first, second, other = scenario.follow(ONE), scenario.follow(ONE), scenario.follow(TWO)
+        first, second, other = await scenario.follow(ONE), await scenario.follow(ONE), await scenario.follow(TWO)
         assert first.in_force._engine is second.in_force._engine
         assert first.in_force.version != other.in_force.version
         assert scenario.receipts("policy.loaded") == 2
@@ -77,8 +77,8 @@ async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Pa
 async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
     async with watching(tmp_path) as scenario:
         told: list[str] = []
-        first = scenario.follow(ONE, told=lambda: told.append("first"))
-        other = scenario.follow(TWO, told=lambda: told.append("other"))
+        first = await scenario.follow(ONE, told=lambda: told.append("first"))
+        other = await scenario.follow(TWO, told=lambda: told.append("other"))
         before = first.in_force.version, other.in_force.version
         scenario.policies.write_text(STRICT)
         if asked:
@@ -91,12 +91,12 @@ async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path:
 
 async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path) -> None:
     async with watching(tmp_path) as scenario:
-        first, second = scenario.follow(ONE), scenario.follow(ONE)
+        first, second = await scenario.follow(ONE), await scenario.follow(ONE)
         version = first.in_force.version
         scenario.policies.write_text(BAD)
         scenario.reloader.wake()
         await until(lambda: scenario.receipts("policy.rejected") == 1)
-        third, other = scenario.follow(ONE), scenario.follow(TWO)
+        third, other = await scenario.follow(ONE), await scenario.follow(TWO)
         assert {item.in_force.version for item in (first, second, third)} == {version}
         assert other.in_force.version not in ("none", version), "the last valid policies, for its own catalog"
         assert [text.splitlines()[0] for text in scenario.said] == [
@@ -109,7 +109,7 @@ async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path
 
 async def test_invalid_shadow_policies_are_dropped_and_active_policies_stay(tmp_path: Path) -> None:
     async with watching(tmp_path, shadow=True) as scenario:
-        session = scenario.follow(ONE)
+        session = await scenario.follow(ONE)
         version = session.in_force.version
         assert session.in_force.shadow is not None
         scenario.shadow.write_text(BAD)
@@ -122,7 +122,7 @@ async def test_invalid_shadow_policies_are_dropped_and_active_policies_stay(tmp_
 
 async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) -> None:
     async with watching(tmp_path) as scenario:
-        session = scenario.follow(ONE)
+        session = await scenario.follow(ONE)
         version = session.in_force.version
 
         def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
@@ -145,12 +145,12 @@ async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) ->
 
 async def test_ended_session_is_no_longer_updated(tmp_path: Path) -> None:
     async with watching(tmp_path) as scenario:
-        scenario.follow(ONE)
-        kept = scenario.follow(TWO)
+        await scenario.follow(ONE)
+        kept = await scenario.follow(TWO)
         assert list(scenario.reloader._sessions) == [kept]
 
 
-def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
+async def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong in reading one server's definitions, the other sessions of the guard go on."""
@@ -163,7 +163,7 @@ def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
         return input_shape(tool)
 
     monkeypatch.setattr(schema, "input_shape", fail_for_two)
-    broken, whole = scenario.follow(TWO), scenario.follow(ONE)
+    broken, whole = await scenario.follow(TWO), await scenario.follow(ONE)
     assert broken.in_force.version == "none"
     assert whole.in_force.version != "none"
     assert "a fault in the reader" in "".join(scenario.said)
@@ -173,7 +173,7 @@ def test_a_definition_that_cannot_be_read_costs_its_own_session_the_policies(
 async def test_a_folder_that_cannot_be_entered_ends_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sudo chown 0` of the folder of a running service ended it, with all its agents."""
     async with watching(tmp_path) as scenario:
-        session_policies = scenario.follow(ONE)
+        session_policies = await scenario.follow(ONE)
         version, is_dir = session_policies.in_force.version, Path.is_dir
 
         def denied(path: Path) -> bool:

@@ -27,7 +27,7 @@ async def call(harness: Harness, name: str, arguments: Json | None = None, **cha
 def recorded_guard(folder: Path, policies: str) -> Harness:
     harness = open_harness(folder, policies)
     engine = harness.load(policies)
-    harness.ledger.ledger.note(policy=(engine.version, engine.material))
+    harness.note(policy=(engine.version, engine.material))
     return harness
 
 

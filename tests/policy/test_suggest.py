@@ -41,7 +41,7 @@ def recorded_guard(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> Ha
     harness.policies.mode = mode
     engine = harness.load(policies)
     loaded = Draft("policy.loaded", {"policy_version": engine.version})
-    harness.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
+    harness.note(loaded, policy=(engine.version, engine.material))
     return harness
 
 

@@ -41,6 +41,7 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.ledger import noting
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
@@ -172,9 +173,13 @@ class Harness:
         loaded = Draft("policy.loaded", {"policy_version": engine.version})
         with suppress(LedgerError):  # some tests use a read-only ledger
             if self.ledger.writer.read(lambda store: store.policy(engine.version)) is None:
-                self.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
+                self.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
         return engine
+
+    def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> None:
+        """As `SqlLedger.note`, with or without an event loop."""
+        self.ledger.writer.run(noting(*drafts, policy=policy))
 
     def approve(
         self,

@@ -28,7 +28,7 @@ async def make_run(harness: Harness, watch: RiskMonitor, number: int, *tools: st
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
         messages.append(text(await harness.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
     harness.clock.time += SECOND
-    RunHistory(harness.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
+    await RunHistory(harness.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
     return messages
 
 

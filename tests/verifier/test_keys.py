@@ -36,7 +36,7 @@ ONE, TWO, THREE, FOREIGN = make_key(1), make_key(2), make_key(3), make_key(4, "o
 def open_writer(folder: Path) -> Writer:
     keys = {key.verifier: key for key in (ONE, TWO, THREE, FOREIGN)}
     folder.mkdir(exist_ok=True)
-    return Writer(open_store(folder / "ledger.sqlite", True), ONE, FrozenClock(), find_key=lambda line: keys[line])
+    return Writer(open_store(folder / "ledger.sqlite", True), ONE, FrozenClock(), find_key=lambda _, line: keys[line])
 
 
 def change_key(
@@ -54,7 +54,7 @@ def change_key(
 
     old = writer.store.head().key
     if kind == "key.replaced":  # the old one is lost: a writer of the new one, as `rotation.replace` makes it
-        writer = Writer(writer.store, new, FrozenClock(), find_key=lambda _: new)
+        writer = Writer(writer.store, new, FrozenClock(), find_key=lambda *_: new)
     writer.run(op)
 
 

@@ -69,7 +69,7 @@ class HttpSessions:
         *,
         make_session: Callable[[Instance, DownstreamTransport], Session],
         why_barred: Callable[[Instance], Awaitable[str | None]],
-        on_barred: Callable[[Instance], None],
+        on_barred: Callable[[Instance], Awaitable[None]],
         note: Callable[[str], None],
         shares: SessionShares,
         max_responses: int,
@@ -247,7 +247,7 @@ class HttpSessions:
             except LedgerError as error:
                 self._note(str(error))
                 continue
-            if is_barred:
-                self._on_barred(http_session.instance)
             if is_barred or (not http_session.open_responses and now - http_session.used > self._idle_seconds):
                 self.end(http_session)
+            if is_barred:
+                await self._on_barred(http_session.instance)

@@ -144,7 +144,7 @@ class ApprovalRequests:
                 del self._waiters[approval.id]
 
     async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        if seconds > 0 and await self._is_waiting(approval):
+        if seconds > 0 and not self.watcher.is_stopped:
             await self.watcher.wait(approval.id, approval.expires, seconds, on_tick)
         if self.writer.now() >= approval.expires and await self._is_waiting(approval):
             return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")

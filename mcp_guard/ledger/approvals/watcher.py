@@ -49,6 +49,7 @@ class ApprovalWatcher:
         self._waiters: dict[str, set[_Waiter]] = {}
         """By approval."""
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._seen: int | None = None
         """What other connections had written at the last look."""
         writer.on_approvals_moved = self.wake
@@ -71,8 +72,10 @@ class ApprovalWatcher:
 
     async def wait(self, id: str, expires: Micros, seconds: float, on_tick: Callable[[float], None]) -> bool:
         """Wait until the approval is no longer `requested`, its time is over, or `stop` is called; at most for
-        `seconds`. Returns whether that was so. `on_tick` is called at once and about every second.
+        `seconds`. Returns whether that was so. `on_tick` is called at once, unless it is so already, and about every
+        second.
 
+        INVARIANT: whoever waits has registered before it asks the ledger, so that a decision made meanwhile wakes it.
         Raises: LedgerError if the ledger cannot be read.
         """
         loop = asyncio.get_running_loop()
@@ -80,9 +83,11 @@ class ApprovalWatcher:
         self._waiters.setdefault(id, set()).add(waiter)
         if self._timer is None:
             self._seen = None  # nobody has looked for a while
-            self._timer = loop.call_later(POLL_SECONDS, self._look)
-        waiter.tick(waiter.began)
+            self._timer = loop.call_later(POLL_SECONDS, self._begin_look)
         try:
+            if not await self.writer.query(lambda store: store.open_among([id])):
+                return True
+            waiter.tick(waiter.began)
             async with asyncio.timeout(seconds):
                 await waiter.decided
         except TimeoutError:
@@ -96,20 +101,27 @@ class ApprovalWatcher:
     def _all(self) -> Iterator[_Waiter]:
         return (waiter for waiters in self._waiters.values() for waiter in waiters)
 
-    def _look(self) -> None:
+    def _begin_look(self) -> None:
+        """INVARIANT: there is one look at a time, so that what is seen only advances."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(POLL_SECONDS, self._look) if self._waiters else None
+        self._timer = loop.call_later(POLL_SECONDS, self._begin_look) if self._waiters else None
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._look())
+
+    async def _look(self) -> None:
         try:
-            version = self.writer.read(lambda store: store.version())
+            version = await self.writer.query(lambda store: store.version())
             if version != self._seen and self._waiters:
+                asked = set(self._waiters)
+                open_ones = await self.writer.query(lambda store: store.open_among(asked))
                 self._seen = version
-                self.wake(self._waiters.keys() - self.writer.read(lambda store: store.open_among(self._waiters)))
+                self.wake(asked - open_ones)
         except LedgerError as error:
             for waiter in self._all():
                 if not waiter.decided.done():
                     waiter.decided.set_exception(LedgerError(error.message, error.hint, error.fault))
             return
-        now, elapsed = self.writer.now(), loop.time()
+        now, elapsed = self.writer.now(), asyncio.get_running_loop().time()
         for waiter in list(self._all()):
             if waiter.expires <= now:
                 waiter.wake()
