@@ -55,7 +55,7 @@ class KnownHead:
         known = self.head
         if head == known:
             return self._edge
-        if known is not None and (head.size <= known.size or (known.size and store.leaf(known.size - 1) != self._leaf)):
+        if known is not None and (head.size <= known.size or not self._continues(store, known)):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
                 f"and now has {head.size} with another history: `{store.name}`",
@@ -71,6 +71,10 @@ class KnownHead:
         self.at, self._leaf = store.last_receipt()
         self.head, self._edge = head, head.hashes()
         return self._edge
+
+    def _continues(self, store: Store, known: TreeHead) -> bool:
+        """Whether the ledger still has the last receipt of the known head, if there is one."""
+        return not known.size or store.leaf(known.size - 1) == self._leaf
 
     def is_after(self, head: TreeHead) -> bool:
         return self.head is not None and self.head.size > head.size

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -47,6 +48,21 @@ class Server:
     def stop(self, mode: str = "immediate") -> None:
         """As pg_ctl does it: `immediate` is a crash."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", mode, "-w", "stop")
+
+    def pause(self) -> None:
+        """No process of the server does anything until `resume`."""
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        """The first of them starts the others."""
+        first = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+        return [first, *(int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == first)]
 
     @property
     def url(self) -> str:

@@ -1,6 +1,7 @@
 """Connections to the database of an origin: how they are made, checked and made again."""
 
 import hashlib
+import logging
 from typing import Any
 
 import psycopg
@@ -10,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.place import Database
 
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+"""It warns of each pipeline that fails, which is raised as well: nothing for the operator to read."""
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63

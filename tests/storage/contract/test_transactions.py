@@ -7,6 +7,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.place import Database
@@ -88,10 +89,26 @@ def test_a_failure_of_the_engine_is_explained(store: Store) -> None:
     assert store.open_calls() == [(1, "guard")]
 
 
-def test_a_connection_that_could_not_begin_a_transaction_begins_the_next(tmp_path: Path, place: Place) -> None:
+def writer_of(folder: Path, place: Place) -> Writer:
     database = place.place if isinstance(place.place, Database) else None
-    writer = open_writer(LedgerSettings(tmp_path, "test.example", database=database), Clock())
-    writer.store._run("SET lock_timeout = 50" if database else "PRAGMA busy_timeout = 50")  # type: ignore[attr-defined]
+    return open_writer(LedgerSettings(folder, "test.example", database=database), Clock())
+
+
+def test_processes_that_find_the_ledger_empty_go_on_from_what_the_first_of_them_writes(
+    tmp_path: Path, place: Place
+) -> None:
+    first, second = writer_of(tmp_path, place), writer_of(tmp_path, place)
+    first.run(lambda tx: None)
+    assert second.run(lambda tx: tx.add(Draft("second", {}))) == 0
+    assert first.run(lambda tx: tx.add(Draft("first", {}))) == 1
+    first.close()
+    second.close()
+
+
+def test_a_connection_that_could_not_begin_a_transaction_begins_the_next(tmp_path: Path, place: Place) -> None:
+    writer = writer_of(tmp_path, place)
+    quick = "SET lock_timeout = 50" if isinstance(place.place, Database) else "PRAGMA busy_timeout = 50"
+    writer.store._run(quick)  # type: ignore[attr-defined]
     other = place.open()
     other.begin()
     other.head()

@@ -9,7 +9,9 @@ from tests.storage.contract.engines import postgres, writing
 from tests.storage.contract.test_transactions import head
 
 
-def test_nothing_is_written_before_the_head_is_known_to_be_the_same(tmp_path: Path) -> None:
+def test_nothing_is_written_before_the_head_is_known_to_be_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """An op that reads what it wrote has it sent early. Without the lock, two can wait for each other."""
     place = postgres(tmp_path)
     store, other = place.open(), place.open()
@@ -23,6 +25,7 @@ def test_nothing_is_written_before_the_head_is_known_to_be_the_same(tmp_path: Pa
         store.open_calls()
     store.rollback()
     assert store.open_calls() == [(0, "another")]
+    assert not caplog.records, "the operator would read of each transaction that is repeated"
     place.close()
 
 
