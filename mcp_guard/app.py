@@ -43,6 +43,7 @@ from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
 from mcp_guard.shared_secret import KEY_BYTES, SharedSecret, read_shared_secret
+from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.telemetry.setup import start_telemetry
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.listener import NoListener
@@ -412,7 +413,9 @@ async def listed_tools(
 
     Returns the tools, and the upstreams that listed none, with how each ended. Without `pins` no tool is quarantined.
     """
-    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins(), is_patient=True)
+    upstreams = make_upstream_group(
+        settings, start_upstreams(settings, SignInStorage(settings).of), pins or NoPins(), is_patient=True
+    )
     try:
         await _list_and_end(upstreams, note)
     finally:

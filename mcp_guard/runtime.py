@@ -42,6 +42,7 @@ from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog, SessionLog, StatusSource
 from mcp_guard.settings import OnCancel, Settings
+from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.signals.setup import make_risk_monitor
 from mcp_guard.telemetry.setup import Telemetry
@@ -183,6 +184,7 @@ class Runtime:
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
         self._secrets = Scrubber()
         """Those of all upstreams of all sessions."""
+        self._sign_ins = SignInStorage(settings)
         self._shared = self._make_shared()
 
     def now(self) -> Micros:
@@ -314,7 +316,7 @@ class Runtime:
         from mcp_guard.upstream.shared import SharedUpstreams
 
         def make(name: str) -> Upstream:
-            return make_upstream(self.settings, name, self._secrets)
+            return make_upstream(self.settings, name, self._secrets, self._sign_ins.of)
 
         log = SessionLog(self.log, None, self._names(shared=True))
         shared = SharedUpstreams(make, self.note, lambda: self._on_status(log, shared))
@@ -334,7 +336,7 @@ class Runtime:
             if server.share and self._shared is not None:
                 upstreams.append(self._shared.connect(name, instance.agent.name))
             else:
-                upstream = make_upstream(self.settings, name, self._secrets)
+                upstream = make_upstream(self.settings, name, self._secrets, self._sign_ins.of)
                 upstream.start()
                 upstreams.append(upstream)
         return upstreams

@@ -22,10 +22,13 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config, fill_cache=True)
     task = options.task if options.task_file is None else read_task(options.task_file)
     code = read_launch_code(options.launch_fd)
+    from mcp_guard.sign_ins import SignInStorage
     from mcp_guard.upstream.start import started_upstreams
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until the session handles it
-    with started_upstreams(settings) as upstreams:  # they warm up while the rest is imported
+    with started_upstreams(
+        settings, SignInStorage(settings).of
+    ) as upstreams:  # they warm up while the rest is imported
         from mcp_guard.app import run_stdio
         from mcp_guard.core.visible_text import quote, say
         from mcp_guard.identity.instances import Launch

@@ -15,6 +15,7 @@ from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
 from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, Settings
+from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
@@ -26,7 +27,9 @@ from mcp_guard.verifier.progress import Progress
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    oauth, storage = find_sign_in(settings, options.name)
+    sign_ins = SignInStorage(settings)
+    oauth, storage = find_sign_in(settings, options.name, sign_ins)
+    sign_ins.prepare()
     try:
         if options.verb == "logout":
             return asyncio.run(logout(options, storage))
@@ -51,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenStorage]:
-    """Raises: ConfigError."""
+def find_sign_in(settings: Settings, name: str, sign_ins: SignInStorage) -> tuple[OAuthSettings, TokenStorage]:
+    """Raises: ConfigError, LedgerError."""
     server = settings.upstreams.get(name)
     if server is None:
         configured = ", ".join(f"`{upstream}`" for upstream in settings.upstreams)
@@ -63,7 +66,7 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` does not require a user to sign in", hint)
-    return server.oauth, TokenStorage(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
+    return server.oauth, sign_ins.of(name)
 
 
 async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSettings, storage: TokenStorage) -> int:
@@ -81,18 +84,17 @@ async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSet
     upstream = settings.upstreams[options.name]
     network = read_network(upstream.network, settings.path.parent, os.environ)
     tokens = await sign_in(upstream.url, oauth, network, credentials, show, tuple(options.scope.split()))
-    async with storage.locked():
-        storage.write(tokens)
-    where = "in the keyring" if oauth.in_keyring else f"in {storage.folder}"
+    async with storage.locked() as held:
+        await held.write(tokens)
     lasts = "" if tokens.refresh else "; there is no refresh token, so the sign-in ends when the access token expires"
-    text = f"signed in to `{options.name}`; the tokens are stored {where}{lasts}"
+    text = f"signed in to `{options.name}`; the tokens are stored {storage.where}{lasts}"
     print_result(options.json, {"upstream": options.name, "refreshable": bool(tokens.refresh)}, text)
     return 0
 
 
 async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
-    async with storage.locked():
-        was_signed_in = storage.remove()
+    async with storage.locked() as held:
+        was_signed_in = await held.remove()
     text = (
         f"signed out of `{options.name}`; its tokens are deleted"
         if was_signed_in

@@ -12,6 +12,7 @@ from mcp_guard.storage.executors import Executor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class Engine(Protocol):
     def open_used_proofs(self, folder: Path, most: int = MAX_PROOFS) -> UsedProofs:
         """What remembers the proofs of possession that were used, about so many at once. It is made if it is not there.
         `folder` is this guard's own, for an engine that keeps them beside the ledger."""
+
+    def open_sign_ins(self) -> SignIns | None:
+        """Where the gateways of the ledger share sign-ins at upstreams; None if their state folder is all they need."""
 
 
 def _sqlite(place: Place) -> Engine:

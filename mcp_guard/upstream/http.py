@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.errors import ConfigError, GuardError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.secrets import is_slow, make_environment, read_network, read_secret
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mcp_guard.network import Network
     from mcp_guard.upstream.http_session import UpstreamHttpSession
     from mcp_guard.upstream.last_words import LastWords
+    from mcp_guard.upstream.oauth.token_storage import TokenStorage
     from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
 
@@ -29,7 +30,8 @@ class HttpServerParameters:
     name: str
     server: UpstreamSettings
     here: Path
-    state: Path
+    tokens: "Callable[[str], TokenStorage]"
+    """Where the tokens of the upstream of this name are kept, if a user signs in. Raises: ConfigError, LedgerError."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     sends_trace: bool = False
 
@@ -98,19 +100,23 @@ class HttpTransport:
         """Get an access token. Returns why there is none, or None."""
         from mcp_guard.upstream.oauth.discovery import NoToken
         from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
-        from mcp_guard.upstream.oauth.token_storage import TokenStorage
         from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
         if self._token_provider is None:
             parameters = self._parameters
             assert self._network is not None
+            try:
+                storage = await asyncio.to_thread(parameters.tokens, parameters.name) if oauth.is_interactive else None
+            except GuardError as failure:
+                return f"sign-in failed: {failure.message}"
             self._token_provider = OAuthTokenProvider(
+                parameters.name,
                 parameters.server.url,
                 oauth,
                 self._network,
                 lambda: ClientCredentials(self._client_secret, self._client_key),
-                TokenStorage(parameters.state / "sign-ins", parameters.name, oauth.in_keyring),
-                parameters.scrubber,
+                storage=storage,
+                scrubber=parameters.scrubber,
             )
         try:
             await self._token_provider.ready()

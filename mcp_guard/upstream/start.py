@@ -1,18 +1,25 @@
 """Starts the upstreams of the configuration. It imports little, so that they can warm up while the rest is imported."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.settings import Settings, UpstreamSettings
 from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
 from mcp_guard.upstream.transport import Transport, Upstream
 
+if TYPE_CHECKING:
+    from mcp_guard.upstream.oauth.token_storage import TokenStorage
+
+FindTokens = Callable[[str], "TokenStorage"]
+"""Where the tokens of an upstream that a user signs in to are kept (`mcp_guard.sign_ins`)."""
+
 
 @contextmanager
-def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
+def started_upstreams(settings: Settings, tokens: FindTokens) -> Iterator[list[Upstream]]:
     """The upstreams of the configuration, started; whatever of them still runs at the end is killed."""
-    upstreams = make_upstreams(settings)
+    upstreams = make_upstreams(settings, tokens)
     try:
         for upstream in upstreams:
             upstream.start()
@@ -22,35 +29,37 @@ def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
             upstream.transport.kill()
 
 
-def start_upstreams(settings: Settings) -> list[Upstream]:
+def start_upstreams(settings: Settings, tokens: FindTokens) -> list[Upstream]:
     """The upstreams of the configuration, which start up while the caller goes on."""
-    upstreams = make_upstreams(settings)
+    upstreams = make_upstreams(settings, tokens)
     for upstream in upstreams:
         upstream.start()
     return upstreams
 
 
-def make_upstreams(settings: Settings) -> list[Upstream]:
+def make_upstreams(settings: Settings, tokens: FindTokens) -> list[Upstream]:
     scrubber = Scrubber()
-    return [make_upstream(settings, name, scrubber) for name in settings.upstreams]
+    return [make_upstream(settings, name, scrubber, tokens) for name in settings.upstreams]
 
 
-def make_upstream(settings: Settings, name: str, secrets: Scrubber) -> Upstream:
+def make_upstream(settings: Settings, name: str, secrets: Scrubber, tokens: FindTokens) -> Upstream:
     """One upstream of the configuration. `secrets` are those of all, because one can read the files of another."""
     server = settings.upstreams[name]
     scrubber = Scrubber(secrets) if server.oauth else secrets  # see `OAuthTokenProvider`
-    transport = make_transport(settings, name, server, scrubber)
+    transport = make_transport(settings, name, server, scrubber, tokens)
     return Upstream(name, transport, scrubber, settings.message_bytes, server.timeout, settings.listing_bytes)
 
 
-def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:
+def make_transport(
+    settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber, tokens: FindTokens
+) -> Transport:
     """The transport to this upstream: HTTP if it has a URL, else stdio."""
     here = settings.path.parent
     if server.url:
         from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
 
         traces = settings.telemetry is not None and bool(settings.telemetry.otlp_endpoint)
-        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber, traces))
+        return HttpTransport(HttpServerParameters(name, server, here, tokens, scrubber, traces))
     return StdioTransport(
         StdioServerParameters(
             name=name,

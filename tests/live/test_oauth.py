@@ -1,6 +1,7 @@
 """Upstreams over HTTP with OAuth: tokens are obtained, renewed and refused, and no call that may have run is resent."""
 
 import json
+import shutil
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import pytest
 from tests.live.authorization_server import Authority
 from tests.live.running_guard import Client, cli, command, log, text, write_config
 from tests.live.test_session import eventually
+from tests.storage.postgres_server import server
 
 SECRET = "canary-client/secret+1"
 PLACE = '{ file = "client-secret" }'
@@ -119,6 +121,40 @@ def test_sign_in_by_a_user_continues_with_rotating_refresh_tokens(tmp_path: Path
         used = {refresh["refresh_token"] for refresh in refreshes}
         assert len(used) == len(refreshes), "a refresh token was used twice"
         assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
+
+
+def test_gateways_of_a_database_share_a_sign_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two state folders, as on two machines, which have only the ledger and its key in common."""
+    monkeypatch.setenv("DATABASE_URL", server().url)
+    monkeypatch.setenv("SHARED_SECRET", "canary-shared-secret-of-gateways")
+    ledger = '[ledger]\ndatabase = { env = "DATABASE_URL" }\nshared_secret = { env = "SHARED_SECRET" }'
+    with Authority(tmp_path, lasts=0.4) as authority:
+        section, configs = authority.section("", "authorization_code"), []
+        for name in ("here", "there"):
+            (tmp_path / name / "state").mkdir(mode=0o700, parents=True)
+            config = write_config(tmp_path / name, section, guard='origin = "oauth.example/ledger"', more=ledger)
+            configs.append(config)
+        done = sign_in(configs[0])
+        assert "the tokens are stored with the ledger" in done.stdout, done.stderr
+        with Client(configs[0]) as here:
+            here.start()
+            here.tools()
+            shutil.copy(tmp_path / "here" / "state" / "ledger.key", tmp_path / "there" / "state")
+            with Client(configs[1]) as there:
+                there.start()
+                there.tools()
+                authority.behave(slow=0.2, lasts=1)
+                for _ in range(3):
+                    authority.drop()  # so that both notice at the same time
+                    sent = [item.send("tools/call", {"name": "far__echo", "arguments": {}}) for item in (here, there)]
+                    assert [text(each.wait(id)) for each, id in zip((here, there), sent, strict=True)] == ["done"] * 2
+        refreshes = [item for item in authority.asked("token") if item["grant_type"] == "refresh_token"]
+        assert len(refreshes) >= 3
+        used = {refresh["refresh_token"] for refresh in refreshes}
+        assert len(used) == len(refreshes), "a refresh token was used twice"
+    assert not list(tmp_path.glob("*/state/sign-ins"))
+    assert cli("upstreams", "logout", "far", "--config", str(configs[1])).stdout.startswith("signed out of `far`")
+    assert cli("upstreams", "logout", "far", "--config", str(configs[0]), check=False).returncode == 1
 
 
 def test_upstream_without_sign_in_is_down_and_says_what_to_do(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mcp_guard.settings import UpstreamSettings
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
 from mcp_guard.upstream.listener import NoListener
+from mcp_guard.upstream.oauth.token_storage import FileTokenStorage
 from mcp_guard.upstream.transport import Upstream
 from tests.servers.wild_http import Json
 
@@ -81,7 +82,9 @@ async def connected(
 ) -> AsyncIterator[Connected]:
     """Once the first listing has succeeded or failed."""
     settings = UpstreamSettings((), env=headers, url=url, is_legacy_sse=old)
-    transport = HttpTransport(HttpServerParameters("far", settings, Path(), Path()))
+    transport = HttpTransport(
+        HttpServerParameters("far", settings, Path(), lambda name: FileTokenStorage(Path(), name))
+    )
     connection = Connection(Upstream("far", transport, Scrubber(), MESSAGE_BYTES, 5.0), lambda: None)
     listener, client_is_ready = Listener(), asyncio.Event()
     client_is_ready.set()

@@ -29,6 +29,7 @@ END $$
 OWN_TABLES = """
 CREATE TABLE used_proof (id BYTEA PRIMARY KEY, until BIGINT NOT NULL);
 CREATE INDEX used_proof_until ON used_proof (until);
+CREATE TABLE upstream_sign_in (upstream TEXT PRIMARY KEY, version BIGINT NOT NULL, sealed BYTEA NOT NULL);
 """
 """What SQLite keeps in files beside the ledger."""
 

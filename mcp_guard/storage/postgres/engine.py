@@ -20,6 +20,7 @@ from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_form
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BlockingWire
 from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
@@ -156,6 +157,11 @@ class PostgresEngine:
         from mcp_guard.storage.postgres.used_proofs import UsedProofsTable
 
         return UsedProofsTable(self.database, most)
+
+    def open_sign_ins(self) -> SignIns:
+        from mcp_guard.storage.postgres.sign_ins import SignInsTable
+
+        return SignInsTable(self.database)
 
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""

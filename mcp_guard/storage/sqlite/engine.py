@@ -97,3 +97,6 @@ class SqliteEngine:
         from mcp_guard.storage.sqlite.used_proofs import UsedProofsFile
 
         return UsedProofsFile(folder / "used-proofs.sql", most)
+
+    def open_sign_ins(self) -> None:
+        """Guards on one file share a machine."""

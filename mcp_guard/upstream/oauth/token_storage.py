@@ -1,7 +1,8 @@
-"""Storage of a user's sign-in between runs: the tokens of one upstream, in a private file or in the keyring.
+"""Storage of a user's sign-in between runs: the tokens of one upstream, in a private file, in the keyring, or, for
+gateways on several machines, with the ledger (`shared_tokens.py`).
 
 Several guards may use one sign-in at once, and a refresh token often works only once: whoever refreshes holds the lock,
-and the new tokens are on disk before they are used.
+and the new tokens are durable before they are used.
 """
 
 import asyncio
@@ -9,10 +10,10 @@ import fcntl
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.files import remove_stale_draft, replace_file
@@ -39,30 +40,74 @@ class Tokens:
     """What was asked for."""
 
 
+def tokens_text(tokens: Tokens) -> str:
+    return json.dumps(asdict(tokens))
+
+
+def parse_tokens(text: str | bytes) -> Tokens:
+    """Raises: ValueError, TypeError."""
+    return Tokens(**json.loads(text))
+
+
+class HeldTokens(Protocol):
+    """One upstream's tokens while no other process replaces them."""
+
+    async def read(self) -> Tokens | None:
+        """Raises: NoToken."""
+
+    async def write(self, tokens: Tokens) -> None:
+        """Durable on return. Raises: NoToken."""
+
+    async def remove(self) -> bool:
+        """Returns whether there was a sign-in. Raises: NoToken."""
+
+
+class TokenStorage(Protocol):
+    """Stores one upstream's tokens. `where` says for people where that is."""
+
+    @property
+    def where(self) -> str: ...
+
+    def locked(self) -> AbstractAsyncContextManager[HeldTokens]:
+        """Excludes other guards and commands; ends with its process, however that ends. Raises: NoToken."""
+
+
 @dataclass(frozen=True, slots=True)
-class TokenStorage:
-    """Stores one upstream's tokens. `folder` also holds the lock."""
+class FileTokenStorage:
+    """Implements `TokenStorage` and `HeldTokens`. `folder` also holds the lock, for those in the keyring too."""
 
     folder: Path
     name: str
     in_keyring: bool = False
 
+    @property
+    def where(self) -> str:
+        return "in the keyring" if self.in_keyring else f"in {self.folder}"
+
     @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
-        """Excludes other guards and commands; the system releases the lock if its process dies."""
+    async def locked(self) -> AsyncIterator[HeldTokens]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self.folder / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-            yield
+            yield self
         finally:
             os.close(lock)
 
-    def read(self) -> Tokens | None:
+    async def read(self) -> Tokens | None:
+        return await asyncio.to_thread(self._read)
+
+    async def write(self, tokens: Tokens) -> None:
+        await asyncio.to_thread(self._write, tokens)
+
+    async def remove(self) -> bool:
+        return await asyncio.to_thread(self._remove)
+
+    def _read(self) -> Tokens | None:
         """Raises: NoToken."""
         try:
             text = self._from_keyring() if self.in_keyring else self._from_file()
-            return Tokens(**json.loads(text)) if text else None
+            return parse_tokens(text) if text else None
         except (OSError, ValueError, TypeError) as error:
             raise NoToken(f"the stored sign-in cannot be read: {type(error).__name__}") from None
 
@@ -80,9 +125,9 @@ class TokenStorage:
         except FileNotFoundError:
             return None
 
-    def write(self, tokens: Tokens) -> None:
+    def _write(self, tokens: Tokens) -> None:
         """Raises: NoToken."""
-        text = json.dumps(asdict(tokens))
+        text = tokens_text(tokens)
         if self.in_keyring:
             with _keyring() as library:
                 library.set_password(SERVICE, self.name, text)
@@ -96,9 +141,8 @@ class TokenStorage:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._path, text.encode())
 
-    def remove(self) -> bool:
-        """Returns whether there was a sign-in. Raises: NoToken."""
-        if self.read() is None:
+    def _remove(self) -> bool:
+        if self._read() is None:
             return False
         if self.in_keyring:
             with _keyring() as library:

@@ -43,13 +43,17 @@ class OAuthTokenProvider:
 
     def __init__(
         self,
+        name: str,
         url: str,
         settings: OAuthSettings,
         network: Network,
         credentials: Callable[[], ClientCredentials],
-        storage: TokenStorage,
+        *,
+        storage: TokenStorage | None,
         scrubber: Scrubber,
     ) -> None:
+        """`storage` has the sign-in of a user, if one signs in."""
+        self._name = name
         self._url, self._settings, self._network, self._credentials = url, settings, network, credentials
         self._storage = storage
         self._scrubber = scrubber
@@ -106,11 +110,13 @@ class OAuthTokenProvider:
 
     async def _signed_in_again(self, scopes: tuple[str, ...]) -> Tokens:
         """The tokens of a sign-in since. Raises: NoToken."""
-        stored = await asyncio.to_thread(self._storage.read)
+        assert self._storage is not None
+        async with self._storage.locked() as held:
+            stored = await held.read()
         if stored is not None and (self._tokens is None or stored.access != self._tokens.access):
             return stored
         wanted = " ".join(scopes)[:300]
-        login = f"mcp-guard upstreams login {self._storage.name} --scope '{wanted}'"
+        login = f"mcp-guard upstreams login {self._name} --scope '{wanted}'"
         raise NoToken(f"it requires the scope `{wanted}`; {login}")
 
     async def _request_new(self) -> Tokens:
@@ -127,9 +133,10 @@ class OAuthTokenProvider:
 
     async def _refresh(self) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
-        login = f"mcp-guard upstreams login {self._storage.name}"
-        async with self._storage.locked():
-            stored = await asyncio.to_thread(self._storage.read)
+        assert self._storage is not None
+        login = f"mcp-guard upstreams login {self._name}"
+        async with self._storage.locked() as held:
+            stored = await held.read()
             if stored is None:
                 raise NoToken(f"nobody has signed in; {login}")
             self._scrub(stored)
@@ -145,14 +152,14 @@ class OAuthTokenProvider:
                 except NoToken as error:
                     raise NoToken(f"{error}; {login}") from None
             self._scrub(tokens)
-            await asyncio.to_thread(self._storage.write, tokens)
+            await held.write(tokens)
             return tokens
 
     def _scrub(self, tokens: Tokens) -> None:
         for kind, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
             scrubber = self._scrubber.base if _looks_random(value) else self._scrubber
             known = any(value == scrubbed for _, scrubbed in self._scrubbed)
-            if value and not known and scrubber.learn(f"{self._storage.name} {kind}", value):
+            if value and not known and scrubber.learn(f"{self._name} {kind}", value):
                 self._scrubbed.append((scrubber, value))
         while len(self._scrubbed) > MAX_SCRUBBED_TOKENS:
             scrubber, value = self._scrubbed.popleft()

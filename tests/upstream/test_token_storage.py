@@ -1,0 +1,153 @@
+"""Where sign-ins are kept: one process at a time has them, and what is in a database is sealed."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from mcp_guard.shared_secret import SharedSecret
+from mcp_guard.storage.engines import find_engine, open_store
+from mcp_guard.storage.place import Database
+from mcp_guard.upstream.oauth.discovery import NoToken
+from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
+from mcp_guard.upstream.oauth.token_storage import FileTokenStorage, Tokens, TokenStorage
+from tests.storage.contract.engines import postgres
+from tests.storage.postgres_server import server
+
+TOKENS = Tokens("access-canary", "refresh-canary", 12.5, "https://auth.example/token", scope="a b")
+SECRET = SharedSecret("s" * 32, "sign-ins.example")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A ledger in a database."""
+
+    database: Database
+
+    def storage(self, name: str = "far", secret: SharedSecret = SECRET) -> TokenStorage:
+        """As another process has it."""
+        sign_ins = find_engine(self.database).open_sign_ins()
+        assert sign_ins is not None
+        return SharedTokenStorage(sign_ins, name, secret)
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with closing(psycopg.connect(server().url, autocommit=True)) as connection:
+            schema = f'"mcp-guard {self.database.origin}"'
+            connection.execute(f"SET search_path = {schema}".encode())
+            found = connection.execute(statement.encode())
+            return found.fetchall() if found.description else []
+
+    def disconnect(self) -> None:
+        """Whoever is connected."""
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    place = postgres(tmp_path).place
+    assert isinstance(place, Database)
+    database = Database(place.url, place.origin[:40])
+    open_store(database, unsafe_skip_fsync=True).close()
+    return Ledger(database)
+
+
+@pytest.fixture(params=["files", "database"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], TokenStorage]:
+    """Makes the storage of another process."""
+    if request.param == "files":
+        return lambda: FileTokenStorage(tmp_path / "sign-ins", "far")
+    ledger: Ledger = request.getfixturevalue("ledger")
+    return ledger.storage
+
+
+async def stored(storage: TokenStorage) -> Tokens | None:
+    async with storage.locked() as held:
+        return await held.read()
+
+
+async def store(storage: TokenStorage, tokens: Tokens = TOKENS) -> None:
+    async with storage.locked() as held:
+        await held.write(tokens)
+
+
+async def test_tokens_are_kept_for_others_and_removed(storage: Callable[[], TokenStorage]) -> None:
+    assert await stored(storage()) is None
+    for tokens in (TOKENS, replace(TOKENS, access="second")):
+        await store(storage(), tokens)
+        assert await stored(storage()) == tokens
+    for was_signed_in in (True, False):
+        async with storage().locked() as held:
+            assert await held.remove() is was_signed_in
+    assert await stored(storage()) is None
+    await store(storage())
+    assert await stored(storage()) == TOKENS
+
+
+async def test_one_process_at_a_time_has_them(storage: Callable[[], TokenStorage]) -> None:
+    """Each takes what it finds and leaves the next, as with refresh tokens that work once."""
+    await store(storage(), replace(TOKENS, refresh="0"))
+    used: list[str] = []
+
+    async def refresh(storage: TokenStorage) -> None:
+        async with storage.locked() as held:
+            found = await held.read()
+            assert found is not None
+            used.append(found.refresh)
+            await asyncio.sleep(0)
+            await held.write(replace(found, refresh=str(int(found.refresh) + 1)))
+
+    one = storage()
+    await asyncio.gather(*(refresh(each) for each in (one, one, storage(), storage(), storage())))
+    assert used == ["0", "1", "2", "3", "4"]
+
+
+async def test_what_is_in_the_database_is_sealed_for_its_upstream_and_its_gateways(ledger: Ledger) -> None:
+    await store(ledger.storage())
+    [(sealed,)] = ledger.sql("SELECT sealed FROM upstream_sign_in")
+    assert isinstance(sealed, bytes)
+    assert b"canary" not in sealed
+    with pytest.raises(NoToken, match="sealed with another"):
+        await stored(ledger.storage(secret=replace(SECRET, secret="x" * 32)))
+    with pytest.raises(NoToken, match="sealed with another"):
+        await stored(ledger.storage(secret=replace(SECRET, origin="other.example")))
+    ledger.sql("UPDATE upstream_sign_in SET upstream = 'near'")
+    with pytest.raises(NoToken, match="was changed; mcp-guard upstreams login near"):
+        await stored(ledger.storage("near"))
+    await store(ledger.storage("near"))
+    assert await stored(ledger.storage("near")) == TOKENS
+
+
+async def test_new_tokens_are_stored_although_the_connection_was_lost(ledger: Ledger) -> None:
+    async with ledger.storage().locked() as held:
+        await held.read()
+        ledger.disconnect()
+        await held.write(TOKENS)
+    assert await stored(ledger.storage()) == TOKENS
+
+
+async def test_a_gateway_that_lost_the_lock_does_not_replace_what_another_has_stored(ledger: Ledger) -> None:
+    async def overtaken() -> None:
+        async with ledger.storage().locked() as held:
+            await held.read()
+            ledger.disconnect()
+            await store(ledger.storage(), replace(TOKENS, access="newer"))
+            await held.write(TOKENS)
+
+    with pytest.raises(NoToken, match="another process has changed the sign-in to `far` meanwhile"):
+        await overtaken()
+    found = await stored(ledger.storage())
+    assert found is not None
+    assert found.access == "newer"
+
+
+async def test_without_a_ledger_it_says_what_to_do(ledger: Ledger) -> None:
+    nowhere = Ledger(Database(ledger.database.url, "nowhere.example"))
+    with pytest.raises(NoToken, match="no ledger of this origin"):
+        await stored(nowhere.storage())
+    unreachable = Ledger(Database("postgresql://guard@127.0.0.1:1/postgres", "nowhere.example"))
+    with pytest.raises(NoToken, match="the sign-in cannot be shared: the database cannot be reached"):
+        await stored(unreachable.storage())
