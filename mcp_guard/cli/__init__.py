@@ -3,7 +3,7 @@
 import sys
 
 from mcp_guard.cli import dispatch
-from mcp_guard.cli.output import print_lines, print_text
+from mcp_guard.cli.output import complete_commands, print_lines, print_text, to_type
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -64,9 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_text(f"mcp-guard {__version__}")
         return OK
+    complete_commands(None)  # those of an earlier command of this process
     try:
         return dispatch.run("mcp-guard", COMMANDS, words)
     except GuardError as error:
+        error.hint = to_type(error.hint)
         print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
         return EXIT_CODES[type(error)]
     except KeyboardInterrupt as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mcp_guard.app import CLOCK, ledger_settings, note_if_new
 from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
-from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
+from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent
@@ -84,7 +84,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     done = "replaced" if options.replace else "enrolled"
     print_result(options.json, {"agent": agent.name}, f"{done} `{agent.name}`, owned by {agent.owner}")
     if options.replace and any(row.instance.agent.name == agent.name for row in writer.store.instances(writer.now())):
-        revoke = f"mcp-guard instances revoke --agent {agent.name} --allow-new --why TEXT"
+        revoke = to_type(f"mcp-guard instances revoke --agent {agent.name} --allow-new --why TEXT")
         print_text(f"note: its live instances stay as they were issued; to end them: {revoke}", file=sys.stderr)
     note_unnamed(find_unnamed_groups(settings, [agent]))
     return 0

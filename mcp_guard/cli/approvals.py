@@ -11,7 +11,7 @@ from functools import partial
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
-from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
+from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
 from mcp_guard.core.approval_card import (
@@ -123,7 +123,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
         return 0
     if not approvals and not grants:
         older = "" if options.all else "; decided, expired and withdrawn ones: mcp-guard approvals list --all"
-        print_text(f"no approval is pending{older}", file=sys.stderr)
+        print_text(f"no approval is pending{to_type(older)}", file=sys.stderr)
         return 0
     rows = [
         (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_json, print_result, print_table
+from mcp_guard.cli.output import print_json, print_result, print_table, to_type
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
@@ -166,7 +166,8 @@ def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
         listed = ", ".join(f"{id} ({state})" for id, state in usable.items())
         message += (
             f"\nit has signed what can still be used: {listed}"
-            "\nhint: mcp-guard approvals revoke ID --as APPROVER --rationale TEXT (deny ID, if it is still requested)"
+            f"\nhint: {to_type('mcp-guard approvals revoke ID --as APPROVER --rationale TEXT')}"
+            " (deny ID, if it is still requested)"
         )
     print_result(options.json, {"approver": options.approver, "key": options.key, "usable": usable}, message)
     return 0

@@ -177,7 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def print_held(id: str, routes: str) -> None:
     print_text(f"held: approval {id} is pending on {routes}; waiting", file=sys.stderr)
-    print_text(f"hint: in another terminal: mcp-guard approvals show {id}", file=sys.stderr)
+    print_hint(f"in another terminal: mcp-guard approvals show {id}")
 
 
 def show_tools(tools: list[Json], as_json: bool) -> int:

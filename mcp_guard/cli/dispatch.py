@@ -47,6 +47,12 @@ def load_parser(handler: str) -> "argparse.ArgumentParser":
     return parser
 
 
+def load_group(handler: str) -> Commands | None:
+    """The subcommands, if this is the handler of a group of commands."""
+    commands: Commands | None = getattr(importlib.import_module(module_of(handler)), "COMMANDS", None)
+    return commands
+
+
 def run(prog: str, commands: Commands, words: Sequence[str]) -> int:
     """Run the command that the first word names. Returns its exit code."""
     if not words:

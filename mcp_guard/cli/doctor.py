@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
@@ -14,7 +14,7 @@ from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.group_names import all_unnamed_groups
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_json, print_table, print_text
+from mcp_guard.cli.output import print_json, print_table, print_text, to_type
 from mcp_guard.cli.policy.inputs import recorded_environment
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
@@ -44,6 +44,7 @@ EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     results = run_checks(look(load(options.config), options.upstreams, options.json))
+    results = [replace(result, fix=to_type(result.fix)) for result in results]
     if options.json:
         print_json([asdict(result) for result in results], indent=2)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_text
+from mcp_guard.cli.output import print_hint, print_text
 from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
@@ -46,7 +46,8 @@ def warn_if_discontinued(store: Store, folder: Path) -> None:
     """Say on standard error that the ledger is not the one that was verified here last. Raises: LedgerError."""
     if why := why_discontinued(store, folder):
         sys.stdout.flush()
-        print_text(say("mcp-guard: WARNING: the ledger was {}\nhint: mcp-guard verify", why), file=sys.stderr)
+        print_text(say("mcp-guard: WARNING: the ledger was {}", why), file=sys.stderr)
+        print_hint("mcp-guard verify")
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:

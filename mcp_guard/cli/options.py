@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mcp_guard.cli import output, same_config
 from mcp_guard.core.visible_text import say, visible_line
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
@@ -23,6 +24,11 @@ class Parser(argparse.ArgumentParser):
 
     _verbs: "argparse._SubParsersAction[Parser] | None" = None
     _elsewhere: Mapping[str, str] = {}
+
+    @property
+    def verbs(self) -> "Mapping[str, Parser]":
+        """The parser of each verb, if the command has verbs."""
+        return self._verbs.choices if self._verbs is not None else {}
 
     def error(self, message: str) -> NoReturn:
         self._refuse(message, f"{self.prog} --help")
@@ -108,9 +114,20 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+class _KeepConfig(argparse.Action):
+    """Stores the configuration that was named, and names it in the commands that are printed from now on."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        output.complete_commands(lambda text: same_config.add_config(text, values))
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
+        action=_KeepConfig,
         type=Path,
         default=Path(os.environ.get(CONFIG_VARIABLE, "mcp-guard.toml")),
         metavar="FILE",

@@ -7,13 +7,26 @@ functions, because it is slow to import.
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from mcp_guard.core.visible_text import VisibleText, value_text, visible_code, visible_json, visible_line
 
 if TYPE_CHECKING:
     from mcp_guard.core.definition_diff import DiffPart
+
+
+_complete: list[Callable[[str], str]] = []
+
+
+def complete_commands(complete: Callable[[str], str] | None) -> None:
+    """From now on, complete the commands that this command tells a person to type; None ends that."""
+    _complete[:] = [] if complete is None else [complete]
+
+
+def to_type(text: str) -> str:
+    """A text of ours with commands for a person to type, each with the `--config` that this command was given."""
+    return _complete[0](text) if _complete else text
 
 
 def plain(value: object) -> object:
@@ -50,7 +63,7 @@ def print_result(as_json: bool, value: object, text: str) -> None:
 def print_hint(text: str) -> None:
     """Print what to do next on standard error, below the output."""
     sys.stdout.flush()
-    print_text(f"hint: {text}", file=sys.stderr)
+    print_text(f"hint: {to_type(text)}", file=sys.stderr)
 
 
 def print_words(parts: "list[DiffPart]") -> None:
@@ -118,6 +131,7 @@ MIN_SENTENCE = 40
 
 def steps(commands: list[tuple[str, str]]) -> list[str]:
     """Commands and what they do, in two columns."""
+    commands = [(to_type(command), does) for command, does in commands]
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}   # {does}" for command, does in commands]
 

@@ -18,7 +18,7 @@ from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser
 from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.options import whole_number
-from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text
+from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Mode
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)
     print_text(guards_line(running, started))
-    print_text(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
+    print_text(approvals_line(len(state.pending)))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
     for line in upstream_lines(upstream_statuses(path, running)):
         print_text(line)
@@ -126,10 +126,14 @@ def as_started(settings: Settings, started: Sequence[StartedGuard], running: lis
 def outdated_lines(settings: Settings, started: Sequence[StartedGuard]) -> list[str]:
     """What running guards do not have in force of the files, and why."""
     what, now = "the files have mistakes; running guards keep what they loaded before", installed_guard(settings)
-    policies = [] if can_load_policies(settings) else [f"policies: {what}: mcp-guard policy validate"]
+    policies = [] if can_load_policies(settings) else [to_type(f"policies: {what}: mcp-guard policy validate")]
     return policies + [
         f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
     ]
+
+
+def approvals_line(pending: int) -> str:
+    return f"approvals: {pending} pending" + (to_type(": mcp-guard approvals show ID") if pending else "")
 
 
 def guards_line(running: list[str], started: Sequence[StartedGuard]) -> str:
@@ -276,16 +280,17 @@ def _verified(note: Path) -> tuple[int, int] | None:
 def head_lines(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
     signature = {
         None: "no receipt yet",
-        False: "signature does not match; run mcp-guard doctor",
+        False: to_type("signature does not match; run mcp-guard doctor"),
         True: f"signed with key {key}",
     }
     age = f", in use since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
-    verified = "never on this machine; run mcp-guard verify"
+    verified = to_type("never on this machine; run mcp-guard verify")
     if head.verified is not None:
         at, receipts = head.verified
         verified = f"{receipts} of {head.receipts} receipts, {_days(now - at)} ago ({_day(at)})"
         if head.discontinued:
-            verified = f"WARNING: {head.discontinued}, last {_days(now - at)} ago ({_day(at)}); run mcp-guard verify"
+            last = f"last {_days(now - at)} ago ({_day(at)})"
+            verified = f"WARNING: {head.discontinued}, {last}; {to_type('run mcp-guard verify')}"
     return [
         f"head: {signature[is_signed]}{age}",
         f"verified: {verified}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcp_guard.cli import prompts
 from mcp_guard.cli.client_files import config_option
-from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, to_type
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.clients.effects import EffectPlan, ToolEffect, plan_effects, read_effects
 from mcp_guard.clients.files import FileSnapshot, read_file, write_file
@@ -113,7 +113,8 @@ def report(effects: Effects, is_written: bool) -> list[str]:
     elif effects.rows:
         lines = ["no hint proposes an effect that is not configured"]
     else:
-        lines = ["no tools are listed"] + ([] if effects.absent else ["no upstream is configured; run mcp-guard wrap"])
+        wrap = to_type("no upstream is configured; run mcp-guard wrap")
+        lines = ["no tools are listed"] + ([] if effects.absent else [wrap])
     lines += left_out_lines(effects)
     lines += [f'add effect = "read" by hand to [tools."{name}"]' for name in effects.plan.by_hand]
     lines += [f"no tools from `{name}`: why is printed above" for name in effects.absent]
@@ -126,12 +127,14 @@ def left_out_lines(effects: Effects) -> list[str]:
     if effects.quarantined:
         names = ", ".join(f"`{name}`" for name in effects.quarantined)
         lines.append(
-            f"not proposed, because nobody has accepted the definition: {names}; review: mcp-guard tools list --now"
+            f"not proposed, because nobody has accepted the definition: {names}; review: "
+            + to_type("mcp-guard tools list --now")
         )
     if reaching := [row.tool for row in effects.rows if row.reaches_out]:
         names = ", ".join(f"`{name}`" for name in reaching)
         why = "their arguments go where the agent chooses and may carry data there"
-        lines.append(f"not proposed, because {why}: {names}; propose rules for them: mcp-guard policy suggest")
+        suggest = to_type("mcp-guard policy suggest")
+        lines.append(f"not proposed, because {why}: {names}; propose rules for them: {suggest}")
     return lines
 
 

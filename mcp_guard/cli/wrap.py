@@ -19,7 +19,7 @@ from mcp_guard.cli.client_files import (
     this_host,
 )
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, refuse_to_overwrite
-from mcp_guard.cli.output import print_json, print_lines, steps
+from mcp_guard.cli.output import print_json, print_lines, steps, to_type
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection, find_client
 from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
@@ -272,7 +272,7 @@ def notes(operation: WrapOperation) -> list[str]:
     if guard.settings.mode is Mode.ENFORCE:
         lines.append(
             "the guard is in enforce mode, so tools that no policy permits are not listed; to permit one: "
-            "mcp-guard policy new TOOL"
+            + to_type("mcp-guard policy new TOOL")
         )
     return lines
 

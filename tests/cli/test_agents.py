@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
-from tests.live.running_guard import scripted, write_config
+from tests.live.running_guard import scripted, without_config, write_config
 
 POLICIES = '@id("crm") permit (principal in Group::"crm-agents", action, resource);'
 
@@ -15,7 +15,7 @@ def run(capsys: pytest.CaptureFixture[str], config: Path, *words: str) -> tuple[
     """Exit code, standard output and standard error of a command in this process."""
     code = main([*words, "--config", str(config)])
     printed = capsys.readouterr()
-    return code, printed.out, printed.err
+    return code, printed.out, without_config(printed.err)
 
 
 @pytest.fixture

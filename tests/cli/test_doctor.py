@@ -17,7 +17,7 @@ import pytest
 from mcp_guard.diagnostics.checks import CHECKS, enrolment
 from mcp_guard.diagnostics.snapshot import Level
 from tests.faults.disks import fill, small_disk
-from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, write_config
+from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, without_config, write_config
 from tests.promises.harness import SECOND, make_instance, open_harness
 
 POLICIES = """
@@ -33,7 +33,7 @@ def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
     done = cli("doctor", "--json", "--config", str(config), *words, check=False)
     assert "Traceback" not in done.stderr
     worst: dict[str, Finding] = {}
-    for finding in json.loads(done.stdout):
+    for finding in json.loads(without_config(done.stdout)):
         known = worst.setdefault(finding["check"], finding)
         if list(Level).index(finding["level"]) > list(Level).index(known["level"]):
             worst[finding["check"]] = finding

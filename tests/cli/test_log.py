@@ -7,6 +7,7 @@ import pytest
 from mcp_guard.cli import main
 from tests.cli.conftest import Past
 from tests.cli.test_output import on_terminal
+from tests.live.running_guard import without_config
 
 
 def log(past: Past, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -16,7 +17,7 @@ def log(past: Past, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[in
     except SystemExit as end:
         code = int(end.code or 0)
     said = capsys.readouterr()
-    return code, said.out, said.err
+    return code, said.out, without_config(said.err)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.cli.conftest import Past
 from tests.cli.test_transcripts import KINDS
 from tests.ledger.sized_ledger import open_filled
 from tests.live.http_guard import free_port
-from tests.live.running_guard import Client, cli, scripted, upstream, write_config
+from tests.live.running_guard import Client, cli, scripted, upstream, without_config, write_config
 from tests.live.test_session import eventually
 
 
@@ -23,7 +23,7 @@ def receipts(past: Past) -> int:
 
 def test_status_shows_a_running_guard(past: Past) -> None:
     cli("verify", "--config", str(past.config))
-    text = cli("status", "--config", str(past.config)).stdout.replace("\t", "  ")
+    text = without_config(cli("status", "--config", str(past.config)).stdout).replace("\t", "  ")
     for pattern, name in KINDS:
         text = re.sub(pattern, name, text)
     lines = text.splitlines()
@@ -87,7 +87,7 @@ def test_status_prints_json(past: Past) -> None:
 def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
     open_filled(tmp_path / "state", 10).store.close()
     at = ("--config", str(write_config(tmp_path, scripted("up", tmp_path))))
-    assert "verified: never on this machine; run mcp-guard verify\n" in cli("status", *at).stdout
+    assert "verified: never on this machine; run mcp-guard verify\n" in without_config(cli("status", *at).stdout)
     cli("verify", *at)
     assert "verified: 10 of 10 receipts, less than a day ago" in cli("status", *at).stdout
     note = tmp_path / "state" / "verified.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import Json, cli, command, log
+from tests.live.running_guard import Json, cli, command, log, without_config
 from tests.promises.test_p6_rug_pull import ECHO, ChangingUpstream, put
 
 WAITING = {"name": "fresh", "description": "ad\u200bds", "inputSchema": {"type": "object"}}
@@ -28,7 +28,7 @@ def changing(tmp_path: Path) -> ChangingUpstream:
 def shown(changing: ChangingUpstream, *words: str, code: int = 0) -> str:
     done = cli("tools", *words, "--config", str(changing.config), check=False)
     assert done.returncode == code, done.stdout + done.stderr
-    text = re.sub(r"\b[0-9a-f]{12}\b", "HASH", done.stdout + done.stderr).replace("\t", "  ")
+    text = re.sub(r"\b[0-9a-f]{12}\b", "HASH", without_config(done.stdout + done.stderr)).replace("\t", "  ")
     return re.sub(r"receipt \d+", "receipt N", text)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Past
-from tests.live.running_guard import cli, write_private
+from tests.live.running_guard import cli, without_config, write_private
 
 KINDS = (
     (r"ap_\w{10}\b", "APPROVAL"),
@@ -30,7 +30,7 @@ def transcript(past: Past, *words: str, code: int = 0) -> str:
     """What a command prints, with everything that differs between runs replaced."""
     done = cli(*words, "--config", str(past.config), check=False)
     assert done.returncode == code, done.stdout + done.stderr
-    text = (done.stdout + done.stderr).rstrip()
+    text = without_config(done.stdout + done.stderr).rstrip()
     for pattern, name in KINDS:
         text = re.sub(pattern, name, text)
     return text.replace("\t", "  ").replace(str(past.config.parent), "FOLDER")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -83,6 +84,11 @@ def cli(*args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
     if check and done.returncode != 0:
         raise AssertionError(f"{args} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def without_config(text: str) -> str:
+    """What a command printed, without the `--config` that it adds to commands (tests/cli/test_same_config.py)."""
+    return re.sub(r" --config \S+?\.toml\b", "", text)
 
 
 @dataclass

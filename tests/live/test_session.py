@@ -24,6 +24,7 @@ from tests.live.running_guard import (
     seen,
     text,
     upstream,
+    without_config,
     write_config,
 )
 
@@ -125,7 +126,7 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
         client.call("up__tool_error")
         done = cli("approvals", "approve", approval, *alice, "--rationale", "x", check=False)
         assert "cannot approve an approval that is `withdrawn`" in done.stderr
-        assert done.stderr.endswith(f"hint: mcp-guard approvals show {approval}\n")
+        assert without_config(done.stderr).endswith(f"hint: mcp-guard approvals show {approval}\n")
     assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
 
 

@@ -1,7 +1,6 @@
 """Every command with its argparse parser, as the command's own module builds it."""
 
 import argparse
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ def list_commands() -> Iterator[CliCommand]:
 
 def _list_group(group: tuple[str, ...], commands: dispatch.Commands) -> Iterator[CliCommand]:
     for name, (handler, help) in commands.items():
-        words, module = (*group, name), importlib.import_module(dispatch.module_of(handler))
-        if subcommands := getattr(module, "COMMANDS", None):
+        words = (*group, name)
+        if subcommands := dispatch.load_group(handler):
             yield CliCommand(words, help, None)
             yield from _list_group(words, subcommands)
             continue

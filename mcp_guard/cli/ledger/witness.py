@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_json, print_table, print_text
+from mcp_guard.cli.output import print_json, print_table, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import say
@@ -69,9 +69,10 @@ def complain(result: WitnessResult, witness: WitnessSettings) -> None:
         contradiction = say(
             "mcp-guard: THE LEDGER AND {} CONTRADICT EACH OTHER: {}.\n"
             "One of the two was rolled back, changed or replaced. Nothing was sent to the witness.\n"
-            "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against {}",
+            "hint: keep both as they are, and see docs/howto/witness.md; {} {}",
             about,
             result.text,
+            to_type("mcp-guard verify --against"),
             checkpoints_of(witness),
         )
         print_text(contradiction, file=sys.stderr)
