@@ -1,31 +1,59 @@
 """A stateless client goes on at any gateway of a ledger. Real gateways, also ones that are killed."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from mcp_guard.identity.dpop import thumbprint
+from tests.adversary.test_p7_proof_replay import JWK, prove, status
 from tests.live.http_guard import PREFIX, REVISION, Raw, Served, free_port, reply, serving
 from tests.live.running_guard import Json, cli, enrol, scripted, seen, write_config
 from tests.live.test_session import held
 from tests.live.test_stateless import ECHO, HOLD_POLICIES
+from tests.storage.postgres_server import server
 
 URL = "https://guard.example/mcp"
+LEDGER = '[ledger]\ndatabase = { env = "DATABASE_URL" }\nshared_secret = { env = "SHARED_SECRET" }\n'
 CAN_WAIT: Json = {"sampling": {}}
 CAN_SHOW: Json = {"elicitation": {"url": {}}}
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
-    """Two gateways of one configuration."""
-    folder, ports = tmp_path_factory.mktemp("fleet"), [free_port(), free_port()]
-    serve = serving(1, f'url = "{URL}"')
-    config = write_config(folder, scripted("up", folder), HOLD_POLICIES, serve, guard="hold_seconds = 1")
-    enrol(config)
-    with ExitStack() as running:
-        yield [running.enter_context(Served(config, port, options=("--port", str(port)))) for port in ports]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fleet")
+
+
+@pytest.fixture(scope="module")
+def fleet(folder: Path) -> Iterator[list[Served]]:
+    """Two gateways with a state folder each, as on two machines, which have the ledger's key and a secret in common."""
+    env = {"DATABASE_URL": server().url, "SHARED_SECRET": "canary-shared-secret-of-gateways"}
+    gateways = [gateway(folder, name, env) for name in ("here", "there")]
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)  # for commands
+        running.enter_context(gateways[0])
+        shutil.copy(folder / "here" / "state" / "ledger.key", folder / "there" / "state")
+        running.enter_context(gateways[1])
+        enrol(gateways[0].config)
+        yield gateways
+
+
+def gateway(folder: Path, name: str, env: dict[str, str]) -> Served:
+    (folder / name / "state").mkdir(mode=0o700, parents=True)
+    port = free_port()
+    config = write_config(
+        folder / name,
+        scripted("up", folder),
+        HOLD_POLICIES,
+        serving(port, f'url = "{URL}"') + LEDGER,
+        guard='origin = "any-gateway.example/ledger"\nhold_seconds = 1',
+    )
+    return Served(config, port, env=env)
 
 
 def ask(client: Raw, params: Json, capabilities: Json) -> Json:
@@ -34,18 +62,18 @@ def ask(client: Raw, params: Json, capabilities: Json) -> Json:
     return reply(client.request("tools/call", {**params, "_meta": meta}, headers))
 
 
-def made(gateway: Served) -> int:
+def made(folder: Path) -> int:
     """How many calls the upstream has received."""
-    return len(seen(gateway.config.parent, "up"))
+    return len(seen(folder, "up"))
 
 
 def approve(config: Path) -> None:
     cli("approvals", "approve", held(config), "--rationale", "seen", *enrol(config))
 
 
-def test_a_held_call_goes_on_at_another_gateway(fleet: list[Served]) -> None:
+def test_a_held_call_goes_on_at_another_gateway(fleet: list[Served], folder: Path) -> None:
     here, there = fleet
-    calls = made(here)
+    calls = made(folder)
     token = here.issue()[1]
     first = ask(here.raw(token), ECHO, CAN_WAIT)["result"]
     assert first["resultType"] == "input_required"
@@ -57,15 +85,25 @@ def test_a_held_call_goes_on_at_another_gateway(fleet: list[Served]) -> None:
     assert refused["error"]["code"] == -32602  # another instance
     other = {**back, "arguments": {"text": "another"}}
     assert ask(here.raw(token), other, CAN_WAIT)["error"]["code"] == -32602  # another request
-    assert made(here) == calls
+    assert made(folder) == calls
     replies = [ask(gateway.raw(token), back, CAN_WAIT)["result"] for gateway in (here, there)]
     assert [json.loads(each["content"][0]["text"])["arguments"] for each in replies] == [ECHO["arguments"]] * 2
-    assert made(here) == calls + 1
+    assert made(folder) == calls + 1
 
 
-def test_a_question_of_an_upstream_is_answered_where_its_call_runs(fleet: list[Served]) -> None:
+def test_a_proof_of_possession_is_accepted_by_one_gateway(fleet: list[Served]) -> None:
     here, there = fleet
-    calls = made(here)
+    token = here.issue("--thumbprint", thumbprint(JWK))[1]
+    proofs = [prove(token) for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        sent = [(proof, pool.submit(status, gateway, token, proof)) for proof in proofs for gateway in (here, there)]
+        answers = sorted((proof, answer.result()) for proof, answer in sent)
+    assert answers == sorted((proof, code) for proof in proofs for code in (200, 401))
+
+
+def test_a_question_of_an_upstream_is_answered_where_its_call_runs(fleet: list[Served], folder: Path) -> None:
+    here, there = fleet
+    calls = made(folder)
     call: Json = {"name": "up__ask_client", "arguments": {}}
     token = here.issue()[1]
     roots: Json = {"roots": {}}
@@ -80,12 +118,12 @@ def test_a_question_of_an_upstream_is_answered_where_its_call_runs(fleet: list[S
     assert (elsewhere["code"], "may have taken effect" in elsewhere["message"]) == (-32602, True)
     done = ask(here.raw(token), back, roots)["result"]
     assert json.loads(done["content"][0]["text"]) == answer
-    assert made(here) == calls + 1
+    assert made(folder) == calls + 1
 
 
-def test_a_call_whose_approval_was_shown_goes_on_after_its_gateway_was_killed(fleet: list[Served]) -> None:
+def test_a_call_that_was_shown_goes_on_after_its_gateway_was_killed(fleet: list[Served], folder: Path) -> None:
     here, there = fleet  # no later test has the first of them
-    calls = made(here)
+    calls = made(folder)
     token = here.issue()[1]
     first = ask(here.raw(token), ECHO, CAN_SHOW)["result"]
     assert [request["params"]["mode"] for request in first["inputRequests"].values()] == ["url"]
@@ -96,4 +134,4 @@ def test_a_call_whose_approval_was_shown_goes_on_after_its_gateway_was_killed(fl
     done = ask(there.raw(token), back, CAN_SHOW)["result"]
     assert done["resultType"] == "complete"
     assert json.loads(done["content"][0]["text"])["arguments"] == ECHO["arguments"]
-    assert made(here) == calls + 1
+    assert made(folder) == calls + 1

@@ -1,16 +1,21 @@
 """Agents, instances, codes and revocations: who may call is the same for every connection."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from itertools import chain
+from threading import Barrier
 
 import pytest
 
 from mcp_guard.core.model import Agent
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import InstanceRow
 from tests.promises.harness import make_instance
-from tests.storage.contract.engines import writing
+from tests.storage.contract.engines import Place, writing
 
 PINNED = Pin("crm", "note", "sha256:1", PinState.PINNED, {"name": "note"}, 3, "on first sight")
 
@@ -61,6 +66,27 @@ def test_a_launch_code_is_used_once_and_in_time(store: Store, other: Store) -> N
     with writing(store):
         assert store.take_launch("early", 19) is None
         assert store.take_launch("late", 20) is None
+
+
+def test_of_many_processes_one_takes_a_launch_code(place: Place, store: Store) -> None:
+    codes, start = [f"code {number}" for number in range(20)], Barrier(4)
+    with writing(store):
+        for code in codes:
+            store.add_launch(code, f"run of {code}", 20)
+
+    def take_all(_: int) -> list[str | None]:
+        taken = []
+        with closing(open_store(place.place, unsafe_skip_fsync=True)) as each:
+            start.wait()
+            for code in codes:
+                each.begin(each.head(), locked=False)
+                taken.append(each.take_launch(code, 10))
+                each.commit()
+        return taken
+
+    with ThreadPoolExecutor() as pool:
+        took = list(pool.map(take_all, range(start.parties)))
+    assert sorted(filter(None, chain.from_iterable(took))) == sorted(f"run of {code}" for code in codes)
 
 
 def test_launches_share_an_instance_until_it_is_forgotten(store: Store, other: Store) -> None:
