@@ -221,6 +221,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
         await end_sessions()  # also if it was stopped before it served
         for task in background:
             task.cancel()
+    await app.authenticator.proofs.close()
     await runtime.stop()
 
 
@@ -295,7 +296,6 @@ def _http_app(
     from mcp_guard.identity.bearer import TrustedIssuer
     from mcp_guard.identity.dpop import ProofVerifier
     from mcp_guard.ledger.token_instances import TokenInstances
-    from mcp_guard.storage.engines import find_engine
 
     settings, ledger = runtime.settings, runtime.ledger
 
@@ -309,7 +309,7 @@ def _http_app(
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
-        proofs=ProofVerifier(find_engine(ledger_settings(settings).place).open_used_proofs(settings.state_dir)),
+        proofs=ProofVerifier(ledger.engine.open_used_proofs(settings.state_dir)),
         on_refused=runtime.telemetry.on_refused_token,
     )
     return HttpApp(

@@ -41,6 +41,8 @@ class ProofMemory(Protocol):
         """Remember the proof `id` of a key (its thumbprint) until that second. Returns False if it was used before, or
         too many were. Raises: GuardError if it may not have been remembered."""
 
+    async def close(self) -> None: ...
+
 
 class ProofsOfProcess:
     """Implements `ProofMemory` for a single process that is not started again."""
@@ -56,6 +58,9 @@ class ProofsOfProcess:
             return False
         self._used[key, id] = until
         return True
+
+    async def close(self) -> None:
+        pass
 
 
 class ProofVerifier:
@@ -81,6 +86,9 @@ class ProofVerifier:
             raise InvalidCredential("the proof has no `jti`, or one that is too long")
         if not await self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS):
             raise InvalidCredential("the proof was used before")
+
+    async def close(self) -> None:
+        await self._memory.close()
 
 
 def _read(proof: str, bound: str) -> dict[str, Any]:
