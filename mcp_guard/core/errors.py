@@ -51,6 +51,7 @@ class LedgerFault(StrEnum):
     REPLACED = "replaced"
     ROLLED_BACK = "rolled back"
     UNSIGNED_HEAD = "unsigned head"
+    IN_DOUBT = "in doubt"
     CLOCK_SET_BACK = "clock set back"
     RECEIPT_TOO_LARGE = "receipt too large"
     KEY_UNAVAILABLE = "key unavailable"

@@ -8,7 +8,7 @@ from functools import partial
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval, Grant, request_salt
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Instance, Micros, Outcome, RateCounter
 from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import (
@@ -56,7 +56,7 @@ class SqlLedger:
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts that this process has submitted and not committed yet, by counter and key."""
         self._late: list[Op[int]] = []
-        """Outcomes of calls that ran, which could not be written. They are few, because nothing new runs meanwhile."""
+        """Outcomes that could not be written. They are few, because nothing new runs meanwhile."""
         self.cancelled_calls = 0
         """How many calls were cancelled so far, by their clients or because the guard was stopped."""
 
@@ -139,7 +139,7 @@ class SqlLedger:
             approval = held.id if isinstance(held, Approval) else None
             return Intent(call, seq, approval, held.id if isinstance(held, Grant) else None, tuple(uses))
 
-        future = self.writer.submit(op)
+        future = self._submit_intent(op)
         if counted:
             future.add_done_callback(lambda _: release())
         return await self._unless_cancelled(future)
@@ -152,7 +152,35 @@ class SqlLedger:
             tx.store.open_call(seq, self.guard)
             return Intent(call, seq)
 
-        return await self._unless_cancelled(self.writer.submit(op))
+        return await self._unless_cancelled(self._submit_intent(op))
+
+    def _submit_intent(self, op: Op[Intent | Conflict]) -> "asyncio.Future[Intent | Conflict]":
+        """Submit an op that makes an intent. If it is in doubt whether it was recorded, it is not sent, and concluded
+        as such as soon as the ledger can say."""
+        last: Intent | Conflict | None = None
+
+        def attempt(tx: Transaction) -> Intent | Conflict:
+            nonlocal last
+            last = op(tx)
+            return last
+
+        def keep(future: "asyncio.Future[Intent | Conflict]") -> None:
+            error = None if future.cancelled() else future.exception()
+            if isinstance(error, LedgerError) and error.fault is LedgerFault.IN_DOUBT and isinstance(last, Intent):
+                self._late.append(partial(self._conclude_doubtful, last))
+
+        future = self.writer.submit(attempt)
+        future.add_done_callback(keep)
+        return future
+
+    def _conclude_doubtful(self, intent: Intent, tx: Transaction) -> int:
+        row = tx.store.receipt(intent.seq)
+        if row is None or row.call != intent.call.id or not tx.store.is_open_call(intent.seq):
+            return intent.seq  # it was not recorded, or another guard has closed the call
+        execution = not_sent_execution(
+            "the ledger did not say in time whether the intent was recorded", intent.approval
+        )
+        return self._record(intent, outcome_draft(intent.call, intent.seq, execution), execution, False, tx)
 
     async def _unless_cancelled(self, future: "asyncio.Future[Intent | Conflict]") -> Intent | Conflict:
         """Wait for an intent. If its caller is cancelled and it becomes durable still, record it as never sent."""
@@ -170,24 +198,14 @@ class SqlLedger:
                 await self.conclude(intent, execution, answered=False)
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
-        draft = outcome_draft(intent.call, intent.seq, execution)
-        hashed_only = len(draft.payloads["response"]) > self._kept_response_bytes
-
-        def record(tx: Transaction, answered: bool) -> int:
-            tx.store.close_call(intent.seq)
-            seq = tx.add(draft, hashed_only)
-            if execution.status is ExecutionStatus.NOT_SENT:
-                _give_back(tx, intent)
-            elif intent.approval is not None:
-                transitions.conclude(tx, intent.approval, seq, answered)
-            return seq
+        record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
 
         def record_late(tx: Transaction) -> int:
             if not tx.store.is_open_call(intent.seq):
                 return intent.seq  # another guard considered this one dead, and closed the call
-            return record(tx, answered=False)
+            return record(False, tx)
 
-        recorded = self.writer.submit(partial(record, answered=answered))
+        recorded = self.writer.submit(partial(record, answered))
         self._keep_unless_recorded(recorded, record_late)
         return recorded
 
@@ -200,6 +218,15 @@ class SqlLedger:
             keep(recorded)
         else:
             recorded.add_done_callback(keep)
+
+    def _record(self, intent: Intent, draft: Draft, execution: Execution, answered: bool, tx: Transaction) -> int:
+        tx.store.close_call(intent.seq)
+        seq = tx.add(draft, hashed_only=len(draft.payloads["response"]) > self._kept_response_bytes)
+        if execution.status is ExecutionStatus.NOT_SENT:
+            _give_back(tx, intent)
+        elif intent.approval is not None:
+            transitions.conclude(tx, intent.approval, seq, answered)
+        return seq
 
     @property
     def late_outcomes(self) -> int:

@@ -16,6 +16,8 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.executor import open_executor
+from mcp_guard.storage.postgres.store import PostgresStore
+from mcp_guard.storage.postgres.wire import SuspendingWire
 from tests.promises.harness import ALLOW, Harness, make_instance, open_harness
 from tests.storage.postgres_network import Network, network
 from tests.storage.postgres_server import server
@@ -30,10 +32,17 @@ class RemoteGuard:
     harness: Harness
     network: Network
     store: Store
+    writing: PostgresStore
+    """The one that writes on the event loop."""
 
     @property
     def writer(self) -> Writer:
         return self.harness.ledger.writer
+
+    @property
+    def wire(self) -> SuspendingWire:
+        assert isinstance(self.writing.wire, SuspendingWire)
+        return self.writing.wire
 
     def call(self, text: str = "a") -> Coroutine[Any, Any, Json]:
         """One write, by the only instance."""
@@ -49,12 +58,14 @@ async def remote_guard(folder: Path, policies: str = ALLOW, **options: Any) -> A
     with network(server().url) as between:
         behind = database._replace(url=between.url)
         harness = open_harness(folder, policies, database=behind, **options)
-        harness.ledger.writer.executor = executor = await open_executor(behind)
-        with closing(find_engine(database).open_reader()) as store:
-            yield RemoteGuard(harness, between, store)
-        between.release()
-        await executor.close()
-        harness.close()
+        harness.ledger.writer.executor = executor = await open_executor(harness.store)
+        try:
+            with closing(find_engine(database).open_reader()) as store:
+                yield RemoteGuard(harness, between, store, executor.writer)
+        finally:
+            between.release()
+            await executor.close()
+            harness.close()
 
 
 def adding(kind: str) -> Op[int]:

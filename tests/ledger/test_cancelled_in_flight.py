@@ -7,14 +7,14 @@ import pytest
 
 from tests.ledger.on_database import adding, remote_guard, until
 from tests.promises.harness import ALLOW, HOLD, pending_id
-from tests.storage.postgres_network import Loss
+from tests.storage.postgres_network import COMMITTED
 
 
 async def test_caller_cancelled_in_flight_takes_no_other_caller_along(tmp_path: Path) -> None:
     async with remote_guard(tmp_path) as remote:
         remote.writer.active_calls = 2
         first = await remote.writer.submit(adding("guard.started"))
-        remote.network.answers = Loss.HOLD
+        remote.network.hold_answers()
         futures = [remote.writer.submit(adding("guard.started")) for _ in range(2)]
         await until(remote.network.lost.is_set)
         futures[0].cancel()
@@ -28,7 +28,7 @@ async def test_call_cancelled_while_its_intent_is_committed_is_recorded_as_never
     async with remote_guard(tmp_path, ALLOW + HOLD) as remote:
         id = pending_id(await remote.call())
         remote.harness.approve(id)
-        remote.network.answers = Loss.HOLD_COMMITTED
+        remote.network.hold_answers(COMMITTED)
         call = asyncio.create_task(remote.call())
         await until(remote.network.lost.is_set)
         call.cancel()

@@ -2,7 +2,13 @@
 
 import hashlib
 import logging
-from typing import Any
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -16,6 +22,8 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
+OLDEST_SERVER = 140000
+"""Before that, nothing waits for the end of another connection."""
 DEFAULTS = {
     "connect_timeout": "5",
     "keepalives_idle": "15",
@@ -26,8 +34,11 @@ DEFAULTS = {
 }
 """Unless the URL says otherwise; the last of them but one in milliseconds."""
 SESSION = (
-    "SET lock_timeout = '2s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '5s'; "
-    "SET TimeZone = 'UTC'; SET default_transaction_isolation = 'read committed'"
+    "SET lock_timeout = '2s'",
+    "SET statement_timeout = '10s'",
+    "SET idle_in_transaction_session_timeout = '5s'",
+    "SET TimeZone = 'UTC'",
+    "SET default_transaction_isolation = 'read committed'",
 )
 """A gateway that is paused in a transaction loses it after five seconds, so that others can go on."""
 DURABLE = {"synchronous_commit": ("on", "remote_apply"), "fsync": ("on",), "full_page_writes": ("on",)}
@@ -52,35 +63,131 @@ def _conninfo(database: Database) -> str:
     return make_conninfo(database.url, **{name: value for name, value in DEFAULTS.items() if name not in given})
 
 
+def session(database: Database, writes: bool = True) -> list[str]:
+    """The statements that a connection begins with."""
+    reading = [] if writes else ["SET default_transaction_read_only = on"]
+    return [f"SET search_path = {quoted_schema(database)}", *SESSION, *reading]
+
+
 def _setup(database: Database) -> bytes:
-    """What a connection is told first."""
-    return f"SET search_path = {quoted_schema(database)}; {SESSION}".encode()
+    return "; ".join(session(database)).encode()
+
+
+def open_blank(database: Database) -> "Connection[Any]":
+    """A connection without its session's settings. Raises: psycopg.Error."""
+    connection = psycopg.connect(_conninfo(database), autocommit=True)
+    connection.prepare_threshold = PREPARED
+    return connection
+
+
+async def open_blank_on_loop(database: Database) -> "AsyncConnection[Any]":
+    """A connection without its session's settings. Raises: psycopg.Error."""
+    connection = await psycopg.AsyncConnection.connect(_conninfo(database), autocommit=True)
+    connection.prepare_threshold = PREPARED
+    return connection
 
 
 def connect(database: Database) -> "Connection[Any]":
     """Raises: psycopg.Error."""
-    connection = psycopg.connect(_conninfo(database), autocommit=True)
-    connection.prepare_threshold = PREPARED
+    connection = open_blank(database)
     connection.execute(_setup(database))
     return connection
 
 
 async def connect_on_loop(database: Database) -> "AsyncConnection[Any]":
     """Raises: psycopg.Error."""
-    connection = await psycopg.AsyncConnection.connect(_conninfo(database), autocommit=True)
-    connection.prepare_threshold = PREPARED
+    connection = await open_blank_on_loop(database)
     await connection.execute(_setup(database))
     return connection
 
 
-def check_durability(connection: "Connection[Any]", database: Database) -> None:
-    """Raises: LedgerError if what the server calls committed could be lost with its power."""
-    for name, safe in DURABLE.items():
-        row = connection.execute(f"SHOW {name}".encode()).fetchone()
-        if row is None or row[0] not in safe:
-            value = "" if row is None else row[0]
+def shut_down(connection: "Connection[Any] | AsyncConnection[Any]") -> None:
+    """End a connection while an answer is waited for, which then ends in an error. From any thread."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
+
+
+class Backend(NamedTuple):
+    """The process of the server that serves one connection. Another one may get its number later."""
+
+    pid: int
+    started: datetime
+
+
+END_BACKEND = (
+    "SELECT bool_and(pg_terminate_backend(pid, 3000)) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
+)
+"""Ends a process of the server, and waits until it has ended: false if it has not by then."""
+SERVER = (
+    "SELECT pg_backend_pid(), (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), "
+    "current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery(), "
+    "current_setting('default_transaction_read_only')::boolean, "
+    + ", ".join(f"current_setting('{name}')" for name in DURABLE)
+)
+
+
+class Server(NamedTuple):
+    """What a server says of itself. Read by `SERVER`."""
+
+    backend: Backend
+    version: int
+    encoding: str
+    is_standby: bool
+    is_read_only: bool
+    durability: Mapping[str, str]
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> "Server":
+        pid, started, version, encoding, is_standby, is_read_only, *durability = row
+        settings = dict(zip(DURABLE, durability, strict=True))
+        return cls(Backend(pid, started), version, encoding, is_standby, is_read_only, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCheck:
+    """What a server must be for one use of a ledger."""
+
+    database: Database
+    writes: bool = True
+    unsafe_skip_fsync: bool = False
+
+    def check_through(self, connection: "Connection[Any]") -> None:
+        """Raises: LedgerError, psycopg.Error."""
+        row = connection.execute(SERVER.encode()).fetchone()
+        assert row is not None
+        self.check(Server.of_row(row))
+
+    def check(self, server: Server) -> None:
+        """Raises: LedgerError."""
+        if server.version < OLDEST_SERVER:
             raise LedgerError(
-                f"`{database}` has `{name} = {value}`, so that receipts could be lost with its power",
-                f"set {name} = on for the guard's role or the server: ALTER ROLE NAME SET {name} = on",
-                LedgerFault.OTHER,
+                f"`{self.database}` is PostgreSQL {server.version // 10000}",
+                f"update it to PostgreSQL {OLDEST_SERVER // 10000} or newer",
             )
+        if server.encoding != "UTF8":
+            raise LedgerError(
+                f"`{self.database}` has the encoding `{server.encoding}`",
+                "use a database with UTF-8: createdb --template=template0 --encoding=UTF8 NAME",
+            )
+        if not self.writes:
+            return
+        if server.is_standby:
+            raise LedgerError(
+                f"`{self.database}` is a standby, which can only be read",
+                "name the primary in the URL, or every server and `target_session_attrs=read-write`",
+                LedgerFault.READ_ONLY,
+            )
+        if server.is_read_only:
+            raise LedgerError(
+                f"`{self.database}` is read-only for the guard's role: `default_transaction_read_only = on`",
+                "turn it off for this role: ALTER ROLE NAME SET default_transaction_read_only = off",
+                LedgerFault.READ_ONLY,
+            )
+        for name, safe in DURABLE.items():
+            if server.durability[name] not in safe and not self.unsafe_skip_fsync:
+                raise LedgerError(
+                    f"`{self.database}` has `{name} = {server.durability[name]}`, so that receipts could be lost with "
+                    "its power",
+                    f"set {name} = on for the guard's role or the server: ALTER ROLE NAME SET {name} = on",
+                    LedgerFault.OTHER,
+                )

@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import check_durability, connect, quoted_schema
+from mcp_guard.storage.postgres.connection import ServerCheck, connect, quoted_schema
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import make_tables, read_format
@@ -84,7 +84,7 @@ def import_from(database: Database, snapshot: Snapshot, on_rows: OnRows, check: 
     """Make the ledger of an origin, in one transaction. Raises: LedgerError, and what `check` raises."""
     try:
         with closing(connect(database)) as connection:
-            check_durability(connection, database)
+            ServerCheck(database).check_through(connection)
             connection.execute(PATIENT.encode())
             with connection.transaction():
                 if not make_tables(connection, database, lambda: _fill(connection, snapshot, on_rows)):

@@ -12,7 +12,7 @@ import psycopg
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import check_durability, connect
+from mcp_guard.storage.postgres.connection import ServerCheck, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.migrations import check_format
@@ -47,41 +47,34 @@ class PostgresEngine:
         except psycopg.Error as error:
             raise explain(error, str(self.database)) from None
 
-    def _store(self, connection: "psycopg.Connection[Any]") -> PostgresStore:
-        return PostgresStore(BlockingWire(connection), str(self.database))
+    def _connect(self, check: ServerCheck, create: bool) -> PostgresStore:
+        with self._explained():
+            store = PostgresStore(BlockingWire(self.database, check), str(self.database))
+            store.wire.connect()
+            try:
+                with closing(connect(self.database)) as connection:
+                    if create:
+                        self._make_schema(connection)
+                    self._check_format(connection)
+            except BaseException:
+                store.close()
+                raise
+            return store
 
     def open_store(self, unsafe_skip_fsync: bool, create: bool) -> PostgresStore:
-        with self._explained():
-            connection = connect(self.database)
-            try:
-                if not unsafe_skip_fsync:
-                    check_durability(connection, self.database)
-                if create:
-                    self._make_schema(connection)
-                self._check_format(connection)
-            except BaseException:
-                connection.close()
-                raise
-        return self._store(connection)
+        return self._connect(ServerCheck(self.database, unsafe_skip_fsync=unsafe_skip_fsync), create)
 
     async def open_executor(self, store: Store) -> LoopExecutor:
+        assert isinstance(store, PostgresStore)
         with self._explained():
-            return await open_executor(self.database)
+            return await open_executor(store)
 
     def open_older(self) -> None:
         """There is none: ledgers in databases began with the present format."""
         self.open_reader().close()
 
     def open_reader(self) -> PostgresStore:
-        with self._explained():
-            connection = connect(self.database)
-            try:
-                connection.execute("SET default_transaction_read_only = on")
-                self._check_format(connection)
-            except BaseException:
-                connection.close()
-                raise
-        return self._store(connection)
+        return self._connect(ServerCheck(self.database, writes=False), create=False)
 
     def open_unchecked(self) -> PostgresStore:
         return self.open_reader()

@@ -4,27 +4,46 @@ import psycopg
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 
-BY_CLASS = {
-    "08": (LedgerFault.CANNOT_OPEN, "the database cannot be reached", "check that it runs, and its address"),
+UNREACHABLE = (
+    LedgerFault.CANNOT_OPEN,
+    "the database cannot be reached",
+    "check that it runs, and the address, role, password, database and sslmode of the URL",
+)
+OVERLOADED = (LedgerFault.BUSY, "the database took too long", "see its load and its log")
+BY_STATE = {
+    "08": UNREACHABLE,
+    "23": (LedgerFault.OTHER, "the database refuses what was written", "see the log of the database"),
+    "25006": (LedgerFault.READ_ONLY, "the database is read-only", "connect to the primary, not to a replica"),
+    "25P03": OVERLOADED,
     "28": (LedgerFault.CANNOT_OPEN, "the database refuses the guard's role", "check the role and password of the URL"),
     "3D": (LedgerFault.CANNOT_OPEN, "there is no such database", "create it: createdb NAME"),
-    "42": (LedgerFault.READ_ONLY, "the guard's role may not do this", "see docs/howto/run-a-fleet.md for its grants"),
-    "25": (LedgerFault.READ_ONLY, "the database is read-only", "connect to the primary, not to a replica"),
+    "40": OVERLOADED,
+    "42501": (
+        LedgerFault.READ_ONLY,
+        "the guard's role may not do this",
+        "see docs/howto/run-a-fleet.md for its grants",
+    ),
     "53": (LedgerFault.DISK_FULL, "the database has no room left", "free disk, memory or connections of the database"),
+    "55P03": (LedgerFault.BUSY, "another process holds the lock of the ledger", "see pg_stat_activity"),
     "57": (LedgerFault.CANNOT_OPEN, "the database is stopping or starting", "wait until it runs again"),
-    "55": (LedgerFault.BUSY, "another process holds the lock of the ledger", "see pg_stat_activity"),
+    "57014": OVERLOADED,
     "58": (LedgerFault.DISK_FAILURE, "the database reports a failure of its system", "see the log of the database"),
     "XX": (LedgerFault.DAMAGED, "the database is damaged", "see the log of the database; restore it from a backup"),
 }
-"""By class of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
-UNREACHABLE = BY_CLASS["08"]
+"""By SQLSTATE or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+OTHER = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the database")
+
+
+def is_answer(error: psycopg.Error) -> bool:
+    """Whether the server has refused a statement, and with it the transaction. Otherwise the connection has failed, and
+    what the server has done is not known."""
+    return error.sqlstate is not None and error.diag.severity_nonlocalized == "ERROR"
 
 
 def explain(error: Exception, name: str) -> LedgerError:
     """The LedgerError for a failure of the database of the ledger `name`."""
     state = getattr(error, "sqlstate", None) or ""
-    default = UNREACHABLE if isinstance(error, psycopg.OperationalError) else None
-    other = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the database")
-    fault, message, hint = BY_CLASS.get(state[:2]) or default or other
+    lost = UNREACHABLE if isinstance(error, psycopg.OperationalError) and not state else OTHER
+    fault, message, hint = BY_STATE.get(state) or BY_STATE.get(state[:2]) or lost
     detail = " ".join(str(error).split())
-    return LedgerError(f"{message}: `{name}` ({state or 'no answer'}: {detail})", hint, fault)
+    return LedgerError(f"{message}: `{name}` ({detail}{f'; SQLSTATE {state}' if state else ''})", hint, fault)

@@ -6,8 +6,6 @@ from functools import partial
 from typing import TypeVar
 
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect_on_loop
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import SuspendingWire, suspendable
 
@@ -20,7 +18,7 @@ class LoopExecutor:
     """Implements `storage.executors.Executor`: one connection that writes, and some that read."""
 
     def __init__(self, writer: PostgresStore, readers: list[PostgresStore]) -> None:
-        self._writer = writer
+        self.writer = writer
         self._stores = [writer, *readers]
         self._readers: asyncio.LifoQueue[PostgresStore] = asyncio.LifoQueue()
         for reader in readers:
@@ -38,7 +36,7 @@ class LoopExecutor:
         try:
             while (work := self._work) is not None:
                 self._work = None
-                await suspendable(partial(work, self._writer))
+                await suspendable(partial(work, self.writer))
         finally:
             self._task = None
 
@@ -57,7 +55,10 @@ class LoopExecutor:
             await suspendable(store.close)
 
 
-async def open_executor(database: Database) -> LoopExecutor:
-    """Raises: psycopg.Error."""
-    stores = [PostgresStore(SuspendingWire(await connect_on_loop(database)), str(database)) for _ in range(1 + READERS)]
+async def open_executor(store: PostgresStore) -> LoopExecutor:
+    """Of the ledger that `store` writes. Raises: LedgerError, psycopg.Error."""
+    wires = [SuspendingWire(store.wire.database, store.wire.check) for _ in range(1 + READERS)]
+    for wire in wires:
+        await suspendable(wire.connect)
+    stores = [PostgresStore(wire, store.name) for wire in wires]
     return LoopExecutor(stores[0], stores[1:])

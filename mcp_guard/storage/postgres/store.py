@@ -13,12 +13,12 @@ from typing import Any
 
 import psycopg
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Reads
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
-from mcp_guard.storage.postgres.errors import explain
+from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
 from mcp_guard.storage.postgres.wire import Found, Statement, Wire
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
@@ -43,6 +43,8 @@ COMMIT: Statement = ("COMMIT", ())
 ROLLBACK: Statement = ("ROLLBACK", ())
 PAGE = 500
 """Rows that are read at once where a reader may stop early."""
+DOUBT_SECONDS = 5.0
+"""How long the database may be away after a COMMIT that it has not answered, until the result is in doubt."""
 LOCKED_TRANSACTIONS = 20
 """How many transactions take the lock at once after one has met a head that had moved: others are writing, too."""
 
@@ -56,6 +58,7 @@ class PostgresStore(SqlStore):
     def __init__(self, wire: Wire, name: str) -> None:
         self.wire = wire
         self.name = name
+        self.doubt_seconds = DOUBT_SECONDS
         self._lock_next = 0
         """How many of the next transactions take the lock at once."""
         self._reset()
@@ -66,6 +69,8 @@ class PostgresStore(SqlStore):
         """The head that the transaction builds on."""
         self._left: TreeHead | None = None
         """The head that it leaves, if it advances it."""
+        self._leaf: bytes | None = None
+        """Of the last receipt that it adds: no other transaction leaves the same one in its place."""
         self._head_change: list[Statement] = []
         """Advances the head or checks it. Sent first: it decides whether the rest counts, and locks the row."""
         self._appended: dict[str, list[Sequence[Any]]] = {}
@@ -90,7 +95,15 @@ class PostgresStore(SqlStore):
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
         if self._ahead and (rows := self._ahead.get((sql, tuple(values)))) is not None:
             return Found(rows, len(rows))
-        return self._exchange((translate(sql), values))[-1]
+        if not self._in_transaction:
+            self.wire.make_ready()
+        try:
+            return self._exchange((translate(sql), values))[-1]
+        except psycopg.Error as error:
+            if self._in_transaction or is_answer(error):
+                raise
+        self.wire.connect()
+        return self._exchange((translate(sql), values))[-1]  # outside a transaction nothing is written, so once more
 
     def _write(self, sql: str, values: Sequence[Any] = ()) -> None:
         if not self._in_transaction:
@@ -139,6 +152,7 @@ class PostgresStore(SqlStore):
 
     def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         self._reset()
+        self.wire.make_ready()
         self._in_transaction = True
         self._locked = locked or known is None or self._lock_next > 0
         self._lock_next = LOCKED_TRANSACTIONS if locked else max(0, self._lock_next - 1)
@@ -181,14 +195,42 @@ class PostgresStore(SqlStore):
             return
         if self._left is None:
             self._check_head()
-        self._exchange(COMMIT)
+        try:
+            self._exchange(COMMIT)
+        except psycopg.Error as error:
+            if is_answer(error) or not self._was_committed():
+                raise
         self._reset()
+
+    def _was_committed(self) -> bool:
+        """Whether the transaction whose COMMIT was not answered has taken place. If not, it never will.
+
+        Raises: LedgerError if the database does not say so in time.
+        """
+        try:
+            self.wire.connect(self.doubt_seconds)
+            if self._left is None:
+                return False  # nothing shows that it did; it has added no receipt
+            [found] = self.wire.exchange([(translate(LEAF), (self._left.size - 1,))])
+        except (psycopg.Error, LedgerError) as error:
+            self.wire.disconnect()
+            detail = error if isinstance(error, LedgerError) else explain(error, self.name)
+            raise LedgerError(
+                f"it is not known yet whether this was recorded: {detail.message}",
+                "it is looked up once the database answers again; see mcp-guard log",
+                LedgerFault.IN_DOUBT,
+            ) from None
+        row = found.fetchone()
+        return row is not None and row[0] == self._leaf
 
     def rollback(self) -> None:
         is_open = self._in_transaction and self._has_begun
         self._reset()
         if is_open:
-            self.wire.exchange([ROLLBACK])
+            try:
+                self.wire.exchange([ROLLBACK])
+            except psycopg.Error:  # a connection that is lost is rolled back by the server
+                self.wire.disconnect()
 
     def version(self) -> int:
         return int(self._run("SELECT size FROM head").fetchone()[0])
@@ -198,6 +240,10 @@ class PostgresStore(SqlStore):
 
     def close(self) -> None:
         self.wire.close()
+
+    def add_receipt(self, row: ReceiptRow) -> None:
+        self._leaf = row.leaf
+        super().add_receipt(row)
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytearray]) -> None:
         self._write(ALL_PAYLOADS, (seq, *(cells.get(name) for name in PAYLOADS)))

@@ -5,15 +5,40 @@ suspended while the loop waits for the database: so a step of a call is describe
 never waits for the network.
 """
 
+import asyncio
+import select
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 from greenlet import getcurrent, greenlet
 from psycopg import AsyncConnection, Connection
 from psycopg.abc import Params
 
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import (
+    END_BACKEND,
+    SERVER,
+    Backend,
+    Server,
+    ServerCheck,
+    open_blank,
+    open_blank_on_loop,
+    session,
+    shut_down,
+)
+
 T = TypeVar("T")
 Statement = tuple[str, Params]
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds between two attempts to connect; the pause doubles."""
+ANSWER_SECONDS = 8.0
+"""How long an event loop waits for an answer before it takes the connection for lost."""
+MAX_UNASKED = 3
+"""How often an idle connection is read before it counts as usable."""
 
 
 class Found:
@@ -33,36 +58,141 @@ class Found:
         return self._rows
 
 
-class Wire(Protocol):
-    """One connection to the database, in autocommit mode."""
+class Wire(ABC):
+    """One connection to the database, in autocommit mode. It is made when it is first needed, and again once it is
+    lost; never in the middle of a transaction, because nothing but `make_ready` and `connect` does so.
 
+    `check` says which servers must not be used.
+    """
+
+    _connection: "Connection[Any] | AsyncConnection[Any] | None" = None
+
+    def __init__(self, database: Database, check: ServerCheck) -> None:
+        self.database = database
+        self.check = check
+        self._is_closed = False
+        self._backend: Backend | None = None
+        """What served the last connection. It is ended before another one is used."""
+        self._failure: Exception | None = None
+        """Why the last attempt to connect failed."""
+        self._retry_at, self._pause = 0.0, FIRST_PAUSE
+        self._poll = select.poll()
+
+    @abstractmethod
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
         """Send these statements together, and return what each of them found. The first that fails ends the exchange;
         its error is raised, and those after it have not been executed. Raises: psycopg.Error."""
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def _open(self, seconds: float) -> "Connection[Any] | AsyncConnection[Any]":
+        """Raises: psycopg.Error."""
+
+    @abstractmethod
+    def _sleep(self, seconds: float) -> None: ...
+
+    def make_ready(self) -> None:
+        """Connect unless the connection is in order. Soon after a failed attempt, its failure is raised again.
+
+        Raises: psycopg.Error, LedgerError.
+        """
+        if self._is_usable():
+            return
+        if self._failure is not None and time.monotonic() < self._retry_at:
+            raise self._failure
+        try:
+            self.connect()
+        except (psycopg.Error, LedgerError) as error:
+            self._failure, self._retry_at = error, time.monotonic() + self._pause
+            self._pause = min(LONGEST_PAUSE, self._pause * 2)
+            raise
+
+    def _is_usable(self) -> bool:
+        """Whether nothing has happened to the connection since it was used, as far as this machine knows."""
+        if self._connection is None or self._connection.closed:
+            return False
+        try:
+            for _ in range(MAX_UNASKED):
+                if not self._poll.poll(0):
+                    return True
+                self._connection.pgconn.consume_input()
+        except psycopg.Error:
+            return False
+        return True
+
+    def connect(self, seconds: float | None = None) -> None:
+        """Make a new connection. When this returns, what was sent on the one before has been done, or never will be.
+        Attempts are repeated for so many `seconds`. Raises: psycopg.Error, LedgerError."""
+        ends = time.monotonic() + (seconds or 0.0)
+        pause = FIRST_PAUSE
+        while True:
+            if self._is_closed:
+                raise psycopg.OperationalError("the connection is closed")
+            self.disconnect()
+            try:
+                self._connection = self._open(ANSWER_SECONDS if seconds is None else ends - time.monotonic())
+                self._poll = select.poll()
+                self._poll.register(self._connection.pgconn.socket, select.POLLIN)
+                self._greet()
+            except BaseException as error:
+                self.disconnect()
+                if not isinstance(error, psycopg.Error) or time.monotonic() + pause >= ends:
+                    raise
+            else:
+                self._failure, self._pause = None, FIRST_PAUSE
+                return
+            self._sleep(pause)
+            pause *= 2
+
+    def _greet(self) -> None:
+        former = self._backend
+        ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
+        settings: list[Statement] = [(statement, ()) for statement in session(self.database, self.check.writes)]
+        *answers, row = self.exchange([*ending, (SERVER, ()), *settings])[: len(ending) + 1]
+        if former is not None and answers[-1].fetchone() == (False,):
+            raise psycopg.OperationalError(f"process {former.pid} of the server, of the last connection, does not end")
+        server = Server.of_row(row.fetchone())
+        self.check.check(server)
+        self._backend = server.backend
+
+    def disconnect(self) -> None:
+        """Drop the connection. The server may go on with what it was sent, until there is another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+
+    def close(self) -> None:
+        """Disconnect for good."""
+        self._is_closed = True
+        self.disconnect()
 
 
-class BlockingWire:
-    """For commands, and for starting and stopping a guard. Implements `Wire`."""
+class BlockingWire(Wire):
+    """For commands, and for starting and stopping a guard. It waits for as long as the server is there."""
 
-    def __init__(self, connection: "Connection[Any]") -> None:
-        self._connection = connection
+    _connection: "Connection[Any] | None"
 
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
+        if self._connection is None:
+            raise psycopg.OperationalError("the connection is lost")
         with self._connection.pipeline():
             cursors = [self._connection.execute(sql, values, binary=True) for sql, values in statements]
         return [Found(cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
 
-    def close(self) -> None:
-        self._connection.close()
+    def _open(self, seconds: float) -> "Connection[Any]":
+        return open_blank(self.database)
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
-class SuspendingWire:
-    """For code that runs in `suspendable`. Implements `Wire`."""
+class SuspendingWire(Wire):
+    """For code that runs in `suspendable`."""
 
-    def __init__(self, connection: "AsyncConnection[Any]") -> None:
-        self._connection = connection
+    _connection: "AsyncConnection[Any] | None"
+
+    def __init__(self, database: Database, check: ServerCheck) -> None:
+        super().__init__(database, check)
+        self.answer_seconds = ANSWER_SECONDS
         self.round_trips = 0
 
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
@@ -70,12 +200,29 @@ class SuspendingWire:
         return wait_for(self._exchange(statements))
 
     async def _exchange(self, statements: Sequence[Statement]) -> list[Found]:
-        async with self._connection.pipeline():
-            cursors = [await self._connection.execute(sql, values, binary=True) for sql, values in statements]
-        return [Found(await cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
+        connection = self._connection
+        if connection is None:
+            raise psycopg.OperationalError("the connection is lost")
+        late = asyncio.get_running_loop().call_later(self.answer_seconds, shut_down, connection)
+        try:
+            async with connection.pipeline():
+                cursors = [await connection.execute(sql, values, binary=True) for sql, values in statements]
+            return [Found(await cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
+        finally:
+            late.cancel()
 
-    def close(self) -> None:
-        wait_for(self._connection.close())
+    def _open(self, seconds: float) -> "AsyncConnection[Any]":
+        return wait_for(self._open_within(seconds))
+
+    async def _open_within(self, seconds: float) -> "AsyncConnection[Any]":
+        try:
+            async with asyncio.timeout(seconds):
+                return await open_blank_on_loop(self.database)
+        except TimeoutError:
+            raise psycopg.OperationalError("the database does not answer") from None
+
+    def _sleep(self, seconds: float) -> None:
+        wait_for(asyncio.sleep(seconds))
 
 
 async def suspendable(work: Callable[[], T]) -> T:
