@@ -43,6 +43,7 @@ from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Intent
 from mcp_guard.runtime import CLOCK, new_call_id
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.sqlite.store import SqliteStore
 
 HERE = Path(__file__).resolve().parent
@@ -135,7 +136,8 @@ def count_pages(ledger: Ledger, calls: int = 200) -> float:
 def open_built(folder: Path, size: int) -> Ledger:
     writer = open_writer(LedgerSettings(folder, ORIGIN), CLOCK)
     taken = (folder / FILE).stat().st_size
-    return Ledger(size, folder, writer, SqlLedger(writer, "guard_bench", counters=COUNTERS), taken)
+    presence = find_engine(folder / FILE).open_presence(folder, "guard_bench", 60)
+    return Ledger(size, folder, writer, SqlLedger(writer, presence, counters=COUNTERS), taken)
 
 
 def measure(ledgers: list[Ledger], rounds: int, calls: int) -> None:

@@ -32,7 +32,8 @@ from mcp_guard.identity.instances import (
     start_instance,
 )
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger, recover
+from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger
+from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Pins
@@ -91,7 +92,7 @@ def run_stdio(
             else:
                 instance, bound = ledger.writer.run(_launching(runtime, launch, os.getuid(), os.getpid()))
             check_credential(runtime.issuer, instance)
-            recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
+            recover(ledger.ledger, partial(report_unknown, log.note))
             transport.stop_on_signals()
             serve = partial(_serve_stdio, runtime, upstreams, transport, instance, bound)
             asyncio.run(_on_loop(ledger, serve))
@@ -168,7 +169,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         warn_of_exposure(settings, settings.serve, log.note)
         secret = read_shared_secret(settings)
         warn_of_other_secret(ledger.writer, secret, log.note)
-        recover(ledger.writer, settings.state_dir, partial(report_unknown, log.note))
+        recover(ledger.ledger, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
             adapters = ProtocolAdapters(secret.derive(REQUEST_STATES))
             runtime = Runtime(settings, ledger, log, telemetry, adapters)
@@ -481,17 +482,3 @@ def warn_of_exposure(settings: Settings, serve: ServeSettings | None, note: Call
 
     for warning in start_warnings(settings, serve):
         note(warning)
-
-
-def report_unknown(note: Callable[[str], None], intents: list[Json]) -> None:
-    """Print the calls whose outcome is unknown, for the operator."""
-    for intent in intents:
-        call = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
-        note(
-            say(
-                "the outcome of {} is unknown: a guard ended before recording it\n"
-                "hint: look at the resource, then run: mcp-guard show {}",
-                call,
-                intent.get("call"),
-            )
-        )

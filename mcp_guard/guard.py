@@ -445,6 +445,8 @@ class Guard:
 
     async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
         """Let the upstream execute the call, once. A cancellation is an outcome too, and recorded."""
+        if why := self.ledger.why_not_dispatched(intent):
+            return not_sent_execution(why, intent.approval)
         try:
             return await self.upstreams.execute(intent, channel)
         except asyncio.CancelledError as cancelled:

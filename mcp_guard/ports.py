@@ -66,6 +66,8 @@ class Intent:
     call: Call
     seq: int
     """The sequence number of its receipt."""
+    guard: str
+    """The id of the guard that dispatches it."""
     approval: str | None = None
     """The id of the approval that it consumed, whose outcome is kept until it has been delivered to the agent."""
     grant: str | None = None
@@ -225,6 +227,13 @@ class Ledger(Protocol):
     async def look_up(self, call: Call) -> Intent | Conflict:
         """Like `intend`, for one of the guard's own reads: checks only whether the instance is barred, and counts and
         consumes nothing."""
+
+    def why_not_dispatched(self, intent: Intent) -> str:
+        """Why this intent must not be dispatched any more; empty if it may be. To be asked last, before it is sent.
+
+        Other processes close the calls of a guard that they have not heard of for some time; a process that was paused
+        meanwhile must not go on. Its outcome is `not_sent` then. Never raises.
+        """
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
         """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt.

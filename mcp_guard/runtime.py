@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -34,7 +35,9 @@ from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
+from mcp_guard.ledger.keeper import PresenceKeeper
 from mcp_guard.ledger.open import OpenLedger
+from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
@@ -45,6 +48,7 @@ from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.signals.setup import make_risk_monitor
+from mcp_guard.storage.presence import GUARDS
 from mcp_guard.telemetry.setup import Telemetry
 from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
@@ -181,7 +185,7 @@ class Runtime:
         self._hidden: set[tuple[str, str, str]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._calls_at_stop: CallsAtStop | None = None
-        self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
+        self._status_file = StatusFile(status_path(settings.state_dir / GUARDS, ledger.guard), note)
         self._secrets = Scrubber()
         """Those of all upstreams of all sessions."""
         self._sign_ins = SignInStorage(settings)
@@ -199,17 +203,21 @@ class Runtime:
 
     async def start(self, *steps: Callable[[Transaction], None]) -> None:
         """Record that this guard has started, then do `steps`."""
-        mode = self._announce_mode()
-        started: Json = {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode, "version": __version__}
+        self._announce_mode()
 
         def op(tx: Transaction) -> None:
-            tx.add(Draft("guard.started", started))
+            tx.add(self._started(self.ledger.guard))
             for step in steps:
                 step(tx)
 
         await self.ledger.writer.submit(op)
         asyncio.get_running_loop().call_later(CEDAR_DELAY_SECONDS, prepare_to_load)
         asyncio.get_running_loop().call_later(GC_DELAY_SECONDS, gc.enable)  # also if no policies can be loaded
+
+    def _started(self, guard: str) -> Draft:
+        """The receipt of the start of this process under the id `guard`."""
+        mode = str(self.settings.mode)
+        return Draft("guard.started", {"guard": guard, "pid": os.getpid(), "mode": mode, "version": __version__})
 
     async def stop(self, *steps: Callable[[Transaction], None]) -> None:
         """Do `steps`, then record that this guard has stopped."""
@@ -385,9 +393,16 @@ class Runtime:
     def start_background(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
-        jobs = (self._notify, self._witness, self._erase_expired, self._follow_pins, self._reloader.watch)
+        jobs = (
+            self._keep_presence, self._notify, self._witness, self._erase_expired, self._follow_pins,
+            self._reloader.watch,
+        )  # fmt: skip
         shared = (self._shared.run,) if self._shared is not None else ()
         return [tasks.create_task(job()) for job in (*jobs, *shared)]
+
+    async def _keep_presence(self) -> None:
+        tell = partial(report_unknown, self.note)
+        await PresenceKeeper(self.ledger.ledger, self._started, tell, self.note).run()
 
     async def _follow_pins(self) -> None:
         """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""
@@ -467,11 +482,10 @@ class Runtime:
                     say("{} is hidden from {}, in observe mode too: {}", quote(tool.listed_as), quote(agent), why)
                 )
 
-    def _announce_mode(self) -> str:
-        """The mode, for the receipt. If anything is only observed, that is printed for the operator."""
+    def _announce_mode(self) -> None:
+        """If anything is only observed, print that for the operator."""
         observed = [name for name, rule in self.settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
         if self.settings.mode is Mode.OBSERVE:
             self.note("observe mode: decisions are recorded, and only policies that are always enforced block calls")
         elif observed:
             self.note(f"in observe mode: {', '.join(observed)}")
-        return str(self.settings.mode)

@@ -36,6 +36,7 @@ class InstanceScope(StrEnum):
 
 
 MAX_CREDENTIAL_DAYS = 3650
+LEASE_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +326,8 @@ class Settings:
     keep_payload_days: int = 0
     database: SecretReference | Path | None = None
     """Where the ledger is: the URL of a database, or a file. By default a file in the state folder."""
+    lease_seconds: float = LEASE_SECONDS
+    """For how long the guards on a database wait for a sign of life of another, before they close its calls."""
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     shared_secret: SecretReference | None = None
     """What the gateways of the ledger share; by default a file of the state folder has it."""

@@ -27,10 +27,10 @@ from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
-from mcp_guard.ledger.open import GUARDS
 from mcp_guard.ledger.verification_note import NOTE, why_discontinued
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
 from mcp_guard.verifier import Report

@@ -1,13 +1,13 @@
 """The sections `[ledger]` and `[witnesses.NAME]`: the ledger's signer, and the witnesses of its checkpoints."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tlog import note
-from mcp_guard.settings import NetworkSettings, SecretReference, SignerSettings, WitnessSettings
+from mcp_guard.settings import LEASE_SECONDS, NetworkSettings, SecretReference, SignerSettings, WitnessSettings
 
 WitnessName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -32,10 +32,21 @@ SignerConfig = Literal["file", "keyring"] | SignerCommandConfig
 
 class LedgerConfig(Model):
     database: SecretConfig | Path | None = None
+    lease_seconds: Annotated[float, Field(ge=5, le=300)] = LEASE_SECONDS
     signer: SignerConfig = "file"
     next_signer: SignerConfig | None = None
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
     shared_secret: SecretConfig | None = None
+
+    def settings(self, base_dir: Path) -> dict[str, Any]:
+        """The members of `Settings` that this section gives."""
+        return {
+            "database": self.place(base_dir),
+            "lease_seconds": self.lease_seconds,
+            "signers": self.signers(base_dir),
+            "keep_payload_days": self.keep_payload_days,
+            "shared_secret": self.shared_secret.reference() if self.shared_secret else None,
+        }
 
     def place(self, base_dir: Path) -> SecretReference | Path | None:
         """The reference to the URL of a database, or a file."""

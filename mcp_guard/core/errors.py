@@ -56,6 +56,7 @@ class LedgerFault(StrEnum):
     RECEIPT_TOO_LARGE = "receipt too large"
     KEY_UNAVAILABLE = "key unavailable"
     SIGNER_FAILED = "signer failed"
+    LEASE_LOST = "lease lost"
     OTHER = "other"
 
 

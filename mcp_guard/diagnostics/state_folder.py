@@ -10,10 +10,10 @@ from statistics import median
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.diagnostics.snapshot import DiskInfo, FileInfo, LedgerContents, PendingApproval
 from mcp_guard.files import is_locked
-from mcp_guard.ledger.open import GUARDS
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import is_signed
 from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import InspectedLedger
 
 SYNCS = 5

@@ -23,7 +23,7 @@ from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.open import GUARDS, LedgerSettings, configured_keys, open_writer
+from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import FileKeyStore
@@ -33,6 +33,7 @@ from mcp_guard.ports import Clock
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import ApproverKey
 
 CHECKPOINT = "checkpoint"

@@ -26,6 +26,7 @@ from mcp_guard.ledger.approvals import grants, transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UseSums
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.presence import Presence, presence_lost
 
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 """What allows a call: a decision to allow it, or one that requires approval together with an approval or grant.
@@ -37,20 +38,20 @@ INVARIANT: nothing else does.
 class SqlLedger:
     """One guard process's view of the shared ledger.
 
-    `guard` is the id of this process, which alone closes the calls that it opens. Responses of more than
+    While this process is present as a guard, it alone closes the calls that it opens. Responses of more than
     `kept_response_bytes` are hashed and not kept.
     """
 
     def __init__(
         self,
         writer: Writer,
-        guard: str,
+        presence: Presence,
         *,
         counters: tuple[RateCounter, ...] = (),
         kept_response_bytes: int = 64 * 1024,
     ) -> None:
         self.writer = writer
-        self.guard = guard
+        self.presence = presence
         self.counters = counters
         self._kept_response_bytes = kept_response_bytes
         self._pending: dict[tuple[str, str], int] = {}
@@ -59,6 +60,11 @@ class SqlLedger:
         """Outcomes that could not be written. They are few, because nothing new runs meanwhile."""
         self.cancelled_calls = 0
         """How many calls were cancelled so far, by their clients or because the guard was stopped."""
+
+    @property
+    def guard(self) -> str:
+        """The id of this process; another one once it has lost its presence."""
+        return self.presence.guard
 
     # Rates
 
@@ -117,6 +123,7 @@ class SqlLedger:
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
+        self._check_presence()
         counted = [use for use in rates.rate_increments(call, self.counters) if use.amount]
         release = self._reserve(counted)
 
@@ -131,13 +138,15 @@ class SqlLedger:
             consumed = transitions.consume(tx, held) if held is not None else None
             salt = request_salt(held.nonce) if isinstance(held, Approval) else None
             seq = tx.add(intent_draft(call, decision, consumed, salt))
-            tx.store.open_call(seq, self.guard)
+            guard = self.guard
+            tx.store.open_call(seq, guard)
             uses = []
             for use in counted:
                 tx.store.forget_uses(use.counter.name, use.key, tx.now - use.counter.window)
                 uses.append(tx.store.add_use(use.counter.name, use.key, tx.now, use.amount))
             approval = held.id if isinstance(held, Approval) else None
-            return Intent(call, seq, approval, held.id if isinstance(held, Grant) else None, tuple(uses))
+            grant = held.id if isinstance(held, Grant) else None
+            return Intent(call, seq, guard, approval, grant, tuple(uses))
 
         future = self._submit_intent(op)
         if counted:
@@ -145,12 +154,15 @@ class SqlLedger:
         return await self._unless_cancelled(future)
 
     async def look_up(self, call: Call) -> Intent | Conflict:
+        self._check_presence()
+
         def op(tx: Transaction) -> Intent | Conflict:
             if why := registry.why_barred(tx.store, call.instance, tx.now):
                 return Conflict(why)
             seq = tx.add(look_up_draft(call))
-            tx.store.open_call(seq, self.guard)
-            return Intent(call, seq)
+            guard = self.guard
+            tx.store.open_call(seq, guard)
+            return Intent(call, seq, guard)
 
         return await self._unless_cancelled(self._submit_intent(op))
 
@@ -182,6 +194,16 @@ class SqlLedger:
         )
         return self._record(intent, outcome_draft(intent.call, intent.seq, execution), execution, False, tx)
 
+    def _check_presence(self) -> None:
+        """Raises: LedgerError if others may consider this guard dead by now."""
+        if self.presence.seconds_left() <= 0:
+            raise presence_lost(self.writer.store.name)
+
+    def why_not_dispatched(self, intent: Intent) -> str:
+        if intent.guard == self.guard and self.presence.seconds_left() > 0:
+            return ""
+        return "the lease of this gateway ran out before the call could be sent, because it was paused or lost contact"
+
     async def _unless_cancelled(self, future: "asyncio.Future[Intent | Conflict]") -> Intent | Conflict:
         """Wait for an intent. If its caller is cancelled and it becomes durable still, record it as never sent."""
         try:
@@ -200,13 +222,14 @@ class SqlLedger:
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
         record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
 
-        def record_late(tx: Transaction) -> int:
+        def record_if_open(answered: bool, tx: Transaction) -> int:
             if not tx.store.is_open_call(intent.seq):
                 return intent.seq  # another guard considered this one dead, and closed the call
-            return record(False, tx)
+            return record(answered, tx)
 
-        recorded = self.writer.submit(partial(record, answered))
-        self._keep_unless_recorded(recorded, record_late)
+        is_ours = intent.guard == self.guard and self.presence.seconds_left() > 0
+        recorded = self.writer.submit(partial(record if is_ours else record_if_open, answered))
+        self._keep_unless_recorded(recorded, partial(record_if_open, False))
         return recorded
 
     def _keep_unless_recorded(self, recorded: "asyncio.Future[int]", late: Op[int]) -> None:

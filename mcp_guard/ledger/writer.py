@@ -194,6 +194,10 @@ class _OpFailed(Exception):
         self.index = index
 
 
+class _GroupFailed(Exception):
+    """What one of several ops expected was not so, and their commit failed. Each of them can be committed alone."""
+
+
 def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     results = []
     for index, op in enumerate(ops):
@@ -297,6 +301,8 @@ class Writer:
                 results = self._commit(store, [pending.op for pending in group], reads) if group else []
             except _OpFailed as failed:
                 groups += [[group.pop(failed.index)], group]
+            except _GroupFailed:
+                groups += [[pending] for pending in reversed(group)]
             except Exception as error:  # raised by each future
                 for pending in group:
                     if not pending.future.cancelled():
@@ -348,8 +354,12 @@ class Writer:
             except HeadMoved:
                 results = self._transact(store, ops, reads, locked=True)
         except ChangedElsewhere as error:
+            if len(ops) > 1:
+                raise _GroupFailed from None
             raise LedgerError(f"another process changed {error} meanwhile", "repeat the command") from None
         except LedgerError as error:
+            if error.fault is LedgerFault.LEASE_LOST and len(ops) > 1:
+                raise _GroupFailed from None
             self._report(error)
             raise
         if self._reported is not None:

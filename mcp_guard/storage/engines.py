@@ -11,6 +11,7 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import Executor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
+from mcp_guard.storage.presence import Presence
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
@@ -78,6 +79,10 @@ class Engine(Protocol):
 
     def open_sign_ins(self) -> SignIns | None:
         """Where the gateways of the ledger share sign-ins at upstreams; None if their state folder is all they need."""
+
+    def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> Presence:
+        """The presence of this process as the guard with this new id. `lease_seconds` is for how long others wait for a
+        sign of life, on an engine where they cannot look."""
 
 
 def _sqlite(place: Place) -> Engine:

@@ -75,6 +75,9 @@ class ObservedLedger:
         self._tell_of_commit("look_up", began)
         return intent
 
+    def why_not_dispatched(self, intent: Intent) -> str:
+        return self.ledger.why_not_dispatched(intent)
+
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
         began = time.perf_counter()
         recorded = asyncio.ensure_future(self.ledger.conclude(intent, execution, answered))

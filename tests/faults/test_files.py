@@ -12,7 +12,7 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier import UnusableInput, verify_ledger
 from tests.faults.disks import immutable
@@ -355,7 +355,7 @@ async def test_damaged_write_ahead_log_leaves_a_valid_shorter_ledger(tmp_path: P
             for name in ("ledger.key", "ledger.pub"):
                 shutil.copy(tmp_path / "state" / name, folder / "state")
             after = open_harness(folder)
-            recover(after.ledger.writer, folder / "state")
+            recover(after.ledger.ledger)
             assert await call(after) == "done"
             after.close()
             kept = [row for row in receipts(folder) if row in whole]

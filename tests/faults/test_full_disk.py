@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mcp_guard.core.model import ToolCallRequest
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
@@ -85,7 +85,7 @@ async def test_guard_stopped_on_a_full_disk_leaves_the_outcome_unknown(tmp_path:
         harness.close()
         filled[0].unlink()
         after = open_harness(disk)
-        [intent] = recover(after.ledger.writer, disk / "state")
+        [intent] = recover(after.ledger.ledger)
         [outcome] = after.receipts("outcome")
         assert (outcome["ending"], outcome["follows"]) == ("unknown", [intent["seq"]])
         after.close()

@@ -16,9 +16,10 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.migration import Migrated, migrate
-from mcp_guard.ledger.open import GUARDS, LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.place import FILE
 from mcp_guard.storage.engines import open_read_only, open_store
+from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite import migrations, schema, store
 from mcp_guard.verifier import LedgerSource, Requirements, read_keys, verify_full, verify_ledger, verify_range

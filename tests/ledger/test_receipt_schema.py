@@ -19,7 +19,8 @@ from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import LedgerSettings, recover
+from mcp_guard.ledger.open import LedgerSettings
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.run import WitnessRun, current_head
@@ -127,7 +128,7 @@ async def calls_of_every_ending(harness: Harness) -> None:
     await call(harness, "crm__update_deal", arguments)
     lost = harness.ledger.writer
     lost.run(lambda tx: tx.store.open_call(harness.receipts("intent")[-1]["seq"], "guard_dead"))
-    recover(lost, harness.folder / "state")
+    recover(harness.ledger.ledger)
 
 
 def keys_and_witnesses(harness: Harness) -> None:

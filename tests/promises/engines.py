@@ -31,6 +31,9 @@ class Engine(Protocol):
     def lock(self, folder: Path) -> AbstractContextManager[object]:
         """Keep everybody else from writing to this ledger."""
 
+    def let_leases_run_out(self, folder: Path) -> None:
+        """As if the guards that run now had been paused or killed long ago, where others wait before they can tell."""
+
     def break_writes(self, store: Any) -> None:
         """Make this store unable to write, until `restore_writes`."""
 
@@ -60,6 +63,9 @@ class SqliteFiles:
         with closing(sqlite3.connect(self.file(folder), isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             yield
+
+    def let_leases_run_out(self, folder: Path) -> None:
+        pass
 
     def break_writes(self, store: Any) -> None:
         store._run("PRAGMA query_only = ON")
@@ -108,6 +114,11 @@ class PostgresSchemas:
         with self._connect(folder) as db:
             db.execute("SELECT 1 FROM head FOR UPDATE")
             yield
+
+    def let_leases_run_out(self, folder: Path) -> None:
+        with self._connect(folder) as db:
+            if db.execute("SELECT to_regclass('lease')").fetchone() != (None,):  # else it has not been made yet
+                db.execute("UPDATE lease SET expires = now() - INTERVAL '1 minute'")
 
     def break_writes(self, store: Any) -> None:
         store._run(MAKE_READER)

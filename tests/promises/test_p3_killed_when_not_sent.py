@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import ToolCallRequest
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at, report_commits
@@ -78,7 +78,7 @@ def test_every_kill_point_is_reached(folder: Path) -> None:
 async def test_killed_at_any_point_the_call_runs_at_most_once(folder: Path, number: int) -> None:
     assert killed_at(number, partial(use_twice, folder))
     harness = open_harness(folder, POLICIES)
-    recover(harness.ledger.writer, folder / "state")
+    recover(harness.ledger.ledger)
     endings = [receipt["ending"] for receipt in harness.receipts("outcome")]
     assert len(endings) == len(harness.receipts("intent"))
     assert len(harness.receipts("approval.released")) == endings.count("not_sent")

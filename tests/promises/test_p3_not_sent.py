@@ -13,7 +13,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, Redaction, ToolCallRequest
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.replies import AWAIT
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.ledger.retention import ErasureOrder, erase_some
 from mcp_guard.ports import Intent
 from tests.promises.engines import engine, verify
@@ -166,7 +166,7 @@ async def test_an_intent_that_its_guard_left_open_is_unknown_and_keeps_the_appro
     intent = await harness.ledger.ledger.intend(call, decision, held)
     assert isinstance(intent, Intent)
     harness.store._run("UPDATE open_call SET guard = 'guard_dead' WHERE intent = ?", (intent.seq,))
-    recover(harness.ledger.writer, tmp_path / "state")
+    recover(harness.ledger.ledger)
     assert harness.receipts("outcome")[-1]["ending"] == "unknown"
     assert state_of(harness, id) is ApprovalState.CONSUMED
     assert harness.store.approval(id)[0].nonce == ""

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
 from tests.kill_points import killed_at, report_commits
-from tests.promises.engines import verify
+from tests.promises.engines import engine, verify
 from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -73,8 +73,9 @@ async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tm
     folder = tmp_path
     assert killed_at(number, partial(ask_approve_use, folder))
     sent = writes(folder)
+    engine().let_leases_run_out(folder)
     harness = open_harness(folder, POLICIES)
-    recover(harness.ledger.writer, folder / "state")
+    recover(harness.ledger.ledger)
     receipts = check(harness)
     intents = {
         receipt["seq"] for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"

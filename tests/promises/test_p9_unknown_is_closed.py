@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.open import recover
+from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
 from tests.live.running_guard import Client, cli, log, scripted, seen, write_config
 from tests.promises.engines import engine
@@ -46,7 +46,7 @@ async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
 
     async def second_guard_starts(intent: Intent) -> None:
         other = open_harness(tmp_path)
-        assert recover(other.ledger.writer, tmp_path / "state") == []
+        assert recover(other.ledger.ledger) == []
         other.close()
 
     living.upstream.before = second_guard_starts
@@ -70,7 +70,7 @@ async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_p
     engine().restore_writes(harness.store)
     harness.close()
     after = open_harness(tmp_path)
-    assert len(recover(after.ledger.writer, tmp_path / "state")) == 1
+    assert len(recover(after.ledger.ledger)) == 1
     assert [receipt["ending"] for receipt in after.receipts("outcome")] == ["unknown"]
     after.close()
 
@@ -101,11 +101,11 @@ async def test_unknown_outcomes_are_reported_before_they_are_recorded(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(second.ledger.writer, tmp_path / "state", dies)
+        recover(second.ledger.ledger, dies)
     assert second.receipts("outcome") == []
     second.close()
     third = open_harness(tmp_path)
-    assert [item["seq"] for item in recover(third.ledger.writer, tmp_path / "state")] == told
+    assert [item["seq"] for item in recover(third.ledger.ledger)] == told
     third.close()
 
 
@@ -118,11 +118,11 @@ async def test_guards_starting_together_close_open_calls_once(tmp_path: Path) ->
 
     def first_is_faster(query: Any) -> Any:
         result = read(query)
-        assert len(recover(first.ledger.writer, tmp_path / "state")) == 1
+        assert len(recover(first.ledger.ledger)) == 1
         return result
 
     writer.read = first_is_faster  # type: ignore[method-assign]
-    assert recover(writer, tmp_path / "state") == []
+    assert recover(second.ledger.ledger) == []
     assert [receipt["ending"] for receipt in second.receipts("outcome")] == ["unknown"]
     first.close()
     second.close()

@@ -78,7 +78,7 @@ class SlowLedger(SqlLedger):
 async def test_calls_of_one_process_never_get_one_number_however_late_the_sums_arrive(tmp_path: Path) -> None:
     limit = '@id("few") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 6 };'
     harness = open_harness(tmp_path, ALLOW + limit, (COUNT,))
-    slow = SlowLedger(harness.ledger.writer, harness.ledger.guard, counters=(COUNT,))
+    slow = SlowLedger(harness.ledger.writer, harness.ledger.presence, counters=(COUNT,))
     guard = replace(harness.guard, ledger=slow)
     calls = [ToolCallRequest("crm__note", {"text": "a", "amount": 4 * (number % 5)}) for number in range(9)]
     replies = await asyncio.gather(*(guard.call(make_instance(), call) for call in calls))

@@ -24,14 +24,13 @@ BEGIN
 END $$
 """
 """Fails a transaction in the database itself, so that a compare-and-set and COMMIT can be sent together."""
-
-
 OWN_TABLES = """
 CREATE TABLE used_proof (id BYTEA PRIMARY KEY, until BIGINT NOT NULL);
 CREATE INDEX used_proof_until ON used_proof (until);
 CREATE TABLE upstream_sign_in (upstream TEXT PRIMARY KEY, version BIGINT NOT NULL, sealed BYTEA NOT NULL);
+CREATE TABLE lease (guard TEXT COLLATE "C" PRIMARY KEY, expires TIMESTAMPTZ NOT NULL);
 """
-"""What SQLite keeps in files beside the ledger."""
+"""What SQLite keeps in files beside the ledger, and who runs."""
 
 
 def tables() -> list[str]:

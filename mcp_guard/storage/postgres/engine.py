@@ -15,6 +15,7 @@ from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ServerCheck, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
+from mcp_guard.storage.postgres.leases import LeasePresence
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format
 from mcp_guard.storage.postgres.store import PostgresStore
@@ -155,6 +156,9 @@ class PostgresEngine:
         from mcp_guard.storage.postgres.sign_ins import SignInsTable
 
         return SignInsTable(self.database)
+
+    def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> LeasePresence:
+        return LeasePresence(self.database, folder, guard, lease_seconds)
 
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""

@@ -21,6 +21,7 @@ from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, t
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
 from mcp_guard.storage.postgres.wire import Found, Statement, Wire
+from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
 from mcp_guard.storage.sql.receipts import (
     ADD_NODE,
@@ -37,6 +38,8 @@ from mcp_guard.storage.sql.store import SqlStore
 ALL_PAYLOADS = f"INSERT INTO payload (seq, {', '.join(PAYLOADS)}) VALUES (?, ?, ?, ?, ?, ?)"
 APPENDING = (ADD_RECEIPT, ADD_NODE, OPEN_CALL, ALL_PAYLOADS)
 """Statements on the path of a call that append a row on which no other statement of a transaction depends."""
+LEASE_IN_FORCE = "SELECT one_row(count(*), ?) FROM lease WHERE guard = ? AND expires > clock_timestamp()"
+LEASE = "the lease of a guard"
 LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
@@ -73,6 +76,8 @@ class PostgresStore(SqlStore):
         """Of the last receipt that it adds: no other transaction leaves the same one in its place."""
         self._head_change: list[Statement] = []
         """Advances the head or checks it. Sent first: it decides whether the rest counts, and locks the row."""
+        self._leases: set[str] = set()
+        """The guards whose lease must be in force, because they open calls."""
         self._appended: dict[str, list[Sequence[Any]]] = {}
         """The rows to append, by statement: those of a table in one statement."""
         self._unsent: list[Statement] = []
@@ -122,12 +127,13 @@ class PostgresStore(SqlStore):
 
         INVARIANT: the row of the head is locked, and is what the transaction builds on, before anything is written.
         """
-        writes = [*(several(sql, rows) for sql, rows in self._appended.items()), *self._unsent]
+        leases = [(translate(LEASE_IN_FORCE), (LEASE, guard)) for guard in self._leases]
+        writes = [*leases, *(several(sql, rows) for sql, rows in self._appended.items()), *self._unsent]
         if writes and not self._head_change:
             self._check_head()
         statements = [*self._head_change, *writes, *last]
         locks = bool(self._head_change)
-        self._head_change, self._appended, self._unsent = [], {}, []
+        self._head_change, self._leases, self._appended, self._unsent = [], set(), {}, []
         if self._in_transaction and not self._has_begun:
             self._has_begun = True
             statements.insert(0, BEGIN)
@@ -136,6 +142,8 @@ class PostgresStore(SqlStore):
         except psycopg.Error as error:
             if error.sqlstate == CHANGED:
                 what = error.diag.message_primary
+                if what == LEASE:
+                    raise presence_lost(self.name) from None
                 raise (HeadMoved if what == HEAD and not self._locked else ChangedElsewhere)(what) from None
             raise
         self._locked |= locks
@@ -247,6 +255,13 @@ class PostgresStore(SqlStore):
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytearray]) -> None:
         self._write(ALL_PAYLOADS, (seq, *(cells.get(name) for name in PAYLOADS)))
+
+    def open_call(self, intent: int, guard: str) -> None:
+        """INVARIANT: a guard opens calls only while its lease is in force, which is checked under the lock of the head:
+        so whoever closes the calls of a guard that is dead sees all of them."""
+        if self._in_transaction:
+            self._leases.add(guard)
+        super().open_call(intent, guard)
 
     # What is read in pages, because a reader may stop early
 

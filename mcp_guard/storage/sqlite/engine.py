@@ -10,6 +10,7 @@ from mcp_guard.storage.executors import InPlaceExecutor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
+from mcp_guard.storage.sqlite.presence import LockPresence
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
@@ -100,3 +101,6 @@ class SqliteEngine:
 
     def open_sign_ins(self) -> None:
         """Guards on one file share a machine."""
+
+    def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> LockPresence:
+        return LockPresence(folder, guard)

@@ -5,7 +5,7 @@ import pytest
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import SALT_BYTES, GuardKey, ReceiptRow, TreeHead, WitnessedCheckpoint
-from tests.storage.contract.engines import writing
+from tests.storage.contract.engines import Place, writing
 
 SALT = bytes(SALT_BYTES)
 
@@ -72,7 +72,8 @@ def test_payloads_are_kept_hashed_or_erased(store: Store, other: Store, rows: li
     assert list(other.receipts_after(-1)) == rows
 
 
-def test_payloads_of_calls_under_way_are_needed(store: Store) -> None:
+def test_payloads_of_calls_under_way_are_needed(place: Place, store: Store) -> None:
+    place.present("guard_1", "guard_2")
     with writing(store):
         store.open_call(7, "guard_1")
         store.open_call(3, "guard_2")
@@ -82,7 +83,8 @@ def test_payloads_of_calls_under_way_are_needed(store: Store) -> None:
     assert store.needed(replies=True) == {3}
 
 
-def test_a_call_is_closed_once(store: Store, other: Store) -> None:
+def test_a_call_is_closed_once(place: Place, store: Store, other: Store) -> None:
+    place.present("guard_1", "guard_2")
     with writing(store):
         store.open_call(7, "guard_1")
         store.open_call(3, "guard_2")

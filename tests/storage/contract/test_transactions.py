@@ -78,7 +78,8 @@ def test_a_reader_sees_what_is_committed_and_cannot_write(place: Place, store: S
     assert store.noted("name") == "value"
 
 
-def test_a_failure_of_the_engine_is_explained(store: Store) -> None:
+def test_a_failure_of_the_engine_is_explained(place: Place, store: Store) -> None:
+    place.present("guard")
     with writing(store):
         store.open_call(1, "guard")
     with pytest.raises(store.failures) as failed, writing(store):

@@ -15,6 +15,7 @@ def test_nothing_is_written_before_the_head_is_known_to_be_the_same(
     """An op that reads what it wrote has it sent early. Without the lock, two can wait for each other."""
     place = postgres(tmp_path)
     store, other = place.open(), place.open()
+    place.present("guard", "another")
     known = store.head()
     with writing(other):
         other.advance_head(0, head(1), "another's")
@@ -32,6 +33,7 @@ def test_nothing_is_written_before_the_head_is_known_to_be_the_same(
 def test_what_an_op_wrote_and_read_is_committed_on_a_head_that_is_the_same(tmp_path: Path) -> None:
     place = postgres(tmp_path)
     store, other = place.open(), place.open()
+    place.present("guard")
     store.begin(store.head(), locked=False)
     store.open_call(0, "guard")
     assert store.open_calls() == [(0, "guard")]

@@ -1,0 +1,42 @@
+"""Whether a guard runs is the same for every process, and a guard that is ended for good opens no more calls."""
+
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.presence import lock_path
+from tests.storage.contract.engines import Place, writing
+
+
+def test_a_guard_that_runs_is_not_dead_and_any_other_is(place: Place, store: Store) -> None:
+    first, second = place.present("guard_1", "guard_2")
+    everyone = {"guard_1", "guard_2", "guard_gone"}
+    for presence in (first, second):
+        assert presence.seconds_left() > 0
+        assert presence.find_dead(store, everyone) == {"guard_gone"}
+        with writing(store):
+            assert presence.end_dead(store, everyone) == {"guard_gone"}
+
+
+def test_a_guard_that_stops_is_dead_at_once(place: Place, store: Store) -> None:
+    _, second = place.present("guard_1", "guard_2")
+    place.presences.pop("guard_1").release()
+    assert second.find_dead(store, {"guard_1", "guard_2"}) == {"guard_1"}
+    assert not lock_path(place.folder, "guard_1").exists()
+
+
+def test_a_guard_that_is_killed_is_dead_and_its_files_are_removed(place: Place, store: Store) -> None:
+    _, second = place.present("guard_1", "guard_2")
+    with writing(store):
+        store.open_call(0, "guard_1")
+    place.kill("guard_1")
+    lock_path(place.folder, "guard_1").with_suffix(".upstreams").touch()
+    assert second.find_dead(store, {"guard_1"}) == {"guard_1"}
+    with writing(store):
+        assert second.end_dead(store, {"guard_1"}) == {"guard_1"}
+        store.close_call(0)
+    assert second.find_dead(store, {"guard_1"}) == {"guard_1"}
+
+
+def test_a_guard_does_not_end_itself(place: Place, store: Store) -> None:
+    [presence] = place.present("guard_1")
+    assert presence.find_dead(store, {"guard_1"}) == set()
+    with writing(store):
+        assert presence.end_dead(store, {"guard_1"}) == set()
