@@ -20,7 +20,7 @@ from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
-from mcp_guard.storage.postgres.wire import Found, Statement, Wire
+from mcp_guard.storage.postgres.wire import Found, Statement, Wire, forgetting
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
 from mcp_guard.storage.sql.receipts import (
@@ -43,7 +43,6 @@ LEASE = "the lease of a guard"
 LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
-ROLLBACK: Statement = ("ROLLBACK", ())
 PAGE = 500
 """Rows that are read at once where a reader may stop early."""
 DOUBT_SECONDS = 5.0
@@ -236,7 +235,7 @@ class PostgresStore(SqlStore):
         self._reset()
         if is_open:
             try:
-                self.wire.exchange([ROLLBACK])
+                self.wire.exchange([(forgetting("ROLLBACK"), ())])
             except psycopg.Error:  # a connection that is lost is rolled back by the server
                 self.wire.disconnect()
 

@@ -6,6 +6,7 @@ never waits for the network.
 """
 
 import asyncio
+import itertools
 import select
 import time
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ import psycopg
 from greenlet import getcurrent, greenlet
 from psycopg import AsyncConnection, Connection
 from psycopg.abc import Params
+from psycopg.pq import TransactionStatus
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
@@ -32,13 +34,24 @@ from mcp_guard.storage.postgres.connection import (
 )
 
 T = TypeVar("T")
-Statement = tuple[str, Params]
+Statement = tuple[str | bytes, Params]
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to connect; the pause doubles."""
 ANSWER_SECONDS = 8.0
 """How long an event loop waits for an answer before it takes the connection for lost."""
 MAX_UNASKED = 3
 """How often an idle connection is read before it counts as usable."""
+IDLE = TransactionStatus.IDLE
+_numbers = itertools.count()
+
+
+def forgetting(command: str) -> bytes:
+    """ROLLBACK or DEALLOCATE ALL after an exchange that failed, so that psycopg forgets what it prepared.
+
+    It takes the statements that were to be prepared after the failure for prepared, and would use them for ever. It
+    forgets them only when it executes one of these commands with a text that it has not seen before.
+    """
+    return f"{command} /* {next(_numbers)} */".encode()
 
 
 class Found:
@@ -174,8 +187,13 @@ class BlockingWire(Wire):
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
         if self._connection is None:
             raise psycopg.OperationalError("the connection is lost")
-        with self._connection.pipeline():
-            cursors = [self._connection.execute(sql, values, binary=True) for sql, values in statements]
+        try:
+            with self._connection.pipeline():
+                cursors = [self._connection.execute(sql, values, binary=True) for sql, values in statements]
+        except psycopg.Error:
+            if self._connection.info.transaction_status is IDLE:
+                self._connection.execute(forgetting("DEALLOCATE ALL"))
+            raise
         return [Found(cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
 
     def _open(self, seconds: float) -> "Connection[Any]":
@@ -208,6 +226,10 @@ class SuspendingWire(Wire):
             async with connection.pipeline():
                 cursors = [await connection.execute(sql, values, binary=True) for sql, values in statements]
             return [Found(await cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
+        except psycopg.Error:
+            if connection.info.transaction_status is IDLE:
+                await connection.execute(forgetting("DEALLOCATE ALL"))
+            raise
         finally:
             late.cancel()
 

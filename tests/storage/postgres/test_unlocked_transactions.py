@@ -1,10 +1,13 @@
 """A transaction without a lock builds on the head that its process knows. It has no effect if that one has moved."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from psycopg.errors import DivisionByZero
 
 from mcp_guard.storage.errors import HeadMoved
+from mcp_guard.storage.postgres.connection import PREPARED
 from tests.storage.contract.engines import postgres, writing
 from tests.storage.contract.test_transactions import head
 
@@ -41,4 +44,26 @@ def test_what_an_op_wrote_and_read_is_committed_on_a_head_that_is_the_same(tmp_p
     store.advance_head(0, head(1), "checkpoint")
     store.commit()
     assert (other.head(), other.open_calls()) == (head(1), [(0, "guard")])
+    place.close()
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+def test_statements_that_were_to_be_prepared_when_an_exchange_failed_work_afterwards(
+    tmp_path: Path, is_writing: bool
+) -> None:
+    """psycopg prepares a statement that was executed a few times, and what follows a failure is not executed."""
+    place = postgres(tmp_path)
+    store: Any = place.open()
+    works = ("SELECT %s::bigint + 1", (1,))
+    for number in range(3):
+        for _ in range(PREPARED if number else 0):
+            store.wire.exchange([works])
+        if is_writing:
+            store.begin()
+            store.head()
+        with pytest.raises(DivisionByZero):
+            store.wire.exchange([("SELECT 1 / %s::bigint", (0,)), works])
+        store.rollback()
+        if number:
+            assert store.wire.exchange([works])[0].fetchall() == [(2,)]
     place.close()
