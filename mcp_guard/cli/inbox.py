@@ -15,6 +15,9 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings
+from mcp_guard.shared_secret import read_shared_secret
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.used_proofs import MAX_PROOFS
 
 
 def main(arguments: list[str]) -> int:
@@ -60,13 +63,15 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     from mcp_guard.inbound import HttpServer
     from mcp_guard.notify.delivery import NotificationDispatcher
     from mcp_guard.web.inbox import Inbox
-    from mcp_guard.web.passkeys import Passkeys
+    from mcp_guard.web.passkeys import Passkeys, SignInChallenges
 
     writer = open_writer(ledger_settings(settings), CLOCK)
+    engine = find_engine(ledger_settings(settings).place)
+    answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
     inbox = Inbox(
         Votes(writer, settings.routes, settings.approvers),
         settings.inbox,
-        Passkeys(settings.inbox),
+        Passkeys(settings.inbox, SignInChallenges(read_shared_secret(settings).derive("sign-in"), answered)),
         tuple(settings.notifiers),
     )
     sockets = listen(settings.inbox_port)
@@ -80,4 +85,5 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
         carrying = tasks.create_task(dispatcher.run())
         await HttpServer(inbox.app()).serve(sockets=sockets)
         carrying.cancel()
+    await answered.close()
     print_text("the inbox is closed", file=sys.stderr)

@@ -229,7 +229,7 @@ class Inbox:
         return JSONResponse(self.passkeys.sign_in_options(self.now()))
 
     async def sign_in_with_passkey(self, request: Request) -> Response:
-        key, count = self.passkeys.sign_in(await _json(request), self.keys(), self.now())
+        key, count = await self.passkeys.sign_in(await _json(request), self.keys(), self.now())
         if key.approver not in self.votes.people:
             raise ApprovalError(f"`{key.approver}` is no longer an approver")
         self._record_use(key, count)

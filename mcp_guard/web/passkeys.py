@@ -2,7 +2,8 @@
 
 The challenge of a signature is the SHA-256 of the statement, so the assertion is the approver's signature over the
 statement and is recorded as such. Challenges for a signed-in approver belong to their session. Those for signing in are
-sealed and kept nowhere, so that asking for many of them takes nothing from anybody.
+sealed and kept nowhere, so that any inbox of the ledger takes the answer, and asking for many of them takes nothing
+from anybody.
 """
 
 import base64
@@ -25,20 +26,27 @@ from webauthn.helpers.structs import (
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.identity.dpop import ProofMemory, ProofsOfProcess
 from mcp_guard.ledger.approvals.approver_keys import NewKey
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.sessions import CHALLENGE_LIFETIME, BrowserSession
 
 NONCE_BYTES, TIME_BYTES = 16, 8
+SECOND = 1_000_000
+CLOCK_SKEW: Micros = 5 * SECOND
+"""How far the clocks of two inboxes may differ."""
+MEMORY = "sign-in"
+"""Among used proofs of possession, in place of a key: no thumbprint is so short."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignInChallenges:
-    """Challenges for signing in: nonce, time, and an HMAC-SHA256 over both with a key of this process. Only those that
-    were answered are remembered, until they expire. At 56 bytes, none can be the SHA-256 of a statement."""
+    """Challenges for signing in: nonce, time, and an HMAC-SHA256 over both with a key that the inboxes of a ledger
+    share, so each accepts the challenges of all. Only those that were answered are remembered, by all, until they
+    expire. At 56 bytes, none can be the SHA-256 of a statement."""
 
-    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    _answered: dict[bytes, Micros] = field(default_factory=dict)
+    _key: bytes = field(repr=False)
+    _answered: ProofMemory
 
     def make(self, now: Micros) -> bytes:
         signed = secrets.token_bytes(NONCE_BYTES) + now.to_bytes(TIME_BYTES)
@@ -49,17 +57,22 @@ class SignInChallenges:
         signed, seal = challenge[: NONCE_BYTES + TIME_BYTES], challenge[NONCE_BYTES + TIME_BYTES :]
         is_ours = hmac.compare_digest(seal, self._seal(signed))
         at = int.from_bytes(signed[NONCE_BYTES:])
-        if not is_ours or challenge in self._answered or not 0 <= now - at <= CHALLENGE_LIFETIME:
-            raise ApprovalError("the challenge has expired or was already answered", "try again")
+        if not is_ours or not -CLOCK_SKEW <= now - at <= CHALLENGE_LIFETIME:
+            raise _is_over()
 
-    def settle(self, challenge: bytes, now: Micros) -> None:
-        """It was answered by an enrolled passkey, and cannot be answered again."""
-        for expired in [old for old, at in self._answered.items() if now - at > CHALLENGE_LIFETIME]:
-            del self._answered[expired]
-        self._answered[challenge] = now
+    async def settle(self, challenge: bytes, now: Micros) -> None:
+        """It was answered by an enrolled passkey, and cannot be answered again. Raises: ApprovalError, LedgerError."""
+        ends = now + CLOCK_SKEW + CHALLENGE_LIFETIME
+        if not await self._answered.use(MEMORY, challenge.hex(), now // SECOND, ends // SECOND + 1):
+            raise _is_over()
 
     def _seal(self, signed: bytes) -> bytes:
-        return hmac.digest(self._secret, b"mcp-guard/sign-in/v1" + signed, "sha256")
+        return hmac.digest(self._key, b"mcp-guard/sign-in/v1" + signed, "sha256")
+
+
+def challenges_of_process() -> SignInChallenges:
+    """For a single inbox that is not started again."""
+    return SignInChallenges(secrets.token_bytes(32), ProofsOfProcess())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ class Passkeys:
     """Passkeys for one page. `origin` is `http://localhost:PORT`; the relying party is its host."""
 
     origin: str
-    sign_ins: SignInChallenges = field(default_factory=SignInChallenges)
+    sign_ins: SignInChallenges = field(default_factory=challenges_of_process)
     rp_id: str = "localhost"
 
     # Enrolment
@@ -147,12 +160,12 @@ class Passkeys:
         """Options for `navigator.credentials.get`. The browser offers its passkeys for this page."""
         return self._request(self.sign_ins.make(now), [])
 
-    def sign_in(self, credential: Json, keys: list[ApproverKey], now: Micros) -> tuple[ApproverKey, int]:
-        """The key that answered, and its new signature count. Raises: ApprovalError."""
+    async def sign_in(self, credential: Json, keys: list[ApproverKey], now: Micros) -> tuple[ApproverKey, int]:
+        """The key that answered, and its new signature count. Raises: ApprovalError, LedgerError."""
         challenge = _challenge_of(credential)
         self.sign_ins.check(challenge, now)
         key, count = self._verify(credential, challenge, keys)
-        self.sign_ins.settle(challenge, now)
+        await self.sign_ins.settle(challenge, now)
         return key, count
 
     def _request(self, challenge: bytes, keys: list[ApproverKey]) -> Json:
@@ -202,6 +215,10 @@ def _challenge_of(credential: Json) -> bytes:
         return helpers.base64url_to_bytes(client["challenge"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ApprovalError(f"not a valid passkey response: {type(error).__name__}") from None
+
+
+def _is_over() -> ApprovalError:
+    return ApprovalError("the challenge has expired or was already answered", "try again")
 
 
 def _not_accepted(error: Exception) -> ApprovalError:

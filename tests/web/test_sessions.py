@@ -1,11 +1,14 @@
 """Sessions and challenges: they end, they are few, and one belongs to nobody else."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.web.passkeys import SignInChallenges
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.web.passkeys import CLOCK_SKEW, SignInChallenges, challenges_of_process
 from mcp_guard.web.sessions import (
     CHALLENGE_LIFETIME,
     ENROLMENT_LIFETIME,
@@ -71,24 +74,35 @@ def test_challenge_is_answered_once_in_time_and_for_its_purpose() -> None:
     session.take_challenge(bytes([MAX_CHALLENGES]), NOW, "decide")
 
 
-def test_sealed_challenge_is_accepted_until_it_was_answered() -> None:
-    challenges = SignInChallenges()
+async def test_a_challenge_is_accepted_by_any_inbox_of_the_ledger_until_it_was_answered(tmp_path: Path) -> None:
+    proofs = [find_engine(tmp_path / "ledger.sqlite").open_used_proofs(tmp_path) for _ in range(2)]
+    one, other = (SignInChallenges(b"key", each) for each in proofs)
+    challenge = one.make(NOW)
+    for inbox in (one, other):  # a failed attempt does not use it up
+        inbox.check(challenge, NOW + CHALLENGE_LIFETIME)
+    await other.settle(challenge, NOW)
+    for inbox in (one, other):
+        with pytest.raises(ApprovalError):
+            await inbox.settle(challenge, NOW + CHALLENGE_LIFETIME)
+    for each in proofs:
+        await each.close()
+
+
+def test_a_challenge_of_another_ledger_or_time_is_refused() -> None:
+    challenges = challenges_of_process()
     challenge = challenges.make(NOW)
-    for _ in range(2):  # a failed attempt does not use it up
-        challenges.check(challenge, NOW + CHALLENGE_LIFETIME)
-    challenges.settle(challenge, NOW)
-    for now in (NOW, NOW + CHALLENGE_LIFETIME + 1):
+    for now in (NOW - CLOCK_SKEW, NOW + CHALLENGE_LIFETIME):
+        challenges.check(challenge, now)
+    for now in (NOW - CLOCK_SKEW - 1, NOW + CHALLENGE_LIFETIME + 1):
         with pytest.raises(ApprovalError):
             challenges.check(challenge, now)
     with pytest.raises(ApprovalError):
-        SignInChallenges().check(challenges.make(NOW), NOW)  # of another process
-    with pytest.raises(ApprovalError):
-        challenges.check(challenges.make(NOW + 1), NOW)
+        challenges_of_process().check(challenge, NOW)
 
 
 @given(data=st.data())
 def test_changed_challenge_is_refused(data: st.DataObject) -> None:
-    challenges = SignInChallenges()
+    challenges = challenges_of_process()
     challenge = bytearray(challenges.make(NOW))
     position = data.draw(st.integers(0, len(challenge) - 1))
     challenge[position] ^= data.draw(st.integers(1, 255))
