@@ -163,8 +163,8 @@ class Connection:
             failures += 1
             since = time.time() if self.status.is_up else self.status.since
             self._set_status(UpstreamStatus(False, since, last_words.summary, time.time() + delay))
-            self._down = f"{self._down}; restarting in {delay:g} s (see {self._transport.diagnostics})"
-            listener.note(f"upstream `{self.name}` {self._down}")
+            self._down = f"{self._down}; restarting in {delay:g} s"  # agents read this: it names no file of the guard
+            listener.note(f"upstream `{self.name}` {self._down} (see {self._transport.diagnostics})")
             if last_words != self.last_words and (report := last_words.report(self.name)):
                 listener.note(report)
             self.last_words = last_words

@@ -37,10 +37,13 @@ def test_while_a_server_is_down_its_tools_are_not_available(tmp_path: Path) -> N
     with Client(config) as client:
         client.start()
         client.tools()
-        assert text(client.call("down__anything")).startswith("not available: upstream `down` ")
+        said = text(client.call("down__anything"))
+        assert said.startswith("not available: upstream `down` ")
+        assert str(tmp_path) not in said, "an agent may be on another machine, and learns no path of this one"
         for name in ("up__count", "up__nonesuch", "nonesuch"):  # one that is hidden from it, and two that do not exist
             assert "unknown tool" in client.call(name)["error"]["message"]
         assert "result" in client.call("up__echo", {"text": "x"})
+    assert f"(see its stderr: {tmp_path}" in client.stderr
     assert "names in the configuration" not in client.stderr, "nobody knows the tools of a server that is down"
     assert log(config, "--kind", "decision")[0]["reasons"][0] == "not available"
 
