@@ -84,6 +84,7 @@ def test_serve_answers_held_calls_finishes_running_ones_and_resumes_after_a_rest
         assert httpx.get(f"{base}/livez", trust_env=False).status_code == 200
         ready = httpx.get(f"{base}/readyz", trust_env=False)
         assert (ready.status_code, ready.json()) == (503, {"status": "shutting down"})
+        assert ready.headers["retry-after"] == "5"
         refused = client.request("tools/list")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert "did not handle this request, which may be sent again when the guard is back" in refused.text

@@ -28,6 +28,7 @@ def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
     with Served(config, port) as served:
         assert (ask("/livez").status_code, answers[-1].json()) == (200, {"status": "ok"})
         assert (ask("/readyz").status_code, answers[-1].json()["policies"]) == (503, "unknown")  # and looks now
+        assert answers[-1].headers["retry-after"] == "5"
         becomes(200, status="ready", ledger="ok", policies="ok")
         assert answers[-1].json()["upstreams"] == {"up": 1, "configured": 2}
         assert ask("/readyz?upstreams=all").status_code == 503
@@ -49,6 +50,8 @@ def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
         becomes(200, status="ready")
         health = served.health()
         assert (health["status"], health["sessions"]) == ("ok", 1)
+        usual = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+        assert (usual.status_code, "health at /livez and /readyz" in usual.text) == (404, True)
     assert all(set(answer.json()) <= {"status", "ledger", "policies", "upstreams"} for answer in answers)
     assert not any("canary" in answer.text for answer in answers)
     assert all(answer.headers["cache-control"] == "no-store" for answer in answers)

@@ -26,7 +26,7 @@ from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.cors import CorsMiddleware
-from mcp_guard.downstream.http.health import HealthEndpoints
+from mcp_guard.downstream.http.health import RETRY_AFTER_SECONDS, HealthEndpoints
 from mcp_guard.downstream.http.metrics import PATH as METRICS_PATH
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.downstream.http.request import HttpRequest
@@ -49,7 +49,6 @@ from mcp_guard.protocol.versions import VERSION_KEY, is_stateless
 
 SESSION, VERSION, METHOD, NAME = "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"
 LAST_EVENT = "last-event-id"
-RETRY_AFTER_SECONDS = "5"
 RESUMABLE_SINCE = "2025-11-25"
 """The first revision whose clients accept an event that has an id and no data."""
 HEADER_MISMATCH, MISSING_CAPABILITY = -32020, -32021
@@ -139,7 +138,14 @@ class HttpApp:
             for written, endpoint, method in endpoints
             for path in sorted(_spellings(written))
         ]
-        return Starlette(routes=routes, exception_handlers=dict.fromkeys(REFUSED, _refuse))
+        app = Starlette(routes=routes, exception_handlers=dict.fromkeys(REFUSED, _refuse))
+        app.router.default = self._say_where
+        return app
+
+    async def _say_where(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The answer at any other path, such as the one at which health is usually asked for."""
+        what = f"nothing is at this path: MCP is at {self.path}, health at /livez and /readyz"
+        await _refusal(HTTPException(404, what))(scope, receive, send)
 
     async def count(self, request: Request) -> Response:
         """`/livez` by its earlier name, with numbers."""

@@ -14,6 +14,8 @@ from starlette.responses import JSONResponse, Response
 from mcp_guard.core.model import Json
 
 NO_STORE = {"cache-control": "no-store"}
+RETRY_AFTER_SECONDS = "5"
+NOT_READY = NO_STORE | {"retry-after": RETRY_AFTER_SECONDS}
 
 
 class Check(StrEnum):
@@ -58,7 +60,8 @@ class HealthEndpoints:
     async def ready(self, request: Request) -> Response:
         """Whether to send this guard new requests. `?upstreams=all` requires every upstream."""
         if self.is_stopping():
-            return JSONResponse({"status": "shutting down"}, 503, NO_STORE)
+            return JSONResponse({"status": "shutting down"}, 503, NOT_READY)
         readiness = await self.check()
         is_ready = readiness.is_ready(request.query_params.get("upstreams") == "all")
-        return JSONResponse(readiness.as_json(is_ready), 200 if is_ready else 503, NO_STORE)
+        code, headers = (200, NO_STORE) if is_ready else (503, NOT_READY)
+        return JSONResponse(readiness.as_json(is_ready), code, headers)
