@@ -6,6 +6,7 @@ answered at the moment is left alone: how long an answer takes is the applicatio
 """
 
 import asyncio
+import errno
 import resource
 import signal
 import socket
@@ -32,6 +33,8 @@ MAX_SMALL_PARTS, SMALL_PART_BYTES = 4096, 64
 MAX_CONNECTIONS = 1000
 BACKLOG = 512
 """How many connections may wait to be accepted."""
+TRANSIENT = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
+"""Why an address cannot be listened on now, and may be later."""
 MAX_ACCEPTED_AT_ONCE = 64
 CONNECTION = "mcp_guard.connection"
 """The name of a request's connection in the `state` of its ASGI scope."""

@@ -31,6 +31,7 @@ class Level(IntEnum):
     INFO = 20
     NOTICE = 25
     WARNING = 30
+    ERROR = 40
     NOTHING = 99
     """Only notes are logged."""
 
@@ -60,6 +61,10 @@ class ServerLog:
         """Log an event, if it is of a level that is logged. JSON leaves out members that are None or empty."""
         if self.takes(level):
             self._write(level, name, message, members)
+
+    def error(self, message: str, hint: str) -> None:
+        """Log why the guard ends, as JSON, whatever else is logged."""
+        self._write(Level.ERROR, "error", message, {"hint": hint})
 
     def _write(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> None:
         if self._is_json:
@@ -146,10 +151,13 @@ class TokenLog:
     def __init__(self, log: ServerLog) -> None:
         self._log, self._limiter = log, NoteLimiter()
 
-    def on_refused(self, reason: str, client: str) -> None:
+    def on_refused(self, reason: str, client: str, instance: str) -> None:
+        """`instance` is the one that a verified token was issued for, or empty."""
         if self._log.takes(Level.WARNING) and (reason_now := self._limiter.limit(reason, time.monotonic())) is not None:
             message = say("token refused: {}", reason_now)
-            self._log.event(Level.WARNING, "token.refused", message, reason=reason_now, client=client)
+            self._log.event(
+                Level.WARNING, "token.refused", message, reason=reason_now, client=client, instance=instance
+            )
 
 
 class CallLog:

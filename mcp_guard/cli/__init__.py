@@ -3,18 +3,18 @@
 import sys
 
 from mcp_guard.cli import dispatch
-from mcp_guard.cli.output import complete_commands, print_lines, print_text, to_type
+from mcp_guard.cli.output import complete_commands, log_errors, print_error, print_lines, print_text
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
     GuardError,
     IdentityError,
     LedgerError,
+    ListenError,
     PolicyError,
     UpstreamError,
     reason_of,
 )
-from mcp_guard.core.visible_text import say
 
 COMMANDS: dispatch.Commands = {
     "init": ("init", "create the configuration and first policies of a new guard"),
@@ -52,6 +52,7 @@ EXIT_CODES: dict[type[GuardError], int] = {
     UpstreamError: 6,
     ApprovalError: 7,
     IdentityError: 8,
+    ListenError: 9,
 }
 OK, INTERRUPTED = 0, 130
 
@@ -64,12 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
 
         print_text(f"mcp-guard {__version__}")
         return OK
-    complete_commands(None)  # those of an earlier command of this process
+    complete_commands(None)  # as an earlier command of this process had it
+    log_errors(None)
     try:
         return dispatch.run("mcp-guard", COMMANDS, words)
     except GuardError as error:
-        error.hint = to_type(error.hint)
-        print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
+        print_error(error)
         return EXIT_CODES[type(error)]
     except KeyboardInterrupt as error:
         from mcp_guard.cli.prompts import PromptEnded
@@ -84,5 +85,5 @@ def main(arguments: list[str] | None = None) -> int:
         if error.filename is None:
             raise
         what = f"cannot use `{error.filename}`: {reason_of(error)}"
-        print_text(say("mcp-guard: {}", str(ConfigError(what, "check the path and its permissions"))), file=sys.stderr)
+        print_error(ConfigError(what, "check the path and its permissions"))
         return EXIT_CODES[ConfigError]

@@ -11,7 +11,7 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.config import load
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.errors import ConfigError, ListenError
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings
@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def listen(port: int) -> list[socket.socket]:
     """Listen on loopback, on IPv4, and on IPv6 if the machine has it: `localhost` may mean either, so whoever else has
-    the port on one of them could be taken for the inbox. Raises: ConfigError."""
+    the port on one of them could be taken for the inbox. Raises: ConfigError, ListenError."""
+    from mcp_guard.inbound import TRANSIENT
+
     sockets = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
@@ -53,9 +55,9 @@ def listen(port: int) -> list[socket.socket]:
             if family == socket.AF_INET or error.errno != errno.EADDRNOTAVAIL:
                 for other in sockets:
                     other.close()
-                raise ConfigError(
-                    f"cannot listen on {address} port {port}: {error.strerror}", "set inbox.port to a free port"
-                ) from None
+                kind = ListenError if error.errno in TRANSIENT else ConfigError
+                what = f"cannot listen on {address} port {port}: {error.strerror}"
+                raise kind(what, "set inbox.port to a free port") from None
     return sockets
 
 

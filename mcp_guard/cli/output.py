@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.visible_text import VisibleText, value_text, visible_code, visible_json, visible_line
+from mcp_guard.core.errors import GuardError
+from mcp_guard.core.visible_text import VisibleText, say, value_text, visible_code, visible_json, visible_line
 
 if TYPE_CHECKING:
     from mcp_guard.core.definition_diff import DiffPart
+    from mcp_guard.server_log import ServerLog
 
 
 _complete: list[Callable[[str], str]] = []
@@ -64,6 +66,23 @@ def print_hint(text: str) -> None:
     """Print what to do next on standard error, below the output."""
     sys.stdout.flush()
     print_text(f"hint: {to_type(text)}", file=sys.stderr)
+
+
+_log: list["ServerLog"] = []
+
+
+def log_errors(log: "ServerLog | None") -> None:
+    """From now on, write the error that ends this command to the log of a guard; None ends that."""
+    _log[:] = [] if log is None else [log]
+
+
+def print_error(error: GuardError) -> None:
+    """Print on standard error why this command failed, and what to do next."""
+    error.hint = to_type(error.hint)
+    if _log:
+        _log[0].error(error.message, error.hint)
+    else:
+        print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
 
 
 def print_words(parts: "list[DiffPart]") -> None:

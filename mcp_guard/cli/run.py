@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mcp_guard.cli.options import add_launch, add_log, make_parser, whole_number
+from mcp_guard.cli.output import log_errors
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
@@ -17,6 +18,10 @@ UNPROVED_USER = "note: user {} is as stated with --on-behalf-of; nothing proves 
 def main(arguments: list[str]) -> int:
     gc.disable()  # start-up creates no garbage; `runtime` enables the collector once the guard serves
     options = build_parser().parse_args(arguments)
+    if options.log_format == "json":
+        from mcp_guard.server_log import ServerLog
+
+        log_errors(ServerLog("json"))
     from mcp_guard.config import load
 
     settings = load(options.config, fill_cache=True)

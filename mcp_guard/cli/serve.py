@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mcp_guard.app import serve_http
 from mcp_guard.cli.options import add_log, make_parser
+from mcp_guard.cli.output import log_errors
 from mcp_guard.config import load
 from mcp_guard.server_log import ServerLog
 from mcp_guard.settings import Settings
@@ -12,7 +13,9 @@ from mcp_guard.settings import Settings
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    serve_http(listen_on(options.port, load(options.config)), ServerLog(options.log_format, options.log_level))
+    log = ServerLog(options.log_format, options.log_level)
+    log_errors(log if options.log_format == "json" else None)
+    serve_http(listen_on(options.port, load(options.config)), log)
     return 0
 
 

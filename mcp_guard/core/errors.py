@@ -34,6 +34,10 @@ class ConfigError(GuardError):
     """The configuration cannot be used."""
 
 
+class ListenError(GuardError):
+    """An address to listen on is not available now: another process has it, or this machine does not have it yet."""
+
+
 class PolicyError(GuardError):
     """The policies cannot be loaded; the running set, if any, stays."""
 

@@ -38,10 +38,10 @@ class Telemetry:
 
         return ObservedGuard.of(guard, Steps(self.metrics, self.traces), observers)
 
-    def on_refused_token(self, reason: str, client: str) -> None:
-        """A token was refused, for a reason that does not quote it."""
+    def on_refused_token(self, reason: str, client: str, instance: str) -> None:
+        """A token was refused, for a reason that does not quote it; `instance` is empty if it may be forged."""
         if self.token_log is not None:
-            self.token_log.on_refused(reason, client)
+            self.token_log.on_refused(reason, client, instance)
         if self.metrics is not None:
             self.metrics.on_refused_token()
 

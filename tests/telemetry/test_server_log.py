@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 from pathlib import Path
 
 import httpx2 as httpx
@@ -10,7 +11,7 @@ import pytest
 from mcp_guard.core.model import Json
 from mcp_guard.server_log import Level, ServerLog
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import ALLOW_ALL, Client, scripted, upstream, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
 
 POLICIES = ALLOW_ALL + (
@@ -34,6 +35,8 @@ def test_json_log_says_what_happens_and_no_content(tmp_path: Path) -> None:
         client.call("up__echo", {"text": "canary-no"})
         assert served.raw("canary.to.ken").request("ping").status_code == 401
         assert httpx.post(served.url, trust_env=False).status_code == 401  # it sent no token that could be refused
+        served.revoke("--instance", instance)
+        assert client.request("ping").status_code == 401
     logged = lines(served.notes)
     assert [set(line) >= {"time", "level", "event", "message"} for line in logged] == [True] * len(logged)
     by_event: dict[str, list[Json]] = {}
@@ -45,8 +48,9 @@ def test_json_log_says_what_happens_and_no_content(tmp_path: Path) -> None:
     [refused], [concluded] = by_event["call.refused"], by_event["call.ended"]
     assert (refused["tool"], refused["policies"], refused["outcome"]) == ("up__echo", ["no-canary"], "deny")
     assert (concluded["tool"], concluded["ending"], concluded["level"]) == ("up__echo", "ok", "debug")
-    [token_line] = by_event["token.refused"]
-    assert (token_line["client"], token_line["level"]) == ("127.0.0.1", "warning")
+    forged, revoked = by_event["token.refused"]
+    assert (forged["client"], forged["level"], "instance" in forged) == ("127.0.0.1", "warning", False)
+    assert (revoked["instance"], "revoked" in revoked["reason"]) == (instance, True)
     assert {line["upstream"] for line in by_event["upstream.up"]} == {"up"}
     assert by_event["policy.loaded"][0]["policy_version"].startswith("sha256:")
     assert any("serving http://" in line["message"] for line in by_event["note"])
@@ -69,6 +73,27 @@ def test_rejected_policies_and_a_server_that_ends_are_logged_from_warning_on(tmp
     [down] = [line for line in logged if line["event"] == "upstream.down"]
     assert (down["upstream"], bool(down["reason"])) == ("up", True)
     assert not {"session.opened", "upstream.up", "policy.loaded"} & {line["event"] for line in logged}
+
+
+@pytest.mark.parametrize("words", [("serve",), ("run",)])
+def test_a_guard_that_does_not_start_says_why_as_json_too(tmp_path: Path, words: tuple[str, ...]) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), more="[serve]\nprot = 1\n")
+    done = cli(*words, "--config", str(config), "--log-format", "json", check=False)
+    [line] = lines(done.stderr)
+    assert (done.returncode, line["event"], line["level"]) == (3, "error", "error")
+    assert "prot" in line["message"]
+    assert line["hint"]
+
+
+def test_a_port_that_another_process_has_is_worth_another_try(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port))
+        done = cli("serve", "--config", str(config), "--log-format", "json", check=False)
+    assert done.returncode == 9, "an exit code that the systemd unit does not take for final"
+    assert lines(done.stderr)[-1]["message"] == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
 
 
 def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:

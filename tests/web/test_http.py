@@ -163,7 +163,7 @@ def test_agent_text_is_escaped(on: InboxScenario) -> None:
 
 def test_port_in_use_is_named(on: InboxScenario) -> None:
     done = cli("inbox", "--config", str(on.config), check=False)
-    assert done.returncode == 3
+    assert done.returncode == 9
     assert "cannot listen on 127.0.0.1 port" in done.stderr
     assert "hint: set inbox.port to a free port" in done.stderr
 

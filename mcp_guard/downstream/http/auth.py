@@ -41,7 +41,7 @@ class Authenticator:
     trusted_issuers: Sequence[TrustedIssuer]
     instances: TokenInstances
     proofs: ProofVerifier
-    on_refused: Callable[[str, str], None] = lambda *_: None
+    on_refused: Callable[[str, str, str], None] = lambda *_: None
     """Called with the reason and the client's address when a token is refused."""
     verified: dict[str, OwnToken] = field(default_factory=dict, repr=False)
     """Cache of our own tokens whose signature was verified. Whether they may be used is checked each time."""
@@ -74,16 +74,17 @@ class Authenticator:
         scheme, _, token = "".join(authorization).partition(" ")
         if scheme.lower() not in ("bearer", "dpop") or not token.strip():
             raise self._unauthorized("")
-        token = token.strip()
+        token, instance = token.strip(), ""
         try:
             verified = await self._verify(token)
+            instance = verified.instance if isinstance(verified, OwnToken) else ""
             await self._check_proof(request, scheme, token, verified.thumbprint)
             if isinstance(verified, OwnToken):
                 return await self.instances.own(verified, token)
             return await self.instances.foreign(verified, token)
         except (InvalidCredential, IdentityError) as refused:
             reason = refused.message if isinstance(refused, IdentityError) else str(refused)
-            self.on_refused(reason[:MAX_REASON], (request.scope.get("client") or ("",))[0])
+            self.on_refused(reason[:MAX_REASON], (request.scope.get("client") or ("",))[0], instance)
             raise self._unauthorized(reason) from None
 
     async def _verify(self, token: str) -> OwnToken | ExternalToken:

@@ -2,12 +2,12 @@
 
 import socket
 
-from mcp_guard.core.errors import ConfigError
-from mcp_guard.inbound import BACKLOG
+from mcp_guard.core.errors import ConfigError, ListenError
+from mcp_guard.inbound import BACKLOG, TRANSIENT
 
 
 def listen(host: str, port: int, key: str) -> socket.socket:
-    """A socket that listens on a host and port, which the configuration has in `key`. Raises: ConfigError."""
+    """A socket on a host and port, which the configuration has in `key`. Raises: ConfigError, ListenError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only on sockets that name TCP as their protocol
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -18,5 +18,7 @@ def listen(host: str, port: int, key: str) -> socket.socket:
     except OSError as error:
         listener.close()
         what = f"cannot listen on {host} port {port}: {error.strerror}"
-        raise ConfigError(what, f"stop the process that listens there, or change `{key}`") from None
+        if error.errno in TRANSIENT:
+            raise ListenError(what, f"stop the process that listens there, or change `{key}`") from None
+        raise ConfigError(what, f"change `{key}`") from None
     return listener
