@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from mcp_guard.app import CLOCK, ledger_settings, note_if_new
+from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text, to_type
@@ -84,8 +85,10 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     done = "replaced" if options.replace else "enrolled"
     print_result(options.json, {"agent": agent.name}, f"{done} `{agent.name}`, owned by {agent.owner}")
     if options.replace and any(row.instance.agent.name == agent.name for row in writer.store.instances(writer.now())):
+        issue = to_type(f"mcp-guard instances issue --agent {agent.name}")
         revoke = to_type(f"mcp-guard instances revoke --agent {agent.name} --allow-new --why TEXT")
-        print_text(f"note: its live instances stay as they were issued; to end them: {revoke}", file=sys.stderr)
+        what = "its live instances, and their tokens, stay as they were issued; what changed is in new ones"
+        print_text(f"note: {what}: {issue}; to end the old ones: {revoke}", file=sys.stderr)
     note_unnamed(find_unnamed_groups(settings, [agent]))
     return 0
 
@@ -128,11 +131,11 @@ def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> 
     registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent, "mcp-guard agents list")
     key, until, now = ("agent", options.agent), registry.FOREVER, writer.now()
     was_disabled = any(revoked == key and end > now for revoked, end in writer.store.revocations())
-    revoked = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
+    revoked, withdrawn = writer.run(lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), until))
     ids = [instance.id for instance in revoked]
     done = f"`{options.agent}` was disabled already" if was_disabled else f"disabled `{options.agent}`"
-    message = f"{done}; revoked instances: {', '.join(ids) or 'none'}"
-    print_result(options.json, {"agent": options.agent, "instances": ids}, message)
+    message = f"{done}; {revoked_text(ids, withdrawn)}"
+    print_result(options.json, {"agent": options.agent, "instances": ids, "withdrawn": withdrawn}, message)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The agents of the configuration and of the ledger, for commands that only read."""
+"""The agents of the configuration and of the ledger, for commands that only read, and what a revocation ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mcp_guard.core.errors import LedgerError
@@ -15,3 +15,9 @@ def enrolled_agents(settings: Settings) -> Mapping[str, AgentSettings]:
     with suppress(LedgerError), open_read_only(settings.state_dir / FILE) as store:
         return all_agents(settings.agents, store)
     return settings.agents
+
+
+def revoked_text(instances: Sequence[str], withdrawn: Sequence[str]) -> str:
+    """What a revocation ended: instances, and requests that nobody had decided on."""
+    requests = f"; withdrawn requests: {', '.join(withdrawn)}" if withdrawn else ""
+    return f"revoked instances: {', '.join(instances) or 'none'}{requests}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings, note_if_new
 from mcp_guard.cli.configured_names import names_seen
+from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
@@ -255,10 +256,11 @@ def revoke(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
         registry.find_instance(writer.store, name)
     else:
         check_is_known(writer, settings, scope, name)
-    gone = writer.run(
-        lambda tx: registry.revoke(tx, (scope, name), options.why, account(), allow_new=options.allow_new)
+    key, allow_new = (scope, name), options.allow_new
+    gone, withdrawn = writer.run(
+        lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), allow_new=allow_new)
     )
     ids = [instance.id for instance in gone]
-    message = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
-    print_result(options.json, {"scope": scope, "name": name, "instances": ids}, message)
+    message = f"revoked {scope} `{name}`; {revoked_text(ids, withdrawn)}"
+    print_result(options.json, {"scope": scope, "name": name, "instances": ids, "withdrawn": withdrawn}, message)
     return 0

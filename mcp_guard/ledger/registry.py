@@ -146,6 +146,15 @@ def revoke(
     return alive
 
 
+def revoke_with_requests(
+    tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None, allow_new: bool = False
+) -> tuple[list[Instance], list[str]]:
+    """As `revoke`; returns also the ids of the requests that it withdrew before anybody had decided on them."""
+    undecided = tx.store.open_ids()
+    alive = revoke(tx, key, note, by, until, allow_new)
+    return alive, sorted(undecided - tx.store.open_ids())
+
+
 def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str, replace: bool = False) -> None:
     """With `replace`, in place of the agent of this name, whose present instances stay as they were issued."""
     agent = enrolled.agent

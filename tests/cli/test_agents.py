@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
-from tests.live.running_guard import scripted, without_config, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, scripted, without_config, write_config
 
 POLICIES = '@id("crm") permit (principal in Group::"crm-agents", action, resource);'
 
@@ -42,8 +42,10 @@ def test_a_group_that_no_policy_names_is_noted_and_corrected(config: Path, capsy
     assert run(capsys, config, "instances", "issue", "--agent", "mailer", "--on-behalf-of", "dana")[0] == 0
     code, out, error = run(capsys, config, *again, "--replace")
     assert (code, out) == (0, "replaced `mailer`, owned by carol\n")
-    assert error.startswith(
-        "note: its live instances stay as they were issued; to end them: mcp-guard instances revoke"
+    assert error == (
+        "note: its live instances, and their tokens, stay as they were issued; what changed is in new ones: "
+        "mcp-guard instances issue --agent mailer; "
+        "to end the old ones: mcp-guard instances revoke --agent mailer --allow-new --why TEXT\n"
     )
     receipts = json.loads(run(capsys, config, "log", "--kind", "agent.enrolled", "--json")[1])
     assert [receipt["groups"] for receipt in receipts] == [["crm-agent"], ["crm-agents"]]
@@ -151,6 +153,24 @@ def test_an_agent_that_was_disabled_already_is_reported_as_such(
     assert run(capsys, config, *disable)[1].startswith("disabled `tester`; revoked instances: run_")
     assert run(capsys, config, *disable)[1] == "`tester` was disabled already; revoked instances: none\n"
     assert run(capsys, config, "instances", "revoke", "--agent", "tester", "--why", "again")[1].endswith(": none\n")
+
+
+@pytest.mark.parametrize("command", [("agents", "disable", "tester"), ("instances", "revoke", "--agent", "tester")])
+def test_requests_that_end_with_their_agent_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """Approvers were asked about them."""
+    gated = ALLOW_ALL + '@id("gated") @require_approval("people") forbid (principal, action, resource);'
+    config = write_config(tmp_path, scripted("up", tmp_path), gated, guard="hold_seconds = 0")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "x"})
+        [pending] = json.loads(run(capsys, config, "approvals", "list", "--json")[1])
+        code, out, _ = run(capsys, config, *command, "--why", "drifts")
+        assert (code, out.partition("; revoked instances: run_")[2].partition("; ")[2]) == (
+            0,
+            f"withdrawn requests: {pending['id']}\n",
+        )
 
 
 @pytest.mark.parametrize(
