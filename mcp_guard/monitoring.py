@@ -12,6 +12,7 @@ from mcp_guard.ledger.place import FILE
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
 
 
@@ -64,5 +65,5 @@ class Monitoring:
             return None
 
     def _file_bytes(self) -> int:
-        """The size of the file, and of its write-ahead log."""
-        return sum(path.stat().st_size for path in self.settings.state_dir.glob(f"{FILE}*"))
+        """The size of the file, and of its write-ahead log, as `mcp-guard status` has it."""
+        return find_engine(self.settings.state_dir / FILE).stored_bytes()

@@ -114,7 +114,7 @@ def find_unseen(options: argparse.Namespace, path: Path) -> list[str]:
 
 def ledger_line(path: Path, state: StateFolder) -> str:
     assert state.contents is not None
-    size = path.stat().st_size / (1024 * 1024)
+    size = find_engine(path).stored_bytes() / (1024 * 1024)
     return f"ledger: {count(state.contents.size, 'receipt')}, {size:.1f} MiB, `{path}`"
 
 
@@ -211,7 +211,7 @@ def as_json(
     return {
         "ledger": str(path),
         "receipts": state.contents.size,
-        "bytes": path.stat().st_size,
+        "bytes": find_engine(path).stored_bytes(),
         "head": head_as_json(read_head(path), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts, started), strict=True)),
         "guards": [guard for guard, alive in state.guards if alive],

@@ -70,6 +70,8 @@ def test_steps_after_a_restore_into_another_configuration_are_about_the_restored
     steps = re.findall(r"^  (mcp-guard .*?) +#", done.stdout, re.MULTILINE)
     assert len(steps) == 5
     assert all(" --config restored.toml" in step for step in steps), steps
+    status = cli("status", "--config", "restored.toml").stdout
+    assert re.search(r"^verified: (\d+) of \d+ receipts, less than a day ago", status, re.MULTILINE), status
 
 
 def test_hints_of_errors_and_fixes_of_doctor_keep_the_configuration(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mcp_guard.ledger.place import FILE
 from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_full
 from mcp_guard.verifier.cli import read_checkpoints
 from mcp_guard.verifier.progress import Progress
-from mcp_guard.verifier.report import count
+from mcp_guard.verifier.report import Report, count
 
 
 def main(arguments: list[str]) -> int:
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: bool) -> None:
+def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: bool) -> Report:
     """Verify the ledger of a backup. Raises: LedgerError."""
     if not (folder / FILE).is_file():
         raise LedgerError(f"no backup in `{folder}`: it has no `{FILE}`", "name a folder that `ledger backup` wrote")
@@ -70,3 +70,4 @@ def verify_backup(folder: Path, key: Path, against: "tuple[Path, ...]", quiet: b
         where = "" if report.failed_at is None else f"receipt {report.failed_at}: "
         hint = f"mcp-guard verify {folder / FILE} --key {key}; {other}use another backup"
         raise LedgerError(f"the backup `{folder}` does not verify: {where}{report.problem}", hint)
+    return report

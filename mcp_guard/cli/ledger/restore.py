@@ -8,10 +8,12 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.ledger.backup import verify_backup
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
+from mcp_guard.cli.status import note_verification
 from mcp_guard.config import load
 from mcp_guard.events.sender import set_back
 from mcp_guard.ledger.backup import Restored, restore
 from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.place import FILE
 from mcp_guard.settings import Settings
 from mcp_guard.verifier.report import count
 
@@ -19,7 +21,7 @@ from mcp_guard.verifier.report import count
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings, backup = load(options.config), options.folder.resolve()
-    verify_backup(backup, options.key or backup / PUBLISHED, tuple(options.against), options.json)
+    report = verify_backup(backup, options.key or backup / PUBLISHED, tuple(options.against), options.json)
     done = restore(
         ledger_settings(settings),
         CLOCK,
@@ -29,6 +31,7 @@ def main(arguments: list[str]) -> int:
         may_replace=options.replace,
         key_is_lost=options.lost_key,
     )
+    note_verification(settings.state_dir / FILE, report)
     cursors = set_back(settings.state_dir, settings.origin, done.receipts - 1)
     if options.json:
         replaced = str(done.replaced) if done.replaced else None

@@ -87,7 +87,8 @@ class SqliteEngine:
         return self.path.exists()
 
     def stored_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.path.parent.glob(f"{self.path.name}*"))
+        files = (self.path.with_name(f"{self.path.name}{end}") for end in ("", "-wal", "-shm"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def settle(self) -> None:
         from mcp_guard.storage.sqlite.copying import empty_log
