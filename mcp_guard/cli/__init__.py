@@ -32,7 +32,7 @@ COMMANDS: dispatch.Commands = {
     "doctor": ("doctor", "diagnose problems and suggest fixes"),
     "verify": ("verify", "verify the ledger with public keys"),
     "ledger": ("ledger", "export, prove, witness, back up, restore, erase from and stream the ledger"),
-    "keys": ("keys", "list, rotate or replace the keys that sign the ledger"),
+    "keys": ("keys", "manage the keys that sign the ledger"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the web page on which approvers decide"),
     "approvers": ("approvers", "manage the keys of approvers"),

@@ -1,16 +1,20 @@
-"""`mcp-guard keys`: list the keys that sign the ledger, rotate the current one, or replace a lost one."""
+"""`mcp-guard keys`: list the keys that sign the ledger, rotate one, replace a lost one, or make the first."""
 
 import argparse
+from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.signers.file import FILE as KEY_FILE
+from mcp_guard.ledger.signers.file import create_key_file
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.rows import GuardKey
@@ -18,13 +22,15 @@ from mcp_guard.storage.rows import GuardKey
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
+    if options.verb == "create":
+        return create(options)
     settings = load(options.config)
     verbs = {"list": show, "rotate": rotate, "replace": replace}
     return verbs[options.verb](settings, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard keys", description="List, rotate or replace the keys that sign the ledger.")
+    parser = Parser(prog="mcp-guard keys", description="Manage the keys that sign the ledger.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="list all keys, oldest first, and the receipts each has signed")
     rotating = verbs.add_parser("rotate", help="switch to a new key that the old key signs")
@@ -34,10 +40,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rotating.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     replacing.add_argument("--why", default="", metavar="TEXT", help="the reason; recorded in the ledger")
-    for verb in (listing, rotating, replacing):
+    creating = verbs.add_parser("create", help="make the first key of a ledger that several machines share")
+    creating.add_argument("file", type=Path, metavar="FILE", help="where to write the private key; a new file")
+    creating.add_argument("--origin", metavar="NAME", help="the ledger's name (default: guard.origin)")
+    for verb in (listing, rotating, replacing, creating):
         add_config(verb)
         add_json(verb)
     return parser
+
+
+def create(options: argparse.Namespace) -> int:
+    origin = options.origin or load(options.config).origin
+    try:
+        verifier = create_key_file(options.file, origin)
+    except OSError as error:
+        hint = "name a new file in a folder that is there"
+        raise LedgerError(f"cannot write `{options.file}`: {error.strerror}", hint) from None
+    if options.json:
+        print_json({"file": str(options.file), "verifier": verifier})
+    else:
+        print_text(f"wrote a new private key for {origin} to `{options.file}`; its public key:\n{verifier}")
+        print_hint(f"put it into every gateway's state folder as {KEY_FILE} (mode 0600), and keep a copy elsewhere")
+    return 0
 
 
 def show(settings: Settings, options: argparse.Namespace) -> int:

@@ -91,3 +91,19 @@ def test_rotation_without_a_ledger_is_refused(tmp_path: Path) -> None:
         refused = cli("keys", *words, "--config", str(config), check=False)
         assert refused.returncode == 5
         assert "no ledger at" in refused.stderr
+
+
+def test_first_key_of_a_shared_ledger_is_made_once_and_used_by_every_guard_that_gets_it(tmp_path: Path) -> None:
+    key = tmp_path / "ledger.key"
+    made = json.loads(cli("keys", "create", str(key), "--origin", "shared.example/ledger", "--json").stdout)
+    assert key.stat().st_mode & 0o777 == 0o600
+    again = cli("keys", "create", str(key), "--origin", "shared.example/ledger", check=False)
+    assert again.returncode != 0
+    assert again.stderr.startswith(f"mcp-guard: cannot write `{key}`: File exists\n")
+    config = write_config(tmp_path, scripted("up", tmp_path), guard='origin = "shared.example/ledger"')
+    (tmp_path / "state").mkdir(mode=0o700)
+    key.rename(tmp_path / "state" / "ledger.key")
+    with Client(config) as client:
+        client.start()
+    [in_force] = json.loads(cli("keys", "list", "--json", "--config", str(config)).stdout)
+    assert in_force["verifier"] == made["verifier"]

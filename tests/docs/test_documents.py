@@ -84,6 +84,8 @@ NOT_RUN = {
     "docs/howto/run-a-fleet.md": {
         "systemctl daemon-reload": "needs a machine of its own; tests/deploy checks the unit and runs three gateways",
         "for port in 8766": "the same",
+        "cd deploy/compose": "needs a container engine; tests/deploy/test_compose.py reads the file",
+        "cp -R deploy/kubernetes": "needs a cluster; tests/deploy/test_manifests.py checks the manifests",
     },
     "docs/howto/siem.md": {
         "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor >>": FOREVER,

@@ -41,7 +41,7 @@ class FileKeyStore:
                 remove_stale_draft(self.path)
             else:
                 with suppress(FileExistsError):
-                    publish_file(self.path, _key_file_text(self.origin, PrivateKey.generate()))
+                    create_key_file(self.path, self.origin)
         except OSError as error:
             raise _unusable(self.path, error) from None
         key = self._read(self.path)
@@ -118,6 +118,13 @@ class FileKeyStore:
                 LedgerFault.KEY_UNAVAILABLE,
             )
         return key
+
+
+def create_key_file(path: Path, origin: str) -> str:
+    """Write a new key to a new file (mode 0600); returns its verifier line. Raises: OSError."""
+    text = _key_file_text(origin, PrivateKey.generate())
+    publish_file(path, text)
+    return parse_private(text.decode().strip()).verifier
 
 
 def _key_file_text(origin: str, private: AnyPrivateKey) -> bytes:
