@@ -1,5 +1,6 @@
 """Connections to the database of an origin: how they are made, checked and made again."""
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncCursor, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
@@ -19,6 +20,8 @@ from mcp_guard.storage.place import Database
 
 logging.getLogger("psycopg").setLevel(logging.ERROR)
 """It warns of each pipeline that fails, which is raised as well: nothing for the operator to read."""
+ANSWER_SECONDS = 8.0
+"""How long an event loop waits for an answer before it takes the connection for lost."""
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
@@ -80,9 +83,13 @@ def open_blank(database: Database) -> "Connection[Any]":
     return connection
 
 
-async def open_blank_on_loop(database: Database) -> "AsyncConnection[Any]":
+async def open_blank_on_loop(database: Database, seconds: float = ANSWER_SECONDS) -> "AsyncConnection[Any]":
     """A connection without its session's settings. Raises: psycopg.Error."""
-    connection = await psycopg.AsyncConnection.connect(_conninfo(database), autocommit=True)
+    try:
+        async with asyncio.timeout(seconds):
+            connection = await psycopg.AsyncConnection.connect(_conninfo(database), autocommit=True)
+    except TimeoutError:
+        raise psycopg.OperationalError("the database does not answer") from None
     connection.prepare_threshold = PREPARED
     return connection
 
@@ -97,8 +104,19 @@ def connect(database: Database) -> "Connection[Any]":
 async def connect_on_loop(database: Database) -> "AsyncConnection[Any]":
     """Raises: psycopg.Error."""
     connection = await open_blank_on_loop(database)
-    await connection.execute(_setup(database))
+    await execute_within(ANSWER_SECONDS, connection, _setup(database).decode())
     return connection
+
+
+async def execute_within(
+    seconds: float, connection: "AsyncConnection[Any]", sql: str, values: Sequence[Any] | None = None
+) -> "AsyncCursor[Any]":
+    """A statement whose answer is waited for so long; then the connection is taken for lost. Raises: psycopg.Error."""
+    late = asyncio.get_running_loop().call_later(seconds, shut_down, connection)
+    try:
+        return await connection.execute(sql.encode(), values)
+    finally:
+        late.cancel()
 
 
 def shut_down(connection: "Connection[Any] | AsyncConnection[Any]") -> None:

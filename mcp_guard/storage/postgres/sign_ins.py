@@ -8,7 +8,7 @@ compare-and-set.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -16,7 +16,7 @@ from psycopg.errors import UndefinedTable
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect_on_loop, schema_of
+from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
 from mcp_guard.storage.postgres.errors import explain
 
 LOCK = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -45,7 +45,7 @@ class SignInsTable:
                 await held.lock()
                 yield held
             finally:
-                await held.close()
+                held.close()
 
 
 class _HeldRow:
@@ -63,8 +63,9 @@ class _HeldRow:
         try:
             connection = await self._connect()
             waits = f"SET lock_timeout = '{LOCK_SECONDS}s'; SET statement_timeout = '{LOCK_SECONDS + 5}s'"
-            await connection.execute(waits.encode())
-            await connection.execute(LOCK, (f"{schema_of(self._database)} sign-in {self._upstream}",))
+            await execute_within(ANSWER_SECONDS, connection, waits)
+            name = f"{schema_of(self._database)} sign-in {self._upstream}"
+            await execute_within(LOCK_SECONDS + ANSWER_SECONDS, connection, LOCK, (name,))
         except psycopg.Error as error:
             raise self._explain(error) from None
 
@@ -81,7 +82,7 @@ class _HeldRow:
             try:
                 return await self._write(sealed)
             except psycopg.OperationalError as error:  # it may have been written all the same
-                await self.close()
+                self.close()
                 if time.monotonic() > ends:
                     raise self._explain(error) from None
             except psycopg.Error as error:
@@ -94,16 +95,16 @@ class _HeldRow:
             self._version, _ = await self._row()
         connection, before = await self._connect(), self._version
         if before:
-            done = await connection.execute(REPLACE, (sealed, self._upstream, before))
+            done = await execute_within(ANSWER_SECONDS, connection, REPLACE, (sealed, self._upstream, before))
         else:
-            done = await connection.execute(ADD, (self._upstream, sealed))
+            done = await execute_within(ANSWER_SECONDS, connection, ADD, (self._upstream, sealed))
         if done.rowcount != 1 and await self._row() != (before + 1, sealed):
             raise LedgerError(f"another process has changed the sign-in to `{self._upstream}` meanwhile", "try again")
         self._version = before + 1
 
     async def _row(self) -> tuple[int, bytes]:
         """Raises: psycopg.Error."""
-        found = await (await self._connect()).execute(READ, (self._upstream,))
+        found = await execute_within(ANSWER_SECONDS, await self._connect(), READ, (self._upstream,))
         row = await found.fetchone()
         return (0, b"") if row is None else (int(row[0]), bytes(row[1]))
 
@@ -118,8 +119,7 @@ class _HeldRow:
             return LedgerError(f"no ledger of this origin in `{self._database}`", hint, LedgerFault.NOT_A_LEDGER)
         return explain(error, str(self._database))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(psycopg.Error):
-                await connection.close()
+            connection.pgconn.finish()

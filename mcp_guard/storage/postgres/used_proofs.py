@@ -12,7 +12,7 @@ import psycopg
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect_on_loop
+from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.used_proofs import proof_digest
 
@@ -27,6 +27,7 @@ REMOVE_EXPIRED = (
     "DELETE FROM used_proof WHERE id IN "
     "(SELECT id FROM used_proof WHERE until < %s ORDER BY id LIMIT 20000 FOR UPDATE SKIP LOCKED)"
 )
+COUNT = "SELECT count(*) FROM used_proof"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class UsedProofsTable:
     def __init__(self, database: Database, most: int) -> None:
         self._database = database
         self._most = most
+        self.answer_seconds = ANSWER_SECONDS
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._waiting: list[_Use] = []
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +68,7 @@ class UsedProofsTable:
                 try:
                     await self._store([use for use in uses if not use.is_first.done()])
                 except Exception as error:  # whatever it is, nobody may be left waiting
-                    await self._disconnect()
+                    self._disconnect()
                     for use in uses:  # an answer may have been lost, so none of them is stored again
                         if not use.is_first.done():
                             use.is_first.set_exception(self._unknown(error))
@@ -88,7 +90,7 @@ class UsedProofsTable:
         added: set[bytes] = set()
         if self._has_room:
             until = dict(sorted((use.digest, use.until) for use in uses))  # sorted, so that gateways cannot deadlock
-            found = await connection.execute(ADD, (list(until), list(until.values())))
+            found = await execute_within(self.answer_seconds, connection, ADD, (list(until), list(until.values())))
             added = {bytes(digest) for (digest,) in await found.fetchall()}
             self._count += len(added)
         for use in uses:
@@ -101,23 +103,23 @@ class UsedProofsTable:
         return self._count < self._most
 
     async def _clean(self, connection: "psycopg.AsyncConnection[Any]", now: int) -> None:
-        await connection.execute(REMOVE_EXPIRED, (now,))
-        row = await (await connection.execute("SELECT count(*) FROM used_proof")).fetchone()
+        await execute_within(self.answer_seconds, connection, REMOVE_EXPIRED, (now,))
+        row = await (await execute_within(self.answer_seconds, connection, COUNT)).fetchone()
         self._count, self._cleaned = 0 if row is None else int(row[0]), now
 
     async def _connect(self) -> "psycopg.AsyncConnection[Any]":
         if self._connection is None:
             connection = await connect_on_loop(self._database)
-            await connection.execute("SET synchronous_commit = off")
+            await execute_within(self.answer_seconds, connection, "SET synchronous_commit = off")
             self._connection = connection
         return self._connection
 
-    async def _disconnect(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection, self._cleaned = self._connection, None, None
         if connection is not None:
-            await connection.close()
+            connection.pgconn.finish()
 
     async def close(self) -> None:
         if self._task is not None:
             await self._task
-        await self._disconnect()
+        self._disconnect()

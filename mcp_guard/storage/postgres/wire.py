@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import (
+    ANSWER_SECONDS,
     END_BACKEND,
     SERVER,
     Backend,
@@ -37,8 +38,6 @@ T = TypeVar("T")
 Statement = tuple[str | bytes, Params]
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to connect; the pause doubles."""
-ANSWER_SECONDS = 8.0
-"""How long an event loop waits for an answer before it takes the connection for lost."""
 MAX_UNASKED = 3
 """How often an idle connection is read before it counts as usable."""
 IDLE = TransactionStatus.IDLE
@@ -234,14 +233,7 @@ class SuspendingWire(Wire):
             late.cancel()
 
     def _open(self, seconds: float) -> "AsyncConnection[Any]":
-        return wait_for(self._open_within(seconds))
-
-    async def _open_within(self, seconds: float) -> "AsyncConnection[Any]":
-        try:
-            async with asyncio.timeout(seconds):
-                return await open_blank_on_loop(self.database)
-        except TimeoutError:
-            raise psycopg.OperationalError("the database does not answer") from None
+        return wait_for(open_blank_on_loop(self.database, seconds))
 
     def _sleep(self, seconds: float) -> None:
         wait_for(asyncio.sleep(seconds))
