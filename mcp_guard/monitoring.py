@@ -8,11 +8,9 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.ledger.open import OpenLedger
-from mcp_guard.ledger.place import FILE
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.engines import find_engine
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
 
 
@@ -57,13 +55,9 @@ class Monitoring:
         def query(store: Store) -> LedgerReadings:
             size, witnessed = store.head().size, store.witnessed()
             lag = {name: size - (witnessed[name].size if name in witnessed else 0) for name in self.settings.witnesses}
-            return LedgerReadings(size, self._file_bytes(), len(store.open_calls()), len(store.open_ids()), lag)
+            return LedgerReadings(size, store.stored_bytes(), len(store.open_calls()), len(store.open_ids()), lag)
 
         try:
             return await self.ledger.writer.query(query)
         except LedgerError:  # the writer reports it
             return None
-
-    def _file_bytes(self) -> int:
-        """The size of the file, and of its write-ahead log, as `mcp-guard status` has it."""
-        return find_engine(self.settings.state_dir / FILE).stored_bytes()

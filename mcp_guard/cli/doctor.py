@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files, find_reached
@@ -29,12 +28,12 @@ from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
 from mcp_guard.extras import missing_extras
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.open import configured_keys
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.open import LedgerSettings, configured_keys
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_read_only
+from mcp_guard.storage.place import Place
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
 
@@ -75,11 +74,12 @@ def row(result: CheckResult) -> Sequence[object]:
 
 def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
     """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
+    ledger = ledger_settings(settings)
 
     def find_key(verifier: str) -> SigningKey:
-        return configured_keys(ledger_settings(settings)).find_key(verifier)
+        return configured_keys(ledger).find_key(verifier)
 
-    state = inspect_state_folder(settings.state_dir, find_key)
+    state = inspect_state_folder(settings.state_dir, ledger.place, find_key)
     tools: list[Tool] = []
     absent: Mapping[str, LastWords | None] = dict.fromkeys(settings.upstreams)
     if start_upstreams:
@@ -107,8 +107,8 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         hidden=tuple(find_hidden(settings, environment if tools else None)),
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
-        discontinued=find_discontinued(settings.state_dir / FILE),
-        outdated=find_outdated(settings, [name for name, is_running in state.guards if is_running]),
+        discontinued=find_discontinued(ledger),
+        outdated=find_outdated(settings, ledger.place, [name for name, is_running in state.guards if is_running]),
         unnamed_groups=tuple(all_unnamed_groups(settings)),
         reached=find_reached(settings),
         missing_extras=tuple(missing_extras(settings)),
@@ -116,19 +116,19 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     )
 
 
-def find_discontinued(ledger: Path) -> str:
+def find_discontinued(ledger: LedgerSettings) -> str:
     """How the ledger contradicts its last verification; empty if it cannot be read, which another check reports."""
     try:
-        with open_read_only(ledger) as store:
-            return why_discontinued(store, ledger.parent)
+        with open_read_only(ledger.place) as store:
+            return why_discontinued(store, ledger.state_dir)
     except LedgerError:
         return ""
 
 
-def find_outdated(settings: Settings, running: list[str]) -> tuple[str, ...]:
+def find_outdated(settings: Settings, place: Place, running: list[str]) -> tuple[str, ...]:
     """How the running guards differ from one that was started now. A ledger that cannot be read is reported anyway."""
     with suppress(LedgerError):
-        started = read_started(settings.state_dir / FILE, running) if running else ()
+        started = read_started(place, running) if running else ()
         return tuple(line for guard in started for line in differences(guard, installed_guard(settings)))
     return ()
 

@@ -12,7 +12,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import create_key_file
 from mcp_guard.settings import Settings
@@ -65,7 +65,7 @@ def create(options: argparse.Namespace) -> int:
 
 
 def show(settings: Settings, options: argparse.Namespace) -> int:
-    store = open_store(settings.state_dir / FILE, create=False)
+    store = open_store(ledger_place(settings), create=False)
     with store.reading():
         keys = store.guard_keys()
         size = store.head().size

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.visible_text import say
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.engines import Engine, find_engine
+from mcp_guard.storage.place import Place
 from mcp_guard.storage.rows import ReceiptRow
 
 Receipt = dict[str, Any]
@@ -32,14 +34,30 @@ def make_ledger_parser(command: str, description: str) -> argparse.ArgumentParse
     return parser
 
 
-def ledger_path(options: argparse.Namespace) -> Path:
-    return options.ledger or load(options.config).state_dir / FILE
+@dataclass(frozen=True, slots=True)
+class ChosenLedger:
+    """The ledger that a command reads. `folder` has its public keys, the notes about it and the locks of its guards."""
+
+    place: Place
+    folder: Path
+
+    @property
+    def engine(self) -> Engine:
+        """Raises: LedgerError."""
+        return find_engine(self.place)
+
+
+def find_ledger(options: argparse.Namespace) -> ChosenLedger:
+    """The one that `--ledger` names, or of the configuration. Raises: ConfigError."""
+    if options.ledger:
+        return ChosenLedger(options.ledger, options.ledger.parent)
+    settings = load(options.config)
+    return ChosenLedger(ledger_place(settings), settings.state_dir)
 
 
 def open_for_reading(options: argparse.Namespace) -> Store:
     """Raises: ConfigError, LedgerError."""
-    path = ledger_path(options)
-    return find_engine(path).open_reader()
+    return find_ledger(options).engine.open_reader()
 
 
 def warn_if_discontinued(store: Store, folder: Path) -> None:

@@ -8,8 +8,8 @@ from contextlib import closing
 from mcp_guard.cli.ledger_reader import (
     Receipt,
     ending_of,
+    find_ledger,
     latest,
-    ledger_path,
     make_ledger_parser,
     newer,
     open_for_reading,
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
             print_json(receipts, indent=2)
         else:
             print_listing(HEADINGS, [row(store, receipt) for receipt in receipts])
-        warn_if_discontinued(store, ledger_path(options).parent)
+        warn_if_discontinued(store, find_ledger(options).folder)
     if wanted and not receipts:
         print_text("no receipt matches", file=sys.stderr)
         print_hint(wanted.explain_nothing())

@@ -4,12 +4,12 @@ import argparse
 import json
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import (
+    ChosenLedger,
     Receipt,
-    ledger_path,
+    find_ledger,
     make_ledger_parser,
     open_for_reading,
     read_receipt,
@@ -34,14 +34,14 @@ def main(arguments: list[str]) -> int:
     with closing(open_for_reading(options)) as store, store.reading():
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
-        problem = find_problem(ledger_path(options), receipts)
+        problem = find_problem(find_ledger(options), receipts)
         if options.json:
             summary = [f"{sentence}." for sentence in summaries(receipts, now)]
             document = {"summary": summary, "receipts": receipts, "payloads": payloads, "problem": problem or None}
             print_json(document, indent=2)
         else:
             print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads, now)])
-        warn_if_discontinued(store, ledger_path(options).parent)
+        warn_if_discontinued(store, find_ledger(options).folder)
     if options.ledger is not None and not (key := options.ledger.with_name(PUBLISHED)).exists():
         print_hint(f"copy the guard's {PUBLISHED} to {key}, or: mcp-guard verify {options.ledger} --key FILE")
     elif options.ledger is not None:
@@ -49,17 +49,17 @@ def main(arguments: list[str]) -> int:
     return NEGATIVE if problem else 0
 
 
-def find_problem(path: Path, receipts: list[Receipt]) -> str:
+def find_problem(ledger: ChosenLedger, receipts: list[Receipt]) -> str:
     """Why one of the receipts shown cannot be proved with `ledger.pub` beside the ledger; empty if all can.
 
     Each is read again by the verifier: the signature, its place in the signed tree and its payloads.
     """
-    from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_range
+    from mcp_guard.verifier import Requirements, UnusableInput, read_keys, verify_range
 
-    if not (key := path.with_name(PUBLISHED)).exists():
+    if not (key := ledger.folder / PUBLISHED).exists():
         return f"there is no public key beside the ledger (`{key}`), so nothing that follows was checked"
     try:
-        source, requirements = LedgerSource(path), Requirements(read_keys(path.with_name(PUBLISHED)), workers=1)
+        source, requirements = ledger.engine.open_source(), Requirements(read_keys(key), workers=1)
         for receipt in receipts:
             report = verify_range(source, requirements, receipt["seq"], receipt["seq"])
             if not report.ok:

@@ -14,7 +14,7 @@ from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.configured_names import describe_unseen
 from mcp_guard.cli.hidden_tools import can_load_policies, find_hidden
-from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
+from mcp_guard.cli.ledger_reader import ChosenLedger, Receipt, find_ledger, make_ledger_parser, reads_receipts
 from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.options import whole_number
@@ -29,7 +29,8 @@ from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.verification_note import NOTE, why_discontinued
 from mcp_guard.settings import Settings
-from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.engines import open_read_only
+from mcp_guard.storage.place import Place
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
@@ -45,22 +46,22 @@ BAD_ENDINGS = ("upstream_error", "timeout", "not_sent", "unknown")
 @reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    path = ledger_path(options)
-    unseen = [] if options.ledger else find_unseen(options, path)
-    state = inspect_state_folder(path.parent, ledger=path.name)
-    if state.file is None or state.contents is None:
+    ledger = find_ledger(options)
+    unseen = [] if options.ledger else find_unseen(options, ledger.place)
+    state = inspect_state_folder(ledger.folder, ledger.place)
+    if state.contents is None:
         raise LedgerError(
-            state.failure or f"no ledger at `{path}`",
+            state.failure or f"no ledger at `{ledger.place}`",
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
-    receipts = [json.loads(body) for body in find_engine(path).latest_receipts(MAX_RECENT_RECEIPTS)]
+    receipts = [json.loads(body) for body in ledger.engine.latest_receipts(MAX_RECENT_RECEIPTS)]
     calls = [
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]
     calls = calls[-options.last :] if options.last > 0 else []
     settings = None if options.ledger else load(options.config)
     running = [guard for guard, alive in state.guards if alive]
-    started = read_started(path, running)
+    started = read_started(ledger.place, running)
     hidden = (
         [] if settings is None else [row for row in find_hidden(as_started(settings, started, running)) if row.is_now]
     )
@@ -70,11 +71,11 @@ def main(arguments: list[str]) -> int:
             "unmatched": unseen,
             "running": [asdict(guard) for guard in started] if running else [],
         }
-        print_json({**as_json(path, state, receipts, calls, started), **more}, indent=2)
+        print_json({**as_json(ledger, state, receipts, calls, started), **more}, indent=2)
         return 0
     now = CLOCK.wall()
-    print_text(ledger_line(path, state))
-    print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
+    print_text(ledger_line(ledger.place, state))
+    print_lines(head_lines(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts, started))
     if settings is not None and running:
         print_lines(outdated_lines(settings, started))
@@ -84,13 +85,13 @@ def main(arguments: list[str]) -> int:
     print_text(guards_line(running, started))
     print_text(approvals_line(len(state.pending)))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
-    for line in upstream_lines(upstream_statuses(path, running)):
+    for line in upstream_lines(upstream_statuses(ledger.folder, running)):
         print_text(line)
     for server, endings in count_failures(receipts).items():
         counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
         print_text(f"upstream {server}: {counts} among the last calls")
     if calls:
-        with open_read_only(path) as store:
+        with open_read_only(ledger.place) as store:
             print_listing(HEADINGS, [receipt_row(store, receipt) for receipt in calls])
     return 0
 
@@ -103,19 +104,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_unseen(options: argparse.Namespace, path: Path) -> list[str]:
+def find_unseen(options: argparse.Namespace, place: Place) -> list[str]:
     """Names of tools in the configuration that no tool has; none if the ledger cannot be read, which is said anyway."""
     try:
-        with open_read_only(path) as store:
+        with open_read_only(place) as store:
             return describe_unseen(load(options.config), store)
     except LedgerError:
         return []
 
 
-def ledger_line(path: Path, state: StateFolder) -> str:
+def ledger_line(place: Place, state: StateFolder) -> str:
     assert state.contents is not None
-    size = find_engine(path).stored_bytes() / (1024 * 1024)
-    return f"ledger: {count(state.contents.size, 'receipt')}, {size:.1f} MiB, `{path}`"
+    size = state.contents.bytes / (1024 * 1024)
+    return f"ledger: {count(state.contents.size, 'receipt')}, {size:.1f} MiB, `{place}`"
 
 
 def as_started(settings: Settings, started: Sequence[StartedGuard], running: list[str]) -> Settings:
@@ -162,9 +163,9 @@ def pending_line(pending: PendingApproval, now: int) -> str:
     return f"{held.id}: {who}, {left(held.expires, now)} left"
 
 
-def upstream_statuses(path: Path, running: list[str]) -> list[Receipt]:
+def upstream_statuses(folder: Path, running: list[str]) -> list[Receipt]:
     """The state of the upstreams in every session of the running guards."""
-    return [{"guard": guard, **row} for guard in running for row in read_statuses(path.parent / GUARDS, guard)]
+    return [{"guard": guard, **row} for guard in running for row in read_statuses(folder / GUARDS, guard)]
 
 
 def upstream_lines(rows: list[Receipt]) -> list[str]:
@@ -205,20 +206,24 @@ def count_failures(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
 
 
 def as_json(
-    path: Path, state: StateFolder, receipts: list[Receipt], calls: list[Receipt], started: Sequence[StartedGuard]
+    ledger: ChosenLedger,
+    state: StateFolder,
+    receipts: list[Receipt],
+    calls: list[Receipt],
+    started: Sequence[StartedGuard],
 ) -> Mapping[str, Any]:
     assert state.contents is not None
     return {
-        "ledger": str(path),
+        "ledger": str(ledger.place),
         "receipts": state.contents.size,
-        "bytes": find_engine(path).stored_bytes(),
-        "head": head_as_json(read_head(path), state.contents.checkpoint_fits, state.contents.key_id),
+        "bytes": state.contents.bytes,
+        "head": head_as_json(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts, started), strict=True)),
         "guards": [guard for guard, alive in state.guards if alive],
         "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,
         "troubles": count_failures(receipts),
-        "upstreams": upstream_statuses(path, [guard for guard, alive in state.guards if alive]),
+        "upstreams": upstream_statuses(ledger.folder, [guard for guard, alive in state.guards if alive]),
     }
 
 
@@ -237,35 +242,35 @@ class HeadStatus:
     discontinued: str
 
 
-def note_verification(ledger: Path, report: Report) -> None:
+def note_verification(folder: Path, report: Report) -> None:
     """Record that the whole ledger was verified. If the file cannot be written, print a warning and continue."""
     note = {"checkpoint": report.checkpoint, "at": time.time_ns() // 1000, "receipts": report.receipts}
     try:
-        ledger.with_name(NOTE).write_text(json.dumps(note))
+        (folder / NOTE).write_text(json.dumps(note))
     except OSError as error:
         print_text(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
 
 
-def remembered_checkpoint(ledger: Path) -> list[SignedCheckpoint]:
+def remembered_checkpoint(folder: Path) -> list[SignedCheckpoint]:
     """The checkpoint of the last verification, which the ledger must continue; none if there is no readable note."""
     try:
-        return [parse_checkpoint(json.loads(ledger.with_name(NOTE).read_text())["checkpoint"])]
+        return [parse_checkpoint(json.loads((folder / NOTE).read_text())["checkpoint"])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 
-def read_head(ledger: Path) -> HeadStatus:
+def read_head(ledger: ChosenLedger) -> HeadStatus:
     """Raises: LedgerError."""
-    with open_read_only(ledger) as store:
+    with open_read_only(ledger.place) as store:
         keys = store.guard_keys()
         first = store.receipt(keys[-1].since) if keys else None
         since = first.at if first else None
         return HeadStatus(
             store.head().size,
             since,
-            _verified(ledger.with_name(NOTE)),
+            _verified(ledger.folder / NOTE),
             tuple(store.witnessed().values()),
-            why_discontinued(store, ledger.parent),
+            why_discontinued(store, ledger.folder),
         )
 
 

@@ -16,9 +16,10 @@ from mcp_guard.clients.records import WrapRecords
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.tool_pins import Pin, find_quarantined
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.place import ledger_place
 from mcp_guard.settings import Settings
-from mcp_guard.storage.engines import open_read_only
+from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.place import Place
 from mcp_guard.verifier.report import count
 
 UNTRUSTED = "A hint is a claim of the server. A call of a read may run without approval, so read the names first."
@@ -67,16 +68,16 @@ def look(settings: Settings, quiet: bool) -> Effects:
     """Start the upstreams and read their hints. Raises: ConfigError, LedgerError."""
     file = read_file(settings.path)
     tools, absent = list_tools(settings, quiet)
-    kept_out = find_quarantined(tools, read_pins(settings.state_dir / FILE), settings.pin_rules)
+    kept_out = find_quarantined(tools, read_pins(ledger_place(settings)), settings.pin_rules)
     hinted = read_effects(tools)
     quarantined = [row.tool for row in hinted if row.proposed is not None and row.tool in kept_out]
     rows = [replace(row, proposed=None) if row.tool in quarantined else row for row in hinted]
     return Effects(settings, file, rows, sorted(absent), plan_effects(file.text, rows), quarantined)
 
 
-def read_pins(ledger: Path) -> list[Pin]:
+def read_pins(ledger: Place) -> list[Pin]:
     """The recorded definitions; none before the first run. Raises: LedgerError."""
-    if not ledger.exists():
+    if not find_engine(ledger).exists():
         return []
     with open_read_only(ledger) as store:
         return store.pins()

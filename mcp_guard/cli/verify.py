@@ -7,11 +7,12 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
+from mcp_guard.cli.ledger_reader import ChosenLedger, find_ledger, make_ledger_parser
 from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.cli.status import note_verification, remembered_checkpoint
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.visible_text import VisibleText
+from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, terminal_width, verify
 from mcp_guard.verifier.progress import Progress
@@ -20,32 +21,32 @@ from mcp_guard.verifier.report import describe
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    path = options.input or ledger_path(options)
+    ledger = ChosenLedger(options.input, options.input.parent) if options.input else find_ledger(options)
     try:
-        if not path.exists():
-            raise UnusableInput(f"`{path}` does not exist; a guard creates its ledger when it first runs")
+        if not ledger.engine.exists():
+            raise UnusableInput(f"`{ledger.place}` does not exist; a guard creates its ledger when it first runs")
         if options.input and not options.key:
             raise UnusableInput("no key given; a key stored next to the input would prove nothing")
         is_configured = options.input is None and options.ledger is None
         with Progress(quiet=options.json) as progress:
             report = verify(
-                path,
-                options.key or [path.parent / "ledger.pub"],
+                ledger.place if isinstance(ledger.place, Path) else ledger.engine.open_source(),
+                options.key or [ledger.folder / PUBLISHED],
                 options,
                 progress.update,
                 key_is_beside=not options.key,
-                remembered=remembered_checkpoint(path) if is_configured else (),
+                remembered=remembered_checkpoint(ledger.folder) if is_configured else (),
             )
     except UnusableInput as error:
         raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and is_configured:
-        note_verification(path, report)
+        note_verification(ledger.folder, report)
     if options.json:
         print_json(asdict(report), indent=2)
     else:
         print_text(VisibleText(describe(report, terminal_width())))
     if report.discontinued:
-        note = path.with_name(NOTE)
+        note = ledger.folder / NOTE
         print_hint(f"find out who changed it, and restore the newest copy; if this one is right, remove `{note}`")
     return OK if report.ok else FAILED
 

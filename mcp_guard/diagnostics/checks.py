@@ -92,6 +92,8 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
         return _problem(
             "sync", f"a write to the state folder fails: {snapshot.disk.failure}", "see docs/howto/recover.md"
         )
+    if snapshot.is_in_database:  # calls wait for its disk, not for this one
+        return []
     took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
     if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
         return _warning("sync", f"{took}; each call waits for two of them", "put guard.state_dir on a faster disk")
@@ -101,19 +103,22 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
 def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.failure:
         return _problem("ledger", snapshot.failure, snapshot.hint)
-    if snapshot.file is None or snapshot.contents is None:
+    if snapshot.contents is None:
         return _warning("ledger", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)")
     if snapshot.contents.format != snapshot.contents.known_format:
         what = f"its format is {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
         is_older = snapshot.contents.format < snapshot.contents.known_format
         hint = "stop every guard and inbox, and run: mcp-guard ledger migrate" if is_older else "upgrade mcp-guard"
         return _problem("ledger", what, hint)
-    private = _kept_private("ledger", snapshot.file, snapshot.user, "600")
-    return private or _ok("ledger", f"{snapshot.file.path}, {count(snapshot.contents.size, 'receipt')}")
+    results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
+    if unused := snapshot.unused_file:
+        what = f"`{unused.path}` is another ledger, which a guard with an older configuration would go on with"
+        results += _warning("ledger", what, f"once you no longer need it: mv {unused.path} {unused.path}.unused")
+    return results or _ok("ledger", f"{snapshot.ledger}, {count(snapshot.contents.size, 'receipt')}")
 
 
 def integrity(snapshot: GuardSnapshot) -> CheckResults:
-    if snapshot.contents is None:
+    if snapshot.contents is None or snapshot.is_in_database:
         return []
     if snapshot.contents.damage:
         return _problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a backup")

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mcp_guard import __version__
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ def installed_guard(settings: Settings) -> InstalledGuard:
     return InstalledGuard(str(settings.mode), __version__, settings.path.stat().st_mtime_ns // 1000)
 
 
-def read_started(path: Path, names: Sequence[str]) -> tuple[StartedGuard, ...]:
+def read_started(place: Place, names: Sequence[str]) -> tuple[StartedGuard, ...]:
     """Those of these guards that have a receipt, in this order; without a name, the one started last.
 
     Raises: LedgerError.
     """
-    receipts = [json.loads(body) for body in find_engine(path).receipts_of_starts(names)]
+    receipts = [json.loads(body) for body in find_engine(place).receipts_of_starts(names)]
     started = {
         receipt["guard"]: StartedGuard(
             receipt["guard"], receipt.get("mode", ""), receipt.get("version", ""), receipt["time"]

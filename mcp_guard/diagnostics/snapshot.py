@@ -36,9 +36,9 @@ class DiskInfo:
 
 @dataclass(frozen=True, slots=True)
 class LedgerContents:
-    """The content of the ledger file. `checkpoint_fits` is None if there is no head; `key_id` is the current key's.
+    """The content of the ledger. `checkpoint_fits` is None if there is no head; `key_id` is the current key's.
 
-    `damage` lists SQLite's findings; `open_calls` are pairs of intent and guard.
+    `bytes` is the room that it takes; `damage` lists SQLite's findings; `open_calls` are pairs of intent and guard.
     """
 
     format: int
@@ -46,6 +46,7 @@ class LedgerContents:
     size: int
     last_seq: int
     last_time: Micros
+    bytes: int
     checkpoint_fits: bool | None
     key_id: str
     damage: tuple[str, ...]
@@ -141,7 +142,12 @@ class GuardSnapshot:
     user: int
     folder: FileInfo | None
     disk: DiskInfo | None
+    ledger: str
+    """Where it is."""
     file: FileInfo | None
+    is_in_database: bool
+    unused_file: FileInfo | None
+    """A ledger file in the state folder that is not the one in use."""
     failure: str
     hint: str
     contents: LedgerContents | None

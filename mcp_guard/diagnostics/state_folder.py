@@ -13,6 +13,7 @@ from mcp_guard.files import is_locked
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import is_signed
 from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.place import Place
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import InspectedLedger
 
@@ -22,11 +23,15 @@ FindKey = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
-    """A state folder. `failure` and `hint` say why the ledger in it could not be read."""
+    """A state folder. `failure` and `hint` say why its ledger could not be read."""
 
     folder: FileInfo | None = None
     disk: DiskInfo | None = None
+    ledger: str = ""
     file: FileInfo | None = None
+    is_in_database: bool = False
+    unused_file: FileInfo | None = None
+    """A ledger file in it that is not the one in use."""
     failure: str = ""
     hint: str = ""
     contents: LedgerContents | None = None
@@ -39,27 +44,30 @@ class StateFolder:
     several_keys: tuple[tuple[str, int], ...] = ()
 
 
-def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None, ledger: str = FILE) -> StateFolder:
+def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda _: None) -> StateFolder:
     """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key.
 
-    `ledger` is the name of the file in the folder.
+    `ledger` is the one whose keys and locks are in the folder, wherever it is itself.
     """
-    if (folder_info := file_info(folder)) is None:
+    is_file = isinstance(ledger, Path)
+    if (folder_info := file_info(folder)) is None and is_file:
         return StateFolder()
-    path, failure, hint, looked = folder / ledger, "", "", None
-    file, contents = file_info(path), None
-    if file is not None:
-        try:
-            engine = find_engine(path)
+    failure, hint, looked, contents = "", "", None, None
+    try:
+        engine = find_engine(ledger)
+        if engine.exists():
             format = engine.read_format()
             looked = engine.inspect(format) if format == engine.format else None
             contents = _contents(looked, engine.format) if looked else _foreign(format, engine.format)
-        except LedgerError as error:
-            failure, hint = error.message, error.hint
+    except LedgerError as error:
+        failure, hint = error.message, error.hint
     return StateFolder(
         folder=folder_info,
-        disk=measure_disk(folder),
-        file=file,
+        disk=measure_disk(folder) if folder_info else None,
+        ledger=str(ledger),
+        file=file_info(ledger) if isinstance(ledger, Path) else None,
+        is_in_database=not is_file,
+        unused_file=file_info(folder / FILE) if ledger != folder / FILE else None,
         failure=failure,
         hint=hint,
         contents=contents,
@@ -126,6 +134,7 @@ def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
         size=head.size,
         last_seq=looked.last_seq,
         last_time=looked.last_time,
+        bytes=looked.bytes,
         checkpoint_fits=is_signed(looked.checkpoint, head) if head.size else None,
         key_id=head.key.split("+")[1] if head.key.count("+") >= 2 else "",
         damage=looked.damage,
@@ -135,7 +144,7 @@ def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
 
 def _foreign(format: int, known_format: int) -> LedgerContents:
     """A ledger in another format, of which only the format is read."""
-    return LedgerContents(format, known_format, 0, -1, 0, None, "", (), ())
+    return LedgerContents(format, known_format, 0, -1, 0, 0, None, "", (), ())
 
 
 def _is_held(path: Path) -> bool:

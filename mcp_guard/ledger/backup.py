@@ -9,7 +9,7 @@ guard can see it (docs/decisions/0060).
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,13 +33,18 @@ from mcp_guard.ports import Clock
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.place import Database
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.verifier.sources import ReceiptSource
 
+Verify = Callable[[ReceiptSource, Path], None]
+"""Verifies a copy with the public keys in this file. Raises: LedgerError."""
 CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
-BESIDE = (f"{FILE}-wal", f"{FILE}-shm", f"{KEY_FILE}.new", NOTE)
+BESIDE = (f"{KEY_FILE}.new", NOTE)
 """Further files of one ledger in a state folder."""
+IN_THE_WAY = "use another database, or move that ledger aside: docs/howto/run-a-fleet.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,31 +156,45 @@ def restore(
     by: str,
     may_replace: bool = False,
     key_is_lost: bool = False,
+    verify: Verify = lambda _source, _keys: None,
 ) -> Restored:
-    """Put the ledger of a backup in the state folder. `agents` are those of the configuration; `by` is who restores.
+    """Put the ledger of a backup where the configuration has it. `agents` are those of the configuration; `by` is who
+    restores, and `verify` reads a ledger in a database before it can be seen.
 
-    It is prepared in a folder beside, so that until the last step the state folder is as it was. A ledger that is there
-    is moved to a folder of its own if `may_replace` is set. With `key_is_lost`, a new key is put in force.
+    It is prepared in a folder beside, so that until the last step everything is as it was. A file that is there is
+    moved to a folder of its own if `may_replace` is set. With `key_is_lost`, a new key is put in force.
 
     Raises: LedgerError.
     """
-    state = settings.state_dir
-    exists = (state / FILE).exists()
+    state, place = settings.state_dir, settings.place
+    exists = find_engine(place).exists()
+    if exists and isinstance(place, Database):
+        raise LedgerError(f"there is a ledger already: `{place}`", IN_THE_WAY)
     if exists and not may_replace:
         raise LedgerError(
-            f"there is a ledger already: `{state / FILE}`", "move it aside with --replace, or name another state_dir"
+            f"there is a ledger already: `{place}`", "move it aside with --replace, or name another state_dir"
         )
     refuse_while_guards_run(state)
-    with _staging(state) as staging:
+    with _staging(place.parent if isinstance(place, Path) else state) as staging:
         _copy_in(backup, state, staging)
-        receipts, closed, revoked, verifier = _prepare(
-            replace(settings, state_dir=staging), clock, set(agents), by, key_is_lost
-        )
+        staged = replace(settings, state_dir=staging, database=None)
+        receipts, closed, revoked, verifier = _prepare(staged, clock, set(agents), by, key_is_lost)
         refuse_while_guards_run(state)
-        replaced = _keep_aside(state, clock) if exists else None
-        _move_in(staging, state)
+        if isinstance(place, Path):
+            replaced = _keep_aside(place, state, clock) if exists else None
+            _move_keys_in(staging, state)
+            os.rename(staging / FILE, place)
+            sync_folder(place.parent)
+        else:
+            replaced = _keep_keys_aside(staging, state, clock)
+
+            def check_and_move_keys(source: ReceiptSource) -> None:
+                verify(source, staging / PUBLISHED)
+                _move_keys_in(staging, state)
+
+            copy_ledger(staging / FILE, place, check=check_and_move_keys)
     refuse_while_guards_run(state)  # one that started in between has the old ledger open, and is refused each commit
-    before = _size_of(replaced / FILE) if replaced else None
+    before = _size_of(replaced / FILE) if replaced and isinstance(place, Path) else None
     return Restored(receipts, closed, revoked, verifier, replaced, before)
 
 
@@ -278,30 +297,44 @@ def _copy_in(backup: Path, state: Path, staging: Path) -> None:
             create_file(staging / name, (source / name).read_bytes())
 
 
-def _keep_aside(state: Path, clock: Clock) -> Path:
+def _keep_aside(ledger: Path, state: Path, clock: Clock) -> Path:
     """Keep the present ledger in a folder of its own. Its main file also stays until the restored one replaces it, with
     every commit in it, so that a guard that starts in between begins no new ledger and continues no older one."""
-    find_engine(state / FILE).settle()
+    find_engine(ledger).settle()
+    folder = _folder_aside(state, clock)
+    try:
+        os.link(ledger, folder / FILE)
+    except OSError:  # the file system has no hard links, or it is another one
+        shutil.copy2(ledger, folder / FILE)
+    beside = {f"{FILE}{suffix}": ledger.with_name(f"{ledger.name}{suffix}") for suffix in ("-wal", "-shm")}
+    for name, path in (beside | {name: state / name for name in BESIDE}).items():
+        with suppress(FileNotFoundError):
+            shutil.move(path, folder / name)
+    sync_folder(folder)
+    return folder
+
+
+def _keep_keys_aside(staging: Path, state: Path, clock: Clock) -> Path | None:
+    """Keep the key of another ledger that is in the state folder, in a folder of its own."""
+    with suppress(FileNotFoundError):
+        if (state / KEY_FILE).read_bytes() != (staging / KEY_FILE).read_bytes():
+            return _folder_aside(state, clock)
+    return None
+
+
+def _folder_aside(state: Path, clock: Clock) -> Path:
+    """A new folder with copies of the keys."""
     stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
     folder = state / f"replaced-{stamp}Z"
     folder.mkdir(mode=0o700)
     for name in (KEY_FILE, PUBLISHED):
         with suppress(FileNotFoundError):
             create_file(folder / name, (state / name).read_bytes())
-    try:
-        os.link(state / FILE, folder / FILE)
-    except OSError:  # the file system has no hard links
-        shutil.copy2(state / FILE, folder / FILE)
-    for name in BESIDE:
-        with suppress(FileNotFoundError):
-            os.rename(state / name, folder / name)
-    sync_folder(folder)
     return folder
 
 
-def _move_in(staging: Path, state: Path) -> None:
+def _move_keys_in(staging: Path, state: Path) -> None:
     for name, mode in ((KEY_FILE, 0o600), (PUBLISHED, 0o644)):
         with suppress(FileNotFoundError):
             replace_file(state / name, (staging / name).read_bytes(), mode)
-    os.rename(staging / FILE, state / FILE)
     sync_folder(state)

@@ -7,7 +7,6 @@ new one. A process that dies in between leaves a ledger that works with one of t
 import base64
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError
@@ -15,11 +14,10 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer, publish_keys
-from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.signers import LedgerKeys
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
-from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.engines import find_engine, open_store
 
 
 def possession(old: str, new: str, origin: str, seq: int) -> bytes:
@@ -33,7 +31,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
 
     Raises: LedgerError.
     """
-    with _exclusive(settings.state_dir), closing(open_writer(settings, clock, create=False)) as writer:
+    with _exclusive(settings), closing(open_writer(settings, clock, create=False)) as writer:
         keys = configured_keys(settings)
         new = keys.create_key()
 
@@ -55,8 +53,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
 
     Raises: LedgerError.
     """
-    path = settings.state_dir / FILE
-    with _exclusive(settings.state_dir), closing(open_store(path, settings.unsafe_skip_fsync, create=False)) as store:
+    with _exclusive(settings), closing(open_store(settings.place, settings.unsafe_skip_fsync, create=False)) as store:
         keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
@@ -94,11 +91,11 @@ def _draft(kind: str, old: str, new: SigningKey, seq: int, why: str) -> Draft:
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Allow one change of key at a time. Raises: LedgerError."""
-    path = folder / "rotation.lock"
-    if not (folder / FILE).exists():
-        raise LedgerError(f"no ledger at `{folder / FILE}`", "run the guard once")
+def _exclusive(settings: LedgerSettings) -> Iterator[None]:
+    """Allow one change of key at a time on this machine. Raises: LedgerError."""
+    path = settings.state_dir / "rotation.lock"
+    if not find_engine(settings.place).exists():
+        raise LedgerError(f"no ledger at `{settings.place}`", "run the guard once")
     try:
         lock = FileLock(path, wait=False)
     except BlockingIOError:

@@ -66,8 +66,9 @@ def migrate(
     if store is None or not isinstance(ledger, Path):
         return None
     with closing(store):
-        refuse_while_guards_run(ledger.parent)
-        keys = configured_keys(_where_keys_are(settings, ledger))
+        folder = settings.state_dir if ledger == settings.place else ledger.parent
+        refuse_while_guards_run(folder)
+        keys = configured_keys(_where_keys_are(settings, folder))
         with store.reading():
             key = keys.find_key(store.head().key)
         writer = Writer(store, key, clock, lambda _, verifier: keys.find_key(verifier))
@@ -76,20 +77,20 @@ def migrate(
             on_step("copying the ledger")
             checkpoint, receipts = tx.store.checkpoint(), tx.size
             backup = _keep_backup(store, ledger, checkpoint, clock)
-            refuse_while_guards_run(ledger.parent)  # one that began meanwhile waits for the lock, or has given up
+            refuse_while_guards_run(folder)  # one that began meanwhile waits for the lock, or has given up
             on_step("migrating the tables")
             store.migrate_tables(progress)
             ended, revoked = _end_what_was_open(tx, (store.format, engine.format), by)
             return Migrated(store.format, engine.format, receipts, checkpoint, backup, ended, revoked)
 
         done = writer.run(op)
-        publish_keys(store, ledger.parent, keys)
+        publish_keys(store, folder, keys)
     return done
 
 
-def _where_keys_are(settings: LedgerSettings, ledger: Path) -> LedgerSettings:
+def _where_keys_are(settings: LedgerSettings, folder: Path) -> LedgerSettings:
     """A backup with its private key is migrated with this key."""
-    return replace(settings, state_dir=ledger.parent) if (ledger.parent / KEY_FILE).exists() else settings
+    return replace(settings, state_dir=folder) if (folder / KEY_FILE).exists() else settings
 
 
 def _keep_backup(store: OlderLedger, ledger: Path, checkpoint: str, clock: Clock) -> Path:

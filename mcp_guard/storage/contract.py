@@ -481,4 +481,7 @@ class Store(
     def version(self) -> int:
         """Differs if another connection has added a receipt since, and perhaps after other writes. Cheap."""
 
+    def stored_bytes(self) -> int:
+        """How much room the ledger takes, with what the engine keeps beside it."""
+
     def close(self) -> None: ...

@@ -57,9 +57,6 @@ class Engine(Protocol):
     def exists(self) -> bool:
         """Whether there is a ledger, of any format."""
 
-    def stored_bytes(self) -> int:
-        """How much room it takes, with what the engine keeps beside it."""
-
     def open_source(self) -> "ReceiptSource":
         """What the verifier reads it by."""
 

@@ -127,6 +127,8 @@ class InspectedLedger:
     checkpoint: str
     last_seq: int
     last_time: int
+    bytes: int
+    """How much room it takes, with what the engine keeps beside it."""
     open_calls: tuple[tuple[int, str], ...]
     pending: tuple[tuple[Approval, str | None], ...]
     approvers_with_keys: frozenset[str]

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def saved(harness: Harness, name: str = "backup", with_key: bool = True) -> Back
     return back_up(settings(harness.folder), harness.folder / name, with_key)
 
 
-def restored(folder: Path, backup: Backup, clock: Clock, **options: bool) -> Restored:
+def restored(folder: Path, backup: Backup, clock: Clock, **options: Any) -> Restored:
     return restore(settings(folder), clock, backup.folder, agents=["agent"], by="operator test", **options)
 
 
@@ -148,7 +149,7 @@ def test_restore_that_is_killed_before_its_last_step_leaves_what_a_killed_guard_
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mcp_guard.ledger.backup._move_in", die)
+    monkeypatch.setattr("mcp_guard.ledger.backup._move_keys_in", die)
     with pytest.raises(KeyboardInterrupt):
         restored(killed, backup, harness.clock, may_replace=True)
     with open_read_only(killed / "state" / FILE) as store:

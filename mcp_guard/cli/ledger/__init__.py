@@ -1,4 +1,4 @@
-"""`mcp-guard ledger COMMAND`: export, prove, witness, back up, restore, migrate, erase from and stream the ledger."""
+"""`mcp-guard ledger COMMAND`: export, prove, witness, back up, restore, copy, migrate, forget and stream the ledger."""
 
 from mcp_guard.cli import dispatch
 
@@ -8,6 +8,7 @@ COMMANDS: dispatch.Commands = {
     "prove": ("ledger.prove", "print the proof that a receipt, or a call's receipts, are in the ledger"),
     "backup": ("ledger.backup", "copy the ledger while guards use it, and verify the copy"),
     "restore": ("ledger.restore", "put the ledger of a backup in place, also on a new machine"),
+    "copy": ("ledger.copy", "copy a ledger file into a database, and verify the copy"),
     "migrate": ("ledger.migrate", "bring a ledger of an older format to the one of this version"),
     "forget": ("ledger.forget", "erase payloads; receipts and proofs remain"),
     "events": ("ledger.events", "print or send receipts as CloudEvents, OCSF or OpenTelemetry events"),

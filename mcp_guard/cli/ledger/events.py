@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from mcp_guard.cli.ledger_reader import (
     Receipt,
+    find_ledger,
     latest,
-    ledger_path,
     make_ledger_parser,
     newer,
     open_for_reading,
@@ -100,7 +100,7 @@ def find_cursor(options: argparse.Namespace) -> Cursor | None:
     if options.cursor is not None or options.to is None:
         return Cursor(options.cursor) if options.cursor else None
     which = hashlib.sha256(options.to.encode()).hexdigest()[:8]
-    return Cursor(ledger_path(options).parent / f"events-{options.format}-{which}.cursor")
+    return Cursor(find_ledger(options).folder / f"events-{options.format}-{which}.cursor")
 
 
 def start(after: int | None, cursor: Cursor | None, store: Store) -> int:

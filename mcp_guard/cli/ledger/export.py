@@ -4,21 +4,20 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser, warn_if_discontinued
+from mcp_guard.cli.ledger_reader import find_ledger, make_ledger_parser, warn_if_discontinued
 from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, export
-from mcp_guard.storage.engines import find_engine
 from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    path = ledger_path(options)
-    store = find_engine(path).open_reader()
-    warn_if_discontinued(store, path.parent)
+    ledger = find_ledger(options)
+    store = ledger.engine.open_reader()
+    warn_if_discontinued(store, ledger.folder)
     with Progress(quiet=options.json) as progress:
-        done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)
+        done = export(store, read_keys(ledger.folder / KEYS), options.folder, options.payloads, progress.update)
     if options.json:
         print_json({"folder": str(options.folder), **asdict(done)})
         return 0

@@ -8,21 +8,26 @@ from functools import partial
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli import prompts, times
 from mcp_guard.cli.options import Parser, account, add_config, add_json
-from mcp_guard.cli.output import print_json, print_text
+from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.retention import ErasureOrder, PayloadSelection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.place import Database
 from mcp_guard.verifier.progress import Progress
 
+IN_DATABASE = (
+    "the database drops old versions of rows when it is vacuumed, and its log later: docs/howto/personal-data.md"
+)
 SELECTORS = ("before", "call", "instance", "user", "resource")
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    writer = open_writer(ledger_settings(load(options.config)), CLOCK, create=False)
+    settings = ledger_settings(load(options.config))
+    writer = open_writer(settings, CLOCK, create=False)
     if not options.dry_run:
         writer.run(tidy)
     selection = writer.read(partial(select, options=options))
@@ -35,7 +40,10 @@ def main(arguments: list[str]) -> int:
     with Progress(quiet=options.json) as progress:
         erased = erase(writer, order, lambda done: progress.update(done, count))
     emptied = writer.read(lambda store: store.empty_log())
-    return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
+    code = say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
+    if isinstance(settings.place, Database):
+        print_hint(IN_DATABASE)
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,10 +2,12 @@
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.ledger.backup import verify_backup
+from mcp_guard.cli.ledger.copy import verify_copy
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
 from mcp_guard.cli.status import note_verification
@@ -13,8 +15,9 @@ from mcp_guard.config import load
 from mcp_guard.events.sender import set_back
 from mcp_guard.ledger.backup import Restored, restore
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.place import FILE, ledger_place
 from mcp_guard.settings import Settings
+from mcp_guard.storage.place import Database
 from mcp_guard.verifier.report import count
 
 
@@ -30,8 +33,9 @@ def main(arguments: list[str]) -> int:
         by=f"operator {account()}",
         may_replace=options.replace,
         key_is_lost=options.lost_key,
+        verify=partial(verify_copy, quiet=options.json),
     )
-    note_verification(settings.state_dir / FILE, report)
+    note_verification(settings.state_dir, report)
     cursors = set_back(settings.state_dir, settings.origin, done.receipts - 1)
     if options.json:
         replaced = str(done.replaced) if done.replaced else None
@@ -58,12 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def say(settings: Settings, options: argparse.Namespace, done: Restored, cursors: int) -> None:
-    print_text(f"restored {count(done.receipts, 'receipt')} of {settings.origin} to {settings.state_dir}")
+    place = ledger_place(settings)
+    where = settings.state_dir if place == settings.state_dir / FILE else place
+    print_text(f"restored {count(done.receipts, 'receipt')} of {settings.origin} to {where}")
     if options.key is None and not options.against:
         print_text("verified with the keys in the backup: it is undamaged, but who made it is not proved (--key)")
     if done.replaced is not None:
         more = "" if done.replaced_receipts is None else f" ({count(done.replaced_receipts, 'receipt')})"
-        print_text(f"the ledger that was there{more} is in {done.replaced}")
+        what = "key" if isinstance(place, Database) else "ledger"
+        print_text(f"the {what} that was there{more} is in {done.replaced}")
     print_text(
         f"withdrew {count(done.closed, 'open approval')} and all credentials of {', '.join(done.agents) or 'no agent'}:"
         " the backup cannot tell which were used or revoked since"

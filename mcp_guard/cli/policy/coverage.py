@@ -4,11 +4,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import make_ledger_parser
+from mcp_guard.cli.ledger_reader import find_ledger, make_ledger_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, settings_of_cases, versions
 from mcp_guard.config import load
-from mcp_guard.ledger.place import FILE
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import Coverage, PolicyCoverage
 from mcp_guard.storage.engines import open_store
@@ -22,12 +21,12 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
     engine, tools = live_engine(settings, options.json)
-    path = options.ledger or settings.state_dir / FILE
+    ledger = find_ledger(options)
     covered = Coverage(engine.rules.policies)
     cases = read_cases(options.cases or settings.policies)
     covered.add_cases(engine, run_cases(engine, tools, cases, settings_of_cases(settings)))
-    if path.exists():
-        store = open_store(path, create=False)
+    if ledger.engine.exists():
+        store = open_store(ledger.place, create=False)
         with Progress("decisions", options.json) as progress:
             recorded = decisions(store, options.since, options.last, progress.update)
             covered.add_decisions(recorded, versions(store))

@@ -22,7 +22,7 @@ from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tool_pins import Pin
 from mcp_guard.core.visible_text import join
-from mcp_guard.ledger.place import FILE
+from mcp_guard.ledger.place import ledger_place
 from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
 from mcp_guard.policy.authoring.replay import FindVersion
@@ -34,9 +34,15 @@ from mcp_guard.policy.validation import ValidationSchema, validate
 from mcp_guard.runtime import environment_with_pins
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.verifier.checkpoints import ProgressCallback
 from mcp_guard.verifier.progress import no_progress
+
+
+def open_existing(settings: Settings) -> Store | None:
+    """The ledger of the configuration; None before the first run. Raises: ConfigError, LedgerError."""
+    place = ledger_place(settings)
+    return open_store(place, create=False) if find_engine(place).exists() else None
 
 
 def add_span(parser: argparse.ArgumentParser) -> None:
@@ -137,8 +143,8 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
     """
     if live:
         return live_schema(settings, quiet), "checked against the tools that are listed now"
-    path = settings.state_dir / FILE
-    if path.exists() and (version := find_latest(open_store(path, create=False))):
+    store = open_existing(settings)
+    if store is not None and (version := find_latest(store)):
         return version.schema, "checked against the tools that were listed last"
     return None, "checked without a schema; run the guard once, or use --live"
 
@@ -147,8 +153,8 @@ def known_environment(settings: Settings, live: bool, quiet: bool) -> tuple[Poli
     """As `known_schema`: what `policy validate` checks against, with the tools listed now, if `live`, else last."""
     if live:
         return live_world(settings, quiet), "checked against the tools that are listed now"
-    path = settings.state_dir / FILE
-    version = find_latest(open_store(path, create=False)) if path.exists() else None
+    store = open_existing(settings)
+    version = find_latest(store) if store is not None else None
     last = recorded_environment(settings, (), settings.upstreams.keys())
     tools = list(last.retained)
     if version is not None:
@@ -177,9 +183,10 @@ def listed_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
 
 def recorded_environment(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> PolicyEnvironment:
     """These tools, and those of the ledger that are not among them, if it can be read."""
-    path, pins = settings.state_dir / FILE, list[Pin]()
+    pins: list[Pin] = []
     with suppress(LedgerError):
-        pins = open_store(path, create=False).pins() if path.exists() else []
+        store = open_existing(settings)
+        pins = store.pins() if store is not None else []
     return environment_with_pins(settings, list(tools), absent, pins)
 
 

@@ -90,8 +90,8 @@ def import_from(database: Database, snapshot: Snapshot, on_rows: OnRows, check: 
                 if not make_tables(connection, database, lambda: _fill(connection, snapshot, on_rows)):
                     raise LedgerError(
                         f"there is a ledger already: `{database}`",
-                        "use another database, or remove what is there, if nobody needs it: "
-                        f"DROP SCHEMA {quoted_schema(database)} CASCADE",
+                        "use another database, or move that ledger aside: "
+                        f"ALTER SCHEMA {quoted_schema(database)} RENAME TO unused",
                     )
                 _go_on_counting(connection)
                 connection.execute(f"ANALYZE {', '.join(COLUMNS)}".encode())

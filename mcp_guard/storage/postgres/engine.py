@@ -1,7 +1,5 @@
 """Opens and inspects the ledger of an origin in a database. Implements `storage.engines.Engine`."""
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from mcp_guard.core.approval import ApprovalState
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ServerCheck, connect
@@ -28,9 +25,6 @@ from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 if TYPE_CHECKING:
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
-
-SIZE = """SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
-WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schema()))"""
 
 
 class PostgresEngine:
@@ -85,22 +79,10 @@ class PostgresEngine:
             return read_format(connection, str(self.database))
 
     def inspect(self, format: int) -> InspectedLedger:
+        from mcp_guard.storage.sql.inspection import inspect_store
+
         with self._explained(), closing(self.open_reader()) as store:
-            keys = Counter(key.approver for key in store.approver_keys() if key.removed is None)
-            last = next(store.receipts_back(), None)
-            requested = store.approvals([ApprovalState.REQUESTED])
-            return InspectedLedger(
-                format=format,
-                damage=(),
-                head=store.head(),
-                checkpoint=store.checkpoint(),
-                last_seq=last.seq if last else -1,
-                last_time=last.at if last else 0,
-                open_calls=tuple(store.open_calls()),
-                pending=tuple((held, None) for held in requested),
-                approvers_with_keys=frozenset(keys),
-                several_keys=tuple((name, number) for name, number in sorted(keys.items()) if number > 1),
-            )
+            return inspect_store(store, format, store.stored_bytes(), damage=())
 
     def latest_receipts(self, count: int) -> list[bytes]:
         with self._explained(), closing(self.open_reader()) as store:
@@ -108,25 +90,14 @@ class PostgresEngine:
             return [body for _, body, _ in store.entries(max(0, size - count), size)]
 
     def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
-        found: dict[str, bytes] = {}
+        from mcp_guard.storage.sql.inspection import receipts_of_starts
+
         with self._explained(), closing(self.open_reader()) as store:
-            for row in store.receipts_back():
-                if row.kind == "guard.started":
-                    name = json.loads(row.body)["guard"]
-                    if name in guards or not guards:
-                        found.setdefault(name, row.body)
-                    if len(found) == max(1, len(guards)):
-                        break
-        return list(found.values())
+            return receipts_of_starts(store, guards)
 
     def exists(self) -> bool:
         with self._explained(), closing(connect(self.database)) as connection:
             return has_tables(connection)
-
-    def stored_bytes(self) -> int:
-        with self._explained(), closing(connect(self.database)) as connection:
-            row = connection.execute(SIZE.encode()).fetchone()
-            return int(row[0]) if row else 0
 
     def open_source(self) -> "ReceiptSource":
         from mcp_guard.storage.postgres.verification import DatabaseSource

@@ -40,6 +40,8 @@ APPENDING = (ADD_RECEIPT, ADD_NODE, OPEN_CALL, ALL_PAYLOADS)
 """Statements on the path of a call that append a row on which no other statement of a transaction depends."""
 LEASE_IN_FORCE = "SELECT one_row(count(*), ?) FROM lease WHERE guard = ? AND expires > clock_timestamp()"
 LEASE = "the lease of a guard"
+SIZE = """SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schema()))"""
 LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
@@ -242,6 +244,9 @@ class PostgresStore(SqlStore):
     def version(self) -> int:
         return int(self._run("SELECT size FROM head").fetchone()[0])
 
+    def stored_bytes(self) -> int:
+        return int(self._run(SIZE).fetchone()[0])
+
     def empty_log(self) -> bool:
         return True
 
@@ -273,6 +278,12 @@ class PostgresStore(SqlStore):
         query, before = "SELECT * FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?", 1 << 62
         while rows := self._run(query, (before, PAGE)).fetchall():
             yield from (ReceiptRow(*row) for row in rows)
+            before = rows[-1][0]
+
+    def bodies_back(self, kind: str) -> Iterator[bytes]:
+        query, before = "SELECT seq, body FROM receipt WHERE kind = ? AND seq < ? ORDER BY seq DESC LIMIT ?", 1 << 62
+        while rows := self._run(query, (kind, before, PAGE)).fetchall():
+            yield from (body for _, body in rows)
             before = rows[-1][0]
 
     def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:

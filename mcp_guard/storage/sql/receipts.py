@@ -98,6 +98,16 @@ class ReceiptQueries(Queries):
         for row in self._run("SELECT * FROM receipt ORDER BY seq DESC"):
             yield ReceiptRow(*row)
 
+    def bodies_back(self, kind: str) -> Iterator[bytes]:
+        """The documents of the receipts of a kind, the latest first, read lazily."""
+        for (body,) in self._run("SELECT body FROM receipt WHERE kind = ? ORDER BY seq DESC", (kind,)):
+            yield body
+
+    def latest_place(self) -> tuple[int, int]:
+        """Number and time of the last receipt, whatever the head says; -1 and 0 if there is none."""
+        row = self._run("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone()
+        return (row[0], row[1]) if row else (-1, 0)
+
     def payloads(self, seq: int) -> dict[str, bytes | None]:
         """The payloads of a receipt; None where it was hashed and not kept. Erased ones are left out."""
         sql = "SELECT request, facts, material, response, subject FROM payload WHERE seq = ?"

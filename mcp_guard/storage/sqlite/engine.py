@@ -64,9 +64,9 @@ class SqliteEngine:
         return latest_receipts(self.path, count)
 
     def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
-        from mcp_guard.storage.sqlite.inspection import receipts_of_starts
+        from mcp_guard.storage.sqlite.inspection import starts_of
 
-        return receipts_of_starts(self.path, guards)
+        return starts_of(self.path, guards)
 
     def open_snapshot(self, locked: bool) -> "AbstractContextManager[Snapshot]":
         from mcp_guard.storage.sqlite.copying import open_snapshot
@@ -85,10 +85,6 @@ class SqliteEngine:
 
     def exists(self) -> bool:
         return self.path.exists()
-
-    def stored_bytes(self) -> int:
-        files = (self.path.with_name(f"{self.path.name}{end}") for end in ("", "-wal", "-shm"))
-        return sum(file.stat().st_size for file in files if file.exists())
 
     def settle(self) -> None:
         from mcp_guard.storage.sqlite.copying import empty_log

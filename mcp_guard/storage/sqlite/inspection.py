@@ -1,24 +1,19 @@
 """Reads a ledger file without changing it, not even its journal mode: for `mcp-guard doctor`."""
 
-import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.core.model import Json
 from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.sql.inspection import inspect_store, receipts_of_starts
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.schema import check_schema, wrong_format
 from mcp_guard.storage.sqlite.store import SqliteStore
 
 MAX_DAMAGE_LINES = 5
-BY_SOCKET = "socket"
-"""In the receipt of a credential that never leaves the guard: it was issued for a connection to its Unix socket."""
 
 
 @contextmanager
@@ -88,23 +83,10 @@ def read_format(path: Path) -> int:
 def inspect_ledger(path: Path, format: int) -> InspectedLedger:
     """Inspect a file of the format that this version reads. Raises: LedgerError."""
     with _read_only(path) as db:
-        damage = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
+        found = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
+        damage = tuple(line for (text,) in found for line in str(text).splitlines() if line != "ok")
         store = SqliteStore(path, db)
-        keys = Counter(key.approver for key in store.approver_keys() if key.removed is None)
-        last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
-        requested = store.approvals([ApprovalState.REQUESTED])
-        return InspectedLedger(
-            format=format,
-            damage=tuple(line for (text,) in damage for line in str(text).splitlines() if line != "ok"),
-            head=store.head(),
-            checkpoint=store.checkpoint(),
-            last_seq=last[0],
-            last_time=last[1],
-            open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
-            pending=tuple((held, _only_guard_of(db, store, held.instance)) for held in requested),
-            approvers_with_keys=frozenset(keys),
-            several_keys=tuple((name, number) for name, number in sorted(keys.items()) if number > 1),
-        )
+        return inspect_store(store, format, store.stored_bytes(), damage)
 
 
 def latest_receipts(path: Path, count: int) -> list[bytes]:
@@ -114,40 +96,7 @@ def latest_receipts(path: Path, count: int) -> list[bytes]:
     return [body for (body,) in rows[::-1]]
 
 
-def receipts_of_starts(path: Path, guards: Sequence[str]) -> list[bytes]:
-    """The documents of the starts of these guards, of the last start without any. Raises: LedgerError.
-
-    Read backwards, because guards that run now started recently.
-    """
-    found: dict[str, bytes] = {}
+def starts_of(path: Path, guards: Sequence[str]) -> list[bytes]:
+    """Raises: LedgerError."""
     with _read_only(path) as db:
-        for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'guard.started' ORDER BY seq DESC"):
-            name = json.loads(body)["guard"]
-            if name in guards or not guards:
-                found.setdefault(name, body)
-            if len(found) == max(1, len(guards)):
-                break
-    return list(found.values())
-
-
-def _only_guard_of(db: sqlite3.Connection, store: SqliteStore, instance: str) -> str | None:
-    """The guard process without which the instance cannot go on; None if it can, with any guard of this ledger.
-
-    It can where launches share it, and where its token is in other hands: issued by a command, or by another issuer.
-    """
-    if store.is_shared(instance):
-        return None
-    issued = _latest(db, "credential.issued", instance)
-    if issued.get("by", BY_SOCKET) != BY_SOCKET:
-        return None
-    guard = _latest(db, "instance.started", instance).get("guard")
-    return None if guard is None else str(guard)
-
-
-def _latest(db: sqlite3.Connection, kind: str, instance: str) -> Json:
-    """The instance's latest receipt of this kind; read backwards, because waiting instances started recently."""
-    for (body,) in db.execute("SELECT body FROM receipt WHERE kind = ? ORDER BY seq DESC", (kind,)):
-        receipt: Json = json.loads(body)
-        if receipt["instance"] == instance:
-            return receipt
-    return {}
+        return receipts_of_starts(SqliteStore(path, db), guards)

@@ -76,6 +76,11 @@ class SqliteStore(SqlStore):
         """Differs if another connection has written since."""
         return int(self._run("PRAGMA data_version").fetchone()[0])
 
+    def stored_bytes(self) -> int:
+        """Of the file, and of its write-ahead log."""
+        files = (f"{self.path}{end}" for end in ("", "-wal", "-shm"))
+        return sum(os.stat(file).st_size for file in files if os.path.exists(file))
+
     def rollback(self) -> None:
         if self._db.in_transaction:
             self._run("ROLLBACK")

@@ -16,7 +16,7 @@ from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.copying import copy_ledger
-from mcp_guard.storage.engines import find_engine, open_store
+from mcp_guard.storage.engines import find_engine, open_read_only, open_store
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.storage.sql.columns import COLUMNS
@@ -120,7 +120,8 @@ def test_nothing_is_left_of_a_copy_whose_check_fails(ledger: LedgerSettings, eng
     assert not find_engine(target).exists()
     copy_ledger(ledger.place, target)
     assert find_engine(target).exists()
-    assert find_engine(target).stored_bytes() > 100_000
+    with open_read_only(target) as store:
+        assert store.stored_bytes() > 100_000
 
 
 @pytest.mark.parametrize("engine", PLACES)
