@@ -38,6 +38,7 @@ from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.keeper import PresenceKeeper
 from mcp_guard.ledger.open import OpenLedger
 from mcp_guard.ledger.recovery import report_unknown
+from mcp_guard.ledger.peers import PeerPolicies
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
@@ -394,7 +395,7 @@ class Runtime:
         """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
         jobs = (
-            self._keep_presence, self._notify, self._witness, self._erase_expired, self._follow_pins,
+            self._keep_presence, self._compare_policies, self._notify, self._witness, self._erase_expired, self._follow_pins,
             self._reloader.watch,
         )  # fmt: skip
         shared = (self._shared.run,) if self._shared is not None else ()
@@ -403,6 +404,9 @@ class Runtime:
     async def _keep_presence(self) -> None:
         tell = partial(report_unknown, self.note)
         await PresenceKeeper(self.ledger.ledger, self._started, tell, self.note).run()
+
+    async def _compare_policies(self) -> None:
+        await PeerPolicies(self.ledger.ledger, self.settings.policies, self.note).run()
 
     async def _follow_pins(self) -> None:
         """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""

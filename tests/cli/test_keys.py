@@ -71,7 +71,7 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "state" / "ledger.key").unlink()
     refused = cli("keys", "rotate", "--why", "every year", *at, check=False)
     assert refused.returncode == 5
-    assert "hint: restore it from a copy" in refused.stderr
+    assert "hint: copy it from another gateway or a backup" in refused.stderr
     assert cli("keys", "replace", *at, check=False).returncode == 2  # `--lost` is required
     document = json.loads(cli("keys", "replace", "--lost", "--why", "the disk died", "--json", *at).stdout)
     with Client(config) as client:

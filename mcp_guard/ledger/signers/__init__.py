@@ -78,7 +78,8 @@ class LedgerKeys:
             raise failures[0]
         raise LedgerError(
             f"the private key in force, `{name}+{id.hex()}`, is not where it is configured",
-            "restore it from a copy, configure the signer that has it, or: mcp-guard keys replace --lost",
+            "copy it from another gateway or a backup, configure the signer that has it, or, only if it is lost: "
+            "mcp-guard keys replace --lost",
             LedgerFault.KEY_UNAVAILABLE,
         )
 
