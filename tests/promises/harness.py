@@ -47,6 +47,7 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
+from mcp_guard.settings import LEASE_SECONDS
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.upstream.catalog import definition_hash
@@ -229,6 +230,7 @@ def open_harness(
     signed_by: SigningKey | None = None,
     people: People | None = None,
     database: Database | None = None,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Harness:
     """A guard on a new or shared ledger in `folder` or the database; `signed_by` is the first key of a new one."""
     clock = Clock()
@@ -241,6 +243,7 @@ def open_harness(
         people=people,
         attributes=SHOWN,
         database=database or engine().database(folder),
+        lease_seconds=lease_seconds,
     )
     ledger = open_ledger(settings, clock)
     if signed_by is not None:
