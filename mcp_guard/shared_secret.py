@@ -46,10 +46,10 @@ def read_shared_secret(settings: Settings) -> SharedSecret:
         reference = SecretReference("file", str(_created(settings.state_dir / FILE)))
     secret = read_secret(reference, settings.path.parent, os.environ)
     if len(secret) < MIN_CHARACTERS:
-        name = "ledger.shared_secret" if settings.shared_secret is not None else f"{settings.state_dir / FILE}"
-        raise ConfigError(
-            f"`{name}` has {len(secret)} characters, of which it needs {MIN_CHARACTERS}", "openssl rand -base64 32"
-        )
+        is_own = settings.shared_secret is None
+        name = settings.state_dir / FILE if is_own else "ledger.shared_secret"
+        hint = f"rm {name}; it is created again" if is_own else "openssl rand -base64 32"
+        raise ConfigError(f"`{name}` has {len(secret)} characters, of which it needs {MIN_CHARACTERS}", hint)
     return SharedSecret(secret, settings.origin)
 
 
