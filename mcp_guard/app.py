@@ -34,6 +34,7 @@ from mcp_guard.identity.instances import (
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger
 from mcp_guard.ledger.recovery import recover, report_unknown
+from mcp_guard.ledger.start import open_when_there
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Pins
@@ -162,7 +163,9 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
     """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
     if settings.serve is None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
-    ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
+    ledger = open_when_there(ledger_settings(settings), CLOCK, log.note)
+    if ledger is None:
+        return
     try:
         note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)

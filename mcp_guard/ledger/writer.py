@@ -17,6 +17,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, ReceiptPosition, document, entry, format_time
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.core.tlog import merkle, note
+from mcp_guard.core.visible_text import say
 from mcp_guard.identity.ed25519 import PublicKey
 from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
@@ -371,7 +372,7 @@ class Writer:
         trouble = error.fault, error.message if error.fault in STABLE_MESSAGES else ""
         if trouble != self._reported:
             self._reported = trouble
-            self._on_trouble(f"calls are refused: {error}")
+            self._on_trouble(say("calls are refused: {}", str(error)))
 
     def _transact(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], locked: bool = False) -> list[Any]:
         try:

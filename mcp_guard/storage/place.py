@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 
 class Database(NamedTuple):
@@ -12,9 +11,9 @@ class Database(NamedTuple):
     origin: str
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname or 'localhost'}{port}{parts.path} ({self.origin})"
+        scheme, _, rest = self.url.partition("://")
+        server = rest.rpartition("@")[2].partition("?")[0]
+        return f"{scheme}://{f'localhost{server}' if server[:1] in ('', '/') else server} ({self.origin})"
 
 
 Place = Path | Database

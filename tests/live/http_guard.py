@@ -59,11 +59,15 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/mcp"
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Start the process, without waiting until it serves."""
         words = command("serve", "--config", str(self.config), *self.options)
         if self.descriptors is not None:
             words = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *words]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **self.env})
+
+    def __enter__(self) -> Self:
+        self.begin()
         assert self.process.stderr is not None
         for note in self.process.stderr:
             self.notes += note

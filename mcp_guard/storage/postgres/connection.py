@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection
@@ -27,6 +29,7 @@ PREPARED = 2
 MAX_IDENTIFIER_BYTES = 63
 OLDEST_SERVER = 140000
 """Before that, nothing waits for the end of another connection."""
+SERVER_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]*)?"
 DEFAULTS = {
     "connect_timeout": "5",
     "keepalives_idle": "15",
@@ -59,6 +62,25 @@ def schema_of(database: Database) -> str:
 def quoted_schema(database: Database) -> str:
     """As it stands in a statement."""
     return '"{}"'.format(schema_of(database).replace('"', '""'))
+
+
+def check_url(database: Database) -> None:
+    """Raises: LedgerError for a URL that may be read in another way than it is meant. It shows nothing of it, because
+    that may be a part of a password."""
+    try:
+        parts = urlsplit(database.url)
+        role, _, servers = parts.netloc.rpartition("@")
+        is_plain = not parts.fragment and "@" not in f"{role}{parts.path}{parts.query}"
+        is_plain &= all(re.fullmatch(SERVER_ADDRESS, server) for server in servers.split(","))
+        conninfo_to_dict(database.url)
+    except (ValueError, psycopg.ProgrammingError):
+        is_plain = False
+    if not is_plain:
+        raise LedgerError(
+            "the URL of the database cannot be read (`ledger.database`)",
+            "write postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE, with %40 for `@`, %3A for `:`, %2F for `/`, %3F for "
+            "`?` and %23 for `#` in the password",
+        )
 
 
 def _conninfo(database: Database) -> str:
@@ -138,7 +160,7 @@ END_BACKEND = (
 """Ends a process of the server, and waits until it has ended: false if it has not by then."""
 SERVER = (
     "SELECT pg_backend_pid(), (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), "
-    "current_setting('server_version_num')::int, current_setting('server_encoding'), pg_is_in_recovery(), "
+    "current_setting('server_version_num')::int, current_setting('server_encoding') = 'UTF8', pg_is_in_recovery(), "
     "current_setting('default_transaction_read_only')::boolean, "
     + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 )
@@ -149,16 +171,16 @@ class Server(NamedTuple):
 
     backend: Backend
     version: int
-    encoding: str
+    is_unicode: bool
     is_standby: bool
     is_read_only: bool
     durability: Mapping[str, str]
 
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> "Server":
-        pid, started, version, encoding, is_standby, is_read_only, *durability = row
+        pid, started, version, is_unicode, is_standby, is_read_only, *durability = row
         settings = dict(zip(DURABLE, durability, strict=True))
-        return cls(Backend(pid, started), version, encoding, is_standby, is_read_only, settings)
+        return cls(Backend(pid, started), version, is_unicode, is_standby, is_read_only, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +204,9 @@ class ServerCheck:
                 f"`{self.database}` is PostgreSQL {server.version // 10000}",
                 f"update it to PostgreSQL {OLDEST_SERVER // 10000} or newer",
             )
-        if server.encoding != "UTF8":
+        if not server.is_unicode:
             raise LedgerError(
-                f"`{self.database}` has the encoding `{server.encoding}`",
+                f"`{self.database}` does not store text in UTF-8",
                 "use a database with UTF-8: createdb --template=template0 --encoding=UTF8 NAME",
             )
         if not self.writes:

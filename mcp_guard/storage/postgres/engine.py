@@ -9,7 +9,7 @@ import psycopg
 
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ServerCheck, connect
+from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence
@@ -33,6 +33,8 @@ class PostgresEngine:
     format = VERSION
 
     def __init__(self, database: Database) -> None:
+        """Raises: LedgerError."""
+        check_url(database)
         self.database = database
 
     @contextmanager

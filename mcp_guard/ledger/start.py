@@ -1,0 +1,41 @@
+"""Opens the ledger of a guard that serves, as soon as its database can be reached."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.visible_text import say
+from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
+from mcp_guard.ports import Clock
+from mcp_guard.storage.place import Database
+
+RETRY_SECONDS, NOTE_SECONDS = 1.0, 15.0
+"""How often a guard tries to reach its database, and how often it says so."""
+
+
+def open_when_there(settings: LedgerSettings, clock: Clock, note: Callable[[str], None]) -> OpenLedger | None:
+    """The ledger for a guard process that serves: it waits for a database that cannot be reached. None if the process
+    is told to stop meanwhile. Raises: LedgerError."""
+    if not isinstance(settings.place, Database):
+        return open_ledger(settings, clock, note)
+    stopped = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    handlers = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
+    noted, note_at = "", 0.0
+    try:
+        while not stopped.is_set():
+            try:
+                return open_ledger(settings, clock, note)
+            except LedgerError as error:
+                if error.fault is not LedgerFault.CANNOT_OPEN:
+                    raise
+                if error.message != noted or time.monotonic() > note_at:
+                    note(say("waiting for the database: {}", str(error)))
+                    noted, note_at = error.message, time.monotonic() + NOTE_SECONDS
+            stopped.wait(RETRY_SECONDS)
+        return None
+    finally:
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)

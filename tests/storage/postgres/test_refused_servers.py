@@ -1,0 +1,115 @@
+"""Servers, roles and URLs that a gateway refuses: each with what to do about it, and without the password."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.place import Database
+from tests.live.http_guard import free_port
+from tests.storage.postgres_server import server
+
+PASSWORD = "s3cret"
+ROLES = (
+    "CREATE ROLE tests_weak LOGIN",
+    "CREATE ROLE tests_reader LOGIN; ALTER ROLE tests_reader SET default_transaction_read_only = on",
+    "CREATE ROLE tests_hasty LOGIN; ALTER ROLE tests_hasty SET synchronous_commit = off",
+)
+
+
+@dataclass
+class Case:
+    """What the URL differs in from that of the tests' server, and what is said of it."""
+
+    message: str
+    hint: str
+    role: str = "guard"
+    database: str = "postgres"
+    port: int | None = None
+    options: str = ""
+    password: str = PASSWORD
+    fault: LedgerFault = LedgerFault.CANNOT_OPEN
+
+    @property
+    def url(self) -> str:
+        port = self.port or server().port
+        return f"postgresql://{self.role}:{self.password}@127.0.0.1:{port}/{self.database}{self.options}"
+
+
+CONNECT = "the address, role, password, database and sslmode of the URL"
+CASES = {
+    "nobody listens": Case("the database cannot be reached", CONNECT, port=free_port()),
+    "no such database": Case('database "none" does not exist', CONNECT, database="none"),
+    "no such role": Case('role "nobody" does not exist', CONNECT, role="nobody"),
+    "TLS is refused": Case("server does not support SSL", CONNECT, options="?sslmode=require"),
+    "may not create": Case("permission denied", "grants", role="tests_weak", fault=LedgerFault.READ_ONLY),
+    "read-only role": Case("is read-only", "ALTER ROLE", role="tests_reader", fault=LedgerFault.READ_ONLY),
+    "commits are not synced": Case("`synchronous_commit = off`", "ALTER", role="tests_hasty", fault=LedgerFault.OTHER),
+    "not UTF-8": Case("UTF-8", "createdb", database="tests_ascii", fault=LedgerFault.OTHER),
+    "unknown option": Case("cannot be read", "%40", options="?nonsense=1", fault=LedgerFault.OTHER),
+    "slash in the password": Case("cannot be read", "%2F", password="s3/cret", fault=LedgerFault.OTHER),
+    "at sign in the password": Case("cannot be read", "%40", password="s3@cret", fault=LedgerFault.OTHER),
+    "number sign in the password": Case("cannot be read", "%23", password="s3#cret", fault=LedgerFault.OTHER),
+    "question mark in the password": Case("cannot be read", "%3F", password="s3?cret", fault=LedgerFault.OTHER),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def roles() -> Iterator[None]:
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        for statement in ROLES:
+            connection.execute(statement.encode())
+        connection.execute("CREATE DATABASE tests_ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
+        yield
+        connection.execute("DROP ROLE tests_weak, tests_reader, tests_hasty")
+        connection.execute("DROP DATABASE tests_ascii")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_server_is_refused_with_what_to_do(case: Case) -> None:
+    with pytest.raises(LedgerError) as refused:
+        find_engine(Database(case.url, "refused.example/ledger")).open_store(unsafe_skip_fsync=False, create=True)
+    assert case.message in refused.value.message
+    assert case.hint in refused.value.hint
+    assert refused.value.fault is case.fault
+    assert "cret" not in str(refused.value)
+
+
+def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> None:
+    database = Database(server().url, "rights.example/ledger")
+    find_engine(database).open_store(unsafe_skip_fsync=True, create=True).close()
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        schema = '"mcp-guard rights.example/ledger"'
+        connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO tests_weak".encode())
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO tests_weak".encode())
+        weak = Database(f"postgresql://tests_weak@127.0.0.1:{server().port}/postgres", database.origin)
+        store = find_engine(weak).open_store(unsafe_skip_fsync=True, create=True)
+        with pytest.raises(store.failures) as failed:
+            store.begin()
+        explained = store.explain(failed.value)
+        assert explained.fault is LedgerFault.READ_ONLY
+        assert "permission denied for table head" in explained.message
+        store.rollback()
+        store.close()
+        connection.execute("DROP OWNED BY tests_weak")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:p@db.example:5433/guard", "postgresql://db.example:5433/guard (o)"),
+        (
+            "postgresql://u:p@a.example,b.example:5433/guard?sslmode=prefer",
+            "postgresql://a.example,b.example:5433/guard (o)",
+        ),
+        ("postgresql:///guard", "postgresql://localhost/guard (o)"),
+        ("postgresql://u:p@[::1]:5433/guard", "postgresql://[::1]:5433/guard (o)"),
+        ("postgresql://u:p@/guard?host=/run/postgresql&password=secret", "postgresql://localhost/guard (o)"),
+    ],
+)
+def test_database_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert str(Database(url, "o")) == shown
+    find_engine(Database(url, "o"))
