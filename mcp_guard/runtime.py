@@ -37,8 +37,8 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.keeper import PresenceKeeper
 from mcp_guard.ledger.open import OpenLedger
-from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.peers import PeerPolicies
+from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
@@ -395,8 +395,8 @@ class Runtime:
         """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
         jobs = (
-            self._keep_presence, self._compare_policies, self._notify, self._witness, self._erase_expired, self._follow_pins,
-            self._reloader.watch,
+            self._keep_presence, self._compare_policies, self._notify, self._witness, self._erase_expired,
+            self._follow_pins, self._reloader.watch,
         )  # fmt: skip
         shared = (self._shared.run,) if self._shared is not None else ()
         return [tasks.create_task(job()) for job in (*jobs, *shared)]

@@ -88,11 +88,15 @@ def open_writer(
         publish_keys(store, settings.state_dir, keys)
         return key
 
-    with store.reading():
-        if in_force := store.head().key:
-            return Writer(store, find_key(store, in_force), clock, find_key, on_trouble)
-    key = keys.first_key()
-    publish(settings.state_dir, [key.verifier])
+    try:
+        with store.reading():
+            in_force = store.head().key
+            key = find_key(store, in_force) if in_force else keys.first_key()
+        if not in_force:
+            publish(settings.state_dir, [key.verifier])
+    except BaseException:
+        store.close()
+        raise
     return Writer(store, key, clock, find_key, on_trouble)
 
 

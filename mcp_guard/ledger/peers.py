@@ -1,5 +1,5 @@
-"""Whether the gateways of a ledger read the same policies. Each notes a digest of its own in the ledger, and says so when
-another's differs: an operator has forgotten a machine, or an attacker has changed one. Receipts say which policies
+"""Whether the gateways of a ledger read the same policies. Each notes a digest of its own in the ledger, and says so
+when another's differs: an operator has forgotten a machine, or an attacker has changed one. Receipts say which policies
 decided a call. Only for ledgers whose guards cannot see each other's files (`Presence.renew_seconds`).
 """
 
