@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser nginx database
+.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http eval lock clean format screenshots browser nginx database
 .PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -54,7 +54,7 @@ ledger-format-4: $(VENV)/.dev  ## make a ledger of format 4 in TARGET with the l
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-policy bench-ledger bench-verify
+BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-policy bench-ledger bench-reads bench-verify
 bench:  ## measure everything in docs/reference/performance.md, a few minutes; fails if a budget is missed
 	@missed=; for bench in $(BENCHES); do echo; echo "== make $$bench"; $(MAKE) -s $$bench || missed="$$missed $$bench"; done; \
 	  test -z "$$missed" || { echo; echo "failed or missed a budget:$$missed"; exit 1; }
@@ -126,6 +126,9 @@ fuzz-cover: .venv-fuzz/.done  ## coverage-guided fuzzing, SECONDS per target; fi
 
 bench-ledger: $(VENV)/.dev  ## measure one step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
+
+bench-reads: $(VENV)/.dev  ## measure calls while a ledger of a million receipts is searched in the same guard; two minutes
+	@$(BIN)/python benchmarks/background_reads.py $(ARGS)
 
 CALLS ?= 100000
 soak: $(VENV)/.dev  ## run 200 HTTP sessions at once, then CALLS calls through one guard, check for leaks, and time calls while another agent attacks

@@ -72,9 +72,9 @@ ALLOWED = Decision(
 )  # fmt: skip
 
 
-def build(folder: Path, size: int, pairs: int = 2000) -> None:
+def build(folder: Path, size: int, pairs: int = 2000, origin: str = ORIGIN) -> None:
     """A ledger of `size` receipts, an intent and an outcome per call."""
-    writer = open_writer(LedgerSettings(folder, ORIGIN, unsafe_skip_fsync=True), CLOCK)
+    writer = open_writer(LedgerSettings(folder, origin, unsafe_skip_fsync=True), CLOCK)
 
     def op(tx: Transaction) -> None:
         for _ in range(min(pairs, (size - writer.store.head().size) // 2)):

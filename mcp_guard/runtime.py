@@ -429,7 +429,7 @@ class Runtime:
         if scheduled:
             from mcp_guard.witness.scheduler import WitnessScheduler
 
-            await WitnessScheduler(self.ledger.writer, scheduled, self.settings.path).run()
+            await WitnessScheduler(self.ledger.writer, self.ledger.reader, scheduled, self.settings.path).run()
 
     async def _notify(self) -> None:
         """Notify, escalate and expire, from the first request for approval on."""
@@ -440,7 +440,10 @@ class Runtime:
         await requested.wait()
         from mcp_guard.notify.delivery import NotificationDispatcher  # a guard that never holds a call never loads it
 
-        dispatcher = NotificationDispatcher(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
+        ledger = self.ledger
+        dispatcher = NotificationDispatcher(
+            ledger.writer, ledger.reader, settings.routes, settings.notifiers, settings.inbox
+        )
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()
 

@@ -13,7 +13,7 @@ from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, ListenError
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.open import on_loop, open_writer
 from mcp_guard.settings import Settings
 from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.storage.engines import find_engine
@@ -67,11 +67,13 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     from mcp_guard.web.inbox import Inbox
     from mcp_guard.web.passkeys import Passkeys, SignInChallenges
 
-    writer = open_writer(ledger_settings(settings), CLOCK)
-    engine = find_engine(ledger_settings(settings).place)
+    ledger = ledger_settings(settings)
+    writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
+    reader = engine.background_reader()
     answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
     inbox = Inbox(
         Votes(writer, settings.routes, settings.approvers),
+        reader,
         settings.inbox,
         Passkeys(settings.inbox, SignInChallenges(read_shared_secret(settings).derive("sign-in"), answered)),
         tuple(settings.notifiers),
@@ -82,8 +84,8 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
         import webbrowser
 
         webbrowser.open(f"{settings.inbox}/?{secrets.token_urlsafe(8)}")  # an address that no browser has cached
-    dispatcher = NotificationDispatcher(writer, settings.routes, settings.notifiers, settings.inbox)
-    async with asyncio.TaskGroup() as tasks:
+    dispatcher = NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.inbox)
+    async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
         carrying = tasks.create_task(dispatcher.run())
         await HttpServer(inbox.app()).serve(sockets=sockets)
         carrying.cancel()

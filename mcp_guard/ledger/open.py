@@ -1,7 +1,7 @@
 """Opens the ledger: its keys, its place, and the presence of this process as a guard."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.ports import Clock
 from mcp_guard.settings import LEASE_SECONDS, Settings, SignerSettings
+from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import Engine, find_engine, open_store
 from mcp_guard.storage.place import Place
@@ -118,6 +119,8 @@ class OpenLedger:
     ledger: SqlLedger
     approvals: ApprovalRequests
     engine: Engine
+    reader: BackgroundReader
+    """For people and background tasks."""
 
     @property
     def writer(self) -> Writer:
@@ -132,20 +135,28 @@ class OpenLedger:
     def presence(self) -> Presence:
         return self.ledger.presence
 
-    @asynccontextmanager
-    async def on_loop(self) -> AsyncIterator[None]:
-        """While calls are served: the event loop waits for no network in the steps of a call. Raises: LedgerError."""
-        executor = self.writer.executor
-        self.writer.executor = await self.engine.open_executor(self.writer.store)
-        try:
-            yield
-        finally:
-            await self.writer.executor.close()
-            self.writer.executor = executor
+    def on_loop(self) -> AbstractAsyncContextManager[None]:
+        return on_loop(self.writer, self.engine, self.reader)
 
     def close(self) -> None:
         self.writer.close()
         self.presence.release()
+
+
+@asynccontextmanager
+async def on_loop(writer: Writer, engine: Engine, reader: BackgroundReader) -> AsyncIterator[None]:
+    """While an event loop uses the ledger: it waits for no network. The reader is closed at the end.
+
+    Raises: LedgerError.
+    """
+    executor = writer.executor
+    writer.executor = await engine.open_executor(writer.store)
+    try:
+        yield
+    finally:
+        await reader.close()
+        await writer.executor.close()
+        writer.executor = executor
 
 
 def open_ledger(
@@ -169,4 +180,4 @@ def open_ledger(
         settings.open_requests,
         settings.attributes,
     )
-    return OpenLedger(ledger, approvals, engine)
+    return OpenLedger(ledger, approvals, engine, engine.background_reader())

@@ -25,6 +25,7 @@ from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.message import Message, make_enrolment_message, make_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
+from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.rows import Delivery
 
 SECOND = 1_000_000
@@ -54,6 +55,7 @@ class NotificationDispatcher:
     """One process's share of the deliveries. `inbox` is the address that messages link to."""
 
     writer: Writer
+    reader: BackgroundReader
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox: str
@@ -70,80 +72,84 @@ class NotificationDispatcher:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
-                tasks.create_task(self._poll())
+                with suppress(LedgerError):  # it is busy or full: calls report it, and the next poll tries again
+                    for delivery in await self._find_due():
+                        tasks.create_task(self._deliver(delivery))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
-    async def _poll(self) -> None:
-        with suppress(LedgerError):  # the ledger is busy or full: calls report it, and the next poll tries again
-            await self.run_once()
-
     async def run_once(self) -> None:
         """Do everything that is due now."""
+        await asyncio.gather(*(self._deliver(delivery) for delivery in await self._find_due()))
+
+    async def _find_due(self) -> list[Delivery]:
+        """Expire and escalate what is due, then find the messages that are."""
         now = self.writer.now()
-        self._find_open()
+        await self._find_open()
         for id, deadlines in list(self._open.items()):
             if now >= deadlines.expires:
-                self._expire(id)
+                await self._expire(id)
             elif deadlines.is_escalation_due(self.routes, now):
-                self._write(partial(transitions.escalate, id=id, routes=self.routes))
+                await self._write(partial(transitions.escalate, id=id, routes=self.routes))
             else:
                 continue
             del self._open[id]  # to be read again if it is still open
-        due = self.writer.read(lambda store: store.due_deliveries(now))
-        await asyncio.gather(*(self._deliver(delivery) for delivery in due))
+        return await self.reader.read(lambda store: store.due_deliveries(now))
 
-    def _find_open(self) -> None:
+    async def _find_open(self) -> None:
         """Read the deadlines of requests that are new, and forget those that are decided."""
-        open_ids = self.writer.read(lambda store: store.open_ids())
+        open_ids = await self.reader.read(lambda store: store.open_ids())
         for id in self._open.keys() - open_ids:
             del self._open[id]
         for id in open_ids - self._open.keys():
-            row = self.writer.read(methodcaller("approval", id))
+            row = await self.reader.read(methodcaller("approval", id))
             if row is not None:
                 approval = row[0]
                 requesters = approval.subject.requesters
                 self._open[id] = _Deadlines(approval.requested, approval.expires, approval.rules, requesters)
 
-    def _expire(self, id: str) -> None:
-        row = self.writer.read(lambda store: store.approval(id))
+    async def _expire(self, id: str) -> None:
+        row = await self.reader.read(lambda store: store.approval(id))
         if row is not None and row[0].state is ApprovalState.REQUESTED:
             note = "nobody decided"
-            self._write(partial(transitions.settle, approval=row[0], event=ApprovalEvent.EXPIRE, note=note))
+            await self._write(partial(transitions.settle, approval=row[0], event=ApprovalEvent.EXPIRE, note=note))
 
-    def _write(self, op: Op[object]) -> None:
+    async def _write(self, op: Op[object]) -> None:
         with suppress(LedgerError):  # another process was first, or the ledger is busy: the next poll tries again
-            self.writer.run(op)
+            await self.writer.submit(op)
 
     async def _deliver(self, delivery: Delivery) -> None:
         """Reserve the delivery, so that no other process makes it, and attempt it once."""
         wait_seconds = self.retry_seconds[min(delivery.attempts, len(self.retry_seconds) - 1)]
         is_last_attempt = delivery.attempts >= len(self.retry_seconds)
-        message = self._make_message(delivery)
+        try:
+            message = await self._make_message(delivery)
+        except LedgerError:
+            return  # it is busy: the next poll tries again
         if message is None:
-            self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
+            await self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
             return
         try:
             reserved_until = self.writer.now() + LEASE
-            self.writer.run(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
+            await self.writer.submit(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
         except LedgerError:
             return  # another process has reserved it
         problem = await _run_in_daemon_thread(partial(self._send, delivery, message))
         if problem is None:
-            self._settle(delivery, "delivered", "")
+            await self._settle(delivery, "delivered", "")
         else:
-            self._settle(delivery, "failed" if is_last_attempt else "due", problem, int(wait_seconds * SECOND))
+            await self._settle(delivery, "failed" if is_last_attempt else "due", problem, int(wait_seconds * SECOND))
 
-    def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
-        self._write(lambda tx: tx.store.settle_delivery(delivery.id, state, tx.now + wait, note))
+    async def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
+        await self._write(lambda tx: tx.store.settle_delivery(delivery.id, state, tx.now + wait, note))
 
-    def _make_message(self, delivery: Delivery) -> Message | None:
+    async def _make_message(self, delivery: Delivery) -> Message | None:
         """The message as it is now; None if there is nothing to say any more."""
         id, now = f"msg_{delivery.subject}_{delivery.id}", self.writer.now()
         if delivery.event == "enrolled":
-            enrolment = self.writer.read(lambda store: store.enrolments()).get(delivery.subject)
+            enrolment = (await self.reader.read(lambda store: store.enrolments())).get(delivery.subject)
             return make_enrolment_message(enrolment, id, self.inbox, now) if enrolment else None
-        row = self.writer.read(lambda store: store.approval(delivery.subject))
+        row = await self.reader.read(lambda store: store.approval(delivery.subject))
         if row is None or row[0].state is not ApprovalState.REQUESTED:
             return None
         return make_message(row[0], delivery.event, id, self.inbox, now)

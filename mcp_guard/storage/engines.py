@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import Executor
 from mcp_guard.storage.older import OlderLedger
@@ -41,6 +42,10 @@ class Engine(Protocol):
 
     def open_unchecked(self) -> Store:
         """A store that can only be read, for a ledger that nobody else has written. Quick."""
+
+    def background_reader(self) -> BackgroundReader:
+        """What reads for people and background tasks, of a ledger that this process has open. It connects when it first
+        reads."""
 
     def read_format(self) -> int:
         """Of a ledger of any format."""

@@ -7,6 +7,7 @@ with the token.
 
 import asyncio
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -36,6 +37,7 @@ from mcp_guard.ledger.approvals.approver_keys import (
 )
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import BrowserSession, BrowserSessions
@@ -78,6 +80,7 @@ class Inbox:
     """The pages of one ledger. `origin` is `http://localhost:PORT`, the only host it answers for."""
 
     votes: Votes
+    reader: BackgroundReader
     origin: str
     passkeys: Passkeys
     notifiers: tuple[str, ...] = ()
@@ -93,7 +96,7 @@ class Inbox:
     def now(self) -> int:
         return self.votes.writer.now()
 
-    def viewer(self, request: Request) -> BrowserSession | None:
+    async def viewer(self, request: Request) -> BrowserSession | None:
         """The session whose token the request carries; None if it carries none.
 
         Raises: HTTPException if the session has ended.
@@ -102,36 +105,38 @@ class Inbox:
         if not token:
             return None
         session = self.sessions.find_session(token, self.now()) if scheme.lower() == "bearer" else None
-        if session is None or not self._is_in_force(session):
+        if session is None or not await self._is_in_force(session):
             self.sessions.close(token)
             raise SIGNED_OUT
         return session
 
-    def _is_in_force(self, session: BrowserSession) -> bool:
+    async def _is_in_force(self, session: BrowserSession) -> bool:
         """Whether they are still an approver, and none of their keys was removed since they signed in."""
-        return session.approver in self.votes.people and self._removed_keys(session.approver) == session.removed_keys
+        if session.approver not in self.votes.people:
+            return False
+        return _count_removed(await self.keys(), session.approver) == session.removed_keys
 
-    def _removed_keys(self, approver: str) -> int:
-        return sum(key.approver == approver and key.removed is not None for key in self.keys())
-
-    def signed_in(self, request: Request) -> BrowserSession:
+    async def signed_in(self, request: Request) -> BrowserSession:
         """Raises: HTTPException unless the request carries the token of a session."""
-        viewer = self.viewer(request)
+        viewer = await self.viewer(request)
         if viewer is None:
             raise SIGNED_OUT
         return viewer
 
-    def keys(self) -> list[ApproverKey]:
-        return self.votes.writer.read(lambda store: store.approver_keys())
+    async def keys(self) -> list[ApproverKey]:
+        return await self.reader.read(lambda store: store.approver_keys())
 
-    def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
+    def passkeys_among(self, keys: list[ApproverKey], viewer: BrowserSession) -> list[ApproverKey]:
         """The viewer's passkeys in use. Those that were enrolled under another port sign nothing that counts here."""
-        return [key for key in keys_in_use(self.keys(), viewer.approver) if key.details.get("origin") == self.origin]
+        return [key for key in keys_in_use(keys, viewer.approver) if key.details.get("origin") == self.origin]
 
-    def key_cards(self, viewer: BrowserSession) -> list[KeyCard]:
+    async def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
+        return self.passkeys_among(await self.keys(), viewer)
+
+    async def key_cards(self, viewer: BrowserSession) -> list[KeyCard]:
         """The viewer's keys, the newest first."""
-        enrolments = self.votes.writer.read(lambda store: store.enrolments())
-        own = [key for key in reversed(self.keys()) if key.approver == viewer.approver]
+        keys, enrolments = await self.reader.read(lambda store: (store.approver_keys(), store.enrolments()))
+        own = [key for key in reversed(keys) if key.approver == viewer.approver]
         return [make_key_card(key, enrolments[key.id], self.now()) for key in own]
 
     # Pages
@@ -163,125 +168,136 @@ class Inbox:
 
     async def show_list(self, request: Request) -> Response:
         is_partial = request.query_params.get("part") == "list"
-        viewer = self.signed_in(request) if is_partial else self.viewer(request)
+        viewer = await (self.signed_in(request) if is_partial else self.viewer(request))
         if viewer is None:
             return self.shell()
-        requested = self.votes.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED]))
+        requested = await self.reader.read(lambda store: store.approvals([ApprovalState.REQUESTED]))
         cards = [card for card in self.cards(viewer, requested) if card.state == "requested"]
-        grants = self.votes.writer.read(lambda store: store.grants(state="active"))
+        grants = await self.reader.read(lambda store: store.grants(state="active"))
         active = [grant for grant in grants if self.now() < grant.expires]
-        has_passkey = bool(self.passkeys_of(viewer))
+        has_passkey = bool(await self.passkeys_of(viewer))
         template = "list_part.html" if is_partial else "list.html"
-        new_keys = [] if is_partial else [card for card in self.key_cards(viewer) if card.is_recent]
+        new_keys = [] if is_partial else [card for card in await self.key_cards(viewer) if card.is_recent]
         groups, count = group_cards(cards), len(cards)
         return self.page(
             template, viewer, groups=groups, count=count, grants=active, has_passkey=has_passkey, new_keys=new_keys
         )
 
     async def show_history(self, request: Request) -> Response:
-        if (viewer := self.viewer(request)) is None:
+        if (viewer := await self.viewer(request)) is None:
             return self.shell()
-        cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY_LENGTH)))
+        cards = self.cards(viewer, await self.reader.read(lambda store: store.latest_approvals(HISTORY_LENGTH)))
         return self.page("history.html", viewer, cards=[card for card in cards if card.state != "requested"])
 
     async def show_keys(self, request: Request) -> Response:
-        if (viewer := self.viewer(request)) is None:
+        if (viewer := await self.viewer(request)) is None:
             return self.shell()
-        return self.page("keys.html", viewer, keys=self.key_cards(viewer))
+        return self.page("keys.html", viewer, keys=await self.key_cards(viewer))
 
     async def show_request(self, request: Request) -> Response:
-        if (viewer := self.viewer(request)) is None:
+        if (viewer := await self.viewer(request)) is None:
             return self.shell()
-        approval = self._find_approval(request)
-        read = self.votes.writer.read
+        approval = await self._find_approval(request)
+        read = self.reader.read
         return self.page(
             "request.html",
             viewer,
             card=make_card(approval, self.now(), viewer.approver),
-            recent=recent_lines(read(lambda store: store.recent_calls(approval)), approval.subject),
-            earlier=earlier_lines(read(lambda store: store.earlier_requests(approval)), approval.subject),
-            deliveries=read(lambda store: store.deliveries(approval.id)),
-            texts=read(lambda store: policy_texts(store, approval)),
-            has_passkey=bool(self.passkeys_of(viewer)),
+            recent=recent_lines(await read(lambda store: store.recent_calls(approval)), approval.subject),
+            earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
+            deliveries=await read(lambda store: store.deliveries(approval.id)),
+            texts=await read(lambda store: policy_texts(store, approval)),
+            has_passkey=bool(await self.passkeys_of(viewer)),
             plain=plain,
         )
 
-    def _find_approval(self, request: Request) -> Approval:
-        row = self.votes.writer.read(lambda store: store.approval(request.path_params["id"]))
+    async def _find_approval(self, request: Request) -> Approval:
+        row = await self.reader.read(lambda store: store.approval(request.path_params["id"]))
         if row is None:
             raise HTTPException(404, "no such request")
         return row[0]
 
     async def state(self, request: Request) -> Response:
-        self.signed_in(request)
-        return JSONResponse({"state": str(self._find_approval(request).state)})
+        await self.signed_in(request)
+        return JSONResponse({"state": str((await self._find_approval(request)).state)})
 
     # Sign-in and sign-out
 
     async def sign_in_with_code(self, request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
-        approver, kind = take_code(self.votes.writer, form.get("code", [""])[0]) or ("", None)
+        code = form.get("code", [""])[0]
+        keys = await self.keys()
+        approver, kind = await take_code(self.reader, self.votes.writer, code) or ("", None)
         if approver not in self.votes.people:
             raise HTTPException(403, "This code is invalid, already used, or older than ten minutes.")
-        return self._welcome(approver, kind)
+        return self._welcome(approver, keys, kind)
 
     async def sign_in_options(self, _: Request) -> Response:
         return JSONResponse(self.passkeys.sign_in_options(self.now()))
 
     async def sign_in_with_passkey(self, request: Request) -> Response:
-        key, count = await self.passkeys.sign_in(await _json(request), self.keys(), self.now())
+        credential, keys = await _json(request), await self.keys()
+        key, count = await self.passkeys.sign_in(credential, keys, self.now())
         if key.approver not in self.votes.people:
             raise ApprovalError(f"`{key.approver}` is no longer an approver")
-        self._record_use(key, count)
-        return self._welcome(key.approver)
+        await self._record_use(key, count)
+        return self._welcome(key.approver, keys)
 
-    def _welcome(self, approver: str, code: CodeKind | None = None) -> Response:
-        token = self.sessions.open(approver, self.now(), self._removed_keys(approver), code)
+    def _welcome(self, approver: str, keys: list[ApproverKey], code: CodeKind | None = None) -> Response:
+        """`keys` as they were before the sign-in was checked: if one is removed meanwhile, the session has ended."""
+        token = self.sessions.open(approver, self.now(), _count_removed(keys, approver), code)
         return self._fresh(JSONResponse({"token": token}), "storage")  # of an earlier session, and service workers
 
     async def sign_out(self, request: Request) -> Response:
-        self.signed_in(request)
+        await self.signed_in(request)
         self.sessions.close(request.headers["authorization"].partition(" ")[2])
         return JSONResponse({})
 
     # Passkeys
 
     async def passkey_options(self, request: Request) -> Response:
-        viewer = self.signed_in(request)
-        self._enrolment_code(viewer)
-        existing = self.passkeys_of(viewer)
+        viewer = await self.signed_in(request)
+        keys = await self.keys()
+        self._enrolment_code(viewer, keys)
+        existing = self.passkeys_among(keys, viewer)
         return JSONResponse(self.passkeys.registration(viewer, self._approver(viewer).name, existing, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
         """Enrol it if the viewer's code permits it. Otherwise the answer is 403 with the request, `vouch`, that one of
         their passkeys must sign first."""
-        viewer = self.signed_in(request)
+        viewer = await self.signed_in(request)
         new = self.passkeys.register(await _json(request), viewer, self.now())
-        if (code := self._enrolment_code(viewer)) is not None:
-            enrol_with_code(self.votes.writer, self._approver(viewer), new, code, self.notifiers)
-            viewer.code = None
+        keys = await self.keys()
+        if (code := self._enrolment_code(viewer, keys)) is not None:
+            viewer.code = None  # before anything is waited for: it authorizes one enrolment
+            try:
+                await enrol_with_code(self.votes.writer, self._approver(viewer), new, code, self.notifiers)
+            except GuardError:
+                viewer.code = code
+                raise
             return JSONResponse({"go": "/keys"})
         text = voucher(self.votes.writer.key.origin, viewer.approver, new)
-        vouch = self.passkeys.ask(viewer, text, self.passkeys_of(viewer), self.now(), "vouch", new)
+        vouch = self.passkeys.ask(viewer, text, self.passkeys_among(keys, viewer), self.now(), "vouch", new)
         problem = {"problem": "confirm the new passkey with one that you have", "hint": "", "vouch": vouch}
         return JSONResponse(problem, 403)
 
     async def vouch_for_passkey(self, request: Request) -> Response:
-        viewer, credential = self.signed_in(request), await _json(request)
-        key, new, count = self.passkeys.answer(credential, viewer, self.passkeys_of(viewer), self.now(), "vouch")
+        viewer, credential = await self.signed_in(request), await _json(request)
+        passkeys = await self.passkeys_of(viewer)
+        key, new, count = self.passkeys.answer(credential, viewer, passkeys, self.now(), "vouch")
         assert isinstance(new, NewKey)
         approver = self._approver(viewer)
-        enrol_with_key(self.votes.writer, approver, new, key.id, evidence(credential), self.notifiers)
-        self._record_use(key, count)
+        await enrol_with_key(self.votes.writer, approver, new, key.id, evidence(credential), self.notifiers)
+        await self._record_use(key, count)
         return JSONResponse({"go": "/keys"})
 
-    def _enrolment_code(self, viewer: BrowserSession) -> CodeKind | None:
+    def _enrolment_code(self, viewer: BrowserSession, keys: list[ApproverKey]) -> CodeKind | None:
         """The code that authorizes an enrolment now; None if a passkey of the viewer must. Raises: ApprovalError."""
         code = viewer.enrolment_code(self.now())
-        has_key = bool(keys_in_use(self.keys(), viewer.approver))
+        has_key = bool(keys_in_use(keys, viewer.approver))
         if code is not None and (code == "enrolment_code" or not has_key):
             return code
-        if self.passkeys_of(viewer):
+        if self.passkeys_among(keys, viewer):
             return None
         name = viewer.approver
         if has_key:
@@ -293,45 +309,43 @@ class Inbox:
     def _approver(self, viewer: BrowserSession) -> Approver:
         return Approver(viewer.approver, self.votes.people[viewer.approver])
 
-    def _record_use(self, key: ApproverKey, count: int) -> None:
+    async def _record_use(self, key: ApproverKey, count: int) -> None:
         details = key.details | {"count": count}
-        self.votes.writer.run(lambda tx: tx.store.note_key_use(key.id, details))
+        await self.votes.writer.submit(lambda tx: tx.store.note_key_use(key.id, details))
 
     # Decisions
 
     async def decide_options(self, request: Request) -> Response:
         """Prepare the statement to sign."""
-        viewer, body = self.signed_in(request), await _json(request)
+        viewer, body = await self.signed_in(request), await _json(request)
         verdict = body.get("verdict")
         if verdict not in ("approve", "deny"):
             raise ApprovalError("`verdict` must be approve or deny")
-        statement = self.votes.prepare(
-            request.path_params["id"],
-            viewer.approver,
-            verdict,
-            str(body.get("rationale", "")),
-            _read_terms(body.get("terms")),
-        )
-        if not (passkeys := self.passkeys_of(viewer)):
+        rationale, terms = str(body.get("rationale", "")), _read_terms(body.get("terms"))
+        op = self.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms)
+        statement = await self.votes.writer.submit(op)
+        if not (passkeys := await self.passkeys_of(viewer)):
             hint = "enrol one first: it signs for this address only"
             raise ApprovalError(f"you have no passkey of {self.origin}", hint)
         return JSONResponse(self.passkeys.ask(viewer, statement.text(), passkeys, self.now(), "decide", statement))
 
     async def decide(self, request: Request) -> Response:
-        viewer, credential = self.signed_in(request), await _json(request)
-        key, statement, count = self.passkeys.answer(credential, viewer, self.keys(), self.now(), "decide")
+        viewer, credential = await self.signed_in(request), await _json(request)
+        keys = await self.keys()
+        key, statement, count = self.passkeys.answer(credential, viewer, keys, self.now(), "decide")
         assert isinstance(statement, VoteStatement)
         if statement.approver != viewer.approver or key.approver != viewer.approver:
             raise ApprovalError("the passkey belongs to another approver")
         if statement.approval != request.path_params["id"]:
             raise ApprovalError("the passkey signed for another request")
-        approval = self.votes.record(statement, key.id, evidence(credential))
-        self._record_use(key, count)
+        approval = await self.votes.writer.submit(self.votes.record_op(statement, key.id, evidence(credential)))
+        await self._record_use(key, count)
         return JSONResponse({"state": str(approval.state), "go": "/"})
 
     async def revoke(self, request: Request) -> Response:
-        viewer, body = self.signed_in(request), await _json(request)
-        self.votes.revoke(request.path_params["id"], viewer.approver, str(body.get("rationale", "")))
+        viewer, body = await self.signed_in(request), await _json(request)
+        op = self.votes.revoke_op(request.path_params["id"], viewer.approver, str(body.get("rationale", "")))
+        await self.votes.writer.submit(op)
         return JSONResponse({"go": "/"})
 
     # The application
@@ -365,9 +379,13 @@ class Inbox:
 
     async def _answer_http_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if request.method == "GET" and error.status_code == 404 and self.viewer(request) is not None:
-            return self.page("error.html", self.viewer(request), 404, problem=error.detail)
+        if request.method == "GET" and error.status_code == 404 and (viewer := await self.viewer(request)) is not None:
+            return self.page("error.html", viewer, 404, problem=error.detail)
         return JSONResponse({"problem": error.detail, "hint": ""}, error.status_code, error.headers)
+
+
+def _count_removed(keys: Iterable[ApproverKey], approver: str) -> int:
+    return sum(key.approver == approver and key.removed is not None for key in keys)
 
 
 class SameOriginMiddleware:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.witness_state import is_due
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ports import Clock
 from mcp_guard.settings import WitnessSettings
+from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.contract import Store
 
 POLL_SECONDS = 1.0
@@ -25,7 +26,8 @@ SECONDS_AFTER_FAILURE = 60.0
 class WitnessScheduler:
     """`config` is the configuration file that the command is started with."""
 
-    writer: Writer
+    clock: Clock
+    reader: BackgroundReader
     witnesses: Mapping[str, WitnessSettings]
     config: Path
 
@@ -36,13 +38,13 @@ class WitnessScheduler:
             await asyncio.sleep(POLL_SECONDS if is_settled else SECONDS_AFTER_FAILURE)
 
     async def is_any_due(self) -> bool:
-        now = self.writer.now()
+        now = self.clock.now()
 
         def query(store: Store) -> bool:
             return any(is_due(store, name, witness, now) for name, witness in self.witnesses.items())
 
         try:
-            return await self.writer.query(query)
+            return await self.reader.read(query)
         except LedgerError:
             return False  # the ledger is busy or damaged: calls meet the same error and report it
 

@@ -265,7 +265,7 @@ async def test_a_voucher_counts_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     new = NewKey("ed25519", Ed25519PrivateKey.generate().public_key().public_bytes_raw(), {})
     signature = KEYS["alice"].sign(approver_keys.voucher(writer.key.origin, "alice", new))
     vouched = {"signature": base64.b64encode(signature).decode()}
-    approver_keys.enrol_with_key(writer, alice, new, old.id, vouched, ())
+    await approver_keys.enrol_with_key(writer, alice, new, old.id, vouched, ())
     approver_keys.remove(writer, "alice", new.id, "stolen")
     trust(harness)
     enrolled = harness.receipts("approver.enrolled")[-1]

@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,11 +23,13 @@ from mcp_guard.notify.message import make_message
 from mcp_guard.outbound import Destination
 from mcp_guard.secrets import NETWORK_VARIABLES, TOOL_CERTIFICATES
 from mcp_guard.settings import NotifierSettings, SecretReference
+from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import Delivery
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.harness import ALLOW, HOLD, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
 
+T = TypeVar("T")
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
 INBOX = "http://localhost:8765"
 KEY = b"0123456789abcdef"
@@ -34,8 +37,10 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    yield harness
+    await harness.ledger.reader.close()
 
 
 def keep(path: Path, secret: str) -> None:
@@ -46,7 +51,8 @@ def keep(path: Path, secret: str) -> None:
 
 def dispatcher(harness: Harness, kind: str, **options: Any) -> NotificationDispatcher:
     notifiers = {"one": NotifierSettings(kind, options, harness.folder)}
-    return NotificationDispatcher(harness.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
+    writer, reader = harness.ledger.writer, harness.ledger.reader
+    return NotificationDispatcher(writer, reader, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
 
 
 async def ask(harness: Harness) -> str:
@@ -331,7 +337,7 @@ async def test_escalation_notifies_the_second_route_once(tmp_path: Path) -> None
         keep(tmp_path / "secret", SECRET)
         options = {"url": f"{receiver.url}/hook", "secret": SecretReference("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
-        carrier = NotificationDispatcher(harness.ledger.writer, routes, notifiers, INBOX)
+        carrier = NotificationDispatcher(harness.ledger.writer, harness.ledger.reader, routes, notifiers, INBOX)
         id = pending_id(await harness.guard.call(make_instance(), ASKED))
         await carrier.run_once()
         assert receiver.posted == []
@@ -374,9 +380,21 @@ command = ["sleep", "60"]
     assert json.loads(receiver.posted[0].body)["data"]["approval"] == id
 
 
+@dataclass(frozen=True)
+class OfStore:
+    """Implements `BackgroundReader` on a store whose statements can be watched."""
+
+    store: Store
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        return query(self.store)
+
+    async def close(self) -> None: ...
+
+
 async def test_body_of_an_open_request_is_read_once(harness: Harness) -> None:
     await ask(harness)
-    carrier = dispatcher(harness, "desktop")
+    carrier = replace(dispatcher(harness, "desktop"), reader=OfStore(harness.store))
     await carrier.run_once()
     statements: list[str] = []
     harness.store._db.set_trace_callback(statements.append)

@@ -80,7 +80,7 @@ def enrol(writer: Writer, approver: Approver, new: NewKey, notify: Iterable[str]
     return writer.run(lambda tx: _enrol(tx, approver, new, {"authorized_by": "terminal"}, notify))
 
 
-def enrol_with_code(
+async def enrol_with_code(
     writer: Writer, approver: Approver, new: NewKey, kind: CodeKind, notify: Iterable[str]
 ) -> ApproverKey:
     """Enrol a key for somebody who has just signed in with a code of this kind.
@@ -96,10 +96,10 @@ def enrol_with_code(
             )
         return _enrol(tx, approver, new, {"authorized_by": kind}, notify)
 
-    return writer.run(op)
+    return await writer.submit(op)
 
 
-def enrol_with_key(
+async def enrol_with_key(
     writer: Writer, approver: Approver, new: NewKey, key: str, signature: Json, notify: Iterable[str]
 ) -> ApproverKey:
     """Enrol a key that another key of the same approver vouches for. `signature` is by that key over `voucher`.
@@ -117,7 +117,7 @@ def enrol_with_key(
         vouched = {"authorized_by": "key", "vouched_by": {"key": key} | signature}
         return _enrol(tx, approver, new, vouched, notify)
 
-    return writer.run(op)
+    return await writer.submit(op)
 
 
 def remove(writer: Writer, approver: str, key: str, why: str) -> None:

@@ -6,6 +6,7 @@ import secrets
 
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.storage.background import BackgroundReader
 
 ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 LENGTH = 10
@@ -19,7 +20,7 @@ def make_code(writer: Writer, approver: str, kind: CodeKind = "sign_in_code") ->
     return f"{code[:5]}-{code[5:]}"
 
 
-def take_code(writer: Writer, code: str) -> tuple[str, CodeKind] | None:
+async def take_code(reader: BackgroundReader, writer: Writer, code: str) -> tuple[str, CodeKind] | None:
     """The approver whose code it is, and its kind, once; None for any other text, which costs a read and no write.
 
     Wrong codes are not counted: a limit would let anybody lock an approver out, and at 49 bits a thousand guesses a
@@ -28,9 +29,9 @@ def take_code(writer: Writer, code: str) -> tuple[str, CodeKind] | None:
     Raises: LedgerError.
     """
     hash = _hash(code.strip().upper().replace("-", ""))
-    if not writer.read(lambda store: store.has_sign_in(hash)):
+    if not await reader.read(lambda store: store.has_sign_in(hash)):
         return None
-    found = writer.run(lambda tx: tx.store.take_sign_in(hash, tx.now))
+    found = await writer.submit(lambda tx: tx.store.take_sign_in(hash, tx.now))
     if found is None:
         return None
     approver, kind = found

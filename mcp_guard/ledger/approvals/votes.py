@@ -1,5 +1,6 @@
 """How people decide. `prepare` makes the statement that an approver signs with their own key; `record` checks it by the
-rules in `core/approval.py` and records the vote, in one transaction.
+rules in `core/approval.py` and records the vote, in one transaction. Commands run them at once; pages submit the same
+ops.
 
 The guard's key signs the receipt; the approver's signature in it convinces someone who does not trust the guard.
 """
@@ -14,7 +15,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.grants import revoke_grant
-from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.verifier import check_signature
 
 MAX_RATIONALE_LENGTH = 2000
@@ -37,6 +38,11 @@ class Votes:
 
         Raises: ApprovalError if they may not vote, or the request cannot be decided any more; LedgerError.
         """
+        return self.writer.run(self.prepare_op(id, approver, verdict, rationale, terms))
+
+    def prepare_op(
+        self, id: str, approver: str, verdict: str, rationale: str, terms: GrantTerms | None = None
+    ) -> Op[VoteStatement]:
         _check_rationale(rationale)
 
         def op(tx: Transaction) -> VoteStatement:
@@ -47,13 +53,16 @@ class Votes:
             transitions.escalate(tx, id, self.routes)
             return statement
 
-        return self.writer.run(op)
+        return op
 
     def record(self, statement: VoteStatement, key: str, signature: Json) -> Approval:
         """Record a signed vote; returns the approval, which the last vote that was missing decides.
 
         `key` is the id of the approver's enrolled key. Raises: ApprovalError, LedgerError.
         """
+        return self.writer.run(self.record_op(statement, key, signature))
+
+    def record_op(self, statement: VoteStatement, key: str, signature: Json) -> Op[Approval]:
         vote = Vote(
             approver=statement.approver,
             verdict=statement.verdict,
@@ -71,13 +80,16 @@ class Votes:
             _check_signature(tx, statement, key, signature)
             return transitions.record_vote(tx, transitions.escalate(tx, approval.id, self.routes), vote)
 
-        return self.writer.run(op)
+        return op
 
     def revoke(self, id: str, approver: str, note: str) -> str:
         """Revoke an approval that is not used yet, or a grant, at once. Returns its new state.
 
         Raises: ApprovalError, LedgerError.
         """
+        return self.writer.run(self.revoke_op(id, approver, note))
+
+    def revoke_op(self, id: str, approver: str, note: str) -> Op[str]:
         _check_rationale(note)
 
         def op(tx: Transaction) -> str:
@@ -92,7 +104,7 @@ class Votes:
             revoke_grant(tx, grant, note, by)
             return "revoked"
 
-        return self.writer.run(op)
+        return op
 
     def _check_vote(self, tx: Transaction, id: str, approver: str, verdict: str) -> Approval:
         """The request as it is after any escalation that is due. INVARIANT: writes nothing, so that an op can check

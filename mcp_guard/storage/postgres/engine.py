@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
@@ -16,7 +17,7 @@ from mcp_guard.storage.postgres.leases import LeasePresence
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format
 from mcp_guard.storage.postgres.store import PostgresStore
-from mcp_guard.storage.postgres.wire import BlockingWire
+from mcp_guard.storage.postgres.wire import BackgroundWire, BlockingWire
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.sql.schema import VERSION
@@ -75,6 +76,12 @@ class PostgresEngine:
 
     def open_unchecked(self) -> PostgresStore:
         return self.open_reader()
+
+    def background_reader(self) -> PooledReader:
+        async def open_store() -> Store:
+            return PostgresStore(BackgroundWire(self.database), str(self.database))
+
+        return PooledReader(open_store)
 
     def read_format(self) -> int:
         with self._explained(), closing(connect(self.database)) as connection:

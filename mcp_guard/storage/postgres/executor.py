@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.postgres.store import PostgresStore
-from mcp_guard.storage.postgres.wire import SuspendingWire, suspendable
+from mcp_guard.storage.postgres.wire import SuspendingWire
+from mcp_guard.storage.suspending import suspendable
 
 T = TypeVar("T")
 READERS = 2

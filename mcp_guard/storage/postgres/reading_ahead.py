@@ -6,7 +6,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from mcp_guard.storage.contract import Reads
-from mcp_guard.storage.postgres.wire import Found
+from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.sql.store import SqlStore
 
 Query = tuple[str, tuple[Any, ...]]

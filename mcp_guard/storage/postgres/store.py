@@ -20,9 +20,11 @@ from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
-from mcp_guard.storage.postgres.wire import Found, Statement, Wire, forgetting
+from mcp_guard.storage.postgres.wire import Statement, Wire, forgetting
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
+from mcp_guard.storage.sql.paging import PagedReads
+from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.sql.receipts import (
     ADD_NODE,
     ADD_RECEIPT,
@@ -45,15 +47,13 @@ WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schem
 LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
-PAGE = 500
-"""Rows that are read at once where a reader may stop early."""
 DOUBT_SECONDS = 5.0
 """How long the database may be away after a COMMIT that it has not answered, until the result is in doubt."""
 LOCKED_TRANSACTIONS = 20
 """How many transactions take the lock at once after one has met a head that had moved: others are writing, too."""
 
 
-class PostgresStore(SqlStore):
+class PostgresStore(PagedReads, SqlStore):
     """One connection to the state of an origin. Implements `storage.contract.Store`."""
 
     failures = (psycopg.Error,)
@@ -61,6 +61,7 @@ class PostgresStore(SqlStore):
 
     def __init__(self, wire: Wire, name: str) -> None:
         self.wire = wire
+        self.page = wire.page
         self.name = name
         self.doubt_seconds = DOUBT_SECONDS
         self._lock_next = 0
@@ -266,25 +267,6 @@ class PostgresStore(SqlStore):
         if self._in_transaction:
             self._leases.add(guard)
         super().open_call(intent, guard)
-
-    # What is read in pages, because a reader may stop early
-
-    def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
-        while rows := self._run("SELECT * FROM receipt WHERE seq > ? ORDER BY seq LIMIT ?", (seq, PAGE)).fetchall():
-            yield from (ReceiptRow(*row) for row in rows)
-            seq = rows[-1][0]
-
-    def receipts_back(self) -> Iterator[ReceiptRow]:
-        query, before = "SELECT * FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?", 1 << 62
-        while rows := self._run(query, (before, PAGE)).fetchall():
-            yield from (ReceiptRow(*row) for row in rows)
-            before = rows[-1][0]
-
-    def bodies_back(self, kind: str) -> Iterator[bytes]:
-        query, before = "SELECT seq, body FROM receipt WHERE kind = ? AND seq < ? ORDER BY seq DESC LIMIT ?", 1 << 62
-        while rows := self._run(query, (kind, before, PAGE)).fetchall():
-            yield from (body for _, body in rows)
-            before = rows[-1][0]
 
     def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
         query = "SELECT state, subject, votes FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"

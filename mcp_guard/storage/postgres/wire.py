@@ -1,8 +1,6 @@
 """Exchanges of statements with the database: each is one round trip, whatever number of statements it has.
 
-A transaction is written as plain code over a store (`ledger/writer.py`). On an event loop it runs in a greenlet that is
-suspended while the loop waits for the database: so a step of a call is described once, for every engine, and the loop
-never waits for the network.
+On an event loop, suspended code waits for them (`storage/suspending.py`), so that the loop never waits for the network.
 """
 
 import asyncio
@@ -10,11 +8,10 @@ import itertools
 import select
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import psycopg
-from greenlet import getcurrent, greenlet
 from psycopg import AsyncConnection, Connection
 from psycopg.abc import Params
 from psycopg.pq import TransactionStatus
@@ -33,11 +30,15 @@ from mcp_guard.storage.postgres.connection import (
     session,
     shut_down,
 )
+from mcp_guard.storage.sql.paging import PAGE, PAGE_ON_LOOP
+from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.suspending import wait_for
 
-T = TypeVar("T")
 Statement = tuple[str | bytes, Params]
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to connect; the pause doubles."""
+BACKGROUND_SECONDS = 60
+"""How long a statement may take for which no call waits."""
 MAX_UNASKED = 3
 """How often an idle connection is read before it counts as usable."""
 IDLE = TransactionStatus.IDLE
@@ -53,29 +54,15 @@ def forgetting(command: str) -> bytes:
     return f"{command} /* {next(_numbers)} */".encode()
 
 
-class Found:
-    """What one statement found or changed. Implements `storage.sql.queries.Rows`."""
-
-    def __init__(self, rows: Sequence[Any], rowcount: int) -> None:
-        self.rowcount = rowcount
-        self._rows = iter(rows)
-
-    def fetchone(self) -> Any:
-        return next(self._rows, None)
-
-    def fetchall(self) -> list[Any]:
-        return list(self._rows)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._rows
-
-
 class Wire(ABC):
     """One connection to the database, in autocommit mode. It is made when it is first needed, and again once it is
     lost; never in the middle of a transaction, because nothing but `make_ready` and `connect` does so.
 
-    `check` says which servers must not be used.
+    `check` says which servers must not be used. `page` is how many rows are fetched at once at most, where there
+    are many.
     """
+
+    page: int
 
     _connection: "Connection[Any] | AsyncConnection[Any] | None" = None
 
@@ -181,6 +168,7 @@ class Wire(ABC):
 class BlockingWire(Wire):
     """For commands, and for starting and stopping a guard. It waits for as long as the server is there."""
 
+    page = PAGE
     _connection: "Connection[Any] | None"
 
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
@@ -205,6 +193,7 @@ class BlockingWire(Wire):
 class SuspendingWire(Wire):
     """For code that runs in `suspendable`."""
 
+    page = PAGE_ON_LOOP
     _connection: "AsyncConnection[Any] | None"
 
     def __init__(self, database: Database, check: ServerCheck) -> None:
@@ -239,25 +228,13 @@ class SuspendingWire(Wire):
         wait_for(asyncio.sleep(seconds))
 
 
-async def suspendable(work: Callable[[], T]) -> T:
-    """Run plain code whose calls of `wait_for` are waited for by this coroutine."""
-    run = greenlet(work)
-    run.gr_context = getcurrent().gr_context
-    step: Any = run.switch()
-    while not run.dead:
-        try:
-            value = await step
-        except BaseException as error:
-            step = run.throw(error)
-        else:
-            step = run.switch(value)
-    result: T = step
-    return result
+class BackgroundWire(SuspendingWire):
+    """For reads that no call waits for, whose statements may take longer."""
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, ServerCheck(database, writes=False))
 
-def wait_for(awaitable: Awaitable[T]) -> T:
-    """In code that runs in `suspendable`: what the awaitable gives."""
-    outside = getcurrent().parent
-    assert outside is not None, "not in suspendable code"
-    result: T = outside.switch(awaitable)
-    return result
+    def _greet(self) -> None:
+        super()._greet()
+        self.exchange([(f"SET statement_timeout = '{BACKGROUND_SECONDS}s'", ())])
+        self.answer_seconds = BACKGROUND_SECONDS + ANSWER_SECONDS

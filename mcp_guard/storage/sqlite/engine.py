@@ -5,11 +5,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import InPlaceExecutor
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
+from mcp_guard.storage.sqlite.file_location import FileLocation
 from mcp_guard.storage.sqlite.presence import LockPresence
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
@@ -47,6 +49,16 @@ class SqliteEngine:
         from mcp_guard.storage.sqlite.inspection import open_unchecked
 
         return open_unchecked(self.path)
+
+    def background_reader(self) -> PooledReader:
+        address, location = self.path.absolute().as_uri(), FileLocation(self.path)
+
+        async def open_store() -> Store:
+            from mcp_guard.storage.sqlite.background import open_background_store
+
+            return await open_background_store(self.path, address, location)
+
+        return PooledReader(open_store)
 
     def read_format(self) -> int:
         from mcp_guard.storage.sqlite.inspection import read_format

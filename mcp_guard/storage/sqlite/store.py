@@ -28,18 +28,15 @@ CACHE_KIB = 512
 """Page cache. A call touches some 40 pages of 4 KiB, mostly the same ones."""
 
 
-class SqliteStore(SqlStore):
-    """One connection to the ledger file. Implements `storage.contract.Store`."""
+class SqliteQueries(SqlStore):
+    """The dialect and failures of SQLite, however statements are run."""
 
     failures = FAILURES
     no_head = sqlite3.DatabaseError("the ledger has no head")
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._db = connection
-        self._run = self._write = connection.execute
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self.location = FileLocation(path)
 
     def _change_one(self, name: str, sql: str, values: Sequence[Any]) -> None:
         if self._run(sql, values).rowcount != 1:
@@ -63,15 +60,6 @@ class SqliteStore(SqlStore):
     def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         self._run("BEGIN IMMEDIATE")
 
-    def commit(self) -> None:
-        """INVARIANT: what is durable when this returns is in the file of this name.
-
-        Raises: LedgerError, sqlite3.Error.
-        """
-        self.location.check()
-        self._run("COMMIT")
-        self.location.check()
-
     def version(self) -> int:
         """Differs if another connection has written since."""
         return int(self._run("PRAGMA data_version").fetchone()[0])
@@ -80,6 +68,25 @@ class SqliteStore(SqlStore):
         """Of the file, and of its write-ahead log."""
         files = (f"{self.path}{end}" for end in ("", "-wal", "-shm"))
         return sum(os.stat(file).st_size for file in files if os.path.exists(file))
+
+
+class SqliteStore(SqliteQueries):
+    """One connection to the ledger file. Implements `storage.contract.Store`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path)
+        self._db = connection
+        self._run = self._write = connection.execute
+        self.location = FileLocation(path)
+
+    def commit(self) -> None:
+        """INVARIANT: what is durable when this returns is in the file of this name.
+
+        Raises: LedgerError, sqlite3.Error.
+        """
+        self.location.check()
+        self._run("COMMIT")
+        self.location.check()
 
     def rollback(self) -> None:
         if self._db.in_transaction:
