@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http eval lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http eval lock clean format screenshots browser nginx database
 .PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -50,6 +50,11 @@ ledger-format-4: $(VENV)/.dev  ## make a ledger of format 4 in TARGET with the l
 	@folder=$$(mktemp -d) && git worktree add -q --detach $$folder 5b44c5a && cd $$folder \
 	  && PYTHONPATH=$$folder $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fixtures/ledgers/make_format_4.py $(abspath $(TARGET)) $(ARGS); \
 	  status=$$?; cd $(CURDIR); git worktree remove --force $$folder; exit $$status
+
+RECEIPTS ?= 100000
+fleet-upgrade: $(VENV)/.dev database  ## make a ledger of format 4 with RECEIPTS receipts, migrate it, copy it into PostgreSQL, and verify it there against its old checkpoint; ten minutes
+	@folder=$$(mktemp -d) && $(MAKE) -s ledger-format-4 TARGET=$$folder/ledger ARGS="--receipts $(RECEIPTS)" \
+	  && $(BIN)/python -m tests.ledger.fleet_upgrade $$folder/ledger; status=$$?; rm -rf $$folder; exit $$status
 
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)

@@ -1,6 +1,7 @@
 """A PostgreSQL server of the tests' own, from the system's package, on a free port of the loopback interface."""
 
 import atexit
+import itertools
 import os
 import shutil
 import signal
@@ -16,6 +17,9 @@ MEMORY = Path("/dev/shm")
 """Where a server syncs without waiting for a disk. What a crash of the machine would lose is not tested."""
 USER = "postgres"
 """As root, the server runs as this user, which the package makes: it refuses to run as root."""
+
+
+_NUMBERS = itertools.count()
 
 
 class Server:
@@ -67,6 +71,12 @@ class Server:
     @property
     def url(self) -> str:
         return f"postgresql://guard@127.0.0.1:{self.port}/postgres"
+
+    def new_database(self) -> str:
+        """The URL of an empty database of its own."""
+        name = f"test_{next(_NUMBERS)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "guard", name)
+        return self.url.replace("/postgres", f"/{name}")
 
     def _remove(self) -> None:
         self.stop()
