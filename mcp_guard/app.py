@@ -260,7 +260,7 @@ def _readiness(runtime: Runtime) -> "ReadinessChecks":
 
     return ReadinessChecks(
         tuple(runtime.settings.upstreams),
-        runtime.ledger.writer,
+        runtime.ledger.ledger,
         runtime.settings.state_dir,
         remote=[name for name, server in runtime.settings.upstreams.items() if server.url or server.share],
         sessions=runtime.sessions,
@@ -312,7 +312,7 @@ def _http_app(
         origins=frozenset(map(normalize_origin, serve.origins)),
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
-        instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
+        instances=TokenInstances(ledger.ledger, settings.agents),
         proofs=ProofVerifier(ledger.engine.open_used_proofs(settings.state_dir)),
         on_refused=runtime.telemetry.on_refused_token,
     )

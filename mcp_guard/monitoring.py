@@ -47,6 +47,7 @@ class Monitoring:
             held=self.ledger.approvals.watcher.count,
             waiting_commits=writer.waiting,
             late_outcomes=self.ledger.ledger.late_outcomes,
+            lease_seconds=self.ledger.presence.seconds_left(),
             upstreams=self.upstreams(),
             ledger=await self._read_ledger(),
         )

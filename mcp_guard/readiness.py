@@ -14,7 +14,7 @@ from mcp_guard.core.model import Tool
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.http.health import Check, Readiness
 from mcp_guard.downstream.session import Session
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.upstream.status_file import UpstreamStatus
 
 FRESH_SECONDS = 1.0
@@ -39,7 +39,7 @@ class ReadinessChecks:
     def __init__(
         self,
         upstreams: Collection[str],
-        writer: Writer,
+        ledger: SqlLedger,
         state_dir: Path,
         *,
         remote: Collection[str],
@@ -50,7 +50,7 @@ class ReadinessChecks:
         note: Callable[[str], None],
     ) -> None:
         self._upstreams = upstreams
-        self._writer = writer
+        self._ledger = ledger
         self._state_dir = state_dir
         self._remote = remote
         self._sessions = sessions
@@ -155,10 +155,13 @@ class ReadinessChecks:
         return now - self._probed >= (PROBE_SECONDS if is_well else RETRY_SECONDS)
 
     async def _check_ledger(self) -> Check:
-        """Whether its folder takes a synced write, and the ledger a transaction, which reads so that it is begun."""
+        """Whether this guard is present, its folder takes a synced write, and the ledger a transaction, which reads so
+        that it is begun."""
+        if self._ledger.presence.seconds_left() <= 0:
+            return Check.FAILING
         try:
             await asyncio.to_thread(write_page, self._state_dir / f".ready.{os.getpid()}")
-            await self._writer.submit(lambda tx: tx.store.version())
+            await self._ledger.writer.submit(lambda tx: tx.store.version())
         except (OSError, GuardError):  # the writer reports its own
             return Check.FAILING
         return Check.OK

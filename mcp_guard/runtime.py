@@ -186,7 +186,7 @@ class Runtime:
         self._hidden: set[tuple[str, str, str]] = set()
         self._retries: set[asyncio.Task[None]] = set()
         self._calls_at_stop: CallsAtStop | None = None
-        self._status_file = StatusFile(status_path(settings.state_dir / GUARDS, ledger.guard), note)
+        self._status_file = StatusFile(lambda: status_path(settings.state_dir / GUARDS, ledger.guard), note)
         self._secrets = Scrubber()
         """Those of all upstreams of all sessions."""
         self._sign_ins = SignInStorage(settings)

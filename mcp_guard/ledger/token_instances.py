@@ -12,7 +12,8 @@ from mcp_guard.identity.bearer import ExternalToken, OwnToken
 from mcp_guard.identity.ed25519 import AnyPublicKey, PublicKey
 from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.ledger.ledger import SqlLedger
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
 
@@ -24,15 +25,14 @@ MAX_BEGUN = 1000
 class TokenInstances:
     """Token lookup for one guard process that serves HTTP; `agents` are those of the configuration."""
 
-    writer: Writer
+    ledger: SqlLedger
     agents: Mapping[str, AgentSettings]
-    guard: str
     begun: dict[str, Instance] = field(default_factory=dict, repr=False)
     """Cache of instances that have begun, which never change, by our own token. Whether they may call is checked
     each time."""
 
     def now(self) -> Micros:
-        return self.writer.now()
+        return self.ledger.writer.now()
 
     async def issuer_of(self, token: str, own: Issuer) -> Issuer:
         """The guard as the issuer of this token, with the key that was in force when its instance was issued: a
@@ -41,7 +41,7 @@ class TokenInstances:
         Raises: InvalidCredential, LedgerError.
         """
         id = read_unverified(token).claims.get("instance")
-        keys = await self.writer.query(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
+        keys = await self.ledger.writer.query(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
         return replace(own, public_key=keys[-1], other_keys=tuple(keys[:-1])) if keys else own
 
     async def own(self, verified: OwnToken, token: str) -> Instance:
@@ -49,12 +49,12 @@ class TokenInstances:
         if (begun := self.begun.get(token)) is not None:
             await self._check(begun)
             return begun
-        row = await self.writer.query(lambda store: store.instance(verified.instance))
+        row = await self.ledger.writer.query(lambda store: store.instance(verified.instance))
         if row is None or row.instance.credential_id != verified.credential_id:
             raise InvalidCredential("this ledger knows no such credential")
         await self._check(row.instance)
         if row.begun is None:
-            await self.writer.submit(lambda tx: registry.begin(tx, row.instance, self.guard))
+            await self.ledger.writer.submit(lambda tx: registry.begin(tx, row.instance, self.ledger.guard))
         if len(self.begun) >= MAX_BEGUN:
             self.begun.clear()
         self.begun[token] = instance = replace(row.instance, credential=token)
@@ -63,11 +63,11 @@ class TokenInstances:
     async def foreign(self, verified: ExternalToken, token: str) -> Instance:
         """Raises: InvalidCredential, IdentityError, LedgerError."""
         credential_id = f"cred_{verified.id[:24]}"
-        row = await self.writer.query(lambda store: store.instance_of_credential(credential_id))
+        row = await self.ledger.writer.query(lambda store: store.instance_of_credential(credential_id))
         if row is not None:
             instance = row.instance
         else:
-            agents = await self.writer.query(lambda store: registry.all_agents(self.agents, store))
+            agents = await self.ledger.writer.query(lambda store: registry.all_agents(self.agents, store))
             enrolled, started = registry.find_agent(agents, verified.agent), verified.issued * SECOND
             new = Instance(
                 id=instance_id(format_time(started), verified.id[:12]),
@@ -80,7 +80,7 @@ class TokenInstances:
                 credential_id=credential_id,
                 user_issuer=verified.issuer,
             )
-            instance = await self.writer.submit(lambda tx: self._add(tx, new, verified))
+            instance = await self.ledger.writer.submit(lambda tx: self._add(tx, new, verified))
         if (instance.agent.name, instance.on_behalf_of) != (verified.agent, verified.user):
             raise InvalidCredential("its `jti` is that of a token for another agent or user")
         await self._check(instance)
@@ -91,11 +91,11 @@ class TokenInstances:
         if (row := tx.store.instance_of_credential(instance.credential_id)) is not None:
             return row.instance
         registry.issue(tx, instance, {"thumbprint": verified.thumbprint, "by": "token"})
-        registry.begin(tx, instance, self.guard)
+        registry.begin(tx, instance, self.ledger.guard)
         return instance
 
     async def _check(self, instance: Instance) -> None:
-        if why := await self.writer.query(lambda store: registry.why_barred(store, instance, self.now())):
+        if why := await self.ledger.writer.query(lambda store: registry.why_barred(store, instance, self.now())):
             raise InvalidCredential(why)
 
 

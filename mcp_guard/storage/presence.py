@@ -5,7 +5,9 @@ runs: a lock of the operating system, or a lease in a database. On every engine 
 lock in the state folder, for the commands that look at that folder.
 """
 
+import os
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,8 @@ from mcp_guard.storage.contract import Store
 
 GUARDS = "guards"
 """The folder with the locks of this machine's running guards."""
+UPSTREAMS = ".upstreams"
+"""The ending of a file that a guard keeps beside its lock (upstream/status_file.py)."""
 
 
 class Presence(Protocol):
@@ -75,6 +79,11 @@ class MachineLock:
         except OSError as error:
             raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
 
+    def move_files(self, to: "MachineLock") -> None:
+        """What the process keeps beside its lock is beside the other one from here on."""
+        with suppress(OSError):  # there is nothing, or it is written again
+            os.replace(self._lock.path.with_suffix(UPSTREAMS), to._lock.path.with_suffix(UPSTREAMS))
+
     def release(self) -> None:
         self._lock.path.unlink(missing_ok=True)
         self._lock.release()
@@ -96,7 +105,7 @@ def has_ended(folder: Path, guard: str) -> bool:
     except FileNotFoundError:
         return True
     path.unlink(missing_ok=True)
-    path.with_suffix(".upstreams").unlink(missing_ok=True)
+    path.with_suffix(UPSTREAMS).unlink(missing_ok=True)
     return True
 
 

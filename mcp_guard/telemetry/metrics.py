@@ -46,13 +46,15 @@ class LedgerReadings:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """The state of a guard at one moment. `ledger` is None if it cannot be read; `late_outcomes` wait for it."""
+    """The state of a guard at one moment. `ledger` is None if it cannot be read; `late_outcomes` wait for it. Without
+    `lease_seconds` left, calls are refused; those of a ledger in a file are infinite."""
 
     sessions: int
     calls: int
     held: int
     waiting_commits: int
     late_outcomes: int
+    lease_seconds: float
     upstreams: dict[str, bool]
     ledger: LedgerReadings | None
 
@@ -141,6 +143,8 @@ class _Gauges:
         self._held = gauge("calls_held", "Calls that wait for an approval now.")
         self._waiting_commits = gauge("ledger_waiting_commits", "Steps that wait to be written.")
         self._late_outcomes = gauge("ledger_late_outcomes", "Outcomes that the ledger could not record yet.")
+        self._is_lease_held = gauge("lease_held", "Whether this guard is sure of its lease.")
+        self._lease_seconds = gauge("lease_seconds_left", "Time until the lease runs out unless it is renewed.")
         self._is_ledger_up = gauge("ledger_up", "Whether the ledger can be read.")
         self._receipts = gauge("ledger_receipts", "Receipts in the ledger.")
         self._bytes = gauge("ledger_bytes", "Size of the ledger on disk.")
@@ -155,6 +159,8 @@ class _Gauges:
         self._held.set(readings.held)
         self._waiting_commits.set(readings.waiting_commits)
         self._late_outcomes.set(readings.late_outcomes)
+        self._is_lease_held.set(readings.lease_seconds > 0)
+        self._lease_seconds.set(readings.lease_seconds)
         for name, is_up in readings.upstreams.items():
             self._upstream_up.labels(name).set(is_up)
         ledger = readings.ledger

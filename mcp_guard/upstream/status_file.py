@@ -14,6 +14,7 @@ import orjson
 
 from mcp_guard.core.model import Json
 from mcp_guard.files import replace_file
+from mcp_guard.storage.presence import UPSTREAMS
 
 DELAY_SECONDS = 0.1
 """Changes within this time are written together."""
@@ -40,7 +41,8 @@ class StatusSource(Protocol):
 class StatusFile:
     """The upstreams of all sessions of one process. Needs a running event loop from the first change on."""
 
-    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, path: Callable[[], Path], note: Callable[[str], None]) -> None:
+        """`path` is where it is now: it moves with the lock that it is beside."""
         self._path, self._note = path, note
         self._sources: dict[str, list[StatusSource]] = {}
         """By instance."""
@@ -67,19 +69,20 @@ class StatusFile:
             for source in sources
             for name, status in source.statuses().items()
         ]
+        path = self._path()
         try:
-            replace_file(self._path, orjson.dumps(rows), durable=False)
+            replace_file(path, orjson.dumps(rows), durable=False)
         except OSError as error:  # no call depends on it
-            self._note(f"cannot write `{self._path}`: {error.strerror}")
+            self._note(f"cannot write `{path}`: {error.strerror}")
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._path.unlink(missing_ok=True)
+        self._path().unlink(missing_ok=True)
 
 
 def status_path(guards: Path, guard: str) -> Path:
-    return guards / f"{guard}.upstreams"
+    return guards / f"{guard}{UPSTREAMS}"
 
 
 def read_statuses(guards: Path, guard: str) -> list[Json]:

@@ -104,6 +104,7 @@ class LeasePresence:
 
     def adopt(self) -> None:
         assert self._new is not None, "no id was taken"
+        self._lock.move_files(self._new[1])
         self._lock.release()
         (self.guard, self._lock, self._until), self._new = self._new, None
 
