@@ -1,7 +1,7 @@
 """Opens the ledger: its keys, its place, and the presence of this process as a guard."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,8 +135,12 @@ class OpenLedger:
     def presence(self) -> Presence:
         return self.ledger.presence
 
-    def on_loop(self) -> AbstractAsyncContextManager[None]:
-        return on_loop(self.writer, self.engine, self.reader)
+    @asynccontextmanager
+    async def on_loop(self) -> AsyncIterator[None]:
+        """While calls are served. Raises: LedgerError."""
+        async with on_loop(self.writer, self.engine, self.reader):
+            self.writer.executor.listen(self.approvals.watcher.hear)
+            yield
 
     def close(self) -> None:
         self.writer.close()

@@ -387,6 +387,8 @@ class Writer:
                 tx = Transaction(store, self.key, head, edge, receipt_time(self._clock, self._known_head.at))
                 results = _run_all(ops, tx)
                 tx.close(head.size)
+                if tx.moved_approvals:
+                    store.announce(tx.moved_approvals)
                 store.commit()
             except BaseException:
                 store.rollback()

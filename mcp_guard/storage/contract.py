@@ -223,6 +223,10 @@ class ApprovalStore(Protocol):
 
     def note_answered(self, id: str) -> None: ...
 
+    def announce(self, ids: Sequence[str]) -> None:
+        """Have the executors of other processes hear that these approvals have another state, once the transaction is
+        durable. Does nothing in an engine whose executors look for it (see `Executor.poll_seconds`)."""
+
     def replace_subject(self, id: str, subject: str) -> None: ...
 
     def forget_nonce(self, id: str, lookup: bool) -> None:

@@ -1,6 +1,6 @@
 """How work over a store is run on an event loop, and how it is where statements wait for no network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from mcp_guard.storage.contract import Store
@@ -10,6 +10,12 @@ T = TypeVar("T")
 
 class Executor(Protocol):
     """Runs work over a store on an event loop, on the path of calls."""
+
+    poll_seconds: float
+    """How often to look for what other processes have done, where nothing was heard of it."""
+
+    def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
+        """From now on, call this with the approvals that a process announces; with none, some may have been missed."""
 
     def write(self, work: Callable[[Store], None]) -> None:
         """Run this work, which writes, after the work that was given before. It is always the same work: where it has
@@ -25,8 +31,13 @@ class Executor(Protocol):
 class InPlaceExecutor:
     """Implements `Executor`: work is done where it is given."""
 
+    poll_seconds = 0.0
+
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
+        """Nothing is announced."""
 
     def write(self, work: Callable[[Store], None]) -> None:
         work(self._store)

@@ -15,7 +15,7 @@ from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.executor import open_executor
+from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import SuspendingWire
 from tests.promises.harness import ALLOW, Harness, make_instance, open_harness
@@ -30,10 +30,16 @@ class RemoteGuard:
     """`store` is another connection to the same ledger, which no loss concerns."""
 
     harness: Harness
+    database: Database
+    """Where no loss concerns it."""
     network: Network
     store: Store
-    writing: PostgresStore
-    """The one that writes on the event loop."""
+    executor: LoopExecutor
+
+    @property
+    def writing(self) -> PostgresStore:
+        """The one that writes on the event loop."""
+        return self.executor.writer
 
     @property
     def writer(self) -> Writer:
@@ -59,9 +65,10 @@ async def remote_guard(folder: Path, policies: str = ALLOW, **options: Any) -> A
         behind = database._replace(url=between.url)
         harness = open_harness(folder, policies, database=behind, **options)
         harness.ledger.writer.executor = executor = await open_executor(harness.store)
+        executor.listen(harness.ledger.approvals.watcher.hear)
         try:
             with closing(find_engine(database).open_reader()) as store:
-                yield RemoteGuard(harness, between, store, executor.writer)
+                yield RemoteGuard(harness, database, between, store, executor)
         finally:
             between.release()
             await executor.close()

@@ -1,12 +1,12 @@
 """Wakes the calls that wait for an approval, in one place for all of them.
 
-A decision of this process is an event of its writer. One of another process can only be noticed by looking: one timer
-asks SQLite whether another connection has written at all, and only then which approvals are still open. What a look
-costs does not depend on the size of the requests, and hardly on their number.
+A decision of this process is an event of its writer. One of another process is announced by a database, or noticed by
+looking: one timer asks whether another connection has written at all, and only then which approvals are still open.
+What a look costs does not depend on the size of the requests, and hardly on their number.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mcp_guard.core.errors import LedgerError
@@ -50,6 +50,8 @@ class ApprovalWatcher:
         """By approval."""
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._next_look = 0.0
+        """When, by the event loop's clock."""
         self._seen: int | None = None
         """What other connections had written at the last look."""
         writer.on_approvals_moved = self.wake
@@ -70,6 +72,16 @@ class ApprovalWatcher:
             for waiter in self._waiters.get(id, ()):
                 waiter.wake()
 
+    def hear(self, ids: Sequence[str]) -> None:
+        """The same, as another process has announced it; without any, some may have been missed."""
+        if ids:
+            self.wake(ids)
+        else:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._seen, self._next_look = None, 0.0
+
     async def wait(self, id: str, expires: Micros, seconds: float, on_tick: Callable[[float], None]) -> bool:
         """Wait until the approval is no longer `requested`, its time is over, or `stop` is called; at most for
         `seconds`. Returns whether that was so. `on_tick` is called at once, unless it is so already, and about every
@@ -82,8 +94,8 @@ class ApprovalWatcher:
         waiter = _Waiter(loop.create_future(), expires, on_tick, loop.time())
         self._waiters.setdefault(id, set()).add(waiter)
         if self._timer is None:
-            self._seen = None  # nobody has looked for a while
-            self._timer = loop.call_later(POLL_SECONDS, self._begin_look)
+            self._look_again()  # nobody has looked for a while
+            self._timer = loop.call_later(POLL_SECONDS, self._on_timer)
         try:
             if not await self.writer.query(lambda store: store.open_among([id])):
                 return True
@@ -101,12 +113,19 @@ class ApprovalWatcher:
     def _all(self) -> Iterator[_Waiter]:
         return (waiter for waiters in self._waiters.values() for waiter in waiters)
 
-    def _begin_look(self) -> None:
+    def _on_timer(self) -> None:
         """INVARIANT: there is one look at a time, so that what is seen only advances."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(POLL_SECONDS, self._begin_look) if self._waiters else None
-        if self._looking is None or self._looking.done():
+        self._timer = loop.call_later(POLL_SECONDS, self._on_timer) if self._waiters else None
+        if loop.time() >= self._next_look and (self._looking is None or self._looking.done()):
+            self._next_look = loop.time() + self.writer.executor.poll_seconds
             self._looking = loop.create_task(self._look())
+        now, elapsed = self.writer.now(), loop.time()
+        for waiter in list(self._all()):
+            if waiter.expires <= now:
+                waiter.wake()
+            else:
+                waiter.tick(elapsed)
 
     async def _look(self) -> None:
         try:
@@ -120,10 +139,3 @@ class ApprovalWatcher:
             for waiter in self._all():
                 if not waiter.decided.done():
                     waiter.decided.set_exception(LedgerError(error.message, error.hint, error.fault))
-            return
-        now, elapsed = self.writer.now(), asyncio.get_running_loop().time()
-        for waiter in list(self._all()):
-            if waiter.expires <= now:
-                waiter.wake()
-            else:
-                waiter.tick(elapsed)

@@ -1,16 +1,19 @@
 """Runs work over stores on an event loop, which goes on while the database is waited for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.postgres.announcements import Listener
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import SuspendingWire
 from mcp_guard.storage.suspending import suspendable
 
 T = TypeVar("T")
+POLL_SECONDS = 2.0
+"""How often whoever waits looks, in case that nothing was heard."""
 READERS = 2
 """Connections for reads on the path of calls."""
 
@@ -20,6 +23,8 @@ class LoopExecutor:
 
     def __init__(self, writer: PostgresStore, readers: list[PostgresStore]) -> None:
         self.writer = writer
+        self.poll_seconds = POLL_SECONDS
+        self._listener: Listener | None = None
         self._stores = [writer, *readers]
         self._readers: asyncio.LifoQueue[PostgresStore] = asyncio.LifoQueue()
         for reader in readers:
@@ -27,6 +32,13 @@ class LoopExecutor:
         self._work: Callable[[Store], None] | None = None
         """What was given and has not begun."""
         self._task: asyncio.Task[None] | None = None
+
+    def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
+        self._listener = Listener(self.writer.wire.database, on_announced)
+
+    @property
+    def is_listening(self) -> bool:
+        return self._listener is not None and self._listener.is_connected
 
     def write(self, work: Callable[[Store], None]) -> None:
         self._work = work
@@ -49,7 +61,13 @@ class LoopExecutor:
         finally:
             self._readers.put_nowait(reader)
 
+    async def stop_listening(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
+
     async def close(self) -> None:
+        await self.stop_listening()
         if self._task is not None:
             await self._task
         for store in self._stores:

@@ -17,6 +17,8 @@ from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Reads
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
+from mcp_guard.storage.postgres.announcements import payload_of
+from mcp_guard.storage.postgres.connection import schema_of
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
@@ -241,6 +243,10 @@ class PostgresStore(PagedReads, SqlStore):
                 self.wire.exchange([(forgetting("ROLLBACK"), ())])
             except psycopg.Error:  # a connection that is lost is rolled back by the server
                 self.wire.disconnect()
+
+    def announce(self, ids: Sequence[str]) -> None:
+        values = schema_of(self.wire.database), payload_of(ids)
+        self._write("SELECT pg_notify(?, ?)", values)
 
     def version(self) -> int:
         return int(self._run("SELECT size FROM head").fetchone()[0])

@@ -119,3 +119,10 @@ def test_a_connection_that_could_not_begin_a_transaction_begins_the_next(tmp_pat
     other.rollback()
     assert writer.run(lambda tx: tx.add(Draft("second", {}))) == 0
     writer.close()
+
+
+def test_announcing_changes_nothing_else(store: Store, other: Store) -> None:
+    with writing(store):
+        store.announce([f"ap_{number:010}" for number in range(2000)])
+        store.note("name", "value")
+    assert other.noted("name") == "value"
