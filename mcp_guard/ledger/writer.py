@@ -321,7 +321,7 @@ class Writer:
         return self._clock.wall()
 
     def read(self, query: Callable[[Store], T]) -> T:
-        """A read without an event loop, or for people. Raises: LedgerError."""
+        """A read without an event loop. Raises: LedgerError."""
         try:
             with self.store.reading():
                 return query(self.store)

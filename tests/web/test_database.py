@@ -1,0 +1,54 @@
+"""The inbox of a ledger in PostgreSQL: its pages read and write without waiting for the database on the event loop."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.config import load
+from mcp_guard.storage.engines import open_read_only
+from mcp_guard.storage.place import Database
+from tests.live.running_guard import cli, text
+from tests.storage.postgres_server import server
+from tests.web.inbox_client import InboxClient
+from tests.web.inbox_process import InboxScenario, inbox_scenario
+from tests.web.software_passkey import SoftwarePasskey
+
+
+@pytest.fixture
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InboxScenario]:
+    monkeypatch.setenv("DATABASE_URL", server().url)
+
+    def edit(config: str) -> str:
+        own = config.replace("crm-example.local/ledger", f"crm-example.local/{tmp_path.name}")
+        return f'{own}\n[ledger]\ndatabase = {{ env = "DATABASE_URL" }}\n'
+
+    with inbox_scenario(tmp_path, edit) as made:
+        yield made
+
+
+def test_a_request_is_decided_in_the_inbox(on: InboxScenario) -> None:
+    held = on.hold()
+    [request] = on.requests()
+    client, passkey = InboxClient(on.url).sign_in(on.code()), SoftwarePasskey(on.url)
+    assert client.enrol(passkey) == (200, {"go": "/keys"})
+    for path in ("/", "/history", "/keys", f"/requests/{request['id']}"):
+        status, page = client.get(path)
+        assert status == 200, page
+    assert client.decide(request["id"], passkey) == (200, {"state": "approved", "go": "/"})
+    assert "Closed Won" in text(on.client.wait(held))
+    assert client.get(f"/requests/{request['id']}/state") == (200, {"state": "consumed"})
+    with open_read_only(Database(server().url, load(on.config).origin)) as store:
+        kinds = [row.kind for row in store.receipts_after(-1)]
+    assert {"approver.enrolled", "approval.granted", "approval.consumed"} <= set(kinds)
+
+
+def test_two_passkeys_at_once_cannot_be_enrolled_with_one_code(on: InboxScenario) -> None:
+    enrolling = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout
+    client = InboxClient(on.url).sign_in(json.loads(enrolling)["code"])
+    credentials = [SoftwarePasskey(on.url).register(client.post("/passkeys/options")[1]) for _ in range(4)]
+    with ThreadPoolExecutor() as threads:
+        statuses = list(threads.map(lambda credential: client.post("/passkeys", credential)[0], credentials))
+    assert statuses.count(200) == 1
