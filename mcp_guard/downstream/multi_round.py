@@ -156,7 +156,7 @@ class MultiRoundRequests:
         futures = {self._key(multi, name): (name, loop.create_future()) for name in requests if name not in early}
         multi.answers |= {key: future for key, (_, future) in futures.items()}
         if futures:
-            self.show(multi, {key: requests[name] for key, (name, _) in futures.items()})
+            self._show(multi, {key: requests[name] for key, (name, _) in futures.items()})
         try:
             return early | {name: await future for name, future in futures.values()}
         finally:
@@ -171,8 +171,8 @@ class MultiRoundRequests:
             key = self._new_key("q")
         return key
 
-    def show(self, multi: MultiRoundRequest, requests: Json) -> None:
-        """Send the client these requests, by key. Answers to any that `ask` did not register are dropped."""
+    def _show(self, multi: MultiRoundRequest, requests: Json) -> None:
+        """Send the client these requests, by key."""
         multi.questions |= requests
         if multi.request is not None:
             self._reply_input_required(multi, multi.request)

@@ -214,6 +214,7 @@ class StatelessAdapter:
         def note_pending(approval: Approval) -> None:
             multi.pending = approval
 
+        shown: Json = {}
         knows_rounds = not multi.envelope.capabilities.keys().isdisjoint(wire.ASKABLE.values())
         round_seconds = min(ROUND_SECONDS, self._session.guard.hold_seconds / HOLD_ROUNDS)
         wait = self._session.begin_wait(
@@ -224,11 +225,11 @@ class StatelessAdapter:
         multi.seconds_left = held.seconds_left - (wait.limit() or 0)
         channel = ClientChannel(
             progress=(lambda update: self._send_progress(multi, update)) if multi.token is not None else None,
-            on_approval_requested=lambda approval: self._show_approval(multi, approval),
+            on_approval_requested=lambda approval: self._show_approval(multi, shown, approval),
             on_left_pending=note_pending,
             ask=lambda requests: self._rounds.ask(multi, requests),
             envelope=wire.client_meta(multi.envelope),
-            seconds_left=wait.seconds_left,
+            seconds_left=lambda: 0.0 if shown else wait.seconds_left(),
             on_wait_cancelled=wait.on_cancelled,
             on_repeated=wait.on_repeated,
         )
@@ -242,11 +243,13 @@ class StatelessAdapter:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
             reply = self._session.failure_reply(failure)
+        if shown:  # the round was answered at once
+            multi.seconds_left = held.seconds_left
         is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and multi.seconds_left < MIN_ROUND_SECONDS)
         if multi.pending is None or not knows_rounds or is_over:
             return wire.complete_result(method, reply)
         multi.approval = multi.pending.id
-        return wire.input_required(self._seal(multi), {}, reply["result"])
+        return wire.input_required(self._seal(multi), shown, reply["result"])
 
     def _seal(self, multi: MultiRoundRequest, **more: str) -> str:
         """The state by which a client comes back: to the approval that its call waits for, if there is one."""
@@ -264,15 +267,15 @@ class StatelessAdapter:
             self._session.client.notify(PROGRESS, {"progressToken": multi.token, **update}, multi.request)
 
     def _input_required(self, multi: MultiRoundRequest) -> Json:
-        """To work that goes on here; if it only waits for an approval, another gateway can wait in its place."""
+        """To work that goes on here, to which the client must come back."""
         return wire.input_required(self._seal(multi, session=self._id, resume=multi.key), multi.questions)
 
-    def _show_approval(self, multi: MultiRoundRequest, approval: Approval) -> None:
-        """Show the user where the call is decided. The answer decides nothing."""
+    def _show_approval(self, multi: MultiRoundRequest, shown: Json, approval: Approval) -> None:
+        """Have the user shown where the call is decided. The answer decides nothing, and nobody waits for it here: the
+        client comes back with its state, maybe to another gateway."""
         multi.approval = approval.id
         if self._session.inbox and can_open_urls(multi.envelope.capabilities):
-            request = {"method": ELICIT, "params": approval_elicitation(approval, self._session.inbox)}
-            self._rounds.show(multi, {"approval": request})
+            shown["approval"] = {"method": ELICIT, "params": approval_elicitation(approval, self._session.inbox)}
 
     # Notifications of the client
 

@@ -197,15 +197,15 @@ def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO, elicitation={"url": {}})
         id, back = held(config), {**ECHO, "requestState": state_of(first)}
-        retry = client.send("tools/call", back)
-        assert client.ask("tools/call", back)["error"]["code"] == -32602  # the retry is waiting
+        retry = client.send("tools/call", {**back, "_meta": {"progressToken": "p"}})
+        assert client.read()["method"] == "notifications/progress"  # it is waiting
         client.notify("notifications/cancelled", {"requestId": retry})
         [withdrawn] = eventually(lambda: log(config, "--kind", "approval.withdrawn"))
         assert withdrawn["approval"] == id
 
 
 def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> None:
-    """The call continues while the client shows the link; the client's answer decides nothing."""
+    """The client comes back at once and waits; its answer decides nothing."""
     config = holding(tmp_path, hold=60)
     urls: Json = {"url": {}}
     with Stateless(config) as client:
@@ -217,20 +217,21 @@ def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> Non
         assert request["params"]["url"].endswith(f"/requests/{id}")
         back = {**ECHO, "requestState": first["requestState"], "inputResponses": {key: {"action": "accept"}}}
         waiting = client.send("tools/call", back, elicitation=urls)
-        assert client.ask("tools/call", back)["error"]["code"] == -32602  # one request is pending already
         assert not seen(tmp_path, "up")
         approve(config, id)
-        assert client.wait(waiting)["result"]["resultType"] == "complete"
-        assert client.ask("tools/call", back)["error"]["code"] == -32602  # it is over
+        done = client.wait(waiting)["result"]
+        assert done["resultType"] == "complete"
+        assert client.ask("tools/call", back)["result"]["content"] == done["content"]
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_call_finished_while_its_client_was_away_is_answered_on_return(tmp_path: Path) -> None:
+def test_a_call_that_was_approved_while_its_client_was_away_is_made_on_return(tmp_path: Path) -> None:
+    """It may return to another gateway, and a client that has gone for good is not there for the result."""
     config = holding(tmp_path, hold=60)
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO, elicitation={"url": {}})["result"]
         approve(config, held(config))
-        eventually(lambda: log(config, "--kind", "outcome"))
+        assert not seen(tmp_path, "up")
         back = client.ask("tools/call", {**ECHO, "requestState": first["requestState"]})["result"]
         assert json.loads(back["content"][0]["text"])["arguments"] == {"text": "hi"}
     assert len(seen(tmp_path, "up")) == 1
