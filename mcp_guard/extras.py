@@ -65,7 +65,7 @@ def _timestamps(settings: Settings) -> Iterator[str]:
 
 EXTRAS = (
     Extra("keyring", ("keyring",), _keyring),
-    Extra("postgres", ("psycopg", "greenlet"), _postgres),
+    Extra("postgres", ("psycopg",), _postgres),
     Extra("telemetry", ("prometheus_client",), _metrics),
     Extra("telemetry", ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.common"), _traces),
     Extra("timestamps", ("rfc3161_client",), _timestamps),
