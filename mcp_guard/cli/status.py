@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)
-    print_text(guards_line(running, started))
+    print_text(guards_line(running, started, sorted(state.contents.leased.difference(running))))
     print_text(approvals_line(len(state.pending)))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
     for line in upstream_lines(upstream_statuses(ledger.folder, running)):
@@ -137,11 +137,12 @@ def approvals_line(pending: int) -> str:
     return f"approvals: {pending} pending" + (to_type(": mcp-guard approvals show ID") if pending else "")
 
 
-def guards_line(running: list[str], started: Sequence[StartedGuard]) -> str:
-    """The running guards, each with its version if its receipt names one."""
+def guards_line(running: list[str], started: Sequence[StartedGuard], elsewhere: list[str]) -> str:
+    """The running guards, each with its version if its receipt names one, and those of other state folders."""
     versions = {guard.name: f" {guard.version}".rstrip() for guard in started}
     names = ", ".join(f"{name}{versions.get(name, '')}" for name in running)
-    return f"guards: {len(running)} running" + (f" ({names})" if running else "")
+    others = f", {len(elsewhere)} elsewhere ({', '.join(elsewhere)})" if elsewhere else ""
+    return f"guards: {len(running)} running" + (f" ({names})" if running else "") + others
 
 
 def policies_line(receipts: list[Receipt], started: Sequence[StartedGuard]) -> str:
@@ -220,6 +221,7 @@ def as_json(
         "head": head_as_json(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts, started), strict=True)),
         "guards": [guard for guard, alive in state.guards if alive],
+        "guards_elsewhere": sorted(state.contents.leased - {guard for guard, alive in state.guards if alive}),
         "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,
         "troubles": count_failures(receipts),

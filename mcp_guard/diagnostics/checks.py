@@ -171,13 +171,15 @@ def guards(snapshot: GuardSnapshot) -> CheckResults:
     dead = len(snapshot.guards) - len(running)
     fix = "restart it (a wrapped client starts its guard): it takes both only when it starts"
     results = [CheckResult("guards", Level.WARNING, what, fix) for what in snapshot.outdated]
-    return results + _ok("guards", f"{len(running)} running" + (f", {dead} crashed or were killed" if dead else ""))
+    elsewhere = len(snapshot.contents.leased.difference(running)) if snapshot.contents else 0
+    more = (f", {elsewhere} elsewhere" if elsewhere else "") + (f", {dead} crashed or were killed" if dead else "")
+    return results + _ok("guards", f"{len(running)} running{more}")
 
 
 def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None:
         return []
-    running = {guard for guard, alive in snapshot.guards if alive}
+    running = {guard for guard, alive in snapshot.guards if alive} | snapshot.contents.leased
     lost = [seq for seq, guard in snapshot.contents.open_calls if guard not in running]
     if lost:
         what = f"{len(lost)} calls of guards that are no longer running have no outcome (intents {_some(lost)})"
@@ -188,6 +190,8 @@ def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
 
 def approvals(snapshot: GuardSnapshot) -> CheckResults:
     running = {guard for guard, alive in snapshot.guards if alive}
+    if snapshot.contents is not None:
+        running |= snapshot.contents.leased
     results: CheckResults = []
     for pending in snapshot.pending:
         if why := _undecidable(pending, running, snapshot.approvers_with_keys, snapshot.now):

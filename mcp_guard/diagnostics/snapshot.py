@@ -51,6 +51,8 @@ class LedgerContents:
     key_id: str
     damage: tuple[str, ...]
     open_calls: tuple[tuple[int, str], ...]
+    leased: frozenset[str] = frozenset()
+    """Guards that run on any machine, where the ledger says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
         key_id=head.key.split("+")[1] if head.key.count("+") >= 2 else "",
         damage=looked.damage,
         open_calls=looked.open_calls,
+        leased=looked.leased,
     )
 
 

@@ -133,3 +133,5 @@ class InspectedLedger:
     pending: tuple[tuple[Approval, str | None], ...]
     approvers_with_keys: frozenset[str]
     several_keys: tuple[tuple[str, int], ...]
+    leased: frozenset[str] = frozenset()
+    """The guards that run on any machine, where the engine knows."""

@@ -1,5 +1,6 @@
 """A gateway whose lease cannot be renewed says so to load balancers and monitoring, and goes on when it can."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import quoted_schema
+from mcp_guard.storage.postgres.leases import LeasePresence
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import scripted, text, write_config
+from tests.live.running_guard import cli, scripted, text, write_config
 from tests.storage.postgres_server import server
 
 ORIGIN = "live.example/lease"
@@ -49,6 +51,11 @@ def test_a_gateway_without_a_lease_is_not_ready_and_refuses_calls(
         client = served.raw(served.issue("--agent", "tester", "--ttl", "1h")[1])
         client.start()
         until(lambda: get("/readyz").status_code == 200)
+        (tmp_path / "other").mkdir()
+        other = LeasePresence(database, tmp_path / "other", "guard_elsewhere", 60)
+        status = cli("status", "--config", str(config)).stdout
+        assert re.search(r"^guards: 1 running \(guard_.*\), 1 elsewhere \(guard_elsewhere\)$", status, re.MULTILINE)
+        other.release()
         assert metric("lease_held") == 1
         assert 0 < metric("lease_seconds_left") <= 4.5
         with psycopg.connect(database.url) as locked:

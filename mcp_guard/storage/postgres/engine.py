@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
-from mcp_guard.storage.postgres.leases import LeasePresence
+from mcp_guard.storage.postgres.leases import LeasePresence, leased_guards
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format
 from mcp_guard.storage.postgres.store import PostgresStore
@@ -91,7 +92,8 @@ class PostgresEngine:
         from mcp_guard.storage.sql.inspection import inspect_store
 
         with self._explained(), closing(self.open_reader()) as store:
-            return inspect_store(store, format, store.stored_bytes(), damage=())
+            inspected = inspect_store(store, format, store.stored_bytes(), damage=())
+            return replace(inspected, leased=leased_guards(store))
 
     def latest_receipts(self, count: int) -> list[bytes]:
         with self._explained(), closing(self.open_reader()) as store:

@@ -114,8 +114,7 @@ class LeasePresence:
             self._new = None
 
     def find_dead(self, store: Store, guards: Set[str]) -> set[str]:
-        rows = _postgres(store)._run("SELECT guard FROM lease WHERE expires > clock_timestamp()").fetchall()
-        return set(guards) - {guard for (guard,) in rows} - self._ids
+        return set(guards) - leased_guards(_postgres(store)) - self._ids
 
     def end_dead(self, store: Store, guards: Set[str]) -> set[str]:
         postgres = _postgres(store)
@@ -166,6 +165,12 @@ def _shut_down(connection: "AsyncConnection[Any]") -> None:
     """End a connection whose answer does not come, and with it the wait for the answer, by an error."""
     with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
         copy.shutdown(socket.SHUT_RDWR)
+
+
+def leased_guards(store: PostgresStore) -> frozenset[str]:
+    """Those whose lease is in force."""
+    rows = store._run("SELECT guard FROM lease WHERE expires > clock_timestamp()").fetchall()
+    return frozenset(guard for (guard,) in rows)
 
 
 def _postgres(store: Store) -> PostgresStore:
