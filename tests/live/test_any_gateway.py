@@ -129,7 +129,7 @@ def test_a_call_that_was_shown_goes_on_after_its_gateway_was_killed(fleet: list[
     assert [request["params"]["mode"] for request in first["inputRequests"].values()] == ["url"]
     here.process.kill()
     here.process.wait(timeout=30)
-    approve(there.config)
+    approve(here.config)
     back = {**ECHO, "requestState": first["requestState"], "inputResponses": {"approval": {"action": "accept"}}}
     done = ask(there.raw(token), back, CAN_SHOW)["result"]
     assert done["resultType"] == "complete"

@@ -144,17 +144,15 @@ def test_gateways_of_a_database_share_a_sign_in(tmp_path: Path, monkeypatch: pyt
                 there.start()
                 there.tools()
                 authority.behave(slow=0.2, lasts=1)
-                for _ in range(3):
+                for _ in range(2):
                     authority.drop()  # so that both notice at the same time
                     sent = [item.send("tools/call", {"name": "far__echo", "arguments": {}}) for item in (here, there)]
                     assert [text(each.wait(id)) for each, id in zip((here, there), sent, strict=True)] == ["done"] * 2
         refreshes = [item for item in authority.asked("token") if item["grant_type"] == "refresh_token"]
-        assert len(refreshes) >= 3
+        assert len(refreshes) >= 2
         used = {refresh["refresh_token"] for refresh in refreshes}
         assert len(used) == len(refreshes), "a refresh token was used twice"
     assert not list(tmp_path.glob("*/state/sign-ins"))
-    assert cli("upstreams", "logout", "far", "--config", str(configs[1])).stdout.startswith("signed out of `far`")
-    assert cli("upstreams", "logout", "far", "--config", str(configs[0]), check=False).returncode == 1
 
 
 def test_upstream_without_sign_in_is_down_and_says_what_to_do(tmp_path: Path) -> None:
