@@ -33,8 +33,8 @@ class PresenceKeeper:
         self._started = started
         self._tell = tell
         self._note = note
-        self._trouble = ""
-        """What was noted last, until a renewal succeeds."""
+        self._reported: set[str] = set()
+        """What has been noted since a renewal succeeded last."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -51,25 +51,25 @@ class PresenceKeeper:
                 if not await self._ledger.presence.renew():
                     await self._begin_again()
             except LedgerError as error:
-                self._report(f"the lease of {self._ledger.guard} cannot be renewed: {error}")
+                self._report("failure", f"the lease of {self._ledger.guard} cannot be renewed: {error}")
                 await asyncio.sleep(min(RETRY_SECONDS, seconds))
             else:
-                self._trouble = ""
+                self._reported.clear()
                 await asyncio.sleep(seconds)
 
     async def _begin_again(self) -> None:
         """Go on as another guard: the calls of this one may have been closed by others. Raises: LedgerError."""
         presence, new = self._ledger.presence, new_guard_id()
         lost = presence.guard
-        self._report(f"the lease of {lost} ran out: calls are refused until this gateway has another one")
+        self._report("loss", f"the lease of {lost} ran out: calls are refused until this gateway has another one")
         await presence.take(new)
         await self._ledger.writer.submit(lambda tx: tx.add(self._started(new)))
         presence.adopt()
         self._note(f"this gateway goes on as {new}, in place of {lost}")
 
-    def _report(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
+    def _report(self, kind: str, trouble: str) -> None:
+        if kind not in self._reported:
+            self._reported.add(kind)
             self._note(trouble)
 
     async def _recover(self) -> None:

@@ -42,13 +42,15 @@ def _find_dead(store: Store, presence: Presence) -> set[str]:
 
 
 def _closing(presence: Presence, dead: Set[str], tell: Tell) -> Op[list[Json]]:
+    how = "ended" if presence.renew_seconds is None else "ended or lost its lease"
+    detail = f"the guard {how} before the outcome was recorded; the call may have taken effect"
+
     def op(tx: Transaction) -> list[Json]:
         ended, intents = presence.end_dead(tx.store, dead), []
         for seq in [seq for seq, guard in tx.store.open_calls() if guard in ended]:
             row = tx.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
             fields = {name: intent.get(name) for name in COPIED_FIELDS}
-            detail = "the guard ended before the outcome was recorded; the call may have taken effect"
             tx.store.close_call(seq)
             closed = Draft(
                 "outcome", fields | {"ending": str(ExecutionStatus.UNKNOWN), "detail": detail, "follows": [seq]}
@@ -70,7 +72,7 @@ def report_unknown(note: Callable[[str], None], intents: list[Json]) -> None:
         call = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
         note(
             say(
-                "the outcome of {} is unknown: a guard ended before recording it\n"
+                "the outcome of {} is unknown: a guard ended, or lost its lease, before recording it\n"
                 "hint: look at the resource, then run: mcp-guard show {}",
                 call,
                 intent.get("call"),

@@ -143,7 +143,8 @@ class GuardKeyStore(Protocol):
 class OpenCallStore(Protocol):
     """The intents without an outcome, each with the guard process that dispatches it."""
 
-    def open_call(self, intent: int, guard: str) -> None: ...
+    def open_call(self, intent: int, guard: str) -> None:
+        """Raises: LedgerError, at the latest with `commit`, unless this guard is present (`presence.py`)."""
 
     def close_call(self, intent: int) -> None:
         """Compare-and-set. Raises: ChangedElsewhere if the call is not open: another guard has closed it."""
