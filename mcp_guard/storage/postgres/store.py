@@ -21,8 +21,9 @@ from mcp_guard.storage.postgres.announcements import payload_of
 from mcp_guard.storage.postgres.connection import schema_of
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
+from mcp_guard.storage.postgres.pipeline import Statement
 from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
-from mcp_guard.storage.postgres.wire import Statement, Wire, forgetting
+from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
 from mcp_guard.storage.sql.paging import PagedReads
@@ -49,6 +50,7 @@ WHERE relkind = 'r' AND relnamespace = to_regnamespace(quote_ident(current_schem
 LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
+ROLLBACK: Statement = ("ROLLBACK", ())
 DOUBT_SECONDS = 5.0
 """How long the database may be away after a COMMIT that it has not answered, until the result is in doubt."""
 LOCKED_TRANSACTIONS = 20
@@ -240,7 +242,7 @@ class PostgresStore(PagedReads, SqlStore):
         self._reset()
         if is_open:
             try:
-                self.wire.exchange([(forgetting("ROLLBACK"), ())])
+                self.wire.exchange([ROLLBACK])
             except psycopg.Error:  # a connection that is lost is rolled back by the server
                 self.wire.disconnect()
 

@@ -4,17 +4,14 @@ On an event loop, suspended code waits for them (`storage/suspending.py`), so th
 """
 
 import asyncio
-import itertools
 import select
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, Connection
-from psycopg.abc import Params
-from psycopg.pq import TransactionStatus
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
@@ -30,28 +27,17 @@ from mcp_guard.storage.postgres.connection import (
     session,
     shut_down,
 )
+from mcp_guard.storage.postgres.pipeline import Pipeline, Statement
 from mcp_guard.storage.sql.paging import PAGE, PAGE_ON_LOOP
 from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.suspending import wait_for
 
-Statement = tuple[str | bytes, Params]
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts to connect; the pause doubles."""
 BACKGROUND_SECONDS = 60
 """How long a statement may take for which no call waits."""
 MAX_UNASKED = 3
 """How often an idle connection is read before it counts as usable."""
-IDLE = TransactionStatus.IDLE
-_numbers = itertools.count()
-
-
-def forgetting(command: str) -> bytes:
-    """ROLLBACK or DEALLOCATE ALL after an exchange that failed, so that psycopg forgets what it prepared.
-
-    It takes the statements that were to be prepared after the failure for prepared, and would use them for ever. It
-    forgets them only when it executes one of these commands with a text that it has not seen before.
-    """
-    return f"{command} /* {next(_numbers)} */".encode()
 
 
 class Wire(ABC):
@@ -129,8 +115,9 @@ class Wire(ABC):
             self.disconnect()
             try:
                 self._connection = self._open(ANSWER_SECONDS if seconds is None else ends - time.monotonic())
+                self._pipeline, self._socket = Pipeline(self._connection), self._connection.pgconn.socket
                 self._poll = select.poll()
-                self._poll.register(self._connection.pgconn.socket, select.POLLIN)
+                self._poll.register(self._socket, select.POLLIN)
                 self._greet()
             except BaseException as error:
                 self.disconnect()
@@ -153,6 +140,15 @@ class Wire(ABC):
         self.check.check(server)
         self._backend = server.backend
 
+    def _start(self, statements: Sequence[Statement]) -> Generator[bool, None, list[Found]]:
+        if self._connection is None:
+            raise psycopg.OperationalError("the connection is lost")
+        return self._pipeline.exchange(statements)
+
+    def _end(self) -> None:
+        if not self._pipeline.is_idle:
+            self.disconnect()
+
     def disconnect(self) -> None:
         """Drop the connection. The server may go on with what it was sent, until there is another one."""
         connection, self._connection = self._connection, None
@@ -172,16 +168,18 @@ class BlockingWire(Wire):
     _connection: "Connection[Any] | None"
 
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
-        if self._connection is None:
-            raise psycopg.OperationalError("the connection is lost")
+        run = self._start(statements)
         try:
-            with self._connection.pipeline():
-                cursors = [self._connection.execute(sql, values, binary=True) for sql, values in statements]
-        except psycopg.Error:
-            if self._connection.info.transaction_status is IDLE:
-                self._connection.execute(forgetting("DEALLOCATE ALL"))
-            raise
-        return [Found(cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
+            while True:
+                events = select.POLLIN | select.POLLOUT if next(run) else select.POLLIN
+                self._poll.modify(self._socket, events)
+                self._poll.poll()
+        except StopIteration as done:
+            found: list[Found] = done.value
+            return found
+        finally:
+            self._poll.modify(self._socket, select.POLLIN)
+            self._end()
 
     def _open(self, seconds: float) -> "Connection[Any]":
         return open_blank(self.database)
@@ -206,20 +204,36 @@ class SuspendingWire(Wire):
         return wait_for(self._exchange(statements))
 
     async def _exchange(self, statements: Sequence[Statement]) -> list[Found]:
-        connection = self._connection
-        if connection is None:
-            raise psycopg.OperationalError("the connection is lost")
-        late = asyncio.get_running_loop().call_later(self.answer_seconds, shut_down, connection)
+        run, loop = self._start(statements), asyncio.get_running_loop()
+        assert self._connection is not None
+        late = loop.call_later(self.answer_seconds, shut_down, self._connection)
         try:
-            async with connection.pipeline():
-                cursors = [await connection.execute(sql, values, binary=True) for sql, values in statements]
-            return [Found(await cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
-        except psycopg.Error:
-            if connection.info.transaction_status is IDLE:
-                await connection.execute(forgetting("DEALLOCATE ALL"))
-            raise
+            while True:
+                await self._until_ready(loop, next(run))
+        except StopIteration as done:
+            found: list[Found] = done.value
+            return found
         finally:
             late.cancel()
+            self._end()
+
+    async def _until_ready(self, loop: asyncio.AbstractEventLoop, to_write: bool) -> None:
+        """Wait until the connection can be read, or also written."""
+        ready = loop.create_future()
+
+        def wake() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        loop.add_reader(self._socket, wake)
+        if to_write:
+            loop.add_writer(self._socket, wake)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(self._socket)
+            if to_write:
+                loop.remove_writer(self._socket)
 
     def _open(self, seconds: float) -> "AsyncConnection[Any]":
         return wait_for(open_blank_on_loop(self.database, seconds))

@@ -7,7 +7,7 @@ import pytest
 from psycopg.errors import DivisionByZero
 
 from mcp_guard.storage.errors import HeadMoved
-from mcp_guard.storage.postgres.connection import PREPARED
+from mcp_guard.storage.postgres.pipeline import PREPARED
 from tests.storage.contract.engines import postgres, writing
 from tests.storage.contract.test_transactions import head
 
