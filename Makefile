@@ -9,8 +9,8 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: fleet-upgrade demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http eval lock clean format screenshots browser nginx database
-.PHONY: proofs dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
+.PHONY: fleet-upgrade demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
+.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -59,7 +59,7 @@ fleet-upgrade: $(VENV)/.dev database  ## make a ledger of format 4 with RECEIPTS
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-policy bench-ledger bench-reads bench-verify
+BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-fleet bench-policy bench-ledger bench-reads bench-verify
 bench:  ## measure everything in docs/reference/performance.md, a few minutes; fails if a budget is missed
 	@missed=; for bench in $(BENCHES); do echo; echo "== make $$bench"; $(MAKE) -s $$bench || missed="$$missed $$bench"; done; \
 	  test -z "$$missed" || { echo; echo "failed or missed a budget:$$missed"; exit 1; }
@@ -85,6 +85,9 @@ bench-tools: $(VENV)/.dev  ## measure the first listing and the memory with 100 
 bench-large: $(VENV)/.dev  ## measure calls of 1 MB next to a bare proxy on the SDK, and the memory of 200 HTTP sessions
 	@$(BIN)/python benchmarks/large.py $(ARGS)
 
+bench-fleet: $(VENV)/.dev database  ## measure three gateways on one PostgreSQL: calls a second together, one call, round trips; fails below 1,000 calls a second
+	@$(BIN)/python benchmarks/fleet.py $(ARGS)
+
 bench-policy: $(VENV)/.dev  ## measure one decision as the policy set grows
 	@$(BIN)/python benchmarks/policies.py
 
@@ -105,6 +108,10 @@ RACES ?= 1000
 SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and race for calls that may not be sent, RACES times; nothing is lost or runs twice
 	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --races $(RACES) --seed $(SEED)
+
+APPROVALS ?= 1000
+fleet-faults: $(VENV)/.dev database  ## kill, pause and restart gateways and PostgreSQL at every step of a call, RUNS times, and race for APPROVALS approvals
+	@$(BIN)/python -m tests.faults.fleet_run --runs $(RUNS) --approvals $(APPROVALS) --seed $(SEED)
 
 fault-table: $(VENV)/.dev  ## inject every fault at every step of a call, a real run each; a few minutes
 	@$(BIN)/python -m tests.faults.table $(ARGS)

@@ -25,9 +25,11 @@ _NUMBERS = itertools.count()
 class Server:
     """One server with an empty cluster. Ends with the process that started it."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: Path | None = None) -> None:
+        """In a folder that its user can read; without one, in memory."""
         self._programs = INSTALLED[-1] if INSTALLED else Path(shutil.which("postgres") or "postgres").parent
-        self._folder = Path(tempfile.mkdtemp(prefix="mcp-guard-postgres-", dir=MEMORY if MEMORY.is_dir() else None))
+        where = where or (MEMORY if MEMORY.is_dir() else None)
+        self._folder = Path(tempfile.mkdtemp(prefix="mcp-guard-postgres-", dir=where))
         self._user = USER if os.getuid() == 0 else None
         if self._user:
             shutil.chown(self._folder, USER, USER)
@@ -37,7 +39,7 @@ class Server:
         data = str(self._folder / "data")
         self._run("initdb", "-D", data, "-A", "trust", "-U", "guard", "-E", "UTF8", "--locale=C", "--no-instructions")
         self.start()
-        atexit.register(self._remove)
+        atexit.register(self.remove)
 
     def _run(self, program: str, *arguments: str) -> None:
         command, user = [str(self._programs / program), *arguments], self._user
@@ -62,11 +64,14 @@ class Server:
         for pid in self._processes():
             os.kill(pid, signal.SIGCONT)
 
+    @property
+    def first_process(self) -> int:
+        """It starts the others."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def _processes(self) -> list[int]:
-        """The first of them starts the others."""
-        first = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
-        stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
-        return [first, *(int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == first)]
+        first = self.first_process
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     @property
     def url(self) -> str:
@@ -78,7 +83,9 @@ class Server:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "guard", name)
         return self.url.replace("/postgres", f"/{name}")
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Stop it, and remove what it has stored."""
+        atexit.unregister(self.remove)
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
