@@ -162,6 +162,7 @@ class ReadinessChecks:
         try:
             await asyncio.to_thread(write_page, self._state_dir / f".ready.{os.getpid()}")
             await self._ledger.writer.submit(lambda tx: tx.store.version())
+            self._ledger.writer.check()
         except (OSError, GuardError):  # the writer reports its own
             return Check.FAILING
         return Check.OK

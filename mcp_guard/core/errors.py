@@ -56,6 +56,7 @@ class LedgerFault(StrEnum):
     ROLLED_BACK = "rolled back"
     UNSIGNED_HEAD = "unsigned head"
     IN_DOUBT = "in doubt"
+    CLOCK_SKEW = "clock skew"
     CLOCK_SET_BACK = "clock set back"
     RECEIPT_TOO_LARGE = "receipt too large"
     KEY_UNAVAILABLE = "key unavailable"

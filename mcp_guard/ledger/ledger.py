@@ -123,7 +123,7 @@ class SqlLedger:
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
-        self._check_presence()
+        self._check_fitness()
         counted = [use for use in rates.rate_increments(call, self.counters) if use.amount]
         release = self._reserve(counted)
 
@@ -154,7 +154,7 @@ class SqlLedger:
         return await self._unless_cancelled(future)
 
     async def look_up(self, call: Call) -> Intent | Conflict:
-        self._check_presence()
+        self._check_fitness()
 
         def op(tx: Transaction) -> Intent | Conflict:
             if why := registry.why_barred(tx.store, call.instance, tx.now):
@@ -194,8 +194,9 @@ class SqlLedger:
         )
         return self._record(intent, outcome_draft(intent.call, intent.seq, execution), execution, False, tx)
 
-    def _check_presence(self) -> None:
-        """Raises: LedgerError if others may consider this guard dead by now."""
+    def _check_fitness(self) -> None:
+        """Raises: LedgerError if others may consider this guard dead by now, or its clock is wrong."""
+        self.writer.check()
         if self.presence.seconds_left() <= 0:
             raise presence_lost(self.writer.store.name)
 

@@ -329,6 +329,14 @@ class Writer:
             self._report(error)
             raise
 
+    def check(self) -> None:
+        """Raises: LedgerError if no call may begin, although the ledger can be written."""
+        try:
+            self.executor.check()
+        except LedgerError as error:
+            self._report(error)
+            raise
+
     async def query(self, query: Callable[[Store], T]) -> T:
         """A read on the path of a call. SQLite answers at once, without a turn of the event loop.
 

@@ -17,6 +17,9 @@ class Executor(Protocol):
     def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
         """From now on, call this with the approvals that a process announces; with none, some may have been missed."""
 
+    def check(self) -> None:
+        """Raises: LedgerError if no call may begin, although the engine can be used. A read raises it as well."""
+
     def write(self, work: Callable[[Store], None]) -> None:
         """Run this work, which writes, after the work that was given before. It is always the same work: where it has
         not begun when it is given again, it is run once."""
@@ -38,6 +41,9 @@ class InPlaceExecutor:
 
     def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
         """Nothing is announced."""
+
+    def check(self) -> None:
+        """Whatever can be used will do."""
 
     def write(self, work: Callable[[Store], None]) -> None:
         work(self._store)

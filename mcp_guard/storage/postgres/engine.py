@@ -11,6 +11,7 @@ import psycopg
 from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
@@ -55,6 +56,10 @@ class PostgresEngine:
                     if create:
                         self._make_schema(connection)
                     self._check_format(connection)
+                    if check.writes:
+                        clock = ServerClock(store.name)
+                        clock.ask(connection)
+                        clock.check()
             except BaseException:
                 store.close()
                 raise

@@ -83,7 +83,7 @@ class Wire(ABC):
         if self._is_usable():
             return
         if self._failure is not None and time.monotonic() < self._retry_at:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         try:
             self.connect()
         except (psycopg.Error, LedgerError) as error:
