@@ -33,8 +33,9 @@ from mcp_guard.storage.background import BackgroundReader  # noqa: E402
 from mcp_guard.storage.contract import Store  # noqa: E402
 from mcp_guard.storage.engines import find_engine, open_read_only  # noqa: E402
 
-MOST_SLOWER = 4.0
-"""The budget: how many times as long as without a search the slowest hundredth of the calls may take during one."""
+MOST_SLOWER, MORE_MS = 2.0, 10.0
+"""The budget: during a search, the slowest hundredth of the calls may take so many times as long as without one, and so
+many milliseconds more: a machine that does nothing else has calls of a millisecond."""
 
 
 def search(store: Store) -> int:
@@ -159,10 +160,9 @@ def report(quiet: list[float], busy: list[float], searches: list[float], receipt
         cuts = statistics.quantiles(each, n=100) if len(each) > 1 else each * 99
         slow.append(cuts[98])
         print(f"| {name} | {len(each):,} | {cuts[49]:.2f} | {cuts[89]:.2f} | {cuts[98]:.2f} | {max(each):.2f} |")
-    is_met = slow[1] <= MOST_SLOWER * slow[0]
-    print(
-        f"\np99 during a search: {slow[1] / slow[0]:.1f}x (budget {MOST_SLOWER:.0f}x): {'met' if is_met else 'MISSED'}"
-    )
+    budget = MOST_SLOWER * slow[0] + MORE_MS
+    is_met = slow[1] <= budget
+    print(f"\np99 during a search: {slow[1]:.1f} ms (budget {budget:.1f} ms): {'met' if is_met else 'MISSED'}")
     return is_met
 
 
