@@ -11,8 +11,8 @@ from tests.live.running_guard import Client, scripted, text, write_config
 
 HEAVY = (
     "aiosqlite", "cryptography", "concurrent.futures.thread", "ctypes", "difflib", "greenlet", "html.entities", "http",
-    "httpx2", "jinja2", "jwt", "multiprocessing", "rich", "starlette", "unittest", "urllib.request", "uvicorn", "webauthn",
-    "xml",
+    "httpx2", "jinja2", "jwt", "multiprocessing", "rich", "starlette", "unittest", "urllib.request", "uvicorn",
+    "webauthn", "xml",
     "mcp_guard.core.anomaly", "mcp_guard.core.provenance.history", "mcp_guard.diagnostics.checks",
     "mcp_guard.core.definition_checks", "mcp_guard.events", "mcp_guard.ledger.retention", "mcp_guard.verifier",
     "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint",
