@@ -100,7 +100,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
-    refuse_while_guards_run(settings.state_dir)
+    refuse_while_guards_run(ledger_place(settings), settings.state_dir)
     old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
     message = (
         f"key {short(new)} replaces {short(old)}, which did not sign the new key; tell everyone who verifies the ledger"

@@ -18,7 +18,7 @@ from mcp_guard.core.approval import OPEN, ApprovalEvent
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
-from mcp_guard.files import create_file, is_locked, replace_file, sync_folder
+from mcp_guard.files import create_file, replace_file, sync_folder
 from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
@@ -33,8 +33,7 @@ from mcp_guard.ports import Clock
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_read_only
-from mcp_guard.storage.place import Database
-from mcp_guard.storage.presence import GUARDS
+from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.verifier.sources import ReceiptSource
 
@@ -44,7 +43,6 @@ CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
 BESIDE = (f"{KEY_FILE}.new", NOTE)
 """Further files of one ledger in a state folder."""
-IN_THE_WAY = "use another database, or move that ledger aside: docs/howto/run-a-fleet.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +136,12 @@ def _key_file(settings: LedgerSettings) -> FileKeyStore:
     return FileKeyStore(settings.state_dir / KEY_FILE, settings.origin)
 
 
-def refuse_while_guards_run(folder: Path) -> None:
-    """Raises: LedgerError."""
-    running = [path.stem for path in sorted((folder / GUARDS).glob("*.lock")) if is_locked(path)]
-    if running:
+def refuse_while_guards_run(place: Place, folder: Path) -> None:
+    """`folder` is the state folder of this ledger on this machine. Raises: LedgerError."""
+    if running := find_engine(place).running_guards(folder):
+        where = folder if isinstance(place, Path) else place
         raise LedgerError(
-            f"a guard is using `{folder}`: {', '.join(running)}", "stop every guard and inbox first: mcp-guard status"
+            f"a guard is using `{where}`: {', '.join(running)}", "stop every guard and inbox first: mcp-guard status"
         )
 
 
@@ -167,19 +165,16 @@ def restore(
     Raises: LedgerError.
     """
     state, place = settings.state_dir, settings.place
-    exists = find_engine(place).exists()
-    if exists and isinstance(place, Database):
-        raise LedgerError(f"there is a ledger already: `{place}`", IN_THE_WAY)
-    if exists and not may_replace:
-        raise LedgerError(
-            f"there is a ledger already: `{place}`", "move it aside with --replace, or name another state_dir"
-        )
-    refuse_while_guards_run(state)
+    engine = find_engine(place)
+    exists = engine.exists()
+    if exists and (isinstance(place, Database) or not may_replace):
+        raise engine.taken()
+    refuse_while_guards_run(place, state)
     with _staging(place.parent if isinstance(place, Path) else state) as staging:
         _copy_in(backup, state, staging)
         staged = replace(settings, state_dir=staging, database=None)
         receipts, closed, revoked, verifier = _prepare(staged, clock, set(agents), by, key_is_lost)
-        refuse_while_guards_run(state)
+        refuse_while_guards_run(place, state)
         if isinstance(place, Path):
             replaced = _keep_aside(place, state, clock) if exists else None
             _move_keys_in(staging, state)
@@ -193,7 +188,8 @@ def restore(
                 _move_keys_in(staging, state)
 
             copy_ledger(staging / FILE, place, check=check_and_move_keys)
-    refuse_while_guards_run(state)  # one that started in between has the old ledger open, and is refused each commit
+    if isinstance(place, Path):  # a guard that started in between has the old file open, and is refused each commit
+        refuse_while_guards_run(place, state)
     before = _size_of(replaced / FILE) if replaced and isinstance(place, Path) else None
     return Restored(receipts, closed, revoked, verifier, replaced, before)
 

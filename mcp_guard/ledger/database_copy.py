@@ -24,7 +24,7 @@ def copy_to_database(
     Raises: LedgerError, and then there is no copy.
     """
     folder = keys_folder(settings, ledger)
-    refuse_while_guards_run(folder)
+    refuse_while_guards_run(ledger, folder)
     with open_read_only(ledger) as store:
         head, checkpoint = store.head(), store.checkpoint()
     if not head.size:
@@ -36,7 +36,7 @@ def copy_to_database(
         with closing(source.open()) as reader:
             if (reader.size(), reader.checkpoint()) != (head.size, checkpoint):
                 raise LedgerError(f"`{ledger}` was changed while it was copied", "repeat the command")
-        refuse_while_guards_run(folder)  # one that began meanwhile waits for the file, or has given up
+        refuse_while_guards_run(ledger, folder)  # one that began meanwhile waits for the file, or has given up
 
     return copy_ledger(ledger, target, progress, check, locked=True)
 

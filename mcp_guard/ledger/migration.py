@@ -67,7 +67,7 @@ def migrate(
         return None
     with closing(store):
         folder = settings.state_dir if ledger == settings.place else ledger.parent
-        refuse_while_guards_run(folder)
+        refuse_while_guards_run(ledger, folder)
         keys = configured_keys(_where_keys_are(settings, folder))
         with store.reading():
             key = keys.find_key(store.head().key)
@@ -77,7 +77,7 @@ def migrate(
             on_step("copying the ledger")
             checkpoint, receipts = tx.store.checkpoint(), tx.size
             backup = _keep_backup(store, ledger, checkpoint, clock)
-            refuse_while_guards_run(folder)  # one that began meanwhile waits for the lock, or has given up
+            refuse_while_guards_run(ledger, folder)  # one that began meanwhile waits for the lock, or has given up
             on_step("migrating the tables")
             store.migrate_tables(progress)
             ended, revoked = _end_what_was_open(tx, (store.format, engine.format), by)

@@ -59,6 +59,13 @@ class Engine(Protocol):
     def receipts_of_starts(self, guards: Sequence[str]) -> list[bytes]:
         """The documents of the starts of these guards, of the last start without any."""
 
+    def taken(self) -> LedgerError:
+        """Why no other ledger can be made here: there is one already."""
+
+    def running_guards(self, folder: Path) -> list[str]:
+        """The guards that run on this ledger, or on one that the state folder had before; on a database, on whatever
+        machine. There may be no ledger."""
+
     def exists(self) -> bool:
         """Whether there is a ledger, of any format."""
 

@@ -93,6 +93,11 @@ def lock_path(folder: Path, guard: str) -> Path:
     return folder / GUARDS / f"{guard}.lock"
 
 
+def guards_of_machine(folder: Path) -> dict[str, bool]:
+    """The guards that have left a lock in the state folder, and whether a process holds it. Raises: OSError."""
+    return {path.stem: is_locked(path) for path in sorted((folder / GUARDS).glob("*.lock"))}
+
+
 def has_ended(folder: Path, guard: str) -> bool:
     """Whether no process of this machine holds the lock of this guard; if so, its files are removed.
 

@@ -13,6 +13,7 @@ from mcp_guard.config import load
 from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.storage.copying import copy_ledger
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.place import Database
 from tests.cli.conftest import Past
 from tests.live.running_guard import cli, write_private
@@ -104,3 +105,15 @@ def test_doctor_finds_the_same_in_a_database_and_names_the_file_that_is_not_used
     assert rows[0] == rows[1]
     [warning] = [row["what"] for row in json.loads(found[1][1]) if row["check"] == "ledger"]
     assert "ledger.sqlite` is another ledger" in warning
+
+
+def test_guard_on_another_machine_keeps_the_key_from_being_replaced(copies: Copies, tmp_path: Path) -> None:
+    place, at = ledger_place(load(copies.in_database)), ("--config", str(copies.in_database))
+    presence = find_engine(place).open_presence(tmp_path, "guard_elsewhere", 60)
+    try:
+        assert "guards: 0 running, 1 elsewhere (guard_elsewhere)\n" in cli("status", *at).stdout
+        refused = cli("keys", "replace", "--lost", *at, check=False)
+        assert f"a guard is using `{place}`: guard_elsewhere" in refused.stderr
+    finally:
+        presence.release()
+    assert "guards: 0 running\n" in cli("status", *at).stdout

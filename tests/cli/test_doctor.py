@@ -172,7 +172,7 @@ BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
     (set_head, "head", "the checkpoint does not match the receipts", "mcp-guard verify"),
     (set_format, "ledger", "its format is 99", "upgrade"),
     (other_key, "key", "without it no call can be recorded", "set guard.origin back"),
-    (lambda path: path.with_name("ledger.key").unlink(), "key", "is not where it is configured", "restore it"),
+    (lambda path: path.with_name("ledger.key").unlink(), "key", "is not where it is configured", "or a backup"),
     (
         lambda path: path.with_name("ledger.pub").write_text(""),
         "key",

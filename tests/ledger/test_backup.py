@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, re
 from mcp_guard.ledger.backup import Backup, Restored, back_up, restore
 from mcp_guard.ledger.open import LedgerSettings
 from mcp_guard.ledger.place import FILE
-from mcp_guard.storage.engines import open_read_only
-from mcp_guard.verifier import verify_ledger
+from mcp_guard.storage.engines import find_engine, open_read_only
+from mcp_guard.storage.place import Database
+from mcp_guard.verifier import Requirements, read_keys, verify_full, verify_ledger
+from mcp_guard.verifier.sources import ReceiptSource
 from tests.promises.harness import ALLOW, HOLD, ROUTES, Clock, Harness, make_instance, open_harness, pending_id
+from tests.storage.postgres_server import server
 
 ORIGIN = "test.example/ledger"
 NOTE = ToolCallRequest("crm__note", {"text": "hi"})
@@ -82,6 +86,46 @@ async def test_guard_runs_on_an_empty_machine_after_a_restore(tmp_path: Path) ->
     report = verify_ledger(tmp_path / "new" / "state" / FILE, backup.folder / "ledger.pub")
     assert report.ok, report.problem
     assert report.receipts > backup.receipts
+
+
+async def test_backup_is_restored_into_a_database_and_backed_up_from_there(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, ALLOW + HOLD)
+    harness.approve(await held(harness))
+    backup = saved(harness)
+    harness.close()
+    place = Database(server().new_database(), ORIGIN)
+    new, seen = replace(settings(tmp_path / "new"), database=place), []
+
+    def verify(source: ReceiptSource, keys: Path) -> None:
+        assert not find_engine(place).exists(), "nobody sees it before it is verified"
+        seen.append(verify_full(source, Requirements(read_keys(keys), workers=1)))
+
+    done = restore(new, harness.clock, backup.folder, agents=["agent"], by="operator test", verify=verify)
+    assert ([report.ok for report in seen], done.closed, done.replaced) == ([True], 1, None)
+    with open_read_only(place) as store:
+        assert [approval.state for approval in store.approvals()] == ["stale"]
+        size = store.head().size
+    again = back_up(new, tmp_path / "again", with_key=True)
+    assert again.receipts == size == seen[0].receipts
+    assert verify_ledger(again.folder / FILE, again.folder / "ledger.pub").ok
+    with pytest.raises(LedgerError, match="there is a ledger already"):
+        restore(new, harness.clock, backup.folder, agents=[], by="operator test", may_replace=True)
+
+
+async def test_restore_into_a_database_that_does_not_verify_leaves_nothing(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    backup = saved(harness)
+    harness.close()
+    place = Database(server().new_database(), ORIGIN)
+    new = replace(settings(tmp_path / "new"), database=place)
+
+    def refuse(_source: ReceiptSource, _keys: Path) -> None:
+        raise LedgerError("it does not verify")
+
+    with pytest.raises(LedgerError, match="does not verify"):
+        restore(new, harness.clock, backup.folder, agents=[], by="operator test", verify=refuse)
+    assert not find_engine(place).exists()
+    assert not (new.state_dir / "ledger.key").exists()
 
 
 async def test_approval_that_was_used_after_the_backup_cannot_be_used_again(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from psycopg import Connection
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ServerCheck, connect, quoted_schema
+from mcp_guard.storage.postgres.connection import ServerCheck, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.migrations import check_format
-from mcp_guard.storage.postgres.schema import make_tables, read_format
+from mcp_guard.storage.postgres.schema import make_tables, read_format, taken
 from mcp_guard.storage.postgres.verification import PATIENT, UncommittedSource
 from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.snapshot import Check, OnRows, Snapshot, counted
@@ -88,11 +88,7 @@ def import_from(database: Database, snapshot: Snapshot, on_rows: OnRows, check: 
             connection.execute(PATIENT.encode())
             with connection.transaction():
                 if not make_tables(connection, database, lambda: _fill(connection, snapshot, on_rows)):
-                    raise LedgerError(
-                        f"there is a ledger already: `{database}`",
-                        "use another database, or move that ledger aside: "
-                        f"ALTER SCHEMA {quoted_schema(database)} RENAME TO unused",
-                    )
+                    raise taken(database)
                 _go_on_counting(connection)
                 connection.execute(f"ANALYZE {', '.join(COLUMNS)}".encode())
                 check(UncommittedSource(database, connection))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
@@ -17,9 +18,10 @@ from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence, leased_guards
 from mcp_guard.storage.postgres.migrations import check_format
-from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format
+from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format, taken
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BackgroundWire, BlockingWire
+from mcp_guard.storage.presence import guards_of_machine
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.sql.schema import VERSION
@@ -110,6 +112,16 @@ class PostgresEngine:
 
         with self._explained(), closing(self.open_reader()) as store:
             return receipts_of_starts(store, guards)
+
+    def taken(self) -> LedgerError:
+        return taken(self.database)
+
+    def running_guards(self, folder: Path) -> list[str]:
+        guards = {guard for guard, is_running in guards_of_machine(folder).items() if is_running}
+        if self.exists():
+            with self._explained(), closing(self.open_reader()) as store:
+                guards |= leased_guards(store)
+        return sorted(guards)
 
     def exists(self) -> bool:
         with self._explained(), closing(connect(self.database)) as connection:

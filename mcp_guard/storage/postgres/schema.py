@@ -22,6 +22,13 @@ def has_tables(connection: "Connection[Any]") -> bool:
     return connection.execute("SELECT to_regclass('format') IS NOT NULL").fetchone() == (True,)
 
 
+def taken(database: Database) -> LedgerError:
+    """Why no other ledger of this origin can be made."""
+    aside = f"ALTER SCHEMA {quoted_schema(database)} RENAME TO unused"
+    hint = f"use another database, or stop every gateway and move that ledger aside: {aside}"
+    return LedgerError(f"there is a ledger already: `{database}`", hint)
+
+
 def read_format(connection: "Connection[Any]", name: str) -> int:
     """Raises: LedgerError if there is no ledger, psycopg.Error."""
     if not has_tables(connection):

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.snapshot import Check, OnRows, Snapshot, counted
 from mcp_guard.storage.sql.columns import COLUMNS
@@ -55,9 +54,10 @@ def open_snapshot(path: Path, locked: bool) -> Iterator[SqliteSnapshot]:
 
 
 def import_from(path: Path, snapshot: Snapshot, on_rows: OnRows, check: Check) -> None:
-    """Make a ledger file; whole, or not at all. Raises: LedgerError, OSError, and what `check` raises."""
-    if path.exists():
-        raise LedgerError(f"there is a ledger already: `{path}`", "name another file")
+    """Make a ledger file that is not there; whole, or not at all, unless the process dies, so in a folder of its own.
+
+    Raises: LedgerError, OSError, and what `check` raises.
+    """
     try:
         if isinstance(snapshot, SqliteSnapshot):
             copy_ledger(snapshot.store, path)

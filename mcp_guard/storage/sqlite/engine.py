@@ -5,10 +5,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import InPlaceExecutor
 from mcp_guard.storage.older import OlderLedger
+from mcp_guard.storage.presence import guards_of_machine
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.file_location import FileLocation
@@ -88,12 +90,21 @@ class SqliteEngine:
     def import_from(self, snapshot: "Snapshot", on_rows: "OnRows", check: "Check") -> None:
         from mcp_guard.storage.sqlite.copying import import_from
 
+        if self.exists():
+            raise self.taken()
         import_from(self.path, snapshot, on_rows, check)
 
     def open_source(self) -> "ReceiptSource":
         from mcp_guard.verifier.sources.sqlite import LedgerSource
 
         return LedgerSource(self.path)
+
+    def taken(self) -> LedgerError:
+        hint = "move it aside with --replace, or name another state_dir"
+        return LedgerError(f"there is a ledger already: `{self.path}`", hint)
+
+    def running_guards(self, folder: Path) -> list[str]:
+        return [guard for guard, is_running in guards_of_machine(folder).items() if is_running]
 
     def exists(self) -> bool:
         return self.path.exists()

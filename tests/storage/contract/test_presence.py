@@ -1,8 +1,11 @@
 """Whether a guard runs is the same for every process, and a guard that is ended for good opens no more calls."""
 
+from pathlib import Path
+
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.presence import lock_path
-from tests.storage.contract.engines import Place, writing
+from tests.storage.contract.engines import Place, postgres, writing
 
 
 def test_a_guard_that_runs_is_not_dead_and_any_other_is(place: Place, store: Store) -> None:
@@ -40,3 +43,30 @@ def test_a_guard_does_not_end_itself(place: Place, store: Store) -> None:
     assert presence.find_dead(store, {"guard_1"}) == set()
     with writing(store):
         assert presence.end_dead(store, {"guard_1"}) == set()
+
+
+def test_running_guards_are_known_to_commands(place: Place, store: Store) -> None:
+    engine = find_engine(place.place)
+    assert engine.running_guards(place.folder) == []
+    place.present("guard_a", "guard_b", "guard_c")
+    place.presences.pop("guard_b").release()
+    place.kill("guard_c")
+    assert "guard_a" in engine.running_guards(place.folder)
+    assert "guard_b" not in engine.running_guards(place.folder)
+
+
+def test_no_guard_runs_where_no_ledger_is(place: Place) -> None:
+    assert find_engine(place.place).running_guards(place.folder) == []
+    assert not find_engine(place.place).exists()
+
+
+def test_guards_on_other_machines_are_known(tmp_path: Path) -> None:
+    place = postgres(tmp_path)
+    place.open()
+    engine, other = find_engine(place.place), tmp_path / "other machine"
+    other.mkdir()
+    place.present("guard_a", "guard_b")
+    place.kill("guard_b")
+    assert engine.running_guards(other) == ["guard_a"]
+    place.close()
+    assert engine.running_guards(other) == []
