@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.ledger.older_ledger import LEDGERS, ORIGIN_4
-from tests.live.running_guard import command, write_config, write_private
+from tests.live.running_guard import cli, command, write_config, write_private
 from tests.storage.postgres_server import server
 
 FIXTURE = LEDGERS / "format-4"
 ORIGIN = f'origin = "{ORIGIN_4}"'
 DATABASE = '[ledger]\ndatabase = { file = "url" }'
-Tell = Callable[[str], None]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def upgrade(source: Path, folder: Path, tell: Tell = lambda _: None) -> Path:
+def upgrade(source: Path, folder: Path, cli: Run = cli) -> Path:
     """Migrate the ledger of format 4 in `source`, copy it into the tests' database, and verify it there against its old
     checkpoint. Returns the configuration, by which guards go on with it."""
     state = folder / "state"
@@ -38,15 +38,10 @@ def upgrade(source: Path, folder: Path, tell: Tell = lambda _: None) -> Path:
     checkpoint = source / "checkpoint"
 
     def run(*words: str) -> str:
-        began = time.monotonic()
-        done = subprocess.run(command(*words, "--config", str(config)), capture_output=True, text=True, cwd=folder)
-        assert done.returncode == 0, f"{words} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-        tell(f"{' '.join(words[:2]):<16} {time.monotonic() - began:6.1f} s, at most {memory} MiB so far")
-        return done.stdout
+        return cli(*words, "--config", str(config)).stdout
 
     run("ledger", "migrate")
-    copied = json.loads(run("ledger", "copy", "--to", "file:url", "--json"))
+    copied = json.loads(run("ledger", "copy", "--to", f"file:{folder / 'url'}", "--json"))
     (state / "ledger.sqlite").rename(state / "ledger.sqlite.unused")
     write_config(folder, "", guard=ORIGIN, more=DATABASE)
     report = json.loads(run("verify", "--against", str(checkpoint), "--json"))
@@ -55,8 +50,17 @@ def upgrade(source: Path, folder: Path, tell: Tell = lambda _: None) -> Path:
     assert report["format_4"] == size == copied["receipts"] - 1
     run("ledger", "backup", str(folder / "backup"), "--with-key")
     assert (folder / "backup" / "checkpoint").read_text() == report["checkpoint"]
-    tell(f"{size:,} receipts of format 4 and ledger.migrated verify in the database and in its backup")
     return config
+
+
+def run_and_measure(*words: str) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own, so that its memory is seen."""
+    began = time.monotonic()
+    done = subprocess.run(command(*words), capture_output=True, text=True)
+    assert done.returncode == 0, f"{words} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    say(f"{' '.join(words[:2]):<16} {time.monotonic() - began:6.1f} s, at most {memory} MiB so far")
+    return done
 
 
 def say(text: str) -> None:
@@ -69,7 +73,8 @@ def main() -> int:
     parser.add_argument("ledger", type=Path, nargs="?", default=FIXTURE, help="a folder of `make ledger-format-4`")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        upgrade(options.ledger, Path(folder), tell=say)
+        upgrade(options.ledger, Path(folder), run_and_measure)
+    say("its receipts verify in the database, and in a backup of it, against its old checkpoint")
     return 0
 
 
