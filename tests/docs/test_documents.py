@@ -62,7 +62,11 @@ NOT_RUN = {
         "mcp-guard upstreams logout": "needs a keyring, and an authorization server; tests/upstream has them",
         "systemctl disable": "needs a machine of its own",
     },
-    "docs/howto/upgrade.md": {"~/mcp-guard/bin/pip": "installs; tests/packaging does so"},
+    "docs/howto/upgrade.md": {
+        "python3 -m venv ~/mcp-guard-new": "installs; tests/packaging does so",
+        "systemctl stop mcp-guard": "the same",
+        "systemctl start mcp-guard": "needs a machine of its own",
+    },
     "docs/howto/write-a-policy.md": {"cp ~/src": "needs a guard for files; tests/docs/test_write_a_policy.py has one"},
     "docs/howto/rotate-keys.md": {"mcp-guard keys replace --lost": "needs a lost key; tests/cli/test_keys.py has one"},
     "docs/howto/secrets.md": {
@@ -219,8 +223,22 @@ def test_commands_from_an_empty_machine_to_a_served_guard_run_as_printed(tmp_pat
 def test_commands_that_start_from_the_example_run_as_printed(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
-    (tmp_path / "mcp-guard").symlink_to(BIN.parent)  # where install.md installs
+    for environment in ("mcp-guard", "mcp-guard-new"):  # where install.md and upgrade.md install
+        (tmp_path / environment).symlink_to(BIN.parent)
     check(document, tmp_path / "crm", tmp_path)
+
+
+def test_who_pastes_the_upgrade_asks_the_new_program_and_stops_at_its_problem(example: Path, tmp_path: Path) -> None:
+    """In a new environment a package may be missing; the old one, which has it, must not be asked in its place."""
+    shutil.copytree(example, tmp_path / "crm")
+    (tmp_path / "mcp-guard").symlink_to(BIN.parent)
+    new = tmp_path / "mcp-guard-new" / "bin" / "mcp-guard"
+    new.parent.mkdir(parents=True)
+    new.write_text("#!/bin/sh\n[ $1 = doctor ] || exit 0\necho asked the new one\nexit 2\n")
+    new.chmod(0o755)
+    page = ROOT / "docs" / "howto" / "upgrade.md"
+    with pytest.raises(AssertionError, match="asked the new one"):
+        check(page, tmp_path, tmp_path)
 
 
 def test_every_document_is_tested() -> None:
