@@ -176,6 +176,7 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD + "[rates.x-y]\nwindow_seconds = 1", "rates.x-y"),
         (GOOD + "[limits]\ndepth = 1000", "limits.depth"),
         (GOOD + '[ledger]\nsigner = "post-it"', "ledger.signer"),
+        (GOOD + '[ledger]\ndatabase = "postgresql://guard:pw@db/x"', "from a variable: { env = "),
         (GOOD + '[ledger]\nsigner = { command = ["sign"], public = "x" }', "not a verifier key"),
         (GOOD + '[ledger]\nsigner = { command = [], public = "x" }', "ledger.signer"),
         (GOOD + '[witnesses."../x"]\nkind = "file"\npath = "x"', "witnesses.../x"),

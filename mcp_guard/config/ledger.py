@@ -38,6 +38,14 @@ class LedgerConfig(Model):
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
     shared_secret: SecretConfig | None = None
 
+    @field_validator("database", mode="before")
+    @classmethod
+    def is_no_url(cls, database: object) -> object:
+        """A URL would be taken for a path, and its password would be in the configuration."""
+        if isinstance(database, str) and "://" in database:
+            raise ValueError('the URL of a database is read from a variable: { env = "DATABASE_URL" }, or { file = … }')
+        return database
+
     def settings(self, base_dir: Path) -> dict[str, Any]:
         """The members of `Settings` that this section gives."""
         return {
