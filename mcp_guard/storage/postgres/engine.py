@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
 
+PATIENT = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'"
+"""Gateways that start together on a new origin wait for the one that makes the tables, however busy the machine is."""
+
 
 class PostgresEngine:
     """The ledger of one origin."""
@@ -162,6 +165,7 @@ class PostgresEngine:
     def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""
         with connection.transaction():
+            connection.execute(PATIENT)
             make_tables(connection, self.database)
 
     def _check_format(self, connection: "psycopg.Connection[Any]") -> None:

@@ -1,8 +1,11 @@
 """An origin of another format is refused by every way to open it, with what to do."""
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from mcp_guard.core.errors import LedgerError
@@ -10,6 +13,7 @@ from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect
 from mcp_guard.storage.postgres.engine import PostgresEngine
+from mcp_guard.storage.postgres.schema import MAKING, schema_of
 from mcp_guard.storage.sql.schema import VERSION
 from tests.storage.contract.engines import postgres
 
@@ -43,3 +47,17 @@ def test_other_format_is_refused_with_what_to_do(engine: PostgresEngine, name: s
     assert refused.value.hint.startswith(hint)
     assert engine.read_format() == number
     assert engine.exists()
+
+
+def test_who_opens_a_new_origin_waits_for_the_one_that_makes_its_tables(tmp_path: Path) -> None:
+    """Longer than any transaction of a ledger waits for another: a machine may be busy when a fleet starts."""
+    place = postgres(tmp_path).place
+    assert isinstance(place, Database)
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND now() - query_start > interval '2.5 s'"
+    with psycopg.connect(place.url, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (MAKING, schema_of(place)))
+        opening = pool.submit(open_store, place, True)
+        while not opening.done() and other.execute(waiting).fetchone() is None:
+            time.sleep(0.05)
+        other.execute("SELECT pg_advisory_unlock_all()")
+        opening.result().close()
