@@ -87,7 +87,7 @@ class Fleet:
         self.told: list[Told] = []
         self.known: list[Json] = []
         """The receipts at the last look."""
-        self.approver = Approver(folder / "0.toml")
+        self.approver = Approver(folder / "1.toml")
         self._last_id = 0
         (folder / "policies.cedar").write_text(POLICIES)
 
