@@ -11,9 +11,9 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect
+from mcp_guard.storage.postgres.connection import connect, schema_of
 from mcp_guard.storage.postgres.engine import PostgresEngine
-from mcp_guard.storage.postgres.schema import MAKING, schema_of
+from mcp_guard.storage.postgres.schema import MAKING
 from mcp_guard.storage.sql.schema import VERSION
 from tests.storage.contract.engines import postgres
 
