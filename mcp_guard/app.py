@@ -343,13 +343,13 @@ async def _issue_to(runtime: Runtime, agent: str, peer: "UnixPeer") -> Instance:
 
     async def end() -> None:
         with suppress(GuardError):  # there is no instance
-            await _leave(runtime, await issued)
+            await _leave(runtime, await issued.outcome)
 
     issued = writer.submit(op)
     try:
-        return await asyncio.shield(issued)
+        return await issued
     except asyncio.CancelledError:
-        if not writer.withdraw(issued):
+        if not issued.outcome.cancelled():
             await asyncio.shield(end())
         raise
 

@@ -148,10 +148,7 @@ class SqlLedger:
             grant = held.id if isinstance(held, Grant) else None
             return Intent(call, seq, guard, approval, grant, tuple(uses))
 
-        future = self._submit_intent(op)
-        if counted:
-            future.add_done_callback(lambda _: release())
-        return await self._unless_cancelled(future)
+        return await self._record_intent(op, release)
 
     async def look_up(self, call: Call) -> Intent | Conflict:
         self._check_fitness()
@@ -164,11 +161,14 @@ class SqlLedger:
             tx.store.open_call(seq, guard)
             return Intent(call, seq, guard)
 
-        return await self._unless_cancelled(self._submit_intent(op))
+        return await self._record_intent(op)
 
-    def _submit_intent(self, op: Op[Intent | Conflict]) -> "asyncio.Future[Intent | Conflict]":
-        """Submit an op that makes an intent. If it is in doubt whether it was recorded, it is not sent, and concluded
-        as such as soon as the ledger can say."""
+    async def _record_intent(
+        self, op: Op[Intent | Conflict], release: Callable[[], None] = lambda: None
+    ) -> Intent | Conflict:
+        """Commit an op that makes an intent, and `release` in any case. An intent that becomes durable although its
+        caller is cancelled is concluded as never sent; so is one that is in doubt, as soon as the ledger can say
+        whether it was recorded."""
         last: Intent | Conflict | None = None
 
         def attempt(tx: Transaction) -> Intent | Conflict:
@@ -177,13 +177,21 @@ class SqlLedger:
             return last
 
         def keep(future: "asyncio.Future[Intent | Conflict]") -> None:
+            release()
             error = None if future.cancelled() else future.exception()
             if isinstance(error, LedgerError) and error.fault is LedgerFault.IN_DOUBT and isinstance(last, Intent):
                 self._late.append(partial(self._conclude_doubtful, last))
 
         future = self.writer.submit(attempt)
         future.add_done_callback(keep)
-        return future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.outcome.cancelled():
+                if future.outcome is not future:
+                    future.outcome.add_done_callback(keep)
+                await asyncio.shield(self._conclude_unsent(future.outcome))
+            raise
 
     def _conclude_doubtful(self, intent: Intent, tx: Transaction) -> int:
         row = tx.store.receipt(intent.seq)
@@ -204,15 +212,6 @@ class SqlLedger:
         if intent.guard == self.guard and self.presence.seconds_left() > 0:
             return ""
         return "the lease of this gateway ran out before the call could be sent, because it was paused or lost contact"
-
-    async def _unless_cancelled(self, future: "asyncio.Future[Intent | Conflict]") -> Intent | Conflict:
-        """Wait for an intent. If its caller is cancelled and it becomes durable still, record it as never sent."""
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not self.writer.withdraw(future):
-                await asyncio.shield(self._conclude_unsent(future))
-            raise
 
     async def _conclude_unsent(self, future: "asyncio.Future[Intent | Conflict]") -> None:
         with suppress(LedgerError):  # there is no intent, or its outcome is recorded as soon as it can be

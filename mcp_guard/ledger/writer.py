@@ -178,13 +178,38 @@ Op = Callable[[Transaction], T]
 then only its last run counts."""
 
 
+class OpFuture(asyncio.Future[T]):
+    """The result of an op for who submitted it. If they are cancelled before the op has begun, it is not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun = False
+        self.outcome: asyncio.Future[T] = self
+        """Another future if this one is cancelled after the op has begun: what comes of it."""
+
+    def cancel(self, msg: object = None) -> bool:
+        if self.has_begun and not self.done():
+            self.outcome = self.get_loop().create_future()
+        return super().cancel(msg)
+
+    def settle(self, result: T) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+            if self.outcome is not self:
+                self.outcome.exception()  # perhaps nobody asks for it
+
+
 @dataclass(slots=True)
 class _PendingOp:
     """An op that waits for the next transaction, and the future of whoever waits for its result."""
 
     op: Op[Any]
     reads: Reads | None
-    future: "asyncio.Future[Any]"
+    future: OpFuture[Any]
 
 
 class _OpFailed(Exception):
@@ -257,27 +282,19 @@ class Writer:
         """How many ops wait for the next transaction."""
         return len(self._pending)
 
-    def submit(self, op: Op[T], reads: Reads | None = None) -> "asyncio.Future[T]":
+    def submit(self, op: Op[T], reads: Reads | None = None) -> OpFuture[T]:
         """The op's result, once it is durable. The future raises LedgerError if the commit fails.
 
         `reads` makes reads of the op ahead of time; it changes nothing but the time that this takes.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future = OpFuture[T]()
         self._pending.append(_PendingOp(op, reads, future))
         if self.active_calls <= 1:
             self.flush()
         elif len(self._pending) == 1:
             loop.call_soon(self._gather, 1)
         return future
-
-    def withdraw(self, future: "asyncio.Future[Any]") -> bool:
-        """Give up an op that was submitted. Returns False if it is too late: it is being committed, or has been."""
-        waiting = [pending for pending in self._pending if pending.future is not future]
-        if len(waiting) == len(self._pending):
-            return False
-        self._pending = waiting
-        return future.cancel()
 
     def _gather(self, count: int, turns: int = 1) -> None:
         """Let more ops join the commit while each turn of the event loop adds some to these `count`; not for long."""
@@ -295,6 +312,8 @@ class Writer:
         INVARIANT: no future is resolved before COMMIT has returned (promise P1).
         """
         groups, self._pending = [[pending for pending in self._pending if not pending.future.cancelled()]], []
+        for pending in groups[0]:
+            pending.future.has_begun = True
         while groups:
             group = groups.pop()
             try:
@@ -306,12 +325,10 @@ class Writer:
                 groups += [[pending] for pending in reversed(group)]
             except Exception as error:  # raised by each future
                 for pending in group:
-                    if not pending.future.cancelled():
-                        pending.future.set_exception(error)
+                    pending.future.fail(error)
             else:
                 for pending, result in zip(group, results, strict=True):
-                    if not pending.future.cancelled():
-                        pending.future.set_result(result)
+                    pending.future.settle(result)
 
     def now(self) -> Micros:
         """Never before the last receipt that this process knows of."""
