@@ -6,7 +6,6 @@ credentials that were revoked. `restore` therefore closes everything that is ope
 guard can see it (docs/decisions/0060).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,11 @@ from pathlib import Path
 from mcp_guard.core.approval import OPEN, ApprovalEvent
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.receipt import format_time
-from mcp_guard.core.visible_text import say
 from mcp_guard.files import create_file, replace_file, sync_folder
 from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
+from mcp_guard.ledger.as_receipted import check_tables
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.place import FILE
@@ -30,11 +29,9 @@ from mcp_guard.ledger.signers.file import FileKeyStore
 from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
-from mcp_guard.storage.contract import Store
 from mcp_guard.storage.copying import copy_ledger
 from mcp_guard.storage.engines import find_engine, open_read_only
 from mcp_guard.storage.place import Database, Place
-from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.verifier.sources import ReceiptSource
 
 Verify = Callable[[ReceiptSource, Path], None]
@@ -200,7 +197,7 @@ def _prepare(
     """Make the copy safe to use; returns its size before, what was closed in it, and its key."""
     with open_read_only(staged.state_dir / FILE) as store:
         head = store.head()
-        check_approver_keys(store)
+        check_tables(store)
     configured_keys(staged).check_origin(head.key)
     if key_is_lost:
         key_rotation.replace(staged, clock, "the key is lost; the ledger was restored from a backup")
@@ -216,39 +213,6 @@ def _prepare(
         verifier = writer.read(lambda store: store.head().key)
         writer.read(lambda store: store.empty_log())
     return head.size, closed, revoked, verifier
-
-
-def check_approver_keys(store: Store) -> None:
-    """Check that the table of approvers' keys is what the receipts say, which were verified: otherwise whoever could
-    write to a backup could put a key of their own into it, and approve with that.
-
-    Raises: LedgerError.
-    """
-    said: dict[str, ApproverKey] = {}
-    for row in store.receipts_after(-1):
-        if row.kind not in ("approver.enrolled", "approver.removed"):
-            continue
-        receipt = json.loads(row.body)
-        id = receipt["key"]
-        if row.kind == "approver.removed":
-            said[id] = replace(said[id], removed=row.seq)
-        else:
-            named = (receipt["approver"], receipt["method"], receipt["public"])
-            said[id] = ApproverKey(id, *named, receipt.get("details", {}), row.seq)
-    kept = {key.id: key for key in store.approver_keys()}
-    for id in sorted(said.keys() | kept.keys()):
-        key, ours = kept.get(id), said.get(id)
-        if key is None or ours is None or _without_count(key) != _without_count(ours):
-            approver = (key or said[id]).approver
-            raise LedgerError(
-                say("the approver's key {} of {} is not as its receipts say", f"`{id}`", f"`{approver}`"),
-                "somebody has changed this backup: use another one",
-            )
-
-
-def _without_count(key: ApproverKey) -> ApproverKey:
-    """A passkey counts how often it signed, which no receipt says."""
-    return replace(key, details={name: value for name, value in key.details.items() if name != "count"})
 
 
 def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -> tuple[int, tuple[str, ...]]:

@@ -138,7 +138,7 @@ def revoke(
     tx.store.revoke(key, tx.now if until is None else until)
     ids = [instance.id for instance in alive]
     fields: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
-    tx.add(Draft("credential.revoked", fields))
+    tx.add(Draft("credential.revoked", fields | {"disabled": True if until == FOREVER else None}))
     for id in (instance.id for instance in named):
         close_requests_of(tx, id, f"revoked: {note}")
         if allow_new:

@@ -63,8 +63,8 @@ class IdentityQueries(Queries):
     # Revocation
 
     def revoke(self, key: RevocationKey, until: Micros) -> None:
-        """Nothing under this key that started up to `until` may call any more."""
-        kept = "ON CONFLICT (kind, name) DO UPDATE SET until = excluded.until"
+        """Nothing under this key that started up to `until` may call any more. What is revoked for longer stays so."""
+        kept = "ON CONFLICT (kind, name) DO UPDATE SET until = excluded.until WHERE revocation.until < excluded.until"
         self._write(f"INSERT INTO revocation VALUES (?, ?, ?) {kept}", (*key, until))
 
     def restore(self, key: RevocationKey, until: Micros) -> None:

@@ -1,0 +1,107 @@
+"""Checks the tables that say who may approve and call against the receipts, which were verified.
+
+No receipt commits to the tables themselves. So whoever can write to a backup could put a key of their own into it, or
+take out that an agent was disabled, and the receipts would verify all the same.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.visible_text import say
+from mcp_guard.ledger.registry import FOREVER
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import ApproverKey, RevocationKey
+
+T = TypeVar("T")
+EPOCH = datetime.fromtimestamp(0, UTC)
+Enrolled = tuple[str, tuple[str, ...], str | None]
+"""Owner, groups and user."""
+
+
+@dataclass(slots=True)
+class Revoked:
+    """Until when, unless it is an agent that may be disabled, or must be. Receipts of earlier versions do not say which
+    of the two; so one that is silent allows both."""
+
+    until: Micros
+    may_be_disabled: bool = False
+    is_disabled: bool = False
+
+    def allows(self, until: Micros | None) -> bool:
+        if until == FOREVER:
+            return self.may_be_disabled
+        return until == self.until and not self.is_disabled
+
+
+@dataclass(slots=True)
+class Said:
+    """What the receipts say that the tables have."""
+
+    keys: dict[str, ApproverKey] = field(default_factory=dict)
+    revoked: dict[RevocationKey, Revoked] = field(default_factory=dict)
+    agents: dict[str, Enrolled] = field(default_factory=dict)
+
+    def read(self, kind: str, seq: int, receipt: Json) -> None:
+        match kind:
+            case "approver.enrolled":
+                named = (receipt["approver"], receipt["method"], receipt["public"])
+                self.keys[receipt["key"]] = ApproverKey(receipt["key"], *named, receipt.get("details", {}), seq)
+            case "approver.removed":
+                self.keys[receipt["key"]] = replace(self.keys[receipt["key"]], removed=seq)
+            case "credential.revoked":
+                self._revoke((receipt["scope"], receipt["name"]), receipt)
+            case "agent.enabled":
+                self.revoked["agent", receipt["agent"]] = Revoked(_micros(receipt["time"]))
+            case "agent.enrolled":
+                groups = tuple(receipt.get("groups", ()))
+                self.agents[receipt["agent"]] = (receipt["owner"], groups, receipt.get("on_behalf_of"))
+
+    def _revoke(self, key: RevocationKey, receipt: Json) -> None:
+        before = self.revoked.get(key, Revoked(0))
+        is_disabled = before.is_disabled or receipt.get("disabled", False)
+        until = max(before.until, _micros(receipt["time"]))
+        self.revoked[key] = Revoked(until, key[0] == "agent", is_disabled)
+
+
+def check_tables(store: Store) -> None:
+    """Raises: LedgerError if a table is not as its receipts say."""
+    said = Said()
+    for row in store.receipts_after(-1):
+        if row.kind.startswith(("approver.", "agent.")) or row.kind == "credential.revoked":
+            said.read(row.kind, row.seq, json.loads(row.body))
+    for what in _differences(said, store):
+        raise LedgerError(f"{what} as its receipts say", "somebody has changed this backup: use another one")
+
+
+def _differences(said: Said, store: Store) -> Iterator[str]:
+    """Each as the first words of a sentence."""
+    kept = {key.id: _without_count(key) for key in store.approver_keys()}
+    ours = {id: _without_count(key) for id, key in said.keys.items()}
+    for id in _differing(kept, ours):
+        approver = (kept.get(id) or ours[id]).approver
+        yield say("the approver's key {} of {} is not", f"`{id}`", f"`{approver}`")
+    revocations = dict(store.revocations())
+    for key in sorted(revocations.keys() | said.revoked.keys()):
+        if key not in said.revoked or not said.revoked[key].allows(revocations.get(key)):
+            yield say("the revocation of {} {} is not", key[0], f"`{key[1]}`")
+    agents = {agent.name: (agent.owner, agent.groups, user) for agent, user, _ in store.agents()}
+    for name in _differing(agents, said.agents):
+        yield say("the enrolled agent {} is not", f"`{name}`")
+
+
+def _differing(these: Mapping[str, T], those: Mapping[str, T]) -> list[str]:
+    return sorted(name for name in these.keys() | those.keys() if these.get(name) != those.get(name))
+
+
+def _without_count(key: ApproverKey) -> ApproverKey:
+    """A passkey counts how often it signed, which no receipt says."""
+    return replace(key, details={name: value for name, value in key.details.items() if name != "count"})
+
+
+def _micros(time: str) -> Micros:
+    return (datetime.fromisoformat(time) - EPOCH) // timedelta(microseconds=1)
