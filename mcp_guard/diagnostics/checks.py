@@ -5,6 +5,7 @@ To add a check, add a field to `GuardSnapshot` in `snapshot.py`, a function here
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.model import Micros
@@ -113,7 +114,9 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
     results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
     if unused := snapshot.unused_file:
         what = f"`{unused.path}` is another ledger, which a guard with an older configuration would go on with"
-        results += _warning("ledger", what, f"once you no longer need it: mv {unused.path} {unused.path}.unused")
+        results += _warning(
+            "ledger", what, f"once you no longer need it: mv {quote(unused.path)} {quote(unused.path + '.unused')}"
+        )
     return results or _ok("ledger", f"{snapshot.ledger}, {count(snapshot.contents.size, 'receipt')}")
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from mcp_guard.app import ledger_settings
 from mcp_guard.cli.ledger_reader import make_ledger_parser
@@ -107,7 +108,7 @@ def verify_copy(source: ReceiptSource, keys: Path, quiet: bool) -> None:
 def say(options: argparse.Namespace, configured: Settings, ledger: Path, target: Database, receipts: int) -> None:
     print_text(f"copied {count(receipts, 'receipt')} from `{ledger}` to `{target}`, and verified the copy")
     print_text("next:")
-    if configured.database is None:
+    if not isinstance(configured.database, SecretReference):
         variable = options.to.partition(":")[2] if options.to.startswith("env:") else "DATABASE_URL"
         print_lines(
             [f"  in {configured.path}, for every gateway:", "    [ledger]", f'    database = {{ env = "{variable}" }}']
@@ -115,7 +116,10 @@ def say(options: argparse.Namespace, configured: Settings, ledger: Path, target:
     print_lines(
         steps(
             [
-                (f"mv {ledger} {ledger}.unused", "so that no guard goes on with it: there would be two ledgers"),
+                (
+                    f"mv {quote(str(ledger))} {quote(f'{ledger}.unused')}",
+                    "so that no guard goes on with it: there would be two ledgers",
+                ),
                 ("mcp-guard doctor", "diagnose problems; then start the guards"),
             ]
         )
