@@ -59,13 +59,17 @@ class RemoteGuard:
 
 
 @asynccontextmanager
-async def remote_guard(folder: Path, policies: str = ALLOW, **options: Any) -> AsyncIterator[RemoteGuard]:
+async def remote_guard(
+    folder: Path, policies: str = ALLOW, listens: bool = False, **options: Any
+) -> AsyncIterator[RemoteGuard]:
+    """Unless it `listens`, every request and answer is of something that the test does."""
     database = Database(server().url, f"test.example/faults/{next(ORIGINS)}")
     with network(server().url) as between:
         behind = database._replace(url=between.url)
         harness = open_harness(folder, policies, database=behind, **options)
         harness.ledger.writer.executor = executor = await open_executor(harness.store)
-        executor.listen(harness.ledger.approvals.watcher.hear)
+        if listens:
+            executor.listen(harness.ledger.approvals.watcher.hear)
         try:
             with closing(find_engine(database).open_reader()) as store:
                 yield RemoteGuard(harness, database, between, store, executor)

@@ -63,7 +63,7 @@ def test_gateway_with_another_time_does_not_start(monkeypatch: pytest.MonkeyPatc
 async def test_calls_are_refused_while_the_clocks_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcements, "CLOCK_SECONDS", 0.05)
     monkeypatch.setattr(announcements, "WRONG_CLOCK_SECONDS", 0.05)
-    async with remote_guard(tmp_path) as remote:
+    async with remote_guard(tmp_path, listens=True) as remote:
         wall = remote.executor.clock.wall = Wall()
         assert text(await remote.call("a")) == "done"
         wall.ahead = 3600
