@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.live.preloaded_cli import run_warm
+from tests.promises.engines import engine
 
 SERVERS = Path(__file__).parent.parent / "servers"
 Json = dict[str, Any]
@@ -25,12 +26,14 @@ def write_config(folder: Path, upstreams: str, policies: str = ALLOW_ALL, more: 
     """A configuration with one agent, one approver (`alice`) and one route (`people`)."""
     (folder / "policies").mkdir(exist_ok=True)
     (folder / "policies" / "test.cedar").write_text(policies)
+    of_engine = engine().configuration(folder)
     path = folder / "mcp-guard.toml"
     path.write_text(
         f"""
 [guard]
 policies = "policies"
 {guard}
+{of_engine[0]}
 
 [agents.tester]
 owner = "bob"
@@ -52,6 +55,7 @@ approvers = ["alice", "bob"]
 
 {upstreams}
 {more}
+{of_engine[1]}
 """
     )
     return path

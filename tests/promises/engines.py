@@ -1,6 +1,7 @@
 """The engines of storage that promises are kept with. `each_engine` in `conftest.py` runs a test with each of them."""
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -21,6 +22,9 @@ class Engine(Protocol):
 
     def database(self, folder: Path) -> Database | None:
         """Of the ledger that belongs to this folder; None for the file in it."""
+
+    def configuration(self, folder: Path) -> tuple[str, str]:
+        """What `[guard]` says for a guard of this folder, and other sections."""
 
     def file(self, folder: Path) -> Path:
         """A SQLite file with what was committed to this ledger so far."""
@@ -50,6 +54,9 @@ class SqliteFiles:
 
     def database(self, folder: Path) -> None:
         return None
+
+    def configuration(self, folder: Path) -> tuple[str, str]:
+        return "", ""
 
     def file(self, folder: Path) -> Path:
         return folder / "state" / "ledger.sqlite"
@@ -84,6 +91,8 @@ NO_ROOM = """
 CREATE OR REPLACE FUNCTION no_room() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$
 """
+DATABASE = "PROMISES_DATABASE"
+"""The variable in which guards and commands find the URL."""
 READER = "promises_reader"
 """A role that may read everything and write nothing."""
 MAKE_READER = f"""
@@ -96,6 +105,10 @@ class PostgresSchemas:
 
     def database(self, folder: Path) -> Database:
         return Database(server().url, f"promises/{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:20]}")
+
+    def configuration(self, folder: Path) -> tuple[str, str]:
+        os.environ[DATABASE] = server().url
+        return f'origin = "{self.database(folder).origin}"', f'[ledger]\ndatabase = {{ env = "{DATABASE}" }}'
 
     def file(self, folder: Path) -> Path:
         return write_as_file(self.database(folder), folder / "as-file.sqlite")

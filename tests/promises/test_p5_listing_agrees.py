@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,7 @@ async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, ins
         harness.close()
 
 
+@pytest.mark.usefixtures("each_engine")
 async def test_expired_instance_sees_no_tools(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     instance = make_instance()

@@ -123,6 +123,7 @@ def test_a_change_of_any_field_is_quarantined(tmp_path: Path) -> None:
     assert [call["name"] for call in seen(tmp_path, "up")].count("echo") == 1
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_change_between_runs_is_quarantined_and_reported(tmp_path: Path) -> None:
     changing = ChangingUpstream(tmp_path)
     with changing.run() as client:
@@ -172,6 +173,7 @@ def test_a_change_within_a_session_is_quarantined_until_the_operator_accepts(tmp
     assert len([call for call in seen(tmp_path, "up") if call["name"] == "echo"]) == 2
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_a_change_while_a_call_is_held_makes_its_approval_stale(tmp_path: Path) -> None:
     changing = ChangingUpstream(tmp_path, HOLD, "hold_seconds = 20")
     with changing.run() as client:
@@ -259,6 +261,7 @@ def test_quarantined_tool_does_not_disable_policies(tmp_path: Path) -> None:
     assert log(changing.config, "--kind", "policy.rejected") == []
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_two_guards_on_one_ledger_quarantine_alike(tmp_path: Path) -> None:
     changing = ChangingUpstream(tmp_path)
     with changing.run() as one, changing.run() as other:

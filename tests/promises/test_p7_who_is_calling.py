@@ -64,6 +64,7 @@ async def _interleave(port: int, people: dict[str, str]) -> None:
             tasks.create_task(call(instance, wire))
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("scope", ["instance", "agent", "user"])
 def test_revoked_credential_is_refused_at_the_next_call(tmp_path: Path, scope: str) -> None:
     with serve(tmp_path) as served:
@@ -77,6 +78,7 @@ def test_revoked_credential_is_refused_at_the_next_call(tmp_path: Path, scope: s
     assert len(seen(tmp_path, "up")) == 1
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_held_call_of_a_revoked_credential_is_refused(tmp_path: Path) -> None:
     """Another process than the one holding the call revokes it."""
     with serve(tmp_path, HOLD_POLICIES) as served:
@@ -145,6 +147,7 @@ def test_an_expired_credential_is_refused(tmp_path: Path) -> None:
         eventually(lambda: served.raw(token).stateless("tools/list").status_code == 401)
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_launch_code_works_once(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     code = cli("instances", "issue", "--launch", "--ticket", "INC-7", "--config", str(config)).stdout.strip()
