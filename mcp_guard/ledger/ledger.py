@@ -1,9 +1,10 @@
 """Implements `ports.Ledger`: one transaction for each step of a call. Approvals are in `ledger/approvals/`."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
@@ -25,7 +26,7 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UseSums
-from mcp_guard.storage.contract import Store
+from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.presence import Presence, presence_lost
 
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
@@ -54,6 +55,8 @@ class SqlLedger:
         self.presence = presence
         self.counters = counters
         self._kept_response_bytes = kept_response_bytes
+        self._looked: tuple[str, Micros, Reads] = "", 0, lambda _: None
+        """The call whose sums were read last, at what time, and what was read for its intent."""
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts that this process has submitted and not committed yet, by counter and key."""
         self._late: list[Op[int]] = []
@@ -74,9 +77,11 @@ class SqlLedger:
         counted = rates.rate_increments(call, counters)
 
         def query(store: Store) -> UseSums:
-            return [(use, store.sum_uses(use.counter.name, use.key, now - use.counter.window)) for use in counted]
+            return [(use, _sum(store, use, now)) for use in counted]
 
-        return await self.writer.query(query)
+        sums, look = await self.writer.look(query, _reads(call, counted, now))
+        self._looked = call.id, now, look
+        return sums
 
     def count(self, sums: UseSums) -> Mapping[str, RateValue]:
         """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
@@ -125,11 +130,16 @@ class SqlLedger:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
         self._check_fitness()
         counted = [use for use in rates.rate_increments(call, self.counters) if use.amount]
+        looked, at, look = self._looked
+        reads = [look]
+        if looked != call.id:
+            at = self.writer.now()
+            reads = _reads(call, counted, at)
         release = self._reserve(counted)
 
         def op(tx: Transaction) -> Intent | Conflict:
             tx.on_durable.append(release)
-            if moved := _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision):
+            if moved := _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision, at):
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
@@ -148,7 +158,7 @@ class SqlLedger:
             grant = held.id if isinstance(held, Grant) else None
             return Intent(call, seq, guard, approval, grant, tuple(uses))
 
-        return await self._record_intent(op, release)
+        return await self._record_intent(op, [*reads, *_reads_of(held)], release)
 
     async def look_up(self, call: Call) -> Intent | Conflict:
         self._check_fitness()
@@ -161,10 +171,11 @@ class SqlLedger:
             tx.store.open_call(seq, guard)
             return Intent(call, seq, guard)
 
-        return await self._record_intent(op)
+        reads = partial(registry.why_barred, instance=call.instance, now=self.writer.now())
+        return await self._record_intent(op, [reads])
 
     async def _record_intent(
-        self, op: Op[Intent | Conflict], release: Callable[[], None] = lambda: None
+        self, op: Op[Intent | Conflict], reads: Sequence[Reads], release: Callable[[], None] = lambda: None
     ) -> Intent | Conflict:
         """Commit an op that makes an intent, and `release` in any case. An intent that becomes durable although its
         caller is cancelled is concluded as never sent; so is one that is in doubt, as soon as the ledger can say
@@ -182,7 +193,7 @@ class SqlLedger:
             if isinstance(error, LedgerError) and error.fault is LedgerFault.IN_DOUBT and isinstance(last, Intent):
                 self._late.append(partial(self._conclude_doubtful, last))
 
-        future = self.writer.submit(attempt)
+        future = self.writer.submit(attempt, reads)
         future.add_done_callback(keep)
         try:
             return await future
@@ -228,7 +239,8 @@ class SqlLedger:
             return record(answered, tx)
 
         is_ours = intent.guard == self.guard and self.presence.seconds_left() > 0
-        recorded = self.writer.submit(partial(record if is_ours else record_if_open, answered))
+        op = partial(record if is_ours else record_if_open, answered)
+        recorded = self.writer.submit(op, _reads_of(intent.approval))
         self._keep_unless_recorded(recorded, partial(record_if_open, False))
         return recorded
 
@@ -292,6 +304,27 @@ def noting(*drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None
     return op
 
 
+def _sum(store: Store, use: RateIncrement, at: Micros) -> int:
+    """What was used at this time."""
+    return store.sum_uses(use.counter.name, use.key, at - use.counter.window)
+
+
+def _reads(call: Call, counted: list[RateIncrement], at: Micros) -> list[Reads]:
+    """What an intent checks, apart from what it uses up."""
+    assert call.tool is not None
+    standing = partial(registry.may_call, instance=call.instance, tool=call.tool, now=at)
+    return [standing, *(partial(_sum, use=use, at=at) for use in counted)]
+
+
+def _reads_of(held: Approval | Grant | str | None) -> list[Reads]:
+    """What a call checks of what it uses up: an approval, a grant, or the approval of this id."""
+    if held is None:
+        return []
+    if isinstance(held, Grant):
+        return [methodcaller("grant", held.id)]
+    return [methodcaller("approval", held if isinstance(held, str) else held.id)]
+
+
 def _give_back(tx: Transaction, intent: Intent) -> None:
     """Promise P3: a call that was not sent has not used what it took."""
     if intent.approval is not None:
@@ -339,10 +372,11 @@ def _standing_conflict(tx: Transaction, call: Call) -> Conflict | None:
     return Conflict(f"the definition of `{call.tool.listed_as}` no longer matches the pinned one")
 
 
-def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
-    """Whether a rate is higher than in the decision: it has been raised by another process, or since it was read."""
+def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Decision, at: Micros) -> Conflict | None:
+    """Whether a rate is higher than in the decision: it has been raised by another process, or since it was read. The
+    window is that of the decision: what has left it since makes the sum too high at most."""
     for use in counted:
-        used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
+        used = _sum(tx.store, use, at)
         if use.value(used) > decision.counts.get(use.counter.name, 0):
             return Conflict(f"rate `{use.counter.name}` changed during the decision; repeat the call", rates_only=True)
     return None

@@ -208,7 +208,7 @@ class _PendingOp:
     """An op that waits for the next transaction, and the future of whoever waits for its result."""
 
     op: Op[Any]
-    reads: Reads | None
+    reads: Sequence[Reads]
     future: OpFuture[Any]
 
 
@@ -282,7 +282,7 @@ class Writer:
         """How many ops wait for the next transaction."""
         return len(self._pending)
 
-    def submit(self, op: Op[T], reads: Reads | None = None) -> OpFuture[T]:
+    def submit(self, op: Op[T], reads: Sequence[Reads] = ()) -> OpFuture[T]:
         """The op's result, once it is durable. The future raises LedgerError if the commit fails.
 
         `reads` makes reads of the op ahead of time; it changes nothing but the time that this takes.
@@ -317,7 +317,7 @@ class Writer:
         while groups:
             group = groups.pop()
             try:
-                reads = [pending.reads for pending in group if pending.reads is not None]
+                reads = [read for pending in group for read in pending.reads]
                 results = self._commit(store, [pending.op for pending in group], reads) if group else []
             except _OpFailed as failed:
                 groups += [[group.pop(failed.index)], group]
@@ -361,6 +361,16 @@ class Writer:
         """
         try:
             return await self.executor.read(query)
+        except LedgerError as error:
+            self._report(error)
+            raise
+
+    async def look(self, query: Callable[[Store], T], also: Sequence[Reads] = ()) -> tuple[T, Reads]:
+        """What a query finds, as `query`, and what repeats it and the reads of `also` for the op that follows from it:
+        to be given to `submit`. Raises: LedgerError.
+        """
+        try:
+            return await self.executor.look(query, also)
         except LedgerError as error:
             self._report(error)
             raise

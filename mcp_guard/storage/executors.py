@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from mcp_guard.storage.contract import Store
+from mcp_guard.storage.contract import Reads, Store
 
 T = TypeVar("T")
 
@@ -26,6 +26,10 @@ class Executor(Protocol):
 
     async def read(self, query: Callable[[Store], T]) -> T:
         """What a query finds. It waits for no work that writes. Raises: LedgerError."""
+
+    async def look(self, query: Callable[[Store], T], also: Sequence[Reads]) -> tuple[T, Reads]:
+        """What a query finds, and reads that make it and those of `also` again, for a transaction. They cost nothing in
+        one that builds on the head that was there. Raises: LedgerError."""
 
     async def close(self) -> None:
         """Wait for the work that was given, and give back what this holds."""
@@ -51,6 +55,9 @@ class InPlaceExecutor:
     async def read(self, query: Callable[[Store], T]) -> T:
         with self._store.reading():
             return query(self._store)
+
+    async def look(self, query: Callable[[Store], T], also: Sequence[Reads]) -> tuple[T, Reads]:
+        return await self.read(query), query
 
     async def close(self) -> None:
         pass

@@ -86,8 +86,8 @@ async def test_held_call_does_not_delay_the_commits_of_others(harness: Harness) 
     submitted: list[bool] = []
     submit: Callable[..., asyncio.Future[object]] = harness.ledger.writer.submit
 
-    def note(op: object) -> "asyncio.Future[object]":
-        future = submit(op)
+    def note(*arguments: object) -> "asyncio.Future[object]":
+        future = submit(*arguments)
         submitted.append(future.done())
         return future
 

@@ -16,8 +16,9 @@ import pytest
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import ALLOW_ALL, Client, scripted, text, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, scripted, text, write_config
 from tests.live.test_reload import wait_for_new_tools, write
+from tests.live.test_session import held
 from tests.storage.postgres_server import server
 
 CHECKED_DRIVER = """
@@ -36,6 +37,9 @@ def checked(self, *arguments, **options):
     raise AssertionError("the event loop waited for the database")
 
 psycopg.Connection.wait = checked
+"""
+GATED = f"""{ALLOW_ALL}
+@id("gate") @require_approval("people") forbid (principal, action == Action::"up__count", resource);
 """
 MORE = """
 [ledger]
@@ -65,7 +69,7 @@ class Checked:
 
     def configure(self, more: str = "") -> Path:
         guard = f'origin = "{self.origin}"'
-        return write_config(self.folder, scripted("up", self.folder), ALLOW_ALL, MORE + more, guard)
+        return write_config(self.folder, scripted("up", self.folder), GATED, MORE + more, guard)
 
     def kinds(self) -> list[str]:
         with open_read_only(Database(server().url, self.origin)) as store:
@@ -93,12 +97,15 @@ def test_a_stdio_guard_never_waits_for_the_database_on_its_loop(checked: Checked
     with Client(config, env=checked.env) as client:
         client.start()
         assert "a" in text(client.call("up__echo", {"text": "a"}))
+        waiting = client.send("tools/call", {"name": "up__count", "arguments": {}})
+        cli("approvals", "approve", held(config), "--rationale", "as agreed", *enrol(config))
+        assert "result" in client.wait(waiting)
         write(config, ALLOW_ALL.replace("allow-all", "other"))
         client.process.send_signal(signal.SIGHUP)
         wait_for_new_tools(client)
     assert client.process.returncode == 0, client.stderr
     kinds = checked.kinds()
-    assert kinds.count("outcome") == 1
+    assert kinds.count("outcome") == 2
     assert kinds.count("policy.loaded") == 2
     assert "instance.ended" in kinds
 

@@ -73,6 +73,14 @@ async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Pa
         assert scenario.receipts("policy.loaded") == 2
 
 
+async def test_sessions_that_load_the_same_policies_together_have_them_receipted_once(tmp_path: Path) -> None:
+    async with watching(tmp_path) as scenario:
+        scenario.harness.ledger.writer.active_calls = 2  # so that a receipt waits for others
+        first, second = await asyncio.gather(scenario.follow(ONE), scenario.follow(ONE))
+        assert first.in_force._engine is second.in_force._engine is not None
+        assert scenario.receipts("policy.loaded") == 1
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "automatically"])
 async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
     async with watching(tmp_path) as scenario:

@@ -102,6 +102,8 @@ class Network:
                     client.close()
                     continue
                 self.connections += 1
+                for end in (client, server):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._pairs.append((client, server))
                 for pump in ((client, server, True), (server, client, False)):
                     self._pumps.append(threading.Thread(target=self._pump, args=pump, daemon=True))

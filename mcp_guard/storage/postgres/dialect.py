@@ -1,5 +1,6 @@
 """What differs in PostgreSQL: how values stand in a statement, types of columns, and functions of the schema."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,7 @@ TYPES = (
     ("x''", "''"),
 )
 """What stands in the tables of SQLite, and what in those of PostgreSQL; applied in this order."""
+TABLE_NAMES = frozenset(re.findall(r"CREATE TABLE (\w+)", TABLES))
 ONE_ROW = f"""
 CREATE FUNCTION one_row(changed BIGINT, what TEXT) RETURNS VOID LANGUAGE plpgsql AS $$
 BEGIN
@@ -39,6 +41,12 @@ def tables() -> list[str]:
     for sqlite, postgres in TYPES:
         text = text.replace(sqlite, postgres)
     return [statement for statement in (text + OWN_TABLES).split(";") if statement.strip()]
+
+
+@lru_cache(maxsize=1024)
+def tables_of(sql: str) -> frozenset[str]:
+    """The tables that a statement may depend on: those that it names, or all if it names none of both engines'."""
+    return TABLE_NAMES.intersection(re.findall(r"\w+", sql)) or TABLE_NAMES
 
 
 @lru_cache(maxsize=1024)

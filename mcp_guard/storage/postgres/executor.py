@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from mcp_guard.storage.contract import Store
+from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.postgres.announcements import Listener
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.store import PostgresStore
@@ -59,13 +59,32 @@ class LoopExecutor:
             self._task = None
 
     async def read(self, query: Callable[[Store], T]) -> T:
+        return await self._read(query)
+
+    async def _read(self, query: Callable[[PostgresStore], T]) -> T:
+        """Whoever gives up waiting leaves the connection to the end of the query: a connection whose query is cancelled
+        must be made again."""
         self.check()
+        reading = asyncio.ensure_future(self._read_now(query))
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(reading)
+
+    async def _read_now(self, query: Callable[[PostgresStore], T]) -> T:
         reader = await self._readers.get()
         try:
             with reader.reading():
                 return await suspendable(lambda: query(reader))
         finally:
             self._readers.put_nowait(reader)
+
+    async def look(self, query: Callable[[Store], T], also: Sequence[Reads]) -> tuple[T, Reads]:
+        found: list[T] = []
+
+        def reads(store: Store) -> None:
+            found[:] = [query(store)]
+
+        look = await self._read(lambda store: store.look([reads, *also]))
+        return found[0], look
 
     async def stop_listening(self) -> None:
         if self._listener is not None:
@@ -76,6 +95,8 @@ class LoopExecutor:
         await self.stop_listening()
         if self._task is not None:
             await self._task
+        for _ in self._stores[1:]:
+            await self._readers.get()
         for store in self._stores:
             await suspendable(store.close)
 

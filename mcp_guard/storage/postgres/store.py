@@ -7,7 +7,7 @@ has moved, the transaction is repeated under a lock of its row.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,19 +15,21 @@ import psycopg
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
+from mcp_guard.core.rates import RecordedUse
 from mcp_guard.storage.contract import Reads
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.postgres.announcements import payload_of
 from mcp_guard.storage.postgres.connection import schema_of
-from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, translate
+from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, tables_of, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.pipeline import Statement
-from mcp_guard.storage.postgres.reading_ahead import Answers, Query, read_ahead
+from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_ahead
 from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
 from mcp_guard.storage.sql.paging import PagedReads
 from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.rates import FORGET_USES, LAST_TOTAL
 from mcp_guard.storage.sql.receipts import (
     ADD_NODE,
     ADD_RECEIPT,
@@ -51,6 +53,8 @@ LOCKED_HEAD = f"{HEAD_ROW} FOR UPDATE"
 BEGIN: Statement = ("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", ())
 COMMIT: Statement = ("COMMIT", ())
 ROLLBACK: Statement = ("ROLLBACK", ())
+USES_BITS = 20
+"""For the number of a use of a rate in its transaction; the bits above are the size that the ledger had."""
 DOUBT_SECONDS = 5.0
 """How long the database may be away after a COMMIT that it has not answered, until the result is in doubt."""
 LOCKED_TRANSACTIONS = 20
@@ -88,8 +92,10 @@ class PostgresStore(PagedReads, SqlStore):
         """The rows to append, by statement: those of a table in one statement."""
         self._unsent: list[Statement] = []
         """What else was written and not sent yet."""
+        self._uses = 0
+        """How many uses of rates were added."""
         self._ahead: Answers = {}
-        """What was read ahead of time, until the transaction writes."""
+        """What was read ahead of time, until the transaction writes to a table that it depends on."""
 
     def explain(self, failure: Exception) -> LedgerError:
         return explain(failure, self.name)
@@ -106,15 +112,20 @@ class PostgresStore(PagedReads, SqlStore):
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
         if self._ahead and (rows := self._ahead.get((sql, tuple(values)))) is not None:
             return Found(rows, len(rows))
+        if not sql.startswith("SELECT"):
+            self._forget_tables_of(sql)
+        return self._ask((translate(sql), values))[-1]
+
+    def _ask(self, *statements: Statement) -> list[Found]:
         if not self._in_transaction:
             self.wire.make_ready()
         try:
-            return self._exchange((translate(sql), values))[-1]
+            return self._exchange(*statements)
         except psycopg.Error as error:
             if self._in_transaction or is_answer(error):
                 raise
         self.wire.connect()
-        return self._exchange((translate(sql), values))[-1]  # outside a transaction nothing is written, so once more
+        return self._exchange(*statements)  # outside a transaction nothing is written, so once more
 
     def _write(self, sql: str, values: Sequence[Any] = ()) -> None:
         if not self._in_transaction:
@@ -122,8 +133,16 @@ class PostgresStore(PagedReads, SqlStore):
         elif sql in APPENDING:
             self._appended.setdefault(sql, []).append(values)
         else:
-            self._ahead = {}
+            self._forget_tables_of(sql)
             self._unsent.append((translate(sql), values))
+
+    def _forget_tables_of(self, sql: str) -> None:
+        self._forget(lambda read, _: bool(tables_of(read) & tables_of(sql)))
+
+    def _forget(self, depends: Callable[[str, Sequence[Any]], bool]) -> None:
+        """What was read ahead of time and depends on what is being written."""
+        if self._ahead:
+            self._ahead = {query: rows for query, rows in self._ahead.items() if not depends(*query)}
 
     def _change_one(self, name: str, sql: str, values: Sequence[Any]) -> None:
         self._write(changing_one(sql), (*values, name))
@@ -172,10 +191,18 @@ class PostgresStore(PagedReads, SqlStore):
         self._lock_next = LOCKED_TRANSACTIONS if locked else max(0, self._lock_next - 1)
         if not self._locked:
             self._head = known
-        self._ahead = read_ahead(reads, self._answer, self._head_queries(known) if self._locked else ())
+        looks = [] if self._locked else [look for look in reads if isinstance(look, Look) and look.head == known]
+        answered = {query: rows for look in looks for query, rows in look.answers.items()}
+        self._ahead = read_ahead(reads, self._answer, self._head_queries(known) if self._locked else (), answered)
+
+    def look(self, reads: Sequence[Reads]) -> Look:
+        """Make these reads side by side, for themselves and for a transaction that begins later."""
+        head: Query = (HEAD_ROW, ())
+        answers = read_ahead(reads, self._answer, [head])
+        return Look(reads, TreeHead(*answers.pop(head)[0]), answers)
 
     def _answer(self, asked: Sequence[Query]) -> list[Found]:
-        return self._exchange(*((translate(sql), values) for sql, values in asked))
+        return self._ask(*((translate(sql), values) for sql, values in asked))
 
     def _head_queries(self, known: TreeHead | None) -> list[Query]:
         """For the head under a lock of its row, and what is checked before anything is built on it."""
@@ -275,6 +302,24 @@ class PostgresStore(PagedReads, SqlStore):
         if self._in_transaction:
             self._leases.add(guard)
         super().open_call(intent, guard)
+
+    def add_use(self, counter: str, key: str, at: Micros, amount: int) -> RecordedUse:
+        """The database adds up the total, so that nothing is waited for. The number grows with the head, so that it
+        tells the order of uses of one time, from whatever gateway."""
+        self._uses += 1
+        id = (self.head().size << USES_BITS) + self._uses
+        total = f"SELECT ?, ?, ?, ?, ?, CAST(COALESCE(CAST(({LAST_TOTAL}) AS NUMERIC), 0) + ? AS TEXT)"
+        query = f"INSERT INTO rate_use (id, counter, key, at, amount, total) {total}"
+        self._write_use(counter, key, query, (id, counter, key, at, amount, counter, key, amount))
+        return RecordedUse(id, counter, key, at, amount)
+
+    def forget_uses(self, counter: str, key: str, before: Micros) -> None:
+        self._write_use(counter, key, FORGET_USES, (counter, key, before))
+
+    def _write_use(self, counter: str, key: str, sql: str, values: Sequence[Any]) -> None:
+        """What was read of the uses of other keys stays true."""
+        self._forget(lambda read, of: "rate_use" in tables_of(read) and {counter, key} <= set(of))
+        self._unsent.append((translate(sql), values))
 
     def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
         query = "SELECT state, subject, votes FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"

@@ -5,6 +5,8 @@ from mcp_guard.storage.sql.queries import Queries
 
 LAST_TOTAL = "SELECT total FROM rate_use WHERE counter = ? AND key = ? ORDER BY at DESC, id DESC LIMIT 1"
 
+FORGET_USES = "DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?"
+
 
 class RateQueries(Queries):
     """The part of `Store` that speaks of rates."""
@@ -47,4 +49,4 @@ class RateQueries(Queries):
             self._write("UPDATE rate_use SET total = ? WHERE id = ?", (str(int(total) + sign * use.amount), id))
 
     def forget_uses(self, counter: str, key: str, before: int) -> None:
-        self._write("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))
+        self._write(FORGET_USES, (counter, key, before))
