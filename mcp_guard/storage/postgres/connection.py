@@ -119,14 +119,22 @@ async def open_blank_on_loop(database: Database, seconds: float = ANSWER_SECONDS
 def connect(database: Database) -> "Connection[Any]":
     """Raises: psycopg.Error."""
     connection = open_blank(database)
-    connection.execute(_setup(database))
+    try:
+        connection.execute(_setup(database))
+    except BaseException:
+        connection.pgconn.finish()
+        raise
     return connection
 
 
 async def connect_on_loop(database: Database) -> "AsyncConnection[Any]":
     """Raises: psycopg.Error."""
     connection = await open_blank_on_loop(database)
-    await execute_within(ANSWER_SECONDS, connection, _setup(database).decode())
+    try:
+        await execute_within(ANSWER_SECONDS, connection, _setup(database).decode())
+    except BaseException:  # also of whoever is cancelled meanwhile
+        connection.pgconn.finish()
+        raise
     return connection
 
 
