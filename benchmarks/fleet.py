@@ -35,6 +35,9 @@ GATEWAYS = 3
 WARM_UP_SECONDS = 1.0
 CALLS_A_SECOND = 1000
 """The budget for all gateways together."""
+ROUND_TRIPS = 4
+BACKGROUND = 0.2
+"""Round trips that a gateway makes besides, such as to renew its lease, spread over the calls in that time."""
 VERSION = "2025-06-18"
 """The revision of the clients: replies are documents."""
 MORE = """share = true
@@ -295,11 +298,12 @@ def report(targets: list[Target]) -> bool:
             f"| {cpu['gateways']} | {cpu.get('database', '–')} | {cpu['clients']} |"
         )
     reached = statistics.median(targets[-1].calls_a_second)
-    print(f"\nround trips to the database for a call: {targets[1].round_trips:.2f} (budget 3)")
+    trips = targets[1].round_trips or float("inf")
+    print(f"\nround trips to the database: {trips:.2f} for a call (budget {ROUND_TRIPS}: three, and one for its token)")
     met = reached >= CALLS_A_SECOND
     verdict = "met" if met else "MISSED"
     print(f"three gateways: {reached:,.0f} calls a second (budget {CALLS_A_SECOND:,}): {verdict}")
-    return met and (targets[1].round_trips or 9) <= 3.1
+    return met and trips <= ROUND_TRIPS + BACKGROUND
 
 
 def main() -> int:
