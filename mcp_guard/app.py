@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 REQUEST_STATES = "request-state"
 """What the key that seals request states is derived for."""
+TOLD_AS_NEW = "told-as-new"
+"""The name under which a ledger without receipts notes that the operator was told of it."""
 NOTED_AS = "shared-secret"
 """The name under which the ledger notes the id of the secret of the guard that was started last."""
 
@@ -171,7 +173,8 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         warn_of_exposure(settings, settings.serve, log.note)
         secret = read_shared_secret(settings)
-        warn_of_other_secret(ledger.writer, secret, log.note)
+        others = set(ledger.engine.running_guards(settings.state_dir)) - {ledger.guard}
+        warn_of_other_secret(ledger.writer, secret, bool(others), log.note)
         recover(ledger.ledger, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
             adapters = ProtocolAdapters(secret.derive(REQUEST_STATES))
@@ -220,7 +223,8 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
         if unix_server is not None and serve.socket is not None:
             serving.append(tasks.create_task(unix_server.serve(stopping)))
             runtime.note(f"listening on `{serve.socket.path}` for {len(serve.socket.users)} users")
-        runtime.note(f"serving {serve.url} on {serve.host} port {listener.getsockname()[1]}")
+        port = listener.getsockname()[1]
+        runtime.note(f"serving {serve.url} (the address that tokens are for) on {serve.host} port {port}")
         await server.serve(sockets=[listener])
         await end_sessions()  # also if it was stopped before it served
         for task in background:
@@ -451,8 +455,15 @@ class NoClient(NoListener):
 
 
 def note_if_new(writer: Writer, settings: Settings, note: Callable[[str], None]) -> None:
-    """Tell the operator that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
-    if not writer.read(lambda store: store.head().size):
+    """Tell the operator once that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
+
+    def is_untold(tx: Transaction) -> bool:
+        told = bool(tx.store.head().size) or tx.store.noted(TOLD_AS_NEW) is not None
+        if not told:
+            tx.store.note(TOLD_AS_NEW, "")
+        return not told
+
+    if not writer.read(lambda store: store.head().size) and writer.run(is_untold):
         note(f"started a new ledger: `{writer.store.name}`")
         in_file = "stop the guard and set guard.state_dir to its folder"
         elsewhere = "set ledger.database and guard.origin as they were"
@@ -466,8 +477,9 @@ def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], Non
         note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
 
 
-def warn_of_other_secret(writer: Writer, secret: SharedSecret, note: Callable[[str], None]) -> None:
-    """Warn the operator if the guard that was started last on this ledger has another secret. Raises: LedgerError."""
+def warn_of_other_secret(writer: Writer, secret: SharedSecret, has_others: bool, note: Callable[[str], None]) -> None:
+    """Warn the operator if the guard that was started last on this ledger has another secret, and guards run beside
+    this one: without, the ledger was restored or moved. Raises: LedgerError."""
 
     def op(tx: Transaction) -> str | None:
         before = tx.store.noted(NOTED_AS)
@@ -475,7 +487,7 @@ def warn_of_other_secret(writer: Writer, secret: SharedSecret, note: Callable[[s
             tx.store.note(NOTED_AS, secret.id)
         return before
 
-    if writer.run(op) not in (None, secret.id):
+    if writer.run(op) not in (None, secret.id) and has_others:
         note("warning: this gateway has another `ledger.shared_secret` than the one started before it on this ledger")
         note("hint: give all gateways the same; until then, none goes on with what another has sealed")
 

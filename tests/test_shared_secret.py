@@ -60,12 +60,23 @@ def test_purposes_and_origins_have_keys_of_their_own() -> None:
     assert {len(key) for key in keys} == {32}
 
 
+def test_a_secret_that_differs_after_a_restore_is_no_other_gateway(settings: Settings) -> None:
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    notes: list[str] = []
+    try:
+        for secret in "ab":
+            warn_of_other_secret(writer, SharedSecret(secret * 32, settings.origin), False, notes.append)
+    finally:
+        writer.close()
+    assert notes == []
+
+
 def test_a_gateway_with_another_secret_says_so(settings: Settings) -> None:
     writer = open_writer(ledger_settings(settings), CLOCK)
     notes: list[str] = []
     try:
         for secret, warnings in (("a", 0), ("a", 0), ("b", 2), ("b", 2), ("a", 4)):
-            warn_of_other_secret(writer, SharedSecret(secret * 32, settings.origin), notes.append)
+            warn_of_other_secret(writer, SharedSecret(secret * 32, settings.origin), True, notes.append)
             assert len(notes) == warnings
     finally:
         writer.close()

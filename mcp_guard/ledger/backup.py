@@ -157,14 +157,15 @@ def restore(
     restores, and `verify` reads a ledger in a database before it can be seen.
 
     It is prepared in a folder beside, so that until the last step everything is as it was. A file that is there is
-    moved to a folder of its own if `may_replace` is set. With `key_is_lost`, a new key is put in force.
+    moved to a folder of its own if `may_replace` is set or it has no receipts. With `key_is_lost`, a new key is put in
+    force.
 
     Raises: LedgerError.
     """
     state, place = settings.state_dir, settings.place
     engine = find_engine(place)
     exists = engine.exists()
-    if exists and (isinstance(place, Database) or not may_replace):
+    if exists and (isinstance(place, Database) or not (may_replace or _size_of(place) == 0)):
         raise engine.taken()
     refuse_while_guards_run(place, state)
     with _staging(place.parent if isinstance(place, Path) else state) as staging:

@@ -264,6 +264,23 @@ def test_ledger_that_is_there_is_replaced_only_on_request_and_is_kept(tmp_path: 
     assert verify_ledger(done.replaced / FILE, done.replaced / "ledger.pub").ok
 
 
+def test_empty_ledger_that_a_look_at_the_new_machine_made_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harness = open_harness(tmp_path / "old")
+    backup = saved(harness)
+    harness.close()
+    (new := tmp_path / "new").mkdir()
+    (new / "mcp-guard.toml").write_text(CONFIG)
+    monkeypatch.chdir(new)
+    assert main(["agents", "list"]) == 0
+    assert "started a new ledger" in capsys.readouterr().err
+    code, said, _ = run(capsys, "restore", str(backup.folder))
+    assert code == 0
+    assert "the ledger that was there (0 receipts) is in" in said
+    assert run(capsys, "restore", str(backup.folder))[0] == 5
+
+
 def test_restore_without_the_private_key_says_where_to_put_it_and_changes_nothing(tmp_path: Path) -> None:
     harness = open_harness(tmp_path / "old")
     backup = saved(harness, with_key=False)

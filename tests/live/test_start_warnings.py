@@ -1,6 +1,7 @@
 """What is wrong with the configuration is said when the guard starts, not only when somebody asks or calls."""
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -67,7 +68,31 @@ def test_serve_says_that_it_starts_a_new_ledger_and_only_then(tmp_path: Path) ->
     config = write_config(tmp_path, "", more=serving(port))
     with Served(config, port) as first:
         pass
+    assert (
+        f"serving http://127.0.0.1:{port}/mcp (the address that tokens are for) on 127.0.0.1 port {port}" in first.notes
+    )
     assert f"started a new ledger: `{tmp_path / 'state' / 'ledger.sqlite'}`" in first.notes
     with Served(config, port) as second:
         pass
     assert "new ledger" not in second.notes
+
+
+def test_starts_that_fail_say_once_that_the_ledger_is_new(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, "", more=serving(port))
+    with socket.create_server(("127.0.0.1", port)):
+        first, second = (cli("serve", "--config", str(config), check=False) for _ in range(2))
+    assert first.returncode == second.returncode != 0
+    assert "started a new ledger" in first.stderr
+    assert "started a new ledger" not in second.stderr
+
+
+def test_a_restored_ledger_has_no_other_gateway(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, "", more=serving(port))
+    with Served(config, port):
+        pass
+    (tmp_path / "state" / "shared.key").unlink()  # as in a new folder with the restored ledger
+    with Served(config, port) as after:
+        pass
+    assert "warning: this gateway has another" not in after.notes
