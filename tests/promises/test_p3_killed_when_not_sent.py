@@ -13,8 +13,8 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
-from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at, report_commits
+from tests.promises.engines import engine, verify
 from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
 POLICIES = f"{ALLOW}\n{HOLD}"
@@ -22,20 +22,32 @@ ASKED = ToolCallRequest("crm__note", {"text": "hello"})
 KILL_POINTS = 13
 
 
-@pytest.fixture(scope="module")
-def approved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger in which the call is approved."""
-    KEYS["alice"] = Ed25519PrivateKey.generate()
-    folder = tmp_path_factory.mktemp("approved")
+KEY = Ed25519PrivateKey.generate()
+
+
+def approve_in(folder: Path) -> None:
+    """Make a ledger in which the call is approved."""
+    KEYS["alice"] = KEY
     harness = open_harness(folder, POLICIES)
     harness.approve(pending_id(asyncio.run(harness.guard.call(make_instance(), ASKED))))
     harness.close()
+
+
+@pytest.fixture(scope="module")
+def approved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in which the call is approved."""
+    folder = tmp_path_factory.mktemp("approved")
+    approve_in(folder)
     return folder
 
 
 @pytest.fixture
-def folder(approved: Path, tmp_path: Path) -> Path:
-    shutil.copytree(approved, tmp_path / "copy")
+def folder(approved: Path, tmp_path: Path, each_engine: str) -> Path:
+    if each_engine == "sqlite":
+        shutil.copytree(approved, tmp_path / "copy")
+    else:
+        (tmp_path / "copy").mkdir()
+        approve_in(tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -77,6 +89,7 @@ def test_every_kill_point_is_reached(folder: Path) -> None:
 @pytest.mark.parametrize("number", range(KILL_POINTS))
 async def test_killed_at_any_point_the_call_runs_at_most_once(folder: Path, number: int) -> None:
     assert killed_at(number, partial(use_twice, folder))
+    engine().let_leases_run_out(folder)
     harness = open_harness(folder, POLICIES)
     recover(harness.ledger.ledger)
     endings = [receipt["ending"] for receipt in harness.receipts("outcome")]
@@ -95,5 +108,5 @@ async def test_killed_at_any_point_the_call_runs_at_most_once(folder: Path, numb
     else:
         assert (reply, sends(folder)) == ("done", 1)
     harness.close()
-    report = verify_ledger(folder / "state" / "ledger.sqlite", folder / "state" / "ledger.pub")
+    report = verify(folder)
     assert report.ok, report.problem

@@ -16,6 +16,7 @@ from tests.promises.engines import engine
 from tests.promises.harness import make_instance, open_harness
 
 
+@pytest.mark.usefixtures("each_engine")
 def test_call_in_flight_when_the_guard_is_killed_becomes_unknown(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
@@ -27,6 +28,7 @@ def test_call_in_flight_when_the_guard_is_killed_becomes_unknown(tmp_path: Path)
         client.process.send_signal(signal.SIGKILL)
         client.process.wait()
     assert log(config, "--kind", "outcome") == []
+    engine().let_leases_run_out(tmp_path)
 
     with Client(config) as second:
         second.start()
