@@ -174,8 +174,8 @@ class Transaction:
 
 
 Op = Callable[[Transaction], T]
-"""Part of a transaction. It checks its preconditions first: if it raises, it has written nothing. It may be run again;
-then only its last run counts."""
+"""Part of a transaction. It checks its preconditions first: if it raises, it has written nothing. It may be run again,
+also because it has raised; then only its last run counts."""
 
 
 class OpFuture(asyncio.Future[T]):
@@ -234,6 +234,8 @@ def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
         except tx.store.failures:
             raise
         except Exception as error:
+            if not tx.store.excludes_others:  # what it has read may not fit together, so this is no result
+                raise HeadMoved("the head") from error
             if len(ops) == 1:
                 raise
             raise _OpFailed(index) from error

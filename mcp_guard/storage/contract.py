@@ -471,9 +471,14 @@ class Store(
         """Begin a transaction that writes. Waits while another process is in one, for a limited time.
 
         Unless it is `locked`, it may build on the head that is `known`; if another process has advanced that, `commit`
-        raises HeadMoved. What `reads` make may be read at once and ahead of time; what the transaction reads is the
-        same without them.
+        raises HeadMoved, also where the transaction has only read. What `reads` make may be read at once and ahead of
+        time; what the transaction reads is the same without them.
         """
+
+    @property
+    def excludes_others(self) -> bool:
+        """Whether the transaction holds the lock, so that all it has read is of one state. Until then, what it reads
+        may not fit together."""
 
     def commit(self) -> None:
         """INVARIANT: what the transaction wrote is durable when this returns, in the place of this name.

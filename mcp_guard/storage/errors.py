@@ -6,5 +6,5 @@ class ChangedElsewhere(Exception):
 
 
 class HeadMoved(ChangedElsewhere):
-    """A transaction was built on a head that another process has advanced meanwhile. It must be rolled back, and can be
-    repeated from its beginning."""
+    """A transaction was built on a head that another process has advanced meanwhile, or may have. It must be rolled
+    back, and can be repeated from its beginning."""

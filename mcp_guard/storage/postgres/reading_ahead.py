@@ -1,6 +1,7 @@
 """Makes the reads of several ops side by side, in as few exchanges as the longest of them has statements."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,12 @@ class _Asking(SqlStore):
             assert outside is not None
             rows = outside.switch(query)
         return Found(rows, len(rows))
+
+
+def try_to_read(read: Reads, store: Store) -> None:
+    """As far as it gets with answers that may not fit together: the op makes the rest of these reads itself."""
+    with suppress(Exception):
+        read(store)
 
 
 def read_ahead(

@@ -3,12 +3,13 @@
 A transaction costs one exchange for what it reads, and one for what it writes together with COMMIT. It takes no lock
 until then: it builds on the head that this process knows, and the compare-and-set of the head says whether that still
 holds. Whatever an op checks changes only together with the head, so what it has read still holds as well. If the head
-has moved, the transaction is repeated under a lock of its row.
+has moved, the transaction is repeated under a lock of its row; so it is if an op raises before the head was compared.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -23,7 +24,7 @@ from mcp_guard.storage.postgres.connection import schema_of
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, tables_of, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
 from mcp_guard.storage.postgres.pipeline import Statement
-from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_ahead
+from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_ahead, try_to_read
 from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
@@ -193,7 +194,8 @@ class PostgresStore(PagedReads, SqlStore):
             self._head = known
         looks = [] if self._locked else [look for look in reads if isinstance(look, Look) and look.head == known]
         answered = {query: rows for look in looks for query, rows in look.answers.items()}
-        self._ahead = read_ahead(reads, self._answer, self._head_queries(known) if self._locked else (), answered)
+        first = self._head_queries(known) if self._locked else ()
+        self._ahead = read_ahead([partial(try_to_read, read) for read in reads], self._answer, first, answered)
 
     def look(self, reads: Sequence[Reads]) -> Look:
         """Make these reads side by side, for themselves and for a transaction that begins later."""
@@ -230,8 +232,12 @@ class PostgresStore(PagedReads, SqlStore):
         self._head_change = [(translate(changing_one(query)), (*values, HEAD))]
         self._left = after
 
+    @property
+    def excludes_others(self) -> bool:
+        return self._locked
+
     def commit(self) -> None:
-        if not (self._head_change or self._appended or self._unsent or self._has_begun):
+        if not (self._head_change or self._appended or self._unsent or self._has_begun or self._ahead):
             self._reset()
             return
         if self._left is None:

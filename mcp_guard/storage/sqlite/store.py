@@ -60,6 +60,10 @@ class SqliteQueries(SqlStore):
     def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
         self._run("BEGIN IMMEDIATE")
 
+    @property
+    def excludes_others(self) -> bool:
+        return True
+
     def version(self) -> int:
         """Differs if another connection has written since."""
         return int(self._run("PRAGMA data_version").fetchone()[0])

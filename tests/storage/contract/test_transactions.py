@@ -7,7 +7,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.place import Database
@@ -104,6 +104,20 @@ def test_processes_that_find_the_ledger_empty_go_on_from_what_the_first_of_them_
     assert first.run(lambda tx: tx.add(Draft("first", {}))) == 1
     first.close()
     second.close()
+
+
+def test_an_op_that_raises_where_others_are_excluded_is_run_once(tmp_path: Path, place: Place) -> None:
+    writer = writer_of(tmp_path, place)
+    ran: list[bool] = []
+
+    def op(tx: Transaction) -> None:
+        ran.append(tx.store.excludes_others)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        writer.run(op)
+    assert ran == [True]
+    writer.close()
 
 
 def test_a_connection_that_could_not_begin_a_transaction_begins_the_next(tmp_path: Path, place: Place) -> None:
