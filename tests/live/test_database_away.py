@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import psycopg
 import pytest
 
 from tests.live.http_guard import Served, free_port, serving
@@ -87,3 +88,27 @@ def readiness(port: int) -> tuple[int, str]:
     """The status, and how the ledger is."""
     answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
     return answer.status_code, answer.json()["ledger"]
+
+
+def test_calls_are_refused_while_the_running_server_would_lose_receipts_with_its_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", server().url)
+    port = free_port()
+    with Served(configure(tmp_path, port), port) as served, psycopg.connect(server().url, autocommit=True) as admin:
+        client = served.raw(served.issue("--agent", "tester")[1])
+        client.start()
+        try:
+            admin.execute("ALTER SYSTEM SET fsync = off")
+            admin.execute("SELECT pg_reload_conf()")
+            eventually(lambda: readiness(port) == (503, "failing"))
+            refused = client.request("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
+            assert "`fsync = off`, so that receipts could be lost" in refused.text
+        finally:
+            admin.execute("ALTER SYSTEM RESET fsync")
+            admin.execute("SELECT pg_reload_conf()")
+        eventually(lambda: readiness(port) == (200, "ok"))
+        assert "again" in text(client.call("s__echo", {"text": "again"}))
+    assert len(seen(tmp_path, "s")) == 1
+    assert "hint: turn it on: ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()" in served.notes
+    assert "the ledger is writable again" in served.notes

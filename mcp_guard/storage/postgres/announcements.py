@@ -12,11 +12,11 @@ import psycopg
 from psycopg import AsyncConnection
 
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import connect_on_loop, quoted_schema
+from mcp_guard.storage.postgres.watch import ServerWatch
 
-CLOCK_SECONDS, WRONG_CLOCK_SECONDS = 60.0, 5.0
-"""How often the database is asked for its time, and how often after it was another than here."""
+WATCH_SECONDS = 5.0
+"""How often the database is looked at."""
 MAX_PAYLOAD_BYTES = 7900
 """The server takes less than 8000."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -31,11 +31,11 @@ def payload_of(ids: Sequence[str]) -> str:
 
 class Listener:
     """Calls `on_announced` with the approvals that any process has announced, this one included; with none where some
-    may have been missed. Asks for the time, too, each minute. On the event loop that runs, until it is closed."""
+    may have been missed. Has the database watched, too. On the event loop that runs, until it is closed."""
 
-    def __init__(self, database: Database, clock: ServerClock, on_announced: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, database: Database, watch: ServerWatch, on_announced: Callable[[Sequence[str]], None]) -> None:
         self._database = database
-        self._clock = clock
+        self._watch = watch
         self._on_announced = on_announced
         self.is_connected = False
         self._task = asyncio.create_task(self._run())
@@ -65,7 +65,6 @@ class Listener:
     async def _hear(self, connection: "AsyncConnection[Any]") -> None:
         """Raises: psycopg.Error when the connection ends."""
         while True:
-            await self._clock.ask_on_loop(connection)
-            seconds = CLOCK_SECONDS if self._clock.agrees else WRONG_CLOCK_SECONDS
-            async for notice in connection.notifies(timeout=seconds):
+            await self._watch.look(connection)
+            async for notice in connection.notifies(timeout=WATCH_SECONDS):
                 self._on_announced([id for id in notice.payload.split(",") if id])

@@ -47,8 +47,11 @@ SESSION = (
     "SET default_transaction_isolation = 'read committed'",
 )
 """A gateway that is paused in a transaction loses it after five seconds, so that others can go on."""
-DURABLE = {"synchronous_commit": ("on", "remote_apply"), "fsync": ("on",), "full_page_writes": ("on",)}
-"""Settings of the server without which a commit might be lost, and the values that are safe."""
+SYNCED = """SELECT set_config('synchronous_commit',
+CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"""
+"""Has each commit of a session wait until it is durable, however the server is set then or later."""
+DURABLE = ("fsync", "full_page_writes")
+"""Settings of the server alone that must be on, or a commit might be lost."""
 
 
 def schema_of(database: Database) -> str:
@@ -88,10 +91,11 @@ def _conninfo(database: Database) -> str:
     return make_conninfo(database.url, **{name: value for name, value in DEFAULTS.items() if name not in given})
 
 
-def session(database: Database, writes: bool = True) -> list[str]:
+def session(database: Database, writes: bool = True, unsafe_skip_fsync: bool = False) -> list[str]:
     """The statements that a connection begins with."""
     reading = [] if writes else ["SET default_transaction_read_only = on"]
-    return [f"SET search_path = {quoted_schema(database)}", *SESSION, *reading]
+    synced = [] if unsafe_skip_fsync else [SYNCED]
+    return [f"SET search_path = {quoted_schema(database)}", *SESSION, *synced, *reading]
 
 
 def _setup(database: Database) -> bytes:
@@ -231,11 +235,14 @@ class ServerCheck:
                 "turn it off for this role: ALTER ROLE NAME SET default_transaction_read_only = off",
                 LedgerFault.READ_ONLY,
             )
-        for name, safe in DURABLE.items():
-            if server.durability[name] not in safe and not self.unsafe_skip_fsync:
+        self.check_durability(server.durability)
+
+    def check_durability(self, settings: Mapping[str, str]) -> None:
+        """Raises: LedgerError."""
+        for name, value in settings.items():
+            if value != "on" and not self.unsafe_skip_fsync:
                 raise LedgerError(
-                    f"`{self.database}` has `{name} = {server.durability[name]}`, so that receipts could be lost with "
-                    "its power",
-                    f"set {name} = on for the guard's role or the server: ALTER ROLE NAME SET {name} = on",
+                    f"`{self.database}` has `{name} = {value}`, so that receipts could be lost with its power",
+                    f"turn it on: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()",
                     LedgerFault.OTHER,
                 )

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.postgres.announcements import Listener
-from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.store import PostgresStore
+from mcp_guard.storage.postgres.watch import ServerWatch
 from mcp_guard.storage.postgres.wire import SuspendingWire
 from mcp_guard.storage.suspending import suspendable
 
@@ -25,7 +25,7 @@ class LoopExecutor:
     def __init__(self, writer: PostgresStore, readers: list[PostgresStore]) -> None:
         self.writer = writer
         self.poll_seconds = POLL_SECONDS
-        self.clock = ServerClock(writer.name)
+        self.watch = ServerWatch(writer.wire.check)
         self._listener: Listener | None = None
         self._stores = [writer, *readers]
         self._readers: asyncio.LifoQueue[PostgresStore] = asyncio.LifoQueue()
@@ -36,14 +36,14 @@ class LoopExecutor:
         self._task: asyncio.Task[None] | None = None
 
     def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
-        self._listener = Listener(self.writer.wire.database, self.clock, on_announced)
+        self._listener = Listener(self.writer.wire.database, self.watch, on_announced)
 
     @property
     def is_listening(self) -> bool:
         return self._listener is not None and self._listener.is_connected
 
     def check(self) -> None:
-        self.clock.check()
+        self.watch.check()
 
     def write(self, work: Callable[[Store], None]) -> None:
         self._work = work

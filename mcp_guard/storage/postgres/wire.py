@@ -132,7 +132,8 @@ class Wire(ABC):
     def _greet(self) -> None:
         former = self._backend
         ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
-        settings: list[Statement] = [(statement, ()) for statement in session(self.database, self.check.writes)]
+        begin = session(self.database, self.check.writes, self.check.unsafe_skip_fsync)
+        settings: list[Statement] = [(statement, ()) for statement in begin]
         *answers, row = self.exchange([*ending, (SERVER, ()), *settings])[: len(ending) + 1]
         if former is not None and answers[-1].fetchone() == (False,):
             raise psycopg.OperationalError(f"process {former.pid} of the server, of the last connection, does not end")

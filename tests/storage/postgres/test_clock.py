@@ -61,17 +61,16 @@ def test_gateway_with_another_time_does_not_start(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_calls_are_refused_while_the_clocks_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcements, "CLOCK_SECONDS", 0.05)
-    monkeypatch.setattr(announcements, "WRONG_CLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(announcements, "WATCH_SECONDS", 0.05)
     async with remote_guard(tmp_path, listens=True) as remote:
-        wall = remote.executor.clock.wall = Wall()
+        wall = remote.executor.watch.clock.wall = Wall()
         assert text(await remote.call("a")) == "done"
         wall.ahead = 3600
-        await until(lambda: not remote.executor.clock.agrees)
+        await until(lambda: not remote.executor.watch.clock.agrees)
         assert "the clocks of this machine and of the database differ by 3600.0 s" in text(await remote.call("b"))
         assert len(remote.harness.upstream.sent) == 1
         with pytest.raises(LedgerError):
             await remote.writer.query(lambda store: store.head())
         wall.ahead = 0
-        await until(lambda: remote.executor.clock.agrees)
+        await until(lambda: remote.executor.watch.clock.agrees)
         assert text(await remote.call("c")) == "done"

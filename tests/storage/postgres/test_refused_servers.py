@@ -9,6 +9,8 @@ import pytest
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import ServerCheck
+from mcp_guard.storage.postgres.wire import BlockingWire
 from tests.live.http_guard import free_port
 from tests.storage.postgres_server import server
 
@@ -16,7 +18,6 @@ PASSWORD = "s3cret"
 ROLES = (
     "CREATE ROLE tests_weak LOGIN",
     "CREATE ROLE tests_reader LOGIN; ALTER ROLE tests_reader SET default_transaction_read_only = on",
-    "CREATE ROLE tests_hasty LOGIN; ALTER ROLE tests_hasty SET synchronous_commit = off",
 )
 
 
@@ -47,7 +48,6 @@ CASES = {
     "TLS is refused": Case("server does not support SSL", CONNECT, options="?sslmode=require"),
     "may not create": Case("permission denied", "grants", role="tests_weak", fault=LedgerFault.READ_ONLY),
     "read-only role": Case("is read-only", "ALTER ROLE", role="tests_reader", fault=LedgerFault.READ_ONLY),
-    "commits are not synced": Case("`synchronous_commit = off`", "ALTER", role="tests_hasty", fault=LedgerFault.OTHER),
     "not UTF-8": Case("UTF-8", "createdb", database="tests_ascii", fault=LedgerFault.OTHER),
     "unknown option": Case("cannot be read", "%40", options="?nonsense=1", fault=LedgerFault.OTHER),
     "slash in the password": Case("cannot be read", "%2F", password="s3/cret", fault=LedgerFault.OTHER),
@@ -64,7 +64,7 @@ def roles() -> Iterator[None]:
             connection.execute(statement.encode())
         connection.execute("CREATE DATABASE tests_ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
         yield
-        connection.execute("DROP ROLE tests_weak, tests_reader, tests_hasty")
+        connection.execute("DROP ROLE tests_weak, tests_reader")
         connection.execute("DROP DATABASE tests_ascii")
 
 
@@ -76,6 +76,22 @@ def test_server_is_refused_with_what_to_do(case: Case) -> None:
     assert case.hint in refused.value.hint
     assert refused.value.fault is case.fault
     assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("server_has", "unsafe_skip_fsync", "session_has"),
+    [("off", False, "on"), ("local", False, "on"), ("remote_apply", False, "remote_apply"), ("off", True, "off")],
+)
+def test_commits_wait_until_they_are_durable_however_the_server_is_set(
+    server_has: str, unsafe_skip_fsync: bool, session_has: str
+) -> None:
+    options = f"?options=-c%20synchronous_commit%3D{server_has}"
+    database = Database(server().url + options, "synced.example/ledger")
+    wire = BlockingWire(database, ServerCheck(database, unsafe_skip_fsync=unsafe_skip_fsync))
+    wire.connect()
+    [found] = wire.exchange([("SHOW synchronous_commit", ())])
+    assert found.fetchone() == (session_has,)
+    wire.close()
 
 
 def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> None:
