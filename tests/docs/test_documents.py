@@ -293,6 +293,7 @@ def test_every_code_block_has_a_language(document: Path) -> None:
         "nginx",
         "caddy",
         "yaml",
+        "sql",
     }
 
 
