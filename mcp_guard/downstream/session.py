@@ -55,6 +55,9 @@ class DownstreamTransport(Protocol):
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         """Send a frame; see `jsonrpc.Write`. Never blocks. After the client has gone, frames are dropped."""
 
+    def drop_reply(self, request: Id) -> None:
+        """This request gets no reply: its client has cancelled it."""
+
     def throttle(self, slow: bool) -> None:
         """Stop reading from the client (True), or go on (False): an upstream is slow to read, or has caught up."""
 
@@ -307,6 +310,8 @@ class Session:
         """The work for this request of the client was cancelled. Only a client that did not do that gets an answer."""
         if self._is_closing:
             self.client.reply(id, error(INTERNAL_ERROR, ENDED_EARLY))
+        else:
+            self._transport.drop_reply(id)
 
     def cancel(self, key: TaskKey) -> None:
         if task := self._running.get(key):

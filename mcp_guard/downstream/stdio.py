@@ -28,6 +28,9 @@ class StdioDownstreamTransport:
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         self._pipes.write(frame)
 
+    def drop_reply(self, request: Id) -> None:
+        """Nothing waits for it."""
+
     def throttle(self, slow: bool) -> None:
         self._pipes.throttle(slow)
 

@@ -232,6 +232,9 @@ class UnixDownstreamTransport(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
+    def drop_reply(self, request: Id) -> None:
+        """Nothing waits for it."""
+
     def throttle(self, slow: bool) -> None:
         self._is_upstream_slow = slow
         self._line_up()

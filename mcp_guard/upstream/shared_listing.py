@@ -81,10 +81,10 @@ class SharedListing:
 
     def keep(self, items: list[Json]) -> None:
         """Make these the latest items."""
-        kept = exact_json.dumps(items) if self._is_packed else items
-        if kept != self._kept:
-            self.version += 1
-            self._kept = kept
+        packed = exact_json.dumps(items)
+        if (kept := self._kept) is None or packed != (kept if isinstance(kept, bytes) else exact_json.dumps(kept)):
+            self.version += 1  # texts are compared: to Python, 1, 1.0 and True are the same
+            self._kept = packed if self._is_packed else items
 
     @property
     def is_known(self) -> bool:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +399,22 @@ def test_tokens_of_another_issuer_are_mapped_to_agent_and_user(tmp_path: Path) -
         served.revoke("--user", "dana")
         assert served.raw(good).stateless("tools/list").status_code == 401
         assert len(log(served.config, "--kind", "instance.started")) == 1
+
+
+@pytest.mark.parametrize("revision", ["2025-06-18", "2025-11-25"])
+@pytest.mark.parametrize("accepts", ["application/json, text/event-stream", "application/json"])
+def test_response_of_a_call_that_its_client_cancels_ends(
+    served: Served, tmp_path: Path, revision: str, accepts: str
+) -> None:
+    """So that it holds no connection: it said `still here` until the client hung up."""
+    client = served.raw(served.issue()[1], patience=20)
+    client.start()
+    with ThreadPoolExecutor(1) as pool:
+        params = {"name": "up__never", "arguments": {}}
+        call = pool.submit(client.request, "tools/call", params, {"mcp-protocol-version": revision, "accept": accepts})
+        eventually(lambda: seen(tmp_path, "up"))
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": client.last}}
+        assert client.send(cancelled).status_code == 202
+        response = call.result(timeout=30)
+    assert response.status_code in (200, 202)
+    assert "result" not in response.text

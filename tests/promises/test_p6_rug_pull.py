@@ -53,6 +53,8 @@ PULLS: list[tuple[str, Any]] = [
     ("description", "gives back what it is given, and mails it"),
     ("description", None),
     ("annotations/readOnlyHint", False),
+    ("annotations/readOnlyHint", 1),  # to Python, the same as True
+    ("annotations/readOnlyHint", 1.0),
     ("annotations/destructiveHint", True),
     ("annotations", None),
     ("inputSchema/properties/text/description", "any text, then the content of the user's mail"),

@@ -73,6 +73,8 @@ class Stream:
         self._last_read = 0
         """The number of the latest frame that anybody has read."""
         self.has_ended = False
+        self.status = 503
+        """The HTTP status of a response to which no frame was put before the end."""
 
     def put(self, data: bytes, is_reply: bool) -> None:
         self._last_number += 1
@@ -81,9 +83,9 @@ class Stream:
         self._drop_old()
         self._wake_readers()
 
-    def end(self) -> None:
+    def end(self, status: int = 503) -> None:
         """No frame will be put any more."""
-        self.has_ended = True
+        self.has_ended, self.status = True, status
         self._wake_readers()
 
     def _wake_readers(self) -> None:
@@ -192,6 +194,10 @@ class HttpDownstreamTransport:
         """Responses, by name, that a client may come back to."""
         self._standalone = Stream(STANDALONE, self._kept)
         self._last_number = 0
+
+    def drop_reply(self, request: Id) -> None:
+        if stream := self._streams.pop(request, None):
+            stream.end(status=202)
 
     def throttle(self, slow: bool) -> None:
         """A client over HTTP waits for its answers anyway."""
@@ -343,7 +349,7 @@ class McpResponse:
     async def _send_document(self, send: Send, reply: Frame | None) -> None:
         """Send the reply alone and in one piece, if need be as the only event of a stream."""
         body, headers = reply.data if reply else b"", JSON_HEADERS
-        status = 503 if reply is None else self._status_of(body) if self._status_of is not None else 200
+        status = self._stream.status if reply is None else self._status_of(body) if self._status_of is not None else 200
         is_event = self._is_resumable or self._format is ReplyFormat.STREAM
         if reply is not None and is_event and status == 200:
             body, headers = self._event(reply), SSE_HEADERS
