@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, LedgerError
+from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, LedgerError, defect_text
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
 from mcp_guard.core.visible_text import say
@@ -240,7 +240,7 @@ async def _note_broken_policies(runtime: Runtime) -> None:
     except GuardError as error:
         runtime.note(say("the policies could not be loaded; every call is denied:\n{}", str(error)))
     except Exception as defect:  # the edge: it must not end the guard
-        runtime.note(f"internal error: the policies could not be checked: {type(defect).__name__}: {defect}")
+        runtime.note(say("internal error: the policies could not be checked: {}", defect_text(defect)))
 
 
 def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShares") -> "HttpSessions":

@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import GuardError, defect_text
 from mcp_guard.core.model import Tool
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.http.health import Check, Readiness
@@ -81,7 +81,7 @@ class ReadinessChecks:
                 await self._look()
             except Exception as defect:  # the edge: it must not end the guard
                 self._policies = Check.UNKNOWN
-                self._note(f"internal error: readiness could not be checked: {type(defect).__name__}: {defect}")
+                self._note(say("internal error: readiness could not be checked: {}", defect_text(defect)))
             self._latest = None
             self._wake.clear()
 

@@ -59,7 +59,7 @@ def create(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"file": str(options.file), "verifier": verifier})
     else:
-        print_text(f"wrote a new private key for {origin} to `{options.file}`; its public key:\n{verifier}")
+        print_lines([f"wrote a new private key for {origin} to `{options.file}`; its public key:", verifier])
         print_hint(f"put it into every gateway's state folder as {KEY_FILE} (mode 0600), and keep a copy elsewhere")
     return 0
 

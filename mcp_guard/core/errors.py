@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from mcp_guard.core.visible_text import say, visible_line
+from mcp_guard.core.visible_text import VisibleText, say, visible_line
 
 
 class GuardError(Exception):
@@ -21,6 +21,11 @@ class GuardError(Exception):
     def __str__(self) -> str:
         message = visible_line(self.message)
         return say("{}\nhint: {}", message, visible_line(self.hint)) if self.hint else message
+
+
+def defect_text(defect: Exception) -> VisibleText:
+    """What an operator is told of an exception that nobody expected. The hint of a `GuardError` has its own line."""
+    return say("{}: {}", type(defect).__name__, visible_line(str(defect)))
 
 
 def reason_of(error: Exception) -> str:

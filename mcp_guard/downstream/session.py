@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
+from mcp_guard.core.errors import defect_text
 from mcp_guard.core.exact_json import ReadText
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.core.note_limiter import NoteLimiter
+from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
@@ -180,7 +182,7 @@ class Session:
         try:
             self._receive(line, request, read)
         except Exception as defect:  # the edge: a defect must cost this frame and none after it
-            self.note(f"internal error: a frame of the client was dropped: {type(defect).__name__}: {defect}")
+            self.note(say("internal error: a frame of the client was dropped: {}", defect_text(defect)))
         self._charge(time.thread_time() - began + len(line) * SECONDS_PER_BYTE)
 
     def _receive(self, line: bytes, request: Id | None, read: ReadText | None) -> None:
@@ -333,7 +335,7 @@ class Session:
         """The `error` member that answers a request which raised. A defect is printed for the operator."""
         if isinstance(failure, PeerLost):
             return error(INTERNAL_ERROR, str(failure))
-        self.note(f"internal error: {type(failure).__name__}: {failure}")
+        self.note(say("internal error: {}", defect_text(failure)))
         return error(INTERNAL_ERROR, f"internal error in the guard: {type(failure).__name__}; see its stderr")
 
     # Services for the adapters: upstreams

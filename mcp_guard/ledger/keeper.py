@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.visible_text import say
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.recovery import Tell, recover_on_loop
@@ -51,7 +52,7 @@ class PresenceKeeper:
                 if not await self._ledger.presence.renew():
                     await self._begin_again()
             except LedgerError as error:
-                self._report("failure", f"the lease of {self._ledger.guard} cannot be renewed: {error}")
+                self._report("failure", say("the lease of {} cannot be renewed: {}", self._ledger.guard, str(error)))
                 await asyncio.sleep(min(RETRY_SECONDS, seconds))
             else:
                 self._reported.clear()

@@ -189,7 +189,7 @@ class PolicyReloader:
             self._stamp = ()
             if str(error) != self._last_error:
                 self._last_error = str(error)
-                self._tell(f"the policies were not reloaded; the current ones stay in force: {error}")
+                self._tell(say("the policies were not reloaded; the current ones stay in force: {}", str(error)))
 
     async def _is_woken(self) -> bool:
         try:

@@ -16,6 +16,7 @@ from mcp_guard.core.model import Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params, without_trace
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
+from mcp_guard.core.visible_text import say
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
@@ -293,7 +294,7 @@ class UpstreamGroup:
             return quarantine
         except LedgerError as error:
             self._pins_failed = True
-            self._listener.note(f"every tool is quarantined: {error}")
+            self._listener.note(say("every tool is quarantined: {}", str(error)))
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
     async def refresh(self, asked_at: float) -> None:

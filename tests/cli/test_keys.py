@@ -1,6 +1,7 @@
 """`mcp-guard keys` beside a running guard: a rotation disturbs no session, and the commands report what they did."""
 
 import json
+import re
 from pathlib import Path
 
 from mcp_guard.core import credential
@@ -96,6 +97,8 @@ def test_rotation_without_a_ledger_is_refused(tmp_path: Path) -> None:
 def test_first_key_of_a_shared_ledger_is_made_once_and_used_by_every_guard_that_gets_it(tmp_path: Path) -> None:
     key = tmp_path / "ledger.key"
     made = json.loads(cli("keys", "create", str(key), "--origin", "shared.example/ledger", "--json").stdout)
+    printed = cli("keys", "create", str(tmp_path / "another.key"), "--origin", "shared.example/ledger").stdout
+    assert re.search(r"; its public key:\nshared\.example/ledger\+[0-9a-f]{8}\+\S+\n\Z", printed)
     assert key.stat().st_mode & 0o777 == 0o600
     again = cli("keys", "create", str(key), "--origin", "shared.example/ledger", check=False)
     assert again.returncode != 0

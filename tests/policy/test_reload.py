@@ -10,6 +10,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Tool
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.visible_text import visible_line
 from mcp_guard.policy import schema
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
@@ -134,7 +135,7 @@ async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) ->
         version = session.in_force.version
 
         def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
-            raise LedgerError("the disk is full")
+            raise LedgerError("the disk is full", "free some of it")
 
         records, scenario.reloader._receipts = (
             scenario.reloader._receipts,
@@ -144,7 +145,8 @@ async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) ->
         scenario.reloader.wake()
         await until(lambda: bool(scenario.said))
         assert session.in_force.version == version
-        assert "not reloaded; the current ones stay in force: the disk is full" in scenario.said[0]
+        said = "the policies were not reloaded; the current ones stay in force: the disk is full\nhint: free some of it"
+        assert visible_line(scenario.said[0]) == said
         scenario.reloader._receipts = records
         await until(lambda: len(scenario.said) == 2)
         assert scenario.said[1] == f"policies reloaded: version {session.in_force.version[7:19]} is in force"
