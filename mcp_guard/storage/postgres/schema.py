@@ -14,12 +14,14 @@ from mcp_guard.storage.sql.schema import VERSION
 MAKING = 0x6D6370
 """With the name of the schema, the advisory lock of whoever makes or migrates it."""
 
-FORMAT = "CREATE TABLE format (number BIGINT NOT NULL)"
+MAKE_FORMAT = "CREATE TABLE format (number BIGINT NOT NULL)"
+FORMAT = "SELECT coalesce((SELECT number FROM format), 0)"
+HAS_TABLES = "SELECT to_regclass('format') IS NOT NULL"
 
 
 def has_tables(connection: "Connection[Any]") -> bool:
     """Raises: psycopg.Error."""
-    return connection.execute("SELECT to_regclass('format') IS NOT NULL").fetchone() == (True,)
+    return connection.execute(HAS_TABLES).fetchone() == (True,)
 
 
 def taken(database: Database) -> LedgerError:
@@ -34,8 +36,9 @@ def read_format(connection: "Connection[Any]", name: str) -> int:
     if not has_tables(connection):
         hint = "run the guard once, or correct `guard.origin`"
         raise LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
-    row = connection.execute("SELECT number FROM format").fetchone()
-    return 0 if row is None else int(row[0])
+    row = connection.execute(FORMAT).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def make_tables(connection: "Connection[Any]", database: Database, fill: Callable[[], None] | None = None) -> bool:
@@ -45,7 +48,7 @@ def make_tables(connection: "Connection[Any]", database: Database, fill: Callabl
     if has_tables(connection):
         return False
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
-    statements = (*tables(), ONE_ROW, FORMAT)
+    statements = (*tables(), ONE_ROW, MAKE_FORMAT)
     indexes = [statement for statement in statements if " INDEX " in statement]
     for statement in statements:
         if statement not in indexes:

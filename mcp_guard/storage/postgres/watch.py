@@ -8,8 +8,11 @@ from psycopg import AsyncConnection
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, DURABLE, ServerCheck, execute_within
 from mcp_guard.storage.postgres.errors import is_answer
+from mcp_guard.storage.postgres.migrations import check_format
+from mcp_guard.storage.postgres.schema import FORMAT
+from mcp_guard.storage.sql.schema import VERSION
 
-WATCHED = "SELECT " + ", ".join(f"current_setting('{name}')" for name in DURABLE)
+WATCHED = f"{FORMAT}, " + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 
 
 class ServerWatch:
@@ -18,12 +21,14 @@ class ServerWatch:
     def __init__(self, check: ServerCheck) -> None:
         self.clock = ServerClock(str(check.database))
         self._check = check
+        self._format = VERSION
         self._durability: dict[str, str] = {}
 
     def check(self) -> None:
         """Raises: LedgerError if no call may begin, by what was seen last."""
         self.clock.check()
         self._check.check_durability(self._durability)
+        check_format(self._format, str(self._check.database))
 
     async def look(self, connection: "AsyncConnection[Any]") -> None:
         """Raises: psycopg.Error if the connection fails."""
@@ -35,4 +40,5 @@ class ServerWatch:
                 return  # whoever writes or reads meets and reports it
             raise
         assert row is not None
-        self._durability = dict(zip(DURABLE, row, strict=True))
+        self._format, *durability = row
+        self._durability = dict(zip(DURABLE, durability, strict=True))

@@ -27,7 +27,9 @@ from mcp_guard.storage.postgres.connection import (
     session,
     shut_down,
 )
+from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.pipeline import Pipeline, Statement
+from mcp_guard.storage.postgres.schema import FORMAT, HAS_TABLES
 from mcp_guard.storage.sql.paging import PAGE, PAGE_ON_LOOP
 from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.suspending import wait_for
@@ -134,11 +136,14 @@ class Wire(ABC):
         ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
         begin = session(self.database, self.check.writes, self.check.unsafe_skip_fsync)
         settings: list[Statement] = [(statement, ()) for statement in begin]
-        *answers, row = self.exchange([*ending, (SERVER, ()), *settings])[: len(ending) + 1]
-        if former is not None and answers[-1].fetchone() == (False,):
+        found = self.exchange([*ending, (SERVER, ()), *settings, (HAS_TABLES, ())])
+        if former is not None and found[0].fetchone() == (False,):
             raise psycopg.OperationalError(f"process {former.pid} of the server, of the last connection, does not end")
-        server = Server.of_row(row.fetchone())
+        server = Server.of_row(found[len(ending)].fetchone())
         self.check.check(server)
+        if found[-1].fetchone() == (True,):  # not while a new ledger is being made
+            [format] = self.exchange([(FORMAT, ())])
+            check_format(format.fetchone()[0], str(self.database))
         self._backend = server.backend
 
     def _start(self, statements: Sequence[Statement]) -> Generator[bool, None, list[Found]]:

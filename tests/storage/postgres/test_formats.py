@@ -11,10 +11,15 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect, schema_of
+from mcp_guard.storage.postgres import announcements
+from mcp_guard.storage.postgres.connection import ServerCheck, connect, schema_of
 from mcp_guard.storage.postgres.engine import PostgresEngine
 from mcp_guard.storage.postgres.schema import MAKING
+from mcp_guard.storage.postgres.wire import BlockingWire
 from mcp_guard.storage.sql.schema import VERSION
+from mcp_guard.storage.suspending import suspendable
+from tests.ledger.on_database import remote_guard, until
+from tests.promises.harness import text
 from tests.storage.contract.engines import postgres
 
 OPENINGS: Mapping[str, Callable[[PostgresEngine], object]] = {
@@ -61,3 +66,47 @@ def test_who_opens_a_new_origin_waits_for_the_one_that_makes_its_tables(tmp_path
             time.sleep(0.05)
         other.execute("SELECT pg_advisory_unlock_all()")
         opening.result().close()
+
+
+NEWER = f"has format {VERSION + 1}; this version reads {VERSION}"
+
+
+async def test_gateway_that_connects_again_does_not_go_on_with_another_format(tmp_path: Path) -> None:
+    async with remote_guard(tmp_path) as remote:
+        assert text(await remote.call("a")) == "done"
+        engine = PostgresEngine(remote.database)
+        set_format(engine, VERSION + 1)
+        remote.network.cut()
+        assert NEWER in text(await remote.call("b"))
+        for store in remote.executor._stores:
+            with pytest.raises(LedgerError, match=NEWER):
+                await suspendable(store.wire.connect)
+        with pytest.raises(LedgerError, match=NEWER) as refused:
+            BlockingWire(remote.database, ServerCheck(remote.database)).connect()
+        assert refused.value.hint.startswith("update mcp-guard")
+        set_format(engine, VERSION)
+        assert text(await remote.call("c")) == "done"
+        assert len(remote.harness.upstream.sent) == 2
+
+
+async def test_calls_are_refused_while_the_ledger_has_another_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "WATCH_SECONDS", 0.05)
+    async with remote_guard(tmp_path, listens=True) as remote:
+        engine = PostgresEngine(remote.database)
+
+        def is_refused() -> bool:
+            try:
+                remote.executor.check()
+            except LedgerError as error:
+                return NEWER in error.message
+            return False
+
+        set_format(engine, VERSION + 1)
+        await until(is_refused)
+        assert NEWER in text(await remote.call("a"))
+        assert not remote.harness.upstream.sent
+        set_format(engine, VERSION)
+        await until(lambda: not is_refused())
+        assert text(await remote.call("b")) == "done"
