@@ -5,8 +5,8 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.settings import SecretReference, Settings
@@ -38,7 +38,8 @@ def _keyring(settings: Settings) -> Iterator[str]:
     for name, server in settings.upstreams.items():
         if server.oauth and server.oauth.in_keyring:
             yield f'`upstreams.{name}.oauth.keep = "keyring"`'
-    for entry in dict.fromkeys(secret.name for secret in find_secrets(settings) if secret.source == "keyring"):
+    references = [secret.reference for secret in settings.secrets]
+    for entry in dict.fromkeys(reference.name for reference in references if reference.source == "keyring"):
         yield f'the secret `{{ keyring = "{entry}" }}`'
 
 
@@ -70,21 +71,6 @@ EXTRAS = (
     Extra("telemetry", ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.common"), _traces),
     Extra("timestamps", ("rfc3161_client",), _timestamps),
 )
-
-
-def find_secrets(value: object) -> Iterator[SecretReference]:
-    """Every reference to a secret in these settings."""
-    if isinstance(value, SecretReference):
-        yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from find_secrets(getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from find_secrets(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from find_secrets(item)
 
 
 def needed_extras(settings: Settings) -> Iterator[tuple[Extra, str]]:

@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import ConfigError, LedgerError
 from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.ledger.open import OpenLedger
-from mcp_guard.secrets import read_secret
-from mcp_guard.settings import ServeSettings, Settings
+from mcp_guard.secrets import read_configured
+from mcp_guard.settings import MIN_METRICS_TOKEN, ConfiguredSecret, ServeSettings, Settings
 from mcp_guard.storage.contract import Store
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
 
@@ -25,12 +25,16 @@ class Monitoring:
     upstreams: Callable[[], dict[str, bool]]
 
     def endpoint(self, serve: ServeSettings) -> MetricsEndpoint:
-        """Raises: ConfigError if the token cannot be read."""
+        """Raises: ConfigError if the token cannot be read, or is too short."""
         telemetry = self.settings.telemetry
         assert telemetry is not None
         token = ""
         if telemetry.metrics_token is not None:
-            token = read_secret(telemetry.metrics_token, self.settings.path.parent, os.environ)
+            secret = ConfiguredSecret("telemetry.metrics_token", telemetry.metrics_token, MIN_METRICS_TOKEN)
+            try:
+                token = read_configured(secret, self.settings.path.parent, os.environ)
+            except ConfigError as error:
+                raise ConfigError(f"`{secret.key}`: {error.message}", error.hint) from None
         own = telemetry.metrics_listen
         named = {f"[{own[0]}]" if ":" in own[0] else own[0]} if own else {host_of_url(serve.url)}
         hosts = None if telemetry.unsafe_public_metrics else frozenset(map(normalize_host, {*named, *serve.hosts}))

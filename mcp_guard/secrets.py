@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.bounded import read_bounded
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
-from mcp_guard.settings import NetworkSettings, SecretReference
+from mcp_guard.settings import ConfiguredSecret, NetworkSettings, SecretReference
 
 if TYPE_CHECKING:
     from mcp_guard.network import Network
@@ -172,6 +172,15 @@ SLOW_SOURCES = ("keyring", "command")
 def read_secret(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
     """The secret. Raises: ConfigError, whose message never contains it."""
     return SOURCES[reference.source](reference, here, environment)
+
+
+def read_configured(secret: ConfiguredSecret, here: Path, environment: Mapping[str, str]) -> str:
+    """The secret, if it is as long as it has to be. Raises: ConfigError, whose message never contains it."""
+    value = read_secret(secret.reference, here, environment)
+    if len(value) < secret.min_characters:
+        problem = f"it has {len(value)} characters, of which it needs {secret.min_characters}"
+        raise ConfigError(problem, "make another one: openssl rand -hex 32")
+    return value
 
 
 def network_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The operator's configuration as plain values, which is the only form in which it is passed on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +59,19 @@ class SecretReference:
     source: str
     name: str
     words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredSecret:
+    """A reference to a secret, its key in the configuration, and how long the secret has to be."""
+
+    key: str
+    reference: SecretReference
+    min_characters: int = 0
+
+
+MIN_SHARED_SECRET = 32
+MIN_METRICS_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +273,6 @@ class TelemetrySettings:
     service_name: str = "mcp-guard"
     sample_ratio: float = 1.0
 
-    @property
-    def secrets(self) -> tuple[SecretReference, ...]:
-        token = () if self.metrics_token is None else (self.metrics_token,)
-        return (*token, *self.otlp_secrets.values())
-
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
@@ -364,6 +372,21 @@ class Settings:
         return (*sections, *look_ups, *others)
 
     @property
+    def secrets(self) -> tuple[ConfiguredSecret, ...]:
+        """Every secret that the configuration refers to."""
+        found = (
+            *(secret for name, upstream in self.upstreams.items() for secret in _secrets_of_upstream(name, upstream)),
+            *_secrets_in_options("notifiers", self.notifiers),
+            *_secrets_in_options("witnesses", self.witnesses),
+            ("network.proxy", self.network.proxy, 0),
+            ("ledger.database", self.database, 0),
+            ("ledger.shared_secret", self.shared_secret, MIN_SHARED_SECRET),
+            *(_secrets_of_telemetry(self.telemetry) if self.telemetry else ()),
+        )
+        secrets = ((key, value, minimum) for key, value, minimum in found if isinstance(value, SecretReference))
+        return tuple(ConfiguredSecret(*secret) for secret in secrets)
+
+    @property
     def unsafe_keys(self) -> tuple[str, ...]:
         """The keys in the configuration, with their tables, that switch off a guarantee."""
         routes = (
@@ -378,3 +401,30 @@ class Settings:
     def inbox(self) -> str:
         """The address of the inbox page. It uses a host name, because passkeys do not work with an IP address."""
         return f"http://localhost:{self.inbox_port}"
+
+
+def _secrets_of_upstream(name: str, upstream: UpstreamSettings) -> Iterator[tuple[str, object, int]]:
+    """Keys, what is configured there, and the minimum of characters; the same for the others below."""
+    key = f"upstreams.{name}"
+    for variable, reference in upstream.secrets.items():
+        yield f"{key}.{'headers' if upstream.url else 'env'}.{variable}", reference, 0
+    yield f"{key}.bearer", upstream.bearer, 0
+    if upstream.oauth is not None:
+        yield f"{key}.oauth.client_secret", upstream.oauth.client_secret, 0
+        yield f"{key}.oauth.client_key", upstream.oauth.client_key, 0
+    if upstream.network.proxies_loopback:  # it has a proxy of its own, instead of that of `[network]`
+        yield f"{key}.network.proxy", upstream.network.proxy, 0
+
+
+def _secrets_in_options(
+    section: str, named: Mapping[str, NotifierSettings] | Mapping[str, WitnessSettings]
+) -> Iterator[tuple[str, object, int]]:
+    for name, settings in named.items():
+        for key, value in settings.options.items():
+            yield f"{section}.{name}.{key}", value, 0
+
+
+def _secrets_of_telemetry(telemetry: TelemetrySettings) -> Iterator[tuple[str, object, int]]:
+    yield "telemetry.metrics_token", telemetry.metrics_token, MIN_METRICS_TOKEN
+    for header, reference in telemetry.otlp_secrets.items():
+        yield f"telemetry.otlp_headers.{header}", reference, 0

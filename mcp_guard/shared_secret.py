@@ -12,11 +12,10 @@ from pathlib import Path
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.files import publish_file
 from mcp_guard.secrets import read_secret
-from mcp_guard.settings import SecretReference, Settings
+from mcp_guard.settings import MIN_SHARED_SECRET, SecretReference, Settings
 
 FILE = "shared.key"
 KEY_BYTES = 32
-MIN_CHARACTERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,11 @@ def read_shared_secret(settings: Settings) -> SharedSecret:
     if (reference := settings.shared_secret) is None:
         reference = SecretReference("file", str(_created(settings.state_dir / FILE)))
     secret = read_secret(reference, settings.path.parent, os.environ)
-    if len(secret) < MIN_CHARACTERS:
+    if len(secret) < MIN_SHARED_SECRET:
         is_own = settings.shared_secret is None
         name = settings.state_dir / FILE if is_own else "ledger.shared_secret"
         hint = f"rm {name}; it is created again" if is_own else "openssl rand -base64 32"
-        raise ConfigError(f"`{name}` has {len(secret)} characters, of which it needs {MIN_CHARACTERS}", hint)
+        raise ConfigError(f"`{name}` has {len(secret)} characters, of which it needs {MIN_SHARED_SECRET}", hint)
     return SharedSecret(secret, settings.origin)
 
 

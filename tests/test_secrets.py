@@ -1,13 +1,19 @@
 """Secrets from each source, for servers, notifiers and witnesses."""
 
+import itertools
 import json
 import os
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
+from mcp_guard.config.file import Config, check
 from mcp_guard.config.types import SecretConfig
 from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.secrets import SOURCES, make_environment, read_secret
 from mcp_guard.settings import NotifierSettings, SecretReference, WitnessSettings
@@ -75,3 +81,84 @@ def test_forgotten_secret_is_no_longer_scrubbed_and_others_are() -> None:
     scrubber.forget("new-token-2")
     assert not scrubber
     assert scrubber.longest == 0
+
+
+EVERY_SECRET = """
+[guard]
+policies = "p"
+[upstreams.local]
+command = "true"
+env = { A = SECRET }
+[upstreams.remote]
+url = "https://mcp.example.com"
+headers = { B = SECRET }
+bearer = SECRET
+network = { proxy = SECRET }
+[upstreams.signed_in]
+url = "https://mcp.example.com"
+oauth = { client_id = "guard", client_secret = SECRET, token_url = "https://login.example.com" }
+[upstreams.by_key]
+url = "https://mcp.example.com"
+oauth = { client_id = "guard", client_key = SECRET, token_url = "https://login.example.com" }
+[notifiers.hook]
+kind = "webhook"
+url = "https://example.com"
+secret = SECRET
+[notifiers.chat]
+kind = "slack"
+url = SECRET
+[notifiers.mail]
+kind = "email"
+host = "mail.example.com"
+sender = "guard@example.com"
+to = ["ops@example.com"]
+password = SECRET
+[witnesses.hook]
+kind = "webhook"
+url = "https://example.com"
+secret = SECRET
+[ledger]
+database = SECRET
+shared_secret = SECRET
+[serve]
+port = 8080
+[telemetry]
+metrics = true
+metrics_token = SECRET
+otlp_endpoint = "https://otlp.example.com"
+otlp_headers = { C = SECRET }
+[network]
+proxy = SECRET
+"""
+
+
+def references(value: object) -> list[SecretReference]:
+    """Every reference that these settings hold anywhere."""
+    if isinstance(value, SecretReference):
+        return [value]
+    if is_dataclass(value):
+        return references([getattr(value, field.name) for field in fields(value)])
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [reference for item in items for reference in references(item)]
+
+
+def test_list_of_secrets_has_every_one_that_can_be_configured(tmp_path: Path) -> None:
+    """`doctor`, `secrets list`, the check of owners and that of packages go by this one list."""
+    numbers = itertools.count()
+    text = re.sub("SECRET", lambda _: f'{{ file = "{next(numbers)}" }}', EVERY_SECRET)
+    settings = check(text, tmp_path / "mcp-guard.toml")
+    listed = {secret.reference.name: secret.key for secret in settings.secrets}
+    configured = next(numbers)
+    assert len(listed) == len(settings.secrets) == configured
+    assert set(listed) == {reference.name for reference in references(settings)}
+    schema = json.dumps(Config.model_json_schema())
+    assert schema.count("#/$defs/SecretConfig") == configured, "is the new kind of secret in `EVERY_SECRET`?"
+
+
+def test_secret_that_nobody_gives_is_not_waited_for(tmp_path: Path) -> None:
+    """As a keyring that asks somebody to unlock it; here a pipe into which nothing is written."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    text = '[guard]\npolicies = "p"\n[upstreams.up]\ncommand = "true"\nenv = { T = { file = "pipe" } }\n'
+    (state,) = inspect_secrets(check(text, tmp_path / "mcp-guard.toml"), limit=0.1)
+    assert state.failure == "the file gave no secret within 0.1 s"
+    (tmp_path / "pipe").open("wb").close()  # lets the reader go

@@ -20,6 +20,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
+from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
@@ -112,6 +113,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         unnamed_groups=tuple(all_unnamed_groups(settings)),
         reached=find_reached(settings),
         missing_extras=tuple(missing_extras(settings)),
+        secrets=inspect_secrets(settings),
         **snapshot,
     )
 

@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
 
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table, print_text
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
-from mcp_guard.settings import SecretReference, Settings
+from mcp_guard.diagnostics.configured_secrets import inspect_secrets
+from mcp_guard.diagnostics.snapshot import SecretState
+from mcp_guard.secrets import MAX_BYTES, remove_from_keyring, split_entry, store_in_keyring
 
 
 def main(arguments: list[str]) -> int:
@@ -38,47 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def places(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
-    """Every secret of the configuration, with its configuration key."""
-    for name, server in settings.upstreams.items():
-        kind = "headers" if server.url else "env"
-        yield from ((f"upstreams.{name}.{kind}.{key}", place) for key, place in server.secrets.items())
-        if server.bearer:
-            yield f"upstreams.{name}.bearer", server.bearer
-        if server.oauth and server.oauth.client_secret:
-            yield f"upstreams.{name}.oauth.client_secret", server.oauth.client_secret
-    for section, named in (("notifiers", settings.notifiers), ("witnesses", settings.witnesses)):
-        for name, section_settings in named.items():
-            references = [
-                (key, value) for key, value in section_settings.options.items() if isinstance(value, SecretReference)
-            ]
-            yield from ((f"{section}.{name}.{key}", place) for key, place in references)
-    for key, secret in (("database", settings.database), ("shared_secret", settings.shared_secret)):
-        if isinstance(secret, SecretReference):
-            yield f"ledger.{key}", secret
-
-
 def show(options: argparse.Namespace) -> int:
-    """Commands are not run, because they may ask the user for something."""
-    settings = load(options.config)
-    rows = [(key, place, state(place, settings)) for key, place in places(settings)]
+    states = inspect_secrets(load(options.config))
+    places = [(state.secret.key, state.secret.reference) for state in states]
+    rows = [(key, place.source, place.name, told(state)) for (key, place), state in zip(places, states, strict=True)]
     if options.json:
-        print_json([{"key": k, "source": p.source, "place": p.name, "state": s} for k, p, s in rows], indent=2)
+        print_json([{"key": k, "source": s, "place": p, "state": t} for k, s, p, t in rows], indent=2)
     elif not rows:
         print_text("no secret in the configuration", file=sys.stderr)
     else:
-        print_table(("key", "source", "place", "state"), [(k, p.source, p.name, s) for k, p, s in rows])
-    return 0 if all(state in ("there", "not run") for _, _, state in rows) else 1
+        print_table(("key", "source", "place", "state"), rows)
+    return 1 if any(state.failure for state in states) else 0
 
 
-def state(place: SecretReference, settings: Settings) -> str:
-    if place.source == "command":
-        return "not run"
-    try:
-        read_secret(place, settings.path.parent, os.environ)
-    except ConfigError as error:
-        return error.message
-    return "there"
+def told(state: SecretState) -> str:
+    return state.failure or ("there" if state.is_read else "not run")
 
 
 def put(options: argparse.Namespace) -> int:

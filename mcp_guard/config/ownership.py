@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.settings import NotifierSettings, SecretReference, Settings, WitnessSettings
+from mcp_guard.settings import NotifierSettings, Settings, WitnessSettings
 
 ROOT = 0
 
@@ -137,21 +137,10 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
     places: list[NotifierSettings | WitnessSettings] = [*settings.notifiers.values(), *settings.witnesses.values()]
     for place in places:
         yield place.options.get("command") or (), place.base_dir
-        for option in place.options.values():
-            if isinstance(option, SecretReference):
-                yield option.words, place.base_dir
-    here = settings.path.parent
-    sent = settings.telemetry.secrets if settings.telemetry else ()
-    secrets = (*sent, settings.database, settings.shared_secret, settings.network.proxy)
-    yield from ((secret.words, here) for secret in secrets if isinstance(secret, SecretReference))
     for upstream in settings.upstreams.values():
         yield upstream.argv, upstream.cwd
-        client_secret = upstream.oauth.client_secret if upstream.oauth else None
-        client_key = upstream.oauth.client_key if upstream.oauth else None
-        others = (upstream.bearer, client_secret, client_key, upstream.network.proxy)
-        for reference in (*upstream.secrets.values(), *others):
-            if isinstance(reference, SecretReference):
-                yield reference.words, here
+    for secret in settings.secrets:
+        yield secret.reference.words, settings.path.parent
 
 
 def _has_acl(path: Path) -> bool:

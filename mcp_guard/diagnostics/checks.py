@@ -58,6 +58,26 @@ def packages(snapshot: GuardSnapshot) -> CheckResults:
     return results or _ok("packages", "every package that the configuration needs is installed")
 
 
+def secrets(snapshot: GuardSnapshot) -> CheckResults:
+    """What is read here may differ for the guard: a service has an environment of its own, and may be another user."""
+    results: CheckResults = []
+    folder = snapshot.folder
+    other = folder.owner if folder is not None and folder.owner != snapshot.user else None
+    for state in (state for state in snapshot.secrets if state.failure):
+        what = f"`{state.secret.key}`: {state.failure}"
+        if state.secret.reference.source == "env":
+            results += _warning("secrets", f"{what} here", "make sure that it is set where the guard runs")
+        elif other is not None:
+            results += _warning("secrets", f"{what}, for the current user {snapshot.user}", f"run as user {other}")
+        else:
+            results += _problem("secrets", what, state.hint)
+    number, unread = len(snapshot.secrets), sum(not state.is_read for state in snapshot.secrets)
+    if results or not number:
+        return results or _ok("secrets", "no secret in the configuration")
+    note = f"; not run: {count(unread, 'command')}" if unread else ""
+    return _ok("secrets", f"{count(number - unread, 'secret')} can be read{note}")
+
+
 def state_folder(snapshot: GuardSnapshot) -> CheckResults:
     folder = snapshot.folder
     if folder is None:
@@ -440,9 +460,9 @@ def _some(numbers: Sequence[int]) -> str:
 
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
-    mode, packages, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome,
-    approvals, routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools, upstreams, network, reach,
-    refusals, weakened, clients,
+    mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
+    calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools,
+    upstreams, network, reach, refusals, weakened, clients,
 )  # fmt: skip
 
 

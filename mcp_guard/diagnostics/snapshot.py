@@ -8,6 +8,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.diagnostics.reach import Reach
 from mcp_guard.extras import MissingExtra
+from mcp_guard.settings import ConfiguredSecret
 
 
 class Level(StrEnum):
@@ -111,6 +112,16 @@ class OutgoingRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretState:
+    """Whether a secret can be read: why not, and what may help. It is not known unless `is_read`."""
+
+    secret: ConfiguredSecret
+    is_read: bool = True
+    failure: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AbsentUpstream:
     """An upstream that listed no tools: why, and what may help; both empty if that is not known."""
 
@@ -193,3 +204,4 @@ class GuardSnapshot:
     reached: tuple[Reach, ...] = ()
     missing_extras: tuple[MissingExtra, ...] = ()
     """What the configuration needs and is not installed."""
+    secrets: tuple[SecretState, ...] = ()

@@ -17,7 +17,18 @@ import pytest
 from mcp_guard.diagnostics.checks import CHECKS, enrolment
 from mcp_guard.diagnostics.snapshot import Level
 from tests.faults.disks import fill, small_disk
-from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, without_config, write_config
+from tests.live.http_guard import free_port
+from tests.live.running_guard import (
+    Client,
+    cli,
+    command,
+    enrol,
+    scripted,
+    seen,
+    without_config,
+    write_config,
+    write_private,
+)
 from tests.promises.harness import SECOND, make_instance, open_harness
 
 POLICIES = """
@@ -403,3 +414,58 @@ def test_an_issuer_whose_users_nobody_is_is_reported(config: Path) -> None:
     config.write_text(config.read_text() + f"[people.erin]\n{identity}")
     _, found = doctor(config)
     assert found["routes"]["level"] == "ok"
+
+
+UNREADABLE = """
+[serve]
+port = {port}
+[ledger]
+shared_secret = {{ file = "shared" }}
+[telemetry]
+metrics = true
+metrics_token = {{ file = "metrics-token" }}
+otlp_endpoint = "http://127.0.0.1:9"
+otlp_headers = {{ a = {{ env = "NOT_SET_HERE" }}, b = {{ file = "empty" }}, c = {{ command = ["touch", "ran"] }} }}
+[upstreams.other]
+command = "true"
+env = {{ TOKEN = {{ file = "nope" }} }}
+[upstreams.remote]
+url = "https://mcp.example.com"
+[upstreams.remote.oauth]
+client_id = "guard"
+client_secret = {{ file = "open" }}
+token_url = "https://login.example.com/token"
+"""
+
+
+def test_secret_without_which_serve_does_not_start_is_a_problem(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever part of the configuration needs it. A variable may be set where the guard runs, and only there."""
+    folder = config.parent
+    config.write_text(config.read_text() + UNREADABLE.format(port=free_port()))
+    for file, text, mode in (("empty", "", 0o600), ("open", "canary", 0o644), ("metrics-token", "canary", 0o600)):
+        (folder / file).write_text(text)
+        (folder / file).chmod(mode)
+    assert cli("serve", "--config", str(config), check=False).returncode == 3
+    done = cli("doctor", "--json", "--config", str(config), check=False)
+    found = {f["what"]: f for f in json.loads(without_config(done.stdout)) if f["check"] == "secrets"}
+    assert {what: finding["level"] for what, finding in found.items()} == {
+        "`upstreams.other.env.TOKEN`: cannot read `nope`: No such file or directory": "problem",
+        "`upstreams.remote.oauth.client_secret`: `open` is accessible to other users (mode 0644)": "problem",
+        "`ledger.shared_secret`: cannot read `shared`: No such file or directory": "problem",
+        "`telemetry.metrics_token`: it has 6 characters, of which it needs 16": "problem",
+        "`telemetry.otlp_headers.a`: environment variable `NOT_SET_HERE` is not set here": "warning",
+        "`telemetry.otlp_headers.b`: `empty` is empty": "problem",
+    }
+    fixes = {what.partition("`:")[0]: finding["fix"] for what, finding in found.items()}
+    assert fixes["`telemetry.otlp_headers.a"] == "make sure that it is set where the guard runs"
+    assert fixes["`telemetry.metrics_token"] == "make another one: openssl rand -hex 32"
+    assert fixes["`upstreams.remote.oauth.client_secret"] == f"chmod 600 {folder / 'open'}"
+    assert done.returncode == 2
+    assert "canary" not in done.stdout + done.stderr
+    assert not (folder / "ran").exists()  # it may ask the user for something
+    for file in ("nope", "open", "shared", "metrics-token", "empty"):
+        (folder / file).unlink(missing_ok=True)
+        write_private(folder / file, "0123456789abcdef" * 2)
+    monkeypatch.setenv("NOT_SET_HERE", "x")
+    finding = doctor(config)[1]["secrets"]
+    assert (finding["level"], finding["what"]) == ("ok", "6 secrets can be read; not run: 1 command")

@@ -97,14 +97,14 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
 
 
 def test_only_the_operators_machines_can_read_metrics(tmp_path: Path) -> None:
-    write_private(tmp_path / "token", "canary-token")
+    write_private(tmp_path / "token", "canary-metrics-token")
     port, own = free_port(), free_port()
     telemetry = '[telemetry]\nmetrics = true\nmetrics_listen = "127.0.0.1:{}"\nmetrics_token = {{ file = "token" }}\n'
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port) + telemetry.format(own))
     with Served(config, port):
         url = f"http://127.0.0.1:{own}/metrics"
-        assert "mcp_guard_info" in scrape(url, {"authorization": "Bearer canary-token"})
-        for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "canary-token"}):
+        assert "mcp_guard_info" in scrape(url, {"authorization": "Bearer canary-metrics-token"})
+        for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "canary-metrics-token"}):
             assert httpx.get(url, headers=headers, trust_env=False).status_code == 401
         assert httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == 404
 
