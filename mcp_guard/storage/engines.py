@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.background import BackgroundReader
@@ -114,16 +113,21 @@ def _postgres(place: Place) -> Engine:
     return PostgresEngine(place)
 
 
-ENGINES: Mapping[str, Callable[[Place], Engine]] = {"file": _sqlite, "postgresql": _postgres, "postgres": _postgres}
-"""By the scheme of the URL. A path is a `file`."""
+ENGINES: Mapping[str, Callable[[Place], Engine]] = {"postgresql": _postgres, "postgres": _postgres}
+"""By the scheme of the URL."""
 
 
 def find_engine(place: Place) -> Engine:
     """Raises: LedgerError."""
-    scheme = "file" if isinstance(place, Path) else urlsplit(place.url).scheme
-    if scheme not in ENGINES:
-        raise LedgerError(f"no storage engine for `{scheme}:` URLs", f"one of: {', '.join(ENGINES)}")
-    return ENGINES[scheme](place)
+    if isinstance(place, Path):
+        return _sqlite(place)
+    engine = ENGINES.get(place.url.partition("://")[0].lower())
+    if engine is None:
+        raise LedgerError(
+            "the address of the database is not a URL that begins with postgresql:// (`ledger.database`)",
+            "give a URL: postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE",
+        )
+    return engine(place)
 
 
 def open_store(place: Place, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:

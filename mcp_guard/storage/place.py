@@ -11,7 +11,9 @@ class Database(NamedTuple):
     origin: str
 
     def __str__(self) -> str:
-        scheme, _, rest = self.url.partition("://")
+        scheme, separator, rest = self.url.partition("://")
+        if not separator:
+            return f"a database ({self.origin})"
         server = rest.rpartition("@")[2].partition("?")[0]
         return f"{scheme}://{f'localhost{server}' if server[:1] in ('', '/') else server} ({self.origin})"
 

@@ -1,5 +1,7 @@
 """What a failure of the database means to a person, and what they can do."""
 
+import re
+
 import psycopg
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
@@ -9,6 +11,18 @@ UNREACHABLE = (
     "the database cannot be reached",
     "check that it runs, and the address, role, password, database and sslmode of the URL",
 )
+NO_CONNECTION_LEFT = (
+    LedgerFault.CANNOT_OPEN,
+    "the database takes no more connections",
+    "a gateway needs 6: raise max_connections of the server, or the limit: ALTER ROLE NAME CONNECTION LIMIT NUMBER",
+)
+TOO_MANY = re.compile("too many (connections|clients)|connection slots are reserved")
+"""What a server says of a connection for which it has none left. The client's library keeps no SQLSTATE of it."""
+NO_TABLES = (
+    LedgerFault.NOT_A_LEDGER,
+    "the tables of the ledger cannot be found",
+    "they are gone, or the guard's role has no USAGE on their schema: see docs/howto/run-a-fleet.md for its grants",
+)
 OVERLOADED = (LedgerFault.BUSY, "the database took too long", "see its load and its log")
 BY_STATE = {
     "08": UNREACHABLE,
@@ -17,13 +31,17 @@ BY_STATE = {
     "25P03": OVERLOADED,
     "28": (LedgerFault.CANNOT_OPEN, "the database refuses the guard's role", "check the role and password of the URL"),
     "3D": (LedgerFault.CANNOT_OPEN, "there is no such database", "create it: createdb NAME"),
+    "3F": NO_TABLES,
     "40": OVERLOADED,
     "42501": (
         LedgerFault.READ_ONLY,
         "the guard's role may not do this",
         "see docs/howto/run-a-fleet.md for its grants",
     ),
-    "53": (LedgerFault.DISK_FULL, "the database has no room left", "free disk, memory or connections of the database"),
+    "42883": NO_TABLES,
+    "42P01": NO_TABLES,
+    "53": (LedgerFault.DISK_FULL, "the database has no room left", "free disk or memory of the database"),
+    "53300": NO_CONNECTION_LEFT,
     "55P03": (LedgerFault.BUSY, "another process holds the lock of the ledger", "see pg_stat_activity"),
     "57": (LedgerFault.CANNOT_OPEN, "the database is stopping or starting", "wait until it runs again"),
     "57014": OVERLOADED,
@@ -43,7 +61,9 @@ def is_answer(error: psycopg.Error) -> bool:
 def explain(error: Exception, name: str) -> LedgerError:
     """The LedgerError for a failure of the database of the ledger `name`."""
     state = getattr(error, "sqlstate", None) or ""
-    lost = UNREACHABLE if isinstance(error, psycopg.OperationalError) and not state else OTHER
+    lost = OTHER
+    if isinstance(error, psycopg.OperationalError) and not state:
+        lost = NO_CONNECTION_LEFT if TOO_MANY.search(str(error)) else UNREACHABLE
     fault, message, hint = BY_STATE.get(state) or BY_STATE.get(state[:2]) or lost
     detail = " ".join(str(error).split())
     return LedgerError(f"{message}: `{name}` ({detail}{f'; SQLSTATE {state}' if state else ''})", hint, fault)

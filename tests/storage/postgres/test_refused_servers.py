@@ -17,6 +17,7 @@ from tests.storage.postgres_server import server
 PASSWORD = "s3cret"
 ROLES = (
     "CREATE ROLE tests_weak LOGIN",
+    "CREATE ROLE tests_limited LOGIN CONNECTION LIMIT 0",
     "CREATE ROLE tests_reader LOGIN; ALTER ROLE tests_reader SET default_transaction_read_only = on",
 )
 
@@ -47,6 +48,7 @@ CASES = {
     "no such role": Case('role "nobody" does not exist', CONNECT, role="nobody"),
     "TLS is refused": Case("server does not support SSL", CONNECT, options="?sslmode=require"),
     "may not create": Case("permission denied", "grants", role="tests_weak", fault=LedgerFault.READ_ONLY),
+    "no connection left": Case('role "tests_limited"', "needs 6: raise", role="tests_limited"),
     "read-only role": Case("is read-only", "ALTER ROLE", role="tests_reader", fault=LedgerFault.READ_ONLY),
     "not UTF-8": Case("UTF-8", "createdb", database="tests_ascii", fault=LedgerFault.OTHER),
     "unknown option": Case("cannot be read", "%40", options="?nonsense=1", fault=LedgerFault.OTHER),
@@ -64,7 +66,7 @@ def roles() -> Iterator[None]:
             connection.execute(statement.encode())
         connection.execute("CREATE DATABASE tests_ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
         yield
-        connection.execute("DROP ROLE tests_weak, tests_reader")
+        connection.execute("DROP ROLE tests_weak, tests_limited, tests_reader")
         connection.execute("DROP DATABASE tests_ascii")
 
 
@@ -109,6 +111,14 @@ def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> Non
         assert explained.fault is LedgerFault.READ_ONLY
         assert "permission denied for table head" in explained.message
         store.rollback()
+        connection.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM tests_weak".encode())
+        with pytest.raises(store.failures) as failed:
+            store.begin()
+        explained = store.explain(failed.value)
+        assert explained.fault is LedgerFault.NOT_A_LEDGER
+        assert 'relation "head" does not exist' in explained.message
+        assert "grants" in explained.hint
+        store.rollback()
         store.close()
         connection.execute("DROP OWNED BY tests_weak")
 
@@ -129,3 +139,21 @@ def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> Non
 def test_database_is_shown_without_its_password(url: str, shown: str) -> None:
     assert str(Database(url, "o")) == shown
     find_engine(Database(url, "o"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=db.example dbname=guard password=s3cret",
+        "db.example/guard?password=s3cret",
+        "guard:s3cret@db.example/guard",
+        "file:///var/lib/guard",
+        "",
+    ],
+)
+def test_text_that_is_no_url_of_a_database_is_refused_without_showing_it(url: str) -> None:
+    database = Database(url, "o")
+    with pytest.raises(LedgerError) as refused:
+        find_engine(database)
+    assert refused.value.hint == "give a URL: postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE"
+    assert "cret" not in f"{refused.value}{database}"
