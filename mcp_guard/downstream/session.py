@@ -147,8 +147,7 @@ class Session:
     async def close(self, grace: float) -> None:
         """Give running requests `grace` seconds to finish, cancel the rest, then end the upstreams.
 
-        A client that is still there gets an answer to each request. After that, nothing that it has sent is taken: it
-        would be started and never cancelled.
+        Each request of a client that is still there is answered. Later ones are not taken: nobody would cancel them.
         """
         if self._adapter is not None:
             self._adapter.close()
