@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import Executor
 from mcp_guard.storage.older import OlderLedger
@@ -19,6 +18,9 @@ from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 if TYPE_CHECKING:
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
+
+if TYPE_CHECKING:
+    from mcp_guard.storage.background import BackgroundReader
 
 
 class Engine(Protocol):
@@ -42,7 +44,7 @@ class Engine(Protocol):
     def open_unchecked(self) -> Store:
         """A store that can only be read, for a ledger that nobody else has written. Quick."""
 
-    def background_reader(self) -> BackgroundReader:
+    def background_reader(self) -> "BackgroundReader":
         """What reads for people and background tasks, of a ledger that this process has open. It connects when it first
         reads."""
 

