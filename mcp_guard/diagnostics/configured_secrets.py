@@ -8,7 +8,8 @@ from pathlib import Path
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.diagnostics.snapshot import SecretState
 from mcp_guard.secrets import COMMAND_SECONDS, read_configured
-from mcp_guard.settings import ConfiguredSecret, Settings
+from mcp_guard.settings import MIN_SHARED_SECRET, ConfiguredSecret, SecretReference, Settings
+from mcp_guard.shared_secret import FILE
 
 
 def inspect_secrets(settings: Settings, limit: float = COMMAND_SECONDS) -> tuple[SecretState, ...]:
@@ -16,8 +17,16 @@ def inspect_secrets(settings: Settings, limit: float = COMMAND_SECONDS) -> tuple
     here = settings.path.parent
     return tuple(
         SecretState(secret, is_read=False) if secret.reference.source == "command" else _read(secret, here, limit)
-        for secret in settings.secrets
+        for secret in (*settings.secrets, *_created_secret(settings))
     )
+
+
+def _created_secret(settings: Settings) -> list[ConfiguredSecret]:
+    """What takes the place of `ledger.shared_secret`, once a guard has created it."""
+    path = settings.state_dir / FILE
+    if settings.shared_secret is not None or not path.exists():
+        return []
+    return [ConfiguredSecret("ledger.shared_secret", SecretReference("file", str(path)), MIN_SHARED_SECRET)]
 
 
 def _read(secret: ConfiguredSecret, here: Path, limit: float) -> SecretState:

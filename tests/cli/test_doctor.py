@@ -438,6 +438,18 @@ token_url = "https://login.example.com/token"
 """
 
 
+def test_shared_secret_of_the_state_folder_that_others_can_read_is_a_problem(config: Path) -> None:
+    """`serve` makes the file, and does not start with it like this."""
+    file = config.parent / "state" / "shared.key"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text("canary" * 12)
+    file.chmod(0o644)
+    found = [f for f in doctor(config)[1].values() if f["check"] == "secrets"]
+    assert [(finding["level"], finding["what"]) for finding in found] == [
+        ("problem", f"`ledger.shared_secret`: `{file}` is accessible to other users (mode 0644)")
+    ]
+
+
 def test_secret_without_which_serve_does_not_start_is_a_problem(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever part of the configuration needs it. A variable may be set where the guard runs, and only there."""
     folder = config.parent
