@@ -6,6 +6,7 @@ read after the first tool listings, because they are validated against them.
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, suppress
@@ -165,7 +166,10 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
     """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
     if settings.serve is None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
-    ledger = open_when_there(ledger_settings(settings), CLOCK, log.note)
+    from mcp_guard.downstream.http.waiting import WaitingServer
+
+    with closing(WaitingServer(settings.serve.host, settings.serve.port)) as waiting:
+        ledger = open_when_there(ledger_settings(settings), CLOCK, log.note, waiting.begin)
     if ledger is None:
         return
     try:
@@ -177,25 +181,22 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         warn_of_other_secret(ledger.writer, secret, bool(others), log.note)
         recover(ledger.ledger, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
-            adapters = ProtocolAdapters(secret.derive(REQUEST_STATES))
-            runtime = Runtime(settings, ledger, log, telemetry, adapters)
-            asyncio.run(_on_loop(ledger, partial(_serve_http, runtime, settings.serve)))
+            runtime = Runtime(settings, ledger, log, telemetry, ProtocolAdapters(secret.derive(REQUEST_STATES)))
+            asyncio.run(_on_loop(ledger, partial(_serve_http, runtime, settings.serve, waiting.listener())))
     finally:
         ledger.close()
 
 
-async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
+async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.socket) -> None:
     from mcp_guard.downstream.http.health import HealthEndpoints
     from mcp_guard.downstream.http.metrics import make_metrics_server
-    from mcp_guard.downstream.http.server import listen
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.inbound import HttpServer
 
     shares, received = SessionShares(serve.session_limits), ReceivedBytes(runtime.settings.client_limits.message_bytes)
     sessions = _http_sessions(runtime, serve, shares)
-    listener, stopping = listen(serve.host, serve.port, "serve.port"), asyncio.Event()
+    stopping, started = asyncio.Event(), asyncio.Event()
     unix_server = _unix_server(runtime, serve, shares, received)
-    started = asyncio.Event()
     serving: list[asyncio.Task[None]] = []
 
     async def end_sessions() -> None:

@@ -15,9 +15,11 @@ RETRY_SECONDS, NOTE_SECONDS = 1.0, 15.0
 """How often a guard tries to reach its database, and how often it says so."""
 
 
-def open_when_there(settings: LedgerSettings, clock: Clock, note: Callable[[str], None]) -> OpenLedger | None:
-    """The ledger for a guard process that serves: it waits for a database that cannot be reached. None if the process
-    is told to stop meanwhile. Raises: LedgerError."""
+def open_when_there(
+    settings: LedgerSettings, clock: Clock, note: Callable[[str], None], on_wait: Callable[[], None]
+) -> OpenLedger | None:
+    """The ledger for a guard process that serves: it waits for a database that cannot be reached, and calls `on_wait`
+    before each wait. None if the process is told to stop meanwhile. Raises: LedgerError, and what `on_wait` does."""
     if not isinstance(settings.place, Database):
         return open_ledger(settings, clock, note)
     stopped = threading.Event()
@@ -31,6 +33,7 @@ def open_when_there(settings: LedgerSettings, clock: Clock, note: Callable[[str]
             except LedgerError as error:
                 if error.fault is not LedgerFault.CANNOT_OPEN:
                     raise
+                on_wait()
                 if error.message != noted or time.monotonic() > note_at:
                     note(say("waiting for the database: {}", str(error)))
                     noted, note_at = error.message, time.monotonic() + NOTE_SECONDS

@@ -1,5 +1,6 @@
 """A gateway whose database is not there when it starts, or goes away while it serves."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +9,10 @@ import httpx2 as httpx
 import psycopg
 import pytest
 
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import Raw, Served, free_port, serving
 from tests.live.running_guard import scripted, seen, text, write_config
 from tests.storage.postgres_network import Network, network
-from tests.storage.postgres_server import server
+from tests.storage.postgres_server import Server, server
 
 
 @pytest.fixture
@@ -56,8 +57,44 @@ def test_gateway_waits_for_its_database_until_it_is_there_or_the_gateway_is_stop
             assert served.process.returncode == 0
     between.is_down = False
     await_note(served, "serving ")
-    assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
+    assert get(port, "/livez").status_code == 200
     served.__exit__(None, None, None)
+    assert served.process.returncode == 0
+
+
+def test_gateway_answers_on_its_port_while_it_waits_for_a_database_that_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, port = Server(), free_port()
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    database.stop()
+    served = Served(configure(tmp_path, port), port)
+    served.begin()
+    try:
+        await_note(served, "waiting for the database")
+        assert get(port, "/livez").status_code == 200
+        not_ready = get(port, "/readyz")
+        assert not_ready.status_code == 503
+        assert not_ready.headers["retry-after"] == "5"
+        assert not_ready.json() == {"status": "not ready", "ledger": "failing", "reason": "waiting for the database"}
+        client = Raw(served.url, "token")
+        for id, body in ((1, None), (None, b"not JSON"), (None, b'{"id": ' + b"[" * 100_000), (None, b" " * 1_000_000)):
+            refused = client.request("tools/call", {"name": "s__echo"}) if body is None else client.send(body)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "5"
+            message = "waiting for the database; nothing was sent"
+            assert refused.json() == {"jsonrpc": "2.0", "id": id, "error": {"code": -32603, "message": message}}
+        assert get(port, "/elsewhere").status_code == 503
+        with socket.create_connection(("127.0.0.1", port)) as idle:
+            idle.sendall(b"POST /mcp HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+            database.start()
+            await_note(served, "serving ")
+        client = served.raw(served.issue("--agent", "tester")[1])
+        client.start()
+        assert "hello" in text(client.call("s__echo", {"text": "hello"}))
+    finally:
+        served.__exit__(None, None, None)
+        database.remove()
     assert served.process.returncode == 0
 
 
@@ -75,7 +112,7 @@ def test_calls_are_refused_while_the_database_is_away_and_go_on_when_it_is_back(
         assert refused.status_code == 503
         assert "the database cannot be reached" in refused.text
         assert readiness(port) == (503, "failing")
-        assert httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).status_code == 200
+        assert get(port, "/livez").status_code == 200
         between.is_down = False
         eventually(lambda: readiness(port) == (200, "ok"))
         assert "again" in text(client.call("s__echo", {"text": "again"}))
@@ -84,9 +121,13 @@ def test_calls_are_refused_while_the_database_is_away_and_go_on_when_it_is_back(
     assert "the ledger is writable again" in served.notes
 
 
+def get(port: int, path: str) -> httpx.Response:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
+
+
 def readiness(port: int) -> tuple[int, str]:
     """The status, and how the ledger is."""
-    answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
+    answer = get(port, "/readyz")
     return answer.status_code, answer.json()["ledger"]
 
 

@@ -84,9 +84,10 @@ class Server:
         return self.url.replace("/postgres", f"/{name}")
 
     def remove(self) -> None:
-        """Stop it, and remove what it has stored."""
+        """Stop it if it runs, and remove what it has stored."""
         atexit.unregister(self.remove)
-        self.stop()
+        if (self._folder / "data" / "postmaster.pid").exists():
+            self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

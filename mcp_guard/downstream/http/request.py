@@ -1,9 +1,16 @@
 """One HTTP request as its endpoints read it: its headers are indexed once, and its body is bounded."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
+
+from mcp_guard.core import exact_json
+from mcp_guard.protocol.jsonrpc import Id, is_id
+
+MAX_BYTES_FOR_ID = 64 * 1024
+"""How much of a body is read of a client that nobody has authenticated, only to address the refusal."""
 
 
 class RequestHeaders:
@@ -67,3 +74,12 @@ class HttpRequest:
             if len(body) > max_bytes:
                 return None
         return bytes(body)
+
+    async def find_id(self) -> Id | None:
+        """The id of the JSON-RPC request in a body that has not been read; None if it cannot be read, or is long."""
+        with suppress(ClientDisconnect, ValueError):
+            body = await self.body(MAX_BYTES_FOR_ID, lambda _: None)
+            message = exact_json.loads(body) if body else None
+            id = message.get("id") if isinstance(message, dict) else None
+            return id if is_id(id) else None
+        return None
