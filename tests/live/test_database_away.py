@@ -109,8 +109,14 @@ def test_calls_are_refused_while_the_database_is_away_and_go_on_when_it_is_back(
         between.is_down = True
         between.cut()
         refused = client.request("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
-        assert refused.status_code == 503
-        assert "the database cannot be reached" in refused.text
+        stateless = client.stateless("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
+        for answer, id in ((refused, client.last - 1), (stateless, client.last), (client.send(b"not JSON"), None)):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "5"
+            assert answer.json()["id"] == id
+            assert answer.json()["error"]["code"] == -32603
+            assert "the database cannot be reached" in answer.json()["error"]["message"]
+            assert answer.json()["error"]["message"].endswith("; nothing was sent")
         assert readiness(port) == (503, "failing")
         assert get(port, "/livez").status_code == 200
         between.is_down = False

@@ -29,7 +29,7 @@ from mcp_guard.downstream.http.cors import CorsMiddleware
 from mcp_guard.downstream.http.health import RETRY_AFTER_SECONDS, HealthEndpoints
 from mcp_guard.downstream.http.metrics import PATH as METRICS_PATH
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
-from mcp_guard.downstream.http.request import HttpRequest
+from mcp_guard.downstream.http.request import HttpRequest, id_of
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
@@ -39,6 +39,7 @@ from mcp_guard.protocol.headers import NAMED_BY, decode_header, is_same_value, m
 from mcp_guard.protocol.jsonrpc import Id, error, is_id
 from mcp_guard.protocol.methods import (
     INITIALIZE,
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
@@ -155,7 +156,7 @@ class HttpApp:
 
     async def post(self, request: HttpRequest, instance: Instance) -> ASGIApp:
         frame = self._peek(await self._read_body(request, instance), instance)
-        message = frame.message
+        message, request.id = frame.message, id_of(frame.message)
         method, params = message.get("method"), message.get("params")
         params = params if isinstance(params, dict) else {}
         if request.headers.get(VERSION) == wire.REVISION or (isinstance(method, str) and is_stateless(method, params)):
@@ -322,21 +323,21 @@ class McpEndpoint:
     is_limited: bool = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sessions = self.app.sessions
+        sessions, request = self.app.sessions, HttpRequest(scope, receive)
         try:
             sessions.check_running()
-            request = HttpRequest(scope, receive)
             instance = await self.app.authenticator.authenticate(request)
             if self.is_limited:
                 sessions.check_responses(instance)
         except REFUSED as failure:
-            await _refusal(failure)(scope, receive, send)
+            id = await request.find_id() if isinstance(failure, GuardError) else None
+            await _refusal(failure, id)(scope, receive, send)
             return
         with sessions.counted(instance):
             try:
                 response = await self.answer(request, instance)
             except REFUSED as failure:
-                response = _refusal(failure)
+                response = _refusal(failure, request.id)
             await response(scope, receive, send)
 
 
@@ -463,8 +464,8 @@ async def _refuse(_: Request, failure: Exception) -> Response:
     return _refusal(failure)
 
 
-def _refusal(failure: Exception) -> Response:
-    """The response for one of `REFUSED`."""
+def _refusal(failure: Exception, id: Id | None = None) -> Response:
+    """The response for one of `REFUSED`, to the request with this id if the guard itself fails."""
     match failure:
         case HTTPException():
             code = PARSE_ERROR if isinstance(failure, UnreadableBody) else INVALID_REQUEST
@@ -474,7 +475,9 @@ def _refusal(failure: Exception) -> Response:
             retry = {"retry-after": RETRY_AFTER_SECONDS}
             return _refusal(HTTPException(429 if failure.is_own else 503, str(failure), retry))
         case GuardError():  # the guard itself cannot answer, because its ledger cannot be read or written, say
-            return _refusal(HTTPException(503, failure.message, {"retry-after": RETRY_AFTER_SECONDS}))
+            response = _reply_to(id, error(INTERNAL_ERROR, f"{failure.message}; nothing was sent"), 503)
+            response.headers["retry-after"] = RETRY_AFTER_SECONDS
+            return response
         case ClientDisconnect():  # nobody reads this
             return Response(status_code=400)
     raise failure

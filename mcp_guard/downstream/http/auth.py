@@ -1,7 +1,8 @@
 """Authenticates HTTP requests by their bearer token and its proof of possession, and finds the instance.
 
 OAuth 2.1 resource server as the MCP authorization specification has it: RFC 6750 (bearer), RFC 9728 (protected resource
-metadata), RFC 9449 (DPoP). The body of a request is not read before its token has been verified.
+metadata), RFC 9449 (DPoP). The body of a request is not read before its token has been verified, but for
+its id while the ledger cannot be read (`HttpRequest.find_id`).
 """
 
 import asyncio

@@ -43,10 +43,12 @@ class RequestHeaders:
 class HttpRequest:
     """A request of which nothing but the headers has been read."""
 
-    __slots__ = ("_receive", "headers", "scope")
+    __slots__ = ("_receive", "headers", "id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
+        self.id: Id | None = None
+        """The id in the body, once an endpoint has read it."""
         self.headers = RequestHeaders(scope["headers"])
         self._receive = receive
 
@@ -79,7 +81,11 @@ class HttpRequest:
         """The id of the JSON-RPC request in a body that has not been read; None if it cannot be read, or is long."""
         with suppress(ClientDisconnect, ValueError):
             body = await self.body(MAX_BYTES_FOR_ID, lambda _: None)
-            message = exact_json.loads(body) if body else None
-            id = message.get("id") if isinstance(message, dict) else None
-            return id if is_id(id) else None
+            return id_of(exact_json.loads(body)) if body else None
         return None
+
+
+def id_of(message: object) -> Id | None:
+    """The id of a JSON-RPC request."""
+    id = message.get("id") if isinstance(message, dict) and "method" in message else None
+    return id if is_id(id) else None
