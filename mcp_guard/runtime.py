@@ -41,6 +41,7 @@ from mcp_guard.ledger.peers import PeerPolicies
 from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
+from mcp_guard.policy.files import digest_of_files
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
@@ -406,7 +407,8 @@ class Runtime:
         await PresenceKeeper(self.ledger.ledger, self._started, tell, self.note).run()
 
     async def _compare_policies(self) -> None:
-        await PeerPolicies(self.ledger.ledger, self.settings.policies, self.note).run()
+        digest = partial(digest_of_files, self.settings.policies)
+        await PeerPolicies(self.ledger.ledger, digest, self.note).run()
 
     async def _follow_pins(self) -> None:
         """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""

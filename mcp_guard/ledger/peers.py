@@ -4,13 +4,11 @@ decided a call. Only for ledgers whose guards cannot see each other's files (`Pr
 """
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
-from mcp_guard.core.errors import LedgerError, reason_of
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.contract import Store
@@ -20,11 +18,12 @@ NOTED_AS = "policies of gateways"
 
 
 class PeerPolicies:
-    """Compares the policies at `path` with those of the other gateways. `note` writes a message for the operator."""
+    """Compares the digest of this gateway's policy files with those of the others. `digest` reads the files, and is
+    called in a thread; `note` writes a message for the operator."""
 
-    def __init__(self, ledger: SqlLedger, path: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, ledger: SqlLedger, digest: Callable[[], str], note: Callable[[str], None]) -> None:
         self._ledger = ledger
-        self._path = path
+        self._digest = digest
         self._note = note
         self._differing: set[str] = set()
         """The gateways that were reported."""
@@ -38,7 +37,7 @@ class PeerPolicies:
 
     async def compare(self) -> None:
         """Raises: LedgerError."""
-        presence, mine = self._ledger.presence, await asyncio.to_thread(digest, self._path)
+        presence, mine = self._ledger.presence, await asyncio.to_thread(self._digest)
         noted = await self._ledger.writer.query(self._living)
         if noted.get(presence.guard) != mine:
             noted = await self._ledger.writer.submit(lambda tx: self._note_own(tx, mine))
@@ -61,15 +60,3 @@ class PeerPolicies:
         noted = {**self._living(tx.store), self._ledger.presence.guard: mine}
         tx.store.note(NOTED_AS, json.dumps(noted))
         return noted
-
-
-def digest(path: Path) -> str:
-    """Of the policy files at `path`, a folder or a file; of why they cannot be read, if they cannot."""
-    hashed = hashlib.sha256()
-    try:
-        for file in sorted(path.glob("*.cedar")) if path.is_dir() else [path]:
-            data = file.read_bytes()
-            hashed.update(f"{file.name}\0{len(data)}\0".encode() + data)
-    except OSError as error:
-        return reason_of(error)
-    return hashed.hexdigest()

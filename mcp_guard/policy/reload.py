@@ -21,6 +21,7 @@ from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Mic
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import join, quote, say
+from mcp_guard.policy.files import policy_files
 
 if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstreams start
     from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
@@ -311,7 +312,7 @@ class PolicyReloader:
         files = []
         for place in self._paths():
             with suppress(OSError):  # its folder cannot be entered: a change that reading will report
-                for path in sorted(place.glob("*.cedar")) if place.is_dir() else [place]:
+                for path in policy_files(place):
                     with suppress(FileNotFoundError):  # deleted meanwhile
                         status = path.stat()
                         files.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))

@@ -16,6 +16,7 @@ from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
+from mcp_guard.policy.files import policy_files
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ANNOTATIONS = (ID, GATE, REASON, ENFORCE)
@@ -129,7 +130,7 @@ def locate(problems: list[PolicyProblem], texts: Mapping[str, str]) -> list[Poli
 def read_files(path: Path) -> dict[str, str]:
     """The text of each file by name. Raises: PolicyError."""
     try:
-        files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
+        files = policy_files(path)
         if not files:
             hint = "without a policy every call is denied; mcp-guard policy new TOOL starts a file"
             raise PolicyError(f"no `*.cedar` file in `{path}`", hint)

@@ -23,6 +23,18 @@ window_seconds = 3600
 by = "agent"
 effects = ["write"]
 """
+THINGS = """
+[resources.Thing.attributes]
+amount = "number"
+[tools."up__get"]
+effect = "read"
+[tools."up__update"]
+resource = {{ type = "Thing", id = "/id" }}
+[tools."up__update".facts]
+tool = "get"
+arguments = {{ id = "/id" }}
+"""
+"""The tools of the upstream, for `str.format`."""
 
 
 class Person:

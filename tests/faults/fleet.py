@@ -23,7 +23,7 @@ from mcp_guard.core.errors import ApprovalError, LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import quoted_schema
 from mcp_guard.verifier import verify_ledger
-from tests.faults.approver import PEOPLE_AND_RATES, Person
+from tests.faults.approver import PEOPLE_AND_RATES, THINGS, Person
 from tests.faults.fleet_gateway import PATIENCE, Gateway
 from tests.faults.fleet_network import GatewayNetwork
 from tests.faults.fleet_upstream import FleetUpstream
@@ -51,15 +51,9 @@ lease_seconds = {lease}
 open_requests = 100000
 [serve]
 url = "http://127.0.0.1/mcp"
-[resources.Thing.attributes]
-amount = "number"
-[tools."up__get"]
-effect = "read"
-[tools."up__update"]
-resource = {{ type = "Thing", id = "/id" }}
-[tools."up__update".facts]
-tool = "get"
-arguments = {{ id = "/id" }}
+"""
+    + THINGS
+    + """
 [upstreams.up]
 url = "{upstream}"
 timeout_seconds = 20

@@ -19,7 +19,7 @@ from pathlib import Path
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError, LedgerError
 from mcp_guard.verifier import verify_ledger
-from tests.faults.approver import PEOPLE_AND_RATES, Person
+from tests.faults.approver import PEOPLE_AND_RATES, THINGS, Person
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.kills import Victim, at_a_system_call, at_a_time, choose
 from tests.faults.ledger_reading import Said, key_of, read_effects, read_ledger
@@ -42,15 +42,9 @@ CONFIG = (
 [guard]
 policies = "policies.cedar"
 hold_seconds = 10
-[resources.Thing.attributes]
-amount = "number"
-[tools."up__get"]
-effect = "read"
-[tools."up__update"]
-resource = {{ type = "Thing", id = "/id" }}
-[tools."up__update".facts]
-tool = "get"
-arguments = {{ id = "/id" }}
+"""
+    + THINGS
+    + """
 [upstreams.up]
 command = {command}
 args = {args}

@@ -1,5 +1,6 @@
 """Gateways of one ledger, each with policy files of its own, say whether these differ."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.peers import PeerPolicies
+from mcp_guard.policy.files import digest_of_files
 from mcp_guard.storage.place import Database
 from tests.promises.harness import Clock
 from tests.storage.postgres_server import server
@@ -24,7 +26,7 @@ def gateway(folder: Path, policy: str, notes: list[str]) -> tuple[OpenLedger, Pe
         (folder / "ledger.key").chmod(0o600)
     ledger = open_ledger(LedgerSettings(folder, database.origin, database=database), Clock())
     key.write_bytes((folder / "ledger.key").read_bytes())
-    return ledger, PeerPolicies(ledger.ledger, policies, notes.append)
+    return ledger, PeerPolicies(ledger.ledger, partial(digest_of_files, policies), notes.append)
 
 
 async def test_each_gateway_says_once_that_another_has_other_policies_and_that_it_has_the_same_again(

@@ -21,7 +21,7 @@ from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.place import Database
 
 logging.getLogger("psycopg").setLevel(logging.ERROR)
-"""It warns of each pipeline that fails, which is raised as well: nothing for the operator to read."""
+"""It warns of failures that are raised as well: nothing for the operator to read."""
 ANSWER_SECONDS = 8.0
 """How long an event loop waits for an answer before it takes the connection for lost."""
 PREPARED = 2

@@ -11,9 +11,8 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ServerCheck, connect
 from mcp_guard.storage.postgres.errors import explain
-from mcp_guard.storage.postgres.migrations import check_format
-from mcp_guard.storage.postgres.schema import make_tables, read_format, taken
-from mcp_guard.storage.postgres.verification import PATIENT, UncommittedSource
+from mcp_guard.storage.postgres.schema import make_tables, taken
+from mcp_guard.storage.postgres.verification import PATIENT, UncommittedSource, connect_patiently
 from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.snapshot import Check, OnRows, Snapshot, counted
 from mcp_guard.storage.sql.columns import COLUMNS
@@ -66,10 +65,8 @@ def open_snapshot(database: Database) -> Iterator[DatabaseSnapshot]:
     """Raises: LedgerError."""
     name = str(database)
     try:
-        connection = connect(database)
+        connection = connect_patiently(database)
         try:
-            check_format(read_format(connection, name), name)
-            connection.execute(PATIENT.encode())
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         except BaseException:
             connection.close()

@@ -6,8 +6,6 @@ two machines being equal, only on their running equally fast for as long as a le
 """
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable, Set
 from contextlib import closing, suppress
@@ -19,7 +17,7 @@ from psycopg import AsyncConnection
 
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect, connect_on_loop
+from mcp_guard.storage.postgres.connection import connect, connect_on_loop, execute_within
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.presence import MachineLock, has_ended
@@ -137,16 +135,11 @@ class LeasePresence:
 
         Raises: LedgerError if there is no answer in the time between two renewals; it may have been done.
         """
-        loop = asyncio.get_running_loop()
         try:
             if self._connection is None:
                 async with asyncio.timeout(self.renew_seconds):
                     self._connection = await connect_on_loop(self._database)
-            too_late = loop.call_later(self.renew_seconds, _shut_down, self._connection)
-            try:
-                return (await self._connection.execute(sql.encode(), values)).rowcount
-            finally:
-                too_late.cancel()
+            return (await execute_within(self.renew_seconds, self._connection, sql, values)).rowcount
         except (psycopg.Error, TimeoutError) as error:
             self._disconnect()
             detail = error if isinstance(error, psycopg.Error) else psycopg.OperationalError("no answer in time")
@@ -159,12 +152,6 @@ class LeasePresence:
         if self._connection is not None:
             self._connection.pgconn.finish()
             self._connection = None
-
-
-def _shut_down(connection: "AsyncConnection[Any]") -> None:
-    """End a connection whose answer does not come, and with it the wait for the answer, by an error."""
-    with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as copy:
-        copy.shutdown(socket.SHUT_RDWR)
 
 
 def leased_guards(store: PostgresStore) -> frozenset[str]:

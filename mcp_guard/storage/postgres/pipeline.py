@@ -16,10 +16,9 @@ from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 
+from mcp_guard.storage.postgres.connection import PREPARED
 from mcp_guard.storage.sql.queries import Found
 
-PREPARED = 2
-"""After how many executions a statement is prepared on the server."""
 MAX_PREPARED, MAX_KNOWN = 200, 1000
 """Statements that are prepared, and whose executions are counted; with more of them the count begins anew."""
 Statement = tuple[str, Sequence[Any]]

@@ -31,11 +31,16 @@ def taken(database: Database) -> LedgerError:
     return LedgerError(f"there is a ledger already: `{database}`", hint)
 
 
+def missing(name: str) -> LedgerError:
+    """Why nothing can be read in the database `name`."""
+    hint = "run the guard once, or correct `guard.origin`"
+    return LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
+
+
 def read_format(connection: "Connection[Any]", name: str) -> int:
     """Raises: LedgerError if there is no ledger, psycopg.Error."""
     if not has_tables(connection):
-        hint = "run the guard once, or correct `guard.origin`"
-        raise LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
+        raise missing(name)
     row = connection.execute(FORMAT).fetchone()
     assert row is not None
     return int(row[0])

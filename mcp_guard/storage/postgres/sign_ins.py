@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 from psycopg.errors import UndefinedTable
 
-from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
 from mcp_guard.storage.postgres.errors import explain
+from mcp_guard.storage.postgres.schema import missing
 
 LOCK = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
 LOCK_SECONDS = 90
@@ -115,8 +116,7 @@ class _HeldRow:
 
     def _explain(self, error: psycopg.Error) -> LedgerError:
         if isinstance(error, UndefinedTable):
-            hint = "run the guard once, or correct `guard.origin`"
-            return LedgerError(f"no ledger of this origin in `{self._database}`", hint, LedgerFault.NOT_A_LEDGER)
+            return missing(str(self._database))
         return explain(error, str(self._database))
 
     def close(self) -> None:

@@ -25,6 +25,21 @@ AND (relkind NOT IN ('r', 'i', 'S') OR relrowsecurity OR relhasrules OR relhastr
 """What the guard does not make: views, rules, triggers and policies would compute what is read."""
 
 
+def connect_patiently(database: Database) -> "Connection[Any]":
+    """A connection to a ledger of the format of this version, for what reads all of it.
+
+    Raises: LedgerError, psycopg.Error.
+    """
+    connection, name = connect(database), str(database)
+    try:
+        check_format(read_format(connection, name), name)
+        connection.execute(PATIENT.encode())
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 class DatabaseReader(TablesReader):
     """Implements `SourceReader`, in one transaction over a snapshot, or in one of its maker that is not committed."""
 
@@ -65,18 +80,10 @@ class DatabaseSource:
         self._database = database
 
     def open(self) -> DatabaseReader:
-        name = str(self._database)
         try:
-            connection = connect(self._database)
-            try:
-                check_format(read_format(connection, name), name)
-                connection.execute(PATIENT.encode())
-            except BaseException:
-                connection.close()
-                raise
+            return DatabaseReader(connect_patiently(self._database))
         except psycopg.Error as error:
-            raise UnusableInput(explain(error, name).message) from None
-        return DatabaseReader(connection)
+            raise UnusableInput(explain(error, str(self._database)).message) from None
 
     def holds_payloads(self) -> bool:
         return True

@@ -9,7 +9,7 @@ from psycopg.errors import DivisionByZero
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Op, Transaction
 from mcp_guard.storage.errors import HeadMoved
-from mcp_guard.storage.postgres.pipeline import PREPARED
+from mcp_guard.storage.postgres.connection import PREPARED
 from tests.storage.contract.engines import postgres, writing
 from tests.storage.contract.test_transactions import head, writer_of
 
