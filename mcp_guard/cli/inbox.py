@@ -64,20 +64,15 @@ def listen(port: int) -> list[socket.socket]:
 async def serve(settings: Settings, options: argparse.Namespace) -> None:
     from mcp_guard.inbound import HttpServer
     from mcp_guard.notify.delivery import NotificationDispatcher
-    from mcp_guard.web.inbox import Inbox
+    from mcp_guard.web.app import make_app, make_console
     from mcp_guard.web.passkeys import Passkeys, SignInChallenges
 
     ledger = ledger_settings(settings)
     writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
     reader = engine.background_reader()
     answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
-    inbox = Inbox(
-        Votes(writer, settings.routes, settings.approvers),
-        reader,
-        settings.inbox,
-        Passkeys(settings.inbox, SignInChallenges(read_shared_secret(settings).derive("sign-in"), answered)),
-        tuple(settings.notifiers),
-    )
+    passkeys = Passkeys(settings.inbox, SignInChallenges(read_shared_secret(settings).derive("sign-in"), answered))
+    console = make_console(settings, Votes(writer, settings.routes, settings.approvers), reader, passkeys)
     sockets = listen(settings.inbox_port)
     print_result(options.json, {"url": settings.inbox}, f"the inbox is at {settings.inbox}")
     if options.open:
@@ -87,7 +82,7 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     dispatcher = NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.inbox)
     async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
         carrying = tasks.create_task(dispatcher.run())
-        await HttpServer(inbox.app()).serve(sockets=sockets)
+        await HttpServer(make_app(console)).serve(sockets=sockets)
         carrying.cancel()
     await answered.close()
     print_text("the inbox is closed", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
+from mcp_guard.web.roles import Role
 
 MINUTE = 60 * 1_000_000
 LIFETIME = 8 * 60 * MINUTE
@@ -37,6 +38,7 @@ class BrowserSession:
     used: Micros
     removed_keys: int
     code: CodeKind | None = None
+    roles: frozenset[Role] = frozenset()
     _challenges: dict[bytes, tuple[Micros, str, Any]] = field(default_factory=dict)
 
     def is_alive(self, now: Micros) -> bool:
@@ -66,7 +68,14 @@ class BrowserSessions:
 
     _by_hash: dict[bytes, BrowserSession] = field(default_factory=dict)
 
-    def open(self, approver: str, now: Micros, removed_keys: int = 0, code: CodeKind | None = None) -> str:
+    def open(
+        self,
+        approver: str,
+        now: Micros,
+        removed_keys: int = 0,
+        code: CodeKind | None = None,
+        roles: frozenset[Role] = frozenset(),
+    ) -> str:
         """Start a session. Returns its token, 256 random bits."""
         for ended in [hash for hash, session in self._by_hash.items() if not session.is_alive(now)]:
             del self._by_hash[ended]
@@ -74,7 +83,7 @@ class BrowserSessions:
         if len(own) >= MAX_SESSIONS:
             del self._by_hash[min(own, key=lambda hash: self._by_hash[hash].used)]
         token = secrets.token_urlsafe(32)
-        self._by_hash[_hash(token)] = BrowserSession(approver, now, now, removed_keys, code)
+        self._by_hash[_hash(token)] = BrowserSession(approver, now, now, removed_keys, code, roles)
         return token
 
     def find_session(self, token: str, now: Micros) -> BrowserSession | None:

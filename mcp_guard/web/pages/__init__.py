@@ -1,0 +1,21 @@
+"""The pages of the console, one module each. To add one: a module with `NAV` and `routes`, a template, a line here."""
+
+from typing import Protocol
+
+from starlette.routing import Route
+
+from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.pages import inbox, keys, requests, sign_in
+
+
+class PageModule(Protocol):
+    """What each module has."""
+
+    @property
+    def NAV(self) -> tuple[NavigationLink, ...]:
+        """What it adds to the bar at the top, in the order of `PAGES`."""
+
+    def routes(self, console: Console) -> list[Route]: ...
+
+
+PAGES: tuple[PageModule, ...] = (inbox, requests, keys, sign_in)

@@ -1,0 +1,117 @@
+"""A person's keys, and the enrolment of passkeys."""
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.ledger.approvals.approver_keys import (
+    Approver,
+    CodeKind,
+    NewKey,
+    enrol_with_code,
+    enrol_with_key,
+    keys_in_use,
+    voucher,
+)
+from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.passkeys import evidence
+from mcp_guard.web.roles import Role
+from mcp_guard.web.sessions import BrowserSession
+from mcp_guard.web.view import KeyCard, make_key_card
+
+ROLES = frozenset({Role.APPROVER, Role.OPERATOR})
+NAV = (NavigationLink("/keys", "Keys", ROLES),)
+
+
+def routes(console: Console) -> list[Route]:
+    pages = _KeyPages(console)
+    return [
+        Route("/keys", pages.show),
+        Route("/passkeys/options", pages.passkey_options, methods=["POST"]),
+        Route("/passkeys", pages.enrol_passkey, methods=["POST"]),
+        Route("/passkeys/vouch", pages.vouch_for_passkey, methods=["POST"]),
+    ]
+
+
+async def key_cards(console: Console, viewer: BrowserSession) -> list[KeyCard]:
+    """The viewer's keys, the newest first."""
+    keys, enrolments = await console.reader.read(lambda store: (store.approver_keys(), store.enrolments()))
+    own = [key for key in reversed(keys) if key.approver == viewer.approver]
+    return [make_key_card(key, enrolments[key.id], console.now()) for key in own]
+
+
+@dataclass(frozen=True, slots=True)
+class _KeyPages:
+    console: Console
+
+    async def show(self, request: Request) -> Response:
+        viewer = await self.console.allowed(request, *ROLES)
+        return self.console.page("keys.html", viewer, keys=await key_cards(self.console, viewer))
+
+    async def passkey_options(self, request: Request) -> Response:
+        console = self.console
+        viewer = await console.allowed(request, *ROLES)
+        keys = await console.keys()
+        self._enrolment_code(viewer, keys)
+        existing = console.passkeys_among(keys, viewer)
+        name = self._approver(viewer).name
+        return JSONResponse(console.passkeys.registration(viewer, name, existing, console.now()))
+
+    async def enrol_passkey(self, request: Request) -> Response:
+        """Enrol it if the viewer's code permits it. Otherwise the answer is 403 with the request, `vouch`, that one of
+        their passkeys must sign first."""
+        console = self.console
+        viewer = await console.allowed(request, *ROLES)
+        new = console.passkeys.register(await read_json(request), viewer, console.now())
+        keys = await console.keys()
+        if (code := self._enrolment_code(viewer, keys)) is not None:
+            viewer.code = None  # before anything is waited for: it authorizes one enrolment
+            try:
+                await enrol_with_code(console.writer, self._approver(viewer), new, code, self._notifiers)
+            except GuardError:
+                viewer.code = code
+                raise
+            return JSONResponse({"go": "/keys"})
+        text = voucher(console.writer.key.origin, viewer.approver, new)
+        passkeys = console.passkeys_among(keys, viewer)
+        vouch = console.passkeys.ask(viewer, text, passkeys, console.now(), "vouch", new)
+        problem = {"problem": "confirm the new passkey with one that you have", "hint": "", "vouch": vouch}
+        return JSONResponse(problem, 403)
+
+    async def vouch_for_passkey(self, request: Request) -> Response:
+        console = self.console
+        viewer, credential = await console.allowed(request, *ROLES), await read_json(request)
+        passkeys = await console.passkeys_of(viewer)
+        key, new, count = console.passkeys.answer(credential, viewer, passkeys, console.now(), "vouch")
+        assert isinstance(new, NewKey)
+        approver = self._approver(viewer)
+        await enrol_with_key(console.writer, approver, new, key.id, evidence(credential), self._notifiers)
+        await console.record_use(key, count)
+        return JSONResponse({"go": "/keys"})
+
+    def _enrolment_code(self, viewer: BrowserSession, keys: list[ApproverKey]) -> CodeKind | None:
+        """The code that authorizes an enrolment now; None if a passkey of the viewer must. Raises: ApprovalError."""
+        code = viewer.enrolment_code(self.console.now())
+        has_key = bool(keys_in_use(keys, viewer.approver))
+        if code is not None and (code == "enrolment_code" or not has_key):
+            return code
+        if self.console.passkeys_among(keys, viewer):
+            return None
+        name = viewer.approver
+        if has_key:
+            hint = f"sign in with a new code that says so: mcp-guard approvers code {name} --enrol"
+            raise ApprovalError(f"`{name}` has a key already, so a passkey needs the operator's consent", hint)
+        hint = f"sign in with a new one: mcp-guard approvers code {name}"
+        raise ApprovalError("the code that you signed in with no longer permits an enrolment", hint)
+
+    def _approver(self, viewer: BrowserSession) -> Approver:
+        return Approver(viewer.approver, self.console.votes.people[viewer.approver])
+
+    @property
+    def _notifiers(self) -> tuple[str, ...]:
+        """Those that report each new key: all."""
+        return tuple(self.console.settings.notifiers)

@@ -1,0 +1,111 @@
+"""One request: what it would do, who asks and why; its decision, signed with a passkey; and the end of a grant."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement
+from mcp_guard.core.approval_card import earlier_lines, recent_lines
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.passkeys import evidence
+from mcp_guard.web.roles import Role
+from mcp_guard.web.view import make_card, plain, policy_texts
+
+READERS = frozenset({Role.APPROVER, Role.AUDITOR})
+NAV: tuple[NavigationLink, ...] = ()
+
+
+def routes(console: Console) -> list[Route]:
+    pages = _RequestPages(console)
+    return [
+        Route("/requests/{id}", pages.show),
+        Route("/requests/{id}/state", pages.state),
+        Route("/requests/{id}/options", pages.decide_options, methods=["POST"]),
+        Route("/requests/{id}/decide", pages.decide, methods=["POST"]),
+        Route("/revoke/{id}", pages.revoke, methods=["POST"]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _RequestPages:
+    console: Console
+
+    async def show(self, request: Request) -> Response:
+        console, read = self.console, self.console.reader.read
+        viewer = await console.allowed(request, *READERS)
+        approval = await self._find_approval(request)
+        return console.page(
+            "request.html",
+            viewer,
+            card=make_card(approval, console.now(), viewer.approver),
+            recent=recent_lines(await read(lambda store: store.recent_calls(approval)), approval.subject),
+            earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
+            deliveries=await read(lambda store: store.deliveries(approval.id)),
+            texts=await read(lambda store: policy_texts(store, approval)),
+            has_passkey=bool(await console.passkeys_of(viewer)),
+            plain=plain,
+        )
+
+    async def state(self, request: Request) -> Response:
+        await self.console.allowed(request, *READERS, is_part=True)
+        return JSONResponse({"state": str((await self._find_approval(request)).state)})
+
+    async def _find_approval(self, request: Request) -> Approval:
+        row = await self.console.reader.read(lambda store: store.approval(request.path_params["id"]))
+        if row is None:
+            raise HTTPException(404, "no such request")
+        return row[0]
+
+    # Decisions
+
+    async def decide_options(self, request: Request) -> Response:
+        """Prepare the statement to sign."""
+        console = self.console
+        viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
+        verdict = body.get("verdict")
+        if verdict not in ("approve", "deny"):
+            raise ApprovalError("`verdict` must be approve or deny")
+        rationale, terms = str(body.get("rationale", "")), _read_terms(body.get("terms"))
+        op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms)
+        statement = await console.writer.submit(op)
+        if not (passkeys := await console.passkeys_of(viewer)):
+            hint = "enrol one first: it signs for this address only"
+            raise ApprovalError(f"you have no passkey of {console.origin}", hint)
+        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), "decide", statement)
+        return JSONResponse(asked)
+
+    async def decide(self, request: Request) -> Response:
+        console = self.console
+        viewer, credential = await console.allowed(request, Role.APPROVER), await read_json(request)
+        keys = await console.keys()
+        key, statement, count = console.passkeys.answer(credential, viewer, keys, console.now(), "decide")
+        assert isinstance(statement, VoteStatement)
+        if statement.approver != viewer.approver or key.approver != viewer.approver:
+            raise ApprovalError("the passkey belongs to another approver")
+        if statement.approval != request.path_params["id"]:
+            raise ApprovalError("the passkey signed for another request")
+        approval = await console.writer.submit(console.votes.record_op(statement, key.id, evidence(credential)))
+        await console.record_use(key, count)
+        return JSONResponse({"state": str(approval.state), "go": "/"})
+
+    async def revoke(self, request: Request) -> Response:
+        console = self.console
+        viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
+        op = console.votes.revoke_op(request.path_params["id"], viewer.approver, str(body.get("rationale", "")))
+        await console.writer.submit(op)
+        return JSONResponse({"go": "/"})
+
+
+def _read_terms(terms: Any) -> GrantTerms | None:
+    """Raises: ApprovalError."""
+    if terms is None:
+        return None
+    try:
+        return GrantTerms(int(terms["more"]), int(terms["seconds"]), tuple(str(name) for name in terms["free"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ApprovalError("a grant requires a number of calls, a time limit and a list of free arguments") from None
