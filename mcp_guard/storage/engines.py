@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import Executor
+from mcp_guard.storage.items import Items
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.presence import Presence
@@ -86,6 +87,9 @@ class Engine(Protocol):
     def open_used_proofs(self, folder: Path, most: int = MAX_PROOFS) -> UsedProofs:
         """What remembers the proofs of possession that were used, about so many at once. It is made if it is not there.
         `folder` is this guard's own, for an engine that keeps them beside the ledger."""
+
+    def open_items(self, folder: Path) -> Items:
+        """What the pages of the gateways share. It is made if it is not there. `folder` is as for used proofs."""
 
     def open_sign_ins(self) -> SignIns | None:
         """Where the gateways of the ledger share sign-ins at upstreams; None if their state folder is all they need."""

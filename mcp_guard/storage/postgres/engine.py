@@ -11,6 +11,7 @@ import psycopg
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.background import PooledReader
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.items import Items
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
@@ -153,6 +154,11 @@ class PostgresEngine:
         from mcp_guard.storage.postgres.used_proofs import UsedProofsTable
 
         return UsedProofsTable(self.database, most)
+
+    def open_items(self, folder: Path) -> Items:
+        from mcp_guard.storage.postgres.items import ItemsTable
+
+        return ItemsTable(self.database)
 
     def open_sign_ins(self) -> SignIns:
         from mcp_guard.storage.postgres.sign_ins import SignInsTable

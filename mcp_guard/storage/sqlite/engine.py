@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.executors import InPlaceExecutor
+from mcp_guard.storage.items import Items
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.presence import guards_of_machine
 from mcp_guard.storage.rows import InspectedLedger
@@ -120,6 +121,11 @@ class SqliteEngine:
         from mcp_guard.storage.sqlite.used_proofs import UsedProofsFile
 
         return UsedProofsFile(folder / "used-proofs.sql", most)
+
+    def open_items(self, folder: Path) -> Items:
+        from mcp_guard.storage.sqlite.items import ItemsFile
+
+        return ItemsFile(folder / "web.sqlite")
 
     def open_sign_ins(self) -> None:
         """Guards on one file share a machine."""
