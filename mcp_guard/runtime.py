@@ -307,7 +307,7 @@ class Runtime:
             upstreams,
             instance,
             transport,
-            inbox=settings.inbox,
+            inbox=settings.pages,
             limits=settings.client_limits,
             loop_share=self.loop_share,
             tool_names=make_tool_names(settings),
@@ -444,7 +444,7 @@ class Runtime:
 
         ledger = self.ledger
         dispatcher = NotificationDispatcher(
-            ledger.writer, ledger.reader, settings.routes, settings.notifiers, settings.inbox
+            ledger.writer, ledger.reader, settings.routes, settings.notifiers, settings.pages
         )
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()

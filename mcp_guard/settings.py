@@ -70,6 +70,25 @@ class ConfiguredSecret:
     min_characters: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class WebSettings:
+    """Where the pages are for people's browsers. `url` is their origin, without a slash at its end; `host` and `port`
+    are listened on. `roles` has the approvers of each role that is given by name."""
+
+    url: str
+    host: str = "127.0.0.1"
+    port: int = 8767
+    certificate: Path | None = None
+    key: Path | None = None
+    serve: bool = True
+    """Whether `mcp-guard serve` serves them as well, in a process of its own."""
+    local_sign_in: bool = True
+    """Whether people sign in with one-time codes and passkeys."""
+    session_seconds: float = 8 * 3600
+    idle_seconds: float = 30 * 60
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
 MIN_SHARED_SECRET = 32
 MIN_METRICS_TOKEN = 16
 
@@ -344,6 +363,7 @@ class Settings:
     drift: "DriftRule | None" = None
     network: NetworkSettings = field(default_factory=NetworkSettings)
     telemetry: TelemetrySettings | None = None
+    web: WebSettings | None = None
 
     @property
     def audience(self) -> str:
@@ -401,6 +421,11 @@ class Settings:
     def inbox(self) -> str:
         """The address of the inbox page. It uses a host name, because passkeys do not work with an IP address."""
         return f"http://localhost:{self.inbox_port}"
+
+    @property
+    def pages(self) -> str:
+        """The address of the pages, where links lead."""
+        return self.web.url if self.web else self.inbox
 
 
 def _secrets_of_upstream(name: str, upstream: UpstreamSettings) -> Iterator[tuple[str, object, int]]:

@@ -199,7 +199,7 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     kind: CodeKind = "enrolment_code" if options.enrol else "sign_in_code"
     code = make_code(writer, find_approver(settings, options.approver).id, kind)
     purpose = "sign in and enrol a passkey" if options.enrol else "sign in"
-    usage = f"use it within ten minutes to {purpose} at {settings.inbox}/sign-in#{code}, and nowhere else"
+    usage = f"use it within ten minutes to {purpose} at {settings.pages}/sign-in#{code}, and nowhere else"
     print_result(options.json, {"code": code, "kind": kind}, join("\n", (code, usage)))
     return 0
 

@@ -56,6 +56,7 @@ from mcp_guard.settings import (
     SocketSettings,
     TelemetrySettings,
     UpstreamSettings,
+    WebSettings,
     WitnessSettings,
 )
 
@@ -78,7 +79,7 @@ VALUES: tuple[type, ...] = (
     Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Identity, InstanceScope, Limits, Mode,
     NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction, ResourceRule,
     Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings, SignerSettings, SocketSettings,
-    TelemetrySettings, ToolRule, UpstreamSettings, WitnessSettings,
+    TelemetrySettings, ToolRule, UpstreamSettings, WebSettings, WitnessSettings,
 )  # fmt: skip
 MAKERS: Mapping[str, Callable[..., Any]] = {
     "DriftRule": _drift_rule,

@@ -35,6 +35,7 @@ from mcp_guard.config.tools import (
 )
 from mcp_guard.config.types import Model, SecretConfig, Url, texts
 from mcp_guard.config.upstreams import UpstreamConfig
+from mcp_guard.config.web import WebConfig
 from mcp_guard.core.approval import SECOND, Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
@@ -244,6 +245,7 @@ class Config(Model):
     witnesses: dict[WitnessName, WitnessConfig] = {}
     network: NetworkConfig = NetworkConfig()
     telemetry: TelemetryConfig | None = None
+    web: WebConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -310,6 +312,15 @@ class Config(Model):
     def users_can_connect(self) -> "Config":
         if self.connect.users and (self.serve is None or self.serve.socket is None):
             raise ValueError("connect.users: requires serve.socket, the socket that these users connect to")
+        return self
+
+    @model_validator(mode="after")
+    def roles_are_for_approvers(self) -> "Config":
+        for role, people in (self.web and self.web.roles) or ():
+            for id in people:
+                if id not in self.approvers:
+                    what = f"web.roles.{role}: approver `{id}` is not configured"
+                    raise ValueError(f"{what}; {nearest_or(id, self.approvers, f'add [approvers.{id}]')}")
         return self
 
     @model_validator(mode="after")
@@ -380,6 +391,7 @@ class Config(Model):
             witnesses={name: witness.settings(base_dir, network) for name, witness in self.witnesses.items()},
             network=network,
             telemetry=self.telemetry.settings() if self.telemetry else None,
+            web=self.web.settings(base_dir) if self.web else None,
         )
 
     def _notifiers(self, base_dir: Path, network: NetworkSettings) -> dict[str, NotifierSettings]:

@@ -1,25 +1,58 @@
 """The pages as a Starlette application."""
 
+import hashlib
+import secrets
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from mcp_guard.core.errors import GuardError
+from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.settings import Settings
+from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.storage.background import BackgroundReader
-from mcp_guard.web.console import Console, answer_guard_error
+from mcp_guard.storage.items import Items
+from mcp_guard.web.carrier import CarrierMiddleware, uses_cookie
+from mcp_guard.web.console import Console
 from mcp_guard.web.middleware import BodyMiddleware, SameOriginMiddleware
 from mcp_guard.web.pages import PAGES
-from mcp_guard.web.passkeys import Passkeys
+from mcp_guard.web.passkeys import Challenges, Passkeys
+from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
 from mcp_guard.web.view import HERE
 
+REALM_BYTES = 16
 
-def make_console(settings: Settings, votes: Votes, reader: BackgroundReader, passkeys: Passkeys) -> Console:
-    """The pages at the origin of the passkeys."""
-    navigation = tuple(link for page in PAGES for link in page.NAV)
-    return Console(settings, votes, reader, passkeys.origin, passkeys, navigation)
+
+def make_console(
+    settings: Settings, votes: Votes, reader: BackgroundReader, items: Items, answered: ProofMemory, origin: str
+) -> Console:
+    """The pages at this origin. `answered` remembers for all gateways which challenges were."""
+    secret = read_shared_secret(settings)
+    is_local = not uses_cookie(origin)
+    realm = secrets.token_hex(REALM_BYTES) if is_local else origin
+    limits = SessionLimits()
+    if settings.web is not None:
+        limits = SessionLimits(int(settings.web.session_seconds * SECOND), int(settings.web.idle_seconds * SECOND))
+    return Console(
+        settings=settings,
+        votes=votes,
+        reader=reader,
+        items=items,
+        sessions=BrowserSessions(items, secret.derive("web-session"), realm, limits),
+        passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered)),
+        navigation=tuple(link for page in PAGES for link in page.NAV),
+        assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),
+    )
+
+
+def digest_of_assets() -> str:
+    """The same at every gateway of this version. On loopback nobody can guess the folder, so that no browser has cached
+    a script under its name of another server that had the port before."""
+    files = sorted((HERE / "static").iterdir())
+    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:22]
 
 
 def make_app(console: Console) -> Starlette:
@@ -27,8 +60,9 @@ def make_app(console: Console) -> Starlette:
     static = Mount(f"/static/{console.assets}", StaticFiles(directory=HERE / "static"))
     app = Starlette(
         routes=[*routes, static],
-        exception_handlers={GuardError: answer_guard_error, HTTPException: console.answer_http_error},
+        exception_handlers={GuardError: console.answer_guard_error, HTTPException: console.answer_http_error},
     )
+    app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
     app.add_middleware(BodyMiddleware)
     app.add_middleware(SameOriginMiddleware, origin=console.origin)  # the outer one
     return app

@@ -1,12 +1,13 @@
 """What all pages share: the ledger, who looks, and how an answer is made.
 
-Whatever shows or changes something requires the token of a session, in the `authorization` header. A page requested
-without it, as a browser requests it, is a shell without data, whose script fetches the same address with the token.
+Whatever shows or changes something requires a session (`web/sessions.py`, `web/carrier.py`). A page that is requested
+without one is the sign-in page. On loopback, where the browser sends no token for a page, it is a shell without data,
+whose script fetches the same address with the token.
 """
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mcp_guard.core.approval_card import format_minute
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
 from mcp_guard.ledger.approvals.approver_keys import keys_in_use
@@ -24,20 +25,22 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.background import BackgroundReader
+from mcp_guard.storage.items import Items
 from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.web.carrier import carried_token, give_token, uses_cookie
 from mcp_guard.web.passkeys import Passkeys
-from mcp_guard.web.roles import OF_APPROVERS, Role
-from mcp_guard.web.sessions import BrowserSession, BrowserSessions
+from mcp_guard.web.roles import Role, roles_of_approver
+from mcp_guard.web.sessions import BrowserSession, BrowserSessions, Person
 from mcp_guard.web.view import make_pages
 
 SIGNED_OUT = HTTPException(401, "sign in again", {"www-authenticate": "Bearer"})
 
 
 class SignInNeeded(HTTPException):
-    """A page was requested without a session."""
+    """A page was requested without a session, or with one that has ended."""
 
-    def __init__(self) -> None:
-        super().__init__(401, "sign in first")
+    def __init__(self, has_ended: bool) -> None:
+        super().__init__(401, "your session has ended; sign in again" if has_ended else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +54,28 @@ class NavigationLink:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """The pages of one ledger. `origin` is their address, the only one that they answer for."""
+    """The pages of one ledger."""
 
     settings: Settings
     votes: Votes
     reader: BackgroundReader
-    origin: str
+    items: Items
+    sessions: BrowserSessions
     passkeys: Passkeys
     navigation: tuple[NavigationLink, ...] = ()
     assets: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    """The folder of the scripts and the styles. Another server that had this port before cannot have guessed it, so no
-    browser has cached a script of that server under its name."""
-    sessions: BrowserSessions = field(default_factory=BrowserSessions)
+    """The folder of the scripts and the styles."""
     templates: jinja2.Environment = field(default_factory=make_pages)
+
+    @property
+    def origin(self) -> str:
+        """The address of the pages, the only one that they answer for."""
+        return self.passkeys.origin
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the browser keeps the session in the page, and another server may have had the address before."""
+        return not uses_cookie(self.origin)
 
     @property
     def writer(self) -> Writer:
@@ -81,12 +93,18 @@ class Console:
 
         Raises: HTTPException.
         """
-        viewer = await self.viewer(request)
+        is_page = request.method in ("GET", "HEAD") and not is_part
+        try:
+            viewer = await self.viewer(request)
+        except HTTPException:
+            if is_page and not self.is_local:
+                raise SignInNeeded(has_ended=True) from None
+            raise
         if viewer is None:
-            raise SIGNED_OUT if is_part or request.method not in ("GET", "HEAD") else SignInNeeded()
+            raise SignInNeeded(has_ended=False) if is_page else SIGNED_OUT
         if viewer.roles.isdisjoint(roles):
-            names = " or ".join(roles)
-            raise HTTPException(403, f"this page is for people with the role {names}, which you do not have")
+            names = " or ".join(sorted(roles))
+            raise HTTPException(403, f"this is for people with the role {names}, which you do not have")
         return viewer
 
     async def viewer(self, request: Request) -> BrowserSession | None:
@@ -94,24 +112,37 @@ class Console:
 
         Raises: HTTPException if the session has ended.
         """
-        token = carried_token(request)
+        token = carried_token(request, self.origin)
         if token is None:
             return None
-        session = self.sessions.find_session(token, self.now())
-        if session is None or not await self._is_in_force(session):
-            self.sessions.close(token)
+        now = self.now()
+        session = await self.sessions.find(token, now)
+        if session is None or not (roles := await self._roles_in_force(session)):
+            if session is not None:
+                await self.sessions.close(session, now)
+            give_token(request, "")
             raise SIGNED_OUT
-        request.state.viewer = session
-        return session
+        if (renewed := await self.sessions.renew(token, session, now)) is not None:
+            give_token(request, renewed)
+        viewer = replace(session, roles=roles)
+        request.state.viewer = viewer
+        return viewer
 
-    async def _is_in_force(self, session: BrowserSession) -> bool:
-        """Whether they are still an approver, and none of their keys was removed since they signed in."""
-        if session.approver not in self.votes.people:
-            return False
-        return count_removed(await self.keys(), session.approver) == session.removed_keys
+    async def renew_token(self, request: Request, viewer: BrowserSession) -> None:
+        """Replace the viewer's token now, because they may do more from now on."""
+        token = carried_token(request, self.origin) or ""
+        if (renewed := await self.sessions.renew(token, viewer, self.now(), force=True)) is not None:
+            give_token(request, renewed)
 
-    def roles_of(self, approver: str) -> frozenset[Role]:
-        return OF_APPROVERS if approver in self.votes.people else frozenset()
+    async def _roles_in_force(self, session: BrowserSession) -> frozenset[Role]:
+        """Empty once they have left the configuration, or one of their keys was removed since they signed in."""
+        if session.approver and count_removed(await self.keys(), session.approver) != session.removed_keys:
+            return frozenset()
+        return self.roles_of(session.person)
+
+    def roles_of(self, person: Person) -> frozenset[Role]:
+        """As configured now."""
+        return roles_of_approver(person.approver, self.settings)
 
     # Keys
 
@@ -133,7 +164,7 @@ class Console:
     # Answers
 
     def page(self, template: str, viewer: BrowserSession | None, status: int = 200, **values: Any) -> HTMLResponse:
-        who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
+        who = self.votes.people.get(viewer.approver, viewer.name) if viewer else ""
         links = [link for link in self.navigation if viewer and not viewer.roles.isdisjoint(link.roles)]
         return HTMLResponse(
             self.templates.get_template(template).render(
@@ -141,35 +172,45 @@ class Console:
                 viewer=viewer,
                 who=who,
                 navigation=links,
+                uses_cookie=not self.is_local,
                 format_minute=format_minute,
                 **values,
             ),
             status,
         )
 
+    def sign_in_page(self, notice: str = "", status: int = 200) -> Response:
+        web = self.settings.web
+        is_local_allowed = web is None or web.local_sign_in
+        return self.fresh(self.page("sign_in.html", None, status, notice=notice, with_codes=is_local_allowed))
+
     def fresh(self, response: Response, *kinds: str) -> Response:
-        """Have the browser forget what it has cached for this origin, and the other kinds (W3C Clear Site Data). None
-        of it is ours, so it is from another server that had this port before."""
-        response.headers["clear-site-data"] = ", ".join(f'"{kind}"' for kind in ("cache", *kinds))
+        """On loopback, have the browser forget what it has cached for this origin, and the other kinds (W3C Clear Site
+        Data). None of it is ours, so it is from another server that had this port before."""
+        if self.is_local:
+            response.headers["clear-site-data"] = ", ".join(f'"{kind}"' for kind in ("cache", *kinds))
         return response
 
     async def answer_http_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if isinstance(error, SignInNeeded):
-            return self.fresh(self.page("shell.html", None))
+            if self.is_local:
+                return self.fresh(self.page("shell.html", None))
+            return self.sign_in_page(error.detail, 401)
         if request.method == "GET" and error.status_code in (403, 404):
             viewer = await self.viewer(request)
             if viewer is not None:
-                return self.page("error.html", viewer, error.status_code, problem=error.detail)
+                return self.page("error.html", viewer, error.status_code, problem=error.detail, hint="")
         return JSONResponse({"problem": error.detail, "hint": ""}, error.status_code, error.headers)
 
-
-def carried_token(request: Request) -> str | None:
-    """The token of the `authorization` header, empty if it is of another scheme; None without the header."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if not token:
-        return None
-    return token if scheme.lower() == "bearer" else ""
+    async def answer_guard_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, GuardError)
+        problem, hint = visible_line(error.message), visible_line(error.hint)
+        status = 503 if isinstance(error, LedgerError) else 409
+        if request.method == "GET":
+            viewer = getattr(request.state, "viewer", None)
+            return self.page("error.html", viewer, status, problem=problem, hint=hint)
+        return JSONResponse({"problem": problem, "hint": hint}, status)
 
 
 def count_removed(keys: Iterable[ApproverKey], approver: str) -> int:
@@ -185,8 +226,3 @@ async def read_json(request: Request) -> Json:
     if not isinstance(body, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return body
-
-
-async def answer_guard_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, GuardError)
-    return JSONResponse({"problem": visible_line(error.message), "hint": visible_line(error.hint)}, 409)

@@ -17,8 +17,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-MAX_BODY_BYTES = 16 * 1024
-"""Of any request. A passkey's answer is about 1 KiB, a rationale at most 8."""
+MAX_BODY_BYTES = 64 * 1024
+"""Of any request. A rationale has at most 8 KiB, and comes back in the sealed statement."""
 BODY_SECONDS = 5
 KILL_SERVICE_WORKER = """self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));

@@ -1,9 +1,9 @@
 """Passkeys (WebAuthn, by the `webauthn` package): enrolment, sign-in, and signing a statement.
 
 The challenge of a signature is the SHA-256 of the statement, so the assertion is the approver's signature over the
-statement and is recorded as such. Challenges for a signed-in approver belong to their session. Those for signing in are
-sealed and kept nowhere, so that any inbox of the ledger takes the answer, and asking for many of them takes nothing
-from anybody.
+statement and is recorded as such. Challenges are sealed and kept nowhere, so that the pages of any gateway take the
+answer, and asking for many of them takes nothing from anybody. Those for a signed-in person are sealed for their
+session and purpose; the page gives the seal back with the answer.
 """
 
 import base64
@@ -13,7 +13,9 @@ import json
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+import orjson
 import webauthn
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webauthn import helpers
@@ -34,54 +36,98 @@ from mcp_guard.web.sessions import CHALLENGE_LIFETIME, BrowserSession
 NONCE_BYTES, TIME_BYTES = 16, 8
 SECOND = 1_000_000
 CLOCK_SKEW: Micros = 5 * SECOND
-"""How far the clocks of two inboxes may differ."""
-MEMORY = "sign-in"
+"""How far the clocks of two gateways may differ."""
+MEMORY, SEALS = "sign-in", "seal"
 """Among used proofs of possession, in place of a key: no thumbprint is so short."""
+MAX_SEAL = 48 * 1024
+"""In characters."""
 
 
 @dataclass(frozen=True, slots=True)
-class SignInChallenges:
-    """Challenges for signing in: nonce, time, and an HMAC-SHA256 over both with a key that the inboxes of a ledger
-    share, so each accepts the challenges of all. Only those that were answered are remembered, by all, until they
-    expire. At 56 bytes, none can be the SHA-256 of a statement."""
+class Challenges:
+    """Challenges with an HMAC-SHA256 by a key that the gateways of a ledger share, so each accepts those of all. Only
+    those that were answered are remembered, by all, until they expire.
+
+    One for signing in is a nonce, the time and the HMAC: at 56 bytes, it cannot be the SHA-256 of a statement.
+    """
 
     _key: bytes = field(repr=False)
     _answered: ProofMemory
 
+    # For signing in
+
     def make(self, now: Micros) -> bytes:
         signed = secrets.token_bytes(NONCE_BYTES) + now.to_bytes(TIME_BYTES)
-        return signed + self._seal(signed)
+        return signed + self._authenticate(b"sign-in", signed)
 
     def check(self, challenge: bytes, now: Micros) -> None:
         """Raises: ApprovalError unless it is ours, recent and not answered yet."""
-        signed, seal = challenge[: NONCE_BYTES + TIME_BYTES], challenge[NONCE_BYTES + TIME_BYTES :]
-        is_ours = hmac.compare_digest(seal, self._seal(signed))
-        at = int.from_bytes(signed[NONCE_BYTES:])
-        if not is_ours or not -CLOCK_SKEW <= now - at <= CHALLENGE_LIFETIME:
+        signed, code = challenge[: NONCE_BYTES + TIME_BYTES], challenge[NONCE_BYTES + TIME_BYTES :]
+        is_ours = hmac.compare_digest(code, self._authenticate(b"sign-in", signed))
+        if not is_ours or not _is_recent(int.from_bytes(signed[NONCE_BYTES:]), now):
             raise _is_over()
 
     async def settle(self, challenge: bytes, now: Micros) -> None:
         """It was answered by an enrolled passkey, and cannot be answered again. Raises: ApprovalError, LedgerError."""
+        await self._use(MEMORY, challenge, now)
+
+    # For a session
+
+    def seal(self, session: BrowserSession, challenge: bytes, purpose: str, subject: Json, now: Micros) -> str:
+        """What the page gives back with the answer to this challenge, for its purpose."""
+        members = {"session": session.id, "purpose": purpose, "challenge": challenge.hex(), "at": now}
+        text = orjson.dumps(members | {"subject": subject})
+        return f"{helpers.bytes_to_base64url(text)}.{helpers.bytes_to_base64url(self._authenticate(b'seal', text))}"
+
+    def unseal(self, sealed: object, session: BrowserSession, challenge: bytes, purpose: str, now: Micros) -> Json:
+        """The subject that was sealed. Raises: ApprovalError unless it is ours, recent, and for exactly this."""
+        if not isinstance(sealed, str) or len(sealed) > MAX_SEAL:
+            raise _is_over()
+        try:
+            text, code = map(helpers.base64url_to_bytes, sealed.split("."))
+        except ValueError:
+            raise _is_over() from None
+        if not hmac.compare_digest(code, self._authenticate(b"seal", text)):
+            raise _is_over()
+        members = orjson.loads(text)
+        expected = {"session": session.id, "purpose": purpose, "challenge": challenge.hex()}
+        if not expected.items() <= members.items() or not _is_recent(members["at"], now):
+            raise _is_over()
+        subject: Json = members["subject"]
+        return subject
+
+    async def settle_seal(self, sealed: str, now: Micros) -> None:
+        """Raises: ApprovalError, LedgerError."""
+        await self._use(SEALS, hashlib.sha256(sealed.encode()).digest(), now)
+
+    async def _use(self, memory: str, challenge: bytes, now: Micros) -> None:
         ends = now + CLOCK_SKEW + CHALLENGE_LIFETIME
-        if not await self._answered.use(MEMORY, challenge.hex(), now // SECOND, ends // SECOND + 1):
+        if not await self._answered.use(memory, challenge.hex(), now // SECOND, ends // SECOND + 1):
             raise _is_over()
 
-    def _seal(self, signed: bytes) -> bytes:
-        return hmac.digest(self._key, b"mcp-guard/sign-in/v1" + signed, "sha256")
+    def _authenticate(self, use: bytes, text: bytes) -> bytes:
+        return hmac.digest(self._key, b"mcp-guard/" + use + b"/v1" + text, "sha256")
 
 
-def challenges_of_process() -> SignInChallenges:
+def _is_recent(at: Micros, now: Micros) -> bool:
+    return -CLOCK_SKEW <= now - at <= CHALLENGE_LIFETIME
+
+
+def challenges_of_process() -> Challenges:
     """For a single inbox that is not started again."""
-    return SignInChallenges(secrets.token_bytes(32), ProofsOfProcess())
+    return Challenges(secrets.token_bytes(32), ProofsOfProcess())
 
 
 @dataclass(frozen=True, slots=True)
 class Passkeys:
-    """Passkeys for one page. `origin` is `http://localhost:PORT`; the relying party is its host."""
+    """Passkeys for the pages of one origin; the relying party is its host."""
 
     origin: str
-    sign_ins: SignInChallenges = field(default_factory=challenges_of_process)
-    rp_id: str = "localhost"
+    challenges: Challenges = field(default_factory=challenges_of_process)
+
+    @property
+    def rp_id(self) -> str:
+        return urlsplit(self.origin).hostname or ""
 
     # Enrolment
 
@@ -98,13 +144,15 @@ class Passkeys:
                 resident_key=ResidentKeyRequirement.REQUIRED, user_verification=UserVerificationRequirement.REQUIRED
             ),
         )
-        session.add_challenge(options.challenge, now, "enrol", None)
-        return _as_json(options)
+        return _as_json(options) | {"sealed": self.challenges.seal(session, options.challenge, "enrol", {}, now)}
 
     def register(self, credential: Json, session: BrowserSession, now: Micros) -> NewKey:
-        """The key of a new passkey, which answers a challenge of this session. Raises: ApprovalError."""
+        """The key of a new passkey, which answers a challenge of this session. Raises: ApprovalError.
+
+        Nothing remembers the answer: no key is enrolled twice.
+        """
         challenge = _challenge_of(credential)
-        session.take_challenge(challenge, now, "enrol")
+        self.challenges.unseal(credential.get("sealed"), session, challenge, "enrol", now)
         try:
             registration = webauthn.verify_registration_response(
                 credential=credential,
@@ -135,37 +183,40 @@ class Passkeys:
         keys: list[ApproverKey],
         now: Micros,
         purpose: str,
-        subject: object,
+        subject: Json,
     ) -> Json:
-        """Options for `navigator.credentials.get`, by which one of these keys signs the statement."""
+        """Options for `navigator.credentials.get`, by which one of these keys signs the statement, and what the page
+        gives back with the answer: `sealed`. The page can read the subject, and change nothing of it."""
         challenge = hashlib.sha256(statement).digest()
-        session.add_challenge(challenge, now, purpose, subject)
-        return self._request(challenge, keys)
+        sealed = self.challenges.seal(session, challenge, purpose, subject, now)
+        return self._request(challenge, keys) | {"sealed": sealed}
 
-    def answer(
+    async def answer(
         self, credential: Json, session: BrowserSession, keys: list[ApproverKey], now: Micros, purpose: str
-    ) -> tuple[ApproverKey, object, int]:
-        """The key that answered, what `ask` was given as `subject`, and the key's new signature count.
+    ) -> tuple[ApproverKey, Json, int]:
+        """The key that answered, what `ask` was given as `subject`, and the key's new signature count. It answers once.
 
-        Raises: ApprovalError.
+        Raises: ApprovalError, LedgerError.
         """
         challenge = _challenge_of(credential)
-        subject = session.take_challenge(challenge, now, purpose)
+        sealed = credential.get("sealed")
+        subject = self.challenges.unseal(sealed, session, challenge, purpose, now)
         key, count = self._verify(credential, challenge, keys)
+        await self.challenges.settle_seal(str(sealed), now)
         return key, subject, count
 
     # Sign-in
 
     def sign_in_options(self, now: Micros) -> Json:
         """Options for `navigator.credentials.get`. The browser offers its passkeys for this page."""
-        return self._request(self.sign_ins.make(now), [])
+        return self._request(self.challenges.make(now), [])
 
     async def sign_in(self, credential: Json, keys: list[ApproverKey], now: Micros) -> tuple[ApproverKey, int]:
         """The key that answered, and its new signature count. Raises: ApprovalError, LedgerError."""
         challenge = _challenge_of(credential)
-        self.sign_ins.check(challenge, now)
+        self.challenges.check(challenge, now)
         key, count = self._verify(credential, challenge, keys)
-        await self.sign_ins.settle(challenge, now)
+        await self.challenges.settle(challenge, now)
         return key, count
 
     def _request(self, challenge: bytes, keys: list[ApproverKey]) -> Json:

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from mcp_guard.settings import Settings
+
 
 class Role(StrEnum):
     """`VIEWER` reads everything but payloads. `APPROVER` reads and decides the requests of their routes. `AUDITOR`
@@ -17,4 +19,12 @@ EVERYONE = frozenset(Role)
 READERS = frozenset({Role.VIEWER, Role.AUDITOR, Role.OPERATOR})
 """Who may read what has no payloads."""
 OF_APPROVERS = frozenset({Role.APPROVER, Role.VIEWER})
-"""The roles of an approver whom the configuration gives no others."""
+"""What every approver is, whatever else the configuration makes of them."""
+
+
+def roles_of_approver(approver: str, settings: Settings) -> frozenset[Role]:
+    """Empty for somebody who is no approver."""
+    if approver not in settings.approvers:
+        return frozenset()
+    named = settings.web.roles if settings.web else {}
+    return OF_APPROVERS | {Role(role) for role, people in named.items() if approver in people}

@@ -1,102 +1,218 @@
-"""Sign-in sessions of browsers. They are held in memory, so everybody is signed out when the inbox ends.
+"""Sign-in sessions of browsers, which the pages of all gateways share.
 
-A session is a bearer token (RFC 6750, §2.1) that the page keeps in `localStorage` and sends in the `authorization`
-header. It is not a cookie: a browser sends a cookie of `localhost` to every port of `localhost`, and any program may
-listen on one.
+A session is a bearer token, kept by the SHA-256 of it. At an https origin the browser keeps the token in a cookie; on
+loopback the page keeps it in `localStorage`, and the session ends with the process: any program may listen on the port
+once it is free (`web/carrier.py`).
+
+A token is replaced when somebody signs in or enrols a key, and every hour. The old one is good for a few seconds more,
+for what the browser has sent meanwhile: the new token is made from it, so each of these answers brings the same.
 """
 
+import base64
 import hashlib
+import hmac
 import secrets
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Micros
+import orjson
+
+from mcp_guard.core.model import Json, Micros
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
+from mcp_guard.storage.items import Item, Items
 from mcp_guard.web.roles import Role
 
-MINUTE = 60 * 1_000_000
-LIFETIME = 8 * 60 * MINUTE
-IDLE_LIFETIME = 30 * MINUTE
-"""An open page asks for news every few seconds, so this is the time since the last page was closed."""
+KIND = "session"
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
 ENROLMENT_LIFETIME = 10 * MINUTE
 """How long after a sign-in with a code that code authorizes one enrolment."""
 CHALLENGE_LIFETIME = 5 * MINUTE
+ROTATION = 60 * MINUTE
+GRACE = 30 * SECOND
+"""How long a token that was replaced is good for."""
+NOTE_USE = MINUTE
+"""How often the use of a session is written."""
 MAX_SESSIONS = 10
-"""Per approver; one more ends the session that was used the longest time ago."""
-MAX_CHALLENGES = 16
-"""Per session; one more forgets the oldest."""
+"""Per person; one more ends the session that was used the longest time ago."""
+TOKEN_BYTES = 32
 
 
-@dataclass(slots=True)
-class BrowserSession:
-    """One browser of one approver. `code` is the kind of code that it signed in with, until that code has authorized an
-    enrolment. `removed_keys` is how many of the approver's keys had been removed when it began."""
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who has signed in. `approver` is their id, or empty for somebody who is none. `issuer` and `subject` are those of
+    an identity provider, empty after a local sign-in; `claims` are what roles are computed from."""
 
     approver: str
+    name: str = ""
+    issuer: str = ""
+    subject: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    acr: str = ""
+    amr: tuple[str, ...] = ()
+    auth_time: int = 0
+    """In seconds; 0 if it is not known."""
+
+    @property
+    def owner(self) -> str:
+        """Whose the session is, for all that end together."""
+        return owner_of(self.approver) if self.approver else f"person/{self.issuer} {self.subject}"
+
+
+def owner_of(approver: str) -> str:
+    return f"approver/{approver}"
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """One browser of one person. `code` is the kind of code that it signed in with, until that code has authorized an
+    enrolment. `removed_keys` is how many of the approver's keys had been removed when it began. `id` is the same over
+    all its tokens. `roles` are those of now."""
+
+    person: Person
+    id: str
     since: Micros
     used: Micros
+    rotated: Micros
     removed_keys: int
-    code: CodeKind | None = None
+    code: CodeKind | None
+    is_replaced: bool
+    item: Item
     roles: frozenset[Role] = frozenset()
-    _challenges: dict[bytes, tuple[Micros, str, Any]] = field(default_factory=dict)
 
-    def is_alive(self, now: Micros) -> bool:
-        return now - self.since <= LIFETIME and now - self.used <= IDLE_LIFETIME
+    @property
+    def approver(self) -> str:
+        return self.person.approver
+
+    @property
+    def name(self) -> str:
+        return self.person.name or self.person.approver
 
     def enrolment_code(self, now: Micros) -> CodeKind | None:
         """The kind of code that still authorizes an enrolment, if any."""
         return self.code if now - self.since <= ENROLMENT_LIFETIME else None
 
-    def add_challenge(self, challenge: bytes, now: Micros, purpose: str, subject: Any) -> None:
-        """Remember a WebAuthn challenge, which this session can answer once, within five minutes, for its purpose."""
-        while len(self._challenges) >= MAX_CHALLENGES:
-            del self._challenges[next(iter(self._challenges))]
-        self._challenges[challenge] = now, purpose, subject
 
-    def take_challenge(self, challenge: bytes, now: Micros, purpose: str) -> Any:
-        """The subject of the challenge. Raises: ApprovalError."""
-        at, expected_purpose, subject = self._challenges.pop(challenge, (0, "", None))
-        if expected_purpose != purpose or now - at > CHALLENGE_LIFETIME:
-            raise ApprovalError("the challenge has expired or was already answered", "try again")
-        return subject
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How long a session lives, in all and unused."""
+
+    lifetime: Micros = 8 * 60 * MINUTE
+    idle: Micros = 30 * MINUTE
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserSessions:
-    """The open sessions, by the SHA-256 of their tokens."""
+    """The sessions of one origin. `key` makes the tokens that replace others; who knows it and a token knows the next
+    one. `realm` is part of what tokens are kept by: with a random one, the sessions end with this process."""
 
-    _by_hash: dict[bytes, BrowserSession] = field(default_factory=dict)
+    items: Items
+    key: bytes = field(repr=False)
+    realm: str = ""
+    limits: SessionLimits = SessionLimits()
 
-    def open(
-        self,
-        approver: str,
-        now: Micros,
-        removed_keys: int = 0,
-        code: CodeKind | None = None,
-        roles: frozenset[Role] = frozenset(),
-    ) -> str:
-        """Start a session. Returns its token, 256 random bits."""
-        for ended in [hash for hash, session in self._by_hash.items() if not session.is_alive(now)]:
-            del self._by_hash[ended]
-        own = [hash for hash, session in self._by_hash.items() if session.approver == approver]
-        if len(own) >= MAX_SESSIONS:
-            del self._by_hash[min(own, key=lambda hash: self._by_hash[hash].used)]
-        token = secrets.token_urlsafe(32)
-        self._by_hash[_hash(token)] = BrowserSession(approver, now, now, removed_keys, code, roles)
+    async def open(self, person: Person, now: Micros, removed_keys: int = 0, code: CodeKind | None = None) -> str:
+        """Start a session. Returns its token, 256 random bits. Raises: LedgerError."""
+        own = [_read(item) for item in await self.items.find_all(KIND, person.owner, now)]
+        own.sort(key=lambda session: session.used)
+        for session in own[: max(0, len(own) - MAX_SESSIONS + 1)]:
+            await self.items.delete(KIND, session.item.key)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        value = {"id": secrets.token_hex(16), "since": now, "used": now, "rotated": now, "removed_keys": removed_keys}
+        await self.items.put(self._item(token, _dump(person) | value | {"code": code}, person.owner), now)
         return token
 
-    def find_session(self, token: str, now: Micros) -> BrowserSession | None:
-        """The session of this token, which counts as used now; None if it has ended."""
-        session = self._by_hash.get(_hash(token))
-        if session is None or not session.is_alive(now):
+    async def find(self, token: str, now: Micros) -> BrowserSession | None:
+        """The session of this token, which counts as used now; None if it has ended. Raises: LedgerError."""
+        item = await self.items.get(KIND, self._hash(token), now)
+        if item is None:
             return None
-        session.used = now
-        return session
+        session = _read(item)
+        if session.is_replaced or now - session.used < NOTE_USE:
+            return session
+        used = self._with(item, used=now)
+        return _read(used if await self.items.swap(item, used) else item)  # or somebody else has noted it
 
-    def close(self, token: str) -> None:
-        self._by_hash.pop(_hash(token), None)
+    async def renew(self, token: str, session: BrowserSession, now: Micros, force: bool = False) -> str | None:
+        """The token that replaces this one, once it is due or with `force`; None while it is not. Raises:
+        LedgerError."""
+        if not (session.is_replaced or force or now - session.rotated >= ROTATION):
+            return None
+        new = _token(hmac.digest(self.key, b"mcp-guard/rotation/v1" + token.encode(errors="replace"), "sha256"))
+        if session.is_replaced:
+            return new
+        value = orjson.loads(session.item.value) | {"rotated": now, "used": now, "code": None}
+        await self.items.put(self._item(new, value, session.item.owner), now)
+        await self._change(session.item, now, expires=now + GRACE, replaced=True, code=None)
+        return new
+
+    async def take_code(self, session: BrowserSession, now: Micros) -> bool:
+        """Use up the code of the session: true for one caller only. Raises: LedgerError."""
+        item: Item | None = session.item
+        while item is not None and _read(item).code is not None:
+            if await self.items.swap(item, self._with(item, code=None)):
+                return True
+            item = await self.items.get(KIND, item.key, now)
+        return False
+
+    async def give_code_back(self, session: BrowserSession, now: Micros) -> None:
+        """What it was used up for was refused. Raises: LedgerError."""
+        await self._change(session.item, now, code=session.code)
+
+    async def close(self, session: BrowserSession, now: Micros) -> None:
+        """End it, with all its tokens. Raises: LedgerError."""
+        for item in await self.items.find_all(KIND, session.item.owner, now):
+            if _read(item).id == session.id:
+                await self.items.delete(KIND, item.key)
+
+    async def close_all(self, owner: str, now: Micros) -> int:
+        """Sign somebody out everywhere; returns how many sessions they had. Raises: LedgerError."""
+        return await close_sessions(self.items, owner, now)
+
+    async def _change(self, item: Item | None, now: Micros, expires: Micros | None = None, **changes: Any) -> None:
+        """Change members of what is there, whatever else was changed meanwhile."""
+        while item is not None and not await self.items.swap(item, self._with(item, expires, **changes)):
+            item = await self.items.get(KIND, item.key, now)
+
+    def _with(self, item: Item, expires: Micros | None = None, **changes: Any) -> Item:
+        value = orjson.loads(item.value) | changes
+        return replace(item, value=orjson.dumps(value), expires=expires or self._expiry(value))
+
+    def _item(self, token: str, value: Json, owner: str) -> Item:
+        return Item(KIND, self._hash(token), owner, orjson.dumps(value), self._expiry(value))
+
+    def _expiry(self, value: Json) -> Micros:
+        return 1 + min(int(value["since"]) + self.limits.lifetime, int(value["used"]) + self.limits.idle)
+
+    def _hash(self, token: str) -> str:
+        return hashlib.sha256(f"{self.realm}\0{token}".encode(errors="replace")).hexdigest()
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="replace")).digest()
+async def close_sessions(items: Items, owner: str, now: Micros) -> int:
+    """End all sessions of somebody; returns how many there were. Raises: LedgerError."""
+    return sum([await items.delete(KIND, item.key) for item in await items.find_all(KIND, owner, now)])
+
+
+def _dump(person: Person) -> Json:
+    return {"person": {name: getattr(person, name) for name in person.__slots__}}
+
+
+def _read(item: Item) -> BrowserSession:
+    value = orjson.loads(item.value)
+    person = value["person"]
+    return BrowserSession(
+        person=Person(**person | {"amr": tuple(person["amr"])}),
+        id=value["id"],
+        since=value["since"],
+        used=value["used"],
+        rotated=value["rotated"],
+        removed_keys=value["removed_keys"],
+        code=value["code"],
+        is_replaced=value.get("replaced", False),
+        item=item,
+    )
+
+
+def _token(bits: bytes) -> str:
+    return base64.urlsafe_b64encode(bits).rstrip(b"=").decode()

@@ -26,9 +26,10 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.items import Item
 from mcp_guard.verifier.cli import main
 from mcp_guard.web.passkeys import Passkeys, evidence
-from mcp_guard.web.sessions import BrowserSession
+from mcp_guard.web.sessions import BrowserSession, Person
 from tests.promises.harness import ALLOW, HOLD, KEYS, SECOND, Harness, make_instance, open_harness, pending_id
 from tests.verifier.resign import sign_anew
 from tests.web.software_passkey import SoftwarePasskey
@@ -284,7 +285,8 @@ async def test_what_a_passkey_signed_on_another_page_does_not_count(
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     passkey = SoftwarePasskey("http://localhost:3000")
     inbox, writer = Passkeys("http://localhost:8765"), harness.ledger.writer
-    session = BrowserSession("alice", 0, 0, 0)
+    item = Item("session", "", "", b"", 0)
+    session = BrowserSession(Person("alice"), "id", 0, 0, 0, 0, None, False, item)
     registered = SoftwarePasskey(inbox.origin, passkey.id, passkey.key).register(
         inbox.registration(session, "Alice", [], 0)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard.config import file, ledger, network, risk, serve, telemetry, tools, types, upstreams
+from mcp_guard.config import file, ledger, network, risk, serve, telemetry, tools, types, upstreams, web
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
@@ -19,7 +19,7 @@ IN_ORDER: tuple[type[BaseModel], ...] = (
     upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
     tools.ResourceTypeConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
     file.IdentityConfig, file.RouteConfig, file.WebhookConfig,
-    file.SlackConfig, file.EmailConfig, file.CommandConfig, file.InboxConfig, risk.SignalConfig,
+    file.SlackConfig, file.EmailConfig, file.CommandConfig, file.InboxConfig, web.WebConfig, web.WebRolesConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,

@@ -32,7 +32,8 @@ class SoftwarePasskey:
         data = _authenticator_data(PRESENT_AND_VERIFIED | HAS_KEY) + attested
         attestation = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
         client = self._client_data("webauthn.create", options["challenge"])
-        return self._credential({"clientDataJSON": client, "attestationObject": attestation})
+        credential = self._credential({"clientDataJSON": client, "attestationObject": attestation})
+        return credential | {"sealed": options.get("sealed")}
 
     def sign(self, options: Json) -> Json:
         """The answer to `navigator.credentials.get`."""
@@ -41,7 +42,8 @@ class SoftwarePasskey:
             _authenticator_data(PRESENT_AND_VERIFIED),
         )
         signature = self.key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
-        return self._credential({"clientDataJSON": client, "authenticatorData": data, "signature": signature})
+        credential = self._credential({"clientDataJSON": client, "authenticatorData": data, "signature": signature})
+        return credential | {"sealed": options.get("sealed")}
 
     def _client_data(self, kind: str, challenge: str) -> bytes:
         data = {"type": kind, "challenge": challenge, "origin": self.origin, "crossOrigin": False}

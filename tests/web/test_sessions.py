@@ -1,5 +1,7 @@
 """Sessions and challenges: they end, they are few, and one belongs to nobody else."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -7,83 +9,166 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.identity.dpop import ProofsOfProcess
 from mcp_guard.storage.engines import find_engine
-from mcp_guard.web.passkeys import CLOCK_SKEW, SignInChallenges, challenges_of_process
+from mcp_guard.storage.items import Item, Items
+from mcp_guard.web.passkeys import CLOCK_SKEW, Challenges, challenges_of_process
 from mcp_guard.web.sessions import (
     CHALLENGE_LIFETIME,
     ENROLMENT_LIFETIME,
-    IDLE_LIFETIME,
-    LIFETIME,
-    MAX_CHALLENGES,
+    GRACE,
     MAX_SESSIONS,
+    ROTATION,
+    BrowserSession,
     BrowserSessions,
+    Person,
+    SessionLimits,
+    owner_of,
 )
 
 NOW = 1_800_000_000_000_000
+LIMITS = SessionLimits()
+ALICE, BOB = Person("alice"), Person("bob")
 
 
-def test_session_ends_when_idle_and_in_any_case_after_a_working_day() -> None:
-    sessions = BrowserSessions()
-    token = sessions.open("alice", NOW)
-    now = NOW
-    while now + IDLE_LIFETIME <= NOW + LIFETIME:
-        now += IDLE_LIFETIME
-        assert sessions.find_session(token, now) is not None
-    assert sessions.find_session(token, NOW + LIFETIME + 1) is None
-    other = sessions.open("alice", NOW)
-    assert sessions.find_session(other, NOW + IDLE_LIFETIME + 1) is None
-    assert sessions.find_session("", NOW) is None
-    assert sessions.find_session("\udc80", NOW) is None
+@pytest.fixture
+async def items(tmp_path: Path) -> AsyncIterator[Items]:
+    opened = find_engine(tmp_path / "ledger.sqlite").open_items(tmp_path)
+    yield opened
+    await opened.close()
 
 
-def test_approver_has_few_sessions_and_takes_none_of_another() -> None:
-    sessions = BrowserSessions()
-    bob = sessions.open("bob", NOW)
-    tokens = [sessions.open("alice", NOW + number) for number in range(MAX_SESSIONS)]
-    assert sessions.find_session(tokens[0], NOW + MAX_SESSIONS) is not None  # used last, so it stays
-    sessions.open("alice", NOW + MAX_SESSIONS)
-    alive = [sessions.find_session(token, NOW + MAX_SESSIONS) is not None for token in tokens]
-    assert alive == [True, False, *[True] * (MAX_SESSIONS - 2)]
-    assert sessions.find_session(bob, NOW + MAX_SESSIONS) is not None
+@pytest.fixture
+def sessions(items: Items) -> BrowserSessions:
+    return BrowserSessions(items, b"key")
 
 
-def test_code_authorizes_an_enrolment_for_a_short_time() -> None:
-    sessions = BrowserSessions()
-    session = sessions.find_session(sessions.open("alice", NOW, code="sign_in_code"), NOW)
+async def found(sessions: BrowserSessions, token: str, now: int = NOW) -> BrowserSession:
+    session = await sessions.find(token, now)
     assert session is not None
+    return session
+
+
+async def test_session_ends_when_idle_and_in_any_case_after_a_working_day(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW)
+    now = NOW
+    while now + LIMITS.idle <= NOW + LIMITS.lifetime:
+        now += LIMITS.idle
+        assert await sessions.find(token, now) is not None
+    assert await sessions.find(token, NOW + LIMITS.lifetime + 1) is None
+    other = await sessions.open(ALICE, NOW)
+    assert await sessions.find(other, NOW + LIMITS.idle + 1) is None
+    assert await sessions.find("", NOW) is None
+    assert await sessions.find("\udc80", NOW) is None
+
+
+async def test_person_has_few_sessions_and_takes_none_of_another(sessions: BrowserSessions) -> None:
+    minute = 60_000_000
+    bob = await sessions.open(BOB, NOW)
+    tokens = [await sessions.open(ALICE, NOW + number) for number in range(MAX_SESSIONS)]
+    assert await sessions.find(tokens[0], NOW + minute + MAX_SESSIONS) is not None  # used last, so it stays
+    await sessions.open(ALICE, NOW + minute + MAX_SESSIONS)
+    alive = [await sessions.find(token, NOW + minute + MAX_SESSIONS) is not None for token in tokens]
+    assert alive == [True, False, *[True] * (MAX_SESSIONS - 2)]
+    assert await sessions.find(bob, NOW + minute + MAX_SESSIONS) is not None
+
+
+async def test_sessions_are_shared_by_the_gateways_and_on_loopback_end_with_the_process(items: Items) -> None:
+    one, other = (BrowserSessions(items, b"key", "https://guard.example.com") for _ in range(2))
+    token = await one.open(ALICE, NOW)
+    assert await other.find(token, NOW) is not None
+    assert await BrowserSessions(items, b"key", "another realm").find(token, NOW) is None
+    assert await other.close_all(owner_of("alice"), NOW) == 1
+    assert await one.find(token, NOW) is None
+
+
+async def test_token_is_replaced_every_hour_and_the_old_one_ends_soon(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW)
+    now = NOW
+    while now < NOW + ROTATION:
+        assert await sessions.renew(token, await found(sessions, token, now), now) is None
+        now += LIMITS.idle
+    session = await found(sessions, token, now)
+    new = await sessions.renew(token, session, now)
+    assert new is not None
+    assert new != token
+    replaced = await found(sessions, token, now + GRACE - 1)  # what the browser sent meanwhile
+    assert await sessions.renew(token, replaced, now + GRACE - 1) == new
+    assert await sessions.find(token, now + GRACE) is None
+    fresh = await found(sessions, new, now + GRACE)
+    assert (fresh.id, fresh.since) == (session.id, session.since)
+    assert await sessions.renew(new, fresh, now + GRACE) is None
+    assert await sessions.find(new, NOW + LIMITS.lifetime + 1) is None
+
+
+async def test_closed_session_ends_with_all_its_tokens(sessions: BrowserSessions) -> None:
+    token, other = await sessions.open(ALICE, NOW), await sessions.open(ALICE, NOW)
+    new = await sessions.renew(token, await found(sessions, token), NOW, force=True)
+    assert new is not None
+    await sessions.close(await found(sessions, new), NOW)
+    assert [await sessions.find(each, NOW) is not None for each in (token, new, other)] == [False, False, True]
+
+
+async def test_code_authorizes_one_enrolment_for_a_short_time(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW, code="sign_in_code")
+    session = await found(sessions, token)
     assert session.enrolment_code(NOW + ENROLMENT_LIFETIME) == "sign_in_code"
     assert session.enrolment_code(NOW + ENROLMENT_LIFETIME + 1) is None
+    await sessions.find(token, NOW + 61_000_000)  # another request notes the use meanwhile
+    taken = await asyncio.gather(*(sessions.take_code(session, NOW) for _ in range(4)))
+    assert sum(taken) == 1
+    assert (await found(sessions, token)).code is None
+    await sessions.give_code_back(session, NOW)
+    assert (await found(sessions, token)).code == "sign_in_code"
+    new = await sessions.renew(token, await found(sessions, token), NOW, force=True)
+    assert new is not None
+    assert [(await found(sessions, each)).code for each in (token, new)] == [None, None]
 
 
-def test_challenge_is_answered_once_in_time_and_for_its_purpose() -> None:
-    sessions = BrowserSessions()
-    session = sessions.find_session(sessions.open("alice", NOW), NOW)
-    assert session is not None
-    for challenge in (b"a", b"b", b"c"):
-        session.add_challenge(challenge, NOW, "decide", challenge)
-    assert session.take_challenge(b"a", NOW + CHALLENGE_LIFETIME, "decide") == b"a"
-    for challenge, at, purpose in (
-        (b"a", NOW, "decide"), (b"b", NOW, "vouch"), (b"c", NOW + CHALLENGE_LIFETIME + 1, "decide"), (b"x", NOW, ""),
-    ):  # fmt: skip
+async def test_seal_is_for_one_session_purpose_and_time(sessions: BrowserSessions) -> None:
+    alice = await found(sessions, await sessions.open(ALICE, NOW))
+    other = await found(sessions, await sessions.open(ALICE, NOW))
+    one, two = Challenges(b"key", memory := ProofsOfProcess()), Challenges(b"key", memory)
+    sealed = one.seal(alice, b"challenge", "decide", {"statement": 1}, NOW)
+    for challenges, at in ((one, NOW), (two, NOW + CHALLENGE_LIFETIME), (two, NOW - CLOCK_SKEW)):
+        assert challenges.unseal(sealed, alice, b"challenge", "decide", at) == {"statement": 1}
+    for challenges, session, challenge, purpose, at in (
+        (one, other, b"challenge", "decide", NOW),
+        (one, alice, b"other", "decide", NOW),
+        (one, alice, b"challenge", "vouch", NOW),
+        (one, alice, b"challenge", "decide", NOW + CHALLENGE_LIFETIME + 1),
+        (Challenges(b"other", memory), alice, b"challenge", "decide", NOW),
+    ):
         with pytest.raises(ApprovalError):
-            session.take_challenge(challenge, at, purpose)
-    for number in range(MAX_CHALLENGES + 1):
-        session.add_challenge(bytes([number]), NOW, "decide", None)
+            challenges.unseal(sealed, session, challenge, purpose, at)
+    await one.settle_seal(sealed, NOW)
     with pytest.raises(ApprovalError):
-        session.take_challenge(b"\0", NOW, "decide")
-    session.take_challenge(bytes([MAX_CHALLENGES]), NOW, "decide")
+        await two.settle_seal(sealed, NOW)
 
 
-async def test_a_challenge_is_accepted_by_any_inbox_of_the_ledger_until_it_was_answered(tmp_path: Path) -> None:
-    proofs = [find_engine(tmp_path / "ledger.sqlite").open_used_proofs(tmp_path) for _ in range(2)]
-    one, other = (SignInChallenges(b"key", each) for each in proofs)
-    challenge = one.make(NOW)
-    for inbox in (one, other):  # a failed attempt does not use it up
-        inbox.check(challenge, NOW + CHALLENGE_LIFETIME)
-    await other.settle(challenge, NOW)
-    for inbox in (one, other):
+@given(data=st.data())
+def test_changed_seal_is_refused(data: st.DataObject) -> None:
+    challenges = challenges_of_process()
+    session = BrowserSession(ALICE, "s", NOW, NOW, NOW, 0, None, False, Item("", "", "", b"", NOW))
+    sealed = challenges.seal(session, b"c", "decide", {"a": "b"}, NOW)
+    position = data.draw(st.integers(0, len(sealed) - 2))  # the last character of base64 has unused bits
+    changed = data.draw(st.characters().filter(lambda c: c != sealed[position]))
+    junk = data.draw(st.none() | st.integers() | st.text())
+    for forged in (sealed[:position] + changed + sealed[position + 1 :], sealed[:position], junk):
         with pytest.raises(ApprovalError):
-            await inbox.settle(challenge, NOW + CHALLENGE_LIFETIME)
+            challenges.unseal(forged, session, b"c", "decide", NOW)
+
+
+async def test_a_challenge_is_accepted_by_any_gateway_until_it_was_answered(tmp_path: Path) -> None:
+    proofs = [find_engine(tmp_path / "ledger.sqlite").open_used_proofs(tmp_path) for _ in range(2)]
+    one, other = (Challenges(b"key", each) for each in proofs)
+    challenge = one.make(NOW)
+    for gateway in (one, other):  # a failed attempt does not use it up
+        gateway.check(challenge, NOW + CHALLENGE_LIFETIME)
+    await other.settle(challenge, NOW)
+    for gateway in (one, other):
+        with pytest.raises(ApprovalError):
+            await gateway.settle(challenge, NOW + CHALLENGE_LIFETIME)
     for each in proofs:
         await each.close()
 

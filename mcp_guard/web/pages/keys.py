@@ -1,5 +1,6 @@
 """A person's keys, and the enrolment of passkeys."""
 
+import base64
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -7,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals.approver_keys import (
     Approver,
     CodeKind,
@@ -69,16 +71,20 @@ class _KeyPages:
         new = console.passkeys.register(await read_json(request), viewer, console.now())
         keys = await console.keys()
         if (code := self._enrolment_code(viewer, keys)) is not None:
-            viewer.code = None  # before anything is waited for: it authorizes one enrolment
+            if not await console.sessions.take_code(
+                viewer, console.now()
+            ):  # it authorizes one enrolment, and another was faster
+                raise ApprovalError("your code was used meanwhile", "reload the page")
             try:
                 await enrol_with_code(console.writer, self._approver(viewer), new, code, self._notifiers)
             except GuardError:
-                viewer.code = code
+                await console.sessions.give_code_back(viewer, console.now())
                 raise
+            await console.renew_token(request, viewer)
             return JSONResponse({"go": "/keys"})
         text = voucher(console.writer.key.origin, viewer.approver, new)
         passkeys = console.passkeys_among(keys, viewer)
-        vouch = console.passkeys.ask(viewer, text, passkeys, console.now(), "vouch", new)
+        vouch = console.passkeys.ask(viewer, text, passkeys, console.now(), "vouch", _dump_key(new))
         problem = {"problem": "confirm the new passkey with one that you have", "hint": "", "vouch": vouch}
         return JSONResponse(problem, 403)
 
@@ -86,11 +92,11 @@ class _KeyPages:
         console = self.console
         viewer, credential = await console.allowed(request, *ROLES), await read_json(request)
         passkeys = await console.passkeys_of(viewer)
-        key, new, count = console.passkeys.answer(credential, viewer, passkeys, console.now(), "vouch")
-        assert isinstance(new, NewKey)
-        approver = self._approver(viewer)
+        key, subject, count = await console.passkeys.answer(credential, viewer, passkeys, console.now(), "vouch")
+        new, approver = _read_key(subject), self._approver(viewer)
         await enrol_with_key(console.writer, approver, new, key.id, evidence(credential), self._notifiers)
         await console.record_use(key, count)
+        await console.renew_token(request, viewer)
         return JSONResponse({"go": "/keys"})
 
     def _enrolment_code(self, viewer: BrowserSession, keys: list[ApproverKey]) -> CodeKind | None:
@@ -115,3 +121,11 @@ class _KeyPages:
     def _notifiers(self) -> tuple[str, ...]:
         """Those that report each new key: all."""
         return tuple(self.console.settings.notifiers)
+
+
+def _dump_key(new: NewKey) -> Json:
+    return {"method": new.method, "public": new.text, "details": new.details}
+
+
+def _read_key(subject: Json) -> NewKey:
+    return NewKey(subject["method"], base64.b64decode(subject["public"]), subject["details"])

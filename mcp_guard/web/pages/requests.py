@@ -1,6 +1,6 @@
 """One request: what it would do, who asks and why; its decision, signed with a passkey; and the end of a grant."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,6 +11,7 @@ from starlette.routing import Route
 from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement
 from mcp_guard.core.approval_card import earlier_lines, recent_lines
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Json
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
@@ -76,15 +77,15 @@ class _RequestPages:
         if not (passkeys := await console.passkeys_of(viewer)):
             hint = "enrol one first: it signs for this address only"
             raise ApprovalError(f"you have no passkey of {console.origin}", hint)
-        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), "decide", statement)
+        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), "decide", asdict(statement))
         return JSONResponse(asked)
 
     async def decide(self, request: Request) -> Response:
         console = self.console
         viewer, credential = await console.allowed(request, Role.APPROVER), await read_json(request)
         keys = await console.keys()
-        key, statement, count = console.passkeys.answer(credential, viewer, keys, console.now(), "decide")
-        assert isinstance(statement, VoteStatement)
+        key, subject, count = await console.passkeys.answer(credential, viewer, keys, console.now(), "decide")
+        statement = _read_statement(subject)
         if statement.approver != viewer.approver or key.approver != viewer.approver:
             raise ApprovalError("the passkey belongs to another approver")
         if statement.approval != request.path_params["id"]:
@@ -109,3 +110,10 @@ def _read_terms(terms: Any) -> GrantTerms | None:
         return GrantTerms(int(terms["more"]), int(terms["seconds"]), tuple(str(name) for name in terms["free"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ApprovalError("a grant requires a number of calls, a time limit and a list of free arguments") from None
+
+
+def _read_statement(subject: Json) -> VoteStatement:
+    terms = subject["terms"]
+    return VoteStatement(
+        **subject | {"rules": tuple(subject["rules"]), "terms": GrantTerms.from_json(terms) if terms else None}
+    )

@@ -1,10 +1,12 @@
 "use strict";
 // The inbox: sign-in, the live list, passkeys and keyboard shortcuts. The server makes all decisions; this script only sends and shows.
 //
-// The session is in localStorage, which belongs to this scheme, host and port. A cookie would be sent to every port of localhost.
+// At an https origin the session is a cookie that this script cannot read. On loopback it is in localStorage, which belongs to this scheme, host
+// and port: a cookie would be sent to every port of localhost.
 
 const SESSION = "mcp-guard.session";
 const RETURN_TO = "mcp-guard.return-to";
+const usesCookie = location.protocol === "https:";
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 
@@ -29,11 +31,14 @@ function showProblem(text, field) {
 }
 
 async function send(path, options = {}) {
-  const token = localStorage.getItem(SESSION);
+  const token = usesCookie ? null : localStorage.getItem(SESSION);
   const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }) };
-  const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
+  const credentials = usesCookie ? "same-origin" : "omit";
+  const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials, redirect: "error" });
+  const renewed = reply.headers.get("mcp-guard-session");
+  if (renewed && localStorage.getItem(SESSION) === token) localStorage.setItem(SESSION, renewed);
   if (reply.status === 401) {
-    if (localStorage.getItem(SESSION) === token) localStorage.removeItem(SESSION);
+    if (token && localStorage.getItem(SESSION) === token) localStorage.removeItem(SESSION);
     askToSignIn();
   }
   return reply;
@@ -48,13 +53,16 @@ async function post(path, body = {}) {
   return answer;
 }
 
+// With a cookie, the address itself answers with the sign-in page.
 function askToSignIn() {
   if (document.body.dataset.page === "sign-in") return;
+  if (usesCookie) return location.reload();
   sessionStorage.setItem(RETURN_TO, location.href);
   location.replace("/sign-in");
 }
 
 function enter() {
+  if (usesCookie) return location.pathname === "/sign-in" ? location.replace("/") : location.reload();
   const target = new URL(sessionStorage.getItem(RETURN_TO) ?? "/", location.origin);
   sessionStorage.removeItem(RETURN_TO);
   location.replace(target.origin === location.origin ? target.href : "/");
@@ -64,7 +72,7 @@ function enter() {
 async function signIn(path, body) {
   const target = sessionStorage.getItem(RETURN_TO);
   const session = await post(path, body);
-  localStorage.setItem(SESSION, session.token);
+  if (session.token) localStorage.setItem(SESSION, session.token);
   if (target) sessionStorage.setItem(RETURN_TO, target);
   enter();
 }
@@ -115,6 +123,7 @@ async function assertion(options) {
       clientDataJSON: toText(response.clientDataJSON), authenticatorData: toText(response.authenticatorData), signature: toText(response.signature),
       userHandle: response.userHandle ? toText(response.userHandle) : null,
     },
+    sealed: options.sealed,
   };
 }
 
@@ -128,6 +137,7 @@ async function enrol() {
   const created = {
     id: credential.id, rawId: toText(credential.rawId), type: credential.type,
     response: { clientDataJSON: toText(credential.response.clientDataJSON), attestationObject: toText(credential.response.attestationObject) },
+    sealed: options.sealed,
   };
   await post("/passkeys", created).catch(async (error) => {
     if (!error.vouch) throw error;
@@ -160,8 +170,9 @@ async function decide(verdict) {
   return post(`/requests/${id}/decide`, await assertion(options));
 }
 
-async function signOut() {
-  await post("/sign-out");
+async function signOut(path) {
+  await post(path);
+  if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
   localStorage.removeItem(SESSION);
   location.replace("/sign-in");
 }
@@ -238,7 +249,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   if (button.id === "passkey-sign-in") attempt(async () => signIn("/sign-in/passkey", await assertion(await post("/sign-in/options"))));
-  else if (button.id === "sign-out") attempt(signOut);
+  else if (button.id === "sign-out") attempt(() => signOut("/sign-out"));
+  else if (button.id === "sign-out-everywhere") attempt(() => signOut("/sign-out/everywhere"));
   else if (button.id === "enrol") attempt(enrol);
   else if (button.dataset.verdict) {
     event.preventDefault();
@@ -260,7 +272,7 @@ document.addEventListener("input", (event) => event.target.hasAttribute("aria-in
 // Signed in or out in another tab, or brought back by the back button: ask the server again.
 addEventListener("storage", (event) => {
   if (event.key !== SESSION) return;
-  if (document.body.dataset.page === "sign-in" && event.newValue) enter();
+  if (document.body.dataset.page === "sign-in" && event.newValue && !usesCookie) enter();
   else location.reload();
 });
 addEventListener("pageshow", (event) => event.persisted && location.reload());

@@ -1,0 +1,58 @@
+"""How a browser carries the token of its session.
+
+At an https origin it is a cookie that no script reads and no other host or port gets (`__Host-`, RFC 6265bis §4.1.3.2).
+On loopback it is in the `authorization` header (RFC 6750, §2.1), from the page's `localStorage`: a browser sends a
+cookie of `localhost` to every port of `localhost`, and any program may listen on one.
+"""
+
+from typing import Any
+
+from starlette.requests import Request
+
+COOKIE = "__Host-mcp-guard"
+HEADER = "mcp-guard-session"
+"""Brings a new token to a page that keeps its own."""
+STATE = "mcp_guard.new_token"
+"""The name in the `state` of the ASGI scope of what the browser is to carry from now on; empty for nothing."""
+
+
+def uses_cookie(origin: str) -> bool:
+    return origin.startswith("https://")
+
+
+def carried_token(request: Request, origin: str) -> str | None:
+    """The token that a request carries, empty if what it carries is none; None without any."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if token:
+        return token if scheme.lower() == "bearer" else ""
+    return request.cookies.get(COOKIE) if uses_cookie(origin) else None
+
+
+def give_token(request: Request, token: str) -> None:
+    """Have the answer bring this token to the browser; an empty one ends what it has."""
+    request.scope.setdefault("state", {})[STATE] = token
+
+
+class CarrierMiddleware:
+    """Brings new tokens to the browser. `seconds` is how long it keeps one."""
+
+    def __init__(self, app: Any, origin: str, seconds: int) -> None:
+        self._app = app
+        self._uses_cookie = uses_cookie(origin)
+        self._seconds = seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_token(message: Any) -> None:
+            token = scope.get("state", {}).get(STATE)
+            if message["type"] == "http.response.start" and token is not None:
+                message["headers"] = [*message["headers"], self._header(token)]
+            await send(message)
+
+        await self._app(scope, receive, with_token)
+
+    def _header(self, token: str) -> tuple[bytes, bytes]:
+        if not self._uses_cookie:
+            return HEADER.encode(), token.encode()
+        age = self._seconds if token else 0
+        value = f"{COOKIE}={token}; Max-Age={age}; Path=/; Secure; HttpOnly; SameSite=Lax"
+        return b"set-cookie", value.encode()
