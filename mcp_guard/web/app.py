@@ -18,7 +18,7 @@ from mcp_guard.storage.items import Items
 from mcp_guard.web.carrier import CarrierMiddleware, uses_cookie
 from mcp_guard.web.console import Console
 from mcp_guard.web.middleware import BodyMiddleware, SameOriginMiddleware
-from mcp_guard.web.pages import PAGES
+from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
 from mcp_guard.web.passkeys import Challenges, Passkeys
 from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
 from mcp_guard.web.view import HERE
@@ -63,6 +63,6 @@ def make_app(console: Console) -> Starlette:
         exception_handlers={GuardError: console.answer_guard_error, HTTPException: console.answer_http_error},
     )
     app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
-    app.add_middleware(BodyMiddleware)
-    app.add_middleware(SameOriginMiddleware, origin=console.origin)  # the outer one
+    app.add_middleware(BodyMiddleware, limits=FROM_ELSEWHERE)
+    app.add_middleware(SameOriginMiddleware, origin=console.origin, from_elsewhere=FROM_ELSEWHERE)  # the outer one
     return app

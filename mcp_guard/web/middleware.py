@@ -1,9 +1,12 @@
 """What every request passes before a page sees it: its host, its origin, its body; and the headers of every answer."""
 
 import asyncio
+from collections.abc import Container, Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
+
+from mcp_guard.web.carrier import uses_cookie
 
 HEADERS = {
     "content-security-policy": (
@@ -17,6 +20,12 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+CSP = "content-security-policy"
+AT_ORIGIN = {
+    CSP: f"{HEADERS[CSP]}; worker-src 'self'; manifest-src 'self'",
+    "strict-transport-security": "max-age=31536000",
+}
+"""At an https origin, besides: the pages can be installed, and browsers come back by TLS only."""
 MAX_BODY_BYTES = 64 * 1024
 """Of any request. A rationale has at most 8 KiB, and comes back in the sealed statement."""
 BODY_SECONDS = 5
@@ -27,47 +36,64 @@ self.addEventListener("activate", (event) => event.waitUntil(self.registration.u
 
 class SameOriginMiddleware:
     """Protects the pages: it answers for one host only (against DNS rebinding), accepts changes only from the pages
-    themselves, forbids other pages to frame or read them, and removes service workers: it has none, so one that asks
-    for an update was left by another server that listened on this port."""
+    themselves, and forbids other pages to frame or read them. `from_elsewhere` are the paths of requests that no page
+    makes, which their pages authenticate.
 
-    def __init__(self, app: Any, origin: str) -> None:
+    On loopback it removes service workers: it has none there, so one that asks for an update was left by another server
+    that listened on this port.
+    """
+
+    def __init__(self, app: Any, origin: str, from_elsewhere: Container[str]) -> None:
         self._app = app
         self._origin = origin.encode()
         self._host = origin.partition("://")[2].encode()
+        self._is_local = not uses_cookie(origin)
+        self._from_elsewhere = from_elsewhere
+        headers = HEADERS if self._is_local else HEADERS | AT_ORIGIN
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *self._headers]
             await send(message)
 
-        refused: Response | None = None
-        if hosts != [self._host]:
-            refused = Response(f"host not allowed; this is {self._origin.decode()}", 421)
-        elif headers.get(b"service-worker") == b"script":
-            refused = Response(KILL_SERVICE_WORKER, media_type="text/javascript")
-        elif scope["method"] not in ("GET", "HEAD") and headers.get(b"origin") != self._origin:
-            refused = Response("origin not allowed: this change did not come from a page of the inbox", 403)
-        await (refused or self._app)(scope, receive, with_headers)
+        await (self._refusal(scope) or self._app)(scope, receive, with_headers)
+
+    def _refusal(self, scope: Any) -> Response | None:
+        headers, origin = dict(scope["headers"]), self._origin.decode()
+        if [value for name, value in scope["headers"] if name == b"host"] != [self._host]:
+            hint = f"open {origin}; a proxy in front of it has to pass on the header `Host`"
+            return Response(f"host not allowed: these pages are at {origin}\nhint: {hint}\n", 421)
+        if self._is_local and headers.get(b"service-worker") == b"script":
+            return Response(KILL_SERVICE_WORKER, media_type="text/javascript")
+        if scope["method"] in ("GET", "HEAD") or scope["path"] in self._from_elsewhere:
+            return None
+        is_ours = headers.get(b"origin") == self._origin
+        if is_ours and headers.get(b"sec-fetch-site", b"same-origin") == b"same-origin":
+            return None
+        problem = f"origin not allowed: this change did not come from a page of {origin}; nothing was done"
+        hint = f"open {origin} and try again; a proxy in front of it has to pass on the headers `Host` and `Origin`"
+        return JSONResponse({"problem": problem, "hint": hint}, 403)
 
 
 class BodyMiddleware:
-    """Reads the body of each change before anything else looks at it: at most `MAX_BODY_BYTES` in `BODY_SECONDS`."""
+    """Reads the body of each change before anything else looks at it: at most `MAX_BODY_BYTES` in `BODY_SECONDS`, or as
+    many bytes as `limits` has for its path."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, limits: Mapping[str, int]) -> None:
         self._app = app
+        self._limits = limits
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        body, problem = b"", None
+        body, problem, limit = b"", None, self._limits.get(scope["path"], MAX_BODY_BYTES)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while True:
@@ -75,8 +101,8 @@ class BodyMiddleware:
                     if message["type"] == "http.disconnect":
                         return
                     body += message.get("body", b"")
-                    if len(body) > MAX_BODY_BYTES:
-                        problem = 413, f"the body must have at most {MAX_BODY_BYTES} bytes"
+                    if len(body) > limit:
+                        problem = 413, f"the body must have at most {limit} bytes"
                         break
                     if not message.get("more_body"):
                         break

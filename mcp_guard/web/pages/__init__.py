@@ -1,5 +1,6 @@
 """The pages of the console, one module each. To add one: a module with `NAV` and `routes`, a template, a line here."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from starlette.routing import Route
@@ -19,3 +20,6 @@ class PageModule(Protocol):
 
 
 PAGES: tuple[PageModule, ...] = (inbox, requests, keys, sign_in)
+FROM_ELSEWHERE: Mapping[str, int] = {}
+"""Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another
+origin: their pages check who has sent them."""
