@@ -12,7 +12,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -36,8 +35,7 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger
 from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.ledger.start import open_when_there
-from mcp_guard.ledger.verification_note import why_discontinued
-from mcp_guard.ledger.writer import Op, Transaction, Writer
+from mcp_guard.ledger.writer import Op, Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
@@ -45,8 +43,9 @@ from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group, policy_enviro
 from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
-from mcp_guard.shared_secret import KEY_BYTES, SharedSecret, read_shared_secret
+from mcp_guard.shared_secret import KEY_BYTES, read_shared_secret
 from mcp_guard.sign_ins import SignInStorage
+from mcp_guard.start_notes import note_if_new, warn_if_discontinued, warn_of_exposure, warn_of_other_secret
 from mcp_guard.telemetry.setup import start_telemetry
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.listener import NoListener
@@ -66,10 +65,6 @@ if TYPE_CHECKING:
 
 REQUEST_STATES = "request-state"
 """What the key that seals request states is derived for."""
-TOLD_AS_NEW = "told-as-new"
-"""The name under which a ledger without receipts notes that the operator was told of it."""
-NOTED_AS = "shared-secret"
-"""The name under which the ledger notes the id of the secret of the guard that was started last."""
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_environment", "run_stdio", "serve_http"]
 
@@ -192,6 +187,7 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.s
     from mcp_guard.downstream.http.metrics import make_metrics_server
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.inbound import HttpServer
+    from mcp_guard.web_process import keep_web_running
 
     shares, received = SessionShares(serve.session_limits), ReceivedBytes(runtime.settings.client_limits.message_bytes)
     sessions = _http_sessions(runtime, serve, shares)
@@ -219,6 +215,8 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.s
         background = [*runtime.start_background(tasks), tasks.create_task(readiness.run())]
         if metrics_server is not None:
             background.append(tasks.create_task(metrics_server()))
+        if runtime.settings.web is not None and runtime.settings.web.serve:
+            background.append(tasks.create_task(keep_web_running(runtime.settings, runtime.log)))
         tasks.create_task(_note_broken_policies(runtime))
         await started.wait()
         if unix_server is not None and serve.socket is not None:
@@ -453,48 +451,3 @@ class NoClient(NoListener):
 
     def note(self, text: str) -> None:
         self._note(text)
-
-
-def note_if_new(writer: Writer, settings: Settings, note: Callable[[str], None]) -> None:
-    """Tell the operator once that this is no ledger of before, such as after a move without it. Raises: LedgerError."""
-
-    def is_untold(tx: Transaction) -> bool:
-        told = bool(tx.store.head().size) or tx.store.noted(TOLD_AS_NEW) is not None
-        if not told:
-            tx.store.note(TOLD_AS_NEW, "")
-        return not told
-
-    if not writer.read(lambda store: store.head().size) and writer.run(is_untold):
-        note(f"started a new ledger: `{writer.store.name}`")
-        in_file = "stop the guard and set guard.state_dir to its folder"
-        elsewhere = "set ledger.database and guard.origin as they were"
-        note(f"hint: to go on with an earlier one, {elsewhere if settings.database else in_file}")
-
-
-def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], None]) -> None:
-    """Warn the operator of a ledger that does not continue the one that was verified last. Raises: LedgerError."""
-    if why := writer.read(partial(why_discontinued, folder=folder)):
-        note(say("warning: the ledger was {}; approvals used and credentials revoked since may be valid again", why))
-        note("hint: stop the guard; run `mcp-guard verify`, then `mcp-guard ledger restore` the newest backup")
-
-
-def warn_of_other_secret(writer: Writer, secret: SharedSecret, has_others: bool, note: Callable[[str], None]) -> None:
-    """Warn the operator if the guard that was started last on this ledger has another secret, and guards run beside
-    this one: without, the ledger was restored or moved. Raises: LedgerError."""
-
-    def op(tx: Transaction) -> str | None:
-        before = tx.store.noted(NOTED_AS)
-        if before != secret.id:
-            tx.store.note(NOTED_AS, secret.id)
-        return before
-
-    if writer.run(op) not in (None, secret.id) and has_others:
-        note("warning: this gateway has another `ledger.shared_secret` than the one started before it on this ledger")
-        note("hint: give all gateways the same; until then, none goes on with what another has sealed")
-
-
-def warn_of_exposure(settings: Settings, serve: ServeSettings | None, note: Callable[[str], None]) -> None:
-    from mcp_guard.exposure import start_warnings  # with the HTTP client, which a guard of stdio servers never loads
-
-    for warning in start_warnings(settings, serve):
-        note(warning)

@@ -1,4 +1,4 @@
-"""The HTTP server of `serve` and of the inbox: uvicorn, with time limits and a cap on connections.
+"""The HTTP server of `serve` and of the pages: uvicorn, with time limits and a cap on connections.
 
 uvicorn keeps a connection that never finishes its request for ever, and has no bound on a request's headers. Here every
 connection that waits for its client has a deadline, and there are never more of them than descriptors allow. What is
@@ -10,6 +10,7 @@ import errno
 import resource
 import signal
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -85,7 +86,8 @@ class ConnectionLimits:
 class HttpServer(uvicorn.Server):
     """Serves one application. Stopping it leaves the process running, if `stop_on_signals` was called.
 
-    `before_shutdown` brings the application to answer what it has been asked; only then are connections closed.
+    With `tls` it ends TLS itself. `before_shutdown` brings the application to answer what it has been asked; only then
+    are connections closed.
     """
 
     def __init__(
@@ -95,8 +97,9 @@ class HttpServer(uvicorn.Server):
         max_connections: int = MAX_CONNECTIONS,
         patience: Patience = Patience(),
         before_shutdown: Callable[[], Awaitable[None]] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(HttpConfig(app, ConnectionLimits.of_process(max_connections), patience))
+        super().__init__(HttpConfig(app, ConnectionLimits.of_process(max_connections), patience, tls))
         self._stops_on_signals = False
         self._before_shutdown = before_shutdown
         self._patience = patience
@@ -152,7 +155,9 @@ class HttpServer(uvicorn.Server):
 class HttpConfig(uvicorn.Config):
     """uvicorn's configuration, and what it has none for."""
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits, patience: Patience) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: ConnectionLimits, patience: Patience, tls: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__(
             app,
             http=HttpConnection,
@@ -166,6 +171,7 @@ class HttpConfig(uvicorn.Config):
             lifespan="off",
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=patience.keep_alive,
+            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
         )
         self.max_connections = limits.open
         self.patience = patience

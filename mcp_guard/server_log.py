@@ -44,6 +44,7 @@ class ServerLog:
     """Writes to `out`. Without a `level`, text has notes only, and JSON events of `INFO` and above."""
 
     def __init__(self, format: str = "text", level: str | None = None, out: TextIO | None = None) -> None:
+        self.format, self.level_name = format, level
         self._is_json = format == "json"
         default = Level.INFO if self._is_json else Level.NOTHING
         self.level = default if level is None else LEVELS[level]

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from mcp_guard.app import CLOCK, ledger_settings, note_if_new
+from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
@@ -19,6 +19,7 @@ from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import AgentSettings, Settings
+from mcp_guard.start_notes import note_if_new
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 

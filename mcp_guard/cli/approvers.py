@@ -4,6 +4,7 @@ A passphrase is never an argument, because other users of the machine can read a
 """
 
 import argparse
+import asyncio
 import base64
 import os
 import stat
@@ -24,6 +25,7 @@ from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.rows import ApproverKey
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    verbs = {"add": add, "list": show, "remove": remove, "rotate": rotate, "code": code}
+    verbs = {"add": add, "list": show, "remove": remove, "rotate": rotate, "code": code, "sign-out": sign_out}
     with closing(open_writer(ledger_settings(settings), CLOCK)) as writer:
         return verbs[options.verb](writer, settings, options)
 
@@ -53,13 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     coding.add_argument(
         "--enrol", action="store_true", help="let the code enrol a passkey although the approver has a key already"
     )
-    for verb in (adding, removing, rotating, coding):
+    signing_out = verbs.add_parser("sign-out", help="end all sessions of an approver on the pages, in every browser")
+    for verb in (adding, removing, rotating, coding, signing_out):
         verb.add_argument("approver", metavar="APPROVER", help="a name from [approvers] in the configuration")
     removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
     removing.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (adding, rotating):
         add_key_options(verb)
-    for verb in (adding, listing, removing, rotating, coding):
+    for verb in (adding, listing, removing, rotating, coding, signing_out):
         add_config(verb)
         add_json(verb)
     return parser
@@ -201,6 +204,25 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     purpose = "sign in and enrol a passkey" if options.enrol else "sign in"
     usage = f"use it within ten minutes to {purpose} at {settings.pages}/sign-in#{code}, and nowhere else"
     print_result(options.json, {"code": code, "kind": kind}, join("\n", (code, usage)))
+    return 0
+
+
+def sign_out(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    from mcp_guard.web.sessions import close_sessions, owner_of
+
+    who = find_approver(settings, options.approver)
+
+    async def close() -> int:
+        items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
+        try:
+            return await close_sessions(items, owner_of(who.id), writer.now())
+        finally:
+            await items.close()
+
+    count = asyncio.run(close())
+    words = f"{who.id} is signed out of {count} session{'' if count == 1 else 's'}"
+    hint = f"they can sign in again with a passkey; to prevent that: mcp-guard approvers remove {who.id} KEY"
+    print_result(options.json, {"approver": who.id, "sessions": count}, join("\n", (words, hint)))
     return 0
 
 

@@ -7,16 +7,12 @@ import secrets
 import socket
 import sys
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_result, print_text
+from mcp_guard.cli.page_server import serve_pages
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, ListenError
-from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import on_loop, open_writer
 from mcp_guard.settings import Settings
-from mcp_guard.storage.engines import find_engine
-from mcp_guard.storage.used_proofs import MAX_PROOFS
 
 
 def main(arguments: list[str]) -> int:
@@ -61,27 +57,14 @@ def listen(port: int) -> list[socket.socket]:
 
 
 async def serve(settings: Settings, options: argparse.Namespace) -> None:
-    from mcp_guard.inbound import HttpServer
-    from mcp_guard.notify.delivery import NotificationDispatcher
-    from mcp_guard.web.app import make_app, make_console
-
-    ledger = ledger_settings(settings)
-    writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
-    reader = engine.background_reader()
-    answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
-    items, votes = engine.open_items(settings.state_dir), Votes(writer, settings.routes, settings.approvers)
-    console = make_console(settings, votes, reader, items, answered, settings.inbox)
     sockets = listen(settings.inbox_port)
-    print_result(options.json, {"url": settings.inbox}, f"the inbox is at {settings.inbox}")
-    if options.open:
-        import webbrowser
 
-        webbrowser.open(f"{settings.inbox}/?{secrets.token_urlsafe(8)}")  # an address that no browser has cached
-    dispatcher = NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages)
-    async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
-        carrying = tasks.create_task(dispatcher.run())
-        await HttpServer(make_app(console)).serve(sockets=sockets)
-        carrying.cancel()
-    await answered.close()
-    await items.close()
+    def announce() -> None:
+        print_result(options.json, {"url": settings.inbox}, f"the inbox is at {settings.inbox}")
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(f"{settings.inbox}/?{secrets.token_urlsafe(8)}")  # an address that no browser has cached
+
+    await serve_pages(settings, settings.inbox, sockets, announce)
     print_text("the inbox is closed", file=sys.stderr)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mcp_guard.app import CLOCK, ledger_settings, note_if_new
+from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
@@ -28,6 +28,7 @@ from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings
+from mcp_guard.start_notes import note_if_new
 from mcp_guard.storage.rows import InstanceRow
 
 CODE_SECONDS = 600

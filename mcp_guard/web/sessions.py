@@ -191,7 +191,8 @@ class BrowserSessions:
 
 async def close_sessions(items: Items, owner: str, now: Micros) -> int:
     """End all sessions of somebody; returns how many there were. Raises: LedgerError."""
-    return sum([await items.delete(KIND, item.key) for item in await items.find_all(KIND, owner, now)])
+    ended = {_read(item).id for item in await items.find_all(KIND, owner, now) if await items.delete(KIND, item.key)}
+    return len(ended)
 
 
 def _dump(person: Person) -> Json:

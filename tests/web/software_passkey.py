@@ -7,6 +7,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import cbor2
 from cryptography.hazmat.primitives import hashes
@@ -29,7 +30,7 @@ class SoftwarePasskey:
         point = self.key.public_key().public_numbers()
         cose = cbor2.dumps({1: 2, 3: -7, -1: 1, -2: point.x.to_bytes(32, "big"), -3: point.y.to_bytes(32, "big")})
         attested = bytes(16) + struct.pack(">H", len(self.id)) + self.id + cose
-        data = _authenticator_data(PRESENT_AND_VERIFIED | HAS_KEY) + attested
+        data = self._authenticator_data(PRESENT_AND_VERIFIED | HAS_KEY) + attested
         attestation = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
         client = self._client_data("webauthn.create", options["challenge"])
         credential = self._credential({"clientDataJSON": client, "attestationObject": attestation})
@@ -39,11 +40,16 @@ class SoftwarePasskey:
         """The answer to `navigator.credentials.get`."""
         client, data = (
             self._client_data("webauthn.get", options["challenge"]),
-            _authenticator_data(PRESENT_AND_VERIFIED),
+            self._authenticator_data(PRESENT_AND_VERIFIED),
         )
         signature = self.key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
         credential = self._credential({"clientDataJSON": client, "authenticatorData": data, "signature": signature})
         return credential | {"sealed": options.get("sealed")}
+
+    def _authenticator_data(self, flags: int) -> bytes:
+        """For the host of `origin`, as a browser would have it."""
+        host = urlsplit(self.origin).hostname or ""
+        return hashlib.sha256(host.encode()).digest() + bytes([flags]) + struct.pack(">I", 0)
 
     def _client_data(self, kind: str, challenge: str) -> bytes:
         data = {"type": kind, "challenge": challenge, "origin": self.origin, "crossOrigin": False}
@@ -53,10 +59,6 @@ class SoftwarePasskey:
         id = _base64url(self.id)
         members = {name: _base64url(value) for name, value in response.items()}
         return {"id": id, "rawId": id, "type": "public-key", "response": members}
-
-
-def _authenticator_data(flags: int) -> bytes:
-    return hashlib.sha256(b"localhost").digest() + bytes([flags]) + struct.pack(">I", 0)
 
 
 def _base64url(data: bytes) -> str:

@@ -1,0 +1,71 @@
+"""Serves the pages at one origin, and takes a share in the delivery of notifications: `inbox` and `web`."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.ledger.open import on_loop, open_writer
+from mcp_guard.settings import Settings
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.used_proofs import MAX_PROOFS
+from mcp_guard.web.tls import ServedCertificate
+
+CERTIFICATE_SECONDS = 60
+"""How often the certificate's files are looked at."""
+Note = Callable[[str], None]
+
+
+async def serve_pages(
+    settings: Settings,
+    origin: str,
+    sockets: list[socket.socket],
+    on_open: Callable[[], None],
+    *,
+    tls: ServedCertificate | None = None,
+    until: "asyncio.Task[object] | None" = None,
+    note: Note = lambda _: None,
+) -> None:
+    """Serve until interrupted, or until the task `until` has ended. `on_open` is called once the ledger is open.
+
+    Raises: ConfigError, LedgerError.
+    """
+    from mcp_guard.inbound import HttpServer
+    from mcp_guard.notify.delivery import NotificationDispatcher
+    from mcp_guard.web.app import make_app, make_console
+
+    ledger = ledger_settings(settings)
+    writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
+    reader = engine.background_reader()
+    answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
+    items, votes = engine.open_items(settings.state_dir), Votes(writer, settings.routes, settings.approvers)
+    console = make_console(settings, votes, reader, items, answered, origin)
+    dispatcher = NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages)
+    server = HttpServer(make_app(console), tls=tls.context if tls else None)
+    on_open()
+    async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(dispatcher.run())]
+        if tls is not None:
+            background.append(tasks.create_task(_follow_certificate(tls, note)))
+        if until is not None:
+            until.add_done_callback(lambda _: server.handle_exit(0, None))
+        await server.serve(sockets=sockets)
+        for task in background:
+            task.cancel()
+    await answered.close()
+    await items.close()
+
+
+async def _follow_certificate(tls: ServedCertificate, note: Note) -> None:
+    told = ""
+    while True:
+        await asyncio.sleep(CERTIFICATE_SECONDS)
+        try:
+            if tls.reload_if_changed():
+                note(f"serving the new certificate of `{tls.certificate}`")
+        except ConfigError as error:
+            if str(error) != told:
+                note(f"serving the old certificate: {error}")
+            told = str(error)

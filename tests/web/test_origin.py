@@ -1,0 +1,112 @@
+"""The pages at a real origin over TLS, as a program would address them."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.live.running_guard import cli, text
+from tests.web.inbox_process import free_port
+from tests.web.software_passkey import SoftwarePasskey
+from tests.web.web_client import OwnMachineConnection, WebClient
+from tests.web.web_process import WebScenario, web_process, web_scenario
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebScenario]:
+    roles = '[web.roles]\nauditor = ["bob"]\n[approvers.bob]\nname = "Bob"\n'
+    with web_scenario(tmp_path_factory.mktemp("web"), web=roles) as made:
+        yield made
+
+
+def client(on: WebScenario) -> WebClient:
+    assert on.certificate is not None
+    return WebClient(on.url, context=on.certificate.context)
+
+
+def test_request_is_decided_with_a_session_in_a_cookie(on: WebScenario) -> None:
+    call = on.hold()
+    [request] = on.requests()
+    alice, passkey = client(on).sign_in(on.code()), SoftwarePasskey(on.url)
+    assert alice.headers == {}
+    assert list(alice.cookies) == ["__Host-mcp-guard"]
+    first = dict(alice.cookies)
+    assert alice.enrol(passkey) == (200, {"go": "/keys"})
+    assert alice.cookies != first  # who may do more has a new token
+    status, page = alice.get(f"/requests/{request['id']}")
+    assert status == 200
+    assert "Proposed change" in page  # at once, without a script
+    assert alice.decide(request["id"], passkey) == (200, {"state": "approved", "go": "/"})
+    assert "Closed Won" in text(on.client.wait(call))
+    cli("verify", "--config", str(on.config))
+
+
+def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:
+    stranger = client(on)
+    status, page = stranger.get("/requests/ap_none")
+    assert status == 401
+    assert 'data-page="sign-in"' in page
+    assert "your session has ended" not in page
+    for path in ("/?part=list", "/requests/x/state"):
+        assert stranger.get(path)[0] == 401
+    stranger.cookies["__Host-mcp-guard"] = "what is left of an old session"
+    status, page = stranger.get("/history")
+    assert status == 401
+    assert "your session has ended; sign in again" in page
+    assert stranger.cookies == {}  # the browser forgets it
+    assert stranger.post("/requests/x/options")[0] == 401
+
+
+def test_cookie_alone_changes_nothing_from_another_site(on: WebScenario) -> None:
+    alice = client(on).sign_in(on.code())
+    for headers in (
+        {"origin": "https://evil.example"}, {"origin": "null"}, {"origin": on.url.replace("https", "http")},
+        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
+    ):  # fmt: skip
+        evil = WebClient(on.url, headers, alice.context, alice.cookies)
+        status, answer = evil.post("/sign-out")
+        assert (status, answer["problem"].partition(":")[0]) == (403, "origin not allowed")
+    assert WebClient(on.url, {"host": "evil.example"}, alice.context, alice.cookies).get("/")[0] == 421
+    assert alice.get("/")[0] == 200
+
+
+def test_session_is_good_at_every_gateway_and_ends_at_all(on: WebScenario) -> None:
+    alice, other = client(on).sign_in(on.code()), client(on).sign_in(on.code())
+    moved, port = on.config.parent / "other.toml", free_port()
+    moved.write_text(on.config.read_text().replace("listen = ", f'listen = "127.0.0.1:{port}" #'))
+    with web_process(moved):
+        there = replace(alice, port=port)
+        assert there.get("/history")[0] == 200
+        assert there.post("/sign-out/everywhere")[0] == 200
+    assert [each.get("/?part=list")[0] for each in (alice, other)] == [401, 401]
+
+
+def test_operator_signs_somebody_out(on: WebScenario) -> None:
+    alice, bob = client(on).sign_in(on.code()), client(on).sign_in(on.code("bob"))
+    done = cli("approvers", "sign-out", "alice", "--config", str(on.config))
+    assert "alice is signed out of 1 session" in done.stdout
+    assert (alice.get("/?part=list")[0], bob.get("/?part=list")[0]) == (401, 200)
+    unknown = cli("approvers", "sign-out", "mallory", "--config", str(on.config), check=False)
+    assert "`mallory` is not an approver" in unknown.stderr
+
+
+def test_links_lead_to_the_origin(on: WebScenario) -> None:
+    printed = cli("approvers", "code", "alice", "--config", str(on.config)).stdout
+    assert f"{on.url}/sign-in#" in printed
+
+
+def test_sent_cookie_is_kept_from_scripts_and_other_hosts(on: WebScenario) -> None:
+    url = urlsplit(on.url)
+    connection: http.client.HTTPConnection = OwnMachineConnection(url.hostname or "", url.port or 0, client(on).context)
+    connection.request("POST", "/sign-in", f"code={on.code()}", {"host": url.netloc, "origin": on.url})
+    reply = connection.getresponse()
+    assert json.loads(reply.read()) == {}
+    cookie = reply.headers["set-cookie"]
+    assert "; Max-Age=28800; Path=/; Secure; HttpOnly; SameSite=Lax" in cookie
+    assert "Domain" not in cookie
+    assert reply.headers["strict-transport-security"] == "max-age=31536000"
+    assert "clear-site-data" not in reply.headers
+    connection.close()
