@@ -1,0 +1,218 @@
+"""The pages at a real origin in a real browser, on a phone and on a desktop; the call is held at another gateway."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
+
+from mcp_guard.cli.demo import prepare
+from tests.live.running_guard import Client, cli, log, text
+from tests.storage.postgres_server import server
+from tests.web.inbox_process import add_authenticator, add_passkeys, enrol, free_port, touch
+from tests.web.web_process import HOST, WebScenario, browser_at, make_certificate, web_process, web_section
+
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1100, "height": 820}}
+CHANGE_DEVICES = """() => {
+  const get = navigator.credentials.get.bind(navigator.credentials);
+  navigator.credentials.get = async (options) => { await window.changeDevices(); return get(options); };
+}"""
+
+
+@dataclass
+class Fleet(WebScenario):
+    """`config` is of the gateway that holds calls, and `other` of the one whose pages people use."""
+
+    other: Path = Path()
+    pages: ExitStack = field(default_factory=ExitStack)
+
+    def serve_pages(self) -> str:
+        """Start the process of the pages, again if it runs."""
+        self.pages.close()
+        return self.pages.enter_context(web_process(self.other))
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", server().url)
+        patch.setenv("SHARED_SECRET", "the same at each gateway, and long enough")
+        config, port = prepare(folder), free_port()
+        certificate = make_certificate(config.parent)
+        text = config.read_text().replace("crm-example.local/ledger", f"crm-example.local/{folder.name}-{port}")
+        text = text.replace("[guard]", '[guard]\non_cancel = "withdraw"', 1)
+        text += '\n[approvers.bob]\nname = "Bob"\n'
+        text += '[ledger]\ndatabase = { env = "DATABASE_URL" }\nshared_secret = { env = "SHARED_SECRET" }\n'
+        text += web_section(port)
+        config.write_text(text)
+        other = config.parent / "other.toml"
+        other.write_text(text.replace('state_dir = "state"', 'state_dir = "state-of-other"'))
+        with Client(config, ("--ticket", "INC-4451")) as client:
+            client.start()
+            client.tools()
+            (folder / "state-of-other").mkdir(mode=0o700)
+            shutil.copy(config.parent / "state" / "ledger.key", folder / "state-of-other")
+            fleet = Fleet(config, f"https://{HOST}:{port}", client, certificate=certificate, other=other)
+            with fleet.pages:
+                assert fleet.serve_pages() == fleet.url
+                yield fleet
+
+
+@pytest.fixture(scope="module")
+def chromium(on: Fleet) -> Iterator[Browser]:
+    assert on.certificate is not None
+    with browser_at(on.certificate) as launched:
+        yield launched
+
+
+def open_page(context: BrowserContext) -> Page:
+    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
+    return page
+
+
+def approve(page: Page, why: str) -> None:
+    page.get_by_label("Rationale").fill(why)
+    page.get_by_role("button", name="Approve").click()
+
+
+def keys_of(on: Fleet) -> list[tuple[str, str]]:
+    return [(key["approver"], key["authorized_by"]) for key in log(on.config, "--kind", "approver.enrolled")]
+
+
+def test_request_is_approved_on_a_phone_at_another_gateway_than_the_one_that_holds_the_call(
+    on: Fleet, chromium: Browser
+) -> None:
+    """The link leads to the request after the sign-in. Then the device is lost: another one is enrolled with a code of
+    the operator, the old one signs nothing any more, and the ledger says so."""
+    context = chromium.new_context(**PHONE)
+    page = open_page(context)
+    devices = context.new_cdp_session(page)
+    devices.send("WebAuthn.enable")
+    phone = add_authenticator(devices, "internal")
+    call = on.hold()
+    [request] = on.requests()
+    link = f"{on.url}/requests/{request['id']}"
+    page.goto(link)
+    page.get_by_label("One-time code").fill(on.code())
+    page.get_by_role("button", name="Sign in with the code").tap()
+    expect(page.get_by_role("row", name=re.compile("stage.*Negotiation.*Closed Won"))).to_be_visible()
+    assert page.url == link
+    page.get_by_role("button", name="Enrol a passkey on this device").tap()
+    expect(page.get_by_role("button", name="Approve")).to_be_enabled()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]  # no script reads the session
+    approve(page, "Signed contract seen.")
+    page.wait_for_url(f"{on.url}/")
+    assert json.loads(text(on.client.wait(call)))["deal"]["stage"] == "Closed Won"
+    [granted] = log(on.config, "--kind", "approval.granted")
+    assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
+    check_lost_device(on, page, devices, phone)
+    context.close()
+    cli("verify", "--config", str(on.config))
+
+
+def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) -> None:
+    key = log(on.config, "--kind", "approver.enrolled")[0]["key"]
+    cli("approvers", "remove", "alice", key, "--why", "phone lost", "--config", str(on.config))
+    page.goto(f"{on.url}/keys")
+    expect(page.get_by_text("your session has ended; sign in again")).to_be_visible()
+    page.get_by_role("button", name="Sign in with a passkey").tap()
+    expect(page.get_by_role("alert")).to_contain_text("this passkey is not enrolled here")
+    devices.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": phone})
+    add_authenticator(devices, "internal")
+    page.goto(f"{on.url}/sign-in")
+    code = json.loads(cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout)["code"]
+    page.get_by_label("One-time code").fill(code)
+    page.get_by_role("button", name="Sign in with the code").tap()
+    page.wait_for_url(f"{on.url}/")
+    page.get_by_role("button", name="Enrol a passkey").tap()
+    expect(page.get_by_text("with a one-time code for a further key")).to_be_visible()
+    assert keys_of(on) == [("alice", "sign_in_code"), ("alice", "enrolment_code")]
+
+
+def test_second_passkey_is_confirmed_with_the_first_and_signs_in(on: Fleet, chromium: Browser) -> None:
+    context = chromium.new_context(**DESKTOP)
+    page = open_page(context)
+    devices = context.new_cdp_session(page)
+    devices.send("WebAuthn.enable")
+    laptop = add_authenticator(devices, "internal")
+    page.goto(f"{on.url}/sign-in")
+    page.get_by_label("One-time code").fill(on.code("bob"))
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{on.url}/")
+    enrol(page)
+    page.get_by_role("link", name="Keys").click()
+    stick = add_authenticator(devices, "usb")
+    touch(devices, laptop, False)
+
+    def change_devices() -> None:
+        touch(devices, stick, False)
+        touch(devices, laptop, True)
+
+    page.expose_function("changeDevices", change_devices)
+    page.evaluate(CHANGE_DEVICES)
+    page.get_by_role("button", name="Enrol a passkey").click()
+    expect(page.get_by_text("with another key of the approver")).to_be_visible()
+    devices.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": laptop})
+    touch(devices, stick, True)
+    page.get_by_role("button", name="Sign out", exact=True).click()
+    page.wait_for_url(f"{on.url}/sign-in")
+    page.goto(f"{on.url}/history")
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    expect(page.get_by_role("heading", name="History")).to_be_visible()  # where they wanted to go
+    expect(page.get_by_text("Bob", exact=True)).to_be_visible()
+    check_revoked_person(on, page)
+    context.close()
+    cli("verify", "--config", str(on.config))
+
+
+def check_revoked_person(on: Fleet, page: Page) -> None:
+    """Once the configuration has no bob, his session and his passkey are good for nothing."""
+    text = on.other.read_text()
+    on.other.write_text(text.replace('[approvers.bob]\nname = "Bob"\n', ""))
+    on.serve_pages()
+    page.goto(f"{on.url}/history")
+    expect(page.get_by_text("your session has ended; sign in again")).to_be_visible()
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    expect(page.get_by_role("alert")).to_contain_text("`bob` is no longer an approver")
+    on.other.write_text(text)
+    on.serve_pages()
+
+
+def test_page_of_a_request_that_was_decided_meanwhile_says_so(on: Fleet, chromium: Browser) -> None:
+    call = on.hold(deal_id="790", amount=12500.0)
+    [request] = on.requests()
+    context = chromium.new_context(**DESKTOP)
+    page = open_page(context)
+    add_passkeys(context, page)
+    code = json.loads(cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout)["code"]
+    page.goto(f"{on.url}/keys")
+    page.get_by_label("One-time code").fill(code)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Enrol a passkey").click()
+    expect(page.get_by_text("with a one-time code for a further key").first).to_be_visible()
+    page.goto(f"{on.url}/requests/{request['id']}")
+    page.route("**/state", lambda route: route.abort())  # the page has no news
+    on.client.notify("notifications/cancelled", {"requestId": call})
+    deadline = time.monotonic() + 20
+    while on.requests() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    approve(page, "too late")
+    expect(page.get_by_role("alert")).to_contain_text("that is `withdrawn`")
+    page.unroute("**/state")
+    page.reload()
+    expect(page.get_by_text("the client cancelled the call")).to_be_visible()
+    context.close()
