@@ -89,6 +89,16 @@ class ApproverKey:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A request that nobody has decided on, without what it is about. `approvers` are those of its routes."""
+
+    id: str
+    requested: Micros
+    expires: Micros
+    approvers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt.
 

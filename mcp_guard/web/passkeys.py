@@ -64,8 +64,9 @@ class Challenges:
         """Raises: ApprovalError unless it is ours, recent and not answered yet."""
         signed, code = challenge[: NONCE_BYTES + TIME_BYTES], challenge[NONCE_BYTES + TIME_BYTES :]
         is_ours = hmac.compare_digest(code, self._authenticate(b"sign-in", signed))
-        if not is_ours or not _is_recent(int.from_bytes(signed[NONCE_BYTES:]), now):
+        if not is_ours:
             raise _is_over()
+        _check_time(int.from_bytes(signed[NONCE_BYTES:]), now)
 
     async def settle(self, challenge: bytes, now: Micros) -> None:
         """It was answered by an enrolled passkey, and cannot be answered again. Raises: ApprovalError, LedgerError."""
@@ -91,8 +92,9 @@ class Challenges:
             raise _is_over()
         members = orjson.loads(text)
         expected = {"session": session.id, "purpose": purpose, "challenge": challenge.hex()}
-        if not expected.items() <= members.items() or not _is_recent(members["at"], now):
+        if not expected.items() <= members.items():
             raise _is_over()
+        _check_time(members["at"], now)
         subject: Json = members["subject"]
         return subject
 
@@ -109,8 +111,16 @@ class Challenges:
         return hmac.digest(self._key, b"mcp-guard/" + use + b"/v1" + text, "sha256")
 
 
-def _is_recent(at: Micros, now: Micros) -> bool:
-    return -CLOCK_SKEW <= now - at <= CHALLENGE_LIFETIME
+def _check_time(at: Micros, now: Micros) -> None:
+    """Raises: ApprovalError."""
+    if now - at > CHALLENGE_LIFETIME:
+        raise _is_over()
+    if at - now > CLOCK_SKEW:
+        ahead = (at - now) // SECOND
+        raise ApprovalError(
+            f"the clock of the gateway that asked is {ahead} s ahead of this one's; nothing was done",
+            "have the operator set the clocks of all gateways by NTP (mcp-guard doctor), then try again",
+        )
 
 
 def challenges_of_process() -> Challenges:

@@ -27,6 +27,8 @@ from mcp_guard.core.visible_text import has_hidden, join, quote, say, shorten, v
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.web.roles import Role
+from mcp_guard.web.sessions import BrowserSession
 
 HERE = Path(__file__).parent
 LISTED_CHANGES = 3
@@ -167,6 +169,16 @@ def _describe_rule(approval: Approval, rule: RouteRule) -> Json:
         ),
         "text": subject.routes.get(rule.route, ""),
     }
+
+
+def may_see(approvers: Iterable[str], viewer: BrowserSession) -> bool:
+    """Whether somebody may read a request, payloads and all, whose routes have these approvers."""
+    return Role.AUDITOR in viewer.roles or viewer.approver in approvers
+
+
+def approvers_of(approval: Approval) -> frozenset[str]:
+    """Those of its routes."""
+    return frozenset(name for rule in approval.rules for name in rule.approvers)
 
 
 def group_cards(cards: Iterable[ApprovalCard]) -> list[tuple[str, list[ApprovalCard]]]:

@@ -2,12 +2,17 @@
 
 import http.client
 import json
+import re
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 
+from mcp_guard.config import load
 from tests.live.running_guard import cli, text
 from tests.web.inbox_process import free_port
 from tests.web.software_passkey import SoftwarePasskey
@@ -17,9 +22,15 @@ from tests.web.web_process import WebScenario, web_process, web_scenario
 
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebScenario]:
-    roles = '[web.roles]\nauditor = ["bob"]\n[approvers.bob]\nname = "Bob"\n'
+    roles = '[web.roles]\nauditor = ["bob"]\n[approvers.bob]\nname = "Bob"\n[approvers.carol]\nname = "Carol"\n'
     with web_scenario(tmp_path_factory.mktemp("web"), web=roles) as made:
         yield made
+
+
+TEN_THOUSAND = """WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 9999)
+INSERT INTO approval SELECT printf('ap_0%04d', n), state, instance, lookup || n, request_hash, decision_hash, nonce,
+  rules, subject, votes, requested - 10000 + n, expires, note, outcome, answered, receipts
+FROM approval, number WHERE id = ?"""
 
 
 def client(on: WebScenario) -> WebClient:
@@ -42,6 +53,47 @@ def test_request_is_decided_with_a_session_in_a_cookie(on: WebScenario) -> None:
     assert alice.decide(request["id"], passkey) == (200, {"state": "approved", "go": "/"})
     assert "Closed Won" in text(on.client.wait(call))
     cli("verify", "--config", str(on.config))
+
+
+def test_requests_are_for_the_approvers_of_their_routes_and_auditors(on: WebScenario) -> None:
+    call = on.hold(deal_id="790", amount=12500.0)
+    [request] = on.requests()
+    people = {name: client(on).sign_in(on.code(name)) for name in ("alice", "bob", "carol")}
+    for name, status in (("alice", 200), ("bob", 200), ("carol", 403)):
+        assert people[name].get(f"/requests/{request['id']}")[0] == status
+        assert people[name].get(f"/requests/{request['id']}/state")[0] == status
+        assert (request["id"] in people[name].get("/")[1]) == (status == 200)
+        assert (request["id"] in people[name].get("/history")[1]) is False
+    page = people["carol"].get(f"/requests/{request['id']}")[1]
+    assert "this request is for the approvers of its routes (crm-approvers), and you are none" in page
+    on.client.notify("notifications/cancelled", {"requestId": call})
+
+
+def test_ten_thousand_open_requests_come_page_by_page_at_once(on: WebScenario) -> None:
+    call = on.hold(deal_id="790", amount=12500.0)
+    [request] = on.requests()
+    with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
+        ledger.execute(TEN_THOUSAND, (request["id"],))
+    alice = client(on).sign_in(on.code())
+    alice.get("/")
+    began = time.monotonic()
+    status, page = alice.get("/")
+    seconds = time.monotonic() - began
+    assert status == 200
+    assert "(1000+)" in page
+    assert seconds < 2, seconds  # 0.3 on a machine that does nothing else
+    seen: list[str] = []
+    for _ in range(3):
+        seen += re.findall(r'href="/requests/(ap_\w+)"', page)
+        [after] = re.findall(r'href="(/\?after=[^"]+)" rel="next"', page)
+        page = alice.get(after)[1]
+    assert len(seen) == len(set(seen)) == 150
+    assert seen == sorted(seen)
+    assert alice.get("/?after=1.x")[0] == 200
+    assert alice.get("/?after=x")[0] == 404
+    with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
+        ledger.execute("DELETE FROM approval WHERE id LIKE 'ap_0____'")
+    on.client.notify("notifications/cancelled", {"requestId": call})
 
 
 def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:

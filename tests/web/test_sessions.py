@@ -181,6 +181,8 @@ def test_a_challenge_of_another_ledger_or_time_is_refused() -> None:
     for now in (NOW - CLOCK_SKEW - 1, NOW + CHALLENGE_LIFETIME + 1):
         with pytest.raises(ApprovalError):
             challenges.check(challenge, now)
+    with pytest.raises(ApprovalError, match="the clock of the gateway that asked is 60 s ahead"):
+        challenges.check(challenge, NOW - 60_000_000)
     with pytest.raises(ApprovalError):
         challenges_of_process().check(challenge, NOW)
 

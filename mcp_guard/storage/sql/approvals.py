@@ -10,7 +10,7 @@ from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, 
 from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.storage.rows import ApproverKey, Delivery
+from mcp_guard.storage.rows import ApproverKey, Delivery, OpenRequest
 from mcp_guard.storage.sql.queries import Queries
 
 HOUR = 3600 * 1_000_000
@@ -98,6 +98,20 @@ class ApprovalQueries(Queries):
     def open_ids(self) -> set[str]:
         """Those that nobody has decided on. Reads an index only."""
         return {id for (id,) in self._run("SELECT id FROM approval WHERE state = ?", (str(ApprovalState.REQUESTED),))}
+
+    def open_requests(self, after: tuple[Micros, str], count: int) -> list[OpenRequest]:
+        """Those that nobody has decided on, the oldest first, from the first after this time and id. Reads no
+        subject."""
+        where = "state = ? AND (requested > ? OR (requested = ? AND id > ?))"
+        query = f"SELECT id, requested, expires, rules FROM approval WHERE {where} ORDER BY requested, id LIMIT ?"
+        requested, id = after
+        rows = self._run(query, (str(ApprovalState.REQUESTED), requested, requested, id, count)).fetchall()
+        return [
+            OpenRequest(
+                id, requested, expires, frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
+            )
+            for id, requested, expires, rules in rows
+        ]
 
     def open_size(self, instance: str) -> tuple[int, int]:
         """How many requests of this instance nobody has decided on, and their length in characters."""
@@ -278,6 +292,10 @@ class ApprovalQueries(Queries):
         """The approver whose code it is, and its kind; it is gone afterwards."""
         row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, kind, expires", (code,)).fetchone()
         return (row[0], row[1]) if row and now < row[2] else None
+
+
+def _approvers(rules: str) -> frozenset[str]:
+    return frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
 
 
 def _dump(values: Iterable[Any]) -> str:

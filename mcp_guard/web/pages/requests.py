@@ -15,7 +15,8 @@ from mcp_guard.core.model import Json
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
-from mcp_guard.web.view import make_card, plain, policy_texts
+from mcp_guard.web.sessions import BrowserSession
+from mcp_guard.web.view import approvers_of, make_card, may_see, plain, policy_texts
 
 READERS = frozenset({Role.APPROVER, Role.AUDITOR})
 NAV: tuple[NavigationLink, ...] = ()
@@ -39,7 +40,7 @@ class _RequestPages:
     async def show(self, request: Request) -> Response:
         console, read = self.console, self.console.reader.read
         viewer = await console.allowed(request, *READERS)
-        approval = await self._find_approval(request)
+        approval = await self._find_approval(request, viewer)
         return console.page(
             "request.html",
             viewer,
@@ -53,13 +54,17 @@ class _RequestPages:
         )
 
     async def state(self, request: Request) -> Response:
-        await self.console.allowed(request, *READERS, is_part=True)
-        return JSONResponse({"state": str((await self._find_approval(request)).state)})
+        viewer = await self.console.allowed(request, *READERS, is_part=True)
+        return JSONResponse({"state": str((await self._find_approval(request, viewer)).state)})
 
-    async def _find_approval(self, request: Request) -> Approval:
+    async def _find_approval(self, request: Request, viewer: BrowserSession) -> Approval:
+        """Raises: HTTPException."""
         row = await self.console.reader.read(lambda store: store.approval(request.path_params["id"]))
         if row is None:
             raise HTTPException(404, "no such request")
+        if not may_see(approvers_of(row[0]), viewer):
+            routes = ", ".join(rule.route for rule in row[0].rules)
+            raise HTTPException(403, f"this request is for the approvers of its routes ({routes}), and you are none")
         return row[0]
 
     # Decisions

@@ -198,7 +198,7 @@ function tick() {
 async function refresh() {
   const page = document.body.dataset.page;
   if (page === "list" && document.getElementById("live")) {
-    const reply = await send("/?part=list");
+    const reply = await send(`/?part=list${location.search.replace("?", "&")}`);
     if (!reply.ok) return undefined;
     const live = document.getElementById("live");
     const text = await reply.text();
@@ -215,8 +215,8 @@ async function refresh() {
       if (at) live.querySelector(`a[href="${CSS.escape(at)}"]`)?.focus();
       tick();
     }
-    const count = Number(live.firstElementChild.dataset.count);
-    document.title = document.title.replace(/^(\(\d+\) )?/, count ? `(${count}) ` : "");
+    const count = live.firstElementChild.dataset.count;
+    document.title = document.title.replace(/^(\(\d+\+?\) )?/, count === "0" ? "" : `(${count}) `);
   } else if (page === "request") {
     const article = document.querySelector("article");
     if (article.dataset.state !== "requested") return undefined;

@@ -75,6 +75,20 @@ def test_a_request_is_read_as_it_was_made(other: Store, asked: list[Approval]) -
     assert other.requests_of("run_1", 1) == ([asked[1]], 2)
 
 
+def test_open_requests_are_paged(store: Store, other: Store, asked: list[Approval]) -> None:
+    with writing(store):
+        store.add_approval(make_approval("ap_0", 2), [3])
+        store.move_approval(asked[2], ApprovalState.DENIED, "", [2])
+    pages: list[list[str]] = []
+    after = (0, "")
+    while page := other.open_requests(after, 2):
+        pages.append([request.id for request in page])
+        after = page[-1].requested, page[-1].id
+    assert pages == [["ap_1", "ap_0"], ["ap_2"]]
+    [first] = other.open_requests((0, ""), 1)
+    assert (first.requested, first.expires, first.approvers) == (1, 9000, frozenset(RULE.approvers))
+
+
 def test_a_request_is_moved_once(store: Store, other: Store, asked: list[Approval]) -> None:
     voted = replace(asked[0], votes=(VOTE,))
     with writing(store):
