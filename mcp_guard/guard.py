@@ -229,9 +229,9 @@ class Guard:
         INVARIANT: revocation is checked in the transaction that lets the call do anything (promise P7).
         """
         if reason := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
-            return replace(call, problems=(reason,))
+            return call._replace(problems=(reason,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            return replace(call, problems=why_unlisted(call, self.policies, self.upstreams))
+            return call._replace(problems=why_unlisted(call, self.policies, self.upstreams))
         return call
 
     async def describe(self, call: Call) -> Call:
@@ -242,17 +242,17 @@ class Guard:
         if call.problems or call.tool is None:
             return call
         if reason := self.upstreams.why_unavailable(call.tool.server):
-            return replace(call, problems=(NOT_AVAILABLE, reason))
+            return call._replace(problems=(NOT_AVAILABLE, reason))
         try:
             history = self.memory.history_for(call)
         except TooMuchMatching as reason:
-            return replace(call, problems=(str(reason),))
+            return call._replace(problems=(str(reason),))
         facts = None if call.tool.rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
-            return replace(call, history=history, problems=(facts,))
+            return call._replace(history=history, problems=(facts,))
         call = self.describe_with.assess(call, facts, history)
         signals = await self.signals.raised(call)
-        return replace(call, risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
+        return call._replace(risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
 
     async def look_up(self, call: Call) -> Facts | str:
         """Read the facts by the same path as any call. Returns the reason as a string if they cannot be read."""
@@ -268,12 +268,12 @@ class Guard:
             return arguments
         read = describe(self.describe_with, call.id, call.instance, ToolCallRequest(name, arguments), tool)
         redaction = for_look_up(call.redaction, rule, read.redaction)
-        intent = await self.ledger.look_up(replace(read, purpose="facts", redaction=redaction))
+        intent = await self.ledger.look_up(read._replace(purpose="facts", redaction=redaction))
         if isinstance(intent, Conflict):
             return intent.reason
         execution = await self.execute(intent, SILENT_CHANNEL)
         await asyncio.shield(self.ledger.conclude(intent, execution))
-        return read_facts(rule, replace(execution, detail="") if redaction.result else execution)
+        return read_facts(rule, execution._replace(detail="") if redaction.result else execution)
 
     async def decide(self, call: Call) -> Decision:
         """Ask the policies. A call with problems is denied without asking.
@@ -398,7 +398,7 @@ class Guard:
         request = ToolCallRequest(call.name, call.arguments, approval.subject.meta)
         tool = self.upstreams.find_tool(call.name)
         fresh = describe(self.describe_with, call.id, call.instance, request, tool)
-        return self.identify(replace(fresh, task=call.task))
+        return self.identify(fresh._replace(task=call.task))
 
     def difference(self, approval: Approval, call: Call, decision: Decision) -> str:
         """What differs between this call and the one that the approval is bound to; empty if nothing does."""
@@ -437,7 +437,7 @@ class Guard:
 
     async def deny(self, call: Call, decision: Decision, reason: str) -> Reply:
         """Refuse a call for a reason other than the policies."""
-        return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(reason,), routes=()))
+        return await self.refuse(call, decision._replace(outcome=Outcome.DENY, reasons=(reason,), routes=()))
 
     async def refuse(self, call: Call, decision: Decision) -> Reply:
         """Record the refusal, then reply with it."""

@@ -8,7 +8,7 @@ cancelled `async` method has either happened completely or not at all.
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
@@ -22,8 +22,7 @@ Ask = Callable[[Mapping[str, Json]], Awaitable[dict[str, Json]]]
 by the same key, once all have come. A client that leaves is an `error`, not an exception."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientChannel:
+class ClientChannel(NamedTuple):
     """How to reach the client that made one call, while the call runs."""
 
     progress: Progress | None = None
@@ -56,8 +55,7 @@ UseSums = Sequence[tuple[RateIncrement, int]]
 """What a call adds to each counter, and what the committed calls in its window come to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """Proof that the intent of this call is durable: the only thing that an upstream executes.
 
     INVARIANT: made only by a `Ledger` whose commit returned (promise P1).

@@ -295,7 +295,7 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
 def current_binding(approval: Approval, call: Call, decision: Decision) -> dict[str, Any]:
     """The binding of the call now, to compare with the approval's, which also covers fewer routes than it has."""
     if set(decision.routes) <= set(approval.routes):
-        decision = replace(decision, routes=approval.routes)
+        decision = decision._replace(routes=approval.routes)
     return binding(call, decision, approval.nonce)
 
 

@@ -6,13 +6,12 @@ gate. So F determines whether the call is allowed, and H whether approval would 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mcp_guard.core.model import AdvisoryDecision, Decision, Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """One Cedar evaluation: allowed or not, the determining policies' ids, and evaluation errors."""
 
     allowed: bool
@@ -20,8 +19,7 @@ class Evaluation:
     errors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyOutcome:
+class PolicyOutcome(NamedTuple):
     """The outcome with the policies that determined it."""
 
     outcome: Outcome

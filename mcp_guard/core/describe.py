@@ -67,7 +67,7 @@ class DescriptionRules:
         rule = call.tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
         risk_input = risk.RiskInput(call.tool, call.arguments, facts, change, call.task, history)
-        return replace(call, facts=facts, history=history, change=change, risk=risk.assess(risk_input))
+        return call._replace(facts=facts, history=history, change=change, risk=risk.assess(risk_input))
 
 
 def describe(rules: DescriptionRules, id: str, instance: Instance, request: ToolCallRequest, tool: Tool | None) -> Call:

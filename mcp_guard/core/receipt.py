@@ -9,7 +9,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import orjson
 from mcp_guard.core import canonical, exact_json, rates
 from mcp_guard.core.model import (
     NO_HISTORY,
+    NOTHING,
     AdvisoryDecision,
     Call,
     CallHistory,
@@ -53,8 +53,7 @@ VOTED = "approval.voted"
 """How people are shown the kind of an `approval.granted` that is not the last approval that its request needs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A receipt before it is appended: kind, fields, and by name the payloads to commit to.
 
     Fields that are None, empty text or empty lists are left out of the document. `salts` are those of payloads whose
@@ -63,8 +62,8 @@ class Draft:
 
     kind: str
     fields: Mapping[str, Any]
-    payloads: Mapping[str, bytes] = field(default_factory=dict)
-    salts: Mapping[str, bytes] = field(default_factory=dict)
+    payloads: Mapping[str, bytes] = NOTHING
+    salts: Mapping[str, bytes] = NOTHING
 
 
 def format_time(at: Micros) -> str:

@@ -5,7 +5,7 @@ raises the score that policies can read; it decides nothing on its own.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mcp_guard.core.model import NO_HISTORY, CallHistory, Change, Effect, Facts, Json, Risk, Signal, Task, Tool
 
@@ -13,8 +13,7 @@ MANY_FIELDS = 5
 MEDIUM, HIGH = 30, 60
 
 
-@dataclass(frozen=True, slots=True)
-class RiskInput:
+class RiskInput(NamedTuple):
     """Everything that a signal may depend on."""
 
     tool: Tool

@@ -8,7 +8,6 @@ good. The adapter handles each request from start to end and uses the services o
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
@@ -385,9 +384,9 @@ class Session:
             await self.upstreams.started(tool.server)
             tool = self.upstreams.find_tool(name)
         if tool is not None and not self._tool_names.is_name_of(request.name, tool.server, tool.name):
-            request = replace(request, problem=NO_SUCH_TOOL)
+            request = request._replace(problem=NO_SUCH_TOOL)
         elif name != request.name:
-            request = replace(request, name=name)
+            request = request._replace(name=name)
         return await self.guard.call(self.instance, request, channel)
 
     async def relay(self, method: str, params: Json, channel: ClientChannel) -> Json:

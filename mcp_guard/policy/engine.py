@@ -282,7 +282,7 @@ class PolicyEngine:
                     decision = self._decide(self._always, call, counts, now)
             except Exception as error:  # promise P2, here too
                 decision = self._deny(error, counts)
-        return replace(decision, would=would)
+        return decision._replace(would=would)
 
     def _is_decidable(self, tool: str, observing: bool) -> bool:
         withheld = self.withheld.get(tool)

@@ -11,7 +11,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,7 +90,7 @@ class PoliciesInForce:
             return Decision(Outcome.DENY, "none", reasons=(self._why_none,), counts=counts)
         decide = self._engine.observe if self.is_observed(call.tool) else self._engine.decide
         decision = decide(call, counts, now)
-        return replace(decision, shadow=self._ask_shadow(call, counts, now)) if self.shadow else decision
+        return decision._replace(shadow=self._ask_shadow(call, counts, now)) if self.shadow else decision
 
     def _ask_shadow(self, call: Call, counts: Mapping[str, RateValue], now: Micros) -> AdvisoryDecision | None:
         """INVARIANT: the shadow's decision, or its failure, has no effect on the call."""

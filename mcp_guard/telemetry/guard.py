@@ -5,7 +5,7 @@ Only what no decision depends on is added: the trace that a call belongs to, and
 """
 
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, ToolCallRequest
@@ -38,7 +38,7 @@ class ObservedGuard(Guard):
     def identify(self, call: Call) -> Call:
         with self.steps.step("identify") as step:
             step.set_attribute("mcp_guard.call", call.id)
-            return Guard.identify(self, replace(call, trace=self.steps.trace_id() or call.trace))
+            return Guard.identify(self, call._replace(trace=self.steps.trace_id() or call.trace))
 
     async def describe(self, call: Call) -> Call:
         with self.steps.step("describe") as step:
@@ -78,7 +78,7 @@ class ObservedGuard(Guard):
         assert intent.call.tool is not None
         with self.steps.execute(intent.call.tool) as step:
             trace = self.steps.context(self.describe_with.forward_meta)
-            execution = await Guard.execute(self, intent, replace(channel, trace=trace))
+            execution = await Guard.execute(self, intent, channel._replace(trace=trace))
             step.set_attribute("mcp_guard.ending", str(execution.status))
             return execution
 

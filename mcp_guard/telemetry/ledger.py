@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from mcp_guard.core.approval import Approval, Grant
@@ -71,7 +71,7 @@ class ObservedLedger:
 
     async def look_up(self, call: Call) -> Intent | Conflict:
         began = time.perf_counter()
-        intent = await self.ledger.look_up(replace(call, trace=self.trace_id()))
+        intent = await self.ledger.look_up(call._replace(trace=self.trace_id()))
         self._tell_of_commit("look_up", began)
         return intent
 

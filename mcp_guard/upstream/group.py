@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -396,10 +395,10 @@ class UpstreamGroup:
             async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
                 return {key: self._forwarded_answer(answer) for key, answer in (await ask(questions)).items()}
 
-            channel = replace(channel, ask=ask_client)
+            channel = channel._replace(ask=ask_client)
         rounds = RoundCount()
         execution = await outcome_of(connection.call(params, channel, rounds), connection, intent.approval)
-        return replace(execution, rounds=rounds.sent) if rounds.sent else execution
+        return execution._replace(rounds=rounds.sent) if rounds.sent else execution
 
     # Everything that is not a tool call
 

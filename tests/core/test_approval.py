@@ -95,15 +95,15 @@ DECISION = Decision(Outcome.REQUIRE_APPROVAL, "sha256:p", routes=("people",))
 @pytest.mark.parametrize(
     ("moved", "call", "decision"),
     [
-        ("instance", replace(CALL, instance=replace(CALL.instance, id="run_2")), DECISION),
-        ("definition", replace(CALL, tool=replace(TOOL, definition_hash="sha256:e")), DECISION),
-        ("tool", replace(CALL, tool=replace(TOOL, listed_as="crm__delete")), DECISION),
-        ("resource", replace(CALL, resource=Resource("Deal", "2")), DECISION),
-        ("arguments", replace(CALL, canonical=b'{"id":"2"}'), DECISION),
-        ("facts", replace(CALL, facts=Facts({"amount": 2}, "sha256:g")), DECISION),
-        ("facts", replace(CALL, facts=None), DECISION),
-        ("policy_version", CALL, replace(DECISION, policy_version="sha256:q")),
-        ("routes", CALL, replace(DECISION, routes=("people", "security"))),
+        ("instance", CALL._replace(instance=replace(CALL.instance, id="run_2")), DECISION),
+        ("definition", CALL._replace(tool=replace(TOOL, definition_hash="sha256:e")), DECISION),
+        ("tool", CALL._replace(tool=replace(TOOL, listed_as="crm__delete")), DECISION),
+        ("resource", CALL._replace(resource=Resource("Deal", "2")), DECISION),
+        ("arguments", CALL._replace(canonical=b'{"id":"2"}'), DECISION),
+        ("facts", CALL._replace(facts=Facts({"amount": 2}, "sha256:g")), DECISION),
+        ("facts", CALL._replace(facts=None), DECISION),
+        ("policy_version", CALL, DECISION._replace(policy_version="sha256:q")),
+        ("routes", CALL, DECISION._replace(routes=("people", "security"))),
     ],
 )
 def test_decision_hash_covers_every_bound_field(moved: str, call: Call, decision: Decision) -> None:

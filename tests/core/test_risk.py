@@ -13,16 +13,16 @@ CALM = RiskInput(TOOL, {"stage": "x"}, Facts({"stage": "y"}, "sha256:0"), Change
 
 
 ROWS = [
-    ("destructive_tool", replace(CALM, tool=replace(TOOL, effect=Effect.DESTRUCTIVE))),
-    ("sensitive_field", replace(CALM, change=Change(("iban",)))),
-    ("blind_write", replace(CALM, facts=None)),
-    ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
-    ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
-    ("no_task", replace(CALM, task=Task())),
-    ("untrusted_destination", replace(CALM, history=CallHistory(sinks=Origins(from_untrusted=("stage",))))),
-    ("instructed_destination", replace(CALM, history=CallHistory(sinks=Origins(instructed=("stage",))))),
-    ("unknown_destination", replace(CALM, history=CallHistory(sinks=Origins(unknown_origin=("stage",))))),
-    ("tainted_and_sensitive", replace(CALM, history=CallHistory(untrusted_seen=True, sensitive_seen=True))),
+    ("destructive_tool", CALM._replace(tool=replace(TOOL, effect=Effect.DESTRUCTIVE))),
+    ("sensitive_field", CALM._replace(change=Change(("iban",)))),
+    ("blind_write", CALM._replace(facts=None)),
+    ("many_fields", CALM._replace(change=Change(tuple("abcdef")))),
+    ("undeclared_field", CALM._replace(arguments={"stage": "x", "admin": True})),
+    ("no_task", CALM._replace(task=Task())),
+    ("untrusted_destination", CALM._replace(history=CallHistory(sinks=Origins(from_untrusted=("stage",))))),
+    ("instructed_destination", CALM._replace(history=CallHistory(sinks=Origins(instructed=("stage",))))),
+    ("unknown_destination", CALM._replace(history=CallHistory(sinks=Origins(unknown_origin=("stage",))))),
+    ("tainted_and_sensitive", CALM._replace(history=CallHistory(untrusted_seen=True, sensitive_seen=True))),
 ]
 
 

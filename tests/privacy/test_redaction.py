@@ -1,7 +1,6 @@
 """Redacted values are in no file of the ledger, and everything else works as before."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +321,7 @@ def test_number_is_redacted_only_as_a_whole() -> None:
 def test_numbers_beside_a_redacted_one_keep_all_their_digits() -> None:
     tool = make_policy_tool({"type": "object"})
     arguments = {"k": ExactNumber("0.1234567890123456789"), "s": ExactNumber("12345678901234567890123")}
-    call = replace(make_call(tool, arguments), redaction=make_redaction(("/s",), (), None))
+    call = make_call(tool, arguments)._replace(redaction=make_redaction(("/s",), (), None))
     _, kept = redact_receipt(call, {}, {"request": call.request})
     assert kept["request"] == b'{"arguments":{"k":0.1234567890123456789,"s":"[redacted]"},"name":"tool"}'
 

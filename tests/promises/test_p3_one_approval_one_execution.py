@@ -216,7 +216,7 @@ async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> Non
     harness.approve(id)
     engine().refuse(harness.store, "INSERT ON open_call")
     harness.upstream.reading = None
-    call = replace(ASKED)
+    call = ASKED
     failing = await harness.guard.call(make_instance(), call)
     assert "Nothing was sent" in text(failing)
     assert harness.store.approval(id)[0].state is ApprovalState.APPROVED

@@ -29,7 +29,7 @@ Cases run against the real engine. No tool is called and nothing is recorded.
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -160,7 +160,7 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
         raised = [_signal(name, settings.signals) for name in table.get("signals", ())]
     except ValueError as error:
         return CaseResult(case, None, (str(error),))
-    call = replace(call, risk=sum_signals((*call.risk.signals, *raised)))
+    call = call._replace(risk=sum_signals((*call.risk.signals, *raised)))
     decision = _decide(engine, call, table.get("rates", {}), now or 0)
     return CaseResult(case, decision, tuple(_differences(table, decision)))
 

@@ -1,7 +1,6 @@
 """Where argument values come from: the task, trusted results, untrusted content or nowhere; and attempts to hide it."""
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -210,7 +209,7 @@ def test_memory_is_bounded_and_forgotten_values_are_unknown() -> None:
 def test_instances_share_no_history_and_are_forgotten_at_their_end() -> None:
     memory = InstanceHistories(attentive=True)
     one = call(SEND, to=EVIL, text="")
-    other = replace(one, instance=make_instance("run_2"))
+    other = one._replace(instance=make_instance("run_2"))
     memory.note(call(WEB, url="x"), reply(f"write to {EVIL}"))
     assert memory.history_for(one).sinks.from_untrusted == ("to",)
     assert memory.history_for(other).sinks.unknown_origin == ("to",)
@@ -235,8 +234,8 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(("to", "text", "url")), json_values), json_values, json_values)
 def test_any_request_or_reply_can_be_recorded(arguments: Json, one: Any, other: Any) -> None:
     history = InstanceHistory(TASK)
-    history.note(replace(call(INBOX), arguments=arguments), {"result": {"content": [one], "structuredContent": other}})
-    past = history.history_for(replace(call(SEND), arguments=arguments))
+    history.note(call(INBOX)._replace(arguments=arguments), {"result": {"content": [one], "structuredContent": other}})
+    past = history.history_for(call(SEND)._replace(arguments=arguments))
     assert set(past.sinks.from_trusted) <= {"to", "text", "url"}
 
 
