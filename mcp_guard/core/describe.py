@@ -201,14 +201,16 @@ def compute_change(
     identifying = set(_top_level(rule.arguments.values() if rule else ())) | set(
         _top_level((resource.id,) if resource else ())
     )
+    if facts is None:
+        return Change(tuple(sorted(arguments.keys() - identifying)))
     names = rule.fields if rule else {}
     fields: list[str] = []
     delta: dict[str, Decimal] = {}
     for name, wanted in arguments.items():
         if name in identifying:
             continue
-        has_fact = facts is not None and names.get(name, name) in facts.values
-        present = facts.values[names.get(name, name)] if facts is not None and has_fact else None
+        has_fact = names.get(name, name) in facts.values
+        present = facts.values[names.get(name, name)] if has_fact else None
         if not has_fact or not _same(present, wanted):
             fields.append(name)
         if has_fact and _is_number(present) and _is_number(wanted):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -97,7 +98,7 @@ def document(draft: Draft, position: ReceiptPosition, commitments: Mapping[str, 
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    fields = {name: value for name, value in draft.fields.items() if value or isinstance(value, int)}
+    fields = _without_empty(draft.fields)
     rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": position.seq, "time": position.time}
     rest |= {"origin": position.origin, "software": position.software}
     whole = orjson.dumps(fields | rest, option=orjson.OPT_SORT_KEYS)
@@ -105,6 +106,13 @@ def document(draft: Draft, position: ReceiptPosition, commitments: Mapping[str, 
         return whole
     fields = {name: value if name in NEVER_CUT else truncate_texts(value) for name, value in fields.items()}
     return orjson.dumps(fields | rest, option=orjson.OPT_SORT_KEYS)
+
+
+def _without_empty(fields: Mapping[str, Any]) -> Json:
+    """The fields that have a value. Zero and false are values; few receipts have one, so most take the short way."""
+    if 0 not in fields.values():
+        return dict(filter(itemgetter(1), fields.items()))
+    return {name: value for name, value in fields.items() if value or isinstance(value, int)}
 
 
 def entry(body: bytes, signature: bytes) -> bytes:
@@ -132,7 +140,7 @@ def call_fields(call: Call) -> Json:
         "purpose": None if call.purpose == "call" else call.purpose,
         "ticket": call.task.ticket,
         "reason": call.task.reason,
-        "claimed": [name for name in ("ticket", "reason") if _is_claimed(call, name)],
+        "claimed": _claimed(call),
         "upstream": call.tool.server if call.tool else None,
         "tool": call.name,
         "definition": call.tool.definition_hash if call.tool else None,
@@ -140,10 +148,13 @@ def call_fields(call: Call) -> Json:
     }
 
 
-def _is_claimed(call: Call, name: str) -> bool:
-    """Whether the agent gave the ticket or reason with the call."""
-    value = getattr(call.task, name)
-    return bool(value) and value != getattr(call.instance.task, name)
+def _claimed(call: Call) -> list[str]:
+    """Which of ticket and reason the agent gave with the call."""
+    own = call.instance.task
+    if call.task is own:
+        return []
+    values = {"ticket": (call.task.ticket, own.ticket), "reason": (call.task.reason, own.reason)}
+    return [name for name, (value, launched) in values.items() if value and value != launched]
 
 
 APPROVED_MEMBERS = (

@@ -194,7 +194,10 @@ class SqlLedger:
                 self._late.append(partial(self._conclude_doubtful, last))
 
         future = self.writer.submit(attempt, reads)
-        future.add_done_callback(keep)
+        if future.done():  # as on SQLite: nothing is left to be scheduled
+            keep(future)
+        else:
+            future.add_done_callback(keep)
         try:
             return await future
         except asyncio.CancelledError:

@@ -136,10 +136,10 @@ class _InputConverter:
         kind = shape.kind
         if kind is RECORD and isinstance(value, dict):
             members = {}
-            for name, item, at in self._members(value, shape, path):
+            for name, item in self._members(value, shape, path):
                 inner = shape.fields[name]
                 is_plain = inner.kind is STRING and inner.allowed is None and type(item) is str  # most arguments
-                converted = item if is_plain else self.convert(item, inner, at)
+                converted = item if is_plain else self.convert(item, inner, _join(path, name))
                 if converted is not ABSENT:
                     members[attribute(name)] = converted
             return members
@@ -170,8 +170,8 @@ class _InputConverter:
         if shape.kind is Kind.RECORD:
             columns: dict[str, list[Item]] = {name: [] for name, inner in shape.fields.items() if inner.typed}
             for value, path in self._those_of(dict, items):
-                for name, item, at in self._members(value, shape, path):
-                    columns[name].append((item, at))
+                for name, item in self._members(value, shape, path):
+                    columns[name].append((item, _join(path, name)))
             return {attribute(name): self._column(column, shape.fields[name]) for name, column in columns.items()}
         scalars = (self._scalar(value, shape, path) for value, path in items)
         return [value for value in scalars if value is not ABSENT]
@@ -195,8 +195,8 @@ class _InputConverter:
             self._hide(path)
         return seen
 
-    def _members(self, value: Json, shape: Shape, path: str) -> list[tuple[str, Any, str]]:
-        """The members that policies see, each with its path; the others are collected. Raises: Inexpressible."""
+    def _members(self, value: Json, shape: Shape, path: str) -> list[tuple[str, Any]]:
+        """The members that policies see; the others are collected. Raises: Inexpressible."""
         seen, fields = [], shape.fields
         for name in sorted(shape.required - value.keys()):  # the server may have a value for it
             at = _join(path, name)
@@ -204,16 +204,16 @@ class _InputConverter:
             if name in fields and fields[name].typed:
                 self.inexact.append(at)
         for name, item in value.items():
-            at, inner = _join(path, name), fields.get(name)
+            inner = fields.get(name)
             if inner is None:
-                self._refuse_ambiguous(name, shape, at)
+                self._refuse_ambiguous(name, shape, at := _join(path, name))
                 self.unknown.append(at)
             elif item is None and inner.kind is not OPAQUE:
-                self._drop_null(inner, at)
+                self._drop_null(inner, _join(path, name))
             elif inner.typed:
-                seen.append((name, item, at))
+                seen.append((name, item))
             else:
-                self.unknown.append(at)
+                self.unknown.append(_join(path, name))
         return seen
 
     def _refuse_ambiguous(self, name: str, shape: Shape, at: str) -> None:

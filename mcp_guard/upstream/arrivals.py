@@ -16,7 +16,7 @@ from functools import cache
 from mcp_guard.core.secret_scrubber import Scrubber
 
 LONG_FRAME_BYTES = 32 * 1024
-"""A longer frame is searched in the thread."""
+"""A longer frame is searched in the thread. A shorter one takes less than what is free (`LoopShare`)."""
 SWITCH_SECONDS = 0.001
 """How long the thread computes before the event loop has its turn."""
 
@@ -39,7 +39,7 @@ class Arrivals:
     """Hands on frames without secrets, and what else happens, in order.
 
     `on_busy(True)` is called when something has to wait, so that no more is read, and `on_busy(False)` when nothing
-    does any more. `on_work` is called with the processor time that each frame has taken, in seconds.
+    does any more. `on_work` is called with the processor time that each long frame has taken, in seconds.
     """
 
     def __init__(
@@ -53,9 +53,11 @@ class Arrivals:
 
     def take(self, frame: bytes, handle: Callable[[bytes], None]) -> None:
         """Hand the frame on without its secrets: at once if it is short and nothing is before it."""
-        if self._searching is None and (len(frame) <= LONG_FRAME_BYTES or not self._scrubber):
-            began = time.thread_time()
+        if self._searching is None and len(frame) <= LONG_FRAME_BYTES:
             handle(self._scrubber.clean(frame) if self._scrubber else frame)
+        elif self._searching is None and not self._scrubber:
+            began = time.thread_time()
+            handle(frame)
             self._on_work(time.thread_time() - began)
         else:
             self._wait(frame, handle)
