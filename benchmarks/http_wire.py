@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from mcp_guard.core.model import Json
 
+COMPACT = (",", ":")
+"""As the official SDKs write."""
+
 
 class Wire:
     """A lean HTTP/1.1 connection for many calls: no library, one request at a time."""
@@ -25,7 +28,7 @@ class Wire:
         await self.post({"method": "notifications/initialized"})
 
     async def post(self, message: Json) -> tuple[int, Json]:
-        return await self.post_bytes(json.dumps({"jsonrpc": "2.0", **message}).encode())
+        return await self.post_bytes(json.dumps({"jsonrpc": "2.0", **message}, separators=COMPACT).encode())
 
     async def post_bytes(self, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, Json]:
         session = f"mcp-session-id: {self.session}\r\n" if self.session else ""
