@@ -22,7 +22,7 @@ from mcp_guard.identity.ed25519 import PublicKey
 from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.contract import Reads, Store
+from mcp_guard.storage.contract import Join, Reads, Store
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.executors import Executor, InPlaceExecutor
 from mcp_guard.storage.rows import SALT_BYTES, ReceiptRow, TreeHead
@@ -212,6 +212,10 @@ class _PendingOp:
     future: OpFuture[Any]
 
 
+def _reads_of(group: Sequence[_PendingOp]) -> list[Reads]:
+    return [read for pending in group for read in pending.reads]
+
+
 class _OpFailed(Exception):
     """One of several ops failed, and the transaction with it. The others can be committed without it."""
 
@@ -313,14 +317,11 @@ class Writer:
 
         INVARIANT: no future is resolved before COMMIT has returned (promise P1).
         """
-        groups, self._pending = [[pending for pending in self._pending if not pending.future.cancelled()]], []
-        for pending in groups[0]:
-            pending.future.has_begun = True
+        groups, take_more = [self._take_pending()], self._take_pending
         while groups:
             group = groups.pop()
             try:
-                reads = [read for pending in group for read in pending.reads]
-                results = self._commit(store, [pending.op for pending in group], reads) if group else []
+                results = self._commit_group(store, group, take_more) if group else []
             except _OpFailed as failed:
                 groups += [[group.pop(failed.index)], group]
             except _GroupFailed:
@@ -331,6 +332,28 @@ class Writer:
             else:
                 for pending, result in zip(group, results, strict=True):
                     pending.future.settle(result)
+            take_more = list  # what has failed once is not joined
+
+    def _commit_group(
+        self, store: Store, group: list[_PendingOp], take_more: Callable[[], list[_PendingOp]]
+    ) -> list[Any]:
+        """The results of this group, which those join that arrive while the lock is waited for."""
+        ops = [pending.op for pending in group]
+
+        def join() -> list[Reads]:
+            late = take_more()
+            group.extend(late)
+            ops.extend(pending.op for pending in late)
+            return _reads_of(late)
+
+        return self._commit(store, ops, _reads_of(group), join)
+
+    def _take_pending(self) -> list[_PendingOp]:
+        """The ops that wait, except those whose caller has given up. They have begun from now on."""
+        taken, self._pending = [pending for pending in self._pending if not pending.future.cancelled()], []
+        for pending in taken:
+            pending.future.has_begun = True
+        return taken
 
     def now(self) -> Micros:
         """Never before the last receipt that this process knows of."""
@@ -385,12 +408,13 @@ class Writer:
         result: T = self._commit(self.store, [op])[0]
         return result
 
-    def _commit(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads] = ()) -> list[Any]:
+    def _commit(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads] = (), join: Join = tuple) -> list[Any]:
+        """The results of these ops, and of those that `join` adds to them: see `Store.begin`."""
         try:
             try:
-                results = self._transact(store, ops, reads)
+                results = self._transact(store, ops, reads, join)
             except HeadMoved:
-                results = self._transact(store, ops, reads, locked=True)
+                results = self._transact(store, ops, reads, join, locked=True)
         except ChangedElsewhere as error:
             if len(ops) > 1:
                 raise _GroupFailed from None
@@ -411,10 +435,12 @@ class Writer:
             self._reported = trouble
             self._on_trouble(say("calls are refused: {}", str(error)))
 
-    def _transact(self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], locked: bool = False) -> list[Any]:
+    def _transact(
+        self, store: Store, ops: list[Op[Any]], reads: Sequence[Reads], join: Join, locked: bool = False
+    ) -> list[Any]:
         try:
             try:
-                store.begin(self._known_head.head, locked, reads)
+                store.begin(self._known_head.head, locked, reads, join)
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(store, head.key)

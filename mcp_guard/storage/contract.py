@@ -38,6 +38,8 @@ from mcp_guard.storage.rows import (
 
 Reads = Callable[["Store"], object]
 """Makes some of the reads that an op will make, and has no other effect."""
+Join = Callable[[], Sequence[Reads]]
+"""Adds to a transaction what has arrived by now; its reads."""
 
 # Evidence
 
@@ -472,13 +474,14 @@ class Store(
     def reading(self) -> AbstractContextManager[None]:
         """Turns a failure to read into a LedgerError."""
 
-    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
-        """Begin a transaction that writes. Waits while another process is in one, for a limited time.
-
+    def begin(
+        self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = (), join: Join = tuple
+    ) -> None:
+        """Begin a transaction that writes. Waits while another process is in one, for a limited time; if an event loop
+        went on meanwhile, `join` is called under the lock.
         Unless it is `locked`, it may build on the head that is `known`; if another process has advanced that, `commit`
         raises HeadMoved, also where the transaction has only read. What `reads` make may be read at once and ahead of
-        time; what the transaction reads is the same without them.
-        """
+        time; what the transaction reads is the same without them."""
 
     @property
     def excludes_others(self) -> bool:

@@ -18,7 +18,7 @@ COUNTERS = (
 
 def exchanges(remote: RemoteGuard) -> int:
     executor: Any = remote.writer.executor
-    return sum(store.wire.round_trips for store in executor._stores)
+    return sum(store.wire.round_trips for store in executor.stores)
 
 
 async def cost(remote: RemoteGuard, calls: int = 3) -> list[int]:

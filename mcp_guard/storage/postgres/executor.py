@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.postgres.announcements import Listener
+from mcp_guard.storage.postgres.shared_reads import SharedReads
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.watch import ServerWatch
 from mcp_guard.storage.postgres.wire import SuspendingWire
@@ -27,10 +28,8 @@ class LoopExecutor:
         self.poll_seconds = POLL_SECONDS
         self.watch = ServerWatch(writer.wire.check)
         self._listener: Listener | None = None
-        self._stores = [writer, *readers]
-        self._readers: asyncio.LifoQueue[PostgresStore] = asyncio.LifoQueue()
-        for reader in readers:
-            self._readers.put_nowait(reader)
+        self.stores = [writer, *readers]
+        self._reads = SharedReads(readers)
         self._work: Callable[[Store], None] | None = None
         """What was given and has not begun."""
         self._task: asyncio.Task[None] | None = None
@@ -59,23 +58,7 @@ class LoopExecutor:
             self._task = None
 
     async def read(self, query: Callable[[Store], T]) -> T:
-        return await self._read(query)
-
-    async def _read(self, query: Callable[[PostgresStore], T]) -> T:
-        """Whoever gives up waiting leaves the connection to the end of the query: a connection whose query is cancelled
-        must be made again."""
-        self.check()
-        reading = asyncio.ensure_future(self._read_now(query))
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(reading)
-
-    async def _read_now(self, query: Callable[[PostgresStore], T]) -> T:
-        reader = await self._readers.get()
-        try:
-            with reader.reading():
-                return await suspendable(lambda: query(reader))
-        finally:
-            self._readers.put_nowait(reader)
+        return await self._read(lambda: query(self._reads))
 
     async def look(self, query: Callable[[Store], T], also: Sequence[Reads]) -> tuple[T, Reads]:
         found: list[T] = []
@@ -83,8 +66,13 @@ class LoopExecutor:
         def reads(store: Store) -> None:
             found[:] = [query(store)]
 
-        look = await self._read(lambda store: store.look([reads, *also]))
+        look = await self._read(lambda: self._reads.look([reads, *also]))
         return found[0], look
+
+    async def _read(self, query: Callable[[], T]) -> T:
+        self.check()
+        with self._reads.reading():
+            return await suspendable(query)
 
     async def stop_listening(self) -> None:
         if self._listener is not None:
@@ -95,10 +83,8 @@ class LoopExecutor:
         await self.stop_listening()
         if self._task is not None:
             await self._task
-        for _ in self._stores[1:]:
-            await self._readers.get()
-        for store in self._stores:
-            await suspendable(store.close)
+        await self._reads.finish()
+        await suspendable(self.writer.close)
 
 
 async def open_executor(store: PostgresStore) -> LoopExecutor:

@@ -17,7 +17,7 @@ import psycopg
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.core.rates import RecordedUse
-from mcp_guard.storage.contract import Reads
+from mcp_guard.storage.contract import Join, Reads
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
 from mcp_guard.storage.postgres.announcements import payload_of
 from mcp_guard.storage.postgres.connection import schema_of
@@ -115,9 +115,11 @@ class PostgresStore(PagedReads, SqlStore):
             return Found(rows, len(rows))
         if not sql.startswith("SELECT"):
             self._forget_tables_of(sql)
-        return self._ask((translate(sql), values))[-1]
+        return self.ask((translate(sql), values))[-1]
 
-    def _ask(self, *statements: Statement) -> list[Found]:
+    def ask(self, *statements: Statement) -> list[Found]:
+        """What each of these statements finds, after what was written before in the transaction. Outside of one they
+        only read, and are sent once more over a new connection if this one is lost. Raises: psycopg.Error."""
         if not self._in_transaction:
             self.wire.make_ready()
         try:
@@ -126,7 +128,7 @@ class PostgresStore(PagedReads, SqlStore):
             if self._in_transaction or is_answer(error):
                 raise
         self.wire.connect()
-        return self._exchange(*statements)  # outside a transaction nothing is written, so once more
+        return self._exchange(*statements)
 
     def _write(self, sql: str, values: Sequence[Any] = ()) -> None:
         if not self._in_transaction:
@@ -184,7 +186,9 @@ class PostgresStore(PagedReads, SqlStore):
 
     # Transactions
 
-    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+    def begin(
+        self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = (), join: Join = tuple
+    ) -> None:
         self._reset()
         self.wire.make_ready()
         self._in_transaction = True
@@ -195,7 +199,14 @@ class PostgresStore(PagedReads, SqlStore):
         looks = [] if self._locked else [look for look in reads if isinstance(look, Look) and look.head == known]
         answered = {query: rows for look in looks for query, rows in look.answers.items()}
         first = self._head_queries(known) if self._locked else ()
-        self._ahead = read_ahead([partial(try_to_read, read) for read in reads], self._answer, first, answered)
+        self._ahead = self._read_ahead(reads, first, answered)
+        if self._locked:
+            if known not in (None, self.head()):
+                self._lock_next = LOCKED_TRANSACTIONS
+            self._ahead = self._read_ahead(join(), (), self._ahead)
+
+    def _read_ahead(self, reads: Sequence[Reads], first: Sequence[Query], known: Answers) -> Answers:
+        return read_ahead([partial(try_to_read, read) for read in reads], self._answer, first, known)
 
     def look(self, reads: Sequence[Reads]) -> Look:
         """Make these reads side by side, for themselves and for a transaction that begins later."""
@@ -204,7 +215,7 @@ class PostgresStore(PagedReads, SqlStore):
         return Look(reads, TreeHead(*answers.pop(head)[0]), answers)
 
     def _answer(self, asked: Sequence[Query]) -> list[Found]:
-        return self._ask(*((translate(sql), values) for sql, values in asked))
+        return self.ask(*((translate(sql), values) for sql, values in asked))
 
     def _head_queries(self, known: TreeHead | None) -> list[Query]:
         """For the head under a lock of its row, and what is checked before anything is built on it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.contract import Reads
+from mcp_guard.storage.contract import Join, Reads
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.sql.schema import TABLES, VERSION
@@ -57,7 +57,9 @@ class SqliteQueries(SqlStore):
         except FAILURES as error:
             raise explain(error, self.path) from None
 
-    def begin(self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = ()) -> None:
+    def begin(
+        self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = (), join: Join = tuple
+    ) -> None:
         self._run("BEGIN IMMEDIATE")
 
     @property

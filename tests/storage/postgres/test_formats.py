@@ -79,7 +79,7 @@ async def test_gateway_that_connects_again_does_not_go_on_with_another_format(tm
         set_format(engine, VERSION + 1)
         remote.network.cut()
         assert NEWER in text(await remote.call("b"))
-        for store in remote.executor._stores:
+        for store in remote.executor.stores:
             with pytest.raises(LedgerError, match=NEWER):
                 await suspendable(store.wire.connect)
         with pytest.raises(LedgerError, match=NEWER) as refused:
