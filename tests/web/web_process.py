@@ -29,7 +29,7 @@ HOST = "guard.localtest.example"
 
 
 @dataclass(frozen=True)
-class TestCertificate:
+class OwnCertificate:
     """A self-signed certificate for `HOST`, in files `web.crt` and `web.key`."""
 
     folder: Path
@@ -42,7 +42,7 @@ class TestCertificate:
         return ssl.create_default_context(cafile=str(self.folder / "web.crt"))
 
 
-def make_certificate(folder: Path, days: int = 2, host: str = HOST) -> TestCertificate:
+def make_certificate(folder: Path, days: int = 2, host: str = HOST) -> OwnCertificate:
     """In this folder, valid from yesterday for so many days."""
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -63,14 +63,14 @@ def make_certificate(folder: Path, days: int = 2, host: str = HOST) -> TestCerti
     (folder / "web.key").touch(mode=0o600)
     (folder / "web.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return TestCertificate(folder, base64.b64encode(hashlib.sha256(spki).digest()).decode())
+    return OwnCertificate(folder, base64.b64encode(hashlib.sha256(spki).digest()).decode())
 
 
 @dataclass
 class WebScenario(InboxScenario):
     """A guard with an agent's client, and the pages at `url`."""
 
-    certificate: TestCertificate | None = None
+    certificate: OwnCertificate | None = None
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def web_process(config: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browser_at(*certificates: TestCertificate) -> Iterator[Browser]:
+def browser_at(*certificates: OwnCertificate) -> Iterator[Browser]:
     """Chromium, for which `HOST` is this machine and these certificates are valid."""
     fingerprints = ",".join(certificate.fingerprint for certificate in certificates)
     trusting = [f"--ignore-certificate-errors-spki-list={fingerprints}", f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
