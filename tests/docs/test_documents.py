@@ -37,6 +37,7 @@ NOT_RUN = {
         'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_approvals.py makes them",
         "mcp-guard inbox --open": FOREVER,
     },
+    "docs/howto/approve-from-a-phone.md": {"mcp-guard web": FOREVER},
     "docs/howto/claude-desktop.md": {
         "mcp-guard init": WRAPS,
         "mcp-guard approvers add alice": "paths of the reader's own",
