@@ -135,12 +135,12 @@ def inbox_pages(config: Path) -> Iterator[bytes]:
     with inbox(config) as url:
         code = json.loads(cli("approvers", "code", "alice", "--json", "--config", str(config)).stdout)["code"]
         host = urlsplit(url).netloc
-        with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
+        with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
             connection.request("POST", "/sign-in", f"code={code}", {"host": host, "origin": url})
             token = json.loads(connection.getresponse().read())["token"]
         [waiting] = json.loads(cli("approvals", "list", "--json", "--config", str(config)).stdout)
         for path in ("/", "/history", f"/requests/{waiting['id']}"):
-            with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
+            with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
                 connection.request("GET", path, headers={"host": host, "authorization": f"Bearer {token}"})
                 reply = connection.getresponse()
                 assert reply.status == 200

@@ -85,7 +85,7 @@ async def connected(
     transport = HttpTransport(
         HttpServerParameters("far", settings, Path(), lambda name: FileTokenStorage(Path(), name))
     )
-    connection = Connection(Upstream("far", transport, Scrubber(), MESSAGE_BYTES, 5.0), lambda: None)
+    connection = Connection(Upstream("far", transport, Scrubber(), MESSAGE_BYTES, 20.0), lambda: None)
     listener, client_is_ready = Listener(), asyncio.Event()
     client_is_ready.set()
     transport.start()
@@ -100,7 +100,7 @@ async def connected(
         )
     )
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             await connection.listing_tried.wait()
         yield Connected(connection, listener)
     finally:
