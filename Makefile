@@ -8,8 +8,9 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
-.PHONY: fleet-upgrade demo test coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
 .PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -25,7 +26,8 @@ dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock files an
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-test: check $(VENV)/.node browser nginx database  ## run all checks and tests
+test: $(VENV)/.dev  ## run all checks and tests
+	@$(MAKE) -s -j check .collected .installed
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 coverage: $(VENV)/.node browser nginx database  ## run all tests and measure which lines they reach, in every process; takes half as long again
@@ -34,6 +36,12 @@ coverage: $(VENV)/.node browser nginx database  ## run all tests and measure whi
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
 	@echo "coverage: $$(cat .coverage-total) %"
+
+.collected: $(VENV)/.dev  # compile the tests once for all workers, while the type checker uses only one processor
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true  # the run itself shows what cannot be collected
+
+.installed:  # one after the other: apt works for one caller at a time
+	@$(MAKE) -s -j1 $(VENV)/.node browser nginx database
 
 check: $(VENV)/.dev  ## check style, types and the direction of imports
 	@$(BIN)/ruff check
@@ -173,7 +181,7 @@ $(VENV)/.dev: $(VENV)/.uv requirements-dev.lock pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync -q --require-hashes requirements-dev.lock
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -q --no-deps --editable .
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || true
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib mcp_guard > /dev/null || true
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib mcp_guard > /dev/null || true
 	@touch $@
 
 $(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
