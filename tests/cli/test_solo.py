@@ -1,7 +1,6 @@
 """`mcp-guard init --solo`: one person, one agent, an approved call, and a record that nobody else has reviewed it."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,9 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.config import load
 from tests.live.http_guard import free_port
+from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Client as Raw
-from tests.live.running_guard import cli, command, scripted, text, write_private
+from tests.live.running_guard import cli, scripted, text, write_private
 from tests.web.inbox_client import InboxClient
 
 
@@ -23,15 +23,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def inbox_page(config: Path, request: str) -> str:
     """The request's page as its owner sees it in the inbox."""
-    process = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
+    process = Forked(["inbox", "--config", str(config), "--json"], stdout=PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         code = json.loads(cli("approvers", "code", "dana", "--json").stdout)["code"]
         return str(InboxClient(url).sign_in(code).get(f"/requests/{request}")[1])
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.wait(20)
+        process.stdout.close()
 
 
 def test_somebody_who_works_alone_approves_a_call_and_the_record_says_so(

@@ -13,7 +13,7 @@ import httpx2 as httpx
 from benchmarks.http_wire import Wire
 from tests.faults.fleet_network import GatewayNetwork
 from tests.faults.guard_process import Ask, Json
-from tests.live.http_guard import PREFIX, REVISION, free_port
+from tests.live.http_guard import NO_TLS, PREFIX, REVISION, free_port
 
 PATIENCE = 60.0
 ENVELOPE = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": {}}
@@ -92,7 +92,7 @@ class Gateway:
 
     async def until_ready(self) -> None:
         """Raises: AssertionError if it is not ready in time."""
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as http:
             said = ""
             for _ in range(int(PATIENCE / 0.1)):
                 try:

@@ -1,15 +1,14 @@
 """Runs the authorization server of `tests/servers/authority.py` for a test, with configurations that use it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx2 as httpx
 
-from tests.live.http_guard import await_answer, free_port
+from tests.live.http_guard import NO_TLS, await_answer, free_port
+from tests.live.preloaded_cli import DEVNULL, Forked
 from tests.live.running_guard import SERVERS, Json
 
 
@@ -29,8 +28,8 @@ class Authority:
         (self.folder / "authority.json").write_text(json.dumps(self._how))
 
     def __enter__(self) -> Self:
-        words = [sys.executable, str(SERVERS / "authority.py"), str(self.port), str(self.folder)]
-        self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        words = [str(self.port), str(self.folder)]
+        self.process = Forked(words, script=SERVERS / "authority.py", stdout=DEVNULL, stderr=DEVNULL)
         await_answer(f"{self.url}/mcp")
         return self
 
@@ -40,7 +39,7 @@ class Authority:
 
     def drop(self) -> None:
         """Expire every access token now, before its announced lifetime."""
-        httpx.post(f"{self.url}/drop", trust_env=False)
+        httpx.post(f"{self.url}/drop", trust_env=False, verify=NO_TLS)
 
     def asked(self, what: str) -> list[Json]:
         path = self.folder / "asked.jsonl"

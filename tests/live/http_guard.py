@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +15,13 @@ from typing import Self
 
 import httpx2 as httpx
 
+from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Json, cli, command
 
 REVISION = "2026-07-28"
 Headers = Mapping[str, str]
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For requests to `http://`: it trusts nobody, and does not take the 30 ms of loading whom the machine trusts."""
 PREFIX = "io.modelcontextprotocol/"
 
 
@@ -30,13 +34,14 @@ def free_port() -> int:
 def await_answer(url: str) -> None:
     """Wait until the server that was just started answers anything."""
     deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(url, trust_env=False)
-            return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, f"nothing answers at {url}"
-            time.sleep(0.05)
+    with httpx.Client(trust_env=False, verify=NO_TLS) as http:
+        while True:
+            try:
+                http.get(url)
+                return
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, f"nothing answers at {url}"
+                time.sleep(0.05)
 
 
 def serving(port: int, more: str = "") -> str:
@@ -54,6 +59,9 @@ class Served:
     descriptors: int | None = None
     options: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    new_interpreter: bool = False
+    """Start it as users do and not, to save time, from a process that has imported it already."""
+    process: "Forked | subprocess.Popen[str]" = field(init=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -61,10 +69,15 @@ class Served:
 
     def begin(self) -> None:
         """Start the process, without waiting until it serves."""
-        words = command("serve", "--config", str(self.config), *self.options)
+        words = ["serve", "--config", str(self.config), *self.options]
+        env = {**os.environ, **self.env}
+        if self.descriptors is None and not self.new_interpreter:
+            self.process = Forked(words, stderr=PIPE, text=True, env=env)
+            return
+        words = command(*words)
         if self.descriptors is not None:
             words = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *words]
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **self.env})
+        self.process = subprocess.Popen(words, stderr=PIPE, text=True, env=env)
 
     def __enter__(self) -> Self:
         self.begin()
@@ -76,13 +89,17 @@ class Served:
         raise AssertionError(self.notes)
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        assert self.process.stderr is not None
         self.process.terminate()
-        try:
-            _, rest = self.process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        self.notes += rest
+        with ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(self.process.stderr.read)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                raise
+        self.process.stderr.close()
+        self.notes += rest.result()
 
     def issue(self, *options: str) -> tuple[str, str]:
         """A new instance and its token."""
@@ -90,7 +107,7 @@ class Served:
         return given["instance"], given["token"]
 
     def health(self) -> Json:
-        answer = httpx.get(self.url.replace("/mcp", "/health"), trust_env=False).json()
+        answer = httpx.get(self.url.replace("/mcp", "/health"), trust_env=False, verify=NO_TLS).json()
         return dict(answer)
 
     def revoke(self, *which: str) -> None:
@@ -109,7 +126,7 @@ class Raw:
     patience: float = 60
     session: str | None = None
     last: int = 0
-    trust: ssl.SSLContext | bool = True
+    trust: ssl.SSLContext = NO_TLS
 
     def send(self, body: Json | bytes, headers: Headers | None = None) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

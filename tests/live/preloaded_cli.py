@@ -1,39 +1,136 @@
 """A process with the command line imported that forks for each command: a new process in 20 ms, not 300.
 
-Only for commands that come and go; guards, and what is tested of a start itself, are started as users start them.
+For commands that come and go, for guards where the start is not what is tested, and for servers in Python that would
+import the MCP SDK. Each is a process of its own with its own arguments, environment, folder and files; only the imports
+are shared.
 """
 
 import atexit
+import gc
 import json
 import os
+import runpy
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import list_commands
 
 SECONDS = 60
-_running: list["subprocess.Popen[bytes]"] = []
+"""How long a command may run."""
+USED_BY_GUARDS = (
+    "cedarpy", "mcp_guard.app", "mcp_guard.config.file", "mcp_guard.downstream.http.app", "mcp_guard.downstream.stdio",
+    "mcp_guard.ledger.approvals", "mcp_guard.sign_ins", "mcp_guard.storage.engines", "mcp_guard.storage.postgres",
+    "mcp_guard.storage.sqlite", "mcp_guard.upstream.start", "mcp_guard.verifier", "mcp_guard.web", "uvicorn",
+)  # fmt: skip
+USED_BY_SERVERS = ("mcp.server.mcpserver", "mcp.server.stdio", "mcp.server.streamable_http", "uvicorn.main")
+COMMAND, SCRIPT = b"c", b"s"
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
+_running: list[tuple["subprocess.Popen[bytes]", socket.socket]] = []
 _one_at_a_time = threading.Lock()
+
+
+class Forked:
+    """A command in a process forked from the preloaded one, with what tests use of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        words: tuple[str, ...] | list[str],
+        *,
+        stdin: int = DEVNULL,
+        stdout: int = 1,
+        stderr: int = 2,
+        text: bool = False,
+        script: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        prelude: str = "",
+        seconds: int = 0,
+    ) -> None:
+        """Descriptors are numbers, `PIPE` or `DEVNULL`. With `script`, that program runs in place of `mcp-guard`.
+        `prelude` is Python that the process executes first. After so many `seconds`, unless 0, it is killed."""
+        self.args = list(words)
+        self.returncode: int | None = None
+        self._answer, theirs = socket.socketpair()
+        asked: dict[str, Any] = {"words": self.args, "cwd": os.getcwd(), "env": dict(env or os.environ)}
+        asked |= {"prelude": prelude, "seconds": seconds, "script": str(script or "")}
+        body = json.dumps(asked).encode()
+        mode = "" if text else "b"
+        files = [_file(stdin, mode, reading=True), _file(stdout, mode), _file(stderr, mode)]
+        socket.send_fds(_server(), [SCRIPT if script else COMMAND], [theirs.fileno(), *(given for given, _ in files)])
+        theirs.close()
+        for asked_for, (given, _) in zip((stdin, stdout, stderr), files, strict=True):
+            if asked_for < 0:
+                os.close(given)
+        self.stdin, self.stdout, self.stderr = (kept for _, kept in files)
+        self._answer.sendall(len(body).to_bytes(4, "big") + body)
+        self.pid = int.from_bytes(_receive(self._answer, 4), "big")
+
+    def poll(self) -> int | None:
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._answer, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    return None
+            self.returncode = int.from_bytes(_receive(self._answer, 4), "big", signed=True)
+            self._answer.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def _file(wanted: int, mode: str, *, reading: bool = False) -> tuple[int, IO[Any] | None]:
+    """The descriptor for the command, and our end if it is a pipe."""
+    if wanted == DEVNULL:
+        return os.open(os.devnull, os.O_RDWR), None
+    if wanted != PIPE:
+        return wanted, None
+    read, write = os.pipe()
+    return (read, os.fdopen(write, "w" + mode)) if reading else (write, os.fdopen(read, "r" + mode))
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise EOFError("the other process is gone")
+        data += more
+    return data
 
 
 def run_warm(words: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
     """Run a command with our environment and folder and no input; returns its output and exit code."""
-    with _one_at_a_time, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        server = _server()
-        assert server.stdin
-        assert server.stdout
-        files = [f"/proc/{os.getpid()}/fd/{item.fileno()}" for item in (out, err)]
-        asked = {"words": words, "files": files, "cwd": os.getcwd(), "env": dict(os.environ)}
-        server.stdin.write(json.dumps(asked).encode() + b"\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        code = Forked(words, stdout=out.fileno(), stderr=err.fileno(), seconds=SECONDS).wait()
         return subprocess.CompletedProcess(words, code, *(_read(item.fileno()) for item in (out, err)))
 
 
@@ -41,52 +138,105 @@ def _read(file: int) -> str:
     return os.pread(file, os.fstat(file).st_size, 0).decode()
 
 
-def _server() -> "subprocess.Popen[bytes]":
-    if not _running:
-        server = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        _running.append(server)
-        atexit.register(_stop)
-    return _running[0]
+def _server() -> socket.socket:
+    with _one_at_a_time:
+        if not _running:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                words = [sys.executable, "-m", __name__, str(theirs.fileno())]
+                process = subprocess.Popen(words, pass_fds=[theirs.fileno()], stdin=DEVNULL)
+            _running.append((process, ours))
+            atexit.register(_stop)
+        return _running[0][1]
 
 
 def _stop() -> None:
-    for server in _running:
-        server.communicate()
+    for process, connection in _running:
+        connection.close()
+        process.wait()
 
 
-def serve() -> None:
+def serve(control: socket.socket) -> None:
+    """Fork for each request until the other end is closed, and report each exit code."""
     list(list_commands())  # every command is imported by now
-    for line in sys.stdin.buffer:
-        child = os.fork()
-        if child == 0:
-            _become(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        os.write(1, b"%d\n" % os.waitstatus_to_exitcode(status))
+    _import(*USED_BY_GUARDS)
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.data is None:
+                    request, files, _, _ = socket.recv_fds(control, 1, 4)
+                    if not request:
+                        return
+                    if request == SCRIPT:
+                        _import(*USED_BY_SERVERS)
+                    _fork(selector, files)
+                else:
+                    pid, answer = key.data
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    _report(pid, answer)
 
 
-def _become(asked: dict[str, Any]) -> NoReturn:
-    def open_files() -> dict[str, Any]:
-        for number, file in enumerate(("/dev/null", *asked["files"])):
-            os.dup2(os.open(file, os.O_RDWR), number)
-        return asked
+def _import(*names: str) -> None:
+    for name in names:
+        import_module(name)
+    gc.freeze()  # so that collecting garbage does not copy the memory that is shared
 
-    os._exit(run_command(open_files))
+
+def _fork(selector: selectors.BaseSelector, files: list[int]) -> None:
+    child = os.fork()
+    if child == 0:
+        _become(files)
+    for file in files[1:]:
+        os.close(file)
+    answer = socket.socket(fileno=files[0])
+    with suppress(OSError):  # nobody waits for it
+        answer.sendall(child.to_bytes(4, "big"))
+    selector.register(os.pidfd_open(child), selectors.EVENT_READ, (child, answer))
+
+
+def _report(child: int, answer: socket.socket) -> None:
+    _, status = os.waitpid(child, 0)
+    with answer, suppress(OSError):
+        answer.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+
+
+def _become(files: list[int]) -> NoReturn:
+    def receive() -> dict[str, Any]:
+        with socket.socket(fileno=files[0]) as answer:
+            asked = json.loads(_receive(answer, int.from_bytes(_receive(answer, 4), "big")))
+        for number, file in enumerate(files[1:]):
+            os.dup2(file, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        return dict(asked)
+
+    os._exit(run_command(receive))
 
 
 def run_command(take_over: Callable[[], dict[str, Any]]) -> int:
     """Run a command in this process, until it ends or the alarm goes off, and return its exit code.
 
     `take_over` replaces the standard files and returns the command's `words`, its folder `cwd` and environment `env`.
+    It may add after how many `seconds` the alarm goes off, 0 for never, the Python to execute first, `prelude`, and the
+    `script` to run with these words.
     """
     code = 1
-    signal.alarm(SECONDS)
     measured = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
     try:
         asked = take_over()
+        signal.alarm(asked.get("seconds", SECONDS))
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
-        code = main(asked["words"])
+        time.tzset()
+        exec(asked.get("prelude", ""), {})
+        if script := asked.get("script"):
+            sys.argv = [script, *asked["words"]]
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        else:
+            code = main(asked["words"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -101,4 +251,4 @@ def run_command(take_over: Callable[[], dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.live.preloaded_cli import run_warm
+from tests.live.preloaded_cli import PIPE, Forked, run_warm
 from tests.promises.engines import engine
 
 SERVERS = Path(__file__).parent.parent / "servers"
@@ -104,21 +104,19 @@ class Client:
     env: dict[str, str] = field(default_factory=dict)
     prelude: str = ""
     """Python that the guard's process executes first, to shorten waits."""
+    new_interpreter: bool = False
+    """Start it as users do and not, to save time, from a process that has imported it already."""
+    process: "Forked | subprocess.Popen[bytes]" = field(init=False, repr=False)
     others: list[Json] = field(default_factory=list)
     last_id: int = 0
 
     def __enter__(self) -> Self:
-        program = command("run", "--config", str(self.config), *self.arguments)
-        if self.prelude:
-            start = f"import sys\nfrom mcp_guard.cli import main\n{self.prelude}\nsys.exit(main())"
-            program = [sys.executable, "-c", start, *program[3:]]
-        self.process = subprocess.Popen(
-            program,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **self.env},
-        )
+        words = ["run", "--config", str(self.config), *self.arguments]
+        env = {**os.environ, **self.env}
+        if self.new_interpreter:
+            self.process = subprocess.Popen(command(*words), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env)
+        else:
+            self.process = Forked(words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env, prelude=self.prelude)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:

@@ -9,7 +9,7 @@ import httpx2 as httpx
 import psycopg
 import pytest
 
-from tests.live.http_guard import Raw, Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Raw, Served, free_port, serving
 from tests.live.running_guard import scripted, seen, text, write_config
 from tests.storage.postgres_network import Network, network
 from tests.storage.postgres_server import Server, server
@@ -128,7 +128,7 @@ def test_calls_are_refused_while_the_database_is_away_and_go_on_when_it_is_back(
 
 
 def get(port: int, path: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
+    return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, verify=NO_TLS)
 
 
 def readiness(port: int) -> tuple[int, str]:

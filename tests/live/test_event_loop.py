@@ -15,7 +15,7 @@ import pytest
 
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, scripted, text, write_config
 from tests.live.test_reload import wait_for_new_tools, write
 from tests.live.test_session import held
@@ -94,7 +94,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checked
 
 def test_a_stdio_guard_never_waits_for_the_database_on_its_loop(checked: Checked) -> None:
     config = checked.configure()
-    with Client(config, env=checked.env) as client:
+    with Client(config, env=checked.env, new_interpreter=True) as client:
         client.start()
         assert "a" in text(client.call("up__echo", {"text": "a"}))
         waiting = client.send("tools/call", {"name": "up__count", "arguments": {}})
@@ -115,7 +115,7 @@ def test_a_guard_that_serves_never_waits_for_the_database_on_its_loop(checked: C
     port = free_port()
     users = '[connect]\nusers = { "root" = "tester" }\n'
     config = checked.configure(serving(port, f'socket = "{checked.folder}/socket"\n') + users)
-    with Served(config, port, env=checked.env) as served:
+    with Served(config, port, env=checked.env, new_interpreter=True) as served:
         instance, token = served.issue()
         client = served.raw(token)
         client.start()
@@ -127,7 +127,7 @@ def test_a_guard_that_serves_never_waits_for_the_database_on_its_loop(checked: C
             assert b'"id":1' in connection.recv(4096)
         served.revoke("--instance", instance)
         assert "revoked" in client.request("tools/call", {"name": "up__echo", "arguments": {"text": "a"}}).text
-        assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).json()["ledger"] == "ok"
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, verify=NO_TLS).json()["ledger"] == "ok"
     assert "Traceback" not in served.notes
     kinds = checked.kinds()
     assert kinds.count("instance.ended") == 1

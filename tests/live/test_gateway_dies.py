@@ -13,7 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.faults.fleet import Fleet, open_fleet
 from tests.faults.guard_process import Ask
 from tests.faults.ledger_reading import key_of
-from tests.live.http_guard import REVISION
+from tests.live.http_guard import NO_TLS, REVISION
 
 
 class Balancer:
@@ -56,7 +56,7 @@ async def call_until_done(url: str, token: str, mode: str, ask: Ask) -> Any:
     while True:
         with suppress(Exception):
             async with (
-                httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, trust_env=False) as http,
+                httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, trust_env=False, verify=NO_TLS) as http,
                 OfficialClient(streamable_http_client(url, http_client=http), mode=mode) as client,
             ):
                 for _ in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.live.http_guard import Served, free_port, reply, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, reply, serving
 from tests.live.running_guard import (
     ALLOW_ALL,
     SERVERS,
@@ -81,8 +81,8 @@ def test_serve_answers_held_calls_finishes_running_ones_and_resumes_after_a_rest
             assert "Nothing was sent yet. The guard is shutting down, and the request stays open" in said
             assert answer["result"]["_meta"]["mcp-guard/decision"]["approval"] in said
         base = served.url.removesuffix("/mcp")
-        assert httpx.get(f"{base}/livez", trust_env=False).status_code == 200
-        ready = httpx.get(f"{base}/readyz", trust_env=False)
+        assert httpx.get(f"{base}/livez", trust_env=False, verify=NO_TLS).status_code == 200
+        ready = httpx.get(f"{base}/readyz", trust_env=False, verify=NO_TLS)
         assert (ready.status_code, ready.json()) == (503, {"status": "shutting down"})
         assert ready.headers["retry-after"] == "5"
         refused = client.request("tools/list")

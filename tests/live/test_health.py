@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
 from tests.servers.wild_http import WildServer
@@ -19,7 +19,7 @@ def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
     def ask(path: str) -> httpx.Response:
         # the proxy of a cluster asks by address, whatever `Host` says
         headers = {"host": "10.1.2.3:8766"}
-        answers.append(httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False))
+        answers.append(httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False, verify=NO_TLS))
         return answers[-1]
 
     def becomes(code: int, **checks: str) -> None:
@@ -50,7 +50,7 @@ def test_readiness_says_what_works_and_names_nothing(tmp_path: Path) -> None:
         becomes(200, status="ready")
         health = served.health()
         assert (health["status"], health["sessions"]) == ("ok", 1)
-        usual = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+        usual = httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, verify=NO_TLS)
         assert (usual.status_code, "health at /livez and /readyz" in usual.text) == (404, True)
     assert all(set(answer.json()) <= {"status", "ledger", "policies", "upstreams"} for answer in answers)
     assert not any("canary" in answer.text for answer in answers)
@@ -70,7 +70,7 @@ def test_a_dead_server_over_http_is_counted_as_down_by_all_sessions_until_it_is_
 
             def becomes(code: int, up: int) -> None:
                 def answers() -> bool:
-                    answer = httpx.get(address, trust_env=False)
+                    answer = httpx.get(address, trust_env=False, verify=NO_TLS)
                     return (answer.status_code, answer.json()["upstreams"]["up"]) == (code, up)
 
                 eventually(answers)

@@ -22,7 +22,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from mcp_guard.identity.dpop import thumbprint
-from tests.live.http_guard import REVISION, Served, free_port, reply, serving
+from tests.live.http_guard import NO_TLS, REVISION, Served, free_port, reply, serving
 from tests.live.running_guard import ALLOW_ALL, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.test_session import alive, children, eventually, held
 
@@ -58,7 +58,8 @@ async def test_official_client_works_with_both_protocol_versions(served: Served,
         steps.append(progress)
 
     with anyio.fail_after(60):
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, trust_env=False) as http:
+        bearer = {"authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(headers=bearer, trust_env=False, verify=NO_TLS) as http:
             transport = streamable_http_client(served.url, http_client=http)
             async with OfficialClient(transport, mode=mode, list_roots_callback=roots) as client:
                 assert "up__echo" in {tool.name for tool in (await client.list_tools()).tools}
@@ -114,7 +115,7 @@ def test_request_without_a_valid_token_is_refused(served: Served) -> None:
     assert missing.status_code == 401
     assert "error" not in missing.headers["www-authenticate"]
     where = missing.headers["www-authenticate"].partition('resource_metadata="')[2].rstrip('"')
-    document = httpx.get(where, trust_env=False).json()
+    document = httpx.get(where, trust_env=False, verify=NO_TLS).json()
     assert document["resource"] == served.url
     assert document["bearer_methods_supported"] == ["header"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.live.http_guard import Raw, Served, free_port, reply, serving
+from tests.live.http_guard import NO_TLS, Raw, Served, free_port, reply, serving
 from tests.live.running_guard import Json, cli, enrol, scripted, seen, write_config
 from tests.live.test_http import HOLD_POLICIES
 from tests.live.test_session import held
@@ -37,7 +37,7 @@ def headers(client: Raw, **more: str) -> dict[str, str]:
 def lose(client: Raw, message: Json) -> str:
     """Make a request and hang up after the first event; returns its id."""
     with (
-        httpx.Client(timeout=30, trust_env=False) as http,
+        httpx.Client(timeout=30, trust_env=False, verify=NO_TLS) as http,
         http.stream("POST", client.url, content=json.dumps(message).encode(), headers=headers(client)) as response,
     ):
         lines: list[str] = []

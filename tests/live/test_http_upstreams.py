@@ -1,14 +1,13 @@
 """Upstreams over HTTP: both transports, static tokens, disconnects and reconnects."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.http_guard import await_answer, free_port
+from tests.live.preloaded_cli import DEVNULL, Forked
 from tests.live.running_guard import SERVERS, Client, Json, cli, log, text, write_config
 from tests.live.test_session import eventually
 
@@ -23,8 +22,8 @@ class Remote:
         self.start()
 
     def start(self) -> None:
-        words = [sys.executable, str(SERVERS / "over_http.py"), str(self.port), str(self.log), TOKEN]
-        self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        words = [str(self.port), str(self.log), TOKEN]
+        self.process = Forked(words, script=SERVERS / "over_http.py", stdout=DEVNULL, stderr=DEVNULL)
         await_answer(f"http://127.0.0.1:{self.port}/mcp")
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import quoted_schema
 from mcp_guard.storage.postgres.leases import LeasePresence
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import cli, scripted, text, write_config
 from tests.storage.postgres_server import server
 
@@ -41,7 +41,7 @@ def test_a_gateway_without_a_lease_is_not_ready_and_refuses_calls(
     )
 
     def get(path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, verify=NO_TLS)
 
     def metric(name: str) -> float:
         [line] = [line for line in get("/metrics").text.splitlines() if line.startswith(f"mcp_guard_{name} ")]

@@ -11,6 +11,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.live.authorization_server import Authority
+from tests.live.http_guard import NO_TLS
 from tests.live.running_guard import Client, cli, command, log, text, write_config
 from tests.live.test_session import eventually
 from tests.storage.postgres_server import server
@@ -33,7 +34,7 @@ def sign_in(config: Path, *more: str) -> "subprocess.CompletedProcess[str]":
         said = process.stderr.readline()
         if "sign in here: " in said:
             address = said.partition("sign in here: ")[2].strip()
-            httpx.get(address, trust_env=False, follow_redirects=True)
+            httpx.get(address, trust_env=False, verify=NO_TLS, follow_redirects=True)
         output, rest = process.communicate(timeout=20)
     return subprocess.CompletedProcess(words, process.returncode, output, said + rest)
 

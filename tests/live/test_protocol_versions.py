@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.http_guard import await_answer, free_port
+from tests.live.preloaded_cli import DEVNULL, Forked
 from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, log, text, upstream, write_config
 from tests.live.test_session import eventually, held
 from tests.live.test_stateless import PREFIX, REVISION, Stateless, approve
@@ -34,13 +34,19 @@ class UpstreamServer:
 
     def __post_init__(self) -> None:
         self.log = self.folder / "up.jsonl"
-        words = [sys.executable, str(SERVERS / "protocol_versions.py"), self.era, str(self.log)]
-        self.process: subprocess.Popen[bytes] | None = None
+        script = SERVERS / "protocol_versions.py"
+        self.process: Forked | None = None
         if not self.over_http:
-            self.config = write_config(self.folder, upstream("up", *words), self.policies, self.more, self.guard)
+            self.config = write_config(
+                self.folder,
+                upstream("up", sys.executable, str(script), self.era, str(self.log)),
+                self.policies,
+                self.more,
+                self.guard,
+            )
             return
         port = free_port()
-        self.process = subprocess.Popen([*words, str(port)], stderr=subprocess.DEVNULL)
+        self.process = Forked([self.era, str(self.log), str(port)], script=script, stderr=DEVNULL)
         await_answer(f"http://127.0.0.1:{port}/mcp")
         self.config = write_config(
             self.folder, f'[upstreams.up]\nurl = "http://127.0.0.1:{port}/mcp"\n', guard=self.guard
@@ -242,7 +248,8 @@ effect = "read"
 
 @pytest.mark.parametrize("era", ["old", "modern"])
 def test_stateless_client_module_is_loaded_only_for_stateless_upstreams(tmp_path: Path, era: str) -> None:
-    with Client(UpstreamServer(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
+    listed = {"PYTHONPROFILEIMPORTTIME": "1"}
+    with Client(UpstreamServer(tmp_path, era).config, env=listed, new_interpreter=True) as client:
         client.start()
         client.call("up__echo", {"text": "hi"})
     modules = ("upstream.stateless", "protocol.stateless_server", "protocol.stateless_client")

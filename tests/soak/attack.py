@@ -207,14 +207,14 @@ def attack(folder: Path, names: list[str], seconds: float) -> tuple[Latency, dic
     port = free_port()
     upstream = scripted("up", folder, API_TOKEN="hunter22")
     config = write_config(folder, upstream, POLICIES, LABELLED + serving(port), guard="hold_seconds = 2")
-    with Served(config, port) as served:
+    with Served(config, port, new_interpreter=True) as served:
         return asyncio.run(run(served, names, seconds))
 
 
 def hold(folder: Path, seconds: float) -> tuple[Latency, Latency]:
     port = free_port()
     config = write_config(folder, scripted("up", folder), POLICIES, serving(port), guard="hold_seconds = 600")
-    with Served(config, port) as served:
+    with Served(config, port, new_interpreter=True) as served:
         return asyncio.run(run_held(served, folder / "state" / "ledger.sqlite", seconds))
 
 

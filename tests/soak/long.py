@@ -141,7 +141,7 @@ def over_http(folder: Path, calls: int) -> tuple[list[Sample], Load]:
     port = free_port()
     config = configure(folder, serving(port))
     load, samples, decider = Load(random.Random(1)), list[Sample](), Decider(config)
-    with Served(config, port) as served:
+    with Served(config, port, new_interpreter=True) as served:
         token = served.issue()[1]
 
         async def run() -> None:

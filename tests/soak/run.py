@@ -82,7 +82,8 @@ async def burst(port: int, tokens: list[str], calls: int) -> list[str]:
 def soak(folder: Path, sessions: int, calls: int, rounds: int = WARM_UP + 1) -> tuple[Left, Left]:
     """What was left after the warm-up and after the last round. Raises: AssertionError if a call fails."""
     port = free_port()
-    with Served(write_config(folder, scripted("up", folder), ALLOW_ALL, serving(port)), port) as served:
+    config = write_config(folder, scripted("up", folder), ALLOW_ALL, serving(port))
+    with Served(config, port, new_interpreter=True) as served:
         tokens = [served.issue()[1] for _ in range(min(sessions, 10))]
         tokens = [tokens[number % len(tokens)] for number in range(sessions)]
         left: list[Left] = []

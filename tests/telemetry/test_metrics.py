@@ -15,7 +15,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Call, Resource, Task
 from mcp_guard.telemetry.metrics import MAX_TOOLS, Metrics
 from tests.core.test_request_meta import INSTANCE, TOOL
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, cli, enrol, scripted, upstream, write_config, write_private
 from tests.live.test_session import eventually, held
 
@@ -30,7 +30,7 @@ WITNESS = '[witnesses.file]\nkind = "file"\npath = "seen"\n'
 
 
 def scrape(url: str, headers: dict[str, str] | None = None) -> dict[str, Metric]:
-    answer = httpx.get(url, headers=headers, trust_env=False)
+    answer = httpx.get(url, headers=headers, trust_env=False, verify=NO_TLS)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return {family.name: family for family in text_string_to_metric_families(answer.text)}
@@ -70,10 +70,10 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
         cli("approvals", "approve", held(config), "--rationale", "fine", *enrol(config))
         found = eventually(lambda: scrape_after(url, ("ok", "up__update_deal", "up")))
         eventually(lambda: values(scrape(url)["mcp_guard_calls_in_flight"]) == {(): 0})
-        text = httpx.get(url, trust_env=False).text
+        text = httpx.get(url, trust_env=False, verify=NO_TLS).text
         # a page of another origin, whose name has been made to resolve to this machine
-        assert httpx.get(url, headers={"host": "attacker.example"}, trust_env=False).status_code == 421
-        assert httpx.get(url, headers={"origin": "https://attacker.example"}, trust_env=False).status_code == 403
+        for name, value, code in (("host", "attacker.example", 421), ("origin", "https://attacker.example", 403)):
+            assert httpx.get(url, headers={name: value}, trust_env=False, verify=NO_TLS).status_code == code
     assert values(found["mcp_guard_calls"], "_total") == {
         ("ok", "up__echo", "up"): 2, ("denied", "up__count", "up"): 1, ("tool_error", "up__tool_error", "up"): 1,
         ("denied", "unknown", "unknown"): 1, ("ok", "up__update_deal", "up"): 1,
@@ -105,8 +105,8 @@ def test_only_the_operators_machines_can_read_metrics(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{own}/metrics"
         assert "mcp_guard_info" in scrape(url, {"authorization": "Bearer canary-metrics-token"})
         for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "canary-metrics-token"}):
-            assert httpx.get(url, headers=headers, trust_env=False).status_code == 401
-        assert httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == 404
+            assert httpx.get(url, headers=headers, trust_env=False, verify=NO_TLS).status_code == 401
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, verify=NO_TLS).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from mcp_guard.core.model import Json
 from mcp_guard.server_log import Level, ServerLog
-from tests.live.http_guard import Served, free_port, serving
+from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
 
@@ -34,7 +34,8 @@ def test_json_log_says_what_happens_and_no_content(tmp_path: Path) -> None:
         client.call("up__echo", {"text": "canary-argument"})
         client.call("up__echo", {"text": "canary-no"})
         assert served.raw("canary.to.ken").request("ping").status_code == 401
-        assert httpx.post(served.url, trust_env=False).status_code == 401  # it sent no token that could be refused
+        without_token = httpx.post(served.url, trust_env=False, verify=NO_TLS)
+        assert without_token.status_code == 401  # there is no token to refuse
         served.revoke("--instance", instance)
         assert client.request("ping").status_code == 401
     logged = lines(served.notes)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
 
 from mcp_guard.cli.demo import prepare
-from tests.live.running_guard import Client, Json, cli, command
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import Client, Json, cli
 
 CLOSING: Json = {
     "deal_id": "789",
@@ -75,13 +75,14 @@ def inbox_scenario(folder: Path, edit: Callable[[str], str] = str) -> Iterator[I
 @contextmanager
 def inbox(config: Path) -> Iterator[str]:
     """Runs the inbox of this configuration in its own process; yields its URL."""
-    process = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
+    process = Forked(["inbox", "--config", str(config), "--json"], stdout=PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield str(json.loads(process.stdout.readline())["url"])
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.wait(60)
+        process.stdout.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from mcp_guard.cli import main
 from mcp_guard.core.names import listed_name
-from tests.live.http_guard import Headers, Served, free_port, reply, serving
+from tests.live.http_guard import NO_TLS, Headers, Served, free_port, reply, serving
 from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.test_session import HOLD_POLICIES, held
 
@@ -158,7 +158,7 @@ def test_requests_in_any_legal_spelling_are_served(tmp_path: Path) -> None:
         raw.session = marked.headers["mcp-session-id"]
         for accept, status in (("Text/Event-Stream", 200), ("*/*", 200), ("application/json", 406)):
             headers = {"authorization": f"Bearer {token}", "accept": accept, "mcp-session-id": raw.session}
-            with httpx.stream("GET", served.url, headers=headers, trust_env=False) as stream:
+            with httpx.stream("GET", served.url, headers=headers, trust_env=False, verify=NO_TLS) as stream:
                 assert stream.status_code == status, accept
         raw.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         call = {"name": "up__echo", "arguments": ECHO}
