@@ -127,18 +127,25 @@ def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
 
 
 def revoke(
-    tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None, allow_new: bool = False
+    tx: Transaction,
+    key: RevocationKey,
+    note: str,
+    by: str,
+    until: Micros | None = None,
+    *,
+    allow_new: bool = False,
+    more: Json | None = None,
 ) -> list[Instance]:
     """Revoke all instances under this key that have started so far; returns those that could still call.
 
-    With `allow_new`, launches that share one of them start another one.
+    With `allow_new`, launches that share one of them start another one. `more` are further fields of the receipt.
     """
     named = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     alive = [item for item in named if not tx.store.revoked(revocation_keys(item), item.started)]
     tx.store.revoke(key, tx.now if until is None else until)
     ids = [instance.id for instance in alive]
     fields: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
-    tx.add(Draft("credential.revoked", fields | {"disabled": True if until == FOREVER else None}))
+    tx.add(Draft("credential.revoked", fields | {"disabled": True if until == FOREVER else None} | (more or {})))
     for id in (instance.id for instance in named):
         close_requests_of(tx, id, f"revoked: {note}")
         if allow_new:
@@ -147,11 +154,18 @@ def revoke(
 
 
 def revoke_with_requests(
-    tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None, allow_new: bool = False
+    tx: Transaction,
+    key: RevocationKey,
+    note: str,
+    by: str,
+    until: Micros | None = None,
+    *,
+    allow_new: bool = False,
+    more: Json | None = None,
 ) -> tuple[list[Instance], list[str]]:
     """As `revoke`; returns also the ids of the requests that it withdrew before anybody had decided on them."""
     undecided = tx.store.open_ids()
-    alive = revoke(tx, key, note, by, until, allow_new)
+    alive = revoke(tx, key, note, by, until, allow_new=allow_new, more=more)
     return alive, sorted(undecided - tx.store.open_ids())
 
 
@@ -165,10 +179,11 @@ def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str, replace: bool
     tx.add(Draft("agent.enrolled", fields | {"on_behalf_of": enrolled.on_behalf_of}))
 
 
-def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:
-    """Allow new instances of a disabled agent again; earlier ones stay revoked."""
+def enable_agent(tx: Transaction, name: str, note: str, by: str, more: Json | None = None) -> None:
+    """Allow new instances of a disabled agent again; earlier ones stay revoked. `more` are further fields of the
+    receipt."""
     tx.store.restore(("agent", name), tx.now)
-    tx.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by}))
+    tx.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by} | (more or {})))
 
 
 # Looking up

@@ -18,7 +18,7 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
 from mcp_guard.core.visible_text import say, visible
-from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.storage.contract import Store
 
 MAX_IDLE_DEFINITIONS = 8
@@ -219,31 +219,42 @@ def _quarantine(store: Store, tool: Tool) -> Quarantine:
 
 def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
     """Pin the definition that the operator was shown, in place of the last. Raises: ApprovalError, LedgerError."""
+    return writer.run(accept_op(shown, operator, why))
+
+
+def accept_op(shown: Pin, operator: str, why: str, more: Json | None = None) -> Op[Pin]:
+    """As `accept`; `more` are further fields of the receipt."""
 
     def op(tx: Transaction) -> Pin:
         this = _as_shown(tx, shown, "accepted")
         before = next((r for r in tx.store.pins(this.upstream, this.tool) if r.state is PinState.PINNED), None)
         members = _named(differing_members(before.definition, this.definition)) if before else []
         fields = _decision_fields(this, operator, why) | {"pinned": before.hash if before else None, "members": members}
-        seq = tx.add(Draft("catalog.accepted", fields))
+        seq = tx.add(Draft("catalog.accepted", fields | (more or {})))
         if before:
             tx.store.move_pin(before, PinState.RETIRED, seq, f"replaced by {this.hash[7:19]}")
         tx.store.move_pin(this, PinState.PINNED, seq, f"accepted by {operator}: {why}")
         return replace(this, state=PinState.PINNED, receipt=seq)
 
-    return writer.run(op)
+    return op
 
 
 def refuse(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
     """Refuse the definition that the operator was shown, even if it is pinned. Raises: ApprovalError, LedgerError."""
+    return writer.run(refuse_op(shown, operator, why))
+
+
+def refuse_op(shown: Pin, operator: str, why: str, more: Json | None = None) -> Op[Pin]:
+    """As `refuse`; `more` are further fields of the receipt."""
 
     def op(tx: Transaction) -> Pin:
         this = _as_shown(tx, shown, "refused")
-        seq = tx.add(Draft("catalog.refused", _decision_fields(this, operator, why) | {"was": str(this.state)}))
+        fields = _decision_fields(this, operator, why) | {"was": str(this.state)}
+        seq = tx.add(Draft("catalog.refused", fields | (more or {})))
         tx.store.move_pin(this, PinState.REFUSED, seq, f"refused by {operator}: {why}")
         return replace(this, state=PinState.REFUSED, receipt=seq)
 
-    return writer.run(op)
+    return op
 
 
 def _decision_fields(pin: Pin, operator: str, why: str) -> Json:

@@ -22,6 +22,9 @@ def conclude_full(report: Report, has_payloads: bool) -> None:
     if report.approvers_words:
         votes = count(report.approvers_words, "vote")
         report.prove("approvers", f"{votes}, each signed with the approver's own key")
+    if report.operations:
+        changes = count(report.operations, "change")
+        report.prove("operators", f"{changes} of an operator, each signed with the operator's own key")
     _conclude_policies(report)
     if has_payloads:
         erased = f", {report.payloads_erased} erased and recorded as erased" if report.payloads_erased else ""
@@ -135,7 +138,7 @@ def _assure_witnesses(report: Report) -> None:
 
 def _assure_approvers(report: Report) -> None:
     """Who decided: whose keys they are, and whether they were other people than those who asked."""
-    if not report.approvers_words and not report.approvals:
+    if not report.approvers_words and not report.approvals and not report.operations:
         return
     is_whole = report.scope in ("ledger", "export")
     if not is_whole:

@@ -3,20 +3,20 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from .approver_keys import TrustedKeys, is_same_key
+from .approver_keys import TrustedKeys
 from .cut_texts import begins_alike, cut_like
+from .enrolled_keys import EnrolledKeys, check_recent
 from .format_4 import Format4Checker
 from .grant_terms import CLAIMS, bound_part, kept_claims
 from .granting import follow_vote
+from .operations import OperationChecker
 from .receipts import REQUEST
 from .report import VerificationFailed
 from .self_approval import SelfApprovals, is_alone
-from .signatures import ABOUT, Receipt, check_signature, statement, voucher
+from .signatures import ABOUT, Receipt, statement
 
-MAX_STATEMENT_AGE = timedelta(minutes=10)
-"""Time that may pass between preparing a statement and recording it (`core/approval.py`)."""
 CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
 """How the kinds of receipts begin that are checked against each other."""
 VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
@@ -82,10 +82,8 @@ class ConsistencyChecker:
         self.intents: dict[int, OpenIntent] = {}
         self.approvals: dict[str, OpenApproval] = {}
         self.grants: dict[str, OpenGrant] = {}
-        self.keys: dict[str, Receipt] = {}
-        self._enrolled: set[str] = set()
-        """Ids and public keys of all that were ever enrolled: none is enrolled again after its removal."""
-        self.trusted = trusted
+        self.keys = EnrolledKeys(trusted, is_part)
+        self.operations = OperationChecker(self.keys)
         self.votes = 0
         self.self_approvals = SelfApprovals()
         self._ids: set[bytes] = set()
@@ -101,23 +99,21 @@ class ConsistencyChecker:
     def go_on_from(self, before: "ConsistencyChecker | Format4Checker") -> None:
         """Take over what goes on after a migration: keys, calls without outcome, and ids, which are never used again.
         Requests, approvals and grants end with it."""
-        self.keys, self.votes, self.self_approvals = dict(before.keys), before.votes, before.self_approvals
+        self.votes, self.self_approvals = before.votes, before.self_approvals
         if isinstance(before, ConsistencyChecker):
-            self.intents, self._ids, self._enrolled = before.intents, before._ids, before._enrolled
+            self.keys, self.operations = before.keys, before.operations
+            self.intents, self._ids = before.intents, before._ids
         else:
+            self.keys.go_on_from(before.keys, before.enrolled)
             self.intents = {seq: OpenIntent(call) for seq, call in before.intents.items()}
-            self._ids, self._enrolled = {_short_hash(id) for id in before.ids}, before.enrolled
+            self._ids = {_short_hash(id) for id in before.ids}
 
     def check(self, seq: int, receipt: Receipt) -> None:
         """Raises: VerificationFailed; KeyError, TypeError or ValueError if the receipt lacks members of its kind."""
         kind = receipt["kind"]
-        consumed, self._consumed = self._consumed, None
-        if consumed is not None and (seq, kind, receipt.get("outcome")) != (
-            consumed[0] + 1, "intent", "require_approval",
-        ):  # fmt: skip
-            raise VerificationFailed(consumed[0], f"consumes {consumed[1]}, but no intent for it follows")
+        consumed = self._take_consumed(seq, receipt)
         if kind == "intent":
-            self._check_intent(seq, receipt, None if consumed is None else consumed[1])
+            self._check_intent(seq, receipt, consumed)
         elif kind == "decision":
             if receipt.get("outcome") == "require_approval":
                 self._held = seq, receipt
@@ -130,7 +126,18 @@ class ConsistencyChecker:
         elif kind.startswith("grant."):
             self._check_grant(seq, receipt, kind)
         elif kind.startswith("approver."):
-            self._check_key(seq, receipt, kind)
+            self.keys.check(seq, receipt, kind)
+        if "operation" in receipt:
+            self.operations.check(seq, receipt)
+
+    def _take_consumed(self, seq: int, receipt: Receipt) -> str | None:
+        """What the receipt just before has consumed, which this one must be the intent for."""
+        consumed, self._consumed = self._consumed, None
+        if consumed is None:
+            return None
+        if (seq, receipt["kind"], receipt.get("outcome")) != (consumed[0] + 1, "intent", "require_approval"):
+            raise VerificationFailed(consumed[0], f"consumes {consumed[1]}, but no intent for it follows")
+        return consumed[1]
 
     def _began_before(self, id: object) -> bool:
         """Whether an approval or grant may have begun before the receipts at hand."""
@@ -138,7 +145,7 @@ class ConsistencyChecker:
 
     def check_part(self, seq: int, receipt: Receipt) -> None:
         """Like `check`, for any item of a part of the ledger. Raises: VerificationFailed."""
-        if not receipt["kind"].startswith(CHECKED):
+        if not receipt["kind"].startswith(CHECKED) and "operation" not in receipt:
             return
         try:
             self.check(seq, receipt)
@@ -331,8 +338,7 @@ class ConsistencyChecker:
             raise VerificationFailed(seq, f"`{approver}` is not an approver of any of its routes")
         if not approval.requested["time"] <= receipt["at"] <= receipt["time"] < approval.requested["expires"]:
             raise VerificationFailed(seq, f"the vote of `{approver}` was not given while the request was open")
-        if _time(receipt["time"]) - _time(receipt["at"]) > MAX_STATEMENT_AGE:
-            raise VerificationFailed(seq, f"the vote of `{approver}` was signed long before it was recorded")
+        check_recent(seq, receipt["at"], receipt["time"], f"the vote of `{approver}`")
         if receipt["verdict"] != VERDICTS[receipt["kind"]]:
             raise VerificationFailed(seq, f"`{approver}` has signed `{receipt['verdict']}`")
         if receipt["verdict"] == "approve":
@@ -340,24 +346,8 @@ class ConsistencyChecker:
             approval.votes.append(receipt)
 
     def _check_signer(self, seq: int, receipt: Receipt) -> None:
-        """A vote is signed with a key of its approver that is in use, and if keys are given, among them."""
-        key, approver = self.keys.get(receipt["key"]), receipt["approver"]
-        if key is None and self._is_part:
-            if self.trusted is None:
-                return
-            key = self.trusted.by_id.get(receipt["key"])
-            if key is None:
-                raise VerificationFailed(seq, self.trusted.why_unknown(receipt["key"], approver))
-        if key is None or key["approver"] != approver:
-            raise VerificationFailed(seq, f"`{approver}` has no key `{receipt['key']}` in use")
-        if self.trusted is not None and not is_same_key(key, self.trusted.by_id.get(receipt["key"])):
-            raise VerificationFailed(seq, self.trusted.why_unknown(receipt["key"], approver))
-        try:
-            check_signature(
-                key["method"], key["public"], key.get("details", {}), statement(receipt), receipt["signature"]
-            )
-        except ValueError as error:
-            raise VerificationFailed(seq, f"the vote of `{approver}` is not signed by them: {error}") from None
+        """A vote is signed by its approver."""
+        self.keys.check_signed(seq, receipt["approver"], receipt, statement(receipt), "the vote")
 
     def _check_grant(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["grant"]
@@ -391,45 +381,6 @@ class ConsistencyChecker:
         else:
             grant.spent += 1
             self._consumed = seq, f"a use of grant `{id}`"
-
-    def _check_key(self, seq: int, receipt: Receipt, kind: str) -> None:
-        id = receipt["key"]
-        if kind == "approver.removed":
-            if self.keys.pop(id, None) is None and not self._is_part:
-                raise VerificationFailed(seq, f"removes the approver's key `{id}`, which is unknown")
-            return
-        if not self._enrolled.isdisjoint(names := {id, receipt["public"]}):
-            raise VerificationFailed(seq, f"the approver's key `{id}` is enrolled twice")
-        self._check_authorization(seq, receipt)
-        self._enrolled |= names
-        self.keys[id] = receipt
-
-    def _check_authorization(self, seq: int, receipt: Receipt) -> None:
-        """The operator may enrol a key, and so may whoever has a code of theirs, or an earlier key of the approver."""
-        approver, authorized_by = receipt["approver"], receipt.get("authorized_by")
-        if authorized_by == "key":
-            self._check_voucher(seq, receipt, receipt.get("vouched_by", {}))
-        elif authorized_by == "sign_in_code":
-            if any(key["approver"] == approver for key in self.keys.values()):
-                problem = f"a further key of `{approver}` is enrolled with a code that permits only a first one"
-                raise VerificationFailed(seq, problem)
-        elif authorized_by not in ("terminal", "enrolment_code"):
-            raise VerificationFailed(
-                seq, f"the key `{receipt['key']}` of `{approver}` is enrolled without authorization"
-            )
-
-    def _check_voucher(self, seq: int, receipt: Receipt, vouched: Receipt) -> None:
-        """An earlier key of the same approver has signed the new one."""
-        old = self.keys.get(vouched.get("key", ""))
-        if old is None and self._is_part:
-            return
-        try:
-            if old is None or old["approver"] != receipt["approver"]:
-                raise ValueError("the old key does not belong to the approver")
-            check_signature(old["method"], old["public"], old.get("details", {}), voucher(receipt), vouched)
-        except ValueError as error:
-            problem = f"no earlier key of `{receipt['approver']}` vouches for the new key: {error}"
-            raise VerificationFailed(seq, problem) from None
 
 
 SIGNED_OF_REQUEST = (*ABOUT, "commitment", "expires", "resource_argument")

@@ -200,7 +200,9 @@ class _FullVerification:
         report.approvers_words = self.consistency.votes
         if isinstance(self.consistency, Format4Checker):  # the ledger was never migrated
             report.votes_in_format_4 = self.consistency.votes
-        report.approvers_keys_given = self.consistency.trusted is not None
+        report.approvers_keys_given = self.requirements.approvers is not None
+        if isinstance(self.consistency, ConsistencyChecker):
+            report.operations = self.consistency.operations.count
         self.consistency.self_approvals.report(report)
         report.policies = len(self.policies.versions)
 

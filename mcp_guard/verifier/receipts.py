@@ -120,7 +120,7 @@ class _ChunkChecker:
         elif version is not None and version not in self._versions:
             self._versions.add(version)
             items.append((seq, {"kind": POLICY_REFERENCE, "policy_version": version}))
-        if kind.startswith(PASSED_ON_WHOLE):
+        if kind.startswith(PASSED_ON_WHOLE) or "operation" in receipt:
             items.append((seq, receipt))
             if kind.startswith("key."):
                 self.signer = self.signer.after(seq, receipt)

@@ -67,6 +67,8 @@ class Report:
     payloads_erased: int = 0
     calls_without_outcome: int = 0
     approvers_words: int = 0
+    operations: int = 0
+    """Changes that an operator has signed with their own key."""
     approvers_keys_given: bool = False
     approvals: int = 0
     """Approvals that were completed."""

@@ -1,11 +1,16 @@
 """Receipts about identities and tools, for tests that need one of every kind."""
 
+import base64
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from mcp_guard.core.model import Agent
+from mcp_guard.core.operation import SignedOperation
 from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, start_instance
-from mcp_guard.ledger import registry, tool_pins
+from mcp_guard.ledger import operations, registry, tool_pins
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
@@ -35,6 +40,23 @@ def who_may_call(harness: Harness) -> None:
         registry.enable_agent(tx, "second", "mended", "operator")
 
     writer.run(op)
+
+
+def signed_by_an_operator(harness: Harness) -> None:
+    """The same changes, signed with an operator's key."""
+    writer, private, olivia = harness.ledger.writer, Ed25519PrivateKey.generate(), Approver("olivia", "Olivia")
+    key = enrol(writer, olivia, NewKey("ed25519", private.public_key().public_bytes_raw(), {}))
+    [definition] = writer.store.pins("pin", "other")[-1:]
+    tool = {"upstream": "pin", "tool": "pin__other", "definition": definition.hash}
+    for action, target in (
+        ("agent.disable", {"name": "second"}),
+        ("agent.enable", {"agent": "second"}),
+        ("tool.accept", tool),
+        ("tool.refuse", tool),
+    ):
+        statement = operations.prepare(writer, olivia, action, target, "as agreed")
+        signature = {"signature": base64.b64encode(private.sign(statement.text())).decode()}
+        writer.run(operations.perform_op(SignedOperation(statement, key.id, signature)))
 
 
 async def definitions_of_every_fate(harness: Harness) -> None:

@@ -24,7 +24,7 @@ from mcp_guard.ledger.recovery import recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.run import WitnessRun, current_head
-from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_call
+from tests.ledger.identity_receipts import definitions_of_every_fate, signed_by_an_operator, who_may_call
 from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.harness import (
     ALLOW,
@@ -157,6 +157,7 @@ async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     await calls_of_every_ending(harness)
     who_may_call(harness)
     await definitions_of_every_fate(harness)
+    signed_by_an_operator(harness)
     keys_and_witnesses(harness)
     found = harness.receipts()
     harness.close()
