@@ -170,6 +170,18 @@ async function decide(verdict) {
   return post(`/requests/${id}/decide`, await assertion(options));
 }
 
+// A form of the class `sign`: what it says is signed with a passkey. `data-sign` is the path, `data-fixed` (JSON) what is sent with the fields.
+async function sign(form, button) {
+  for (const field of form.querySelectorAll("[required]")) {
+    if (!field.value.trim()) throw new FieldProblem(field, "Say why: it is required and recorded.");
+  }
+  const fields = Object.fromEntries(new FormData(form, button));
+  const options = await post(`${form.dataset.sign}/options`, { ...JSON.parse(form.dataset.fixed ?? "{}"), ...fields });
+  const answer = await post(form.dataset.sign, await assertion(options));
+  if (!answer.go) location.reload();
+  return answer;
+}
+
 async function signOut(path) {
   await post(path);
   if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
@@ -262,9 +274,14 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  if (event.target.id !== "code-sign-in") return;
+  if (event.target.matches("form.sign")) {
+    event.preventDefault();
+    return attempt(() => sign(event.target, event.submitter));
+  }
+  if (event.target.id !== "code-sign-in") return undefined;
   event.preventDefault();
   attempt(() => signIn("/sign-in", new URLSearchParams(new FormData(event.target))), document.getElementById("code"));
+  return undefined;
 });
 
 document.addEventListener("input", (event) => event.target.hasAttribute("aria-invalid") && showProblem(""));
