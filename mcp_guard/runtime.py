@@ -37,15 +37,14 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.keeper import PresenceKeeper
 from mcp_guard.ledger.open import OpenLedger
-from mcp_guard.ledger.peers import PeerPolicies
 from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.policy.files import digest_of_files
-from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies, prepare_to_load
+from mcp_guard.policy.reload import PoliciesInForce, SessionPolicies, prepare_to_load
+from mcp_guard.policy_loading import PolicyLoading
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
-from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog, SessionLog, StatusSource
+from mcp_guard.server_log import ServerLog, SessionLog, StatusSource
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.signals.run_history import RunHistory
@@ -178,8 +177,8 @@ class Runtime:
         self._adapters = adapters
         self.note = note = log.note
         self._sessions: WeakSet[Session] = WeakSet()
-        receipts = LoggedPolicyReceipts(ledger.ledger, log)
-        self._reloader = PolicyReloader(receipts, note, policies=settings.policies, shadow=settings.shadow)
+        self._policies = PolicyLoading(settings, ledger, log)
+        self._reloader = self._policies.reloader
         self.loop_share = LoopShare()
         self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
         self._histories = InstanceHistories.of(settings.tool_rules)
@@ -209,6 +208,7 @@ class Runtime:
 
         def op(tx: Transaction) -> None:
             tx.add(self._started(self.ledger.guard))
+            self._policies.begin(tx)
             for step in steps:
                 step(tx)
 
@@ -218,8 +218,8 @@ class Runtime:
 
     def _started(self, guard: str) -> Draft:
         """The receipt of the start of this process under the id `guard`."""
-        mode = str(self.settings.mode)
-        return Draft("guard.started", {"guard": guard, "pid": os.getpid(), "mode": mode, "version": __version__})
+        fields = {"guard": guard, "pid": os.getpid(), "mode": str(self.settings.mode), "version": __version__}
+        return Draft("guard.started", fields | self._policies.started_members)
 
     async def stop(self, *steps: Callable[[Transaction], None]) -> None:
         """Do `steps`, then record that this guard has stopped."""
@@ -396,8 +396,8 @@ class Runtime:
         """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
         jobs = (
-            self._keep_presence, self._compare_policies, self._notify, self._witness, self._erase_expired,
-            self._follow_pins, self._reloader.watch,
+            self._keep_presence, self._notify, self._witness, self._erase_expired, self._follow_pins,
+            *self._policies.jobs(),
         )  # fmt: skip
         shared = (self._shared.run,) if self._shared is not None else ()
         return [tasks.create_task(job()) for job in (*jobs, *shared)]
@@ -405,10 +405,6 @@ class Runtime:
     async def _keep_presence(self) -> None:
         tell = partial(report_unknown, self.note)
         await PresenceKeeper(self.ledger.ledger, self._started, tell, self.note).run()
-
-    async def _compare_policies(self) -> None:
-        digest = partial(digest_of_files, self.settings.policies)
-        await PeerPolicies(self.ledger.ledger, digest, self.note).run()
 
     async def _follow_pins(self) -> None:
         """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""

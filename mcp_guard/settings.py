@@ -349,6 +349,8 @@ class Settings:
     has_time_zone: bool = False
     """Whether the configuration names the time zone, instead of leaving it at the default."""
     shadow: Path | None = None
+    policy_approval: str | None = None
+    """The route whose approvers must approve each set of policies before it is loaded."""
     serve: ServeSettings | None = None
     keep_payload_days: int = 0
     database: SecretReference | Path | None = None

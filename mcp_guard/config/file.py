@@ -159,6 +159,7 @@ class GuardConfig(Model):
     policies: Path
     mode: Mode = Mode.ENFORCE
     shadow: Path | None = None
+    policy_approval: str | None = None
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     on_cancel: OnCancel = OnCancel.KEEP
@@ -293,6 +294,13 @@ class Config(Model):
         return self
 
     @model_validator(mode="after")
+    def policies_can_be_approved(self) -> "Config":
+        if (approval := self.guard.policy_approval) is not None and approval not in self.routes:
+            hint = nearest_or(approval, self.routes, f"add [routes.{approval}]")
+            raise ValueError(f"guard.policy_approval: route `{approval}` is not configured; {hint}")
+        return self
+
+    @model_validator(mode="after")
     def people_are_distinct(self) -> "Config":
         """One person is one entry, or two approvals could come from one person."""
         ids: dict[str, str] = {}
@@ -384,6 +392,7 @@ class Config(Model):
             people=self._people(),
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
+            policy_approval=guard.policy_approval,
             signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),
             drift=self.risk.drift.rule() if self.risk.drift else None,
             serve=self._serve(base_dir),

@@ -75,6 +75,8 @@ class LedgerProofs:
 
 CHECKPOINT, COSIGNED, KEYS, PAYLOADS = "checkpoint", "cosigned", "ledger.pub", "payloads"
 UNFINISHED = ".unfinished"
+PROPOSED = "policy.proposed"
+"""The kind of receipt that names a set of policies, whose text is kept like that of a version."""
 OnProgress = Callable[[int, int], None]
 """Told how many receipts are done, of how many."""
 
@@ -186,8 +188,9 @@ def _write_receipts(store: Store, proofs: LedgerProofs, folder: ExportFolder, ti
     folder.write_tile("0", tile, b"".join(map(merkle.leaf_hash, entries)))
     lines = (proofs.bundle(seq, entry) + b"\n" for seq, entry in enumerate(entries, first))
     folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", lines)
-    receipts = (orjson.loads(entry.partition(b"\n")[0]) for entry in entries)
+    receipts = [orjson.loads(entry.partition(b"\n")[0]) for entry in entries]
     _write_policies(store, folder, {receipt.get("policy_version") for receipt in receipts})
+    _write_policies(store, folder, {receipt["policy_set"] for receipt in receipts if receipt["kind"] == PROPOSED})
 
 
 def _write_payloads(store: Store, folder: ExportFolder, tile: Tile) -> None:
@@ -198,7 +201,8 @@ def _write_payloads(store: Store, folder: ExportFolder, tile: Tile) -> None:
 
 
 def _write_policies(store: Store, folder: ExportFolder, versions: Iterable[str | None]) -> None:
-    """The material of each policy version that was ever in force; `none` is what a guard without policies says."""
+    """The material of each policy version that was ever in force, and of each set that was proposed; `none` is what a
+    guard without policies says."""
     for version in filter(None, versions):
         name = f"policies/{version.removeprefix('sha256:')}.json"
         if not (folder.path / name).exists() and (material := store.policy(version)):

@@ -59,6 +59,7 @@ from mcp_guard.policy.source import (
     PolicySource,
     actions_in_conditions,
     locate,
+    parse_policies,
     read_policies,
 )
 from mcp_guard.policy.time_of_call import UTC_NAME, format_second, time_context
@@ -391,9 +392,13 @@ class PolicyEngine:
         return f"{withheld.short or withheld.reason}; the operator can find out more: mcp-guard doctor"
 
 
-def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
-    """Read, check and parse the policies of a folder or file. Raises: PolicyError naming every problem."""
-    engine = _load(path, read_policies(path, environment.routes), environment)
+def load_policies(path: Path, environment: PolicyEnvironment, texts: Mapping[str, str] | None = None) -> PolicyEngine:
+    """Read, check and parse the policies of a folder or file, or these `texts` in place of its files.
+
+    Raises: PolicyError naming every problem.
+    """
+    source = read_policies(path, environment.routes) if texts is None else parse_policies(texts, environment.routes)
+    engine = _load(path, source, environment)
     if engine.problems:
         raise PolicyError(join("\n", engine.problems), hint_for(engine.problems))
     return engine

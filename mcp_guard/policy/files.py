@@ -1,6 +1,7 @@
 """The files of a set of policies, without Cedar, which takes a while to load."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from mcp_guard.core.errors import reason_of
@@ -9,6 +10,20 @@ from mcp_guard.core.errors import reason_of
 def policy_files(path: Path) -> list[Path]:
     """Those of `path`, a folder or one file. Raises: OSError."""
     return sorted(path.glob("*.cedar")) if path.is_dir() else [path]
+
+
+FileStamps = tuple[tuple[str, int, int, int], ...]
+
+
+def file_stamps(path: Path) -> FileStamps:
+    """Names, modification times, sizes and inodes of the files that can be seen."""
+    stamps = []
+    with suppress(OSError):  # its folder cannot be entered: a change that reading will report
+        for file in policy_files(path):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                status = file.stat()
+                stamps.append((str(file), status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(stamps)
 
 
 def digest_of_files(path: Path) -> str:

@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mcp_guard.core.decision import as_advisory
-from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.errors import ApprovalError, GuardError, PolicyError
 from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Micros, Mode, Outcome, RateCounter, Tool
+from mcp_guard.core.policy_approval import SetReplaced
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import join, quote, say
-from mcp_guard.policy.files import policy_files
+from mcp_guard.policy.files import FileStamps, file_stamps
 
 if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstreams start
     from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
     from mcp_guard.policy.source import PolicySource
+
+
+class NotApprovedYet(ApprovalError):
+    """Nobody has approved any policies."""
 
 
 class PoliciesInForce:
@@ -47,6 +52,13 @@ class PoliciesInForce:
         """Say why there is no valid set, for calls that are denied until there is one."""
         self._why_none = f"the policies could not be loaded: {reason}"
         self._why_none_in_short = "the policies could not be loaded; the operator can find out why: mcp-guard doctor"
+
+    def explain_waiting(self, reason: str) -> None:
+        """Say that nobody has approved any policies yet."""
+        self._why_none = reason
+        self._why_none_in_short = (
+            "no policies have been approved yet; the operator sees which: mcp-guard policy pending"
+        )
 
     def replace(self, engine: "PolicyEngine") -> None:
         self._engine = engine
@@ -100,7 +112,7 @@ class PoliciesInForce:
 
 POLL_SECONDS = 1.0
 """How often the files are polled. A change is read once the files have stayed the same for as long."""
-Stamp = tuple[tuple[str, int, int, int], ...]
+Stamp = FileStamps
 Key = tuple[Path, Stamp, frozenset[object]]
 """Identifies a loaded set: its path, the state of its files, and the catalog it was validated against."""
 
@@ -109,6 +121,26 @@ class PolicyReceipts(Protocol):
     """Where loading is receipted. `policy` is a version and its text, stored with the receipt. Raises: LedgerError."""
 
     async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
+
+
+class ApprovedSet(Protocol):
+    """The set that people have approved (`[guard] policy_approval`), as of the last `refresh`.
+
+    `texts` are its files by name; None before the first was approved, and then `why_none` says so. `identity` differs
+    whenever another set was approved, or the same one again.
+    """
+
+    @property
+    def texts(self) -> Mapping[str, str] | None: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def why_none(self) -> str: ...
+
+    async def refresh(self) -> None:
+        """Raises: LedgerError."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -127,12 +159,20 @@ class PolicyReloader:
     """Loads policies for the sessions of one process and reloads them when the files change.
 
     `tell` writes a message for the operator. Sessions are held by weak references: the reloader outlives them.
+    With `approved`, policies are loaded from there, and never from the files.
     """
 
     def __init__(
-        self, receipts: PolicyReceipts, tell: Callable[[str], None], *, policies: Path, shadow: Path | None = None
+        self,
+        receipts: PolicyReceipts,
+        tell: Callable[[str], None],
+        *,
+        policies: Path,
+        shadow: Path | None = None,
+        approved: ApprovedSet | None = None,
     ) -> None:
         self._policies = policies
+        self._approved = approved
         self._shadow = shadow
         self._receipts = receipts
         self._tell = tell
@@ -152,16 +192,37 @@ class PolicyReloader:
         """Give a session the policies for its current catalog. Returns whether any had to be read from the files."""
         self._sessions.add(session)
         async with self._recording:
-            self._stamp = self.file_state()
-            environment, new = session.environment(), False
-            for place in self._paths():
-                key = self._key(place, environment)
-                rejected = isinstance(self._loaded.get(key), GuardError) and place in self._sources
-                if key not in self._loaded or rejected:
-                    new = True
-                    await self._record(key, self._read_for_listing(place, environment))
-            self._apply(session, environment)
+            while True:
+                await self._refresh()
+                self._stamp = self.file_state()
+                try:
+                    return await self._load(session)
+                except SetReplaced:  # between the refresh and the receipt
+                    continue
+
+    async def _load(self, session: SessionPolicies) -> bool:
+        """Raises: SetReplaced."""
+        environment, new = session.environment(), False
+        for place in self._paths():
+            key = self._key(place, environment)
+            rejected = isinstance(self._loaded.get(key), GuardError) and place in self._sources
+            if key not in self._loaded or rejected:
+                new = True
+                await self._record(key, self._read_for_listing(place, environment))
+        self._apply(session, environment)
         return new
+
+    async def _refresh(self) -> None:
+        if self._approved is not None:
+            await self._approved.refresh()
+
+    async def why_unusable(self, texts: Mapping[str, str]) -> GuardError | None:
+        """Why this set cannot be loaded for the sessions that are open; None if it can be."""
+        for session in list(self._sessions):
+            read = await asyncio.to_thread(_read, self._policies, session.environment(), texts)
+            if isinstance(read, GuardError):
+                return read
+        return None
 
     def wake(self) -> None:
         """Read the files at the next opportunity, even if they seem unchanged."""
@@ -172,6 +233,8 @@ class PolicyReloader:
         previous: Stamp = ()
         while True:
             woken = await self._is_woken()
+            with suppress(GuardError):  # calls report that the ledger cannot be read
+                await self._refresh()
             stamp = self.file_state()
             if self._sessions and (woken or (stamp != self._stamp and stamp == previous)):
                 await self._reload_or_report(stamp)
@@ -211,7 +274,7 @@ class PolicyReloader:
             keys = [(place, self._key(place, environment)) for place in self._paths()]
             for place, key in keys:
                 if key not in self._loaded:
-                    read = await asyncio.to_thread(_read, place, environment)
+                    read = await asyncio.to_thread(self._read_set, place, environment)
                     async with self._recording:
                         if key not in self._loaded:
                             await self._record(key, read)
@@ -230,17 +293,34 @@ class PolicyReloader:
 
     def _read_for_listing(self, place: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
         """The policies for a new listing: those in the files, or the last valid ones as far as they fit it."""
-        read = _read(place, environment)
-        if place == self._shadow or not isinstance(read, GuardError):
+        read = self._read_set(place, environment)
+        if place == self._shadow or not isinstance(read, GuardError) or isinstance(read, NotApprovedYet):
             return read
         from mcp_guard.policy.engine import load_confined
-        from mcp_guard.policy.source import read_policies
+        from mcp_guard.policy.source import parse_policies, read_policies
 
         try:
+            texts = self._texts(place)
+            if texts is not None:  # which of them is in force is not for an earlier set to decide
+                return load_confined(place, parse_policies(texts, environment.routes), environment)
             source = self._sources.get(place) or read_policies(place, environment.routes)
             return load_confined(place, source, environment)
         except Exception as error:
             return _as_guard_error(error)
+
+    def _texts(self, place: Path) -> Mapping[str, str] | None:
+        """The approved texts; None if those of the files count. Raises: NotApprovedYet."""
+        if self._approved is None or place != self._policies:
+            return None
+        if self._approved.texts is None:
+            raise NotApprovedYet(self._approved.why_none, "mcp-guard policy pending")
+        return self._approved.texts
+
+    def _read_set(self, place: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
+        try:
+            return _read(place, environment, self._texts(place))
+        except NotApprovedYet as error:
+            return error
 
     def _paths(self) -> Iterator[Path]:
         yield self._policies
@@ -290,6 +370,9 @@ class PolicyReloader:
             self._tell(f"policies waiting for tools that are not listed yet: {', '.join(dormant)}")
 
     async def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
+        if isinstance(why, NotApprovedYet):
+            self._tell(say("every call is denied: {}", str(why)))
+            return
         kept = "the current ones stay in force" if self._receipted.get(self._policies) else "every call is denied"
         what = "the shadow policies could not be loaded" if shadow else f"the policies could not be loaded; {kept}"
         self._tell(say("{}:\n{}", what, str(why)))
@@ -299,7 +382,9 @@ class PolicyReloader:
     def _apply(self, session: SessionPolicies, environment: "PolicyEnvironment") -> None:
         in_force = session.in_force
         read = self._loaded.get(self._key(self._policies, environment))
-        if isinstance(read, GuardError):
+        if isinstance(read, NotApprovedYet):
+            in_force.explain_waiting(read.message)
+        elif isinstance(read, GuardError):
             in_force.explain_absence(read.message)
         elif read is not None:
             in_force.replace(read)
@@ -308,15 +393,10 @@ class PolicyReloader:
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
 
     def file_state(self) -> Stamp:
-        """Names, modification times, sizes and inodes of the files that can be seen."""
-        files = []
-        for place in self._paths():
-            with suppress(OSError):  # its folder cannot be entered: a change that reading will report
-                for path in policy_files(place):
-                    with suppress(FileNotFoundError):  # deleted meanwhile
-                        status = path.stat()
-                        files.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
-        return tuple(files)
+        """Names, modification times, sizes and inodes of the files that can be seen, and which set was approved."""
+        stamp: Stamp = () if self._approved is None else ((self._approved.identity, 0, 0, 0),)
+        files = (place for place in self._paths() if self._approved is None or place != self._policies)
+        return stamp + tuple(found for place in files for found in file_stamps(place))
 
 
 def prepare_to_load() -> None:
@@ -324,11 +404,11 @@ def prepare_to_load() -> None:
     import mcp_guard.policy.engine  # noqa: F401
 
 
-def _read(path: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
+def _read(path: Path, environment: "PolicyEnvironment", texts: Mapping[str, str] | None) -> "PolicyEngine | GuardError":
     from mcp_guard.policy.engine import load_policies
 
     try:
-        return load_policies(path, environment)
+        return load_policies(path, environment, texts)
     except Exception as error:
         return _as_guard_error(error)
 

@@ -77,7 +77,12 @@ class PolicyProblem:
 
 def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
     """Read every `*.cedar` file of a folder, or one file. Raises: PolicyError naming every problem."""
-    source, problems = parse_texts(read_files(path), routes)
+    return parse_policies(read_files(path), routes)
+
+
+def parse_policies(texts: Mapping[str, str], routes: Collection[str]) -> PolicySource:
+    """The policies in the texts of these files. Raises: PolicyError naming every problem."""
+    source, problems = parse_texts(texts, routes)
     if problems:
         raise PolicyError(join("\n", problems), "edit the file, then check it: mcp-guard policy validate")
     return source

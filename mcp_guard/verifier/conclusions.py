@@ -35,6 +35,7 @@ def conclude_full(report: Report, has_payloads: bool) -> None:
     _assure_completeness(report)
     _assure_witnesses(report)
     _assure_approvers(report)
+    _assure_policies(report)
     _assure_outcomes(report)
     _assure_payloads(report, has_payloads)
     _assure_files(report)
@@ -88,6 +89,12 @@ def _conclude_policies(report: Report) -> None:
     if report.policies:
         versions = count(report.policies, "version")
         report.prove("policies", f"{versions} referenced, the text of each is stored")
+    if report.policies_under_rule or report.policy_approvals:
+        approvals = count(report.policy_approvals, "set")
+        report.prove(
+            "policy_approval",
+            f"{approvals} of policies approved, each with its quorum of signatures; nothing else loaded under the rule",
+        )
 
 
 def _payload_counts(report: Report) -> str:
@@ -167,6 +174,20 @@ def _assure_approvers(report: Report) -> None:
     elif report.approvals:
         by = "" if is_whole and report.approvers_keys_given else ", as the guard recorded it"
         report.assure("self_approval", f"no approval is by the agent's owner or its user alone{by}")
+
+
+def _assure_policies(report: Report) -> None:
+    """Whether policies were loaded that nobody had to approve, although the ledger has a rule that they must be."""
+    if report.policies_unapproved:
+        loads = count(report.policies_unapproved, "set")
+        report.leave_open(
+            "policy_approval",
+            f"that all policies were approved: {loads} loaded by a guard without the rule, after it had begun "
+            f"(first: receipt {report.first_unapproved_policies})",
+            "look at each: mcp-guard log --kind policy.loaded",
+        )
+    elif report.policies_under_rule:
+        report.assure("policy_approval", "since the rule began, no policies were loaded without approval")
 
 
 def _assure_outcomes(report: Report) -> None:

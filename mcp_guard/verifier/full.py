@@ -16,6 +16,7 @@ from .format_4 import MIGRATED, Format4Checker
 from .merkle import TILE, CompactRange
 from .notes import ROTATED, Signer, VerifierKey, find_first_key, parse_checkpoint
 from .payloads import ErasureChecker, PolicyChecker
+from .policy_approvals import PolicyApprovalChecker
 from .receipts import EARLIER_HEAD, POLICY_REFERENCE, ChunkResult, check_chunk, check_node
 from .report import GIVEN, Report, VerificationFailed
 from .signatures import Receipt
@@ -68,6 +69,7 @@ class _FullVerification:
         self.erasures = ErasureChecker()
         self._migrated_at: int | None = None
         self.policies = PolicyChecker(self.reader)
+        self.policy_approvals = PolicyApprovalChecker(self.reader.policy)
         self.leaves = CompactRange(0, self._on_subtree)
         self.stored = StoredHashes(self.reader)
         self.heads: dict[str, int] = {}
@@ -145,6 +147,10 @@ class _FullVerification:
         try:
             if kind == POLICY_REFERENCE:
                 self.policies.check(seq, item)
+                self.policy_approvals.check_reference(seq, item)
+            elif kind.startswith(("policy.", "guard.")):
+                keys = self.consistency.keys if isinstance(self.consistency, ConsistencyChecker) else None
+                self.policy_approvals.check(seq, item, keys)
             elif kind.startswith("key."):
                 self._change_key(seq, item)
             elif kind == EARLIER_HEAD:
@@ -205,6 +211,7 @@ class _FullVerification:
             report.operations = self.consistency.operations.count
         self.consistency.self_approvals.report(report)
         report.policies = len(self.policies.versions)
+        self.policy_approvals.report(report)
 
     def _check_checkpoints(self) -> None:
         report, size, root = self.report, self.report.receipts, self.leaves.root()

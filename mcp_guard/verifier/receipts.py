@@ -28,7 +28,7 @@ MEMBERS_OF_STEPS = ("kind", "call", "purpose", "outcome", "ending", "approval", 
 MEMBERS_OF_HELD = (*MEMBERS_OF_STEPS, "time", "request", *ABOUT)
 REQUEST = "payload of the request"
 """A member of an item that is not one of its receipt: the stored payload, as text, of a call that was held."""
-PASSED_ON_WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.", "ledger.")
+PASSED_ON_WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.", "ledger.", "policy.")
 """Families of kinds whose receipts are passed on with all members."""
 TIME_LENGTH = len("2026-01-31T00:00:00.000000Z")
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -119,8 +119,8 @@ class _ChunkChecker:
                 raise VerificationFailed(seq, "permits something although no policies were loaded")
         elif version is not None and version not in self._versions:
             self._versions.add(version)
-            items.append((seq, {"kind": POLICY_REFERENCE, "policy_version": version}))
-        if kind.startswith(PASSED_ON_WHOLE) or "operation" in receipt:
+            items.append((seq, {"kind": POLICY_REFERENCE, "policy_version": version, "of": kind}))
+        if kind.startswith(PASSED_ON_WHOLE) or "operation" in receipt or "policy_approval" in receipt:
             items.append((seq, receipt))
             if kind.startswith("key."):
                 self.signer = self.signer.after(seq, receipt)

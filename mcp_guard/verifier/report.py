@@ -79,6 +79,13 @@ class Report:
     key_is_beside: bool = False
     """Whether the guard's key was read from beside the input."""
     policies: int = 0
+    policy_approvals: int = 0
+    """Proposed sets of policies that were approved."""
+    policies_under_rule: int = 0
+    """How often policies were loaded by a guard whose policies must be approved."""
+    policies_unapproved: int = 0
+    """How often they were loaded without approval, since the ledger has such a rule."""
+    first_unapproved_policies: int | None = None
     format_4: int = 0
     """How many receipts at the beginning were verified by the rules of format 4."""
     votes_in_format_4: int = 0

@@ -26,6 +26,7 @@ from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.identity_receipts import definitions_of_every_fate, signed_by_an_operator, who_may_call
 from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config
+from tests.promises.four_eyes import policies_of_every_fate
 from tests.promises.harness import (
     ALLOW,
     HOLD,
@@ -162,7 +163,7 @@ async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     found = harness.receipts()
     harness.close()
     (folder / "live").mkdir()
-    return found + list(live(folder / "live"))
+    return found + await policies_of_every_fate(folder / "four") + list(live(folder / "live"))
 
 
 def errors(receipt: Json) -> list[str]:
