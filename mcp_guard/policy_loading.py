@@ -13,7 +13,7 @@ from mcp_guard.ledger.policy_approvals import (
     ApprovedPolicies,
     ApprovedPolicyReceipts,
     GuardProposals,
-    PolicyApprovals,
+    configured_approvals,
     rule_member,
 )
 from mcp_guard.ledger.writer import Transaction
@@ -26,13 +26,6 @@ from mcp_guard.settings import Settings
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 
-def policy_approvals(settings: Settings, ledger: OpenLedger) -> PolicyApprovals | None:
-    """The rule of the configuration; None if the files count."""
-    if settings.policy_approval is None:
-        return None
-    return PolicyApprovals(ledger.writer, settings.routes[settings.policy_approval], settings.approvers)
-
-
 class PolicyLoading:
     """Loads, reloads and proposes policies. `log` tells the operator what has become of them."""
 
@@ -40,7 +33,7 @@ class PolicyLoading:
         self._settings = settings
         self._ledger = ledger
         self._log = log
-        self._approvals = approvals = policy_approvals(settings, ledger)
+        self._approvals = approvals = configured_approvals(settings, ledger.writer)
         approved = None if approvals is None else ApprovedPolicies(approvals)
         receipts = LoggedPolicyReceipts(
             ledger.ledger if approvals is None else ApprovedPolicyReceipts(ledger.ledger), log

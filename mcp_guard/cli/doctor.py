@@ -22,6 +22,7 @@ from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.outgoing import outgoing_routes
+from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
@@ -93,6 +94,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
+        policy_approval=inspect_policy_approval(settings, ledger.place),
         agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
         approvers=frozenset(settings.approvers),
         routes=tuple(settings.routes.values()),

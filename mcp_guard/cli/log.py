@@ -121,7 +121,12 @@ def summary(receipt: Receipt) -> str:
 
 
 def _of_the_guard(receipt: Receipt) -> str:
-    """For receipts about tool definitions or the guard process itself."""
+    """For receipts about tool definitions, proposed policies or the guard process itself."""
+    if "proposal" in receipt:
+        who = receipt.get("name") or receipt.get("by")
+        why = receipt.get("rationale") or receipt.get("note")
+        words = say("{}: policy set {}", receipt["proposal"], receipt["policy_set"][7:19])
+        return join(": ", [words, *([quote(who)] if who else []), *([value_text(why)] if why else [])])
     if not receipt["kind"].startswith("catalog."):
         return str(receipt.get("instance", receipt.get("guard", "")))
     if "definitions" in receipt:

@@ -23,7 +23,9 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.visible_text import say
 from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
 from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
@@ -77,6 +79,8 @@ def main(arguments: list[str]) -> int:
     print_text(ledger_line(ledger.place, state))
     print_lines(head_lines(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts, started))
+    if settings is not None and (waiting := inspect_policy_approval(settings, ledger.place))[0]:
+        print_text(say("policy approval: {}", waiting[0]) + to_type(f": {waiting[1]}"))
     if settings is not None and running:
         print_lines(outdated_lines(settings, started))
     for line in summarize(hidden):

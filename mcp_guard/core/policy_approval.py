@@ -199,3 +199,10 @@ def check_statement(statement: PolicyStatement, proposal: PolicyProposal, origin
         raise ApprovalError("the statement is about something else than this proposal", "look at it again")
     if not 0 <= now - statement.at <= MAX_STATEMENT_AGE:
         raise ApprovalError("the statement has expired: it must be recorded within ten minutes", "try again")
+
+
+def describe_missing(proposal: PolicyProposal) -> str:
+    """Who must still approve: `2 of alice, bob, carol`."""
+    voted = {vote.approver for vote in proposal.votes}
+    others = [name for name in proposal.rule.approvers if name not in voted]
+    return f"waits for approval by {proposal.missing} of {', '.join(others)}"

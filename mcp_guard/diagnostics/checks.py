@@ -335,6 +335,11 @@ def policies(snapshot: GuardSnapshot) -> CheckResults:
     return _ok("policies", snapshot.policies_note)
 
 
+def policy_approval(snapshot: GuardSnapshot) -> CheckResults:
+    what, fix = snapshot.policy_approval
+    return _warning("policy_approval", what, fix) if what else []
+
+
 def hidden_tools(snapshot: GuardSnapshot) -> CheckResults:
     """Tools are hidden on purpose, in observe mode only by policies that say so; but it may surprise."""
     results: CheckResults = []
@@ -461,8 +466,8 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
-    calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies, hidden_tools,
-    upstreams, network, reach, refusals, weakened, clients,
+    calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
+    policy_approval, hidden_tools, upstreams, network, reach, refusals, weakened, clients,
 )  # fmt: skip
 
 

@@ -174,6 +174,8 @@ class GuardSnapshot:
     """The names of the configuration."""
     policies_failure: tuple[str, str] | None
     policies_note: str
+    policy_approval: tuple[str, str]
+    """What of four eyes on policy needs attention, and what to do; both empty if nothing does."""
     agents: tuple[tuple[str, tuple[str | None, ...]], ...]
     """Each agent with its owner and user, who may not approve its calls."""
     routes: tuple[Route, ...]

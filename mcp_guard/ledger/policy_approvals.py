@@ -31,6 +31,7 @@ from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.ledger import LOADED_AS, SqlLedger, note_loaded
 from mcp_guard.ledger.writer import Op, Transaction, Writer
+from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.verifier import check_signature
@@ -308,3 +309,10 @@ def _last_loaded(store: Store) -> dict[str, str] | None:
 def rule_member(route: Route) -> Json:
     """The member of `guard.started` that says that the rule is on."""
     return {"policy_approval": rule_as_json(RouteRule(route.name, route.approvers, route.quorum))}
+
+
+def configured_approvals(settings: Settings, writer: Writer) -> PolicyApprovals | None:
+    """By the rule of the configuration; None if it has none, and the policy files count."""
+    if settings.policy_approval is None:
+        return None
+    return PolicyApprovals(writer, settings.routes[settings.policy_approval], settings.approvers)

@@ -20,9 +20,11 @@ from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRu
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.policy_approvals import PROPOSED, read_state
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.message import Message, make_enrolment_message, make_message
+from mcp_guard.notify.policy_message import make_proposal_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
 from mcp_guard.storage.background import BackgroundReader
@@ -149,6 +151,11 @@ class NotificationDispatcher:
         if delivery.event == "enrolled":
             enrolment = (await self.reader.read(lambda store: store.enrolments())).get(delivery.subject)
             return make_enrolment_message(enrolment, id, self.inbox, now) if enrolment else None
+        if delivery.event == PROPOSED:
+            state = await self.reader.read(read_state)
+            proposal = state.open if state else None
+            is_open = proposal is not None and proposal.id == delivery.subject
+            return make_proposal_message(proposal, id, self.inbox, now) if proposal and is_open else None
         row = await self.reader.read(lambda store: store.approval(delivery.subject))
         if row is None or row[0].state is not ApprovalState.REQUESTED:
             return None

@@ -38,6 +38,8 @@ class Message:
 
     @property
     def type(self) -> str:
+        if self.event.startswith("policy_"):
+            return self.event.replace("_", ".")
         return f"approver.{self.event}" if self.event == "enrolled" else f"approval.{self.event}"
 
 

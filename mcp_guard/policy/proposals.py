@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
-from mcp_guard.core.policy_approval import PENDING, PolicyApprovalState, PolicyProposal, hash_of_set
+from mcp_guard.core.policy_approval import PENDING, PolicyApprovalState, PolicyProposal, describe_missing, hash_of_set
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import say
 from mcp_guard.policy.files import FileStamps, file_stamps
@@ -113,10 +113,8 @@ class PolicyProposer:
 
 def describe_waiting(proposal: PolicyProposal) -> str:
     """What waits, and for whom, in a sentence with a hint."""
-    rule = proposal.rule
-    voted = {vote.approver for vote in proposal.votes}
-    others = ", ".join(name for name in rule.approvers if name not in voted)
     return say(
-        "policy set {} waits for approval by route `{}`, {} of: {}; until then the policies in force stay\nhint: {}",
-        proposal.policy_set[7:19], rule.route, proposal.missing, others, PENDING,
+        "policy set {} {} (route `{}`); until then {}\nhint: {}",
+        proposal.policy_set[7:19], describe_missing(proposal), proposal.rule.route,
+        "the policies in force stay" if proposal.previous else "every call is denied", PENDING,
     )  # fmt: skip

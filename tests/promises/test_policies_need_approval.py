@@ -64,7 +64,7 @@ async def test_changed_files_do_not_decide_until_they_are_approved(guard: FourEy
     assert files_in_force(await guard.session(TWO)) == PERMIT, "a new listing reads no files"
     await guard.reloader._reload(guard.reloader.file_state())
     assert files_in_force(session) == PERMIT
-    assert any("waits for approval by route `policy`, 2 of: alice, bob, carol" in said for said in guard.said)
+    assert any("waits for approval by 2 of alice, bob, carol (route `policy`)" in said for said in guard.said)
     guard.approve(id)
     await guard.reloader._refresh()
     await guard.reloader._reload(guard.reloader.file_state())

@@ -14,6 +14,10 @@ COMMANDS: dispatch.Commands = {
     "replay": ("policy.replay", "re-evaluate recorded decisions under other policies"),
     "shadow": ("policy.replay:shadow", "compare the shadow policies with the recorded decisions"),
     "suggest": ("policy.suggest", "suggest the narrowest policies for calls that were always approved, or observed"),
+    "pending": ("policy.approval:pending", "show the policies that wait for approval, and how they differ"),
+    "propose": ("policy.approval:propose", "propose the policy files for approval"),
+    "approve": ("policy.approval:approve", "approve policies that wait for approval"),
+    "deny": ("policy.approval:deny", "deny policies that wait for approval"),
     "export": ("policy.export", "export plain Cedar for Cedar's analysis tools"),
 }
 

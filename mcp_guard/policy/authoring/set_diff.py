@@ -1,0 +1,44 @@
+"""How two sets of policy files differ, line by line."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+CONTEXT_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLine:
+    """`sign` is `+`, `-`, a blank for a line of both, or `@` for a place in the file."""
+
+    sign: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDiff:
+    """`change` is `added`, `removed` or `changed`."""
+
+    file: str
+    change: str
+    lines: tuple[DiffLine, ...]
+
+
+def diff_sets(before: Mapping[str, str], after: Mapping[str, str]) -> list[FileDiff]:
+    """The files that differ, by name."""
+    return [
+        FileDiff(
+            file,
+            "added" if file not in before else "removed" if file not in after else "changed",
+            tuple(_diff_lines(before.get(file, ""), after.get(file, ""))),
+        )
+        for file in sorted(before.keys() | after.keys())
+        if before.get(file) != after.get(file)
+    ]
+
+
+def _diff_lines(before: str, after: str) -> Iterator[DiffLine]:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=CONTEXT_LINES)
+    for number, line in enumerate(lines):
+        if number >= 2:  # the names of the two files
+            yield DiffLine(line[0], line if line[0] == "@" else line[1:])
