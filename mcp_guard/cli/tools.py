@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli import tool_effects
@@ -12,17 +12,16 @@ from mcp_guard.cli.output import print_hint, print_json, print_lines, print_resu
 from mcp_guard.cli.prompts import confirm
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
-from mcp_guard.core import definition_checks, definition_diff
-from mcp_guard.core.definition_checks import ListedTool
+from mcp_guard.core import definition_diff
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.hidden_characters import DefinitionFinding
 from mcp_guard.core.model import Effect, Json, ToolRule
-from mcp_guard.core.names import listed_name
 from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.tool_entries import ToolEntry, findings, tool_entries
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import Settings
@@ -30,26 +29,6 @@ from mcp_guard.upstream.catalog import resolve_effect
 
 SHORT = slice(7, 19)
 """The characters of a hash that are shown and typed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolEntry:
-    """One tool: the definition in force, and the latest that is not, if an operator may decide on it."""
-
-    name: str
-    pinned: Pin | None
-    waiting: Pin | None
-    rows: tuple[Pin, ...]
-
-    @property
-    def state(self) -> str:
-        if self.waiting is None:
-            return "pinned" if self.pinned else str(self.rows[-1].state)
-        return "changed" if self.pinned else "new"
-
-    @property
-    def latest(self) -> Pin:
-        return self.waiting or self.pinned or self.rows[-1]
 
 
 def main(arguments: list[str]) -> int:
@@ -91,31 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def entries(writer: Writer) -> dict[str, ToolEntry]:
-    rows: dict[str, list[Pin]] = {}
-    for row in writer.read(lambda store: store.pins()):
-        rows.setdefault(listed_name(row.upstream, row.tool), []).append(row)
-    return {name: _entry(name, rows[name]) for name in sorted(rows)}
-
-
-def _entry(name: str, rows: list[Pin]) -> ToolEntry:
-    pinned = next((row for row in rows if row.state is PinState.PINNED), None)
-    waiting = next((row for row in reversed(rows) if row.state is PinState.QUARANTINED), None)
-    return ToolEntry(name, pinned, waiting, tuple(rows))
-
-
-def findings(known: dict[str, ToolEntry]) -> dict[str, tuple[DefinitionFinding, ...]]:
-    """What is suspect of each tool's latest definition, beside the others'."""
-    latest = {name: entry.latest for name, entry in known.items()}
-    return definition_checks.check_tools(
-        {name: ListedTool(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()}
-    )
-
-
 def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
     """The tool, and the definition that the word names by its hash. Raises: ApprovalError."""
     name, _, hash = word.partition("@")
-    known = entries(writer)
+    known = writer.read(tool_entries)
     if name not in known:
         hint = f"{suggest_tools(name, known)} (all: mcp-guard tools list --now)"
         raise ApprovalError(f"no tool `{name}` has been seen", hint)
@@ -131,7 +89,7 @@ def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
 
 
 def show_all(writer: Writer, options: argparse.Namespace) -> int:
-    known = entries(writer)
+    known = writer.read(tool_entries)
     findings_by_tool = findings(known)
     settings = load(options.config)
     hidden: dict[str, list[HiddenFrom]] = {name: [] for name in known}
@@ -177,7 +135,7 @@ def _as_json(entry: ToolEntry, tool_findings: tuple[DefinitionFinding, ...]) -> 
 def show(writer: Writer, options: argparse.Namespace) -> int:
     entry, named = find_definition(writer, options.name)
     pin = named or entry.latest
-    tool_findings = findings(entries(writer))[entry.name] if pin == entry.latest else ()
+    tool_findings = findings(writer.read(tool_entries))[entry.name] if pin == entry.latest else ()
     if options.json:
         about = _as_json(entry, tool_findings) | {"definition": pin.definition, "hash": pin.hash, "of": str(pin.state)}
         print_json(about, indent=2)
@@ -197,7 +155,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     after = named or entry.latest
     before = entry.pinned
     differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
-    tool_findings = findings(entries(writer))[entry.name] if after == entry.latest else ()
+    tool_findings = findings(writer.read(tool_entries))[entry.name] if after == entry.latest else ()
     if options.json:
         rows = [
             {"where": difference.where, "before": difference.before, "after": difference.after}
@@ -223,7 +181,7 @@ def print_diff(entry: ToolEntry, after: Pin, tool_findings: tuple[DefinitionFind
 
 
 def accept(writer: Writer, options: argparse.Namespace) -> int:
-    known = entries(writer)
+    known = writer.read(tool_entries)
     words = [name for name, entry in known.items() if entry.waiting] if options.all else options.names
     shown = [_shown(writer, word, ("accept", PinState.PINNED)) for word in words]
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]

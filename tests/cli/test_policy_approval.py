@@ -49,7 +49,7 @@ def test_policies_are_proposed_approved_and_loaded(tmp_path: Path) -> None:
     with Client(config) as client:
         client.start()
         until(waiting)
-        denied = text(client.call("up__echo", {"text": "hi"}))
+        denied = text(client.call("up__echo", {"text": "hello"}))
         assert "no policies have been approved yet" in denied, denied
         until(lambda: told.exists() and told.read_text())
         message = json.loads(told.read_text())
@@ -58,13 +58,13 @@ def test_policies_are_proposed_approved_and_loaded(tmp_path: Path) -> None:
         assert f"proposal {waiting()} waits for approval by 2 of alice, bob" in cli("doctor", *at, check=False).stdout
         assert "waits for approval by 2 of alice, bob" in cli("status", *at).stdout
         assert "every guard loads policy set" in approve(waiting())
-        until(lambda: "hi" in text(client.call("up__echo", {"text": "hi"})))
+        until(lambda: "hello" in text(client.call("up__echo", {"text": "hello"})))
         (config.parent / "policies/test.cedar").write_text(NO_NO)
         until(waiting)
         shown = cli("policy", "pending", *at).stdout
         assert '+ @id("no") @reason("closed today")' in shown
         assert '- @id("allow-all")' in shown
-        assert "hi" in text(client.call("up__echo", {"text": "hi"}))
+        assert "hello" in text(client.call("up__echo", {"text": "hello"}))
         denial = cli("policy", "deny", waiting(), "--rationale", "not today", *enrol(config)).stdout
         assert denial.endswith("denied; the policies in force stay\n")
         assert "the files were denied" in cli("policy", "pending", *at).stdout

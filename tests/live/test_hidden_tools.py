@@ -75,7 +75,7 @@ async def test_enforce_mode_tells_the_operator_and_not_the_agent(tmp_path: Path,
 
 async def test_replay_still_knows_calls_of_hidden_tools(tmp_path: Path) -> None:
     """A candidate that lists the tool is more permissive."""
-    from mcp_guard.cli.policy.inputs import decisions
+    from mcp_guard.policy.authoring.past import decisions
 
     harness = open_harness(tmp_path, '@id("quiet") forbid (principal, action, resource);')
     await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.policy.inputs import decisions, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.policy.authoring.past import decisions, versions
 from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, ReplayReport, replay
 from tests.policy.strategies import policies_of
 from tests.promises.harness import HOLD, Harness, make_instance, open_harness

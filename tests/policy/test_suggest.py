@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.cli.policy.inputs import decisions, latest_version, versions
 from mcp_guard.cli.policy.suggest import CASES, cases, check_free, failures, refused, with_effects, write
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.generalize import FreeText, bound, is_prose
+from mcp_guard.policy.authoring.past import decisions, latest_version, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.authoring.suggest import (
     Candidate,

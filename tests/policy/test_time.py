@@ -9,12 +9,13 @@ import cedarpy
 import orjson
 import pytest
 
-from mcp_guard.cli.policy.inputs import decision, settings_of_cases, versions
+from mcp_guard.cli.policy.inputs import settings_of_cases
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_HISTORY, Json, Micros, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.authoring.cases import CaseSettings, read_cases, run_cases
 from mcp_guard.policy.authoring.explain import explain
+from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import read_version
 from mcp_guard.policy.authoring.replay import replay
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies

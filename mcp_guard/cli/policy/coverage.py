@@ -6,10 +6,11 @@ from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import find_ledger, make_ledger_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
-from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, settings_of_cases, versions
+from mcp_guard.cli.policy.inputs import add_span, live_engine, settings_of_cases
 from mcp_guard.config import load
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import Coverage, PolicyCoverage
+from mcp_guard.policy.authoring.past import decisions, versions
 from mcp_guard.storage.engines import open_store
 from mcp_guard.verifier.progress import Progress
 

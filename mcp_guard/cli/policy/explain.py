@@ -5,9 +5,9 @@ from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.output import print_json, print_lines
-from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
+from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.storage.contract import Store
 

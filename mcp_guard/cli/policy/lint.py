@@ -9,13 +9,7 @@ from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
-from mcp_guard.cli.policy.inputs import (
-    known_environment,
-    listed_world,
-    load_checked,
-    no_tools_from,
-    see_stderr,
-)
+from mcp_guard.cli.policy.inputs import known_environment, listed_world, load_checked, no_tools_from, see_stderr
 from mcp_guard.config import load
 from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.errors import UpstreamError

@@ -6,10 +6,11 @@ from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
-from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, read_candidate, versions
+from mcp_guard.cli.policy.inputs import add_span
 from mcp_guard.config import load
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Outcome
+from mcp_guard.policy.authoring.past import decisions, latest_version, read_candidate, versions
 from mcp_guard.policy.authoring.replay import ReplayDifference, ReplayReport, compare_shadow, replay
 from mcp_guard.verifier.progress import Progress
 

@@ -11,12 +11,13 @@ from mcp_guard.cli.client_files import find_own, find_reached
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_text
-from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, recorded_environment, versions
+from mcp_guard.cli.policy.inputs import add_span, recorded_environment
 from mcp_guard.clients.effects import read_effects
 from mcp_guard.config import load
 from mcp_guard.config.errors import nearest_or
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, ToolRule
+from mcp_guard.policy.authoring.past import decisions, latest_version, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.recorded_cases import case_of
 from mcp_guard.policy.authoring.suggest import (
