@@ -254,13 +254,13 @@ class ApprovedPolicyReceipts:
             raise SetReplaced("another set of policies was put in force meanwhile", PENDING)
         fields: Json = {"policy_set": policy_set, "guard": self.ledger.guard}
         if state.approved is None:
-            return replace(draft, fields={**draft.fields, **fields, "baseline": True})
+            return draft._replace(fields={**draft.fields, **fields, "baseline": True})
         proposal = state.approved
         if proposal.policy_set != policy_set or proposal.missing:
             raise LedgerError(f"proposal {proposal.id} lacks votes for this set", "verify the ledger: mcp-guard verify")
         _check_votes(tx, proposal, proposal.votes)
         votes = [vote.to_json() for vote in proposal.votes]
-        return replace(draft, fields={**draft.fields, **fields, "approved_by": proposal.members() | {"votes": votes}})
+        return draft._replace(fields={**draft.fields, **fields, "approved_by": proposal.members() | {"votes": votes}})
 
 
 def _keep(tx: Transaction, state: PolicyApprovalState) -> None:

@@ -6,7 +6,16 @@ from typing import Protocol
 from starlette.routing import Route
 
 from mcp_guard.web.console import Console, NavigationLink
-from mcp_guard.web.pages import inbox, keys, operations, requests, sign_in
+from mcp_guard.web.pages import (
+    inbox,
+    keys,
+    operations,
+    policies,
+    policy_changes,
+    requests,
+    sign_in,
+    tools,
+)
 
 
 class PageModule(Protocol):
@@ -19,7 +28,7 @@ class PageModule(Protocol):
     def routes(self, console: Console) -> list[Route]: ...
 
 
-PAGES: tuple[PageModule, ...] = (inbox, requests, operations, keys, sign_in)
+PAGES: tuple[PageModule, ...] = (inbox, requests, policies, policy_changes, tools, operations, keys, sign_in)
 FROM_ELSEWHERE: Mapping[str, int] = {}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another
 origin: their pages check who has sent them."""

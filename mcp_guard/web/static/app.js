@@ -182,6 +182,26 @@ async function sign(form, button) {
   return answer;
 }
 
+// A form of the class `post` is sent as it is; the answer says where to go.
+async function submitForm(form) {
+  for (const field of form.querySelectorAll("[required]")) {
+    if (!field.value.trim()) throw new FieldProblem(field, "Enter something here: it is required.");
+  }
+  return post(form.dataset.post, Object.fromEntries(new FormData(form)));
+}
+
+// A part that is being computed says so, and is asked for again until it is there.
+async function follow(part) {
+  if (part.dataset.busy) return;
+  part.dataset.busy = "1";
+  while (part.isConnected) {
+    const reply = await send(part.dataset.follow);
+    part.innerHTML = await reply.text();
+    if (!part.querySelector("[data-again]")) return;
+    await new Promise((resolve) => setTimeout(resolve, 700));
+  }
+}
+
 async function signOut(path) {
   await post(path);
   if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
@@ -208,6 +228,7 @@ function tick() {
 }
 
 async function refresh() {
+  for (const part of document.querySelectorAll("[data-follow]:not([data-busy])")) follow(part).catch(() => {});
   const page = document.body.dataset.page;
   if (page === "list" && document.getElementById("live")) {
     const reply = await send(`/?part=list${location.search.replace("?", "&")}`);
@@ -277,6 +298,10 @@ document.addEventListener("submit", (event) => {
   if (event.target.matches("form.sign")) {
     event.preventDefault();
     return attempt(() => sign(event.target, event.submitter));
+  }
+  if (event.target.matches("form.post")) {
+    event.preventDefault();
+    return attempt(() => submitForm(event.target));
   }
   if (event.target.id !== "code-sign-in") return undefined;
   event.preventDefault();

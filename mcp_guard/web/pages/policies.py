@@ -1,0 +1,126 @@
+"""The policies in force; a candidate replayed against history; the explanation of one decision."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.policy_approval import hash_of_set, set_material
+from mcp_guard.policy.authoring.explain import explain, lines
+from mcp_guard.policy.authoring.past import decision, versions
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
+from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.policy.source import parse_policies
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.items import Item
+from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.pages.requests import READERS as OF_PAYLOADS
+from mcp_guard.web.policy_replays import PolicyReplays
+from mcp_guard.web.policy_view import read_set, show_files
+from mcp_guard.web.roles import READERS, Role
+
+NAV = (NavigationLink("/policies", "Policies", READERS),)
+CANDIDATE = "candidate"
+"""The kind of item that holds the files of a candidate, so that any gateway answers for it."""
+CANDIDATE_LIFETIME = 3600 * 1_000_000
+MAX_SEQ_DIGITS = 15
+
+
+def routes(console: Console) -> list[Route]:
+    pages = _PolicyPages(console, PolicyReplays(console.settings, console.reader))
+    return [
+        Route("/policies", pages.show),
+        Route("/policies/candidate", pages.add_candidate, methods=["POST"]),
+        Route("/policies/candidate/{set}", pages.show_candidate),
+        Route("/policies/candidate/{set}/replay", pages.replay),
+        Route("/policies/decision", pages.explain_decision),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _PolicyPages:
+    console: Console
+    replays: PolicyReplays
+
+    async def show(self, request: Request) -> Response:
+        console = self.console
+        viewer = await console.allowed(request, *READERS)
+        view = await console.reader.read(read_set)
+        may_explain = Role.AUDITOR in viewer.roles
+        return console.page("policies.html", viewer, view=view, may_explain=may_explain)
+
+    # A candidate
+
+    async def add_candidate(self, request: Request) -> Response:
+        """Take the text of one file, in place of the file of that name in force, or beside the others."""
+        console = self.console
+        viewer, body = await console.allowed(request, *READERS), await read_json(request)
+        file, text = str(body.get("file", "")), str(body.get("text", ""))
+        texts = dict(await console.reader.read(_texts_in_force)) | {file: text}
+        await asyncio.to_thread(parse_policies, texts, tuple(console.settings.routes))
+        policy_set, expires = hash_of_set(texts), console.now() + CANDIDATE_LIFETIME
+        item = Item(CANDIDATE, policy_set, viewer.approver, set_material(texts), expires)
+        await console.items.put(item, console.now())
+        return JSONResponse({"go": f"/policies/candidate/{policy_set}"})
+
+    async def _candidate(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        policy_set = request.path_params["set"]
+        item = await self.console.items.get(CANDIDATE, policy_set, self.console.now())
+        if item is None:
+            raise HTTPException(404, "no such candidate; candidates are kept for an hour: enter it again")
+        texts: dict[str, str] = orjson.loads(item.value)["policies"]
+        return policy_set, texts
+
+    async def show_candidate(self, request: Request) -> Response:
+        console = self.console
+        viewer = await console.allowed(request, *READERS)
+        policy_set, texts = await self._candidate(request)
+        files = diff_sets(await console.reader.read(_texts_in_force), texts)
+        return console.page("policy_candidate.html", viewer, policy_set=policy_set, files=show_files(files))
+
+    async def replay(self, request: Request) -> Response:
+        viewer = await self.console.allowed(request, *READERS, is_part=True)
+        replay = await self.replays.ask(*await self._candidate(request))
+        return self.console.page("policy_replay_part.html", viewer, replay=replay)
+
+    # One decision
+
+    async def explain_decision(self, request: Request) -> Response:
+        """For those who may read payloads: conditions are shown with the values that they read."""
+        console, what = self.console, request.query_params.get("what", "").strip()
+        viewer = await console.allowed(request, *(OF_PAYLOADS & READERS))
+        past, version = await console.reader.read(lambda store: _find(store, what, console.settings.time_zone))
+        assert past.material is not None
+        explanation = await asyncio.to_thread(explain, version, past.material)
+        text = list(lines(explanation))
+        return console.page("policy_decision.html", viewer, receipt=past.receipt, lines=text)
+
+
+def _texts_in_force(store: Store) -> dict[str, str]:
+    view = store.noted("policies loaded")
+    material = store.policy(view) if view else None
+    texts: dict[str, str] = orjson.loads(material)["policies"] if material else {}
+    return texts
+
+
+def _find(store: Store, what: str, time_zone: str) -> tuple[RecordedDecision, PolicyVersion]:
+    """The decision of a receipt or call. Raises: HTTPException, LedgerError."""
+    is_number = what.isascii() and what.isdecimal() and len(what) <= MAX_SEQ_DIGITS
+    seqs = [int(what)] if is_number else [row.seq for row in store.receipts_of(what)]
+    found = [past for seq in seqs if (past := decision(store, seq, time_zone))]
+    if not found:
+        raise HTTPException(404, f"no decision in receipt or call `{what[:100]}`")
+    past = found[-1]
+    if past.material is None:
+        why = "its request was erased or redacted" if past.asked else "no policy was evaluated for it"
+        raise LedgerError(f"receipt {past.receipt['seq']} cannot be explained: {why}", "choose another one")
+    version = versions(store)(past.receipt["policy_version"])
+    if version is None:
+        raise LedgerError("the text of its policies is not stored", "choose another one")
+    return past, version

@@ -1,0 +1,120 @@
+"""Policies that wait for approval: how they differ from those in force, what they would have decided, and the votes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.errors import ApprovalError, ConfigError
+from mcp_guard.core.model import Json
+from mcp_guard.core.policy_approval import PolicyApprovalState, PolicyStatement, describe_missing
+from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
+from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.storage.contract import Store
+from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.operations import passkeys_to_sign
+from mcp_guard.web.passkeys import evidence
+from mcp_guard.web.policy_replays import PolicyReplays
+from mcp_guard.web.policy_view import show_files
+from mcp_guard.web.roles import EVERYONE, Role
+from mcp_guard.web.sessions import BrowserSession
+
+NAV = (NavigationLink("/policy-changes", "Policy changes", EVERYONE),)
+PURPOSE = "policy-approval"
+
+
+def routes(console: Console) -> list[Route]:
+    pages = _PolicyChanges(console, PolicyReplays(console.settings, console.reader))
+    return [
+        Route("/policy-changes", pages.show),
+        Route("/policy-changes", pages.decide, methods=["POST"]),
+        Route("/policy-changes/options", pages.options, methods=["POST"]),
+        Route("/policy-changes/replay", pages.replay),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """The state of the ledger, and the texts of the set in force and of the one that waits."""
+
+    state: PolicyApprovalState
+    in_force: Mapping[str, str]
+    proposed: Mapping[str, str]
+
+
+def _read_sets(store: Store) -> _Sets:
+    state = read_state(store) or PolicyApprovalState()
+    in_force = read_texts(store, state.in_force) if state.in_force else {}
+    return _Sets(state, in_force, read_texts(store, state.open.policy_set) if state.open else {})
+
+
+@dataclass(frozen=True, slots=True)
+class _PolicyChanges:
+    console: Console
+    replays: PolicyReplays
+
+    async def show(self, request: Request) -> Response:
+        console = self.console
+        viewer = await console.allowed(request, *EVERYONE)
+        sets = await console.reader.read(_read_sets)
+        proposal = sets.state.open
+        return console.page(
+            "policy_changes.html",
+            viewer,
+            is_on=console.settings.policy_approval is not None,
+            state=sets.state,
+            proposal=proposal,
+            missing=describe_missing(proposal) if proposal else "",
+            files=show_files(diff_sets(sets.in_force, sets.proposed)) if proposal else [],
+            can_decide=proposal is not None and self._can_decide(sets.state, viewer),
+            has_passkey=bool(await console.passkeys_of(viewer)),
+        )
+
+    def _can_decide(self, state: PolicyApprovalState, viewer: BrowserSession) -> bool:
+        proposal = state.open
+        if proposal is None or Role.APPROVER not in viewer.roles or viewer.approver not in proposal.rule.approvers:
+            return False
+        return all(vote.approver != viewer.approver for vote in proposal.votes)
+
+    async def replay(self, request: Request) -> Response:
+        """The part of the page that says what the proposed set would have decided, or how far it is with that."""
+        console = self.console
+        viewer = await console.allowed(request, *EVERYONE, is_part=True)
+        sets = await console.reader.read(_read_sets)
+        if sets.state.open is None:
+            raise ApprovalError("nothing waits for approval any more", "reload the page")
+        replay = await self.replays.ask(sets.state.open.policy_set, sets.proposed)
+        return console.page("policy_replay_part.html", viewer, replay=replay)
+
+    def _approvals(self) -> PolicyApprovals:
+        """Raises: ConfigError."""
+        approvals = configured_approvals(self.console.settings, self.console.writer)
+        if approvals is None:
+            raise ConfigError("policies need no approval here", "set guard.policy_approval in the configuration")
+        return approvals
+
+    async def options(self, request: Request) -> Response:
+        """Prepare the statement to sign."""
+        console = self.console
+        viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
+        id, verdict = str(body.get("proposal", "")), str(body.get("verdict", ""))
+        op = self._approvals().prepare_op(id, viewer.approver, verdict, str(body.get("rationale", "")))
+        statement = await console.writer.submit(op)
+        passkeys = await passkeys_to_sign(console, viewer)
+        subject: Json = {name: getattr(statement, name) for name in statement.__slots__}
+        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), PURPOSE, subject)
+        return JSONResponse(asked)
+
+    async def decide(self, request: Request) -> Response:
+        console = self.console
+        viewer, credential = await console.allowed(request, Role.APPROVER), await read_json(request)
+        keys = await console.keys()
+        key, subject, count = await console.passkeys.answer(credential, viewer, keys, console.now(), PURPOSE)
+        statement = PolicyStatement(**subject)
+        if {statement.approver, key.approver} != {viewer.approver}:
+            raise ApprovalError("the passkey belongs to another approver", "sign with your own passkey")
+        await console.writer.submit(self._approvals().record_op(statement, key.id, evidence(credential)))
+        await console.record_use(key, count)
+        return JSONResponse({"go": "/policy-changes"})

@@ -1,0 +1,105 @@
+"""Tools: their definitions and pins, what changed in one that waits, and accepting or refusing it with a passkey."""
+
+import json
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mcp_guard.core import definition_diff
+from mcp_guard.core.definition_diff import DiffPart
+from mcp_guard.core.model import ToolRule
+from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.core.visible_text import visible_lines
+from mcp_guard.ledger.tool_entries import ToolEntry, findings, tool_entries
+from mcp_guard.upstream.catalog import resolve_effect
+from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.roles import READERS, Role
+
+NAV = (NavigationLink("/tools", "Tools", READERS),)
+
+
+def routes(console: Console) -> list[Route]:
+    pages = _ToolPages(console)
+    return [Route("/tools", pages.show_list), Route("/tools/{name}", pages.show)]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRow:
+    """One tool in the list."""
+
+    name: str
+    upstream: str
+    effect: str
+    state: str
+    why: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRow:
+    """One member of a definition that differs, word by word."""
+
+    where: str
+    parts: tuple[DiffPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ToolPages:
+    console: Console
+
+    async def show_list(self, request: Request) -> Response:
+        console = self.console
+        viewer = await console.allowed(request, *READERS)
+        known = await console.reader.read(tool_entries)
+        flagged = findings(known)
+        rows = [
+            ToolRow(
+                name,
+                entry.latest.upstream,
+                self._effect(entry),
+                entry.state,
+                entry.latest.why,
+                tuple(sorted({finding.check for finding in flagged[name]})),
+            )
+            for name, entry in known.items()
+        ]
+        rows.sort(key=lambda row: (row.state == "pinned", row.name))
+        return console.page("tools.html", viewer, rows=rows)
+
+    def _effect(self, entry: ToolEntry) -> str:
+        rule = self.console.settings.tool_rules.get(entry.name, ToolRule())
+        return str(resolve_effect(entry.latest.definition, rule))
+
+    async def show(self, request: Request) -> Response:
+        console, name = self.console, request.path_params["name"]
+        viewer = await console.allowed(request, *READERS)
+        known = await console.reader.read(tool_entries)
+        entry = known.get(name)
+        if entry is None:
+            raise HTTPException(404, "no tool of this name has been seen")
+        shown = entry.latest
+        return console.page(
+            "tool.html",
+            viewer,
+            entry=entry,
+            shown=shown,
+            effect=self._effect(entry),
+            differences=_differences(entry.pinned, shown) if entry.waiting else [],
+            findings=findings(known)[name],
+            definition=visible_lines(json.dumps(shown.definition, indent=2, ensure_ascii=False)),
+            target={"upstream": shown.upstream, "tool": entry.name, "definition": shown.hash},
+            can_accept=shown.state is not PinState.PINNED,
+            can_refuse=shown.state is not PinState.REFUSED,
+            is_operator=Role.OPERATOR in viewer.roles,
+            has_passkey=bool(await console.passkeys_of(viewer)),
+        )
+
+
+def _differences(before: Pin | None, after: Pin) -> list[DiffRow]:
+    differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
+    return [
+        DiffRow(row.where, tuple(definition_diff.diff_words(row.before or "", row.after or ""))) for row in differences
+    ]
