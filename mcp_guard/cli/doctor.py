@@ -22,6 +22,7 @@ from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.outgoing import outgoing_routes
+from mcp_guard.diagnostics.pages import inspect_pages
 from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
@@ -116,6 +117,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         reached=find_reached(settings),
         missing_extras=tuple(missing_extras(settings)),
         secrets=inspect_secrets(settings),
+        pages=inspect_pages(settings.web, CLOCK.wall()),
         **snapshot,
     )
 

@@ -38,6 +38,10 @@ class CheckResult:
 CheckResults = list[CheckResult]
 
 
+CERTIFICATE_DAYS = 14
+CLOCK_SECONDS = 5
+
+
 def _ok(check: str, what: str) -> CheckResults:
     return [CheckResult(check, Level.OK, what)]
 
@@ -386,6 +390,22 @@ def network(snapshot: GuardSnapshot) -> CheckResults:
     return results
 
 
+def pages(snapshot: GuardSnapshot) -> CheckResults:
+    """The pages at `web.url`, as browsers reach them."""
+    if (found := snapshot.pages) is None:
+        return []
+    results = _problem("pages", f"{found.url} {found.failure}", found.hint) if found.failure else []
+    days = None if found.expires is None else (found.expires - snapshot.now) // (24 * 3600 * 1_000_000)
+    if days is not None and days < CERTIFICATE_DAYS:
+        what = f"the certificate of {found.url} " + ("has expired" if days < 0 else f"expires in {days} days")
+        report = _problem if days < 0 else _warning
+        results += report("pages", what, "renew it in place; the guard reads it again within a minute")
+    if abs(found.ahead) > CLOCK_SECONDS:
+        what = f"the clock at {found.url} differs from this one's by {abs(found.ahead)} s"
+        results += _warning("pages", what, "set both by NTP: sign-ins and signatures have times")
+    return results or _ok("pages", f"{found.url} answers")
+
+
 def reach(snapshot: GuardSnapshot) -> CheckResults:
     """Upstreams whose tools can read the guard's key, or switch the guard off."""
     results = [CheckResult("reach", Level.WARNING, str(reached), reached.fix) for reached in snapshot.reached]
@@ -467,7 +487,7 @@ def _some(numbers: Sequence[int]) -> str:
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
     calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
-    policy_approval, hidden_tools, upstreams, network, reach, refusals, weakened, clients,
+    policy_approval, hidden_tools, upstreams, network, pages, reach, refusals, weakened, clients,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from mcp_guard.core.approval import Approval, Route
 from mcp_guard.core.model import Micros
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
+from mcp_guard.diagnostics.pages import PagesState
 from mcp_guard.diagnostics.reach import Reach
 from mcp_guard.extras import MissingExtra
 from mcp_guard.settings import ConfiguredSecret
@@ -207,3 +208,5 @@ class GuardSnapshot:
     missing_extras: tuple[MissingExtra, ...] = ()
     """What the configuration needs and is not installed."""
     secrets: tuple[SecretState, ...] = ()
+    pages: PagesState | None = None
+    """How the pages at `web.url` answer; None if there are none."""
