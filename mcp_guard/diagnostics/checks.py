@@ -11,6 +11,7 @@ from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
 from mcp_guard.diagnostics.snapshot import ClientFile, FileInfo, GuardSnapshot, Level, PendingApproval
 from mcp_guard.exposure import SECRETS_FIX, SERVED_FIX, SERVED_WHAT
 from mcp_guard.verifier.report import count
@@ -36,10 +37,6 @@ class CheckResult:
 
 
 CheckResults = list[CheckResult]
-
-
-CERTIFICATE_DAYS = 14
-CLOCK_SECONDS = 5
 
 
 def _ok(check: str, what: str) -> CheckResults:
@@ -395,8 +392,7 @@ def pages(snapshot: GuardSnapshot) -> CheckResults:
     if (found := snapshot.pages) is None:
         return []
     results = _problem("pages", f"{found.url} {found.failure}", found.hint) if found.failure else []
-    days = None if found.expires is None else (found.expires - snapshot.now) // (24 * 3600 * 1_000_000)
-    if days is not None and days < CERTIFICATE_DAYS:
+    if (days := found.days_left(snapshot.now)) is not None and days < CERTIFICATE_DAYS:
         what = f"the certificate of {found.url} " + ("has expired" if days < 0 else f"expires in {days} days")
         report = _problem if days < 0 else _warning
         results += report("pages", what, "renew it in place; the guard reads it again within a minute")

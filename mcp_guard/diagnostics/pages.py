@@ -15,6 +15,11 @@ from mcp_guard.settings import WebSettings
 
 SECONDS = 4.0
 """How long an answer is waited for."""
+CERTIFICATE_DAYS = 14
+"""How long before its end a certificate is to be renewed."""
+CLOCK_SECONDS = 5
+"""How far clocks may differ."""
+DAY: Micros = 24 * 3600 * 1_000_000
 OURS = b'data-page="sign-in"'
 START = "start mcp-guard serve, or mcp-guard web; then check the name in DNS, the proxy in front of it and the firewall"
 HEADERS = "have the proxy pass on the headers `Host` and `Origin` as they are: docs/howto/approve-from-a-phone.md"
@@ -30,6 +35,10 @@ class PagesState:
     hint: str = ""
     expires: Micros | None = None
     ahead: int = 0
+
+    def days_left(self, now: Micros) -> int | None:
+        """Of the certificate; negative once it has expired."""
+        return None if self.expires is None else (self.expires - now) // DAY
 
 
 def inspect_pages(web: WebSettings | None, now: Micros) -> PagesState | None:
