@@ -21,8 +21,8 @@ from mcp_guard.core.approval import Approval, ApprovalState, Grant
 from mcp_guard.core.approval_card import EarlierRequests, RecentCalls
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Agent, Instance, Json, Micros
-from mcp_guard.core.rates import RecordedUse
 from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.storage.rate_contract import RateStore
 from mcp_guard.storage.rows import (
     ApproverKey,
     Delivery,
@@ -156,23 +156,6 @@ class OpenCallStore(Protocol):
 
     def open_calls(self) -> list[tuple[int, str]]:
         """Intent and guard, in the order of the intents."""
-
-
-class RateStore(Protocol):
-    """The uses of rates, by counter and key. Consistency: sums are exact, of whatever size, and their cost does not
-    depend on the number of uses. Only in a transaction does a sum include every use that may come before."""
-
-    def sum_uses(self, counter: str, key: str, since: Micros) -> int:
-        """Of the amounts after `since`."""
-
-    def add_use(self, counter: str, key: str, at: Micros, amount: int) -> RecordedUse:
-        """INVARIANT: not before the last one, as no receipt is."""
-
-    def remove_use(self, use: RecordedUse) -> None:
-        """Take back a use, unless it has been forgotten. No sum of others changes."""
-
-    def forget_uses(self, counter: str, key: str, before: Micros) -> None:
-        """Those up to and at this time."""
 
 
 class RunStore(Protocol):
