@@ -144,6 +144,8 @@ class ApprovalRequests:
                 del self._waiters[approval.id]
 
     async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
+        if approval.state is not ApprovalState.REQUESTED:
+            return approval
         if seconds > 0 and not self.watcher.is_stopped:
             await self.watcher.wait(approval.id, approval.expires, seconds, on_tick)
         if self.writer.now() >= approval.expires and await self._is_waiting(approval):
