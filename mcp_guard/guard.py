@@ -292,13 +292,13 @@ class Guard:
 
     async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
         """Find the request for this call, or make it, and wait for a person to decide, as long as the client waits."""
-        reason, approval = await asyncio.gather(  # asked for together, they cost one exchange with a database
-            self.ledger.why_barred(call.instance), self.approvals.find_approval(call.instance, hash_request(call))
-        )
+        bars = self.ledger.why_barred(call.instance)  # asked for together, they cost one exchange with a database
+        reason, approval = await asyncio.gather(bars, self.approvals.find_approval(call.instance, hash_request(call)))
         if reason:
             return await self.deny(call, decision, reason)
         if approval is None or approval.state is ApprovalState.REQUESTED:
-            if (grant := await self.approvals.grant_for(call, decision)) is not None:
+            grant = await self.approvals.grant_for(call, decision)
+            if grant is not None:
                 return await self.record_intent(call, decision, grant)
         if approval is not None and approval.state is ApprovalState.CONSUMED:
             return await self.repeat_reply(approval)

@@ -44,11 +44,11 @@ class Monitoring:
         return self.metrics.render(await self._read())
 
     async def _read(self) -> Readings:
-        writer = self.ledger.writer
+        writer, held = self.ledger.writer, self.ledger.approvals.watcher.count
         return Readings(
             sessions=self.sessions(),
-            calls=writer.active_calls,
-            held=self.ledger.approvals.watcher.count,
+            calls=writer.active_calls + held,  # what is held has no part in commits meanwhile
+            held=held,
             waiting_commits=writer.waiting,
             late_outcomes=self.ledger.ledger.late_outcomes,
             lease_seconds=self.ledger.presence.seconds_left(),

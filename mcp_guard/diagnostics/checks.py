@@ -115,11 +115,24 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
             "sync", f"a write to the state folder fails: {snapshot.disk.failure}", "see docs/howto/recover.md"
         )
     if snapshot.is_in_database:  # calls wait for its disk, not for this one
-        return []
+        return _durability(snapshot)
     took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
     if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
         return _warning("sync", f"{took}; each call waits for two of them", "put guard.state_dir on a faster disk")
     return _ok("sync", took)
+
+
+def _durability(snapshot: GuardSnapshot) -> CheckResults:
+    """Of a database. Guards refuse calls while these are off, unless the operator allows it."""
+    if not snapshot.not_durable or "guard.unsafe_skip_fsync" in snapshot.unsafe_keys:
+        return []
+    off = " and ".join(f"`{name} = off`" for name in snapshot.not_durable)
+    turned_on = " ".join(f"ALTER SYSTEM SET {name} = on;" for name in snapshot.not_durable)
+    return _problem(
+        "sync",
+        f"the database has {off}, so that receipts could be lost with its power: no call is made",
+        f"turn it on: {turned_on} SELECT pg_reload_conf()",
+    )
 
 
 def ledger_file(snapshot: GuardSnapshot) -> CheckResults:

@@ -160,6 +160,8 @@ class GuardSnapshot:
     """Where it is."""
     file: FileInfo | None
     is_in_database: bool
+    not_durable: tuple[str, ...]
+    """Settings of the database that are off, so that receipts could be lost."""
     unused_file: FileInfo | None
     """A ledger file in the state folder that is not the one in use."""
     failure: str

@@ -376,7 +376,6 @@ class RevocationStore(Protocol):
 
     def restore(self, key: RevocationKey, until: Micros) -> None:
         """Instances that start after `until` may call again; those revoked before stay revoked.
-
         Compare-and-set. Raises: ChangedElsewhere if this was not revoked for later ones."""
 
     def revocations(self) -> list[tuple[RevocationKey, Micros]]: ...
@@ -388,7 +387,6 @@ class RevocationStore(Protocol):
         self, keys: Collection[RevocationKey], started: Micros, upstream: str, tool: str, definition: str
     ) -> bool:
         """Whether none of these is revoked for what started then, and this definition of the tool is in force.
-
         On the path of each call: one statement for both."""
 
 
@@ -461,19 +459,16 @@ class Store(
         self, known: TreeHead | None = None, locked: bool = True, reads: Sequence[Reads] = (), join: Join = tuple
     ) -> None:
         """Begin a transaction that writes. Waits while another process is in one, for a limited time; if an event loop
-        went on meanwhile, `join` is called under the lock.
-        Unless it is `locked`, it may build on the head that is `known`; if another process has advanced that, `commit`
-        raises HeadMoved, also where the transaction has only read. What `reads` make may be read at once and ahead of
-        time; what the transaction reads is the same without them."""
+        went on meanwhile, `join` is called under the lock. Unless it is `locked`, it may build on the head that is
+        `known`: if another process has advanced that, `commit` raises HeadMoved, also where it has only read. What
+        `reads` make may be read at once and ahead of time; what the transaction reads is the same without them."""
 
     @property
     def excludes_others(self) -> bool:
-        """Whether the transaction holds the lock, so that all it has read is of one state. Until then, what it reads
-        may not fit together."""
+        """Whether the transaction holds the lock. Until then, what it has read may be of several states."""
 
     def commit(self) -> None:
         """INVARIANT: what the transaction wrote is durable when this returns, in the place of this name.
-
         Raises: HeadMoved if it must be repeated, LedgerError if the place is not the one that was opened."""
 
     def rollback(self) -> None:

@@ -9,8 +9,10 @@ import httpx2 as httpx
 import psycopg
 import pytest
 
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import quoted_schema
 from tests.live.http_guard import NO_TLS, Raw, Served, free_port, serving
-from tests.live.running_guard import scripted, seen, text, write_config
+from tests.live.running_guard import cli, scripted, seen, text, write_config
 from tests.storage.postgres_network import Network, network
 from tests.storage.postgres_server import Server, server
 
@@ -137,12 +139,32 @@ def readiness(port: int) -> tuple[int, str]:
     return answer.status_code, answer.json()["ledger"]
 
 
+def test_calls_are_refused_while_a_table_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that few calls need."""
+    monkeypatch.setenv("DATABASE_URL", server().url)
+    port = free_port()
+    with Served(configure(tmp_path, port), port) as served, psycopg.connect(server().url, autocommit=True) as admin:
+        client = served.raw(served.issue("--agent", "tester")[1])
+        client.start()
+        schema = quoted_schema(Database(server().url, f"away.example/{tmp_path.name}"))
+        admin.execute(f"ALTER TABLE {schema}.granted RENAME TO elsewhere".encode())
+        eventually(lambda: readiness(port) == (503, "failing"))
+        refused = client.request("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
+        assert "the tables of the ledger cannot be found" in refused.text
+        admin.execute(f"ALTER TABLE {schema}.elsewhere RENAME TO granted".encode())
+        eventually(lambda: readiness(port) == (200, "ok"))
+        assert "again" in text(client.call("s__echo", {"text": "again"}))
+    assert len(seen(tmp_path, "s")) == 1
+    assert "(granted)" in served.notes
+
+
 def test_calls_are_refused_while_the_running_server_would_lose_receipts_with_its_power(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", server().url)
     port = free_port()
-    with Served(configure(tmp_path, port), port) as served, psycopg.connect(server().url, autocommit=True) as admin:
+    config = configure(tmp_path, port)
+    with Served(config, port) as served, psycopg.connect(server().url, autocommit=True) as admin:
         client = served.raw(served.issue("--agent", "tester")[1])
         client.start()
         try:
@@ -151,6 +173,9 @@ def test_calls_are_refused_while_the_running_server_would_lose_receipts_with_its
             eventually(lambda: readiness(port) == (503, "failing"))
             refused = client.request("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
             assert "`fsync = off`, so that receipts could be lost" in refused.text
+            found = cli("doctor", "--config", str(config), check=False).stdout
+            assert "the database has `fsync = off`, so that receipts could be lost" in found
+            assert "turn it on: ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()" in found
         finally:
             admin.execute("ALTER SYSTEM RESET fsync")
             admin.execute("SELECT pg_reload_conf()")

@@ -66,6 +66,7 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
         assert served.raw("not-a-token").request("ping").status_code == 401
         eventually(lambda: values(scrape(url)["mcp_guard_calls_held"]) == {(): 1})
         assert values(scrape(url)["mcp_guard_open_approvals"]) == {(): 1}
+        assert values(scrape(url)["mcp_guard_calls_in_flight"]) == {(): 1}, "what is held is not answered yet"
         client.patience = 60
         cli("approvals", "approve", held(config), "--rationale", "fine", *enrol(config))
         found = eventually(lambda: scrape_after(url, ("ok", "up__update_deal", "up")))

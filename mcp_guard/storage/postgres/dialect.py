@@ -34,6 +34,9 @@ CREATE TABLE lease (guard TEXT COLLATE "C" PRIMARY KEY, expires TIMESTAMPTZ NOT 
 """
 """What SQLite keeps in files beside the ledger, and who runs."""
 
+ALL_TABLES = ("format", *sorted(TABLE_NAMES), *re.findall(r"CREATE TABLE (\w+)", OWN_TABLES))
+"""With the one of its own in which an origin has its format."""
+
 
 def tables() -> list[str]:
     """The statements that make the tables, in the schema that is first in the search path."""

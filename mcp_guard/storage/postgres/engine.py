@@ -14,7 +14,7 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.items import Items
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.clock import ServerClock
-from mcp_guard.storage.postgres.connection import ServerCheck, check_url, connect
+from mcp_guard.storage.postgres.connection import SERVER, Server, ServerCheck, check_url, connect
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence, leased_guards
@@ -104,7 +104,9 @@ class PostgresEngine:
 
         with self._explained(), closing(self.open_reader()) as store:
             inspected = inspect_store(store, format, store.stored_bytes(), damage=())
-            return replace(inspected, leased=leased_guards(store))
+            server = Server.of_row(store.ask((SERVER, ()))[0].fetchone())
+            not_durable = tuple(name for name, value in server.durability.items() if value != "on")
+            return replace(inspected, leased=leased_guards(store), not_durable=not_durable)
 
     def latest_receipts(self, count: int) -> list[bytes]:
         with self._explained(), closing(self.open_reader()) as store:

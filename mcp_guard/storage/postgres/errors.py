@@ -1,6 +1,7 @@
 """What a failure of the database means to a person, and what they can do."""
 
 import re
+from collections.abc import Sequence
 
 import psycopg
 
@@ -50,6 +51,12 @@ BY_STATE = {
 }
 """By SQLSTATE or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
 OTHER = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the database")
+
+
+def tables_missing(name: str, tables: Sequence[str]) -> LedgerError:
+    """Why the ledger `name`, which was whole when it was opened, cannot be used without these tables."""
+    fault, message, hint = NO_TABLES
+    return LedgerError(f"{message}: `{name}` ({', '.join(tables)})", hint, fault)
 
 
 def is_answer(error: psycopg.Error) -> bool:

@@ -7,11 +7,13 @@ from psycopg import AsyncConnection
 
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, DURABLE, ServerCheck, execute_within
-from mcp_guard.storage.postgres.errors import is_answer
+from mcp_guard.storage.postgres.dialect import ALL_TABLES
+from mcp_guard.storage.postgres.errors import is_answer, tables_missing
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import FORMAT
 from mcp_guard.storage.sql.schema import VERSION
 
+MISSING = "SELECT array(SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NULL)"
 WATCHED = f"{FORMAT}, " + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 
 
@@ -23,10 +25,13 @@ class ServerWatch:
         self._check = check
         self._format = VERSION
         self._durability: dict[str, str] = {}
+        self._missing: list[str] = []
 
     def check(self) -> None:
         """Raises: LedgerError if no call may begin, by what was seen last."""
         self.clock.check()
+        if self._missing:
+            raise tables_missing(str(self._check.database), self._missing)
         self._check.check_durability(self._durability)
         check_format(self._format, str(self._check.database))
 
@@ -34,6 +39,9 @@ class ServerWatch:
         """Raises: psycopg.Error if the connection fails."""
         try:
             await self.clock.ask_on_loop(connection)
+            found = await (await execute_within(ANSWER_SECONDS, connection, MISSING, (list(ALL_TABLES),))).fetchone()
+            assert found is not None
+            [self._missing] = found
             row = await (await execute_within(ANSWER_SECONDS, connection, WATCHED)).fetchone()
         except psycopg.Error as error:
             if is_answer(error):
