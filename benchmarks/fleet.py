@@ -25,6 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import psycopg  # noqa: E402
 
 from benchmarks.bench import CONFIG, POLICY, SHARED, is_real_disk  # noqa: E402
 from benchmarks.http_calls import ARGUMENTS, WAIT_SECONDS, free_port  # noqa: E402
@@ -48,6 +49,9 @@ port = {port}
 url = "http://127.0.0.1/mcp"
 max_sessions_per_instance = 500
 """
+GROWTH_CALLS = 1000
+CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mcp-guard'"
+DATABASE_BYTES = "SELECT pg_database_size(current_database())"
 BODY = json.dumps(
     {
         "jsonrpc": "2.0",
@@ -72,6 +76,12 @@ class Target:
     calls_a_second: list[float] = field(default_factory=list)
     cpu_us: dict[str, list[float]] = field(default_factory=dict)
     """Microseconds of processor time for a call, by part."""
+    memory_mib: float = 0.0
+    """Of a gateway after the calls, without its upstream."""
+    bytes_a_call: float | None = None
+    """By which the database grows."""
+    connections: float | None = None
+    """To the database, of each gateway."""
     round_trips: float | None = None
 
 
@@ -193,6 +203,18 @@ def processor_seconds(pid: int | None) -> float:
     return total
 
 
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def ask(server: Server, sql: str) -> int:
+    with psycopg.connect(server.url) as connection:
+        row = connection.execute(sql.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def throughput(target: Target, in_flight: int, seconds: float) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -282,6 +304,13 @@ def run(folder: Path, options: argparse.Namespace) -> list[Target]:
             for target in targets:
                 target.one_ms += asyncio.run(one_after_another(target.ports, target.token, options.calls))
                 throughput(target, options.in_flight * len(target.ports), options.seconds)
+        for target in targets:
+            target.memory_mib = statistics.mean(map(resident_mib, target.pids))
+        alone = targets[1]
+        alone.connections = ask(server, CONNECTIONS) / (1 + GATEWAYS)
+        before = ask(server, DATABASE_BYTES)
+        asyncio.run(one_after_another(alone.ports, alone.token, GROWTH_CALLS))
+        alone.bytes_a_call = (ask(server, DATABASE_BYTES) - before) / (GROWTH_CALLS + GROWTH_CALLS // 10)
         targets[1].round_trips = asyncio.run(count_round_trips(folder, server, options.calls))
     return targets
 
@@ -297,6 +326,12 @@ def report(targets: list[Target]) -> bool:
             f"| {target.name} | {cuts[49]:.2f} | {cuts[98]:.2f} | {statistics.median(target.calls_a_second):,.0f} "
             f"| {cpu['gateways']} | {cpu.get('database', '–')} | {cpu['clients']} |"
         )
+    memory = ", ".join(f"{target.name} {target.memory_mib:.0f} MiB" for target in targets)
+    print(f"\nmemory of a gateway, without its upstream: {memory}")
+    print(
+        f"the database grows by {targets[1].bytes_a_call or 0:,.0f} bytes a call; a gateway has "
+        f"{targets[1].connections or 0:.1f} connections"
+    )
     reached = statistics.median(targets[-1].calls_a_second)
     trips = targets[1].round_trips or float("inf")
     print(f"\nround trips to the database: {trips:.2f} for a call (budget {ROUND_TRIPS}: three, and one for its token)")
