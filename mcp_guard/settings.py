@@ -77,7 +77,7 @@ class WebSettings:
 
     url: str
     host: str = "127.0.0.1"
-    port: int = 8767
+    port: int = 8764
     certificate: Path | None = None
     key: Path | None = None
     serve: bool = True

@@ -26,7 +26,7 @@ class WebConfig(Model):
     """Where `mcp-guard web` listens, and the address that people's browsers know it by."""
 
     url: Url
-    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:8767"
+    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:8764"
     certificate: Path | None = None
     key: Path | None = None
     serve: bool = True

@@ -143,9 +143,10 @@ def test_every_secret_and_config_map_that_is_used_is_made() -> None:
 
 def test_nginx_knows_each_replica_by_its_name() -> None:
     gateways = MANIFESTS["StatefulSet", "mcp-guard"]
-    [port] = MANIFESTS["Service", gateways["spec"]["serviceName"]]["spec"]["ports"]
+    ports = MANIFESTS["Service", gateways["spec"]["serviceName"]]["spec"]["ports"]
     domain = f"{gateways['spec']['serviceName']}.{gateways['metadata']['namespace']}.svc.cluster.local"
-    names = [f"mcp-guard-{number}.{domain}:{port['port']}" for number in range(gateways["spec"]["replicas"])]
+    replicas = range(gateways["spec"]["replicas"])
+    names = [f"mcp-guard-{number}.{domain}:{port['port']}" for port in ports for number in replicas]
     assert re.findall(r"^ *server (\S+) resolve;$", (BASE / "nginx.conf").read_text(), re.MULTILINE) == names
 
 

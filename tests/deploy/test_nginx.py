@@ -32,10 +32,19 @@ def test_gateway_is_chosen_as_on_one_machine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_pages_are_served_by_every_gateway(name: str) -> None:
+    text = IN_CONTAINERS[name].read_text()
+    hosts = {port: re.findall(rf"server (\S+):{port} resolve;", text) for port in (8764, 8766)}
+    assert hosts[8764] == hosts[8766]
+    everything_else = re.findall(r"location / \{\s+proxy_pass (\S+);", text)
+    assert everything_else == ["http://mcp_guard_pages"]
+
+
+@pytest.mark.parametrize("name", IN_CONTAINERS)
 def test_nginx_accepts_the_configuration(name: str, tmp_path: Path) -> None:
     """Debian's nginx has no `resolve`, and there are no such hosts here."""
-    text, resolved = re.subn(r"server \S+:8766 resolve;", "server 127.0.0.1:8766;", IN_CONTAINERS[name].read_text())
-    assert resolved == 3
+    text, resolved = re.subn(r"server \S+:(\d+) resolve;", r"server 127.0.0.1:\1;", IN_CONTAINERS[name].read_text())
+    assert resolved == 6
     certificate = make_certificate(tmp_path)
     text = text.replace("/tmp/", f"{tmp_path}/")
     text = re.sub(r"resolver \S+", "resolver 127.0.0.1", text)
