@@ -19,11 +19,12 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
-from mcp_guard.diagnostics.checks import CheckResult, run_checks, worst_level
+from mcp_guard.diagnostics.checks import run_checks, worst_level
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.pages import inspect_pages
 from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
+from mcp_guard.diagnostics.results import CheckResult
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder

@@ -64,9 +64,8 @@ def main(arguments: list[str]) -> int:
     settings = None if options.ledger else load(options.config)
     running = [guard for guard, alive in state.guards if alive]
     started = read_started(ledger.place, running)
-    hidden = (
-        [] if settings is None else [row for row in find_hidden(as_started(settings, started, running)) if row.is_now]
-    )
+    shown = [] if settings is None else find_hidden(as_started(settings, started, running))
+    hidden = [row for row in shown if row.is_now]
     if options.json:
         more = {
             "hidden": [asdict(row) for row in hidden],
@@ -79,10 +78,9 @@ def main(arguments: list[str]) -> int:
     print_text(ledger_line(ledger.place, state))
     print_lines(head_lines(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts, started))
-    if settings is not None and (waiting := inspect_policy_approval(settings, ledger.place))[0]:
-        print_text(say("policy approval: {}", waiting[0]) + to_type(f": {waiting[1]}"))
-    if settings is not None and running:
-        print_lines(outdated_lines(settings, started))
+    if settings is not None:
+        print_lines(policy_approval_lines(settings, ledger.place))
+        print_lines(outdated_lines(settings, started) if running else ())
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)
@@ -135,6 +133,12 @@ def outdated_lines(settings: Settings, started: Sequence[StartedGuard]) -> list[
     return policies + [
         f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
     ]
+
+
+def policy_approval_lines(settings: Settings, place: Place) -> list[str]:
+    """What of four eyes on policy needs attention."""
+    what, fix = inspect_policy_approval(settings, place)
+    return [say("policy approval: {}", what) + to_type(f": {fix}")] if what else []
 
 
 def approvals_line(pending: int) -> str:

@@ -4,15 +4,16 @@ To add a check, add a field to `GuardSnapshot` in `snapshot.py`, a function here
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from shlex import quote
 
 from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
+from mcp_guard.diagnostics.client_checks import clients
 from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
-from mcp_guard.diagnostics.snapshot import ClientFile, FileInfo, GuardSnapshot, Level, PendingApproval
+from mcp_guard.diagnostics.results import CheckResult, CheckResults, ok, problem, warning
+from mcp_guard.diagnostics.snapshot import FileInfo, GuardSnapshot, Level, PendingApproval
 from mcp_guard.exposure import SECRETS_FIX, SERVED_FIX, SERVED_WHAT
 from mcp_guard.verifier.report import count
 
@@ -24,39 +25,12 @@ OTHERS = 0o077
 """The permission bits for everybody except the owner."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """`check` names what was checked; `fix` is a command or an edit, empty if all is well."""
-
-    check: str
-    level: Level
-    what: str
-    fix: str = ""
-    is_choice: bool = False
-    """Whether a guard is healthy with it, because somebody chose it: a warning all the same."""
-
-
-CheckResults = list[CheckResult]
-
-
-def _ok(check: str, what: str) -> CheckResults:
-    return [CheckResult(check, Level.OK, what)]
-
-
-def _warning(check: str, what: str, fix: str) -> CheckResults:
-    return [CheckResult(check, Level.WARNING, what, fix)]
-
-
-def _problem(check: str, what: str, fix: str) -> CheckResults:
-    return [CheckResult(check, Level.PROBLEM, what, fix)]
-
-
 def packages(snapshot: GuardSnapshot) -> CheckResults:
     """Packages that only some configurations need: without them a guard does not start, or a part of it fails."""
     results = [
         CheckResult("packages", Level.PROBLEM, missing.what, missing.hint) for missing in snapshot.missing_extras
     ]
-    return results or _ok("packages", "every package that the configuration needs is installed")
+    return results or ok("packages", "every package that the configuration needs is installed")
 
 
 def secrets(snapshot: GuardSnapshot) -> CheckResults:
@@ -67,34 +41,34 @@ def secrets(snapshot: GuardSnapshot) -> CheckResults:
     for state in (state for state in snapshot.secrets if state.failure):
         what = f"`{state.secret.key}`: {state.failure}"
         if state.secret.reference.source == "env":
-            results += _warning("secrets", f"{what} here", "make sure that it is set where the guard runs")
+            results += warning("secrets", f"{what} here", "make sure that it is set where the guard runs")
         elif other is not None:
-            results += _warning("secrets", f"{what}, for the current user {snapshot.user}", f"run as user {other}")
+            results += warning("secrets", f"{what}, for the current user {snapshot.user}", f"run as user {other}")
         else:
-            results += _problem("secrets", what, state.hint)
+            results += problem("secrets", what, state.hint)
     number, unread = len(snapshot.secrets), sum(not state.is_read for state in snapshot.secrets)
     if results or not number:
-        return results or _ok("secrets", "no secret in the configuration")
+        return results or ok("secrets", "no secret in the configuration")
     note = f"; not run: {count(unread, 'command')}" if unread else ""
-    return _ok("secrets", f"{count(number - unread, 'secret')} can be read{note}")
+    return ok("secrets", f"{count(number - unread, 'secret')} can be read{note}")
 
 
 def state_folder(snapshot: GuardSnapshot) -> CheckResults:
     folder = snapshot.folder
     if folder is None:
-        return _warning(
+        return warning(
             "state folder", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)"
         )
-    return _kept_private("state folder", folder, snapshot.user, "700") or _ok("state folder", folder.path)
+    return _kept_private("state folder", folder, snapshot.user, "700") or ok("state folder", folder.path)
 
 
 def _kept_private(check: str, file: FileInfo, user: int, mode: str) -> CheckResults:
     if file.owner != user:
         fix = f"chown -R {user} {file.path}, or run as user {file.owner}"
-        return _warning(check, f"`{file.path}` belongs to user {file.owner}, not to the current user {user}", fix)
+        return warning(check, f"`{file.path}` belongs to user {file.owner}, not to the current user {user}", fix)
     if file.mode & OTHERS:
         fix = f"chmod {mode} {file.path}"
-        return _problem(check, f"`{file.path}` is accessible to other users (mode {file.mode & 0o777:o})", fix)
+        return problem(check, f"`{file.path}` is accessible to other users (mode {file.mode & 0o777:o})", fix)
     return []
 
 
@@ -103,23 +77,23 @@ def disk(snapshot: GuardSnapshot) -> CheckResults:
         return []
     left = f"{snapshot.disk.free // MEBIBYTE} MiB free"
     if snapshot.disk.free < HARDLY_ANY_SPACE:
-        return _problem("disk", f"{left}: calls will soon be refused", "free up space (df -h)")
-    return _warning("disk", left, "free space (df -h)") if snapshot.disk.free < LITTLE_SPACE else _ok("disk", left)
+        return problem("disk", f"{left}: calls will soon be refused", "free up space (df -h)")
+    return warning("disk", left, "free space (df -h)") if snapshot.disk.free < LITTLE_SPACE else ok("disk", left)
 
 
 def sync(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.disk is None:
         return []
     if snapshot.disk.failure:
-        return _problem(
+        return problem(
             "sync", f"a write to the state folder fails: {snapshot.disk.failure}", "see docs/howto/recover.md"
         )
     if snapshot.is_in_database:  # calls wait for its disk, not for this one
         return _durability(snapshot)
     took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
     if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
-        return _warning("sync", f"{took}; each call waits for two of them", "put guard.state_dir on a faster disk")
-    return _ok("sync", took)
+        return warning("sync", f"{took}; each call waits for two of them", "put guard.state_dir on a faster disk")
+    return ok("sync", took)
 
 
 def _durability(snapshot: GuardSnapshot) -> CheckResults:
@@ -128,7 +102,7 @@ def _durability(snapshot: GuardSnapshot) -> CheckResults:
         return []
     off = " and ".join(f"`{name} = off`" for name in snapshot.not_durable)
     turned_on = " ".join(f"ALTER SYSTEM SET {name} = on;" for name in snapshot.not_durable)
-    return _problem(
+    return problem(
         "sync",
         f"the database has {off}, so that receipts could be lost with its power: no call is made",
         f"turn it on: {turned_on} SELECT pg_reload_conf()",
@@ -137,29 +111,29 @@ def _durability(snapshot: GuardSnapshot) -> CheckResults:
 
 def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.failure:
-        return _problem("ledger", snapshot.failure, snapshot.hint)
+        return problem("ledger", snapshot.failure, snapshot.hint)
     if snapshot.contents is None:
-        return _warning("ledger", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)")
+        return warning("ledger", "does not exist yet", "a guard creates it when it starts (mcp-guard run or serve)")
     if snapshot.contents.format != snapshot.contents.known_format:
         what = f"its format is {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
         is_older = snapshot.contents.format < snapshot.contents.known_format
         hint = "stop every guard and inbox, and run: mcp-guard ledger migrate" if is_older else "upgrade mcp-guard"
-        return _problem("ledger", what, hint)
+        return problem("ledger", what, hint)
     results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
     if unused := snapshot.unused_file:
         what = f"`{unused.path}` is another ledger, which a guard with an older configuration would go on with"
-        results += _warning(
+        results += warning(
             "ledger", what, f"once you no longer need it: mv {quote(unused.path)} {quote(unused.path + '.unused')}"
         )
-    return results or _ok("ledger", f"{snapshot.ledger}, {count(snapshot.contents.size, 'receipt')}")
+    return results or ok("ledger", f"{snapshot.ledger}, {count(snapshot.contents.size, 'receipt')}")
 
 
 def integrity(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None or snapshot.is_in_database:
         return []
     if snapshot.contents.damage:
-        return _problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a backup")
-    return _ok("integrity", "SQLite reports no damage; verify the receipts with mcp-guard verify")
+        return problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a backup")
+    return ok("integrity", "SQLite reports no damage; verify the receipts with mcp-guard verify")
 
 
 def head(snapshot: GuardSnapshot) -> CheckResults:
@@ -167,16 +141,16 @@ def head(snapshot: GuardSnapshot) -> CheckResults:
         return []
     if snapshot.discontinued:
         fix = "find out who changed it, with mcp-guard verify; then restore the newest copy"
-        return _problem("head", snapshot.discontinued, fix)
+        return problem("head", snapshot.discontinued, fix)
     if snapshot.contents.last_seq + 1 != snapshot.contents.size:
         what = f"the head covers {snapshot.contents.size} receipts, but the last is number {snapshot.contents.last_seq}"
-        return _problem("head", what, "run mcp-guard verify, then restore the ledger from a backup")
+        return problem("head", what, "run mcp-guard verify, then restore the ledger from a backup")
     if snapshot.contents.checkpoint_fits is False:
         what = "the checkpoint does not match the receipts, or the current key did not sign it"
-        return _problem("head", what, "run mcp-guard verify, then restore the ledger and its key from matching backups")
+        return problem("head", what, "run mcp-guard verify, then restore the ledger and its key from matching backups")
     size = snapshot.contents.size
     covered = "its only receipt" if size == 1 else f"all {size} receipts"
-    return _ok("head", f"signed, covers {covered}") if size else []
+    return ok("head", f"signed, covers {covered}") if size else []
 
 
 def key(snapshot: GuardSnapshot) -> CheckResults:
@@ -184,13 +158,13 @@ def key(snapshot: GuardSnapshot) -> CheckResults:
         return private
     if snapshot.key_failure is not None:
         what, fix = snapshot.key_failure
-        return _problem("key", f"{what}; without it no call can be recorded", fix)
+        return problem("key", f"{what}; without it no call can be recorded", fix)
     if snapshot.contents is None or not snapshot.contents.size:
         return []
     if snapshot.contents.key_id not in snapshot.public_ids:
         what = f"ledger.pub does not contain the current key, {snapshot.contents.key_id}"
-        return _problem("key", what, "move the file away if it exists; the next mcp-guard run writes a new one")
-    return _ok("key", f"{snapshot.contents.key_id}, available and in ledger.pub")
+        return problem("key", what, "move the file away if it exists; the next mcp-guard run writes a new one")
+    return ok("key", f"{snapshot.contents.key_id}, available and in ledger.pub")
 
 
 def clock(snapshot: GuardSnapshot) -> CheckResults:
@@ -199,8 +173,8 @@ def clock(snapshot: GuardSnapshot) -> CheckResults:
     behind = snapshot.contents.last_time - snapshot.now
     if behind > CLOCK_TOLERATED:
         what = f"{format_time(snapshot.now)} is before the last receipt, {format_time(snapshot.contents.last_time)}"
-        return _problem("clock", f"{what}: calls are refused", "correct the clock: timedatectl")
-    return _ok("clock", "not behind the last receipt")
+        return problem("clock", f"{what}: calls are refused", "correct the clock: timedatectl")
+    return ok("clock", "not behind the last receipt")
 
 
 def guards(snapshot: GuardSnapshot) -> CheckResults:
@@ -210,7 +184,7 @@ def guards(snapshot: GuardSnapshot) -> CheckResults:
     results = [CheckResult("guards", Level.WARNING, what, fix) for what in snapshot.outdated]
     elsewhere = len(snapshot.contents.leased.difference(running)) if snapshot.contents else 0
     more = (f", {elsewhere} elsewhere" if elsewhere else "") + (f", {dead} crashed or were killed" if dead else "")
-    return results + _ok("guards", f"{len(running)} running{more}")
+    return results + ok("guards", f"{len(running)} running{more}")
 
 
 def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
@@ -221,8 +195,8 @@ def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
     if lost:
         what = f"{len(lost)} calls of guards that are no longer running have no outcome (intents {_some(lost)})"
         fix = f"run mcp-guard show {lost[0]} and check the resource; the next mcp-guard run records them as unknown"
-        return _warning("calls", what, fix)
-    return _ok("calls", f"{len(snapshot.contents.open_calls)} running, all with a live guard")
+        return warning("calls", what, fix)
+    return ok("calls", f"{len(snapshot.contents.open_calls)} running, all with a live guard")
 
 
 def approvals(snapshot: GuardSnapshot) -> CheckResults:
@@ -233,8 +207,8 @@ def approvals(snapshot: GuardSnapshot) -> CheckResults:
     for pending in snapshot.pending:
         if why := _undecidable(pending, running, snapshot.approvers_with_keys, snapshot.now):
             what, fix = why
-            results += _warning("approvals", f"{pending.approval.id} {what}", fix)
-    return results or _ok("approvals", f"{len(snapshot.pending)} pending, all can be decided")
+            results += warning("approvals", f"{pending.approval.id} {what}", fix)
+    return results or ok("approvals", f"{len(snapshot.pending)} pending, all can be decided")
 
 
 def _undecidable(
@@ -277,12 +251,12 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
                     f"nobody may approve calls of their own agent: {len(able)} eligible approvers for `{name}` on route"
                 )
                 fix = f"add approvers to routes.{route.name}.approvers, or set unsafe_self_approval = true there"
-                results += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
+                results += warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
     for issuer in snapshot.unmapped_issuers if snapshot.routes else ():
         what = f"nobody under [approvers] or [people] has an identity of issuer `{issuer}`"
         fix = "add identities = [{ issuer = …, subject = … }], or each held call of its users needs two approvers"
-        results += _warning("routes", what, fix)
-    return results or _ok(
+        results += warning("routes", what, fix)
+    return results or ok(
         "routes", f"{count(len(snapshot.routes), 'route')}, with enough eligible approvers for each agent"
     )
 
@@ -306,18 +280,18 @@ def keys_of_approvers(snapshot: GuardSnapshot) -> CheckResults:
             number = "no approver has" if not able else f"only {len(able)} of {route.quorum} approvers have"
             what = f"{number} a key on route `{route.name}`, so a call held there cannot be approved"
             missing = [who for who in route.approvers if who not in able]
-            results += _warning("approver keys", what, enrolment(missing, route.quorum - len(able)))
+            results += warning("approver keys", what, enrolment(missing, route.quorum - len(able)))
     for name in sorted(snapshot.approvers_with_keys - snapshot.approvers):
         what = f"`{name}` has a key but is not under [approvers] in the configuration, so the key decides nothing"
         fix = f"add [approvers.{name}] again, or mcp-guard approvers remove {name} KEY --why TEXT"
-        results += _warning("approver keys", what, f"{fix} (KEY: mcp-guard approvers list)")
-    results = results or _ok(
+        results += warning("approver keys", what, f"{fix} (KEY: mcp-guard approvers list)")
+    results = results or ok(
         "approver keys", f"{count(len(snapshot.routes), 'route')}, with enough approvers who have a key"
     )
     if snapshot.several_keys:
         several = ", ".join(f"`{name}` ({number})" for name, number in snapshot.several_keys)
         what = f"more than one key in use: {several}; how each was enrolled: mcp-guard approvers list"
-        results += _ok("approver keys", what)
+        results += ok("approver keys", what)
     return results
 
 
@@ -325,48 +299,48 @@ def names(snapshot: GuardSnapshot) -> CheckResults:
     """Names of tools in the configuration: a rule for a tool that does not exist is in force for none."""
     fix = "correct the name, or remove it: mcp-guard tools list --now"
     results = [CheckResult("names", level, what, fix) for what, level in snapshot.unmatched_names]
-    return results or _ok("names", "every tool that the configuration names is known, as far as its server is")
+    return results or ok("names", "every tool that the configuration names is known, as far as its server is")
 
 
 def arguments(snapshot: GuardSnapshot) -> CheckResults:
     """Arguments in the configuration that their tool does not declare: what is configured for one has no effect."""
     fix = "correct the name, or remove it: mcp-guard tools show TOOL"
     results = [CheckResult("arguments", level, what, fix) for what, level in snapshot.unmatched_arguments]
-    return results or _ok("arguments", "every argument that the configuration names is declared, as far as is known")
+    return results or ok("arguments", "every argument that the configuration names is declared, as far as is known")
 
 
 def groups(snapshot: GuardSnapshot) -> CheckResults:
     """Groups that no policy names: an agent that is in no other may call nothing that policies permit to a group."""
     fix = "correct the group under [agents], or with mcp-guard agents add --replace; or name it in a policy"
     results = [CheckResult("groups", Level.WARNING, str(unnamed), fix) for unnamed in snapshot.unnamed_groups]
-    return results or _ok("groups", "no group of an agent is missing from the policies")
+    return results or ok("groups", "no group of an agent is missing from the policies")
 
 
 def policies(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.policies_failure is not None:
         what, fix = snapshot.policies_failure
-        return _problem("policies", what, fix)
-    return _ok("policies", snapshot.policies_note)
+        return problem("policies", what, fix)
+    return ok("policies", snapshot.policies_note)
 
 
 def policy_approval(snapshot: GuardSnapshot) -> CheckResults:
     what, fix = snapshot.policy_approval
-    return _warning("policy_approval", what, fix) if what else []
+    return warning("policy_approval", what, fix) if what else []
 
 
 def hidden_tools(snapshot: GuardSnapshot) -> CheckResults:
     """Tools are hidden on purpose, in observe mode only by policies that say so; but it may surprise."""
     results: CheckResults = []
     for line in summarize(row for row in snapshot.hidden if row.is_now):
-        results += _ok("tools", f"not listed: {line}")
+        results += ok("tools", f"not listed: {line}")
     for line in summarize(row for row in snapshot.hidden if not row.is_now):
-        results += _ok("tools", f"will not be listed in enforce mode: {line}")
+        results += ok("tools", f"will not be listed in enforce mode: {line}")
     return results
 
 
 def upstreams(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.has_upstreams:
-        return _warning("upstreams", "no upstream is configured", "run mcp-guard wrap, or add [upstreams.NAME]")
+        return warning("upstreams", "no upstream is configured", "run mcp-guard wrap, or add [upstreams.NAME]")
     results: CheckResults = []
     for absent in snapshot.absent:
         what = f"no tools from {absent.name}" + (f": {absent.why}" if absent.why else "")
@@ -374,29 +348,29 @@ def upstreams(snapshot: GuardSnapshot) -> CheckResults:
         fix = f"start it by hand; its stderr is in upstreams/{absent.name}.stderr.log in the state folder"
         if absent.url:
             fix = f"check that an MCP server answers at {absent.url}, and correct `url` if it is elsewhere"
-        results += _problem("upstreams", what, absent.fix or fix)
+        results += problem("upstreams", what, absent.fix or fix)
     return results
 
 
 def network(snapshot: GuardSnapshot) -> CheckResults:
-    results = _warning("network", SERVED_WHAT, SERVED_FIX) if snapshot.is_served_unencrypted else []
+    results = warning("network", SERVED_WHAT, SERVED_FIX) if snapshot.is_served_unencrypted else []
     for failure in dict.fromkeys(route.failure for route in snapshot.outgoing if route.failure):
-        results += _problem("network", failure, "correct the variable, or [network] in the configuration")
+        results += problem("network", failure, "correct the variable, or [network] in the configuration")
     for route in snapshot.outgoing:
         if route.exposes_secrets and not route.proxy:
             what = f"the secrets of {route.name} are sent unencrypted to another machine"
-            results += _warning("network", what, SECRETS_FIX)
+            results += warning("network", what, SECRETS_FIX)
         elif route.exposes_secrets:
             what = f"the secrets of {route.name} pass {route.proxy} unencrypted"
-            results += _warning("network", what, "use https, or name the host in NO_PROXY or network.no_proxy")
+            results += warning("network", what, "use https, or name the host in NO_PROXY or network.no_proxy")
     for proxy in dict.fromkeys(route.proxy for route in snapshot.outgoing if route.proxy):
         names = ", ".join(route.name for route in snapshot.outgoing if route.proxy == proxy)
-        results += _ok("network", f"{names} through {proxy}")
+        results += ok("network", f"{names} through {proxy}")
     cas = dict.fromkeys(ca for route in snapshot.outgoing for ca in route.cas)
     if not any(route.proxy or route.failure for route in snapshot.outgoing):
-        results += _ok("network", "no proxy")
+        results += ok("network", "no proxy")
     if cas:
-        results += _ok("network", f"CAs: {', '.join(cas)}")
+        results += ok("network", f"CAs: {', '.join(cas)}")
     return results
 
 
@@ -404,21 +378,21 @@ def pages(snapshot: GuardSnapshot) -> CheckResults:
     """The pages at `web.url`, as browsers reach them."""
     if (found := snapshot.pages) is None:
         return []
-    results = _problem("pages", f"{found.url} {found.failure}", found.hint) if found.failure else []
+    results = problem("pages", f"{found.url} {found.failure}", found.hint) if found.failure else []
     if (days := found.days_left(snapshot.now)) is not None and days < CERTIFICATE_DAYS:
         what = f"the certificate of {found.url} " + ("has expired" if days < 0 else f"expires in {days} days")
-        report = _problem if days < 0 else _warning
+        report = problem if days < 0 else warning
         results += report("pages", what, "renew it in place; the guard reads it again within a minute")
     if abs(found.ahead) > CLOCK_SECONDS:
         what = f"the clock at {found.url} differs from this one's by {abs(found.ahead)} s"
-        results += _warning("pages", what, "set both by NTP: sign-ins and signatures have times")
-    return results or _ok("pages", f"{found.url} answers")
+        results += warning("pages", what, "set both by NTP: sign-ins and signatures have times")
+    return results or ok("pages", f"{found.url} answers")
 
 
 def reach(snapshot: GuardSnapshot) -> CheckResults:
     """Upstreams whose tools can read the guard's key, or switch the guard off."""
     results = [CheckResult("reach", Level.WARNING, str(reached), reached.fix) for reached in snapshot.reached]
-    return results or _ok("reach", "no argument of an upstream is a folder with the guard's own files")
+    return results or ok("reach", "no argument of an upstream is a folder with the guard's own files")
 
 
 def refusals(snapshot: GuardSnapshot) -> CheckResults:
@@ -427,12 +401,12 @@ def refusals(snapshot: GuardSnapshot) -> CheckResults:
     for trial in tried:
         if not (trial.refused and trial.receipted):
             what = f"{trial.what} was not refused with a receipt: {trial.said}"
-            return _problem("refusals", what, "stop using this guard and report the defect")
+            return problem("refusals", what, "stop using this guard and report the defect")
     if len(tried) < len(snapshot.refusal_tests):
         what = "a policy lets every agent call every tool, even tools you have never seen"
-        return _warning("refusals", what, "name agents and actions in the policies, then run mcp-guard policy test")
+        return warning("refusals", what, "name agents and actions in the policies, then run mcp-guard policy test")
     refused = ", ".join(trial.what for trial in tried)
-    return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
+    return ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
 SELF_APPROVAL = ".unsafe_self_approval"
@@ -448,45 +422,14 @@ def weakened(snapshot: GuardSnapshot) -> CheckResults:
             what += ": people approve calls of their own agents, and receipts say self-approved"
             fix = f"if there is a second person, add them as an approver, and {fix}"
         results.append(CheckResult("settings", Level.WARNING, what, fix, key in works_alone))
-    return results or _ok("settings", "no setting switches off a guarantee")
+    return results or ok("settings", "no setting switches off a guarantee")
 
 
 def mode(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.is_observing:
-        return _ok("mode", "enforce: calls that no policy permits are refused")
+        return ok("mode", "enforce: calls that no policy permits are refused")
     what = 'what policies deny is made and recorded, except under @enforce("always") or a tool\'s own mode = "enforce"'
-    return _ok("mode", f"observe: {what}; of other calls, only those that cannot be read or made are refused")
-
-
-def clients(snapshot: GuardSnapshot) -> CheckResults:
-    results = [result for client in snapshot.clients for result in _of_client(client)]
-    return results or _ok("clients", "no client with servers found for this user and folder")
-
-
-def _of_client(client: ClientFile) -> CheckResults:
-    if client.failure:
-        return _warning("clients", client.failure, "fix the file; the client cannot read it either")
-    results: CheckResults = []
-    cannot = f"{client.title} cannot start the guard: {client.path} names"
-    if client.no_config:
-        what = f"{cannot} `{client.no_config}`, which does not exist"
-        results += _problem("clients", what, "restore it, or remove the entry from the client's file")
-    elif client.no_program:
-        what = f"{cannot} `{client.no_program}`, which does not exist"
-        results += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
-    for other in client.others:
-        what = f"{client.title} runs another guard ({client.path})"
-        results += _warning(
-            "clients",
-            what,
-            f"mcp-guard doctor --config {other}; or unwrap with that configuration and wrap with this one",
-        )
-    if client.unguarded:
-        what = f"{client.title} starts {', '.join(client.unguarded)} without the guard ({client.path})"
-        results += _warning("clients", what, f"mcp-guard wrap {client.words}")
-    if client.is_guarded and not results:
-        results += _ok("clients", f"{client.title} starts only this guard ({client.path})")
-    return results
+    return ok("mode", f"observe: {what}; of other calls, only those that cannot be read or made are refused")
 
 
 def _some(numbers: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.live.running_guard import Client, cli, enrol, log, scripted, text, write_config
@@ -28,49 +29,41 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Approvers:
+    """The two approvers of a configuration, at their terminals."""
+
+    config: Path
+
+    def run(self, *words: str, check: bool = True) -> str:
+        return cli(*words, "--config", str(self.config), check=check).stdout
+
+    def waiting(self) -> str:
+        """The proposal that waits; empty if none does."""
+        proposal = json.loads(self.run("policy", "pending", "--json"))["open"]
+        return str(proposal["proposal"]) if proposal else ""
+
+    def vote(self, name: str, verdict: str) -> str:
+        words = ("policy", verdict, self.waiting(), "--rationale", "as agreed")
+        return cli(*words, *enrol(self.config, name)).stdout
+
+    def approve(self) -> str:
+        self.vote("alice", "approve")
+        return self.vote("bob", "approve")
+
+
 def test_policies_are_proposed_approved_and_loaded(tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     notifier = f'[notifiers.file]\nkind = "command"\ncommand = ["tee", "{told}"]\n'
     config = write_config(
         tmp_path, scripted("up", tmp_path), guard='policy_approval = "policy"', more=QUORUM + notifier
     )
-    at = ("--config", str(config))
-
-    def waiting() -> str:
-        proposal = json.loads(cli("policy", "pending", "--json", *at).stdout)["open"]
-        return str(proposal["proposal"]) if proposal else ""
-
-    def approve(id: str) -> str:
-        for name in ("alice", "bob"):
-            done = cli("policy", "approve", id, "--rationale", "as agreed", *enrol(config, name))
-        return done.stdout
-
-    assert "in force: nothing, so every call is denied" in cli("policy", "pending", *at).stdout
+    people = Approvers(config)
+    assert "in force: nothing, so every call is denied" in people.run("policy", "pending")
     with Client(config) as client:
         client.start()
-        until(waiting)
-        denied = text(client.call("up__echo", {"text": "hello"}))
-        assert "no policies have been approved yet" in denied, denied
-        until(lambda: told.exists() and told.read_text())
-        message = json.loads(told.read_text())
-        assert message["title"] == "Changed policies need approval by route policy"
-        assert "mcp-guard policy pending" in json.dumps(message)
-        assert f"proposal {waiting()} waits for approval by 2 of alice, bob" in cli("doctor", *at, check=False).stdout
-        assert "waits for approval by 2 of alice, bob" in cli("status", *at).stdout
-        assert "every guard loads policy set" in approve(waiting())
-        until(lambda: "hello" in text(client.call("up__echo", {"text": "hello"})))
-        (config.parent / "policies/test.cedar").write_text(NO_NO)
-        until(waiting)
-        shown = cli("policy", "pending", *at).stdout
-        assert '+ @id("no") @reason("closed today")' in shown
-        assert '- @id("allow-all")' in shown
-        assert "hello" in text(client.call("up__echo", {"text": "hello"}))
-        denial = cli("policy", "deny", waiting(), "--rationale", "not today", *enrol(config)).stdout
-        assert denial.endswith("denied; the policies in force stay\n")
-        assert "the files were denied" in cli("policy", "pending", *at).stdout
-        assert "waits for approval by 2 of" in cli("policy", "propose", *at).stdout
-        approve(waiting())
-        until(lambda: "closed today" in json.dumps(client.call("up__echo", {"text": "no"})))
+        check_first_set(people, client, told)
+        check_changed_set(people, client)
     with Client(config) as client:
         client.start()
         assert "closed today" in json.dumps(client.call("up__echo", {"text": "no"}))
@@ -81,9 +74,36 @@ def test_policies_are_proposed_approved_and_loaded(tmp_path: Path) -> None:
         "proposed", "approved", "approved", "loaded", "proposed", "denied", "proposed", "approved", "approved",
         "loaded", "loaded",
     ]  # fmt: skip
-    assert "2 sets of policies approved, each with its quorum of signatures" in cli("verify", *at).stdout.replace(
-        "\n", " "
-    )
+    verified = people.run("verify").replace("\n", " ")
+    assert "2 sets of policies approved, each with its quorum of signatures" in verified
+
+
+def check_first_set(people: Approvers, client: Client, told: Path) -> None:
+    until(people.waiting)
+    denied = text(client.call("up__echo", {"text": "hello"}))
+    assert "no policies have been approved yet" in denied, denied
+    until(lambda: told.exists() and told.read_text())
+    message = json.loads(told.read_text())
+    assert message["title"] == "Changed policies need approval by route policy"
+    assert "mcp-guard policy pending" in json.dumps(message)
+    assert f"proposal {people.waiting()} waits for approval by 2 of alice, bob" in people.run("doctor", check=False)
+    assert "waits for approval by 2 of alice, bob" in people.run("status")
+    assert "every guard loads policy set" in people.approve()
+    until(lambda: "hello" in text(client.call("up__echo", {"text": "hello"})))
+
+
+def check_changed_set(people: Approvers, client: Client) -> None:
+    (people.config.parent / "policies/test.cedar").write_text(NO_NO)
+    until(people.waiting)
+    shown = people.run("policy", "pending")
+    assert '+ @id("no") @reason("closed today")' in shown
+    assert '- @id("allow-all")' in shown
+    assert "hello" in text(client.call("up__echo", {"text": "hello"}))
+    assert people.vote("alice", "deny").endswith("denied; the policies in force stay\n")
+    assert "the files were denied" in people.run("policy", "pending")
+    assert "waits for approval by 2 of" in people.run("policy", "propose")
+    people.approve()
+    until(lambda: "closed today" in json.dumps(client.call("up__echo", {"text": "no"})))
 
 
 def test_commands_say_that_the_rule_is_off(tmp_path: Path) -> None:
