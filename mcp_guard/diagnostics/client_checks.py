@@ -1,6 +1,6 @@
 """The check of `doctor` that looks at the MCP clients of this user."""
 
-from mcp_guard.diagnostics.results import CheckResults, ok, warning
+from mcp_guard.diagnostics.results import CheckResults, ok, problem, warning
 from mcp_guard.diagnostics.snapshot import ClientFile, GuardSnapshot
 
 
