@@ -24,11 +24,13 @@ async def serve_pages(
     sockets: list[socket.socket],
     on_open: Callable[[], None],
     *,
+    delivers: bool = True,
     tls: ServedCertificate | None = None,
     until: "asyncio.Task[object] | None" = None,
     note: Note = lambda _: None,
 ) -> None:
-    """Serve until interrupted, or until the task `until` has ended. `on_open` is called once the ledger is open.
+    """Serve until interrupted, or until the task `until` has ended. `on_open` is called once the ledger is open. Unless
+    it `delivers`, another process of the machine delivers notifications.
 
     Raises: ConfigError, LedgerError.
     """
@@ -46,7 +48,7 @@ async def serve_pages(
     server = HttpServer(make_app(console), tls=tls.context if tls else None)
     on_open()
     async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(dispatcher.run())]
+        background = [tasks.create_task(dispatcher.run())] if delivers else []
         if tls is not None:
             background.append(tasks.create_task(_follow_certificate(tls, note)))
         if until is not None:

@@ -60,7 +60,11 @@ async def serve(settings: Settings, web: WebSettings, log: ServerLog, options: a
                 text = f"the pages are at {web.url}, served on {host} port {port}{by}"
                 print_result(options.json, {"url": web.url, "host": host, "port": port}, text)
 
-        await serve_pages(settings, web.url, [listener], announce, tls=tls, until=ended, note=log.note)
+        delivers = not options.supervised  # or the guard beside it does
+        serving = serve_pages(
+            settings, web.url, [listener], announce, delivers=delivers, tls=tls, until=ended, note=log.note
+        )
+        await serving
     finally:
         if ended is not None:
             ended.cancel()

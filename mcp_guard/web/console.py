@@ -7,6 +7,7 @@ whose script fetches the same address with the token.
 
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from mcp_guard.web.roles import Role, roles_of_approver
 from mcp_guard.web.sessions import BrowserSession, BrowserSessions, Person
 from mcp_guard.web.view import make_pages
 
+NO_ROUTE, NOT_FOUND = "Not Found", "There is no page at this address."
 SIGNED_OUT = HTTPException(401, "sign in again", {"www-authenticate": "Bearer"})
 
 
@@ -197,18 +199,25 @@ class Console:
             if self.is_local:
                 return self.fresh(self.page("shell.html", None))
             return self.sign_in_page(error.detail, 401)
-        if request.method == "GET" and error.status_code in (403, 404):
-            viewer = await self.viewer(request)
-            if viewer is not None:
-                return self.page("error.html", viewer, error.status_code, problem=error.detail, hint="")
+        viewer = await self._viewer_of_error(request)
+        if request.method == "GET" and (viewer or "text/html" in request.headers.get("accept", "")):
+            problem = NOT_FOUND if error.detail == NO_ROUTE else error.detail
+            return self.page("error.html", viewer, error.status_code, problem=problem, hint="")
         return JSONResponse({"problem": error.detail, "hint": ""}, error.status_code, error.headers)
+
+    async def _viewer_of_error(self, request: Request) -> BrowserSession | None:
+        """Whose page an error is; None if nobody is signed in, or that cannot be found out."""
+        known: BrowserSession | None = getattr(request.state, "viewer", None)
+        with suppress(HTTPException, GuardError):
+            return known or await self.viewer(request)
+        return None
 
     async def answer_guard_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, GuardError)
         problem, hint = visible_line(error.message), visible_line(error.hint)
         status = 503 if isinstance(error, LedgerError) else 409
         if request.method == "GET":
-            viewer = getattr(request.state, "viewer", None)
+            viewer = await self._viewer_of_error(request)
             return self.page("error.html", viewer, status, problem=problem, hint=hint)
         return JSONResponse({"problem": problem, "hint": hint}, status)
 

