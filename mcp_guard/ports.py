@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
 from mcp_guard.core.rates import RateIncrement, RateValue, RecordedUse
 from mcp_guard.core.tool_pins import Pin, Quarantine

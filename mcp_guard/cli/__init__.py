@@ -12,6 +12,7 @@ from mcp_guard.core.errors import (
     LedgerError,
     ListenError,
     PolicyError,
+    SignInRequired,
     UpstreamError,
     reason_of,
 )
@@ -52,6 +53,7 @@ EXIT_CODES: dict[type[GuardError], int] = {
     LedgerError: 5,
     UpstreamError: 6,
     ApprovalError: 7,
+    SignInRequired: 7,
     IdentityError: 8,
     ListenError: 9,
 }

@@ -1,8 +1,4 @@
-"""Approvals: the state table, what an approval is bound to, who may vote, and when the votes suffice; grants. Pure.
-
-A grant is an approval for several similar calls. It is limited in number and time, and everything that its terms do not
-leave free is bound.
-"""
+"""Approvals: the state table, what an approval is bound to, who may vote, and when the votes suffice. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -14,20 +10,17 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.approval_subject import ApprovalSubject
-from mcp_guard.core.describe import REASON, TICKET
-from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.request_meta import without_trace
+from mcp_guard.core.sign_in import SignIn, SignInRule
 
 STATEMENT_TYPE = "mcp-guard/approval/v2"
 SECOND: Micros = 1_000_000
 MAX_STATEMENT_AGE = 10 * 60 * SECOND
 """Time that may pass between preparing a statement and recording it."""
-MAX_GRANT_USES = 100
-MAX_GRANT_DURATION = 24 * 3600 * SECOND
-UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
-"""For arguments that were held to the operator's limits when the call was described."""
+SIGN_IN_AGAIN = "open the request on the approval pages, and sign in again with the identity provider"
 
 
 class ApprovalState(StrEnum):
@@ -85,7 +78,8 @@ class Route:
     """Where a held call goes, as configured now. Times are microseconds.
 
     `escalate_to` names a route whose approvers may decide too, and are notified, once a request has waited for
-    `escalate_after`. `notify` names notifiers; `text` is shown to the approver.
+    `escalate_after`. `notify` names notifiers; `text` is shown to the approver. `sign_in` is what it demands of how its
+    approvers are signed in.
     """
 
     name: str
@@ -97,6 +91,7 @@ class Route:
     escalate_after: Micros = 0
     notify: tuple[str, ...] = ()
     text: str = ""
+    sign_in: SignInRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +102,7 @@ class RouteRule:
     approvers: tuple[str, ...]
     quorum: int
     self_approval: bool = False
+    sign_in: SignInRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +138,8 @@ class Vote:
     terms: GrantTerms | None = None
     key: str = ""
     signature: Json | None = None
+    signed_in: SignIn | None = None
+    """How the identity provider had signed them in, if it had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +193,7 @@ class VoteStatement:
     """What an approver signs: their own key signs these bytes, or a passkey takes their SHA-256 as its challenge.
 
     `about` says in clear what the approval is for (`signed_members`), and `rules` who must approve. `name` is the
-    approver's, for the attribution sentence.
+    approver's, for the attribution sentence, and `signed_in` how the identity provider had signed them in, if it had.
     """
 
     origin: str
@@ -210,13 +208,17 @@ class VoteStatement:
     name: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[Json, ...] = ()
+    signed_in: SignIn | None = None
 
     def text(self) -> bytes:
         """An RFC 8785 document. `verifier/signatures.py` rebuilds the same bytes from the receipt."""
-        members: Json = {name: getattr(self, name) for name in self.__slots__ if name not in ("about", "terms")}
+        own = ("about", "terms", "signed_in")
+        members: Json = {name: getattr(self, name) for name in self.__slots__ if name not in own}
         members |= {**self.about, "at": format_time(self.at), "type": STATEMENT_TYPE, "rules": list(self.rules)}
         if self.terms:
             members["terms"] = self.terms.to_json()
+        if self.signed_in:
+            members["signed_in"] = self.signed_in.to_json()
         return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
 
 
@@ -236,6 +238,7 @@ def rules_as_json(approval: Approval) -> list[Json]:
             "route": rule.route,
             "quorum": rule.quorum,
             "approvers": [name for name in rule.approvers if may_decide(rule, name, requesters)],
+            **({"sign_in": rule.sign_in.to_json()} if rule.sign_in else {}),
         }
         for rule in approval.rules
     ]
@@ -256,6 +259,7 @@ def make_statement(approval: Approval, vote: Vote, origin: str) -> VoteStatement
         name=vote.name or vote.approver,
         about=signed_members(approval),
         rules=tuple(rules_as_json(approval)),
+        signed_in=vote.signed_in,
     )
 
 
@@ -316,7 +320,7 @@ def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
     """The rule of a route for one request. If nothing says who its user is, one of two approvers is not the user."""
     needs_two = is_user_unknown and not route.unsafe_self_approval
     quorum = max(route.quorum, 2) if needs_two else route.quorum
-    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval)
+    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in)
 
 
 def escalate_rule(
@@ -334,7 +338,7 @@ def escalate_rule(
     barred = () if next_route.unsafe_self_approval or not rule.self_approval else tuple(requesters)
     added = (name for name in next_route.approvers if name not in (*rule.approvers, *barred))
     approvers = (*rule.approvers, *added)
-    return RouteRule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
+    return replace(rule, approvers=approvers) if approvers != rule.approvers else None
 
 
 def may_decide(rule: RouteRule, approver: str, requesters: Iterable[str | None]) -> bool:
@@ -393,12 +397,21 @@ def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has
     check_approver(approval.rules, approver, approval.subject.requesters)
 
 
+def check_sign_in(approval: Approval, approver: str, signed_in: SignIn | None, now: Micros) -> None:
+    """Raises: SignInRequired unless the approver is signed in as every route demands on which they may decide."""
+    for rule in approval.rules:
+        demanded = rule.sign_in if may_decide(rule, approver, approval.subject.requesters) else None
+        if demanded is not None and (problem := demanded.problem(signed_in, now)):
+            raise SignInRequired(f"route `{rule.route}` does not take this vote: {problem}", SIGN_IN_AGAIN)
+
+
 def check_statement(statement: VoteStatement, approval: Approval, origin: str, now: Micros) -> None:
     """Raises: ApprovalError unless the statement is recent, about exactly this request, and on the terms of the earlier
     votes.
     """
     vote = Vote(statement.approver, statement.verdict, statement.rationale, statement.at, statement.name)
-    if statement != make_statement(approval, replace(vote, terms=statement.terms), origin):
+    vote = replace(vote, terms=statement.terms, signed_in=statement.signed_in)
+    if statement != make_statement(approval, vote, origin):
         raise ApprovalError(
             f"the statement does not match approval {approval.id}",
             f"mcp-guard approvals show {approval.id}",
@@ -409,90 +422,3 @@ def check_statement(statement: VoteStatement, approval: Approval, origin: str, n
         raise ApprovalError(
             "earlier votes signed different grant terms", "use the same --more, --for and --free, or none of them"
         )
-
-
-# Grants
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """`binding` stays the same from call to call; the arguments in `free` may differ."""
-
-    id: str
-    approval: str
-    state: str
-    """`active`, `used up` or `revoked`."""
-    binding: Json
-    free: tuple[str, ...]
-    uses: int
-    used: int
-    expires: Micros
-    approvers: tuple[Json, ...]
-    salt: str = ""
-    """Salt of the hash of the bound arguments; erased when the grant is over."""
-
-
-def make_terms(terms: GrantTerms, arguments: Mapping[str, Any]) -> GrantTerms:
-    """The terms as an approver signs them, for a call with these arguments, `guard_ticket` and `guard_reason` included.
-
-    Raises: ApprovalError if they exceed the limits, or name an argument that the call does not have.
-    """
-    for name in terms.free:
-        if name not in arguments:
-            raise ApprovalError(
-                f"the call has no argument `{name}` to leave free", f"its arguments: {', '.join(arguments) or 'none'}"
-            )
-    if not 1 <= terms.uses <= MAX_GRANT_USES:
-        what = f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {terms.uses}"
-        raise ApprovalError(what, "for example: --more 5")
-    if not 1 <= terms.seconds * SECOND <= MAX_GRANT_DURATION:
-        seconds = MAX_GRANT_DURATION // SECOND
-        raise ApprovalError(f"a grant lasts up to {seconds} seconds, not {terms.seconds}", "for example: --for 3600")
-    return replace(terms, free=tuple(sorted(set(terms.free))))
-
-
-@dataclass(frozen=True, slots=True)
-class GivenByAgent:
-    """What the agent chose in a call: the arguments, `_meta` without trace context, and its claims."""
-
-    arguments: Json
-    meta: Json
-    ticket: str | None
-    reason: str | None
-
-    def without(self, free: tuple[str, ...]) -> Json:
-        """All of it but the arguments and claims of these names."""
-        claims = {TICKET: self.ticket, REASON: self.reason}
-        return {
-            "arguments": {name: value for name, value in self.arguments.items() if name not in free},
-            "claims": {name: value for name, value in claims.items() if value and name not in free},
-            "meta": self.meta,
-        }
-
-
-def resource_argument(call: Call) -> str | None:
-    """Name of the argument that identifies the resource."""
-    rule = call.tool.rule.resource if call.tool else None
-    return rule.id.strip("/").split("/")[0] if rule else None
-
-
-def bind_grant(
-    bound: Mapping[str, Any], given: GivenByAgent, names_resource: str | None, free: tuple[str, ...], salt: str
-) -> Json:
-    """The binding of a grant, from that of its approval. The resource is free only if the argument that names it is.
-
-    Facts are not bound: such calls change them, and the policies look at them again each time.
-    """
-    members = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
-    resource = None if names_resource in free else bound["resource"]
-    hash = salted_hash(salt, canonical.canonicalize(given.without(free), UNLIMITED, exact=True))
-    return members | {"resource": resource, "arguments": hash}
-
-
-def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
-    """Whether the grant allows this call now."""
-    if grant.state != "active" or grant.used >= grant.uses or now >= grant.expires:
-        return False
-    bound = binding(call, decision, grant.salt)
-    given = GivenByAgent(call.arguments, without_trace(call.meta), call.task.ticket, call.task.reason)
-    return bind_grant(bound, given, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)

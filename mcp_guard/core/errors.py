@@ -94,5 +94,9 @@ class ApprovalError(GuardError):
     """A vote, or an operator's decision on a tool definition, is refused: it is unknown, settled, or not theirs."""
 
 
+class SignInRequired(ApprovalError):
+    """A vote is refused because its route demands another sign-in with the identity provider."""
+
+
 class TooMuchMatching(Exception):
     """Finding out where the values of a call come from takes too many steps; the call must be denied."""

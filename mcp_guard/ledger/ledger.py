@@ -8,8 +8,9 @@ from operator import methodcaller
 
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
-from mcp_guard.core.approval import Approval, Grant, request_salt
+from mcp_guard.core.approval import Approval, request_salt
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.grants import Grant, covers
 from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Instance, Micros, Outcome, RateCounter
 from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import (
@@ -352,7 +353,7 @@ def _not_covered(tx: Transaction, call: Call, decision: Decision, held: Approval
     """Promise P3: the decision is the one that was approved. If a rate has changed, another was made meanwhile."""
     if isinstance(held, Grant):
         grant = tx.store.grant(held.id)
-        is_covered = grant is not None and approval_rules.covers(grant, call, decision, tx.now)
+        is_covered = grant is not None and covers(grant, call, decision, tx.now)
     else:
         bound = approval_rules.current_binding(held, call, decision)
         is_covered = approval_rules.decision_hash(bound, held.nonce) == held.decision_hash

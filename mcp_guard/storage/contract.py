@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from mcp_guard.core.approval import Approval, ApprovalState, Grant
+from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.approval_card import EarlierRequests, RecentCalls
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.storage.rate_contract import RateStore

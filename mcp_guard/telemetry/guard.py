@@ -7,7 +7,8 @@ Only what no decision depends on is added: the trace that a call belongs to, and
 import time
 from dataclasses import dataclass, fields
 
-from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, ToolCallRequest
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Reply

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, RateCounter
 from mcp_guard.core.rates import RateValue
 from mcp_guard.ports import Conflict, Intent, Ledger, UseSums

@@ -15,6 +15,7 @@ from .operations import OperationChecker
 from .receipts import REQUEST
 from .report import VerificationFailed
 from .self_approval import SelfApprovals, is_alone
+from .sign_in import check_sign_in
 from .signatures import ABOUT, Receipt, statement
 
 CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
@@ -341,6 +342,7 @@ class ConsistencyChecker:
         check_recent(seq, receipt["at"], receipt["time"], f"the vote of `{approver}`")
         if receipt["verdict"] != VERDICTS[receipt["kind"]]:
             raise VerificationFailed(seq, f"`{approver}` has signed `{receipt['verdict']}`")
+        check_sign_in(seq, receipt)
         if receipt["verdict"] == "approve":
             _check_further_vote(seq, receipt, approval)
             approval.votes.append(receipt)

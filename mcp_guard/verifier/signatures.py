@@ -30,7 +30,7 @@ ABOUT = (
     "ticket", "reason", "claimed", "policy_version",
 )  # fmt: skip
 """Members of a statement that the receipt of the request and the intent have as well, or lack as well."""
-SIGNED_IF_PRESENT = (*ABOUT, "resource_argument", "terms")
+SIGNED_IF_PRESENT = (*ABOUT, "resource_argument", "terms", "signed_in")
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 """Names of the payloads that a receipt can commit to, in the order of their columns."""
 USER_PRESENT_AND_VERIFIED = 0x05

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.approval import Approval, Grant, GrantTerms, Route
+from mcp_guard.core.approval import Approval, GrantTerms, Route
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Effect, Json, RateCounter, ToolCallRequest
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ports import Conflict, Intent

@@ -30,6 +30,7 @@ from mcp_guard.core.approval import (
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
 from mcp_guard.core.receipt import APPROVED_MEMBERS
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals.transitions import vote_fields
 from mcp_guard.verifier.signatures import statement
 
@@ -204,6 +205,8 @@ STATEMENT = VoteStatement(
     rules=({"route": "people", "quorum": 1, "approvers": ["alice"]},),
 )  # fmt: skip
 
+SIGNED_IN = SignIn("https://idp.example", "alice-at-idp", "urn:strong", ("pwd", "mfa"), 5_000_000)
+
 
 def test_statement_is_canonical_and_complete() -> None:
     assert STATEMENT.text() == rfc8785.dumps(orjson.loads(STATEMENT.text()))
@@ -211,16 +214,20 @@ def test_statement_is_canonical_and_complete() -> None:
     every_change: list[dict[str, Any]] = [
         {"origin": "x"}, {"approval": "x"}, {"request_hash": "x"}, {"decision_hash": "x"}, {"verdict": "deny"},
         {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": GrantTerms(1, 5)}, {"name": "x"}, {"rules": ()},
+        {"signed_in": SIGNED_IN},
         *({"about": ABOUT | {name: "x"}} for name in ABOUT),
     ]  # fmt: skip
     for changes in every_change:
         texts.add(replace(STATEMENT, **changes).text())
-    assert len(texts) == 12 + len(ABOUT)
+    assert len(texts) == 13 + len(ABOUT)
 
 
 def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
-    for item in (STATEMENT, replace(STATEMENT, terms=GrantTerms(1, 60, ("a",)))):
-        vote = Vote(item.approver, item.verdict, item.rationale, item.at, "Alice", item.terms, "key", {})
+    granting = replace(STATEMENT, terms=GrantTerms(1, 60, ("a",)))
+    for item in (STATEMENT, granting, replace(STATEMENT, signed_in=SIGNED_IN)):
+        vote = Vote(
+            item.approver, item.verdict, item.rationale, item.at, "Alice", item.terms, "key", {}, item.signed_in
+        )  # fmt: skip
         receipt = vote_fields(vote) | {
             "origin": item.origin, "approval": item.approval, "request_hash": item.request_hash,
             "decision_hash": item.decision_hash, "rules": list(item.rules), **item.about,

@@ -243,12 +243,17 @@ function checkSame(seq, receipt, signed, names, of) {
   ensure(differing.length === 0, `receipt ${seq}: ${of} is for another ${differing.join(', ')}`);
 }
 
+function suffices(signedIn, { acr, mfa, seconds }, at) {
+  return Boolean(signedIn) && (!acr || acr.includes(signedIn.acr)) && (!mfa || (signedIn.amr ?? []).includes('mfa'))
+    && (!seconds || (Boolean(signedIn.at) && micros(at) - micros(signedIn.at) <= BigInt(seconds) * 1000000n));
+}
+
 // A statement as it was signed: by an Ed25519 key, or as the challenge of a passkey (WebAuthn level 3, §7.2).
 function checkVoteSignature(seq, receipt, key) {
   const isOfFormat4 = !('commitment' in receipt);
   const members = { type: `mcp-guard/approval/v${isOfFormat4 ? 1 : 2}` };
   for (const name of isOfFormat4 ? SIGNED_4 : SIGNED) members[name] = receipt[name];
-  const others = isOfFormat4 ? ['terms'] : [...ABOUT, 'resource_argument', 'terms'];
+  const others = isOfFormat4 ? ['terms'] : [...ABOUT, 'resource_argument', 'terms', 'signed_in'];
   for (const name of others) if (name in receipt) members[name] = receipt[name];
   const text = Buffer.from(canonical(members));
   const given = receipt.signature;
@@ -408,6 +413,10 @@ class Approvals {
     ensure(requested.time <= receipt.at && receipt.at <= receipt.time && receipt.time < requested.expires
       && micros(receipt.time) - micros(receipt.at) <= BigInt(STATEMENT_SECONDS) * 1000000n, `receipt ${seq}: the vote was not given in time`);
     ensure(receipt.verdict === (receipt.kind === 'approval.granted' ? 'approve' : 'deny'), `receipt ${seq}: ${approver} signed ${receipt.verdict}`);
+    for (const rule of rules) {
+      const isMet = !rule.sign_in || !rule.approvers.includes(approver) || suffices(receipt.signed_in, rule.sign_in, receipt.at);
+      ensure(isMet, `receipt ${seq}: ${approver} was not signed in as route ${rule.route} demands`);
+    }
     this.votes += 1;
     if (receipt.verdict !== 'approve') return;
     ensure(votes.every((vote) => vote.approver !== approver && same(vote.terms, receipt.terms)), `receipt ${seq}: ${approver} voted twice, or on other terms`);

@@ -15,6 +15,7 @@ from mcp_guard.core.approval import GrantTerms, Route
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import KINDS
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate
@@ -82,12 +83,14 @@ async def approvals_of_every_fate(harness: Harness) -> None:
     await ask(harness, "withdrawn")
     harness.approve(await ask(harness, "stale"))
     harness.end()
-    harness.approve(await ask(harness, "consumed"), "bob")  # who owns the agent
+    strong = SignIn("https://idp.example", "bob-at-idp", "urn:strong")
+    harness.approve(await ask(harness, "consumed"), "bob", signed_in=strong)  # who owns the agent
     harness.upstream.is_unreachable = True
     await call(harness, "crm__note", {"text": "consumed"})
     harness.upstream.is_unreachable = False
     await call(harness, "crm__note", {"text": "consumed"})
-    harness.approve(await ask(harness, "denied"), verdict="deny")
+    signed_in = SignIn("https://idp.example", "alice-at-idp", "urn:strong", ("pwd", "mfa"), harness.clock.time)
+    harness.approve(await ask(harness, "denied"), verdict="deny", signed_in=signed_in)
     await call(harness, "crm__note", {"text": "denied"})
     revoked = await ask(harness, "revoked")
     harness.approve(revoked)

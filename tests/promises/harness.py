@@ -35,6 +35,7 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.replies import not_sent_execution
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
@@ -189,13 +190,14 @@ class Harness:
         verdict: str = "approve",
         terms: GrantTerms | None = None,
         rationale: str = "because",
+        signed_in: SignIn | None = None,
     ) -> None:
         """Cast one person's signed vote; their key is enrolled at their first vote."""
         writer = self.ledger.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         votes = Votes(writer, self.ledger.approvals.routes, PEOPLE)
-        statement = votes.prepare(id, approver, verdict, rationale, terms)
+        statement = votes.prepare(id, approver, verdict, rationale, terms, signed_in)
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Approver(approver, PEOPLE[approver]), new)
         votes.record(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})

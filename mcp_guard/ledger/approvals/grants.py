@@ -4,7 +4,8 @@ same transaction."""
 import hashlib
 import secrets
 
-from mcp_guard.core.approval import SECOND, Approval, GivenByAgent, Grant, GrantTerms, Vote, bind_grant
+from mcp_guard.core.approval import SECOND, Approval, GrantTerms, Vote
+from mcp_guard.core.grants import GivenByAgent, Grant, bind_grant
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.receipt_limits import truncate

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from mcp_guard.core import approval as rules
 from mcp_guard.core import exact_json
-from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
+from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Route, make_rule
 from mcp_guard.core.approval_card import other_facts
 from mcp_guard.core.approval_reach import why_never_granted
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED, hash_request
+from mcp_guard.core.grants import Grant, covers, resource_argument
 from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
 from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
@@ -62,7 +63,7 @@ class ApprovalRequests:
         """A grant that covers this call now."""
         now = self.writer.now()
         active = await self.writer.query(lambda store: store.grants(call.instance.id, "active"))
-        return next((grant for grant in active if rules.covers(grant, call, decision, now)), None)
+        return next((grant for grant in active if covers(grant, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
         nonce, lookup = os.urandom(16).hex(), hash_request(call)
@@ -215,7 +216,7 @@ def _make_subject(
         definition=tool.definition_hash,
         resource=call.resource if call.resource.id else None,
         binding=binding,
-        resource_argument=rules.resource_argument(call),
+        resource_argument=resource_argument(call),
         deed=tool.rule.verb,
         arguments=call.arguments,
         meta=call.meta,
@@ -238,7 +239,7 @@ def _make_subject(
             signals=tuple(f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals),
         ),
         routes={route.name: route.text for route in routes},
-        signed=signed | ({"resource_argument": argument} if (argument := rules.resource_argument(call)) else {}),
+        signed=signed | ({"resource_argument": argument} if (argument := resource_argument(call)) else {}),
     )
 
 

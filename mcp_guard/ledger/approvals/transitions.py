@@ -8,8 +8,9 @@ from dataclasses import replace
 import orjson
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Grant, Route, RouteRule, Vote, advance
+from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Route, RouteRule, Vote, advance
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.replies import AWAIT
@@ -53,6 +54,7 @@ def vote_fields(vote: Vote) -> Json:
         "rationale": vote.rationale,
         "at": format_time(vote.at),
         "terms": vote.terms.to_json() if vote.terms else None,
+        "signed_in": vote.signed_in.to_json() if vote.signed_in else None,
         "key": vote.key,
         "signature": vote.signature,
     }

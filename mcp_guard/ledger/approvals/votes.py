@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mcp_guard.core import approval as rules
+from mcp_guard.core import grants
 from mcp_guard.core.approval import Approval, ApprovalEvent, GrantTerms, Route, Vote, VoteStatement
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.grants import revoke_grant
@@ -31,24 +33,38 @@ class Votes:
     people: Mapping[str, str]
 
     def prepare(
-        self, id: str, approver: str, verdict: str, rationale: str, terms: GrantTerms | None = None
+        self,
+        id: str,
+        approver: str,
+        verdict: str,
+        rationale: str,
+        terms: GrantTerms | None = None,
+        signed_in: SignIn | None = None,
     ) -> VoteStatement:
         """The statement for this approver to sign. `verdict` is `approve` or `deny`; with `terms`, the approval gives a
-        grant.
+        grant. `signed_in` is how the identity provider has signed them in, if it has.
 
         Raises: ApprovalError if they may not vote, or the request cannot be decided any more; LedgerError.
         """
-        return self.writer.run(self.prepare_op(id, approver, verdict, rationale, terms))
+        return self.writer.run(self.prepare_op(id, approver, verdict, rationale, terms, signed_in))
 
     def prepare_op(
-        self, id: str, approver: str, verdict: str, rationale: str, terms: GrantTerms | None = None
+        self,
+        id: str,
+        approver: str,
+        verdict: str,
+        rationale: str,
+        terms: GrantTerms | None = None,
+        signed_in: SignIn | None = None,
     ) -> Op[VoteStatement]:
         _check_rationale(rationale)
 
         def op(tx: Transaction) -> VoteStatement:
             approval = self._check_vote(tx, id, approver, verdict)
-            agreed = None if terms is None else rules.make_terms(terms, approval.subject.freeable)
-            vote = Vote(approver, verdict, rationale, tx.now, self.people[approver], agreed)
+            rules.check_sign_in(approval, approver, signed_in, tx.now)
+            agreed = None if terms is None else grants.make_terms(terms, approval.subject.freeable)
+            name = self.people[approver]
+            vote = Vote(approver, verdict, rationale, tx.now, name, agreed, signed_in=signed_in)
             statement = rules.make_statement(approval, vote, self.writer.key.origin)
             transitions.escalate(tx, id, self.routes)
             return statement
@@ -72,11 +88,13 @@ class Votes:
             terms=statement.terms,
             key=key,
             signature=signature,
+            signed_in=statement.signed_in,
         )
 
         def op(tx: Transaction) -> Approval:
             approval = self._check_vote(tx, statement.approval, vote.approver, vote.verdict)
             rules.check_statement(statement, approval, self.writer.key.origin, tx.now)
+            rules.check_sign_in(approval, vote.approver, statement.signed_in, statement.at)
             _check_signature(tx, statement, key, signature)
             return transitions.record_vote(tx, transitions.escalate(tx, approval.id, self.routes), vote)
 

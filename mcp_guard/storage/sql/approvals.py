@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, RouteRule, Vote
+from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, Vote
 from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.sign_in import SignIn, SignInRule
 from mcp_guard.storage.rows import ApproverKey, Delivery, OpenRequest
 from mcp_guard.storage.sql.queries import Queries
 
@@ -324,7 +326,20 @@ def _read_verdict(votes: list[Json], verdict: str) -> Verdict:
 
 
 def _read_vote(vote: Json) -> Vote:
-    return Vote(**vote | {"terms": GrantTerms.from_json(vote["terms"]) if vote["terms"] else None})
+    terms, signed_in = vote["terms"], vote.get("signed_in")
+    return Vote(
+        **vote
+        | {
+            "terms": GrantTerms.from_json(terms) if terms else None,
+            "signed_in": SignIn(**signed_in | {"amr": tuple(signed_in["amr"])}) if signed_in else None,
+        }
+    )
+
+
+def _read_rule(rule: Json) -> RouteRule:
+    sign_in = rule.get("sign_in")
+    read = SignInRule(**sign_in | {"acr": tuple(sign_in["acr"])}) if sign_in else None
+    return RouteRule(**rule | {"approvers": tuple(rule["approvers"]), "sign_in": read})
 
 
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
@@ -338,7 +353,7 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
         request_hash=request_hash,
         decision_hash=decision_hash,
         nonce=nonce,
-        rules=tuple(RouteRule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
+        rules=tuple(_read_rule(rule) for rule in json.loads(rules)),
         subject=ApprovalSubject.from_json(json.loads(subject)),
         votes=tuple(_read_vote(vote) for vote in json.loads(votes)),
         requested=requested,

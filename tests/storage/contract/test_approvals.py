@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.approval import Approval, ApprovalState, Grant, RouteRule, Vote
+from mcp_guard.core.approval import Approval, ApprovalState, RouteRule, Vote
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
+from mcp_guard.core.grants import Grant
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import ApproverKey

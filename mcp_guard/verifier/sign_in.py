@@ -1,0 +1,27 @@
+"""Whether a vote was given with the sign-in that the rules of its request demand (`core/sign_in.py`)."""
+
+from datetime import datetime, timedelta
+
+from .report import VerificationFailed
+from .signatures import Receipt
+
+
+def check_sign_in(seq: int, vote: Receipt) -> None:
+    """The approver has signed both the rules and how they had signed in. Raises: VerificationFailed."""
+    for rule in vote["rules"]:
+        demanded = rule.get("sign_in") if vote["approver"] in rule["approvers"] else None
+        if demanded is not None and not _suffices(vote.get("signed_in"), demanded, vote["at"]):
+            raise VerificationFailed(seq, f"`{vote['approver']}` has not signed in as route `{rule['route']}` demands")
+
+
+def _suffices(signed_in: Receipt | None, demanded: Receipt, at: str) -> bool:
+    if signed_in is None:
+        return False
+    if "acr" in demanded and signed_in.get("acr") not in demanded["acr"]:
+        return False
+    if "mfa" in demanded and "mfa" not in signed_in.get("amr", []):
+        return False
+    if "seconds" not in demanded:
+        return True
+    age = timedelta(seconds=demanded["seconds"])
+    return "at" in signed_in and datetime.fromisoformat(at) - datetime.fromisoformat(signed_in["at"]) <= age
