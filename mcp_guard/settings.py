@@ -294,6 +294,33 @@ class TelemetrySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleClaim:
+    """A role of everybody in whose claim of this name is one of these values."""
+
+    role: str
+    name: str
+    values: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """The OpenID Provider that people sign in with, and the client that the guard is there.
+
+    `name` is what the button says. `subject_claim` names the person, as `approvers.NAME.identities` does. With
+    `enrolment`, a fresh sign-in permits an approver's first passkey.
+    """
+
+    issuer: str
+    client_id: str
+    client_secret: SecretReference | None = None
+    name: str = ""
+    scope: str = "openid"
+    subject_claim: str = "sub"
+    enrolment: bool = True
+    role_claims: tuple[RoleClaim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClientLimits:
     """What one client may take of a guard. Sizes in bytes.
 
