@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.configured_names import ConfiguredName
+from mcp_guard.core.identity_provider import IdentityProvider
 from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
 from mcp_guard.core.names import SEPARATOR, listed_name
 from mcp_guard.core.people import People
@@ -87,6 +88,9 @@ class WebSettings:
     session_seconds: float = 8 * 3600
     idle_seconds: float = 30 * 60
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    provider: IdentityProvider | None = None
+    """Where people sign in by OpenID Connect; `client_secret` is the guard's there."""
+    client_secret: SecretReference | None = None
 
 
 MIN_SHARED_SECRET = 32
@@ -294,33 +298,6 @@ class TelemetrySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RoleClaim:
-    """A role of everybody in whose claim of this name is one of these values."""
-
-    role: str
-    name: str
-    values: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class OidcSettings:
-    """The OpenID Provider that people sign in with, and the client that the guard is there.
-
-    `name` is what the button says. `subject_claim` names the person, as `approvers.NAME.identities` does. With
-    `enrolment`, a fresh sign-in permits an approver's first passkey.
-    """
-
-    issuer: str
-    client_id: str
-    client_secret: SecretReference | None = None
-    name: str = ""
-    scope: str = "openid"
-    subject_claim: str = "sub"
-    enrolment: bool = True
-    role_claims: tuple[RoleClaim, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ClientLimits:
     """What one client may take of a guard. Sizes in bytes.
 
@@ -429,6 +406,7 @@ class Settings:
             *_secrets_in_options("witnesses", self.witnesses),
             ("network.proxy", self.network.proxy, 0),
             ("ledger.database", self.database, 0),
+            ("web.oidc.client_secret", self.web.client_secret if self.web else None, 0),
             ("ledger.shared_secret", self.shared_secret, MIN_SHARED_SECRET),
             *(_secrets_of_telemetry(self.telemetry) if self.telemetry else ()),
         )

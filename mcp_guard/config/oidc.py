@@ -1,13 +1,12 @@
 """The section `[web.oidc]`: the identity provider that people sign in with on the pages."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.types import Model, SecretConfig, Url
-from mcp_guard.settings import OidcSettings, RoleClaim
+from mcp_guard.core.identity_provider import IdentityProvider, RoleClaim
 
 Claims = dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Field(min_length=1)]]
 
@@ -55,14 +54,13 @@ class OidcConfig(Model):
             raise ValueError('subject_claim = "email" requires `email` in `scope`')
         return self
 
-    def settings(self, base_dir: Path) -> OidcSettings:
+    def provider(self) -> IdentityProvider:
         claims = tuple(
             RoleClaim(role, name, frozenset(values)) for role, claims in self.roles for name, values in claims.items()
         )
-        return OidcSettings(
+        return IdentityProvider(
             issuer=self.issuer,
             client_id=self.client_id,
-            client_secret=self.client_secret.reference() if self.client_secret else None,
             name=self.name,
             scope=self.scope,
             subject_claim=self.subject_claim,

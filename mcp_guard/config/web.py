@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from mcp_guard.config.oidc import OidcConfig
 from mcp_guard.config.types import Model, Url
 from mcp_guard.settings import WebSettings
 
@@ -34,6 +35,7 @@ class WebConfig(Model):
     session_hours: Annotated[float, Field(gt=0, le=168)] = 8
     idle_minutes: Annotated[float, Field(ge=2, le=1440)] = 30
     roles: WebRolesConfig | None = None
+    oidc: OidcConfig | None = None
 
     @field_validator("url")
     @classmethod
@@ -62,6 +64,12 @@ class WebConfig(Model):
         return listen
 
     @model_validator(mode="after")
+    def has_a_way_to_sign_in(self) -> "WebConfig":
+        if not self.local_sign_in and self.oidc is None:
+            raise ValueError("with `local_sign_in = false` nobody can sign in; add [web.oidc]")
+        return self
+
+    @model_validator(mode="after")
     def has_a_whole_certificate(self) -> "WebConfig":
         if (self.certificate is None) != (self.key is None):
             raise ValueError("give both `certificate` and `key`, or neither behind a proxy that ends TLS")
@@ -82,4 +90,6 @@ class WebConfig(Model):
             session_seconds=self.session_hours * 3600,
             idle_seconds=self.idle_minutes * 60,
             roles={role: frozenset(people) for role, people in self.roles or ()},
+            provider=self.oidc.provider() if self.oidc else None,
+            client_secret=self.oidc.client_secret.reference() if self.oidc and self.oidc.client_secret else None,
         )

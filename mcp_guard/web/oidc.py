@@ -18,9 +18,9 @@ import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.identity_provider import IdentityProvider
 from mcp_guard.core.model import Json
 from mcp_guard.network import Network, explain, is_loopback, redirect_target
-from mcp_guard.settings import OidcSettings
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
 from mcp_guard.web.id_token import (
     ALGORITHMS,
@@ -112,19 +112,19 @@ class _Cached:
 
 
 class OidcClient:
-    """Signs people in with one provider. `secret` reads the client's secret and `network` the network settings, each
-    time anew; `clock` is the time in seconds, and `monotonic` measures how old documents are."""
+    """Signs people in with one provider. `secret` reads the client's secret, empty if it has none, and `network` the
+    network settings, each time anew; `clock` is the time in seconds, and `monotonic` measures how old documents are."""
 
     def __init__(
         self,
-        settings: OidcSettings,
+        provider: IdentityProvider,
         redirect_uri: str,
         secret: Callable[[], str],
         network: Callable[[], Network],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self._provider = provider
         self._redirect_uri = redirect_uri
         self._secret, self._network = secret, network
         self._clock, self._monotonic = clock, monotonic
@@ -133,7 +133,7 @@ class OidcClient:
 
     @property
     def issuer(self) -> str:
-        return self._settings.issuer
+        return self._provider.issuer
 
     # The three things that a page needs
 
@@ -167,7 +167,7 @@ class OidcClient:
         tokens = await self._exchange(query["code"], attempt, metadata)
         claims = await self._check(tokens, attempt, metadata)
         claims = await self._complete(claims, tokens, metadata)
-        return read_person(claims, self._settings.subject_claim)
+        return read_person(claims, self._provider.subject_claim)
 
     async def logout_url(self, to: str) -> str | None:
         """Where the browser signs out of the provider and comes back to `to`; None if it offers no such page (OpenID
@@ -175,7 +175,7 @@ class OidcClient:
         endpoint = (await self.metadata()).get("end_session_endpoint")
         if not isinstance(endpoint, str) or not _is_secure(endpoint):
             return None
-        query = urlencode({"client_id": self._settings.client_id, "post_logout_redirect_uri": to})
+        query = urlencode({"client_id": self._provider.client_id, "post_logout_redirect_uri": to})
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
 
     # Documents of the provider
@@ -247,7 +247,7 @@ class OidcClient:
         access_token = tokens.get("access_token")
         expected = Expected(
             issuer=self.issuer,
-            client_id=self._settings.client_id,
+            client_id=self._provider.client_id,
             nonce=attempt.nonce,
             algorithms=tuple(name for name in ALGORITHMS if name in offered),
             access_token=access_token if isinstance(access_token, str) else "",
@@ -268,7 +268,7 @@ class OidcClient:
 
         Raises: SignInFailed.
         """
-        needed = {self._settings.subject_claim, *(claim.name for claim in self._settings.role_claims)}
+        needed = {self._provider.subject_claim, *(claim.name for claim in self._provider.role_claims)}
         endpoint, access_token = metadata.get("userinfo_endpoint"), tokens.get("access_token")
         if needed <= claims.keys() or not isinstance(endpoint, str) or not isinstance(access_token, str):
             return claims
@@ -284,9 +284,8 @@ class OidcClient:
     def _oauth(self) -> "OAuth2Client":
         from authlib.oauth2.client import OAuth2Client
 
-        settings = self._settings
         return OAuth2Client(
-            None, settings.client_id, scope=settings.scope, redirect_uri=self._redirect_uri,
+            None, self._provider.client_id, scope=self._provider.scope, redirect_uri=self._redirect_uri,
             code_challenge_method="S256",
         )  # fmt: skip
 
@@ -295,7 +294,7 @@ class OidcClient:
         from authlib.oauth2.auth import ClientAuth
 
         try:
-            secret = self._secret() if self._settings.client_secret is not None else ""
+            secret = self._secret()
         except ConfigError as error:
             raise SignInFailed(
                 f"this guard cannot read its client secret: {error.message}", ASK_OPERATOR, 500
@@ -307,7 +306,7 @@ class OidcClient:
         encode = (
             quote if method == "client_secret_basic" else str
         )  # §2.3.1: each part is encoded before they are joined
-        auth = ClientAuth(encode(self._settings.client_id), encode(secret), method)
+        auth = ClientAuth(encode(self._provider.client_id), encode(secret), method)
         url, headers, body = auth.prepare("POST", metadata["token_endpoint"], headers, body)
         return str(url), headers, str(body)
 

@@ -9,9 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from mcp_guard.core.identity_provider import IdentityProvider as ProviderSettings
+from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
 from mcp_guard.network import Network
-from mcp_guard.settings import OidcSettings, RoleClaim, SecretReference
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed
 from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
@@ -49,10 +50,7 @@ class Clock:
 
 
 def client(provider: IdentityProvider, clock: Clock | None = None, secret: str = SECRET, **changes: Any) -> OidcClient:
-    settings = OidcSettings(
-        issuer=provider.issuer, client_id="guard", client_secret=SecretReference("env", "OIDC_SECRET"),
-        scope="openid profile email groups",
-    )  # fmt: skip
+    settings = ProviderSettings(provider.issuer, "guard", scope="openid profile email groups")
     clock = clock or Clock()
     return OidcClient(replace(settings, **changes), REDIRECT, lambda: secret, Network, clock.now, clock.monotonic)
 
