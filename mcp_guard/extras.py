@@ -58,6 +58,11 @@ def _traces(settings: Settings) -> Iterator[str]:
         yield "`telemetry.otlp_endpoint`"
 
 
+def _oidc(settings: Settings) -> Iterator[str]:
+    if settings.web and settings.web.provider:
+        yield "`[web.oidc]`"
+
+
 def _timestamps(settings: Settings) -> Iterator[str]:
     for name, witness in settings.witnesses.items():
         if witness.kind == "rfc3161":
@@ -66,6 +71,7 @@ def _timestamps(settings: Settings) -> Iterator[str]:
 
 EXTRAS = (
     Extra("keyring", ("keyring",), _keyring),
+    Extra("oidc", ("authlib.oidc.core", "joserfc.jwt"), _oidc),
     Extra("postgres", ("psycopg",), _postgres),
     Extra("telemetry", ("prometheus_client",), _metrics),
     Extra("telemetry", ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.common"), _traces),

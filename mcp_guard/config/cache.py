@@ -25,6 +25,7 @@ from mcp_guard.config.ownership import read_own
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.identity_provider import IdentityProvider, RoleClaim
 from mcp_guard.core.model import (
     Agent,
     Effect,
@@ -36,6 +37,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.people import Identity, People
+from mcp_guard.core.sign_in import SignInRule
 from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.files import replace_file
 from mcp_guard.policy.time_of_call import find_zone
@@ -76,10 +78,11 @@ def _drift_rule(*members: Any) -> object:
 
 
 VALUES: tuple[type, ...] = (
-    Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Identity, InstanceScope, Limits, Mode,
-    NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction, ResourceRule,
-    Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings, SignerSettings, SocketSettings,
-    TelemetrySettings, ToolRule, UpstreamSettings, WebSettings, WitnessSettings,
+    Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Identity, IdentityProvider, InstanceScope, Limits,
+    Mode, NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction,
+    ResourceRule, RoleClaim, Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings,
+    SignerSettings, SignInRule, SocketSettings, TelemetrySettings, ToolRule, UpstreamSettings, WebSettings,
+    WitnessSettings,
 )  # fmt: skip
 MAKERS: Mapping[str, Callable[..., Any]] = {
     "DriftRule": _drift_rule,

@@ -43,6 +43,7 @@ from mcp_guard.core.model import Agent, Mode
 from mcp_guard.core.names import NAME_LIMIT
 from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
 from mcp_guard.core.request_meta import BAGGAGE, FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
+from mcp_guard.core.sign_in import SignInRule
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import (
@@ -99,6 +100,14 @@ class RouteConfig(Model):
     notify: tuple[str, ...] = ()
     text: str = ""
     unsafe_self_approval: bool = False
+    acr: tuple[Annotated[str, Field(pattern=r"^[!-~]{1,255}$")], ...] = ()
+    mfa: bool = False
+    signed_in_within_seconds: Annotated[int, Field(gt=0)] | None = None
+
+    @property
+    def sign_in(self) -> SignInRule | None:
+        rule = SignInRule(self.acr, self.mfa, self.signed_in_within_seconds or 0)
+        return rule if rule.to_json() else None
 
     def route(self, name: str) -> Route:
         return Route(
@@ -111,6 +120,7 @@ class RouteConfig(Model):
             escalate_after=self.escalate_after_seconds * SECOND,
             notify=self.notify,
             text=self.text,
+            sign_in=self.sign_in,
         )
 
 
@@ -342,6 +352,10 @@ class Config(Model):
             if approver not in self.approvers:
                 what = f"routes.{name}.approvers: approver `{approver}` is not configured"
                 raise ValueError(f"{what}; {nearest_or(approver, self.approvers, f'add [approvers.{approver}]')}")
+        if route.sign_in is not None and (self.web is None or self.web.oidc is None):
+            keys = ", ".join(key for key in ("acr", "mfa", "signed_in_within_seconds") if key in route.model_fields_set)
+            what = f"routes.{name}: {keys} requires an identity provider that people sign in with"
+            raise ValueError(f"{what}; add [web.oidc]")
         number = len(set(route.approvers))
         if route.quorum > number:
             approvers = f"{number} approver{'' if number == 1 else 's'}"

@@ -1,6 +1,7 @@
 """The pages as a Starlette application."""
 
 import hashlib
+import os
 import secrets
 
 from starlette.applications import Starlette
@@ -8,9 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import ConfigError, GuardError
+from mcp_guard.extras import lacks
 from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import Settings
 from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.storage.background import BackgroundReader
@@ -18,7 +21,10 @@ from mcp_guard.storage.items import Items
 from mcp_guard.web.carrier import CarrierMiddleware, uses_cookie
 from mcp_guard.web.console import Console
 from mcp_guard.web.middleware import BodyMiddleware, SameOriginMiddleware
+from mcp_guard.web.oidc import OidcClient
+from mcp_guard.web.oidc_attempts import ProviderSignIns, SealedAttempts
 from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
+from mcp_guard.web.pages.oidc import CALLBACK
 from mcp_guard.web.passkeys import Challenges, Passkeys
 from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
 from mcp_guard.web.view import HERE
@@ -43,9 +49,30 @@ def make_console(
         items=items,
         sessions=BrowserSessions(items, secret.derive("web-session"), realm, limits),
         passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered)),
+        provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
         navigation=tuple(link for page in PAGES for link in page.NAV),
         assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),
     )
+
+
+def _provider_sign_ins(settings: Settings, origin: str, attempts: SealedAttempts) -> ProviderSignIns | None:
+    """Raises: ConfigError if the extra `oidc` is not installed."""
+    web, here = settings.web, settings.path.parent
+    if web is None or web.provider is None:
+        return None
+    try:
+        import authlib.oidc.core  # noqa: F401 - found out at the start, not by whoever signs in first
+    except ImportError as error:
+        missing = lacks("`[web.oidc]`", "oidc", error)
+        raise ConfigError(missing.what, missing.hint) from None
+    reference = web.client_secret
+    client = OidcClient(
+        web.provider,
+        f"{origin}{CALLBACK}",
+        secret=lambda: read_secret(reference, here, os.environ) if reference else "",
+        network=lambda: read_network(settings.network, here, os.environ),
+    )
+    return ProviderSignIns(client, attempts)
 
 
 def digest_of_assets() -> str:

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Json
+from mcp_guard.core.people import Identity
 from mcp_guard.core.visible_text import visible_line
 from mcp_guard.ledger.approvals.approver_keys import keys_in_use
 from mcp_guard.ledger.approvals.votes import Votes
@@ -29,9 +30,10 @@ from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.items import Items
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.carrier import carried_token, give_token, uses_cookie
+from mcp_guard.web.oidc_attempts import ProviderSignIns
 from mcp_guard.web.passkeys import Passkeys
-from mcp_guard.web.roles import Role, roles_of_approver
-from mcp_guard.web.sessions import BrowserSession, BrowserSessions, Person
+from mcp_guard.web.roles import Role, approver_of, roles_by_claims, roles_of_approver
+from mcp_guard.web.sessions import ENROLMENT_LIFETIME, BrowserSession, BrowserSessions, Person
 from mcp_guard.web.view import make_pages
 
 NO_ROUTE, NOT_FOUND = "Not Found", "There is no page at this address."
@@ -64,6 +66,8 @@ class Console:
     items: Items
     sessions: BrowserSessions
     passkeys: Passkeys
+    provider: ProviderSignIns | None = None
+    """The identity provider that people sign in with, if there is one."""
     navigation: tuple[NavigationLink, ...] = ()
     assets: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     """The folder of the scripts and the styles."""
@@ -138,13 +142,27 @@ class Console:
 
     async def _roles_in_force(self, session: BrowserSession) -> frozenset[Role]:
         """Empty once they have left the configuration, or one of their keys was removed since they signed in."""
+        if self.may_only_enrol(session) and self.now() - session.since > ENROLMENT_LIFETIME:
+            return frozenset()
         if session.approver and count_removed(await self.keys(), session.approver) != session.removed_keys:
             return frozenset()
         return self.roles_of(session.person)
 
+    def may_only_enrol(self, session: BrowserSession) -> bool:
+        """Whether everybody signs in with the identity provider, but this session began with a code for a new key."""
+        web = self.settings.web
+        return web is not None and not web.local_sign_in and not session.person.issuer
+
     def roles_of(self, person: Person) -> frozenset[Role]:
-        """As configured now."""
-        return roles_of_approver(person.approver, self.settings)
+        """As configured now. Somebody whom the identity provider has signed in is who its settings say."""
+        own = roles_of_approver(person.approver, self.settings)
+        if not person.issuer:
+            return own
+        provider = self.settings.web.provider if self.settings.web else None
+        approver = approver_of(Identity(person.issuer, person.subject), self.settings)
+        if provider is None or provider.issuer != person.issuer or approver != person.approver:
+            return frozenset()
+        return own | roles_by_claims(person.claims, self.settings)
 
     # Keys
 
@@ -175,6 +193,7 @@ class Console:
                 who=who,
                 navigation=links,
                 uses_cookie=not self.is_local,
+                provider=self.settings.web.provider if self.settings.web else None,
                 format_minute=format_minute,
                 **values,
             ),

@@ -5,7 +5,8 @@ It fetches nothing: the provider's keys are given.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 MAX_CLAIM_LENGTH = 255
 """Of a subject (OpenID Connect Core §2), and of everything else that receipts repeat."""
 MAX_METHODS = 16
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 MAX_SECONDS = 253_402_300_799
 """The last second of the year 9999."""
 TRY_AGAIN = "sign in again"
@@ -45,7 +47,7 @@ class Expected:
 
     issuer: str
     client_id: str
-    nonce: str
+    nonce: str = ""
     algorithms: tuple[str, ...] = ("RS256",)
     access_token: str = ""
     max_age: int | None = None
@@ -53,12 +55,11 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class SignedInPerson:
-    """Who has signed in: what the receipts say of it, the name to show, and all claims. `session` is the provider's."""
+    """Who has signed in: what the receipts say of it, the name to show, and all claims."""
 
     sign_in: SignIn
     name: str
     claims: Mapping[str, Any]
-    session: str = ""
 
 
 def check_id_token(token: str, keys: Json, expected: Expected, now: int) -> Json:
@@ -67,24 +68,57 @@ def check_id_token(token: str, keys: Json, expected: Expected, now: int) -> Json
     Raises: UnknownKey, SignInFailed.
     """
     from authlib.oidc.core import CodeIDToken
+
+    with _explained(token, expected, now):
+        claims, header = _verified(token, keys, expected)
+        options: Any = {"iss": {"value": expected.issuer}, "aud": {"value": expected.client_id}}
+        params = {"nonce": expected.nonce, "client_id": expected.client_id, "access_token": expected.access_token}
+        CodeIDToken(claims, header, options, params).validate(now, SKEW_SECONDS)
+        _check_age(claims, expected, now)
+    return claims
+
+
+def check_logout_token(token: str, keys: Json, expected: Expected, now: int) -> tuple[str, str]:
+    """`sub` and `sid` of a logout token, one of which may be empty (OpenID Connect Back-Channel Logout 1.0 §2.6).
+
+    Raises: UnknownKey, SignInFailed.
+    """
+    from joserfc.jwt import JWTClaimsRegistry
+
+    with _explained(token, expected, now):
+        claims, _ = _verified(token, keys, expected)
+        members: Any = {name: {"essential": True} for name in ("iat", "exp", "jti", "events")}
+        members |= {"iss": {"essential": True, "value": expected.issuer}}
+        members |= {"aud": {"essential": True, "value": expected.client_id}}
+        JWTClaimsRegistry(now, SKEW_SECONDS, **members).validate(claims)
+    subject, session = (claims.get(name) if isinstance(claims.get(name), str) else "" for name in ("sub", "sid"))
+    events = claims["events"]
+    if not isinstance(events, dict) or LOGOUT_EVENT not in events or "nonce" in claims or not (subject or session):
+        raise _not_valid("it is no logout token")
+    return str(subject), str(session)
+
+
+def _verified(token: str, keys: Json, expected: Expected) -> tuple[Json, Json]:
+    """Claims and header of a token that the provider has signed. Raises: UnknownKey, SignInFailed, JoseError."""
     from joserfc import jwt
-    from joserfc.errors import JoseError
 
     header = _read_header(token)
     algorithm = header.get("alg")
     if algorithm not in ALGORITHMS or algorithm not in expected.algorithms:
         accepted = ", ".join(name for name in expected.algorithms if name in ALGORITHMS)
         raise _not_valid(f"it is signed with `{str(algorithm)[:40]}`; accepted of this provider: {accepted}")
+    decoded = jwt.decode(token, _find_key(keys, header), algorithms=[str(algorithm)])
+    return decoded.claims, decoded.header
+
+
+@contextmanager
+def _explained(token: str, expected: Expected, now: int) -> Iterator[None]:
+    from joserfc.errors import JoseError
+
     try:
-        decoded = jwt.decode(token, _find_key(keys, header), algorithms=[str(algorithm)])
-        options: Any = {"iss": {"value": expected.issuer}, "aud": {"value": expected.client_id}}
-        params = {"nonce": expected.nonce, "client_id": expected.client_id, "access_token": expected.access_token}
-        claims = CodeIDToken(decoded.claims, decoded.header, options, params)
-        claims.validate(now, SKEW_SECONDS)
-        _check_age(claims, expected, now)
+        yield
     except (JoseError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise _not_valid(_why_invalid(error, token, expected, now)) from None
-    return dict(claims)
 
 
 def read_person(claims: Json, subject_claim: str) -> SignedInPerson:
@@ -106,9 +140,9 @@ def read_person(claims: Json, subject_claim: str) -> SignedInPerson:
         amr=tuple(name for name in names if isinstance(name, str) and len(name) <= MAX_CLAIM_LENGTH)[:MAX_METHODS],
         at=int(at) * SECOND if at is not None and _is_time(at) else None,
     )
-    name, session = claims.get("name"), claims.get("sid")
+    name = claims.get("name")
     shown = name[:MAX_CLAIM_LENGTH] if isinstance(name, str) and name.strip() else subject
-    return SignedInPerson(sign_in, shown, claims, session if isinstance(session, str) else "")
+    return SignedInPerson(sign_in, shown, claims)
 
 
 def with_userinfo(person: Json, userinfo: Json) -> Json:

@@ -9,19 +9,16 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import anyio
-import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.identity_provider import IdentityProvider
 from mcp_guard.core.model import Json
-from mcp_guard.network import Network, explain, is_loopback, redirect_target
-from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
 from mcp_guard.web.id_token import (
     ALGORITHMS,
     ASK_OPERATOR,
@@ -30,12 +27,15 @@ from mcp_guard.web.id_token import (
     SignInFailed,
     UnknownKey,
     check_id_token,
+    check_logout_token,
     read_person,
     with_userinfo,
 )
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client
+
+    from mcp_guard.network import Network
 
 METADATA_PATH = "/.well-known/openid-configuration"
 MAX_BYTES = 256 * 1024
@@ -74,29 +74,26 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A sign-in under way. The guard keeps it under `state`, which the provider gives back with the browser.
-
-    `binding` is known only to the browser that began it, and `to` is the page that it returns to.
-    """
+    """A sign-in under way, until the provider sends the browser back with its `state`. `to` is the page that it returns
+    to."""
 
     state: str
     nonce: str
     verifier: str
-    binding: str
     to: str
     max_age: int | None = None
 
     @classmethod
     def begin(cls, to: str, max_age: int | None = None) -> Self:
-        state, nonce, verifier, binding = (secrets.token_urlsafe(32) for _ in range(4))
-        return cls(state, nonce, verifier, binding, to, max_age)
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        return cls(state, nonce, verifier, to, max_age)
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+    def to_json(self) -> Json:
+        return asdict(self)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        return cls(**json.loads(data))
+    def from_json(cls, document: Json) -> Self:
+        return cls(**document)
 
 
 @dataclass(slots=True)
@@ -120,7 +117,7 @@ class OidcClient:
         provider: IdentityProvider,
         redirect_uri: str,
         secret: Callable[[], str],
-        network: Callable[[], Network],
+        network: "Callable[[], Network]",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -177,6 +174,21 @@ class OidcClient:
             return None
         query = urlencode({"client_id": self._provider.client_id, "post_logout_redirect_uri": to})
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
+
+    async def read_logout(self, token: str) -> tuple[str, str]:
+        """Whose session has ended at the provider, by its logout token: `sub` and `sid`, one of which may be empty.
+
+        Raises: SignInFailed.
+        """
+        metadata, now = await self.metadata(), int(self._clock())
+        expected = self._expected(metadata)
+        try:
+            return check_logout_token(token, await self.keys(), expected, now)
+        except UnknownKey:
+            try:
+                return check_logout_token(token, await self.keys(is_outdated=True), expected, now)
+            except UnknownKey:
+                raise SignInFailed("the token is signed with a key that the provider does not publish") from None
 
     # Documents of the provider
 
@@ -243,13 +255,10 @@ class OidcClient:
         raise SignInFailed(problem, ASK_OPERATOR, 502)
 
     async def _check(self, tokens: Json, attempt: Attempt, metadata: Json) -> Json:
-        offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
         access_token = tokens.get("access_token")
-        expected = Expected(
-            issuer=self.issuer,
-            client_id=self._provider.client_id,
+        expected = replace(
+            self._expected(metadata),
             nonce=attempt.nonce,
-            algorithms=tuple(name for name in ALGORITHMS if name in offered),
             access_token=access_token if isinstance(access_token, str) else "",
             max_age=attempt.max_age,
         )
@@ -262,6 +271,11 @@ class OidcClient:
             except UnknownKey:
                 problem = "the identity provider has signed with a key that it does not publish"
                 raise SignInFailed(problem, f"wait {PAUSE_SECONDS} seconds, then sign in again", 502) from None
+
+    def _expected(self, metadata: Json) -> Expected:
+        offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+        algorithms = tuple(name for name in ALGORITHMS if name in offered)
+        return Expected(self.issuer, self._provider.client_id, algorithms=algorithms)
 
     async def _complete(self, claims: Json, tokens: Json, metadata: Json) -> Json:
         """The claims with those that only the userinfo endpoint has, if the configuration needs them.
@@ -321,6 +335,11 @@ class OidcClient:
         self, method: str, url: str, what: str, headers: Mapping[str, str] | None = None, body: str | None = None
     ) -> tuple[int, Json]:
         """The status and the JSON object that was answered, empty if it was none. Raises: SignInFailed."""
+        import httpx2 as httpx
+
+        from mcp_guard.network import explain, redirect_target
+        from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
+
         later = f"try again in a minute; {ASK_OPERATOR}"
         sent = {"accept": "application/json", "accept-encoding": ACCEPT_ENCODING, **(headers or {})}
         try:
@@ -382,6 +401,8 @@ def _refused(error: str) -> SignInFailed:
 
 def _is_secure(url: str) -> bool:
     """Whether nobody on the way sees what is sent there: https, or this machine."""
+    from mcp_guard.network import is_loopback
+
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

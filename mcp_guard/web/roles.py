@@ -1,7 +1,10 @@
 """What people may do on the pages. A person may have several roles; each page names those that it is for."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
+from mcp_guard.core.people import Identity
 from mcp_guard.settings import Settings
 
 
@@ -28,3 +31,14 @@ def roles_of_approver(approver: str, settings: Settings) -> frozenset[Role]:
         return frozenset()
     named = settings.web.roles if settings.web else {}
     return OF_APPROVERS | {Role(role) for role, people in named.items() if approver in people}
+
+
+def roles_by_claims(claims: Mapping[str, Any], settings: Settings) -> frozenset[Role]:
+    """The roles of somebody of whom the identity provider says this."""
+    provider = settings.web.provider if settings.web else None
+    return frozenset(map(Role, provider.roles(claims))) if provider else frozenset()
+
+
+def approver_of(identity: Identity, settings: Settings) -> str:
+    """The approver whose identity this is; empty if it is nobody's."""
+    return settings.people.approvers.get(identity, "")

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.storage.items import Item, Items
 from mcp_guard.web.roles import Role
@@ -53,6 +54,13 @@ class Person:
     amr: tuple[str, ...] = ()
     auth_time: int = 0
     """In seconds; 0 if it is not known."""
+
+    @property
+    def sign_in(self) -> SignIn | None:
+        """As votes and receipts say it; None after a local sign-in."""
+        if not self.issuer:
+            return None
+        return SignIn(self.issuer, self.subject, self.acr, self.amr, self.auth_time * SECOND or None)
 
     @property
     def owner(self) -> str:
@@ -165,6 +173,20 @@ class BrowserSessions:
         for item in await self.items.find_all(KIND, session.item.owner, now):
             if _read(item).id == session.id:
                 await self.items.delete(KIND, item.key)
+
+    async def close_of_provider(self, issuer: str, subject: str, session: str, now: Micros) -> int:
+        """End the sessions that an identity provider has begun, by its `sub`, its `sid` or both. Returns how many.
+
+        Raises: LedgerError.
+        """
+        ended = set()
+        for item in await self.items.find_all(KIND, None, now):
+            found = _read(item)
+            claims = found.person.claims
+            is_theirs = found.person.issuer == issuer and subject in ("", claims.get("sub"))
+            if is_theirs and session in ("", claims.get("sid")) and await self.items.delete(KIND, item.key):
+                ended.add(found.id)
+        return len(ended)
 
     async def close_all(self, owner: str, now: Micros) -> int:
         """Sign somebody out everywhere; returns how many sessions they had. Raises: LedgerError."""

@@ -2,7 +2,8 @@
 // Usage: node identity_provider.mjs PORT CLIENT (JSON); prints a line when it listens.
 //
 // A person signs in by any name; `ACCOUNTS` has their claims. The button "with a second factor" gives `acr` and `amr`.
-// A test posts to /control/rotate for new keys; to /control/alter with `claims` or `header`, and in the next ID token
+// A test posts to /control/rotate for new keys; to /control/logout for the latest back-channel logout token, which is sent
+// nowhere else; to /control/alter with `claims` or `header`, and in the next ID token
 // they are replaced (null removes one) before it is signed; to /control/answer with parameters that replace those of the
 // next redirect to the client.
 import { createServer } from "node:http";
@@ -22,6 +23,7 @@ let keys = [];
 let altered = null;
 let answer = null;
 let serve = null;
+let logoutToken = "";
 
 async function newKey() {
   const { privateKey } = await generateKeyPair("RS256", { extractable: true });
@@ -55,6 +57,10 @@ async function start() {
     conformIdTokenClaims: client.client_id !== "all-in-id-token", // otherwise only userinfo has them
     cookies: { keys: ["only for tests"] },
     features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true } },
+    fetch: async (_, options) => {
+      logoutToken = new URLSearchParams(await new Response(options.body).text()).get("logout_token");
+      return new Response("", { status: 200 });
+    },
     findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, ...ACCOUNTS[id] }) }),
     interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
     async loadExistingGrant(ctx) {
@@ -115,7 +121,10 @@ async function control(action, body) {
     altered = JSON.parse(body);
   } else if (action === "answer") {
     answer = JSON.parse(body);
+  } else if (action === "logout") {
+    return logoutToken;
   }
+  return "done";
 }
 
 async function read(request) {
@@ -131,8 +140,7 @@ await start();
 const server = createServer(async (request, response) => {
   try {
     if (request.url.startsWith("/control/")) {
-      await control(request.url.slice("/control/".length), await read(request));
-      response.end("done");
+      response.end(await control(request.url.slice("/control/".length), await read(request)));
     } else {
       const isForm = request.url.startsWith("/interaction/") && request.method === "POST";
       await serve(request, response, isForm ? await read(request) : "");

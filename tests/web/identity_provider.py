@@ -45,6 +45,16 @@ class Person:
             self.cookies = http.cookies
         return urlsplit(target).query
 
+    def sign_out(self, url: str) -> str:
+        """Sign out at the provider, on the page that the guard has sent them to. Returns where that sends them."""
+        with httpx.Client(trust_env=False, timeout=20, cookies=self.cookies) as http:
+            form = http.get(url).text
+            token = form.partition('name="xsrf" value="')[2].partition('"')[0]
+            confirmed = http.post(urljoin(url, "/session/end/confirm"), data={"xsrf": token, "logout": "yes"})
+            self.cookies = http.cookies
+        assert confirmed.is_redirect, confirmed.text
+        return str(confirmed.headers["location"])
+
 
 @dataclass
 class IdentityProvider:
@@ -54,11 +64,13 @@ class IdentityProvider:
     client: Json
     process: "subprocess.Popen[str] | None" = None
 
-    def control(self, action: str, body: Json | None = None) -> None:
-        """As in the script: `rotate` keys, `alter` the next ID token, or `answer` with other parameters."""
+    def control(self, action: str, body: Json | None = None) -> str:
+        """As in the script: `rotate` keys, `alter` the next ID token, `answer` with other parameters, or return the
+        latest `logout` token."""
         request = urllib.request.Request(f"{self.issuer}/control/{action}", json.dumps(body or {}).encode())
         with urllib.request.urlopen(request, timeout=20) as response:
             assert response.status == 200
+            return str(response.read().decode())
 
     def start(self) -> None:
         command = [NODE, str(SCRIPT), str(urlsplit(self.issuer).port), json.dumps(self.client)]
@@ -74,13 +86,13 @@ class IdentityProvider:
 
 
 @contextmanager
-def identity_provider(guard: str, **client: Any) -> Iterator[IdentityProvider]:
+def identity_provider(guard: str, port: int | None = None, **client: Any) -> Iterator[IdentityProvider]:
     """`guard` is the address of the guard's pages, and `client` what is registered otherwise."""
     registered = {
         "client_id": "guard", "client_secret": SECRET, "redirect_uris": [f"{guard}/sign-in/oidc/callback"],
         "post_logout_redirect_uris": [f"{guard}/sign-in"], **client,
     }  # fmt: skip
-    provider = IdentityProvider(f"http://localhost:{free_port()}", registered)
+    provider = IdentityProvider(f"http://localhost:{port or free_port()}", registered)
     try:
         provider.start()
         yield provider

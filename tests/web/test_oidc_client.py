@@ -88,12 +88,6 @@ async def test_a_person_is_signed_in_with_pkce_state_and_nonce(provider: Identit
     assert (signed_in.sign_in.acr, signed_in.sign_in.amr) == ("", ())
 
 
-async def test_an_attempt_is_kept_as_bytes() -> None:
-    attempt = Attempt.begin("/requests/ap_1", 300)
-    assert Attempt.from_bytes(attempt.to_bytes()) == attempt
-    assert len({attempt.state, attempt.nonce, attempt.verifier, attempt.binding}) == 4
-
-
 async def test_claims_that_only_the_userinfo_endpoint_has_are_fetched_there(provider: IdentityProvider) -> None:
     signed_in = await sign_in(client(provider, role_claims=(AUDIT,)), CAROL)
     assert signed_in.claims["groups"] == ["audit"]

@@ -15,6 +15,7 @@ from mcp_guard.core.approval import OPEN
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
@@ -29,6 +30,7 @@ AUTHORIZATIONS = {
     "sign_in_code": "with a one-time code, as the first key",
     "enrolment_code": "with a one-time code for a further key",
     "key": "with another key of the approver",
+    "oidc": "after a sign-in with the identity provider, as the first key",
 }
 """How the enrolment of a key was authorized, in words."""
 
@@ -116,6 +118,25 @@ async def enrol_with_key(
             raise ApprovalError(f"key `{key}` does not vouch for the new one: {error}", "try again") from None
         vouched = {"authorized_by": "key", "vouched_by": {"key": key} | signature}
         return _enrol(tx, approver, new, vouched, notify)
+
+    return await writer.submit(op)
+
+
+async def enrol_with_sign_in(
+    writer: Writer, approver: Approver, new: NewKey, sign_in: SignIn, notify: Iterable[str]
+) -> ApproverKey:
+    """Enrol the first key of somebody whom the identity provider has just signed in.
+
+    Raises: ApprovalError as `enrol` does, or if they ever had a key; LedgerError.
+    """
+
+    def op(tx: Transaction) -> ApproverKey:
+        if any(key.approver == approver.id for key in tx.store.approver_keys()):
+            raise ApprovalError(
+                f"`{approver.id}` has or had a key, and a sign-in permits only a first one",
+                f"sign in with a code: mcp-guard approvers code {approver.id} --enrol",
+            )
+        return _enrol(tx, approver, new, {"authorized_by": "oidc", "signed_in": sign_in.to_json()}, notify)
 
     return await writer.submit(op)
 

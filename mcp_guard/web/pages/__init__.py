@@ -9,6 +9,7 @@ from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import (
     inbox,
     keys,
+    oidc,
     operations,
     policies,
     policy_changes,
@@ -28,7 +29,7 @@ class PageModule(Protocol):
     def routes(self, console: Console) -> list[Route]: ...
 
 
-PAGES: tuple[PageModule, ...] = (inbox, requests, policies, policy_changes, tools, operations, keys, sign_in)
-FROM_ELSEWHERE: Mapping[str, int] = {}
+PAGES: tuple[PageModule, ...] = (inbox, requests, policies, policy_changes, tools, operations, keys, sign_in, oidc)
+FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another
 origin: their pages check who has sent them."""

@@ -7,14 +7,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.core.errors import ApprovalError, GuardError, SignInRequired
 from mcp_guard.core.model import Json
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals.approver_keys import (
     Approver,
     CodeKind,
     NewKey,
     enrol_with_code,
     enrol_with_key,
+    enrol_with_sign_in,
     keys_in_use,
     voucher,
 )
@@ -22,7 +24,7 @@ from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
-from mcp_guard.web.sessions import BrowserSession
+from mcp_guard.web.sessions import ENROLMENT_LIFETIME, BrowserSession
 from mcp_guard.web.view import KeyCard, make_key_card
 
 ROLES = frozenset({Role.APPROVER, Role.OPERATOR})
@@ -58,25 +60,30 @@ class _KeyPages:
         console = self.console
         viewer = await console.allowed(request, *ROLES)
         keys = await console.keys()
-        self._enrolment_code(viewer, keys)
+        self._enrolment_permit(viewer, keys)
         existing = console.passkeys_among(keys, viewer)
         name = self._approver(viewer).name
         return JSONResponse(console.passkeys.registration(viewer, name, existing, console.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
-        """Enrol it if the viewer's code permits it. Otherwise the answer is 403 with the request, `vouch`, that one of
-        their passkeys must sign first."""
+        """Enrol it if the viewer's code or sign-in permits it. Otherwise the answer is 403 with the request, `vouch`,
+        that one of their passkeys must sign first."""
         console = self.console
         viewer = await console.allowed(request, *ROLES)
         new = console.passkeys.register(await read_json(request), viewer, console.now())
         keys = await console.keys()
-        if (code := self._enrolment_code(viewer, keys)) is not None:
+        permit = self._enrolment_permit(viewer, keys)
+        if isinstance(permit, SignIn):
+            await enrol_with_sign_in(console.writer, self._approver(viewer), new, permit, self._notifiers)
+            await console.renew_token(request, viewer)
+            return JSONResponse({"go": "/keys"})
+        if permit is not None:
             if not await console.sessions.take_code(
                 viewer, console.now()
             ):  # it authorizes one enrolment, and another was faster
                 raise ApprovalError("your code was used meanwhile", "reload the page")
             try:
-                await enrol_with_code(console.writer, self._approver(viewer), new, code, self._notifiers)
+                await enrol_with_code(console.writer, self._approver(viewer), new, permit, self._notifiers)
             except GuardError:
                 await console.sessions.give_code_back(viewer, console.now())
                 raise
@@ -99,8 +106,11 @@ class _KeyPages:
         await console.renew_token(request, viewer)
         return JSONResponse({"go": "/keys"})
 
-    def _enrolment_code(self, viewer: BrowserSession, keys: list[ApproverKey]) -> CodeKind | None:
-        """The code that authorizes an enrolment now; None if a passkey of the viewer must. Raises: ApprovalError."""
+    def _enrolment_permit(self, viewer: BrowserSession, keys: list[ApproverKey]) -> CodeKind | SignIn | None:
+        """The code or sign-in that authorizes an enrolment now; None if a passkey of the viewer must.
+
+        Raises: ApprovalError.
+        """
         code = viewer.enrolment_code(self.console.now())
         has_key = bool(keys_in_use(keys, viewer.approver))
         if code is not None and (code == "enrolment_code" or not has_key):
@@ -108,13 +118,35 @@ class _KeyPages:
         if self.console.passkeys_among(keys, viewer):
             return None
         name = viewer.approver
-        if has_key:
+        if (sign_in := viewer.person.sign_in) is not None and not any(key.approver == name for key in keys):
+            return self._fresh(sign_in, viewer)
+        if has_key or viewer.person.issuer:
             hint = f"sign in with a new code that says so: mcp-guard approvers code {name} --enrol"
-            raise ApprovalError(f"`{name}` has a key already, so a passkey needs the operator's consent", hint)
+            verb = "has" if has_key else "had"
+            raise ApprovalError(f"`{name}` {verb} a key already, so a passkey needs the operator's consent", hint)
         hint = f"sign in with a new one: mcp-guard approvers code {name}"
         raise ApprovalError("the code that you signed in with no longer permits an enrolment", hint)
 
+    def _fresh(self, sign_in: SignIn, viewer: BrowserSession) -> SignIn:
+        """A sign-in that authorizes a first key: the person has just proved to the provider who they are.
+
+        Raises: ApprovalError.
+        """
+        console = self.console
+        provider = console.settings.web.provider if console.settings.web else None
+        if provider is None or not provider.enrolment:
+            problem = "this guard does not enrol keys on the word of the identity provider (web.oidc.enrolment)"
+            raise ApprovalError(problem, f"sign in with a code: mcp-guard approvers code {viewer.approver} --enrol")
+        now = console.now()
+        if sign_in.at is None or now - min(sign_in.at, viewer.since) > ENROLMENT_LIFETIME:
+            raise SignInRequired("a first passkey requires a sign-in of the last ten minutes", "sign in again")
+        return sign_in
+
     def _approver(self, viewer: BrowserSession) -> Approver:
+        """Raises: ApprovalError for somebody who may only look, or change what no approver decides."""
+        if viewer.approver not in self.console.votes.people:
+            problem = "keys belong to the entries in [approvers], and none of them is yours"
+            raise ApprovalError(problem, "ask the operator for an entry with your identity")
         return Approver(viewer.approver, self.console.votes.people[viewer.approver])
 
     @property

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement
+from mcp_guard.core.approval import SIGN_IN_AGAIN, Approval, GrantTerms, VoteStatement, check_sign_in
 from mcp_guard.core.approval_card import earlier_lines, recent_lines
-from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
@@ -20,6 +21,7 @@ from mcp_guard.web.view import approvers_of, make_card, may_see, plain, policy_t
 
 READERS = frozenset({Role.APPROVER, Role.AUDITOR})
 NAV: tuple[NavigationLink, ...] = ()
+ENROLS_ONLY = "a code for a new key permits only to enrol it; decide after a sign-in with the identity provider"
 
 
 def routes(console: Console) -> list[Route]:
@@ -50,6 +52,7 @@ class _RequestPages:
             deliveries=await read(lambda store: store.deliveries(approval.id)),
             texts=await read(lambda store: policy_texts(store, approval)),
             has_passkey=bool(await console.passkeys_of(viewer)),
+            sign_in_problem=_sign_in_problem(console, viewer, approval),
             plain=plain,
         )
 
@@ -77,7 +80,10 @@ class _RequestPages:
         if verdict not in ("approve", "deny"):
             raise ApprovalError("`verdict` must be approve or deny")
         rationale, terms = str(body.get("rationale", "")), _read_terms(body.get("terms"))
-        op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms)
+        if console.may_only_enrol(viewer):
+            raise SignInRequired(ENROLS_ONLY, SIGN_IN_AGAIN)
+        signed_in = viewer.person.sign_in
+        op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms, signed_in)
         statement = await console.writer.submit(op)
         if not (passkeys := await console.passkeys_of(viewer)):
             hint = "enrol one first: it signs for this address only"
@@ -107,6 +113,17 @@ class _RequestPages:
         return JSONResponse({"go": "/"})
 
 
+def _sign_in_problem(console: Console, viewer: BrowserSession, approval: Approval) -> str:
+    """Why the viewer has to sign in anew before they decide; empty if they need not."""
+    if console.may_only_enrol(viewer):
+        return ENROLS_ONLY
+    try:
+        check_sign_in(approval, viewer.approver, viewer.person.sign_in, console.now())
+    except SignInRequired as problem:
+        return problem.message
+    return ""
+
+
 def _read_terms(terms: Any) -> GrantTerms | None:
     """Raises: ApprovalError."""
     if terms is None:
@@ -118,7 +135,10 @@ def _read_terms(terms: Any) -> GrantTerms | None:
 
 
 def _read_statement(subject: Json) -> VoteStatement:
-    terms = subject["terms"]
-    return VoteStatement(
-        **subject | {"rules": tuple(subject["rules"]), "terms": GrantTerms.from_json(terms) if terms else None}
-    )
+    terms, signed_in = subject["terms"], subject["signed_in"]
+    read = {
+        "rules": tuple(subject["rules"]),
+        "terms": GrantTerms.from_json(terms) if terms else None,
+        "signed_in": SignIn(**signed_in | {"amr": tuple(signed_in["amr"])}) if signed_in else None,
+    }
+    return VoteStatement(**subject | read)

@@ -9,13 +9,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.carrier import carried_token, give_token
 from mcp_guard.web.console import Console, NavigationLink, count_removed, read_json
+from mcp_guard.web.id_token import SignInFailed
 from mcp_guard.web.roles import EVERYONE
-from mcp_guard.web.sessions import Person
+from mcp_guard.web.sessions import BrowserSession, Person
 
 NAV: tuple[NavigationLink, ...] = ()
 
@@ -41,13 +43,14 @@ class _SignInPages:
 
     async def sign_in_with_code(self, request: Request) -> Response:
         console = self.console
-        self._check_local_sign_in()
         form = parse_qs((await request.body()).decode(errors="replace"))
         code = form.get("code", [""])[0]
         keys = await console.keys()
         approver, kind = await take_code(console.reader, console.writer, code) or ("", None)
         if approver not in console.votes.people:
             raise HTTPException(403, "This code is invalid, already used, or older than ten minutes.")
+        if kind != "enrolment_code":
+            self._check_local_sign_in()
         return await self._welcome(request, Person(approver), keys, kind)
 
     async def sign_in_options(self, _: Request) -> Response:
@@ -81,7 +84,18 @@ class _SignInPages:
         viewer = await console.allowed(request, *EVERYONE)
         await console.sessions.close(viewer, console.now())
         give_token(request, "")
-        return JSONResponse({})
+        return JSONResponse(await self._sign_out_there(viewer))
+
+    async def _sign_out_there(self, viewer: BrowserSession) -> Json:
+        """Where the browser goes to sign out at the identity provider as well, if that is where it signed in."""
+        provider = self.console.provider
+        if provider is None or not viewer.person.issuer:
+            return {}
+        try:
+            url = await provider.client.logout_url(f"{self.console.origin}/sign-in")
+        except SignInFailed as failure:  # here they are signed out nevertheless
+            return {"notice": f"You are signed out here, and maybe not there: {failure.message}."}
+        return {"go": url} if url else {}
 
     async def sign_out_everywhere(self, request: Request) -> Response:
         console = self.console

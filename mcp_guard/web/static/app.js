@@ -203,10 +203,11 @@ async function follow(part) {
 }
 
 async function signOut(path) {
-  await post(path);
+  const answer = await post(path);
   if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
   localStorage.removeItem(SESSION);
-  location.replace("/sign-in");
+  if (answer.notice) alert(answer.notice);
+  location.replace(answer.go ?? "/sign-in");
 }
 
 function inWords(seconds) {

@@ -1,0 +1,145 @@
+"""Sign-in with the identity provider: it begins here, comes back here, and ends where the provider says so.
+
+The browser comes back to a page without data, whose script sends the provider's answer together with the sealed attempt
+that this browser keeps. So it is a request of our own page, at an https origin as on loopback.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.approval import may_decide
+from mcp_guard.core.identity_provider import IdentityProvider
+from mcp_guard.core.model import Json
+from mcp_guard.core.people import Identity
+from mcp_guard.core.sign_in import SECOND
+from mcp_guard.core.visible_text import visible_line
+from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.id_token import SignedInPerson, SignInFailed
+from mcp_guard.web.oidc import Attempt, Demand, read_query
+from mcp_guard.web.oidc_attempts import ProviderSignIns, return_path
+from mcp_guard.web.pages.sign_in import welcome
+from mcp_guard.web.roles import Role, approver_of
+from mcp_guard.web.sessions import ENROLMENT_LIFETIME, Person
+
+NAV: tuple[NavigationLink, ...] = ()
+CALLBACK = "/sign-in/oidc/callback"
+BACK_CHANNEL = "/sign-in/oidc/back-channel"
+MAX_LOGOUT_BYTES = 32 * 1024
+
+
+def routes(console: Console) -> list[Route]:
+    provider = console.settings.web.provider if console.settings.web else None
+    if console.provider is None or provider is None:
+        return []
+    pages = _OidcPages(console, console.provider, provider)
+    return [
+        Route("/sign-in/oidc", pages.begin, methods=["POST"]),
+        Route(CALLBACK, pages.callback),
+        Route("/sign-in/oidc/finish", pages.finish, methods=["POST"]),
+        Route(BACK_CHANNEL, pages.back_channel_logout, methods=["POST"]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _OidcPages:
+    console: Console
+    sign_ins: ProviderSignIns
+    provider: IdentityProvider
+
+    async def begin(self, request: Request) -> Response:
+        """Where the browser goes, and what it keeps until it comes back."""
+        body = await read_json(request)
+        try:
+            demand = await self._demand(request, body)
+            attempt = Attempt.begin(return_path(body.get("to")), demand.max_age)
+            url = await self.sign_ins.client.authorization_url(attempt, demand)
+        except SignInFailed as failure:
+            return _answer(failure)
+        sealed = self.sign_ins.attempts.seal(attempt, self.console.now())
+        return JSONResponse({"url": url, "state": attempt.state, "sealed": sealed})
+
+    async def _demand(self, request: Request, body: Json) -> Demand:
+        """What the sign-in has to reach: for a first passkey that it is recent, and for a vote what its routes demand.
+
+        Raises: HTTPException.
+        """
+        if body.get("anew") is True:
+            return Demand(anew=True, max_age=ENROLMENT_LIFETIME // SECOND)
+        id = body.get("approval")
+        if not isinstance(id, str):
+            return Demand()
+        viewer = await self.console.allowed(request, Role.APPROVER)
+        row = await self.console.reader.read(lambda store: store.approval(id))
+        if row is None:
+            raise HTTPException(404, "no such request")
+        approval = row[0]
+        rules = [
+            rule.sign_in
+            for rule in approval.rules
+            if rule.sign_in and may_decide(rule, viewer.approver, approval.subject.requesters)
+        ]
+        limits = [rule.seconds for rule in rules if rule.seconds]
+        return Demand(
+            acr=tuple(dict.fromkeys(value for rule in rules for value in rule.acr)),
+            anew=True,
+            max_age=min(limits) if limits else None,
+        )
+
+    async def callback(self, _: Request) -> Response:
+        return self.console.fresh(self.console.page("oidc.html", None))
+
+    async def finish(self, request: Request) -> Response:
+        """Open a session for whom the provider has signed in."""
+        console, body = self.console, await read_json(request)
+        keys = await console.keys()
+        try:
+            query = read_query(str(body.get("query", "")))
+            attempt = self.sign_ins.attempts.unseal(body.get("sealed"), query.get("state"), console.now())
+            signed_in = await self.sign_ins.client.finish(query, attempt)
+            await self.sign_ins.attempts.settle(attempt, console.now())
+            person = self._person(signed_in)
+        except SignInFailed as failure:
+            return _answer(failure)
+        token = await welcome(console, request, person, keys)
+        answer = {"go": attempt.to} | ({"token": token} if console.is_local else {})
+        return console.fresh(JSONResponse(answer), "storage")
+
+    def _person(self, signed_in: SignedInPerson) -> Person:
+        """Raises: SignInFailed for somebody whom the configuration gives no role."""
+        sign_in, claims = signed_in.sign_in, signed_in.claims
+        of_session = {name: claims[name] for name in ("sub", "sid") if isinstance(claims.get(name), str)}
+        person = Person(
+            approver=approver_of(Identity(sign_in.issuer, sign_in.subject), self.console.settings),
+            name=signed_in.name,
+            issuer=sign_in.issuer,
+            subject=sign_in.subject,
+            claims=self.provider.kept_claims(claims) | of_session,
+            acr=sign_in.acr,
+            amr=sign_in.amr,
+            auth_time=0 if sign_in.at is None else sign_in.at // SECOND,
+        )
+        if self.console.roles_of(person):
+            return person
+        entry = f'identities = [{{ issuer = "{sign_in.issuer}", subject = "{sign_in.subject}" }}]'
+        hint = f"to approve you need an entry that the operator makes, [approvers.NAME] with {entry}; to look, a role"
+        raise SignInFailed(f"`{sign_in.subject}` is signed in at the provider, and unknown to this guard", hint, 403)
+
+    async def back_channel_logout(self, request: Request) -> Response:
+        """The provider says that somebody's session there has ended (OpenID Connect Back-Channel Logout 1.0 §2.5)."""
+        form = parse_qs((await request.body()).decode(errors="replace"))
+        try:
+            subject, session = await self.sign_ins.client.read_logout(form.get("logout_token", [""])[0])
+        except SignInFailed as failure:
+            return JSONResponse({"error": "invalid_request", "error_description": failure.message}, 400)
+        await self.console.sessions.close_of_provider(self.provider.issuer, subject, session, self.console.now())
+        return Response(status_code=200)
+
+
+def _answer(failure: SignInFailed) -> Response:
+    answer = {"problem": visible_line(failure.message), "hint": visible_line(failure.hint)}
+    return JSONResponse(answer, failure.status)

@@ -1,0 +1,86 @@
+"""The pages at a real origin with an identity provider, and a person's client that signs in there."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.live.running_guard import Json
+from tests.web.identity_provider import ALICE, SECRET, STRONG, IdentityProvider, Person, identity_provider
+from tests.web.inbox_client import Answer
+from tests.web.inbox_process import free_port
+from tests.web.web_client import WebClient
+from tests.web.web_process import WebScenario, web_scenario
+
+ROUTE = f"""acr = ["{STRONG}"]
+mfa = true
+signed_in_within_seconds = 300
+"""
+
+
+@dataclass
+class OidcScenario:
+    """A guard, its pages, and the provider."""
+
+    on: WebScenario
+    provider: IdentityProvider
+
+    def client(self) -> "OidcPerson":
+        assert self.on.certificate is not None
+        return OidcPerson(WebClient(self.on.url, context=self.on.certificate.context))
+
+
+@dataclass
+class OidcPerson:
+    """Somebody's browser: what it keeps for the guard, and for the provider."""
+
+    web: WebClient
+    there: Person = field(default_factory=Person)
+
+    def begin(self, body: Json | None = None) -> Json:
+        status, begun = self.web.post("/sign-in/oidc", body or {"to": "/"})
+        assert status == 200, begun
+        assert isinstance(begun, dict)
+        return begun
+
+    def finish(self, begun: Json, query: str) -> Answer:
+        return self.web.post("/sign-in/oidc/finish", {"query": query, "sealed": begun["sealed"]})
+
+    def sign_in(self, login: str = ALICE, factor: str = "one", body: Json | None = None) -> Answer:
+        begun = self.begin(body)
+        return self.finish(begun, self.there.sign_in(begun["url"], login, factor))
+
+
+def no_edit(text: str) -> str:
+    return text
+
+
+@contextmanager
+def oidc_scenario(
+    folder: Path, edit: Callable[[str], str] = no_edit, web: str = "", oidc: str = ""
+) -> Iterator[OidcScenario]:
+    """`edit` changes the text of the configuration; `web` and `oidc` add to the sections `[web]` and `[web.oidc]`."""
+    port = free_port()
+    issuer = f"http://localhost:{port}"
+    (folder / "client.secret").touch(mode=0o600)
+    (folder / "client.secret").write_text(SECRET)
+    section = f"""{web}
+[web.oidc]
+issuer = "{issuer}"
+client_id = "guard"
+client_secret = {{ file = "{folder / "client.secret"}" }}
+name = "Example"
+scope = "openid profile email groups"
+{oidc}
+[web.oidc.roles]
+auditor = {{ groups = ["audit"] }}
+"""
+
+    def edited(text: str) -> str:
+        own = f'\nidentities = [{{ issuer = "{issuer}", subject = "{ALICE}" }}]\n'
+        return edit(text.replace("[approvers.alice]", f"[approvers.alice]{own}", 1))
+
+    with web_scenario(folder, edited, section) as on:
+        told = f"{on.url}/sign-in/oidc/back-channel"
+        with identity_provider(on.url, port, backchannel_logout_uri=told) as provider:
+            yield OidcScenario(on, provider)
