@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from .approver_keys import TrustedKeys, is_same_key
 from .report import VerificationFailed
+from .sign_in import check_first_key
 from .signatures import Receipt, check_signature, voucher
 
 MAX_STATEMENT_AGE = timedelta(minutes=10)
@@ -24,10 +25,13 @@ class EnrolledKeys:
         self._in_use: dict[str, Receipt] = {}
         self._enrolled: set[str] = set()
         """Ids and public keys of all that were ever enrolled: none is enrolled again after its removal."""
+        self._had_key: set[str] = set()
+        """The approvers who ever had a key."""
 
     def go_on_from(self, in_use: Mapping[str, Receipt], enrolled: set[str]) -> None:
         """After a migration from format 4."""
         self._in_use, self._enrolled = dict(in_use), set(enrolled)
+        self._had_key = {key["approver"] for key in in_use.values()}
 
     def check(self, seq: int, receipt: Receipt, kind: str) -> None:
         """An enrolment or a removal. Raises: VerificationFailed."""
@@ -40,6 +44,7 @@ class EnrolledKeys:
             raise VerificationFailed(seq, f"the approver's key `{id}` is enrolled twice")
         self._check_authorization(seq, receipt)
         self._enrolled |= names
+        self._had_key.add(receipt["approver"])
         self._in_use[id] = receipt
 
     def check_signed(self, seq: int, person: str, signed: Receipt, text: bytes, what: str) -> None:
@@ -71,6 +76,8 @@ class EnrolledKeys:
             if any(key["approver"] == approver for key in self._in_use.values()):
                 problem = f"a further key of `{approver}` is enrolled with a code that permits only a first one"
                 raise VerificationFailed(seq, problem)
+        elif authorized_by == "oidc":
+            check_first_key(seq, receipt, approver in self._had_key)
         elif authorized_by not in ("terminal", "enrolment_code"):
             raise VerificationFailed(
                 seq, f"the key `{receipt['key']}` of `{approver}` is enrolled without authorization"

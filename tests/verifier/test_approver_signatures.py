@@ -137,6 +137,7 @@ def test_rotated_approver_key_needs_a_signature_by_the_old_key(copy: Path) -> No
     ("authorized_by", "expected"),
     [
         ("sign_in_code", "a further key of `alice` is enrolled with a code that permits only a first one"),
+        ("oidc", "a further key of `alice` is enrolled by a sign-in, which permits one only"),
         ("key", "no earlier key of `alice` vouches for the new key"),
         ("nobody", "is enrolled without authorization"),
         (None, "is enrolled without authorization"),
@@ -150,6 +151,15 @@ def test_further_key_needs_an_authorization(copy: Path, authorized_by: str | Non
 
     sign_anew(copy, ORIGIN, change)
     assert expected in problem(copy)
+
+
+def test_first_key_by_a_sign_in_names_who_had_signed_in(copy: Path) -> None:
+    def change(receipt: dict[str, Any]) -> None:
+        if receipt["kind"] == "approver.enrolled" and receipt["authorized_by"] == "terminal":
+            receipt["authorized_by"] = "oidc"
+
+    sign_anew(copy, ORIGIN, change)
+    assert "a key of `alice` is enrolled by a sign-in that it does not name" in problem(copy)
 
 
 def keys_of(copy: Path) -> list[dict[str, Any]]:

@@ -20,10 +20,11 @@ signed_in_within_seconds = 300
 
 @dataclass
 class OidcScenario:
-    """A guard, its pages, and the provider."""
+    """A guard, its pages, and the provider. `open_request` is one that stays undecided."""
 
     on: WebScenario
     provider: IdentityProvider
+    open_request: str
 
     def client(self) -> "OidcPerson":
         assert self.on.certificate is not None
@@ -83,4 +84,6 @@ auditor = {{ groups = ["audit"] }}
     with web_scenario(folder, edited, section) as on:
         told = f"{on.url}/sign-in/oidc/back-channel"
         with identity_provider(on.url, port, backchannel_logout_uri=told) as provider:
-            yield OidcScenario(on, provider)
+            on.hold(deal_id="790", amount=12500.0)
+            [request] = on.requests()
+            yield OidcScenario(on, provider, request["id"])

@@ -32,8 +32,8 @@ def decide(person: OidcPerson, id: str, passkey: SoftwarePasskey) -> tuple[int, 
 
 def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_one(scenario: OidcScenario) -> None:
     call = scenario.on.hold()
-    [request] = scenario.on.requests()
-    id, alice, passkey = request["id"], scenario.client(), SoftwarePasskey(scenario.on.url)
+    [id] = {request["id"] for request in scenario.on.requests()} - {scenario.open_request}
+    alice, passkey = scenario.client(), SoftwarePasskey(scenario.on.url)
     assert alice.sign_in(body={"to": f"/requests/{id}"}) == (200, {"go": f"/requests/{id}"})
     assert list(alice.web.cookies) == ["__Host-mcp-guard"]
     assert alice.web.enrol(passkey) == (200, {"go": "/keys"})
@@ -49,7 +49,7 @@ def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_
     assert status == 409
     assert isinstance(refusal, dict)
     assert "route `crm-approvers` does not take this vote" in refusal["problem"]
-    assert scenario.on.requests()[0]["state"] == "requested"
+    assert len(scenario.on.requests()) == 2
 
     assert alice.sign_in(factor="two", body={"to": f"/requests/{id}", "approval": id})[0] == 200
     assert "Sign in again" not in alice.web.get(f"/requests/{id}")[1]
@@ -68,8 +68,7 @@ def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_
 
 
 def test_the_step_up_asks_for_what_the_route_demands(scenario: OidcScenario) -> None:
-    scenario.on.hold(amount=51000.0)
-    id, alice = scenario.on.requests()[-1]["id"], scenario.client()
+    id, alice = scenario.open_request, scenario.client()
     assert alice.web.post("/sign-in/oidc", {"to": "/", "approval": id})[0] == 401  # whose routes would that be?
     alice.sign_in()
     url = alice.begin({"to": "/", "approval": id})["url"]
@@ -85,7 +84,7 @@ def test_roles_come_from_claims_for_somebody_who_is_no_approver(scenario: OidcSc
     status, page = carol.web.get("/keys")
     assert status == 403
     assert "approver or operator" in page
-    status, page = carol.web.get(f"/requests/{scenario.on.requests()[0]['id']}")
+    status, page = carol.web.get(f"/requests/{scenario.open_request}")
     assert status == 200  # an auditor reads it
     assert "Carol Example" in page
     assert 'id="decide"' not in page
@@ -193,9 +192,7 @@ def test_codes_sign_nobody_in_but_to_enrol_a_key(scenario: OidcScenario) -> None
     enrolling = web.sign_in(json.loads(issued)["code"])
     passkey = SoftwarePasskey(scenario.on.url)
     assert enrolling.enrol(passkey)[0] == 200
-    scenario.on.hold(amount=52000.0)
-    id = scenario.on.requests()[-1]["id"]
-    status, refusal = enrolling.decide(id, passkey)
+    status, refusal = enrolling.decide(scenario.open_request, passkey)
     assert status == 409
     assert "permits only to enrol it" in refusal["problem"]
 
