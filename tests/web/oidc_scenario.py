@@ -58,9 +58,10 @@ def no_edit(text: str) -> str:
 
 @contextmanager
 def oidc_scenario(
-    folder: Path, edit: Callable[[str], str] = no_edit, web: str = "", oidc: str = ""
+    folder: Path, edit: Callable[[str], str] = no_edit, web: str = "", oidc: str = "", also: str = ""
 ) -> Iterator[OidcScenario]:
-    """`edit` changes the text of the configuration; `web` and `oidc` add to the sections `[web]` and `[web.oidc]`."""
+    """`edit` changes the text of the configuration; `web` and `oidc` add to the sections `[web]` and `[web.oidc]`.
+    `also` is another address that the provider sends browsers back to."""
     port = free_port()
     issuer = f"http://localhost:{port}"
     (folder / "client.secret").touch(mode=0o600)
@@ -83,7 +84,8 @@ auditor = {{ groups = ["audit"] }}
 
     with web_scenario(folder, edited, section) as on:
         told = f"{on.url}/sign-in/oidc/back-channel"
-        with identity_provider(on.url, port, backchannel_logout_uri=told) as provider:
+        redirects = [f"{on.url}/sign-in/oidc/callback", *([also] if also else [])]
+        with identity_provider(on.url, port, backchannel_logout_uri=told, redirect_uris=redirects) as provider:
             on.hold(deal_id="790", amount=12500.0)
             [request] = on.requests()
             yield OidcScenario(on, provider, request["id"])
