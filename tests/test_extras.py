@@ -81,5 +81,7 @@ def test_every_extra_is_in_the_list_in_the_documents_and_in_the_lock_file() -> N
         wanted = {re.split(r"[\[>=]", requirement)[0] for requirement in requirements}
         assert wanted <= lock.keys()
         modules = {module.partition(".")[0] for extra in EXTRAS if extra.name == name for module in extra.modules}
-        shown = {package.replace("_", "-") for module in modules for package in packages_distributions()[module]}
+        shown = {
+            package.replace("_", "-").lower() for module in modules for package in packages_distributions()[module]
+        }
         assert wanted <= shown, "each of its packages has a module whose import shows that it is installed"

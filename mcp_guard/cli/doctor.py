@@ -21,6 +21,7 @@ from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import run_checks, worst_level
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
+from mcp_guard.diagnostics.identity_provider import inspect_provider
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.pages import inspect_pages
 from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
@@ -119,6 +120,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         missing_extras=tuple(missing_extras(settings)),
         secrets=inspect_secrets(settings),
         pages=inspect_pages(settings.web, CLOCK.wall()),
+        provider=inspect_provider(settings),
         **snapshot,
     )
 

@@ -13,6 +13,7 @@ from mcp_guard.diagnostics.client_checks import clients
 from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
 from mcp_guard.diagnostics.results import CheckResult, CheckResults, ok, problem, warning
+from mcp_guard.diagnostics.sign_in_checks import identity_provider
 from mcp_guard.diagnostics.snapshot import FileInfo, GuardSnapshot, Level, PendingApproval
 from mcp_guard.exposure import SECRETS_FIX, SERVED_FIX, SERVED_WHAT
 from mcp_guard.verifier.report import count
@@ -439,7 +440,8 @@ def _some(numbers: Sequence[int]) -> str:
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
     calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
-    policy_approval, hidden_tools, upstreams, network, pages, reach, refusals, weakened, clients,
+    policy_approval, hidden_tools, upstreams, network, pages,
+    identity_provider, reach, refusals, weakened, clients,
 )  # fmt: skip
 
 

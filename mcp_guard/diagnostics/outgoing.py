@@ -40,12 +40,7 @@ def outgoing_routes(settings: Settings) -> tuple[OutgoingRoute, ...]:
 
 def _destinations(settings: Settings) -> Iterator[tuple[str, str, bool, NetworkSettings]]:
     """Name, address, whether secrets are sent there, and settings."""
-    for name, server in settings.upstreams.items():
-        if server.url:
-            has_secrets = bool(server.secrets or server.bearer or server.oauth)
-            yield f"`{name}`", server.url, has_secrets, server.network
-        if server.oauth and (url := server.oauth.token_url or server.oauth.issuer):
-            yield f"the authorization server of `{name}`", url, True, server.network
+    yield from _upstreams(settings)
     for kind, places in (("notifier", settings.notifiers), ("witness", settings.witnesses)):
         for name, place in places.items():
             address = SLACK if place.kind == "slack" else place.options.get("url")
@@ -54,9 +49,20 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, bool, NetworkS
     if settings.telemetry is not None and settings.telemetry.otlp_endpoint:
         has_secrets = bool(settings.telemetry.otlp_secrets)
         yield "the receiver of traces", settings.telemetry.otlp_endpoint, has_secrets, settings.network
+    if settings.web is not None and settings.web.provider is not None:
+        yield "the identity provider", settings.web.provider.issuer, True, settings.network
     for issuer in settings.serve.issuers if settings.serve else ():
         if issuer["jwks_url"]:
             yield f"the keys of `{issuer['issuer']}`", str(issuer["jwks_url"]), False, settings.network
+
+
+def _upstreams(settings: Settings) -> Iterator[tuple[str, str, bool, NetworkSettings]]:
+    for name, server in settings.upstreams.items():
+        if server.url:
+            has_secrets = bool(server.secrets or server.bearer or server.oauth)
+            yield f"`{name}`", server.url, has_secrets, server.network
+        if server.oauth and (url := server.oauth.token_url or server.oauth.issuer):
+            yield f"the authorization server of `{name}`", url, True, server.network
 
 
 def _resolve(chosen: NetworkSettings, settings: Settings) -> Network | str:

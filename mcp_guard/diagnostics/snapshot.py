@@ -6,6 +6,7 @@ from enum import StrEnum
 from mcp_guard.core.approval import Approval, Route
 from mcp_guard.core.model import Micros
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
+from mcp_guard.diagnostics.identity_provider import ProviderState
 from mcp_guard.diagnostics.pages import PagesState
 from mcp_guard.diagnostics.reach import Reach
 from mcp_guard.extras import MissingExtra
@@ -212,3 +213,5 @@ class GuardSnapshot:
     secrets: tuple[SecretState, ...] = ()
     pages: PagesState | None = None
     """How the pages at `web.url` answer; None if there are none."""
+    provider: ProviderState | None = None
+    """The identity provider that people sign in with."""

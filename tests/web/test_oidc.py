@@ -239,3 +239,16 @@ def test_the_sign_in_page_offers_the_provider(scenario: OidcScenario) -> None:
     assert status == 200
     assert "Completing the sign-in" in page
     assert not re.search("code=x|state=y", page)
+
+
+def test_doctor_says_whether_the_provider_can_be_used(scenario: OidcScenario) -> None:
+    def found() -> list[tuple[str, str]]:
+        results = json.loads(cli("doctor", "--json", "--config", str(scenario.on.config), check=False).stdout)
+        return [(result["level"], result["what"]) for result in results if result["check"] == "identity provider"]
+
+    assert found() == [("ok", f"`{scenario.provider.issuer}` answers, and publishes its keys")]
+    scenario.provider.stop()
+    [(level, what)] = found()
+    scenario.provider.start()
+    assert level == "problem"
+    assert "the identity provider cannot be reached" in what
