@@ -14,14 +14,7 @@ from typing import assert_never
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import SECOND, Approval, ApprovalState
-from mcp_guard.core.describe import (
-    NOT_AVAILABLE,
-    DescriptionRules,
-    describe,
-    facts_arguments,
-    hash_request,
-    read_facts,
-)
+from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, facts_arguments, hash_request, read_facts
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import (
