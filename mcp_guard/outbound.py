@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 10
 MAX_RESPONSE_BYTES = 1 << 20
+MAX_RETRY_AFTER = 24 * 3600
 
 
 class DeliveryError(Exception):
-    """A message was not delivered. The text says why and never contains an address or a secret."""
+    """A message was not delivered. The text says why and never contains an address or a secret.
+
+    `retry_after`: the seconds that the receiver wants to be left alone for.
+    """
+
+    def __init__(self, problem: str, retry_after: float = 0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
 
 
 class InvalidRequestError(DeliveryError):
@@ -70,6 +78,8 @@ class HttpResponse:
     body: bytes
     redirect: str = ""
     """The scheme and host to which a redirect leads."""
+    retry_after: float = 0
+    """Seconds (RFC 9110 §10.2.3), at most a day; 0 if the receiver says nothing, or gives a date."""
 
     def __str__(self) -> str:
         """The status, and what to do about a redirect."""
@@ -91,9 +101,13 @@ def find_network(settings: NetworkSettings, base_dir: Path, environment: Mapping
 
 def post_json(url: str, body: bytes, headers: Mapping[str, str], network: "Network") -> None:
     """Raises: DeliveryError unless the receiver answers with success (2xx)."""
-    response = post(url, body, {"content-type": "application/json", **headers}, network)
+    check_success(post(url, body, {"content-type": "application/json", **headers}, network))
+
+
+def check_success(response: HttpResponse) -> None:
+    """Raises: DeliveryError unless it is one (2xx)."""
     if not response.is_success:
-        raise DeliveryError(f"the receiver answered {response}")
+        raise DeliveryError(f"the receiver answered {response}", response.retry_after)
 
 
 def post(
@@ -143,7 +157,11 @@ def _read(response: "httpx.Response", max_bytes: int) -> HttpResponse:
         if response.is_success:
             raise
         body.clear()
-    return HttpResponse(response.status_code, content_type, bytes(body[:max_bytes]), _redirect_host(response))
+    wait = response.headers.get("retry-after", "").strip()
+    retry_after = min(float(wait), MAX_RETRY_AFTER) if wait.isascii() and wait.isdecimal() and len(wait) < 10 else 0
+    return HttpResponse(
+        response.status_code, content_type, bytes(body[:max_bytes]), _redirect_host(response), retry_after
+    )
 
 
 def _redirect_host(response: "httpx.Response") -> str:

@@ -436,14 +436,12 @@ class Runtime:
             return
         self.ledger.approvals.on_asked.append(requested.set)
         await requested.wait()
-        from mcp_guard.notify.delivery import NotificationDispatcher  # a guard that never holds a call never loads it
+        from mcp_guard.notify.start import open_dispatcher  # a guard that never holds a call never loads it
 
         ledger = self.ledger
-        dispatcher = NotificationDispatcher(
-            ledger.writer, ledger.reader, settings.routes, settings.notifiers, settings.pages
-        )
-        self.ledger.approvals.on_asked[:] = [dispatcher.wake]
-        await dispatcher.run()
+        async with open_dispatcher(settings, ledger.writer, ledger.reader, ledger.engine) as dispatcher:
+            self.ledger.approvals.on_asked[:] = [dispatcher.wake]
+            await dispatcher.run()
 
     async def _prepare(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """The catalog of a session has changed: give it the policies for that, and what its calls are compared with."""

@@ -191,6 +191,8 @@ def _labelled(label: str, lines: Iterable[str]) -> list[VisibleText]:
 
 def _delivery(delivery: Delivery) -> str:
     note = f": {delivery.note}" if delivery.note else ""
+    if delivery.state == "waiting":
+        return f"  notified       {delivery.notifier} ({delivery.event}): when the request ends"
     return f"  notified       {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 

@@ -21,7 +21,7 @@ from mcp_guard.cli.output import print_hint, print_json, print_listing, print_re
 from mcp_guard.cli.receipt_filters import ReceiptFilter, add_filters
 from mcp_guard.core.approval_card import approvals_so_far
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up
-from mcp_guard.core.receipt import KINDS, VOTED, attribution, reason_texts, revoked, shown_kind
+from mcp_guard.core.receipt import KINDS, VOTED, attribution, reason_texts, revoked, service_mark, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.contract import Store
 
@@ -101,7 +101,7 @@ def summary(receipt: Receipt) -> str:
             return text + (" (shadow)" if "shadow" in receipt else "")
         case kind if kind.startswith("approval."):
             name, routes = receipt.get("name"), join(", ", map(quote, receipt.get("routes", [])))
-            by = quote(name) if name else receipt.get("note") or routes
+            by = say("{}{}", quote(name), service_mark(receipt)) if name else receipt.get("note") or routes
             rationale = say(": {}", receipt["rationale"]) if "rationale" in receipt else ""
             return say("{}: {}{}", receipt["approval"], by, rationale)
         case "grant.used" | "grant.released":

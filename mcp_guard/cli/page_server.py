@@ -35,7 +35,7 @@ async def serve_pages(
     Raises: ConfigError, LedgerError.
     """
     from mcp_guard.inbound import HttpServer
-    from mcp_guard.notify.delivery import NotificationDispatcher
+    from mcp_guard.notify.start import make_dispatcher
     from mcp_guard.web.app import make_app, make_console
 
     ledger = ledger_settings(settings)
@@ -44,7 +44,7 @@ async def serve_pages(
     answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
     items, votes = engine.open_items(settings.state_dir), Votes(writer, settings.routes, settings.approvers)
     console = make_console(settings, votes, reader, items, answered, origin)
-    dispatcher = NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages)
+    dispatcher = make_dispatcher(settings, writer, reader, items)
     server = HttpServer(make_app(console), tls=tls.context if tls else None)
     on_open()
     async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:

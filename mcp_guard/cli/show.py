@@ -19,7 +19,7 @@ from mcp_guard.cli.ledger_reader import (
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import caller, claim_mark, format_time, name_of_approver, revoked
+from mcp_guard.core.receipt import BY_SERVICE, caller, claim_mark, format_time, name_of_approver, revoked
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, shorten, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.contract import Store
@@ -191,6 +191,13 @@ def _history(history: Any) -> VisibleText:
     return join("; ", [*seen, *sinks])
 
 
+def _reported(reported: Any) -> VisibleText:
+    """A vote by a button of Slack."""
+    names = ("user", "team", "channel", "message")
+    by = say(BY_SERVICE, "Slack")
+    return say("{}: {}", by, join(", ", (say("{} {}", name, quote(reported.get(name, "?"))) for name in names)))
+
+
 NOT_STORED = "(not stored; hash only)"
 MAX_SHOWN = 400
 """Characters of a value."""
@@ -199,12 +206,12 @@ SEEN = {
     "sensitive_seen": "sensitive content was read",
     "orders_seen": "it contains instructions to agents",
 }
-RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
+RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history, "reported": _reported}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
     "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver",
-    "verdict", "self_approved", "rationale", "note", "approval", "policy_version", "definition", "pinned", "members",
-    "findings", "first_use", "by", "definitions", "scope", "instances",
+    "verdict", "self_approved", "reported", "rationale", "note", "approval", "policy_version", "definition", "pinned",
+    "members", "findings", "first_use", "by", "definitions", "scope", "instances",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from mcp_guard.config.cache import STATE_DIR
 from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_of
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.network import NetworkConfig
+from mcp_guard.config.notifiers import AnyNotifier, NotifierConfig, followers, options_of, takes_votes
 from mcp_guard.config.positions import Path as KeyPath
 from mcp_guard.config.positions import describe_syntax_error, find_line, key_lines
 from mcp_guard.config.risk import RiskConfig
@@ -33,7 +34,7 @@ from mcp_guard.config.tools import (
     ResourceTypeConfig,
     ToolConfig,
 )
-from mcp_guard.config.types import Model, SecretConfig, Url, texts
+from mcp_guard.config.types import Model, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.config.web import WebConfig
 from mcp_guard.core.approval import SECOND, Route
@@ -85,6 +86,7 @@ class IdentityConfig(Model):
 class ApproverConfig(Model):
     name: str
     identities: tuple[IdentityConfig, ...] = ()
+    slack: Annotated[str, Field(pattern=r"^[UW][A-Z0-9]+$")] | None = None
 
 
 class PersonConfig(Model):
@@ -98,6 +100,7 @@ class RouteConfig(Model):
     escalate_to: str | None = None
     escalate_after_seconds: Annotated[int, Field(gt=0)] = 900
     notify: tuple[str, ...] = ()
+    accept: tuple[Literal["slack"], ...] = ()
     text: str = ""
     unsafe_self_approval: bool = False
     acr: tuple[Annotated[str, Field(pattern=r"^[!-~]{1,255}$")], ...] = ()
@@ -109,7 +112,7 @@ class RouteConfig(Model):
         rule = SignInRule(self.acr, self.mfa, self.signed_in_within_seconds or 0)
         return rule if rule.to_json() else None
 
-    def route(self, name: str) -> Route:
+    def route(self, name: str, notifiers: Mapping[str, AnyNotifier]) -> Route:
         return Route(
             name=name,
             approvers=self.approvers,
@@ -121,43 +124,9 @@ class RouteConfig(Model):
             notify=self.notify,
             text=self.text,
             sign_in=self.sign_in,
+            follow=followers(self.notify, notifiers),
+            accept=self.accept,
         )
-
-
-class DesktopConfig(Model):
-    kind: Literal["desktop"]
-
-
-class WebhookConfig(Model):
-    kind: Literal["webhook"]
-    url: Url
-    secret: SecretConfig
-
-
-class SlackConfig(Model):
-    kind: Literal["slack"]
-    url: SecretConfig
-
-
-class EmailConfig(Model):
-    kind: Literal["email"]
-    host: str
-    port: Annotated[int, Field(gt=0, lt=65536)] = 587
-    sender: str
-    to: Annotated[tuple[str, ...], Field(min_length=1)]
-    starttls: bool = True
-    user: str | None = None
-    password: SecretConfig | None = None
-
-
-class CommandConfig(Model):
-    kind: Literal["command"]
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
-
-
-NotifierConfig = Annotated[
-    DesktopConfig | WebhookConfig | SlackConfig | EmailConfig | CommandConfig, Field(discriminator="kind")
-]
 
 
 class InboxConfig(Model):
@@ -315,6 +284,7 @@ class Config(Model):
         """One person is one entry, or two approvals could come from one person."""
         ids: dict[str, str] = {}
         owners: dict[IdentityConfig, str] = {}
+        slack_users: dict[str, str] = {}
         for kind, entries in (("approvers", self.approvers), ("people", self.people)):
             for id, person in entries.items():
                 key = f"{kind}.{id}"
@@ -324,6 +294,9 @@ class Config(Model):
                     if (other := owners.setdefault(identity, key)) != key:
                         name = f"`{identity.subject}` of `{identity.issuer}`"
                         raise ValueError(f"{key}.identities: {name} is already an identity of {other}")
+        for id, approver in self.approvers.items():
+            if approver.slack and (other := slack_users.setdefault(approver.slack, id)) != id:
+                raise ValueError(f"approvers.{id}.slack: `{approver.slack}` is already that of approvers.{other}")
         return self
 
     @model_validator(mode="after")
@@ -368,6 +341,21 @@ class Config(Model):
             if notifier not in self.notifiers:
                 what = f"routes.{name}.notify: notifier `{notifier}` is not configured"
                 raise ValueError(f"{what}; {nearest_or(notifier, self.notifiers, f'add [notifiers.{notifier}]')}")
+        if route.accept:
+            self._check_acceptance(name, route)
+
+    def _check_acceptance(self, name: str, route: RouteConfig) -> None:
+        """What the buttons of a chat need, so that a route does not accept votes that nobody can give."""
+        key = f"routes.{name}.accept"
+        if route.sign_in is not None:
+            raise ValueError(f"{key}: the route demands how approvers are signed in, which Slack does not tell")
+        if self.web is None:
+            raise ValueError(f"{key}: Slack sends the answers to the pages; add [web] with their `url`")
+        if not any(takes_votes(self.notifiers[notifier]) for notifier in route.notify):
+            what = 'a notifier of kind "slack" with `token`, `channel`, `signing_secret` and `team`'
+            raise ValueError(f"{key}: the route's `notify` needs {what}")
+        if not any(self.approvers[approver].slack for approver in route.approvers):
+            raise ValueError(f'{key}: none of its approvers has a Slack user; add slack = "U…" to [approvers.NAME]')
 
     def settings(self, path: Path) -> Settings:
         """The configuration as plain values. Relative paths are resolved against the folder of `path`."""
@@ -398,12 +386,13 @@ class Config(Model):
             attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
-            routes={name: route.route(name) for name, route in self.routes.items()},
+            routes={name: route.route(name, self.notifiers) for name, route in self.routes.items()},
             notifiers=self._notifiers(base_dir, network),
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             forward_meta=guard.forward_meta,
             people=self._people(),
+            slack_users={approver.slack: id for id, approver in self.approvers.items() if approver.slack},
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             policy_approval=guard.policy_approval,
@@ -419,7 +408,7 @@ class Config(Model):
 
     def _notifiers(self, base_dir: Path, network: NetworkSettings) -> dict[str, NotifierSettings]:
         return {
-            name: NotifierSettings(notifier.kind, _options(notifier), base_dir, network)
+            name: NotifierSettings(notifier.kind, options_of(notifier), base_dir, network)
             for name, notifier in self.notifiers.items()
         }
 
@@ -439,15 +428,6 @@ class Config(Model):
         url = self.serve.settings(()).url
         served = self.serve.settings(tuple(issuer.values(base_dir, url) for issuer in self.issuers.values()))
         return replace(served, socket=self.serve.socket_settings(base_dir, self.connect))
-
-
-def _options(notifier: Model) -> dict[str, object]:
-    """The notifier's options by key, with references to secrets."""
-    return {
-        name: value.reference() if isinstance(value, SecretConfig) else value
-        for name, value in notifier
-        if name != "kind"
-    }
 
 
 def check(text: str, path: Path) -> Settings:

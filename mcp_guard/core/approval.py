@@ -92,6 +92,10 @@ class Route:
     notify: tuple[str, ...] = ()
     text: str = ""
     sign_in: SignInRule | None = None
+    follow: tuple[str, ...] = ()
+    """The notifiers among `notify` that report the end of a request, too."""
+    accept: tuple[str, ...] = ()
+    """The services whose buttons decide, without a key: `slack`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class RouteRule:
     quorum: int
     self_approval: bool = False
     sign_in: SignInRule | None = None
+    accept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,8 @@ class GrantTerms:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One approver's verdict on one request, with the evidence that it is theirs (see `VoteStatement`)."""
+    """One approver's verdict on one request, with the evidence that it is theirs: the signature of a key over a
+    `VoteStatement`, or what a service such as Slack has reported, which proves nothing to anybody else."""
 
     approver: str
     verdict: str
@@ -140,6 +146,10 @@ class Vote:
     signature: Json | None = None
     signed_in: SignIn | None = None
     """How the identity provider had signed them in, if it had."""
+    method: str = ""
+    """The service in which they pressed a button (`slack`); empty if a key signed."""
+    reported: Json | None = None
+    """What the service says: team, user, channel and message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +250,7 @@ def rules_as_json(approval: Approval) -> list[Json]:
             "approvers": [name for name in rule.approvers if may_decide(rule, name, requesters)],
             **({"sign_in": rule.sign_in.to_json()} if rule.sign_in else {}),
         }
+        | ({"accept": list(rule.accept)} if rule.accept else {})
         for rule in approval.rules
     ]
 
@@ -320,7 +331,9 @@ def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
     """The rule of a route for one request. If nothing says who its user is, one of two approvers is not the user."""
     needs_two = is_user_unknown and not route.unsafe_self_approval
     quorum = max(route.quorum, 2) if needs_two else route.quorum
-    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in)
+    return RouteRule(
+        route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in, route.accept
+    )
 
 
 def escalate_rule(
@@ -329,7 +342,7 @@ def escalate_rule(
     """The rule after its route has escalated, or None if escalation is not due or has already happened.
 
     A switch that allows self-approval is for the approvers of its own route: who is added decides on their own request
-    only if the other route has the switch, too (promise P4).
+    only if the other route has the switch, too (promise P4). Votes by a service count only if both routes accept it.
     """
     route = routes.get(rule.route)
     next_route = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
@@ -338,12 +351,29 @@ def escalate_rule(
     barred = () if next_route.unsafe_self_approval or not rule.self_approval else tuple(requesters)
     added = (name for name in next_route.approvers if name not in (*rule.approvers, *barred))
     approvers = (*rule.approvers, *added)
-    return replace(rule, approvers=approvers) if approvers != rule.approvers else None
+    accept = tuple(service for service in rule.accept if service in next_route.accept)
+    return replace(rule, approvers=approvers, accept=accept) if approvers != rule.approvers else None
 
 
 def may_decide(rule: RouteRule, approver: str, requesters: Iterable[str | None]) -> bool:
     """Promise P4: nobody decides on their own request, unless the route allows it by an `unsafe_` switch."""
     return approver in rule.approvers and (rule.self_approval or approver not in requesters)
+
+
+def accepted_by(rules: Iterable[RouteRule]) -> tuple[str, ...]:
+    """The services whose buttons decide on a request: those that all of its routes accept."""
+    first, *others = rules
+    return tuple(service for service in first.accept if all(service in rule.accept for rule in others))
+
+
+def check_service(approval: Approval, routes: Mapping[str, Route], service: str) -> None:
+    """Raises: ApprovalError unless each route accepted votes by this service when the request was made, and does so
+    now."""
+    for rule in approval.rules:
+        route = routes.get(rule.route)
+        if route is None or service not in rule.accept or service not in route.accept:
+            hint = f"decide with a key: mcp-guard approvals show {approval.id}"
+            raise ApprovalError(f"route `{rule.route}` accepts no votes by {service.capitalize()}", hint)
 
 
 def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
@@ -418,7 +448,12 @@ def check_statement(statement: VoteStatement, approval: Approval, origin: str, n
         )
     if not approval.requested <= statement.at <= now or now - statement.at > MAX_STATEMENT_AGE:
         raise ApprovalError("the statement has expired", "decide again")
-    if statement.verdict == "approve" and any(vote.terms != statement.terms for vote in approval.votes):
+    check_terms(approval, statement)
+
+
+def check_terms(approval: Approval, voting: Vote | VoteStatement) -> None:
+    """Raises: ApprovalError if an approval gives other terms of a grant than the votes before it."""
+    if voting.verdict == "approve" and any(vote.terms != voting.terms for vote in approval.votes):
         raise ApprovalError(
             "earlier votes signed different grant terms", "use the same --more, --for and --free, or none of them"
         )

@@ -38,6 +38,8 @@ from mcp_guard.core.visible_text import VisibleText, is_connective, join, labell
 SCHEMA_VERSION = 1
 CLAIMED = " (claimed by the agent)"
 SELF_APPROVED = VisibleText(" (self-approved)")
+BY_SERVICE = "by {}, not by a key"
+"""How a vote was given that no key has signed."""
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.joined", "instance.ended",
@@ -384,8 +386,15 @@ def approvers_of(receipt: Mapping[str, Any]) -> list[Json]:
 
 
 def name_of_approver(approver: Mapping[str, Any]) -> VisibleText:
-    """The name, marked if they approved their own request."""
-    return say("{}{}", quote(approver.get("name")), SELF_APPROVED if approver.get("self_approved") else "")
+    """The name, marked if no key of theirs has signed, and if they approved their own request."""
+    own = SELF_APPROVED if approver.get("self_approved") else ""
+    return say("{}{}{}", quote(approver.get("name")), service_mark(approver), own)
+
+
+def service_mark(vote: Mapping[str, Any]) -> VisibleText:
+    """What follows the name of somebody who voted by a button of a service, not with a key."""
+    method = vote.get("method")
+    return say(" ({})", say(BY_SERVICE, quote(str(method).capitalize()))) if method else VisibleText("")
 
 
 def _deed(receipt: Mapping[str, Any]) -> VisibleText:

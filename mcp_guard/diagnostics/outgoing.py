@@ -43,7 +43,8 @@ def _destinations(settings: Settings) -> Iterator[tuple[str, str, bool, NetworkS
     yield from _upstreams(settings)
     for kind, places in (("notifier", settings.notifiers), ("witness", settings.witnesses)):
         for name, place in places.items():
-            address = SLACK if place.kind == "slack" else place.options.get("url")
+            is_webhook = place.kind == "slack" and place.options.get("url") is not None
+            address = SLACK if is_webhook else place.options.get("api") or place.options.get("url")
             if isinstance(address, str):
                 yield f"{kind} `{name}`", address, False, place.network
     if settings.telemetry is not None and settings.telemetry.otlp_endpoint:

@@ -20,10 +20,12 @@ from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRu
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.ledger.policy_approvals import PROPOSED, read_state
 from mcp_guard.ledger.writer import Op, Writer
-from mcp_guard.notify import NOTIFIERS
-from mcp_guard.notify.message import Message, make_enrolment_message, make_message
+from mcp_guard.notify import KEEPING, NOTIFIERS
+from mcp_guard.notify.kept import Kept, NotifierState
+from mcp_guard.notify.message import Message, make_ended_message, make_enrolment_message, make_message
 from mcp_guard.notify.policy_message import make_proposal_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
@@ -61,6 +63,8 @@ class NotificationDispatcher:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox: str
+    state: NotifierState | None = None
+    """What notifiers keep; None if none of them keeps anything."""
     retry_seconds: tuple[float, ...] = RETRY_SECONDS
     _open: dict[str, _Deadlines] = field(default_factory=dict)
     """The open requests, without what they ask for: that can be large, and is read once."""
@@ -96,6 +100,7 @@ class NotificationDispatcher:
             else:
                 continue
             del self._open[id]  # to be read again if it is still open
+        now = self.writer.now()  # what has just ended is due, too
         return await self.reader.read(lambda store: store.due_deliveries(now))
 
     async def _find_open(self) -> None:
@@ -131,16 +136,33 @@ class NotificationDispatcher:
         if message is None:
             await self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
             return
+        if delivery.event == ENDED and not await self._has_begun(delivery):
+            return
         try:
             reserved_until = self.writer.now() + LEASE
             await self.writer.submit(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
         except LedgerError:
             return  # another process has reserved it
-        problem = await _run_in_daemon_thread(partial(self._send, delivery, message))
+        loop = asyncio.get_running_loop()
+        problem = await _run_in_daemon_thread(partial(self._send, delivery, message, loop))
         if problem is None:
             await self._settle(delivery, "delivered", "")
         else:
-            await self._settle(delivery, "failed" if is_last_attempt else "due", problem, int(wait_seconds * SECOND))
+            wait = int(max(wait_seconds, problem.retry_after) * SECOND)
+            await self._settle(delivery, "failed" if is_last_attempt else "due", str(problem), wait)
+
+    async def _has_begun(self, delivery: Delivery) -> bool:
+        """Whether the notifier has reported the request, so that its end is news. While an attempt to do so is under
+        way, the end waits."""
+        all_of_request = await self.reader.read(lambda store: store.deliveries(delivery.subject))
+        others = [other for other in all_of_request if other.notifier == delivery.notifier and other.event != ENDED]
+        if any(other.state == "delivered" for other in others):
+            return True
+        if any(other.state == "due" for other in others):
+            await self._settle(delivery, "due", "", int(self.retry_seconds[0] * SECOND))
+        else:
+            await self._settle(delivery, "failed", "the request itself was not reported")
+        return False
 
     async def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
         await self._write(lambda tx: tx.store.settle_delivery(delivery.id, state, tx.now + wait, note))
@@ -157,31 +179,39 @@ class NotificationDispatcher:
             is_open = proposal is not None and proposal.id == delivery.subject
             return make_proposal_message(proposal, id, self.inbox, now) if proposal and is_open else None
         row = await self.reader.read(lambda store: store.approval(delivery.subject))
+        if row is not None and delivery.event == ENDED:
+            is_over = row[0].state is not ApprovalState.REQUESTED
+            return make_ended_message(row[0], id, self.inbox, now) if is_over else None
         if row is None or row[0].state is not ApprovalState.REQUESTED:
             return None
         return make_message(row[0], delivery.event, id, self.inbox, now)
 
-    def _send(self, delivery: Delivery, message: Message) -> str | None:
+    def _send(self, delivery: Delivery, message: Message, loop: asyncio.AbstractEventLoop) -> DeliveryError | None:
         """Make one attempt, outside the event loop. Returns the problem, or None after success."""
         notifier = self.notifiers.get(delivery.notifier)
         if notifier is None:
-            return f"notifier `{delivery.notifier}` is no longer in the configuration"
+            return DeliveryError(f"notifier `{delivery.notifier}` is no longer in the configuration")
         destination = Destination(notifier.options, os.environ, notifier.base_dir, notifier.network)
         try:
-            importlib.import_module(NOTIFIERS[notifier.kind]).send(destination, message)
+            send = importlib.import_module(NOTIFIERS[notifier.kind]).send
+            if notifier.kind in KEEPING:
+                now = self.writer.now()
+                send(destination, message, Kept(self.state, delivery.notifier, now, loop) if self.state else None)
+            else:
+                send(destination, message)
         except DeliveryError as error:
-            return str(error)
+            return error
         except Exception as error:  # a defect of a notifier is shown with the delivery, and never affects a call
-            return f"the notifier failed: {type(error).__name__}"
+            return DeliveryError(f"the notifier failed: {type(error).__name__}")
         return None
 
 
-async def _run_in_daemon_thread(work: Callable[[], str | None]) -> str | None:
+async def _run_in_daemon_thread(work: Callable[[], DeliveryError | None]) -> DeliveryError | None:
     """Run `work` in a daemon thread, so that a notifier that hangs cannot keep the process from ending."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[str | None] = loop.create_future()
+    done: asyncio.Future[DeliveryError | None] = loop.create_future()
 
-    def settle(result: str | None) -> None:
+    def settle(result: DeliveryError | None) -> None:
         if not done.done():
             done.set_result(result)
 

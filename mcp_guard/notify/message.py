@@ -6,16 +6,28 @@ stay in the ledger, except the fields that the configuration chooses (`notify_fi
 
 from dataclasses import asdict, dataclass
 
-from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval import Approval, ApprovalState, Vote, accepted_by, may_decide
 from mcp_guard.core.approval_card import UNDO, is_irreversible, notified_fields
 from mcp_guard.core.model import Json, Resource
-from mcp_guard.core.receipt import CLAIMED, format_time
+from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 
 MAX_VALUE, MAX_REASON = 300, 1000
 """Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
 commands have limits, and refuse the whole message; the page that the message links to shows everything."""
+ENDINGS = {
+    ApprovalState.APPROVED: "was approved",
+    ApprovalState.CONSUMED: "was approved",
+    ApprovalState.DENIED: "was denied",
+    ApprovalState.EXPIRED: "has expired",
+    ApprovalState.WITHDRAWN: "was withdrawn",
+    ApprovalState.STALE: "is out of date",
+    ApprovalState.REVOKED: "was revoked",
+}
+"""How a request ended, in words."""
+ENDED_SECONDS = 24 * 3600
+"""How long it is worth while to tell of an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,14 @@ class Message:
     """Names and values of the chosen arguments. `lines` has them too, in one line."""
     caution: str = ""
     """That the call cannot be undone. `lines` has it too."""
+    approval: str = ""
+    """The id of the request that it is about, if any."""
+    expires: int = 0
+    """Unix seconds: when nobody needs the message any more."""
+    audience: tuple[str, ...] = ()
+    """The ids of the approvers who may decide on the request."""
+    accepts: tuple[str, ...] = ()
+    """The services in which the request may be decided by a button (`accept` of each of its routes)."""
 
     @property
     def type(self) -> str:
@@ -91,7 +111,53 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         ),
     )  # fmt: skip
     title = say("{} {} approval: {}", quote(subject.agent), verb, target)
-    return Message(id, event, title, lines, link, now // 1_000_000, data, fields, caution)
+    return Message(
+        id, event, title, lines, link, now // 1_000_000, data, fields, caution, approval.id,
+        expires=approval.expires // 1_000_000, audience=_audience(approval), accepts=accepted_by(approval.rules),
+    )  # fmt: skip
+
+
+def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Message:
+    """About a request that is decided, or that nobody can decide any more: how it ended, and by whom."""
+    subject, link = approval.subject, f"{inbox}/requests/{approval.id}"
+    resource = subject.resource or Resource("Tool", subject.tool)
+    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    ending = ENDINGS[approval.state]
+    votes = [
+        {"verdict": vote.verdict, "approver": vote.approver, "name": vote.name, "rationale": vote.rationale}
+        | ({"method": vote.method} if vote.method else {})
+        for vote in approval.votes
+    ]
+    data = {
+        "event": "ended",
+        "approval": approval.id,
+        "agent": subject.agent,
+        "instance": approval.instance,
+        "tool": subject.tool,
+        "resource": asdict(resource),
+        "state": str(approval.state),
+        "votes": votes,
+        "decision_hash": approval.decision_hash,
+        "link": link,
+    }
+    decided = tuple(map(_vote_line, approval.votes))
+    lines = (say("The request of {} ({}) {}.", quote(subject.agent), quote(approval.instance), ending), *decided)
+    title = say("{}: the request {}: {}", quote(subject.agent), ending, target)
+    at = now // 1_000_000
+    return Message(id, "ended", title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS)
+
+
+def _vote_line(vote: Vote) -> VisibleText:
+    verb = "Approved" if vote.verdict == "approve" else "Denied"
+    rationale = quote(shorten(vote.rationale, MAX_VALUE), always=True)
+    by = say("{}{}", quote(vote.name or vote.approver), service_mark({"method": vote.method}))
+    return say("{} by {}: {}", verb, by, rationale)
+
+
+def _audience(approval: Approval) -> tuple[str, ...]:
+    requesters = approval.subject.requesters
+    names = (name for rule in approval.rules for name in rule.approvers if may_decide(rule, name, requesters))
+    return tuple(dict.fromkeys(names))
 
 
 def _field_text(value: object) -> VisibleText:

@@ -22,4 +22,4 @@ def make_proposal_message(proposal: PolicyProposal, id: str, pages: str, now: in
         join("", ["Nothing changes until then." if proposal.previous else "Until then every call is denied."]),
         say("Look and decide at {} or with: {}", link, PENDING),
     )
-    return Message(id, PROPOSED, title, lines, link, now // 1_000_000, data)
+    return Message(id, PROPOSED, title, lines, link, now // 1_000_000, data, audience=tuple(proposal.rule.approvers))

@@ -304,13 +304,16 @@ class DeliveryStore(Protocol):
     """Messages to approvers. Consistency: a process takes a message by compare-and-set on its attempts, before it sends
     it, so that one attempt is made once."""
 
-    def add_delivery(self, subject: str, notifier: str, event: str, due: Micros) -> None: ...
+    def add_delivery(self, subject: str, notifier: str, event: str, due: Micros, state: str = "due") -> None: ...
 
     def move_delivery(self, before: Delivery, state: str, due: Micros, note: str) -> None:
         """Compare-and-set, one attempt more. Raises: ChangedElsewhere if another process has taken it."""
 
     def settle_delivery(self, id: int, state: str, due: Micros, note: str) -> None:
         """By the process that has taken it."""
+
+    def end_deliveries(self, subject: str, now: Micros) -> None:
+        """The request has ended: its `waiting` deliveries are due now."""
 
     def due_deliveries(self, now: Micros) -> list[Delivery]: ...
 

@@ -100,7 +100,8 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt.
+    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`, or for that about the end of a
+    request, `waiting` until then; `due` is its next attempt.
 
     `subject` is the approval that it is about, or if `event` is `enrolled`, the approver's key.
     """

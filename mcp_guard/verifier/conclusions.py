@@ -145,6 +145,7 @@ def _assure_witnesses(report: Report) -> None:
 
 def _assure_approvers(report: Report) -> None:
     """Who decided: whose keys they are, and whether they were other people than those who asked."""
+    _assure_reported(report)
     if not report.approvers_words and not report.approvals and not report.operations:
         return
     is_whole = report.scope in ("ledger", "export")
@@ -188,6 +189,18 @@ def _assure_policies(report: Report) -> None:
         )
     elif report.policies_under_rule:
         report.assure("policy_approval", "since the rule began, no policies were loaded without approval")
+
+
+def _assure_reported(report: Report) -> None:
+    """Votes without a signature."""
+    if report.reported_votes:
+        first = report.first_reported_vote
+        report.leave_open(
+            "reported_votes",
+            f"who gave {count(report.reported_votes, 'vote')} by a button of Slack: no key has signed, and only the "
+            f"guard says what Slack reported (first: receipt {first})",
+            "have these routes decided with keys: remove `accept` from them",
+        )
 
 
 def _assure_outcomes(report: Report) -> None:

@@ -14,6 +14,7 @@ from .granting import follow_vote
 from .operations import OperationChecker
 from .receipts import REQUEST
 from .report import VerificationFailed
+from .reported_votes import ReportedVotes, check_reported
 from .self_approval import SelfApprovals, is_alone
 from .sign_in import check_sign_in
 from .signatures import ABOUT, Receipt, statement
@@ -87,6 +88,7 @@ class ConsistencyChecker:
         self.operations = OperationChecker(self.keys)
         self.votes = 0
         self.self_approvals = SelfApprovals()
+        self.reported = ReportedVotes()
         self._ids: set[bytes] = set()
         """Hashes of the ids of all approvals: a signature must not be used again under its id."""
         self._held: tuple[int, Receipt] | None = None
@@ -101,6 +103,7 @@ class ConsistencyChecker:
         """Take over what goes on after a migration: keys, calls without outcome, and ids, which are never used again.
         Requests, approvals and grants end with it."""
         self.votes, self.self_approvals = before.votes, before.self_approvals
+        self.reported = before.reported
         if isinstance(before, ConsistencyChecker):
             self.keys, self.operations = before.keys, before.operations
             self.intents, self._ids = before.intents, before._ids
@@ -299,7 +302,7 @@ class ConsistencyChecker:
         """One step of an open request."""
         id, kind = receipt["approval"], receipt["kind"]
         if kind == "approval.escalated":
-            if approval.state != "approval.requested" or not _only_adds_approvers(approval.rules, receipt["rules"]):
+            if approval.state != "approval.requested" or not only_adds_approvers(approval.rules, receipt["rules"]):
                 raise VerificationFailed(seq, f"approval `{id}` is escalated by more than adding approvers")
             approval.rules = receipt["rules"]
         elif kind == "approval.granted":
@@ -331,7 +334,7 @@ class ConsistencyChecker:
     def _check_vote(self, seq: int, receipt: Receipt, approval: OpenApproval) -> None:
         """A vote is signed by its approver, about this request as it was then, and was given in time."""
         self._check_signer(seq, receipt)
-        self.votes += 1
+        self.votes += "method" not in receipt
         approver = receipt["approver"]
         if receipt["rules"] != approval.rules:
             raise VerificationFailed(seq, f"`{approver}` has signed other rules than those of the request")
@@ -348,7 +351,12 @@ class ConsistencyChecker:
             approval.votes.append(receipt)
 
     def _check_signer(self, seq: int, receipt: Receipt) -> None:
-        """A vote is signed by its approver."""
+        """A vote is signed by its approver. Or a service has reported it, which proves nothing, and is possible only
+        where every route accepts it."""
+        if "method" in receipt:
+            check_reported(seq, receipt)
+            self.reported.add(seq)
+            return
         self.keys.check_signed(seq, receipt["approver"], receipt, statement(receipt), "the vote")
 
     def _check_grant(self, seq: int, receipt: Receipt, kind: str) -> None:
@@ -414,16 +422,20 @@ def _check_approvers(seq: int, used: Receipt, approval: OpenApproval) -> None:
         and by["name"] == vote["name"]
         and begins_alike(vote["rationale"], by["rationale"])
         and bool(by.get("self_approved")) == bool(vote.get("self_approved"))
+        and by.get("method") == vote.get("method")
         for by, vote in zip(named, approval.votes, strict=True)
     )
     if not fits:
         raise VerificationFailed(seq, "the approvers that it names are not those who have voted")
 
 
-def _only_adds_approvers(before: list[Receipt], after: list[Receipt]) -> bool:
-    """Whether rules demand what they demanded before, of the same people or more."""
+def only_adds_approvers(before: list[Receipt], after: list[Receipt]) -> bool:
+    """Whether rules demand what they demanded before, of the same people or more, and accept no further service."""
+    free: Receipt = {"approvers": None, "accept": None}
     return len(before) == len(after) and all(
-        {**new, "approvers": None} == {**old, "approvers": None} and set(old["approvers"]) <= set(new["approvers"])
+        {**new, **free} == {**old, **free}
+        and set(old["approvers"]) <= set(new["approvers"])
+        and set(new.get("accept", ())) <= set(old.get("accept", ()))
         for old, new in zip(before, after, strict=True)
     )
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from .approver_keys import TrustedKeys, is_same_key
 from .granting import follow_vote
 from .report import VerificationFailed
+from .reported_votes import ReportedVotes
 from .self_approval import SelfApprovals
 from .signatures import Receipt, check_signature, statement, voucher
 
@@ -48,6 +49,8 @@ class Format4Checker:
         self.trusted = trusted
         self.votes = 0
         self.self_approvals = SelfApprovals()
+        self.reported = ReportedVotes()
+        """None: this format has no such votes."""
         self._held: tuple[int, str] | None = None
         """The latest decision that required approval, and its call."""
         self._consumed: tuple[int, str] | None = None

@@ -210,6 +210,7 @@ class _FullVerification:
         if isinstance(self.consistency, ConsistencyChecker):
             report.operations = self.consistency.operations.count
         self.consistency.self_approvals.report(report)
+        self.consistency.reported.report(report)
         report.policies = len(self.policies.versions)
         self.policy_approvals.report(report)
 

@@ -85,6 +85,7 @@ class _RangeVerification:
         check_against(self.requirements, chain, size, root_of, report)
         report.approvers_keys_given = self.requirements.approvers is not None
         self.consistency.self_approvals.report(report)
+        self.consistency.reported.report(report)
         conclude_range(report, holds_payloads)
 
     def _find_signers(self) -> list[tuple[int, Signer]]:

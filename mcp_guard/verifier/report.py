@@ -76,6 +76,10 @@ class Report:
     """Those in which, on some route, nobody but the agent's owner or user has approved."""
     first_self_approval: int | None = None
     """The receipt that completed the first of them."""
+    reported_votes: int = 0
+    """Votes that no key has signed, but a service has reported (`reported_votes.py`)."""
+    first_reported_vote: int | None = None
+    """The receipt of the first of them."""
     key_is_beside: bool = False
     """Whether the guard's key was read from beside the input."""
     policies: int = 0

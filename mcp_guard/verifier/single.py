@@ -65,6 +65,7 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     report.last_time = result.last_time
     report.approvers_keys_given = requirements.approvers is not None
     consistency.self_approvals.report(report)
+    consistency.reported.report(report)
     conclude_bundle(report)
 
 

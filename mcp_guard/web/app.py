@@ -49,6 +49,7 @@ def make_console(
         items=items,
         sessions=BrowserSessions(items, secret.derive("web-session"), realm, limits),
         passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered)),
+        proofs=answered,
         provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
         navigation=tuple(link for page in PAGES for link in page.NAV),
         assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),

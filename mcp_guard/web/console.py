@@ -22,6 +22,7 @@ from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Json
 from mcp_guard.core.people import Identity
 from mcp_guard.core.visible_text import visible_line
+from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.ledger.approvals.approver_keys import keys_in_use
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Writer
@@ -66,6 +67,8 @@ class Console:
     items: Items
     sessions: BrowserSessions
     passkeys: Passkeys
+    proofs: ProofMemory
+    """What was used and must not be used again, at any gateway."""
     provider: ProviderSignIns | None = None
     """The identity provider that people sign in with, if there is one."""
     navigation: tuple[NavigationLink, ...] = ()

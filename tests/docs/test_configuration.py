@@ -8,20 +8,20 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard.config import file, ledger, network, risk, serve, telemetry, tools, types, upstreams, web
+from mcp_guard.config import file, ledger, network, notifiers, risk, serve, telemetry, tools, types, upstreams, web
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
-NO_KEY_OF_THEIR_OWN = {file.Config, file.DesktopConfig, risk.RiskConfig, serve.JwksConfig}
+NO_KEY_OF_THEIR_OWN = {file.Config, notifiers.DesktopConfig, risk.RiskConfig, serve.JwksConfig}
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
     file.GuardConfig, file.LimitsConfig, file.AgentConfig, upstreams.UpstreamConfig,
     upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
     tools.ResourceTypeConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
-    file.IdentityConfig, file.RouteConfig, file.WebhookConfig,
-    file.SlackConfig, file.EmailConfig, file.CommandConfig, file.InboxConfig, web.WebConfig,
-    web.WebRolesConfig, risk.SignalConfig,
-    risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
+    file.IdentityConfig, file.RouteConfig, notifiers.WebhookConfig,
+    notifiers.SlackConfig, notifiers.TeamsConfig, notifiers.PushConfig, notifiers.EmailConfig, notifiers.CommandConfig,
+    file.InboxConfig, web.WebConfig, web.WebRolesConfig, risk.SignalConfig, risk.DriftConfig,
+    serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
     ledger.CosignatureWitnessConfig, network.NetworkConfig, telemetry.TelemetryConfig, types.SecretConfig,

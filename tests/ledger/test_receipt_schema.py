@@ -48,7 +48,8 @@ FORMS: list[Json] = [
 ]
 """Kinds whose form is fixed."""
 VOTERS = ("alice", "bob", "carol", "mallory")
-FIRST = Route("people", VOTERS, 3600 * SECOND, True, escalate_to="chiefs", escalate_after=600 * SECOND)
+SLACK = {"team": "T1", "user": "U1", "channel": "C1", "message": "1.2"}
+FIRST = Route("people", VOTERS, 3600 * SECOND, True, 1, "chiefs", 600 * SECOND, accept=("slack",))
 CHIEFS = Route("chiefs", ("erin",), 3600 * SECOND)
 EARLY = '@id("early") forbid (principal, action, resource) when { context.time.now < datetime("2000-01-01") };'
 HOLD_POLICIES = ALLOW + HOLD.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
@@ -92,6 +93,10 @@ async def approvals_of_every_fate(harness: Harness) -> None:
     signed_in = SignIn("https://idp.example", "alice-at-idp", "urn:strong", ("pwd", "mfa"), harness.clock.time)
     harness.approve(await ask(harness, "denied"), verdict="deny", signed_in=signed_in)
     await call(harness, "crm__note", {"text": "denied"})
+    writer = harness.ledger.writer
+    writer.run(votes.record_reported_op(await ask(harness, "denied in Slack"), "alice", "deny", "slack", SLACK))
+    writer.run(votes.record_reported_op(await ask(harness, "by Slack"), "alice", "approve", "slack", SLACK))
+    await call(harness, "crm__note", {"text": "by Slack"})
     revoked = await ask(harness, "revoked")
     harness.approve(revoked)
     votes.revoke(revoked, "carol", "on second thoughts")

@@ -10,12 +10,13 @@ import pytest
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Effect, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
-from mcp_guard.notify import NOTIFIERS, command, desktop, email, slack, webhook
+from mcp_guard.notify import NOTIFIERS, command, desktop, email, slack, teams, webhook
 from mcp_guard.notify.desktop import _osascript
 from mcp_guard.notify.message import Message, make_message
 from mcp_guard.outbound import Destination
 from mcp_guard.settings import SecretReference
 from tests.notify.receivers import smtp, web
+from tests.notify.teams_workflow import check_message, texts
 from tests.notify.test_delivery import INBOX, SECRET, keep, mail_options
 from tests.promises.harness import (
     ALLOW,
@@ -65,7 +66,7 @@ def by_webhook(folder: Path, message: Message) -> str:
 def by_slack(folder: Path, message: Message) -> str:
     with web() as receiver:
         keep(folder / "slack", f"{receiver.url}/T0/B0/secret")
-        slack.send(Destination({"url": SecretReference("file", "slack")}, {}, folder), message)
+        slack.send(Destination({"url": SecretReference("file", "slack")}, {}, folder), message, None)
     blocks = json.loads(receiver.posted[0].body)["blocks"]
     assert all(field["type"] == "plain_text" for block in blocks for field in block.get("fields", ()))
     assert all(len(block.get("fields", ())) <= 10 for block in blocks)
@@ -99,8 +100,16 @@ def by_desktop(folder: Path, message: Message) -> str:
     return (folder / "said").read_text()
 
 
+def by_teams(folder: Path, message: Message) -> str:
+    with web() as receiver:
+        keep(folder / "teams", receiver.url)
+        teams.send(Destination({"url": SecretReference("file", "teams")}, {}, folder), message)
+    return "\n".join(texts(check_message(receiver.posted[0].body)))
+
+
 SENDERS: dict[str, Callable[[Path, Message], str]] = {
-    "webhook": by_webhook, "slack": by_slack, "email": by_email, "command": by_command, "desktop": by_desktop,
+    "webhook": by_webhook, "slack": by_slack, "teams": by_teams, "email": by_email, "command": by_command,
+    "desktop": by_desktop,
 }  # fmt: skip
 
 

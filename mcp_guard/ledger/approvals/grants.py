@@ -84,6 +84,7 @@ def approver_fields(approval: Approval) -> tuple[Json, ...]:
 def _approver_fields(approval: Approval, vote: Vote) -> Json:
     rationale = truncate(vote.rationale, MAX_RATIONALE_BYTES)
     fields = {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}
+    fields |= {"method": vote.method} if vote.method else {}
     return fields | {"self_approved": True} if approval.is_requester(vote.approver) else fields
 
 

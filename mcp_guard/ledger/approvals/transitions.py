@@ -28,6 +28,8 @@ RECEIPT_KINDS = {
     ApprovalState.REVOKED: "approval.revoked",
 }
 RELEASED = "approval.released"
+ENDED = "ended"
+"""The event of the message about the end of a request."""
 
 
 # Receipts
@@ -46,7 +48,7 @@ def receipt_fields(approval: Approval) -> Json:
 
 
 def vote_fields(vote: Vote) -> Json:
-    """A vote as receipted: everything that its signature covers, and the signature."""
+    """A vote as receipted: everything that its signature covers, and the signature, or what a service has reported."""
     return {
         "approver": vote.approver,
         "name": vote.name or vote.approver,
@@ -57,6 +59,8 @@ def vote_fields(vote: Vote) -> Json:
         "signed_in": vote.signed_in.to_json() if vote.signed_in else None,
         "key": vote.key,
         "signature": vote.signature,
+        "method": vote.method,
+        "reported": vote.reported,
     }
 
 
@@ -78,9 +82,13 @@ def add_request(
 
 
 def queue_notifications(tx: Transaction, approval: Approval, event: str, routes: list[Route]) -> None:
-    """Queue one message for each notifier of these routes."""
+    """Queue one message for each notifier of these routes, and for those that report it, one about the end."""
     for notifier in dict.fromkeys(name for route in routes for name in route.notify):
         tx.store.add_delivery(approval.id, notifier, event, tx.now)
+    if followers := dict.fromkeys(name for route in routes for name in route.follow):
+        queued = {delivery.notifier for delivery in tx.store.deliveries(approval.id) if delivery.event == ENDED}
+        for notifier in followers.keys() - queued:
+            tx.store.add_delivery(approval.id, notifier, ENDED, tx.now, "waiting")
 
 
 def find_approval(tx: Transaction, id: str) -> tuple[Approval, list[int]]:
@@ -141,6 +149,8 @@ def move(
     seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
     tx.moved_approvals.append(approval.id)
+    if current.state is ApprovalState.REQUESTED:
+        tx.store.end_deliveries(approval.id, tx.now)
     if moved.state not in (*rules.OPEN, ApprovalState.CONSUMED):
         _forget_exact_request(tx, moved, receipts[1])
     return moved

@@ -100,6 +100,31 @@ class Votes:
 
         return op
 
+    def record_reported_op(self, id: str, approver: str, verdict: str, service: str, reported: Json) -> Op[Approval]:
+        """Record a vote that no key has signed: this person pressed a button in a service that every route of the
+        request accepts. `reported` is what the service says of it.
+
+        Raises: ApprovalError, LedgerError.
+        """
+
+        def op(tx: Transaction) -> Approval:
+            approval = self._check_vote(tx, id, approver, verdict)
+            rules.check_service(approval, self.routes, service)
+            rules.check_sign_in(approval, approver, None, tx.now)
+            vote = Vote(
+                approver=approver,
+                verdict=verdict,
+                rationale=f"by a button in {service.capitalize()}",
+                at=tx.now,
+                name=self.people[approver],
+                method=service,
+                reported=reported,
+            )
+            rules.check_terms(approval, vote)
+            return transitions.record_vote(tx, transitions.escalate(tx, approval.id, self.routes), vote)
+
+        return op
+
     def revoke(self, id: str, approver: str, note: str) -> str:
         """Revoke an approval that is not used yet, or a grant, at once. Returns its new state.
 

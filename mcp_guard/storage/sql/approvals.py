@@ -256,8 +256,8 @@ class ApprovalQueries(Queries):
 
     # Deliveries
 
-    def add_delivery(self, subject: str, notifier: str, event: str, due: Micros) -> None:
-        values = (subject, notifier, event, "due", 0, due, "")
+    def add_delivery(self, subject: str, notifier: str, event: str, due: Micros, state: str = "due") -> None:
+        values = (subject, notifier, event, state, 0, due, "")
         self._write(
             "INSERT INTO delivery (subject, notifier, event, state, attempts, due, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
             values,
@@ -272,6 +272,10 @@ class ApprovalQueries(Queries):
 
     def settle_delivery(self, id: int, state: str, due: Micros, note: str) -> None:
         self._write("UPDATE delivery SET state = ?, due = ?, note = ? WHERE id = ?", (state, due, note, id))
+
+    def end_deliveries(self, subject: str, now: Micros) -> None:
+        query = "UPDATE delivery SET state = 'due', due = ? WHERE state = 'waiting' AND subject = ?"
+        self._write(query, (now, subject))
 
     def due_deliveries(self, now: Micros) -> list[Delivery]:
         rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
@@ -339,7 +343,8 @@ def _read_vote(vote: Json) -> Vote:
 def _read_rule(rule: Json) -> RouteRule:
     sign_in = rule.get("sign_in")
     read = SignInRule(**sign_in | {"acr": tuple(sign_in["acr"])}) if sign_in else None
-    return RouteRule(**rule | {"approvers": tuple(rule["approvers"]), "sign_in": read})
+    lists = {name: tuple(rule.get(name, ())) for name in ("approvers", "accept")}
+    return RouteRule(**rule | lists | {"sign_in": read})
 
 
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
@@ -353,7 +358,7 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
         request_hash=request_hash,
         decision_hash=decision_hash,
         nonce=nonce,
-        rules=tuple(_read_rule(rule) for rule in json.loads(rules)),
+        rules=tuple(map(_read_rule, json.loads(rules))),
         subject=ApprovalSubject.from_json(json.loads(subject)),
         votes=tuple(_read_vote(vote) for vote in json.loads(votes)),
         requested=requested,

@@ -15,6 +15,7 @@ from mcp_guard.web.pages import (
     policy_changes,
     requests,
     sign_in,
+    slack,
     tools,
 )
 
@@ -29,7 +30,9 @@ class PageModule(Protocol):
     def routes(self, console: Console) -> list[Route]: ...
 
 
-PAGES: tuple[PageModule, ...] = (inbox, requests, policies, policy_changes, tools, operations, keys, sign_in, oidc)
-FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES}
+PAGES: tuple[PageModule, ...] = (
+    inbox, requests, policies, policy_changes, tools, operations, keys, sign_in, oidc, slack,
+)  # fmt: skip
+FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES, slack.PATH: slack.MAX_BODY_BYTES}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another
 origin: their pages check who has sent them."""

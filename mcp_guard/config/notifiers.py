@@ -1,0 +1,101 @@
+"""The sections `[notifiers.NAME]`: how people are told of requests."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mcp_guard.config.types import Model, SecretConfig, Url
+
+
+class DesktopConfig(Model):
+    kind: Literal["desktop"]
+
+
+class WebhookConfig(Model):
+    kind: Literal["webhook"]
+    url: Url
+    secret: SecretConfig
+
+
+class SlackConfig(Model):
+    """An incoming webhook (`url`), or an app (`token` and `channel`), whose buttons decide with a `signing_secret`."""
+
+    kind: Literal["slack"]
+    url: SecretConfig | None = None
+    token: SecretConfig | None = None
+    channel: Annotated[str, Field(pattern=r"^[CDG][A-Z0-9]+$")] | None = None
+    signing_secret: SecretConfig | None = None
+    team: Annotated[str, Field(pattern=r"^T[A-Z0-9]+$")] | None = None
+    api: Url = "https://slack.com/api"
+
+    @model_validator(mode="after")
+    def is_webhook_or_app(self) -> "SlackConfig":
+        is_app = self.token is not None or self.channel is not None
+        if (self.url is not None) == is_app:
+            raise ValueError("give either `url`, for an incoming webhook, or `token` and `channel`, for an app")
+        if is_app and (self.token is None or self.channel is None):
+            raise ValueError("an app needs both `token` and `channel`")
+        if (self.signing_secret is not None or self.team is not None) and not (is_app and self.takes_votes):
+            raise ValueError("buttons that decide need an app with `signing_secret` and `team`")
+        return self
+
+    @property
+    def takes_votes(self) -> bool:
+        return self.signing_secret is not None and self.team is not None
+
+
+class TeamsConfig(Model):
+    kind: Literal["teams"]
+    url: SecretConfig
+
+
+class PushConfig(Model):
+    """`services` are the hosts of further push services that browsers may name, `contact` is for their operators."""
+
+    kind: Literal["push"]
+    services: tuple[Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9.-]+(:\d{1,5})?$")], ...] = ()
+    contact: Annotated[str, Field(pattern=r"^(mailto:.+@.+|https://.+)$")] | None = None
+
+
+class EmailConfig(Model):
+    kind: Literal["email"]
+    host: str
+    port: Annotated[int, Field(gt=0, lt=65536)] = 587
+    sender: str
+    to: Annotated[tuple[str, ...], Field(min_length=1)]
+    starttls: bool = True
+    user: str | None = None
+    password: SecretConfig | None = None
+
+
+class CommandConfig(Model):
+    kind: Literal["command"]
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+AnyNotifier = DesktopConfig | WebhookConfig | SlackConfig | TeamsConfig | PushConfig | EmailConfig | CommandConfig
+NotifierConfig = Annotated[AnyNotifier, Field(discriminator="kind")]
+
+
+def reports_end(notifier: AnyNotifier) -> bool:
+    """Whether it tells of the end of a request, too."""
+    return isinstance(notifier, TeamsConfig) or (isinstance(notifier, SlackConfig) and notifier.token is not None)
+
+
+def takes_votes(notifier: AnyNotifier) -> bool:
+    """Whether its messages may have buttons that decide."""
+    return isinstance(notifier, SlackConfig) and notifier.takes_votes
+
+
+def followers(names: tuple[str, ...], notifiers: Mapping[str, AnyNotifier]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in notifiers and reports_end(notifiers[name]))
+
+
+def options_of(notifier: AnyNotifier) -> dict[str, object]:
+    """The notifier's options by key, with references to secrets."""
+    return {
+        name: value.reference() if isinstance(value, SecretConfig) else value
+        for name, value in notifier
+        if name != "kind"
+    }

@@ -1,0 +1,67 @@
+"""What a notifier keeps beside the ledger, for the threads that send: messages to be updated, and subscriptions."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Json, Micros
+from mcp_guard.outbound import DeliveryError
+from mcp_guard.shared_secret import SharedSecret
+from mcp_guard.storage.items import Item, Items
+
+T = TypeVar("T")
+MESSAGE = "message"
+TIMEOUT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierState:
+    """What all notifiers of a ledger keep, and the secret of its gateways."""
+
+    items: Items
+    secret: SharedSecret
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The same for one notifier and one attempt. Its methods are for other threads than that of the event loop.
+
+    Each raises DeliveryError if the items cannot be read or written now.
+    """
+
+    state: NotifierState
+    notifier: str
+    now: Micros
+    loop: asyncio.AbstractEventLoop
+
+    def add_message(self, approval: str, place: Json, until: Micros) -> None:
+        """Remember where a message about this request is."""
+        key = f"{approval}/{self.notifier}/{self.now}"
+        item = Item(MESSAGE, key, approval, json.dumps(place).encode(), until)
+        self._run(self.state.items.put(item, self.now))
+
+    def messages(self, approval: str) -> dict[str, Json]:
+        """The places of the messages of this notifier about a request, by key."""
+        items = self._run(self.state.items.find_all(MESSAGE, approval, self.now))
+        own = f"{approval}/{self.notifier}/"
+        return {item.key: json.loads(item.value) for item in items if item.key.startswith(own)}
+
+    def forget_message(self, key: str) -> None:
+        self._run(self.state.items.delete(MESSAGE, key))
+
+    def items_of(self, kind: str, owner: str) -> list[Item]:
+        return self._run(self.state.items.find_all(kind, owner, self.now))
+
+    def delete(self, kind: str, key: str) -> None:
+        self._run(self.state.items.delete(kind, key))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result(TIMEOUT_SECONDS)
+        except LedgerError as error:
+            raise DeliveryError(f"what is kept of the messages cannot be used: {error.message}") from None
+        except TimeoutError:
+            raise DeliveryError("what is kept of the messages could not be read in time") from None
