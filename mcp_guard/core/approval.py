@@ -331,9 +331,7 @@ def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
     """The rule of a route for one request. If nothing says who its user is, one of two approvers is not the user."""
     needs_two = is_user_unknown and not route.unsafe_self_approval
     quorum = max(route.quorum, 2) if needs_two else route.quorum
-    return RouteRule(
-        route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in, route.accept
-    )
+    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in, route.accept)
 
 
 def escalate_rule(
