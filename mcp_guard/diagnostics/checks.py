@@ -98,16 +98,10 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def _durability(snapshot: GuardSnapshot) -> CheckResults:
-    """Of a database. Guards refuse calls while these are off, unless the operator allows it."""
-    if not snapshot.not_durable or "guard.unsafe_skip_fsync" in snapshot.unsafe_keys:
+    """Of a database. Guards refuse calls while it could lose receipts, unless the operator allows it."""
+    if snapshot.not_durable is None or "guard.unsafe_skip_fsync" in snapshot.unsafe_keys:
         return []
-    off = " and ".join(f"`{name} = off`" for name in snapshot.not_durable)
-    turned_on = " ".join(f"ALTER SYSTEM SET {name} = on;" for name in snapshot.not_durable)
-    return problem(
-        "sync",
-        f"the database has {off}, so that receipts could be lost with its power: no call is made",
-        f"turn it on: {turned_on} SELECT pg_reload_conf()",
-    )
+    return problem("sync", *snapshot.not_durable)
 
 
 def ledger_file(snapshot: GuardSnapshot) -> CheckResults:

@@ -161,8 +161,8 @@ class GuardSnapshot:
     """Where it is."""
     file: FileInfo | None
     is_in_database: bool
-    not_durable: tuple[str, ...]
-    """Settings of the database that are off, so that receipts could be lost."""
+    not_durable: tuple[str, str] | None
+    """Why the database could lose receipts, and what to do."""
     unused_file: FileInfo | None
     """A ledger file in the state folder that is not the one in use."""
     failure: str

@@ -30,8 +30,8 @@ class StateFolder:
     ledger: str = ""
     file: FileInfo | None = None
     is_in_database: bool = False
-    not_durable: tuple[str, ...] = ()
-    """Settings of the database that are off, so that receipts could be lost."""
+    not_durable: tuple[str, str] | None = None
+    """Why its database could lose receipts, and what to do."""
     unused_file: FileInfo | None = None
     """A ledger file in it that is not the one in use."""
     failure: str = ""
@@ -69,7 +69,7 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
         ledger=str(ledger),
         file=file_info(ledger) if isinstance(ledger, Path) else None,
         is_in_database=not is_file,
-        not_durable=looked.not_durable if looked else (),
+        not_durable=looked.not_durable if looked else None,
         unused_file=file_info(folder / FILE) if ledger != folder / FILE else None,
         failure=failure,
         hint=hint,

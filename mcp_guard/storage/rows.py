@@ -146,5 +146,5 @@ class InspectedLedger:
     several_keys: tuple[tuple[str, int], ...]
     leased: frozenset[str] = frozenset()
     """The guards that run on any machine, where the engine knows."""
-    not_durable: tuple[str, ...] = ()
-    """Settings of the server that are off, so that a commit could be lost."""
+    not_durable: tuple[str, str] | None = None
+    """Why a commit could be lost, and what to do, if the server is set so."""

@@ -174,7 +174,7 @@ def test_calls_are_refused_while_the_running_server_would_lose_receipts_with_its
             refused = client.request("tools/call", {"name": "s__echo", "arguments": {"text": "refused"}})
             assert "`fsync = off`, so that receipts could be lost" in refused.text
             found = cli("doctor", "--config", str(config), check=False).stdout
-            assert "the database has `fsync = off`, so that receipts could be lost" in found
+            assert "`fsync = off`, so that receipts could be lost" in found
             assert "turn it on: ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()" in found
         finally:
             admin.execute("ALTER SYSTEM RESET fsync")

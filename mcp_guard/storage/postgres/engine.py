@@ -105,7 +105,11 @@ class PostgresEngine:
         with self._explained(), closing(self.open_reader()) as store:
             inspected = inspect_store(store, format, store.stored_bytes(), damage=())
             server = Server.of_row(store.ask((SERVER, ()))[0].fetchone())
-            not_durable = tuple(name for name, value in server.durability.items() if value != "on")
+            not_durable = None
+            try:
+                store.wire.check.check_durability(server.durability)
+            except LedgerError as error:
+                not_durable = error.message, error.hint
             return replace(inspected, leased=leased_guards(store), not_durable=not_durable)
 
     def latest_receipts(self, count: int) -> list[bytes]:
