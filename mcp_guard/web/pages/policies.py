@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.policy_approval import hash_of_set, set_material
+from mcp_guard.core.visible_text import visible_code
 from mcp_guard.policy.authoring.explain import explain, lines
 from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
@@ -98,8 +99,8 @@ class _PolicyPages:
         past, version = await console.reader.read(lambda store: _find(store, what, console.settings.time_zone))
         assert past.material is not None
         explanation = await asyncio.to_thread(explain, version, past.material)
-        text = list(lines(explanation))
-        return console.page("policy_decision.html", viewer, receipt=past.receipt, lines=text)
+        text = visible_code("\n".join(lines(explanation)))
+        return console.page("policy_decision.html", viewer, receipt=past.receipt, text=text)
 
 
 def _texts_in_force(store: Store) -> dict[str, str]:

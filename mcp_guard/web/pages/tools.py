@@ -12,7 +12,7 @@ from mcp_guard.core import definition_diff
 from mcp_guard.core.definition_diff import DiffPart
 from mcp_guard.core.model import ToolRule
 from mcp_guard.core.tool_pins import Pin, PinState
-from mcp_guard.core.visible_text import visible_lines
+from mcp_guard.core.visible_text import VisibleText, visible, visible_line, visible_lines
 from mcp_guard.ledger.tool_entries import ToolEntry, findings, tool_entries
 from mcp_guard.upstream.catalog import resolve_effect
 from mcp_guard.web.console import Console, NavigationLink
@@ -101,5 +101,14 @@ class _ToolPages:
 def _differences(before: Pin | None, after: Pin) -> list[DiffRow]:
     differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
     return [
-        DiffRow(row.where, tuple(definition_diff.diff_words(row.before or "", row.after or ""))) for row in differences
+        DiffRow(
+            visible(row.where),
+            tuple((kind, _part(text)) for kind, text in definition_diff.diff_words(row.before or "", row.after or "")),
+        )
+        for row in differences
     ]
+
+
+def _part(text: str) -> VisibleText:
+    """Blanks and line breaks stay wherever they are."""
+    return VisibleText("\n".join(map(visible_line, text.split("\n"))))
