@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from starlette.exceptions import HTTPException
 
-from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.operation import OperationStatement, SignedOperation
 from mcp_guard.ledger import operations
@@ -54,7 +54,9 @@ async def take(console: Console, viewer: BrowserSession, credential: Json) -> Js
 
 
 async def passkeys_to_sign(console: Console, viewer: BrowserSession) -> list[ApproverKey]:
-    """Raises: ApprovalError if the viewer has none for this address."""
+    """Raises: ApprovalError if the viewer has none for this address, or their session is for enrolling one only."""
+    if console.may_only_enrol(viewer):
+        raise SignInRequired("a code for a new key permits only to enrol it", "sign in with the identity provider")
     if passkeys := await console.passkeys_of(viewer):
         return passkeys
     raise ApprovalError(f"you have no passkey of {console.origin}", "enrol one first, on the page Keys")

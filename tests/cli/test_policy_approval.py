@@ -116,3 +116,11 @@ def test_route_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), guard='policy_approval = "peple"')
     refused = cli("status", "--config", str(config), check=False)
     assert "guard.policy_approval: route `peple` is not configured; did you mean `people`?" in refused.stderr
+
+
+def test_route_that_demands_a_sign_in_is_refused(tmp_path: Path) -> None:
+    demanding = '[routes.strict]\napprovers = ["alice"]\nmfa = true\n[web]\nurl = "https://guard.example"\n'
+    demanding += '[web.oidc]\nissuer = "https://login.example"\nclient_id = "guard"\n'
+    config = write_config(tmp_path, scripted("up", tmp_path), guard='policy_approval = "strict"', more=demanding)
+    refused = cli("status", "--config", str(config), check=False)
+    assert "guard.policy_approval: route `strict` demands how its approvers sign in" in refused.stderr
