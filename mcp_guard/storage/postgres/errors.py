@@ -15,7 +15,8 @@ UNREACHABLE = (
 NO_CONNECTION_LEFT = (
     LedgerFault.CANNOT_OPEN,
     "the database takes no more connections",
-    "a gateway needs 6: raise max_connections of the server, or the limit: ALTER ROLE NAME CONNECTION LIMIT NUMBER",
+    "a gateway needs 6, with its pages 12: raise max_connections of the server, or the limit: "
+    "ALTER ROLE NAME CONNECTION LIMIT NUMBER",
 )
 TOO_MANY = re.compile("too many (connections|clients)|connection slots are reserved")
 """What a server says of a connection for which it has none left. The client's library keeps no SQLSTATE of it."""
