@@ -34,7 +34,6 @@ from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
-from mcp_guard.verifier import check_signature
 
 NOTED_AS = "policy approval"
 PROPOSED = "policy_proposed"
@@ -274,6 +273,8 @@ def _withdraw(tx: Transaction, proposal: PolicyProposal, note: str) -> None:
 
 def _check_votes(tx: Transaction, proposal: PolicyProposal, votes: Iterable[PolicyVote]) -> None:
     """Raises: ApprovalError unless each is signed by its approver; their key may have been removed since."""
+    from mcp_guard.verifier import check_signature  # few guards load approved policies
+
     keys: dict[str, ApproverKey] = {key.id: key for key in tx.store.approver_keys()}
     for vote in votes:
         key = keys.get(vote.key)

@@ -19,7 +19,6 @@ from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
-from mcp_guard.verifier import check_signature
 
 CodeKind = Literal["sign_in_code", "enrolment_code"]
 """What a one-time code permits beside signing in: to enrol the approver's first key, or a key in any case."""
@@ -108,6 +107,7 @@ async def enrol_with_key(
 
     Raises: ApprovalError as `enrol` does, or if the signature is not by this key; LedgerError.
     """
+    from mcp_guard.verifier import check_signature  # guards read keys, and check no voucher
 
     def op(tx: Transaction) -> ApproverKey:
         old = usable_key(tx.store.approver_keys(), key, approver.id)
