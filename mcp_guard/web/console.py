@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mcp_guard.core.approval_card import format_minute
-from mcp_guard.core.errors import GuardError, LedgerError
+from mcp_guard.core.errors import GuardError, LedgerError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.people import Identity
 from mcp_guard.core.visible_text import visible_line
@@ -241,7 +241,8 @@ class Console:
         if request.method == "GET":
             viewer = await self._viewer_of_error(request)
             return self.page("error.html", viewer, status, problem=problem, hint=hint)
-        return JSONResponse({"problem": problem, "hint": hint}, status)
+        more = {"sign_in": True} if isinstance(error, SignInRequired) else {}
+        return JSONResponse({"problem": problem, "hint": hint, **more}, status)
 
 
 def count_removed(keys: Iterable[ApproverKey], approver: str) -> int:

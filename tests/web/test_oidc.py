@@ -3,6 +3,7 @@ route's demand is met."""
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from urllib.parse import quote
@@ -28,6 +29,22 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcScenario]
 
 def decide(person: OidcPerson, id: str, passkey: SoftwarePasskey) -> tuple[int, object]:
     return person.web.decide(id, passkey)
+
+
+@pytest.mark.parametrize("auth_time", [int(time.time()) - 700, None], ids=["long ago", "unknown"])
+def test_a_first_passkey_needs_a_recent_sign_in(scenario: OidcScenario, auth_time: int | None) -> None:
+    alice, passkey = scenario.client(), SoftwarePasskey(scenario.on.url)
+    scenario.provider.control("alter", {"claims": {"auth_time": auth_time}})
+    assert alice.sign_in()[0] == 200
+    status, refusal = alice.web.enrol(passkey)
+    assert status == 409
+    assert isinstance(refusal, dict)
+    assert "requires a sign-in of the last ten minutes" in refusal["problem"]
+    assert refusal["sign_in"] is True  # the page offers it
+    url = alice.begin({"to": "/keys", "anew": True})["url"]
+    assert "prompt=login" in url
+    assert "max_age=600" in url
+    assert log(scenario.on.config, "--kind", "approver.enrolled") == []
 
 
 def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_one(scenario: OidcScenario) -> None:
@@ -239,6 +256,19 @@ def test_the_sign_in_page_offers_the_provider(scenario: OidcScenario) -> None:
     assert status == 200
     assert "Completing the sign-in" in page
     assert not re.search("code=x|state=y", page)
+
+
+def test_after_a_removal_a_key_needs_the_operator(scenario: OidcScenario) -> None:
+    keys = json.loads(cli("approvers", "list", "--json", "--config", str(scenario.on.config)).stdout)
+    for key in keys:
+        cli("approvers", "remove", "alice", key["key"], "--why", "lost", "--config", str(scenario.on.config))
+    alice = scenario.client()
+    assert alice.sign_in()[0] == 200
+    status, refusal = alice.web.enrol(SoftwarePasskey(scenario.on.url))
+    assert status == 409
+    assert isinstance(refusal, dict)
+    assert "`alice` had a key already" in refusal["problem"]
+    assert "approvers code alice --enrol" in refusal["hint"]
 
 
 def test_doctor_says_whether_the_provider_can_be_used(scenario: OidcScenario) -> None:

@@ -1,6 +1,7 @@
 """Sign-in with the identity provider in a real browser: from a link to a decision, at a real origin and on loopback."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def page(chromium: Browser) -> Iterator[Page]:
     """A page whose console must stay empty: the content security policy breaks nothing of ours."""
     context = chromium.new_context(viewport={"width": 360, "height": 740})
     made = context.new_page()
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(20_000)
     made.on("pageerror", lambda error: pytest.fail(str(error)))
     made.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
     yield made
@@ -47,7 +48,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 
 def sign_in_there(page: Page, scenario: OidcScenario, button: str = "Sign in") -> None:
-    page.wait_for_url(f"{scenario.provider.issuer}/**")
+    page.wait_for_url(f"{scenario.provider.issuer}/**", timeout=40_000)
     page.get_by_label("Name").fill(ALICE)
     page.get_by_role("button", name=button, exact=True).click()
 
@@ -63,9 +64,17 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     add_passkeys(page.context, page)
     page.goto(address)
     assert fits(page)
+    scenario.provider.control("alter", {"claims": {"auth_time": int(time.time()) - 700}})
     page.get_by_role("button", name="Sign in with Example").click()
     sign_in_there(page, scenario)
     page.wait_for_url(address)
+    page.goto(f"{scenario.on.url}/keys")
+    page.get_by_role("button", name="Enrol a passkey").click()
+    expect(page.get_by_role("alert")).to_contain_text("a first passkey requires a sign-in of the last ten minutes")
+    page.get_by_role("button", name="Sign in again").click()
+    sign_in_there(page, scenario)
+    page.wait_for_url(f"{scenario.on.url}/keys")
+    page.goto(address)
     expect(page.get_by_role("heading", level=1)).to_contain_text("790")
     enrol(page)
     expect(page.get_by_text("and yours had none")).to_be_visible()
@@ -82,7 +91,7 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     assert granted["signed_in"]["acr"] == STRONG
     cli("verify", "--config", str(scenario.on.config))
     page.get_by_role("button", name="Sign out").click()
-    page.wait_for_url(f"{scenario.provider.issuer}/**")
+    page.wait_for_url(f"{scenario.provider.issuer}/**", timeout=40_000)
     page.get_by_role("button", name="Yes, sign me out").click()
     page.wait_for_url(f"{scenario.on.url}/sign-in*")
 
@@ -102,7 +111,7 @@ def test_a_provider_that_is_down_is_said_to_be(scenario: OidcScenario, page: Pag
     """The guard has read the provider's metadata already, and its keys; the code cannot be exchanged."""
     page.goto(scenario.on.url)
     page.get_by_role("button", name="Sign in with Example").click()
-    page.wait_for_url(f"{scenario.provider.issuer}/**")
+    page.wait_for_url(f"{scenario.provider.issuer}/**", timeout=40_000)
     page.get_by_label("Name").fill(ALICE)
 
     def stop_first(route: Route) -> None:

@@ -68,11 +68,10 @@ class _OidcPages:
 
         Raises: HTTPException.
         """
-        if body.get("anew") is True:
-            return Demand(anew=True, max_age=ENROLMENT_LIFETIME // SECOND)
+        recent = [ENROLMENT_LIFETIME // SECOND] if body.get("anew") is True else []
         id = body.get("approval")
         if not isinstance(id, str):
-            return Demand()
+            return Demand(anew=bool(recent), max_age=min(recent, default=None))
         viewer = await self.console.allowed(request, Role.APPROVER)
         row = await self.console.reader.read(lambda store: store.approval(id))
         if row is None:
@@ -83,11 +82,11 @@ class _OidcPages:
             for rule in approval.rules
             if rule.sign_in and may_decide(rule, viewer.approver, approval.subject.requesters)
         ]
-        limits = [rule.seconds for rule in rules if rule.seconds]
+        limits = [rule.seconds for rule in rules if rule.seconds] + recent
         return Demand(
             acr=tuple(dict.fromkeys(value for rule in rules for value in rule.acr)),
             anew=True,
-            max_age=min(limits) if limits else None,
+            max_age=min(limits, default=None),
         )
 
     async def callback(self, _: Request) -> Response:

@@ -49,7 +49,7 @@ async function post(path, body = {}) {
   const headers = isForm ? {} : { "content-type": "application/json" };
   const reply = await send(path, { method: "POST", headers, body: isForm ? body : JSON.stringify(body) });
   const answer = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
-  if (!reply.ok) throw Object.assign(new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : "")), { vouch: answer.vouch });
+  if (!reply.ok) throw Object.assign(new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : "")), { vouch: answer.vouch, signIn: answer.sign_in });
   return answer;
 }
 
@@ -108,6 +108,7 @@ async function attempt(work, field) {
     if (answer?.go) location.assign(answer.go);
   } catch (error) {
     showProblem(REFUSALS[error.name] ?? error.message, error.field ?? field);
+    if (error.signIn) offerSignIn(); // of oidc.js, which every page has where such a sign-in can be asked for
   }
 }
 

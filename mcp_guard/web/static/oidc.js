@@ -27,6 +27,19 @@ async function beginSignIn(button) {
   location.assign(begun.url);
 }
 
+// Below the problem that another sign-in solves. On a request's page it is one that its routes demand.
+function offerSignIn() {
+  if (document.querySelector("main button[data-oidc]")) return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Sign in again";
+  Object.assign(button.dataset, { oidc: "", anew: "true" });
+  const article = document.querySelector("article[data-id]");
+  if (article) button.dataset.approval = article.dataset.id;
+  document.getElementById("problem").after(button);
+  button.focus();
+}
+
 async function finishSignIn() {
   const query = location.search.slice(1);
   history.replaceState(null, "", location.pathname); // the code stays in no history
