@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.policy_approval import hash_of_set
 from mcp_guard.core.visible_text import say
+from mcp_guard.ledger.policy_approvals import read_state
 from mcp_guard.ledger.registry import FOREVER
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey, RevocationKey
@@ -45,6 +47,14 @@ class Said:
     keys: dict[str, ApproverKey] = field(default_factory=dict)
     revoked: dict[RevocationKey, Revoked] = field(default_factory=dict)
     agents: dict[str, Enrolled] = field(default_factory=dict)
+    loaded: str | None = None
+    """The policy version that was loaded last, until a rule of four eyes began."""
+    began: bool = False
+    """Whether such a rule has begun."""
+    policy_set: str | None = None
+    """The set that was approved last, and its proposal."""
+    proposal: str | None = None
+    """Empty for the baseline."""
 
     def read(self, kind: str, seq: int, receipt: Json) -> None:
         match kind:
@@ -60,6 +70,12 @@ class Said:
             case "agent.enrolled":
                 groups = tuple(receipt.get("groups", ()))
                 self.agents[receipt["agent"]] = (receipt["owner"], groups, receipt.get("on_behalf_of"))
+            case "policy.loaded" if not self.began and not receipt.get("shadow"):
+                self.loaded = receipt["policy_version"]
+            case "guard.started" | "policy.proposed":
+                self.began = self.began or kind == "policy.proposed" or "policy_approval" in receipt
+            case "policy.approved" if not receipt.get("missing"):
+                self.policy_set, self.proposal = receipt["policy_set"], receipt["proposal"]
 
     def _revoke(self, key: RevocationKey, receipt: Json) -> None:
         before = self.revoked.get(key, Revoked(0))
@@ -72,7 +88,10 @@ def check_tables(store: Store) -> None:
     """Raises: LedgerError if a table is not as its receipts say."""
     said = Said()
     for row in store.receipts_after(-1):
-        if row.kind.startswith(("approver.", "agent.")) or row.kind == "credential.revoked":
+        if row.kind.startswith(("approver.", "agent.", "policy.")) or row.kind in (
+            "credential.revoked",
+            "guard.started",
+        ):
             said.read(row.kind, row.seq, json.loads(row.body))
     for what in _differences(said, store):
         raise LedgerError(f"{what} as its receipts say", "somebody has changed this backup: use another one")
@@ -89,9 +108,23 @@ def _differences(said: Said, store: Store) -> Iterator[str]:
     for key in sorted(revocations.keys() | said.revoked.keys()):
         if key not in said.revoked or not said.revoked[key].allows(revocations.get(key)):
             yield say("the revocation of {} {} is not", key[0], f"`{key[1]}`")
+    if not _is_policy_state_as_receipted(said, store):
+        yield "the set of policies in force is not"
     agents = {agent.name: (agent.owner, agent.groups, user) for agent, user, _ in store.agents()}
     for name in _differing(agents, said.agents):
         yield say("the enrolled agent {} is not", f"`{name}`")
+
+
+def _is_policy_state_as_receipted(said: Said, store: Store) -> bool:
+    """Whether the set that may be loaded under the rule of four eyes is the approved one, or its baseline."""
+    state = read_state(store)
+    if state is None or not said.began:
+        return state is None and not said.began
+    if said.proposal is None and said.loaded is not None:
+        material = store.policy(said.loaded)
+        said.policy_set = None if material is None else hash_of_set(json.loads(material)["policies"])
+    proposal = state.approved.id if state.approved else None
+    return (state.in_force, proposal) == (said.policy_set, said.proposal)
 
 
 def _differing(these: Mapping[str, T], those: Mapping[str, T]) -> list[str]:

@@ -1,6 +1,7 @@
 """Four eyes on policy: what people have not approved is not loaded, whatever happens to files, guards and clocks."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from mcp_guard.core.errors import ApprovalError, LedgerError, PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals.approver_keys import remove
+from mcp_guard.ledger.as_receipted import check_tables
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.policy_approvals import ApprovedPolicies
 from mcp_guard.verifier import Requirements, read_keys, verify_full, verify_ledger
@@ -280,6 +282,17 @@ async def test_export_holds_the_text_of_every_proposed_set(guard: FourEyes) -> N
     report = verify_full(ExportSource(target), Requirements(read_keys(keys)))
     assert report.ok, report.problem
     assert report.policy_approvals == 1
+
+
+async def test_backup_in_which_another_set_was_put_in_force_is_refused(guard: FourEyes) -> None:
+    await with_approved(guard)
+    await guard.session()
+    check_tables(guard.writer.store)
+    await guard.edit(STRICT)
+    forged = replace(guard.state, in_force=guard.state.open.policy_set)  # type: ignore[union-attr]
+    guard.writer.run(lambda tx: tx.store.note("policy approval", json.dumps(forged.to_json())))
+    with pytest.raises(LedgerError, match="the set of policies in force is not as its receipts say"):
+        check_tables(guard.writer.store)
 
 
 # What somebody with the guard's key could write afterwards
