@@ -1,7 +1,6 @@
 """Open the ledger for a command, by the configuration or by a file name, and read receipts as JSON objects."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from mcp_guard.cli.receipt_filters import ReceiptFilter
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.visible_text import say
+from mcp_guard.ledger.call_receipts import read_receipt
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import Engine, find_engine
 from mcp_guard.storage.place import Place
-from mcp_guard.storage.rows import ReceiptRow
 
 Receipt = dict[str, Any]
 
@@ -66,14 +65,6 @@ def warn_if_discontinued(store: Store, folder: Path) -> None:
         sys.stdout.flush()
         print_text(say("mcp-guard: WARNING: the ledger was {}", why), file=sys.stderr)
         print_hint("mcp-guard verify")
-
-
-def read_receipt(row: ReceiptRow) -> Receipt:
-    """The receipt of a row, which must be at its place. Raises: ValueError, TypeError."""
-    receipt: Receipt = json.loads(row.body)
-    if (receipt["seq"], receipt["kind"]) != (row.seq, row.kind):
-        raise ValueError(f"the receipt in row {row.seq} is another one")
-    return receipt
 
 
 def reads_receipts(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:

@@ -1,28 +1,24 @@
 """`mcp-guard show`: the full record of one call, from its receipts."""
 
 import argparse
-import json
 import time
 from contextlib import closing
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import (
-    ChosenLedger,
     Receipt,
     find_ledger,
     make_ledger_parser,
     open_for_reading,
-    read_receipt,
     reads_receipts,
     warn_if_discontinued,
 )
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
-from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import BY_SERVICE, caller, claim_mark, format_time, name_of_approver, revoked
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, shorten, visible, visible_json
+from mcp_guard.ledger.call_receipts import find_problem, find_receipts, last_call, read_payloads
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.storage.contract import Store
 
 NEGATIVE = 1
 
@@ -30,45 +26,23 @@ NEGATIVE = 1
 @reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    now = format_time(time.time_ns() // 1000)
+    ledger, now = find_ledger(options), format_time(time.time_ns() // 1000)
     with closing(open_for_reading(options)) as store, store.reading():
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
-        problem = find_problem(find_ledger(options), receipts)
+        problem = find_problem(ledger.engine, ledger.folder, receipts)
         if options.json:
             summary = [f"{sentence}." for sentence in summaries(receipts, now)]
             document = {"summary": summary, "receipts": receipts, "payloads": payloads, "problem": problem or None}
             print_json(document, indent=2)
         else:
             print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads, now)])
-        warn_if_discontinued(store, find_ledger(options).folder)
+        warn_if_discontinued(store, ledger.folder)
     if options.ledger is not None and not (key := options.ledger.with_name(PUBLISHED)).exists():
         print_hint(f"copy the guard's {PUBLISHED} to {key}, or: mcp-guard verify {options.ledger} --key FILE")
     elif options.ledger is not None:
         print_hint("checked with the key beside it only; mcp-guard verify LEDGER --key FILE proves whose ledger it is")
     return NEGATIVE if problem else 0
-
-
-def find_problem(ledger: ChosenLedger, receipts: list[Receipt]) -> str:
-    """Why one of the receipts shown cannot be proved with `ledger.pub` beside the ledger; empty if all can.
-
-    Each is read again by the verifier: the signature, its place in the signed tree and its payloads.
-    """
-    from mcp_guard.verifier import Requirements, UnusableInput, read_keys, verify_range
-
-    if not (key := ledger.folder / PUBLISHED).exists():
-        return f"there is no public key beside the ledger (`{key}`), so nothing that follows was checked"
-    try:
-        source, requirements = ledger.engine.open_source(), Requirements(read_keys(key), workers=1)
-        for receipt in receipts:
-            report = verify_range(source, requirements, receipt["seq"], receipt["seq"])
-            if not report.ok:
-                return f"receipt {receipt['seq']}: {report.problem}"
-            if report.receipt != receipt:
-                return f"receipt {receipt['seq']}: it changed while it was read"
-    except UnusableInput as error:
-        return str(error)
-    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,48 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
         "what", nargs="?", metavar="SEQ|CALL", help="a receipt number or call id (default: the last call)"
     )
     return parser
-
-
-def last_call(store: Store) -> str:
-    """Raises: LedgerError."""
-    latest = next((row.call for row in store.receipts_back() if row.call), None)
-    if latest is None:
-        raise LedgerError(f"no call in `{store.name}` yet", "mcp-guard call")
-    return latest
-
-
-def find_receipts(store: Store, what: str) -> list[Receipt]:
-    """All receipts of a call and of the approval it requested or used, or a single receipt that belongs to no call.
-
-    Raises: LedgerError.
-    """
-    row = store.receipt(int(what)) if what.isdecimal() else None
-    call = row.call if row else what
-    rows = store.receipts_of(call) if call else []
-    if not rows and row is not None:
-        rows = [row]
-    if not rows:
-        hint = f"mcp-guard approvals show {what}" if what.startswith("ap_") else "mcp-guard log"
-        raise LedgerError(f"no receipt or call `{what}` in `{store.name}`", hint)
-    by_seq = {row.seq: row for row in rows}
-    for receipt in map(read_receipt, rows):
-        approval = receipt.get("approval")
-        held = store.approval(approval["id"] if isinstance(approval, dict) else approval) if approval else None
-        seqs = [*held[1], *_ran(store, held[0].outcome)] if held else []
-        by_seq |= {seq: row for seq in seqs if (row := store.receipt(seq))}
-    return [read_receipt(by_seq[seq]) for seq in sorted(by_seq)]
-
-
-def _ran(store: Store, outcome: int | None) -> list[int]:
-    """The receipts of the outcome of the call that used an approval, and of the intent before it."""
-    row = store.receipt(outcome) if outcome is not None else None
-    return [row.seq, *read_receipt(row)["follows"]] if row else []
-
-
-def read_payloads(store: Store, seq: int) -> dict[str, object]:
-    """The stored payloads of a receipt, parsed; None for an erased one."""
-    kept = store.payloads(seq)
-    return {name: None if data is None else json.loads(data or b"null") for name, data in kept.items()}
 
 
 def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]], now: str) -> list[str]:

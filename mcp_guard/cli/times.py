@@ -1,56 +1,26 @@
-"""Points in time on the command line: dates, times, ages, `today` and `yesterday`; in UTC unless they say otherwise."""
+"""Points in time on the command line (`core/times.py`)."""
 
 import argparse
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from mcp_guard.core.model import Micros
+from mcp_guard.core.times import EXAMPLES, read_span
 
-EXAMPLES = "2026-01-31, 2026-01-31T08:00, 08:00, 90m, 12h, 7d, today or yesterday"
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-"""Seconds of the units of an age."""
-DAYS_AGO = {"today": 0, "yesterday": 1}
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND, DAY = timedelta(microseconds=1), timedelta(days=1)
-_AGE = re.compile(r"(?:\d+[smhdw])+")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_TIME_OF_DAY = re.compile(r"\d\d?:\d\d(?::\d\d)?")
+__all__ = ["EXAMPLES", "since", "until"]
 
 
 def since(text: str) -> Micros:
     """When the time that `text` names begins. Raises: argparse.ArgumentTypeError."""
-    return read_span(text, datetime.now(UTC))[0]
+    return _read(text)[0]
 
 
 def until(text: str) -> Micros:
     """The last moment of the time that `text` names: of a day its end. Raises: argparse.ArgumentTypeError."""
-    return read_span(text, datetime.now(UTC))[1]
+    return _read(text)[1]
 
 
-def read_span(text: str, now: datetime) -> tuple[Micros, Micros]:
-    """The first and last microsecond of what the text names. Raises: argparse.ArgumentTypeError."""
+def _read(text: str) -> tuple[Micros, Micros]:
     try:
-        if text in DAYS_AGO:
-            return _day(now - DAYS_AGO[text] * DAY)
-        if _AGE.fullmatch(text):
-            seconds = sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([smhdw])", text))
-            return _moment(now - timedelta(seconds=seconds))
-        if _DATE.fullmatch(text):
-            return _day(datetime.fromisoformat(text))
-        if _TIME_OF_DAY.fullmatch(text):
-            return _moment(datetime.fromisoformat(f"{now:%Y-%m-%d} {text:0>5}"))
-        if text.isdecimal():
-            raise ValueError
-        return _moment(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"`{text}` is not a time; write {EXAMPLES} (in UTC)") from None
-
-
-def _moment(at: datetime) -> tuple[Micros, Micros]:
-    micros = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
-    return micros, micros
-
-
-def _day(at: datetime) -> tuple[Micros, Micros]:
-    start, _ = _moment(at.replace(hour=0, minute=0, second=0, microsecond=0))
-    return start, start + DAY // MICROSECOND - 1
+        return read_span(text, datetime.now(UTC))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

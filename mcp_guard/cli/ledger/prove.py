@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
-from mcp_guard.cli.show import find_receipts
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.call_receipts import find_receipts
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.storage.contract import Store

@@ -1,11 +1,10 @@
-"""Times as people write them on the command line."""
+"""Times as people write them."""
 
-import argparse
 from datetime import UTC, datetime
 
 import pytest
 
-from mcp_guard.cli.times import read_span
+from mcp_guard.core.times import read_span
 
 NOW = datetime(2026, 11, 28, 14, 30, 15, tzinfo=UTC)
 
@@ -39,5 +38,5 @@ def test_a_time_begins_and_ends_where_its_reader_expects(text: str, first: str, 
     "text", ["", "12", "-2h", "2 h", "lately", "2026-02-30", "20261103", "25:00", "99999999d", "9" * 5000 + "d", "2h\n"]
 )
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a time; write 2026-01-31, .* 2?12h, 7d, today"):
+    with pytest.raises(ValueError, match=r"is not a time; write 2026-01-31, .* 2?12h, 7d, today"):
         read_span(text, NOW)
