@@ -15,6 +15,7 @@ from mcp_guard.core.receipt import KINDS, VOTED, shown_kind
 Receipt = dict[str, Any]
 OUTCOMES = tuple(map(str, (*Outcome, *(f"would_{outcome}" for outcome in Outcome), *ExecutionStatus)))
 """What was decided, what would have been in enforce mode, and how a call ended."""
+RISK_LEVELS = ("low", "medium", "high")
 MIN_VERSION_LENGTH = 8
 """Hexadecimal digits that are taken for the beginning of a policy version."""
 
@@ -61,6 +62,10 @@ def _outcomes(receipt: Receipt) -> list[object]:
     return [receipt.get("outcome"), receipt.get("ending"), *([f"would_{would['outcome']}"] if would else [])]
 
 
+def _risk(receipt: Receipt) -> list[object]:
+    return [(receipt.get("risk") or {}).get("level")]
+
+
 def _approvers(receipt: Receipt) -> list[object]:
     approval = receipt.get("approval")
     named = [*(approval.get("approvers", []) if isinstance(approval, dict) else []), *receipt.get("approvers", [])]
@@ -87,6 +92,7 @@ FIELDS: Mapping[str, Field] = {
     "tool": Field("of this tool; `crm__*` for all of a server", _member("tool"), fnmatchcase),
     "resource": Field("on this resource: TYPE/ID, or either of them", _resource),
     "outcome": Field(f"with this decision or result: {', '.join(OUTCOMES)}", _outcomes, choices=OUTCOMES, of_call=True),
+    "risk": Field(f"of this risk: {', '.join(RISK_LEVELS)}", _risk, choices=RISK_LEVELS, of_call=True),
     "approver": Field("that this person voted on, approved or enrolled for", _approvers, of_call=True),
     "policy": Field("decided by this policy, or under this policy version", _policies, _is_policy, of_call=True),
     "instance": Field("of this instance", _instances),

@@ -82,6 +82,9 @@ class ReceiptStore(Protocol):
     def receipts_of(self, call: str) -> list[ReceiptRow]:
         """In order."""
 
+    def receipts_with_calls(self, seqs: Collection[int]) -> list[ReceiptRow]:
+        """These receipts, and all others of the calls that they belong to, in order."""
+
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
         """In order, read lazily."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from mcp_guard.storage.background import BackgroundReader
+    from mcp_guard.storage.receipt_index import ReceiptIndex
 
 
 class Engine(Protocol):
@@ -146,3 +147,13 @@ def open_read_only(place: Place) -> Iterator[Store]:
     """A store that can only be read. Raises: LedgerError."""
     with closing(find_engine(place).open_reader()) as store, store.reading():
         yield store
+
+
+def open_receipt_index(folder: Path) -> "ReceiptIndex":
+    """The search index of the ledger whose state folder this is, of whatever engine; it is made if it is not there.
+
+    Raises: LedgerError.
+    """
+    from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
+
+    return ReceiptIndexFile(folder / "receipt-index.sqlite")

@@ -1,6 +1,6 @@
 """The rows of receipts, their tree and payloads, and of calls without an outcome. Statements only."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from mcp_guard.core.tlog.merkle import TILE_WIDTH
 from mcp_guard.storage.rows import PAYLOADS, SALT_BYTES, ReceiptRow, TreeHead
@@ -87,6 +87,13 @@ class ReceiptQueries(Queries):
 
     def receipts_of(self, call: str) -> list[ReceiptRow]:
         return [ReceiptRow(*row) for row in self._run("SELECT * FROM receipt WHERE call = ? ORDER BY seq", (call,))]
+
+    def receipts_with_calls(self, seqs: Collection[int]) -> list[ReceiptRow]:
+        numbers = ", ".join("?" * len(seqs))
+        calls = f"SELECT call FROM receipt WHERE seq IN ({numbers}) AND call IS NOT NULL"
+        query = f"SELECT * FROM receipt WHERE seq IN ({numbers}) UNION SELECT * FROM receipt WHERE call IN ({calls})"
+        rows = [ReceiptRow(*row) for row in self._run(query, (*seqs, *seqs))]
+        return sorted(rows, key=lambda row: row.seq)
 
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
         """In order, read lazily."""
