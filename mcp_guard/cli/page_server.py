@@ -49,6 +49,7 @@ async def serve_pages(
     on_open()
     async with on_loop(writer, engine, reader), asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(dispatcher.run())] if delivers else []
+        background.append(tasks.create_task(console.search.run(note)))
         if tls is not None:
             background.append(tasks.create_task(_follow_certificate(tls, note)))
         if until is not None:

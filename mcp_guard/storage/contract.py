@@ -23,6 +23,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.storage.page_reads import PageReads
 from mcp_guard.storage.rate_contract import RateStore
 from mcp_guard.storage.rows import (
     ApproverKey,
@@ -81,9 +82,6 @@ class ReceiptStore(Protocol):
 
     def receipts_of(self, call: str) -> list[ReceiptRow]:
         """In order."""
-
-    def receipts_with_calls(self, seqs: Collection[int]) -> list[ReceiptRow]:
-        """These receipts, and all others of the calls that they belong to, in order."""
 
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
         """In order, read lazily."""
@@ -444,6 +442,7 @@ class Store(
     InstanceStore,
     RevocationStore,
     PinStore,
+    PageReads,
     Protocol,
 ):
     """One connection to the state, for one thread."""

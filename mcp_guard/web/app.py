@@ -13,10 +13,13 @@ from mcp_guard.core.errors import ConfigError, GuardError
 from mcp_guard.extras import lacks
 from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.ledger.place import ledger_place
+from mcp_guard.ledger.receipt_search import ReceiptSearch
 from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import Settings
 from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.storage.background import BackgroundReader
+from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.items import Items
 from mcp_guard.web.carrier import CarrierMiddleware, uses_cookie
 from mcp_guard.web.console import Console
@@ -26,6 +29,7 @@ from mcp_guard.web.oidc_attempts import ProviderSignIns, SealedAttempts
 from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
 from mcp_guard.web.pages.oidc import CALLBACK
 from mcp_guard.web.passkeys import Challenges, Passkeys
+from mcp_guard.web.search import LedgerSearch
 from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
 from mcp_guard.web.view import HERE
 
@@ -51,6 +55,7 @@ def make_console(
         passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered)),
         proofs=answered,
         provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
+        search=LedgerSearch(ReceiptSearch(find_engine(ledger_place(settings)), settings.state_dir), reader),
         navigation=tuple(link for page in PAGES for link in page.NAV),
         assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),
     )

@@ -94,7 +94,7 @@ def rounded_up(number: int) -> int:
 def bar_chart(
     series: Sequence[Series], counts: Mapping[tuple[int, str], int], since: Micros, hours: int, steps: int
 ) -> BarChart:
-    """`counts` are numbers by step and name of the series. A step has so many hours; the first one begins at `since`."""
+    """`counts` are numbers by step and name of the series. A step has so many hours; the first begins at `since`."""
     numbers = [tuple(counts.get((step, line.name), 0) for line in series) for step in range(steps)]
     highest = rounded_up(max(map(sum, numbers), default=0) or 1)
     bars = []

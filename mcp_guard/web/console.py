@@ -34,6 +34,7 @@ from mcp_guard.web.carrier import carried_token, give_token, uses_cookie
 from mcp_guard.web.oidc_attempts import ProviderSignIns
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.roles import Role, approver_of, roles_by_claims, roles_of_approver
+from mcp_guard.web.search import LedgerSearch
 from mcp_guard.web.sessions import ENROLMENT_LIFETIME, BrowserSession, BrowserSessions, Person
 from mcp_guard.web.view import make_pages
 
@@ -69,6 +70,7 @@ class Console:
     passkeys: Passkeys
     proofs: ProofMemory
     """What was used and must not be used again, at any gateway."""
+    search: LedgerSearch
     provider: ProviderSignIns | None = None
     """The identity provider that people sign in with, if there is one."""
     navigation: tuple[NavigationLink, ...] = ()

@@ -52,6 +52,20 @@ class IdentityQueries(Queries):
         rows = self._run(f"SELECT said, begun, ended FROM instance{alive} ORDER BY started DESC", values)
         return [InstanceRow(_read(said), begun, ended) for said, begun, ended in rows]
 
+    def instances_page(
+        self, before: str, count: int, alive_at: Micros | None = None, agent: str | None = None
+    ) -> list[InstanceRow]:
+        conditions = {"id < ?": before or None, "expires > ? AND ended IS NULL": alive_at, "agent = ?": agent}
+        given = {text: value for text, value in conditions.items() if value is not None}
+        where = f" WHERE {' AND '.join(given)}" if given else ""
+        query = f"SELECT said, begun, ended FROM instance{where} ORDER BY id DESC LIMIT ?"
+        rows = self._run(query, (*given.values(), count))
+        return [InstanceRow(_read(said), begun, ended) for said, begun, ended in rows]
+
+    def count_instances(self, alive_at: Micros) -> list[tuple[str, int]]:
+        query = "SELECT agent, count(*) FROM instance WHERE expires > ? AND ended IS NULL GROUP BY agent"
+        return [(agent, number) for agent, number in self._run(query, (alive_at,))]
+
     def begin_instance(self, id: str, at: Micros) -> bool:
         """Whether this was its first session."""
         return self._run("UPDATE instance SET begun = ? WHERE id = ? AND begun IS NULL", (at, id)).rowcount == 1

@@ -7,16 +7,21 @@ from starlette.routing import Route
 
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import (
+    agents,
     inbox,
     keys,
+    ledger,
     oidc,
     operations,
+    overview,
     policies,
     policy_changes,
     requests,
     sign_in,
     slack,
+    story,
     tools,
+    upstreams,
 )
 
 
@@ -31,7 +36,8 @@ class PageModule(Protocol):
 
 
 PAGES: tuple[PageModule, ...] = (
-    inbox, requests, policies, policy_changes, tools, operations, keys, sign_in, oidc, slack,
+    inbox, requests, overview, ledger, story, agents, policies, policy_changes, tools, upstreams, operations, keys,
+    sign_in, oidc, slack,
 )  # fmt: skip
 FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES, slack.PATH: slack.MAX_BODY_BYTES}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another

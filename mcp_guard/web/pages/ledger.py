@@ -1,0 +1,90 @@
+"""The ledger: search for calls and other receipts, page by page, and see new ones as they are written."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mcp_guard.core.model import Micros
+from mcp_guard.core.nearest import nearest
+from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt_filters import OUTCOMES, RISK_LEVELS
+from mcp_guard.core.visible_text import say
+from mcp_guard.ledger.receipt_search import SEARCH_SECONDS, Found, find
+from mcp_guard.storage.receipt_index import EntryPage, ReceiptIndex
+from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.entries import EntryRow, entry_row, read_rows
+from mcp_guard.web.ledger_query import LedgerQuery, read_query
+from mcp_guard.web.roles import READERS
+
+PAGE = 50
+"""Entries on a page."""
+MAX_SUGGESTIONS, MAX_COMPARED = 50, 1000
+SUGGESTED = ("agent", "user", "tool", "approver", "policy")
+NAV = (NavigationLink("/ledger", "Ledger", READERS),)
+
+
+def routes(console: Console) -> list[Route]:
+    return [Route("/ledger", _LedgerPages(console).show)]
+
+
+@dataclass(frozen=True, slots=True)
+class _LedgerPages:
+    console: Console
+
+    async def show(self, request: Request) -> Response:
+        console = self.console
+        parts = [pair for pair in request.query_params.multi_items() if pair[0] not in ("part", "after")]
+        is_part = request.query_params.get("part") == "rows"
+        viewer = await console.allowed(request, *READERS, is_part=is_part)
+        query, now = read_query(parts, console.now()), console.now()
+        size = await console.reader.read(lambda store: store.head().size)
+        if is_part and request.query_params.get("after") == str(size):
+            return Response(status_code=204)
+        found = Found(EntryPage((), None)) if query.problems else await self._find(query)
+        rows = await read_entry_rows(console, found.page.entries, now)
+        indexed, receipts = await console.search.progress()
+        values: dict[str, Any] = {"query": query, "rows": rows, "page": found.page, "size": size}
+        values |= {"indexed": indexed, "receipts": receipts}
+        if is_part:
+            return console.page("ledger_rows.html", viewer, **values)
+        return console.page(
+            "ledger.html",
+            viewer,
+            400 if query.problems else 200,
+            hints=await self._hints(found),
+            suggestions=await console.search.read(_suggest),
+            outcomes=OUTCOMES,
+            risk_levels=RISK_LEVELS,
+            **values,
+        )
+
+    async def _find(self, query: LedgerQuery) -> Found:
+        return await self.console.search.read(lambda index: find(index, query.search, PAGE, SEARCH_SECONDS))
+
+    async def _hints(self, found: Found) -> list[str]:
+        """What to change if a value is nowhere in the ledger."""
+        hints: list[str] = []
+        for name, value in found.unknown:
+            known = await self.console.search.read(partial(_known, name=name))
+            close = nearest(value, known)
+            meant = say("; did you mean `{}`?", close) if close else ""
+            hints.append(say("no receipt has the {} `{}`{}", name, value, meant))
+        return hints
+
+
+def _known(index: ReceiptIndex, name: str) -> list[str]:
+    return [value for value, _ in index.values(name, MAX_COMPARED)]
+
+
+def _suggest(index: ReceiptIndex) -> dict[str, list[str]]:
+    return {name: [value for value, _ in index.values(name, MAX_SUGGESTIONS)] for name in SUGGESTED}
+
+
+async def read_entry_rows(console: Console, entries: tuple[int, ...], now: Micros) -> list[EntryRow]:
+    """The lines of these entries. Raises: LedgerError."""
+    receipts = await console.reader.read(lambda store: read_rows(store, entries))
+    return [entry_row(seq, own, format_time(now)) for seq, own in receipts]
