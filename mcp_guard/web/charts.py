@@ -15,7 +15,7 @@ GAP = 0.22
 """Of the width of a bar, how much is left free beside it."""
 MICROSECONDS = 1_000_000
 HOUR = 3600 * MICROSECONDS
-MAX_TICKS = 5
+MAX_TICKS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def bar_chart(
         parts = _stack(series, row, step, steps, highest)
         bars.append(Bar(_label(start, hours), _exact(start), _exact(end - MICROSECONDS), row, parts))
     totals = tuple(sum(row[at] for row in numbers) for at in range(len(series)))
-    ticks = tuple(bars[steps * tick // MAX_TICKS].label for tick in range(MAX_TICKS)) if steps >= MAX_TICKS else ()
+    count = next((count for count in range(MAX_TICKS, 0, -1) if steps % count == 0), 1)
+    ticks = tuple(_tick(since + step * hours * HOUR, hours) for step in range(0, steps, steps // count))
     return BarChart(tuple(series), tuple(bars), highest, ticks, totals, _summary(series, totals, bars))
 
 
@@ -132,6 +133,10 @@ def _label(at: Micros, hours: int) -> str:
     if hours >= 24:
         return f"{moment:%b} {moment.day}"
     return f"{moment:%H:%M}" if hours == 1 else f"{moment:%b} {moment.day}, {moment:%H:%M}"
+
+
+def _tick(at: Micros, hours: int) -> str:
+    return _label(at, hours if hours == 1 else 24)
 
 
 def _exact(at: Micros) -> str:

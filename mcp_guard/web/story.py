@@ -191,7 +191,7 @@ def _step_title(receipt: Receipt) -> tuple[str, str]:
             return str(shown_kind(receipt)).replace(".", " ").capitalize(), QUIET
 
 
-def _step_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
+def _step_lines(receipt: Receipt) -> list[tuple[str, str]]:
     kind = receipt["kind"]
     if is_look_up(receipt):
         return [("Tool", visible(receipt.get("tool")))]
@@ -199,9 +199,10 @@ def _step_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
         return _decision_lines(receipt)
     if kind == "outcome":
         size = receipt.get("response_bytes")
+        reply = say("{} bytes", f"{size:,}") if isinstance(size, int) else VisibleText("")
         return [
             ("Detail", visible(receipt.get("detail", ""))),
-            ("Reply", say("{} bytes", f"{size:,}") if isinstance(size, int) else VisibleText("")),
+            ("Reply", reply),
             ("Redacted", join(", ", receipt.get("redacted", []))),
         ]
     if kind.startswith("approval."):
@@ -209,7 +210,7 @@ def _step_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
     return [("", summarize_receipt(receipt))] if "tool" not in receipt or kind.startswith("catalog.") else []
 
 
-def _decision_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
+def _decision_lines(receipt: Receipt) -> list[tuple[str, str]]:
     risk: Any = receipt.get("risk") or {}
     because = [say("{}: {}", n, why) for n, why in zip(risk.get("signals", ()), risk.get("because", ()), strict=False)]
     history: Any = receipt.get("history") or {}
@@ -226,7 +227,7 @@ def _decision_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
     ]
 
 
-def _approval_lines(receipt: Receipt) -> list[tuple[str, VisibleText]]:
+def _approval_lines(receipt: Receipt) -> list[tuple[str, str]]:
     signature: Any = receipt.get("signature") or {}
     how = "a passkey" if "authenticator_data" in signature else "a key file"
     rules = receipt.get("rules", []) if receipt["kind"] == "approval.requested" else []
