@@ -17,6 +17,7 @@ ENTRY, CALL, OTHER = "entry", "call", "other"
 """The kind of the term that says whether an entry is a call, and its values."""
 SEARCHED = ("kind", "agent", "instance", "user", "ticket", "tool", "resource", "outcome", "risk", "approver", "policy")
 """The filters that the index answers. A call is found by its id in the ledger itself."""
+TOTALS = ("agent", "instance")
 MAX_VALUE = 200
 """Characters of a value that are compared."""
 NO_POLICY = "no policy permits it"
@@ -70,3 +71,10 @@ def first_counts_of(receipt: Receipt) -> list[Pair]:
         *(("policy", id) for id in receipt.get("policies", [])),
     )
     return [(kind, value[:MAX_VALUE]) for kind, value in singles if isinstance(value, str) and value]
+
+
+def totals_of(receipt: Receipt) -> list[Pair]:
+    """Whose calls its call is one of, whenever it was made; by its first receipt."""
+    if is_look_up(receipt) or not receipt.get("call"):
+        return []
+    return [(name, value[:MAX_VALUE]) for name in TOTALS if isinstance(value := receipt.get(name), str) and value]

@@ -14,7 +14,7 @@ import orjson
 
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_filters import MIN_VERSION_LENGTH
-from mcp_guard.core.receipt_terms import ENTRY, MAX_VALUE, OTHER, counts_of, first_counts_of, terms_of
+from mcp_guard.core.receipt_terms import ENTRY, MAX_VALUE, OTHER, counts_of, first_counts_of, terms_of, totals_of
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import Engine, open_receipt_index
 from mcp_guard.storage.receipt_index import EntryPage, IndexedReceipt, IndexPosition, ReceiptIndex
@@ -52,7 +52,13 @@ def index_receipt(row: ReceiptRow) -> IndexedReceipt:
     try:
         receipt = orjson.loads(row.body)
         return IndexedReceipt(
-            row.seq, row.at, row.call, terms_of(receipt), counts_of(receipt), first_counts_of(receipt)
+            row.seq,
+            row.at,
+            row.call,
+            terms_of(receipt),
+            counts_of(receipt),
+            first_counts_of(receipt),
+            totals_of(receipt),
         )
     except MALFORMED:
         return IndexedReceipt(row.seq, row.at, None, {("kind", row.kind[:MAX_VALUE]), (ENTRY, OTHER)}, (), ())

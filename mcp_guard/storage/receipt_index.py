@@ -25,7 +25,8 @@ class IndexPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IndexedReceipt:
-    """What the index takes from one receipt. `first_counts` are counted if it is the first one of its entry."""
+    """What the index takes from one receipt. `first_counts` and `totals` are counted, in its hour and over all
+    times, if it is the first one of its entry."""
 
     seq: int
     at: Micros
@@ -33,6 +34,7 @@ class IndexedReceipt:
     terms: Collection[Pair]
     counts: Sequence[Pair]
     first_counts: Sequence[Pair]
+    totals: Sequence[Pair] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class ReceiptIndex(Protocol):
         """The values of a kind in the most entries, with the number of these."""
 
     def numbers(self, kind: str, values: Collection[str]) -> dict[str, int]:
-        """Of these values: how many entries have each."""
+        """Of these values: how many calls were counted in total."""
 
     def counts(self, since: Micros, until: Micros, step: int) -> list[tuple[int, str, str, int]]:
         """What was counted from the hour of `since` up to `until`: the step of so many hours since the first one, kind,

@@ -191,7 +191,9 @@ def _people(receipts: Sequence[Receipt]) -> VisibleText:
 
 def _target(receipt: Receipt) -> str:
     resource = receipt.get("resource")
-    return say("{} {}", quote(resource["type"]), quote(resource["id"])) if isinstance(resource, dict) else ""
+    if not isinstance(resource, dict) or resource["type"] == "Tool":
+        return ""
+    return say("{} {}", quote(resource["type"]), quote(resource["id"]))
 
 
 def _text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from mcp_guard.core.call_summary import is_look_up, summarize_call
@@ -13,6 +14,7 @@ from mcp_guard.web.entries import BAD, ENDINGS, GOOD, QUIET, WAITING, Receipt, c
 Payloads = Mapping[int, Mapping[str, object]]
 """By receipt and name; None for one that was hashed and not kept."""
 SHOWN_PAYLOADS = ("request", "facts", "response")
+HASH_SHOWN = len("sha256:") + 12
 MAX_VALUE = 20_000
 """Characters of a payload that a page shows; a bundle has it whole."""
 HISTORY = {
@@ -65,6 +67,13 @@ class Story:
     steps: tuple[Step, ...]
     seqs: tuple[int, ...]
 
+    @property
+    def groups(self) -> list[tuple[bool, list[Step]]]:
+        """The steps; those in which the guard looked something up, one after the other, together."""
+        return [
+            (is_look_up, list(steps)) for is_look_up, steps in groupby(self.steps, key=lambda step: step.is_look_up)
+        ]
+
 
 def make_story(receipts: Sequence[Receipt], payloads: Payloads, now: str) -> Story:
     """`receipts` are those of a call and of its approval, in order, or a single one.
@@ -99,7 +108,9 @@ def _title(receipt: Receipt) -> str:
         return str(shown_kind(receipt)).replace(".", " ")
     server, _, name = str(receipt["tool"]).partition("__")
     resource = receipt.get("resource")
-    target = say(" {} {}", quote(resource["type"]), quote(resource["id"])) if isinstance(resource, dict) else ""
+    target = ""
+    if isinstance(resource, dict) and resource["type"] != "Tool":
+        target = say(" {} {}", quote(resource["type"]), quote(resource["id"]))
     return say("{}{}", (name or server).replace("_", " "), target)
 
 
@@ -112,9 +123,9 @@ def _facts(receipt: Receipt) -> list[tuple[str, str, str]]:
         "Ticket": receipt.get("ticket"),
         "Stated reason": receipt.get("reason"),
         "Tool": receipt.get("tool"),
-        "Definition": receipt.get("definition"),
+        "Definition": _short_hash(receipt.get("definition")),
         "Resource": f"{resource['type']} {resource['id']}" if isinstance(resource, dict) else None,
-        "Policy version": None if version in ("", "none") else version,
+        "Policy version": None if version in ("", "none") else _short_hash(version),
     }
     members = {"Ticket": "ticket", "Stated reason": "reason"}
     return [
@@ -122,6 +133,12 @@ def _facts(receipt: Receipt) -> list[tuple[str, str, str]]:
         for label, value in values.items()
         if value
     ]
+
+
+def _short_hash(value: object) -> str:
+    """The beginning of a hash, as people compare it; the receipt has all of it."""
+    text = str(value or "")
+    return text[:HASH_SHOWN] + "…" if len(text) > HASH_SHOWN else text
 
 
 def _changes(subject: Receipt, payloads: Mapping[str, object]) -> list[ChangeRow]:
@@ -172,7 +189,7 @@ def _payload(value: object) -> str:
 def _step_title(receipt: Receipt) -> tuple[str, str]:
     kind = receipt["kind"]
     if is_look_up(receipt):
-        return "The guard looked up the present state", QUIET
+        return ("Look-up sent" if kind == "intent" else "Look-up answered"), QUIET
     match kind:
         case "decision":
             return ("Denied", BAD) if receipt.get("outcome") == "deny" else ("Held for approval", WAITING)
@@ -194,7 +211,7 @@ def _step_title(receipt: Receipt) -> tuple[str, str]:
 def _step_lines(receipt: Receipt) -> list[tuple[str, str]]:
     kind = receipt["kind"]
     if is_look_up(receipt):
-        return [("Tool", visible(receipt.get("tool")))]
+        return []
     if kind in ("decision", "intent"):
         return _decision_lines(receipt)
     if kind == "outcome":

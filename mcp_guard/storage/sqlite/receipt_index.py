@@ -32,6 +32,7 @@ TABLES = (
     "posting (term INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (term, seq)) WITHOUT ROWID",
     "tally (hour INTEGER NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, number INTEGER NOT NULL,"
     " PRIMARY KEY (hour, kind, value)) WITHOUT ROWID",
+    "total (kind TEXT NOT NULL, value TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (kind, value)) WITHOUT ROWID",
 )
 INDEXES = (
     "UNIQUE INDEX entry_call ON entry (call) WHERE call IS NOT NULL",
@@ -40,6 +41,7 @@ INDEXES = (
     "INDEX term_entries ON term (kind, entries)",
 )
 SEEK = "SELECT seq FROM posting WHERE term = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
+ADD_TOTAL = "INSERT INTO total VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number"
 ADD_TALLY = "INSERT INTO tally VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = number + excluded.number"
 
 
@@ -113,7 +115,7 @@ class ReceiptIndexFile:
 
     def clear(self) -> None:
         with self._writing():
-            for table in ("entry", "term", "posting", "tally"):
+            for table in ("entry", "term", "posting", "tally", "total"):
                 self._db.execute(f"DELETE FROM {table}")
             self._db.execute("UPDATE place SET size = ?, leaf = ?", NOTHING)
             self._known.clear()
@@ -124,6 +126,7 @@ class ReceiptIndexFile:
             if self._db.execute(moved, (*after, *before)).rowcount != 1:
                 return False
             tally: Counter[tuple[int, str, str]] = Counter()
+            totals: Counter[Pair] = Counter()
             entries: list[tuple[int, Micros, str | None]] = []
             of_calls: dict[str, int] = {}
             postings: set[tuple[int, int]] = set()
@@ -138,11 +141,13 @@ class ReceiptIndexFile:
                         if receipt.call is not None:
                             of_calls[receipt.call] = entry
                         counts += receipt.first_counts
+                        totals.update(receipt.totals)
                     postings.update((self._term_id(term), entry) for term in receipt.terms)
                 tally.update((hour, *pair) for pair in counts)
             self._db.executemany("INSERT INTO entry VALUES (?, ?, ?)", entries)
             self._add_postings(postings, {entry for entry, _, _ in entries})
             self._db.executemany(ADD_TALLY, [(*key, number) for key, number in sorted(tally.items())])
+            self._db.executemany(ADD_TOTAL, [(*pair, number) for pair, number in sorted(totals.items())])
             return True
 
     def _entry_of(self, call: str | None, of_calls: dict[str, int]) -> int | None:
@@ -234,7 +239,7 @@ class ReceiptIndexFile:
             return [(value, entries) for value, entries in self._db.execute(query, (kind, count))]
 
     def numbers(self, kind: str, values: Collection[str]) -> dict[str, int]:
-        query = "SELECT entries FROM term WHERE kind = ? AND value = ?"
+        query = "SELECT number FROM total WHERE kind = ? AND value = ?"
         with self._reading():
             rows = {value: self._db.execute(query, (kind, value)).fetchone() for value in values}
         return {value: row[0] if row else 0 for value, row in rows.items()}

@@ -75,7 +75,7 @@ class _Page:
 
 def routes(console: Console) -> list[Route]:
     pages = _AgentPages(console)
-    return [Route("/agents", pages.show_all), Route("/agents/{name}", pages.show_one)]
+    return [Route("/agents", pages.show_all), Route("/agents/{name:path}", pages.show_one)]
 
 
 @dataclass(frozen=True, slots=True)
