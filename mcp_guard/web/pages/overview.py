@@ -19,7 +19,7 @@ from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages.ledger import read_entry_rows
 from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.upstream_states import read_upstream_states
-from mcp_guard.web.view import make_card
+from mcp_guard.web.view import approvers_of, make_card, may_see
 
 NAV = (NavigationLink("/overview", "Overview", READERS),)
 LISTED = 5
@@ -80,7 +80,7 @@ class _OverviewPages:
         waiting = await console.reader.read(_waiting)
         running = await console.reader.read(lambda store: sum(number for _, number in store.count_instances(now)))
         indexed, receipts = await console.search.progress()
-        sees_requests = not viewer.roles.isdisjoint((Role.APPROVER, Role.AUDITOR))
+        has_inbox = not viewer.roles.isdisjoint((Role.APPROVER, Role.AUDITOR))
         return console.page(
             "overview_part.html" if is_part else "overview.html",
             viewer,
@@ -93,9 +93,12 @@ class _OverviewPages:
             tools=rank(charts.totals["tool"], LISTED),
             denials=rank(charts.totals["denied_by"], LISTED),
             denied=await read_entry_rows(console, denied, now),
-            waiting=[make_card(approval, now, viewer.approver) for approval in waiting],
+            waiting=[
+                (make_card(approval, now, viewer.approver), may_see(approvers_of(approval), viewer))
+                for approval in waiting
+            ],
             waiting_count=requested,
-            sees_requests=sees_requests,
+            has_inbox=has_inbox,
             running=running,
             upstreams=await read_upstream_states(console),
             indexed=indexed,

@@ -105,7 +105,7 @@ class _StoryPages:
 
         text = await console.reader.read(prove)
         headers = {"content-disposition": f'attachment; filename="{name}.bundle.jsonl"'}
-        return Response(text, media_type="application/jsonl", headers=headers)
+        return Response(text, media_type="text/plain", headers=headers)
 
     async def _seqs(self, what: str) -> list[int]:
         def read(store: Store) -> list[int]:
