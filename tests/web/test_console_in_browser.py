@@ -1,0 +1,152 @@
+"""The console in a real browser: accessible and within the screen in every look, by keyboard, live, on loopback too."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.live.running_guard import cli, text
+from tests.web.axe import violations
+from tests.web.inbox_process import free_port, inbox
+from tests.web.web_process import WebScenario, browser_at, web_scenario
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "phone": {
+        "viewport": {"width": 360, "height": 780}, "color_scheme": "dark", "has_touch": True, "is_mobile": True,
+        "device_scale_factor": 2,
+    },
+}  # fmt: skip
+ROLES = '[web.roles]\nauditor = ["alice"]\noperator = ["alice"]\n'
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebScenario]:
+    more = f"{ROLES}[inbox]\nport = {free_port()}\n"
+    with web_scenario(tmp_path_factory.mktemp("console"), web=more) as made:
+        change(made, amount=48500.0)
+        change(made, discount_rate=0.4)
+        made.hold()
+        yield made
+
+
+def change(on: WebScenario, **arguments: object) -> str:
+    return text(on.client.call("crm__update_deal", {"deal_id": "789", **arguments}))
+
+
+@pytest.fixture(scope="module")
+def chromium(on: WebScenario) -> Iterator[Browser]:
+    assert on.certificate is not None
+    with browser_at(on.certificate) as launched:
+        yield launched
+
+
+def signed_in(on: WebScenario, chromium: Browser, look: str, url: str = "") -> Page:
+    page = chromium.new_context(**LOOKS[look]).new_page()
+    page.goto(f"{url or on.url}/sign-in")
+    page.get_by_label("One-time code").fill(on.code())
+    page.get_by_role("button", name="Sign in with the code").click()
+    page.wait_for_url(f"{url or on.url}/")
+    return page
+
+
+@pytest.fixture(scope="module")
+def pages(on: WebScenario, chromium: Browser) -> dict[str, Page]:
+    return {look: signed_in(on, chromium, look) for look in LOOKS}
+
+
+def denied_call(on: WebScenario) -> str:
+    log = json.loads(cli("log", "--json", "--outcome", "deny", "--config", str(on.config)).stdout)
+    return str(log[0]["call"])
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    "path",
+    ["/overview", "/ledger", "/ledger?user=dana&risk=medium", "/ledger?since=lately", "/calls/{call}", "/ledger/0",
+     "/agents", "/agents/deal-update-agent", "/upstreams", "/", "/requests/{request}", "/history", "/keys"],
+)  # fmt: skip
+def test_pages_are_accessible_and_within_the_screen(
+    on: WebScenario, pages: dict[str, Page], look: str, path: str
+) -> None:
+    page = pages[look]
+    page.goto(on.url + path.format(call=denied_call(on), request=on.requests()[0]["id"]))
+    page.locator("main h1").wait_for(state="attached")
+    if page.locator("#proof").count():
+        page.locator("#proof .proved").wait_for()
+    for summary in page.locator("main details:not([open]) > summary").all():
+        if summary.is_visible():
+            summary.click()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == LOOKS[look]["viewport"]["width"]
+
+
+def test_ledger_is_searched_by_keyboard_alone(on: WebScenario, pages: dict[str, Page]) -> None:
+    page = pages["wide"]
+    page.goto(f"{on.url}/ledger")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.get_by_label("Outcome").evaluate("element => element === document.activeElement"):
+            break
+    page.keyboard.type("deny")
+    page.keyboard.press("Tab")
+    page.keyboard.type("1h")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{on.url}/ledger?outcome=deny&since=1h")
+    [row] = page.locator("table.entries tbody tr").all()
+    row.get_by_role("link").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="update deal Deal 789")).to_be_visible()
+    expect(page.get_by_text("discount_rate").first).to_be_visible()
+
+
+def test_new_calls_appear_without_a_reload(on: WebScenario, pages: dict[str, Page]) -> None:
+    page = pages["wide"]
+    page.goto(f"{on.url}/ledger?outcome=ok")
+    rows = page.locator("table.entries tbody tr")
+    before = rows.count()
+    change(on, amount=48600.0)
+    expect(rows).to_have_count(before + 1)
+
+
+def test_proofs_of_a_call_are_downloaded(on: WebScenario, pages: dict[str, Page]) -> None:
+    page = pages["wide"]
+    page.goto(f"{on.url}/calls/{denied_call(on)}")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the proofs").click()
+    assert download.value.suggested_filename.endswith(".bundle.jsonl")
+    lines = download.value.path().read_text().splitlines()
+    assert {json.loads(line)["form"] for line in lines} == {"mcp-guard/bundle/v1"}
+
+
+def test_numbers_of_a_chart_lead_to_the_calls(on: WebScenario, pages: dict[str, Page]) -> None:
+    page = pages["wide"]
+    page.goto(f"{on.url}/overview")
+    page.get_by_text("Numbers of: Calls by decision").click()
+    chart = page.get_by_role("figure", name="Calls by decision")
+    chart.get_by_role("rowheader").get_by_role("link").last.click()
+    page.wait_for_url(f"{on.url}/ledger?since=*&until=*")
+    expect(page.locator("table.entries tbody tr").first).to_be_visible()
+
+
+def test_pages_work_on_loopback_where_the_script_fetches_them(on: WebScenario, chromium: Browser) -> None:
+    with inbox(on.config) as url:
+        page = signed_in(on, chromium, "wide", url)
+        for name in ("Overview", "Ledger", "Agents", "Upstreams"):
+            page.get_by_role("link", name=name, exact=True).click()
+            expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+        page.goto(f"{url}/calls/{denied_call(on)}")
+        expect(page.get_by_text("Proved.")).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download the proofs").click()
+        assert download.value.path().read_text().startswith('{"form":')
+        page.goto(f"{url}/ledger")
+        page.get_by_label("Tool").fill("crm__*")
+        page.get_by_role("button", name="Search").click()
+        page.wait_for_url(f"{url}/ledger?tool=crm__*")
+        expect(page.locator("table.entries tbody tr").first).to_be_visible()
