@@ -2,7 +2,7 @@
 
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.describe import DescriptionRules, describe
@@ -102,16 +102,16 @@ def _call(chance: random.Random, instance: Instance, number: int, at: int) -> Ca
     arguments = {"deal_id": str(600 + chance.randrange(300)), "amount": chance.randrange(500, 60000)}
     request = ToolCallRequest(tool.listed_as, arguments)
     call = describe(DescriptionRules(), f"call_{at:x}{number:04x}", instance, request, tool)
-    return replace(call, risk=RISKS[chance.choices(range(3), (85, 12, 3))[0]])
+    return call._replace(risk=RISKS[chance.choices(range(3), (85, 12, 3))[0]])
 
 
 def _record(tx: Transaction, chance: random.Random, call: Call, kind: str) -> None:
     allowed = Decision(Outcome.ALLOW, VERSION, ("work-on-deals",))
     if kind == "denied":
         policy, reason = chance.choice(DENIALS)
-        tx.add(decision_draft(call, replace(allowed, outcome=Outcome.DENY, policies=(policy,), reasons=(reason,))))
+        tx.add(decision_draft(call, allowed._replace(outcome=Outcome.DENY, policies=(policy,), reasons=(reason,))))
         return
-    held = replace(allowed, outcome=Outcome.REQUIRE_APPROVAL, policies=("closing-needs-approval",))
+    held = allowed._replace(outcome=Outcome.REQUIRE_APPROVAL, policies=("closing-needs-approval",))
     approval = APPROVAL if kind == "approved" else None
     intent = tx.add(intent_draft(call, held if approval else allowed, approval))
     status = ExecutionStatus.OK
