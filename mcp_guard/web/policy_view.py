@@ -13,7 +13,7 @@ from mcp_guard.policy.authoring.set_diff import DiffLine, FileDiff
 from mcp_guard.policy.source import parse_texts
 from mcp_guard.storage.contract import Store
 
-COUNTED_RECEIPTS = 5000
+COUNTED_RECEIPTS = 2000
 """How many of the latest receipts are looked through for decisions."""
 
 
