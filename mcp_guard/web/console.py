@@ -46,7 +46,7 @@ class SignInNeeded(HTTPException):
     """A page was requested without a session, or with one that has ended."""
 
     def __init__(self, has_ended: bool) -> None:
-        super().__init__(401, "your session has ended; sign in again" if has_ended else "")
+        super().__init__(401, "Your session has ended. Sign in again." if has_ended else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,7 @@ def test_the_end_of_the_session_at_the_provider_ends_the_one_here(scenario: Oidc
     assert elsewhere.request("POST", "/sign-in/oidc/back-channel", f"logout_token={token}")[0] == 200
     status, page = alice.web.get("/")
     assert status == 401
-    assert "your session has ended" in page
+    assert "Your session has ended" in page
 
 
 def test_an_id_token_is_no_logout_token(scenario: OidcScenario) -> None:

@@ -101,13 +101,13 @@ def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:
     status, page = stranger.get("/requests/ap_none")
     assert status == 401
     assert 'data-page="sign-in"' in page
-    assert "your session has ended" not in page
+    assert "Your session has ended" not in page
     for path in ("/?part=list", "/requests/x/state"):
         assert stranger.get(path)[0] == 401
     stranger.cookies["__Host-mcp-guard"] = "what is left of an old session"
     status, page = stranger.get("/history")
     assert status == 401
-    assert "your session has ended; sign in again" in page
+    assert "Your session has ended. Sign in again." in page
     assert stranger.cookies == {}  # the browser forgets it
     assert stranger.post("/requests/x/options")[0] == 401
 

@@ -128,7 +128,7 @@ def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) ->
     key = log(on.config, "--kind", "approver.enrolled")[0]["key"]
     cli("approvers", "remove", "alice", key, "--why", "phone lost", "--config", str(on.config))
     page.goto(f"{on.url}/keys")
-    expect(page.get_by_text("your session has ended; sign in again")).to_be_visible()
+    expect(page.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
     page.get_by_role("button", name="Sign in with a passkey").tap()
     expect(page.get_by_role("alert")).to_contain_text("this passkey is not enrolled here")
     devices.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": phone})
@@ -185,7 +185,7 @@ def check_revoked_person(on: Fleet, page: Page) -> None:
     on.other.write_text(text.replace('[approvers.bob]\nname = "Bob"\n', ""))
     on.serve_pages()
     page.goto(f"{on.url}/history")
-    expect(page.get_by_text("your session has ended; sign in again")).to_be_visible()
+    expect(page.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
     page.get_by_role("button", name="Sign in with a passkey").click()
     expect(page.get_by_role("alert")).to_contain_text("`bob` is no longer an approver")
     on.other.write_text(text)
