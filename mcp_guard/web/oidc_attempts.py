@@ -43,7 +43,9 @@ class SealedAttempts:
         try:
             text, code = map(_decode, str(sealed)[: MAX_SEALED + 1].split("."))
         except ValueError:
-            raise SignInFailed("this sign-in was not begun in this browser", "begin it here: sign in again") from None
+            raise SignInFailed(
+                "this sign-in was not begun in this browser", "sign in again, in the browser that you want to use"
+            ) from None
         if not hmac.compare_digest(code, self._authenticate(text)):
             raise SignInFailed("this sign-in was not begun here", "sign in again")
         members = json.loads(text)
