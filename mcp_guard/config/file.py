@@ -346,6 +346,9 @@ class Config(Model):
             if notifier not in self.notifiers:
                 what = f"routes.{name}.notify: notifier `{notifier}` is not configured"
                 raise ValueError(f"{what}; {nearest_or(notifier, self.notifiers, f'add [notifiers.{notifier}]')}")
+            if self.notifiers[notifier].kind == "push" and self.web is None:
+                what = "push needs the pages at an address of your own"
+                raise ValueError(f"routes.{name}.notify: {what}; add [web] with their `url`")
         if route.accept:
             self._check_acceptance(name, route)
 

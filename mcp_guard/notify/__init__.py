@@ -8,6 +8,7 @@ NOTIFIERS: dict[str, str] = {
     "webhook": "mcp_guard.notify.webhook",
     "slack": "mcp_guard.notify.slack",
     "teams": "mcp_guard.notify.teams",
+    "push": "mcp_guard.notify.push",
     "email": "mcp_guard.notify.email",
     "command": "mcp_guard.notify.command",
 }

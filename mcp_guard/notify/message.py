@@ -176,7 +176,8 @@ def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Mess
         say("It was enrolled {}, and can sign their decisions.", AUTHORIZATIONS[receipt["authorized_by"]]),
         say("If it is not theirs, remove it: mcp-guard approvers remove {} {} --why TEXT", approver, key),
     )
-    return Message(id, "enrolled", say("New {} for approver {}", method, name), lines, link, now // 1_000_000, data)
+    title, audience = say("New {} for approver {}", method, name), (str(receipt["approver"]),)
+    return Message(id, "enrolled", title, lines, link, now // 1_000_000, data, audience=audience)
 
 
 def _quote(value: str) -> VisibleText:

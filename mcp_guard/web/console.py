@@ -89,6 +89,11 @@ class Console:
         return not uses_cookie(self.origin)
 
     @property
+    def offers_push(self) -> bool:
+        """Whether people may have notifications on their devices, which need a real origin."""
+        return not self.is_local and any(notifier.kind == "push" for notifier in self.settings.notifiers.values())
+
+    @property
     def writer(self) -> Writer:
         return self.votes.writer
 
@@ -198,6 +203,7 @@ class Console:
                 who=who,
                 navigation=links,
                 uses_cookie=not self.is_local,
+                offers_push=self.offers_push,
                 provider=self.settings.web.provider if self.settings.web else None,
                 format_minute=format_minute,
                 **values,

@@ -16,6 +16,7 @@ from mcp_guard.web.pages import (
     overview,
     policies,
     policy_changes,
+    push,
     requests,
     sign_in,
     slack,
@@ -37,7 +38,7 @@ class PageModule(Protocol):
 
 PAGES: tuple[PageModule, ...] = (
     inbox, requests, overview, ledger, story, agents, policies, policy_changes, tools, upstreams, operations, keys,
-    sign_in, oidc, slack,
+    sign_in, oidc, slack, push,
 )  # fmt: skip
 FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES, slack.PATH: slack.MAX_BODY_BYTES}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another

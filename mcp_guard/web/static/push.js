@@ -1,0 +1,66 @@
+"use strict";
+// Switches notifications on this device on and off. The functions post, send, attempt and toBytes are those of app.js.
+
+const registered = () => navigator.serviceWorker.register("/service-worker.js", { scope: "/" });
+const sameBytes = (one, other) => one.length === other.length && one.every((byte, at) => byte === other[at]);
+
+async function serverKey() {
+  const reply = await send("/push/key");
+  if (!reply.ok) throw new Error("the pages did not answer; reload the page");
+  return toBytes((await reply.json()).key);
+}
+
+// The subscription of this browser, unless it is for another key of the guard's.
+async function current() {
+  const registration = await navigator.serviceWorker.getRegistration("/");
+  const subscription = await registration?.pushManager.getSubscription();
+  if (!subscription) return null;
+  if (sameBytes(new Uint8Array(subscription.options.applicationServerKey), await serverKey())) return subscription;
+  await subscription.unsubscribe();
+  return null;
+}
+
+async function switchOn() {
+  if ((await Notification.requestPermission()) !== "granted") {
+    throw new Error("This browser does not allow notifications of this page. Allow them in its settings for this site.");
+  }
+  const registration = await registered();
+  await navigator.serviceWorker.ready;
+  const options = { userVisibleOnly: true, applicationServerKey: await serverKey() };
+  const subscription = (await current()) ?? (await registration.pushManager.subscribe(options));
+  await post("/push/subscriptions", subscription.toJSON());
+  await show();
+}
+
+async function switchOff() {
+  const subscription = await current();
+  if (subscription) {
+    await post("/push/unsubscribe", subscription.toJSON());
+    await subscription.unsubscribe();
+  }
+  await show();
+}
+
+async function show() {
+  const section = document.getElementById("push");
+  const can = "serviceWorker" in navigator && "PushManager" in window;
+  const isOn = can && (await current()) !== null;
+  section.querySelector("#push-state").textContent = !can
+    ? "This browser cannot show notifications. On an iPhone or iPad, add the page to the home screen first."
+    : isOn ? "On for this device." : "Off for this device.";
+  section.querySelector("#push-on").hidden = !can || isOn;
+  section.querySelector("#push-off").hidden = !isOn;
+  return isOn;
+}
+
+document.addEventListener("click", (event) => {
+  if (event.target.id === "push-on") attempt(switchOn);
+  else if (event.target.id === "push-off") attempt(switchOff);
+});
+
+// Whoever opens the page goes on being notified.
+if (document.getElementById("push")) {
+  attempt(async () => {
+    if (await show()) await post("/push/subscriptions", (await current()).toJSON());
+  });
+}
