@@ -79,26 +79,7 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     chosen = notified_fields(subject)
     fields = tuple((name, _field_text(value)) for name, value in chosen.items())
     caution = UNDO if is_irreversible(subject) else ""
-    data = {
-        "event": event,
-        "approval": approval.id,
-        "agent": subject.agent,
-        "instance": approval.instance,
-        "on_behalf_of": subject.on_behalf_of,
-        "ticket": subject.ticket,
-        "claimed": list(subject.claimed),
-        "tool": subject.tool,
-        "resource": asdict(resource),
-        "effect": subject.effect,
-        "fields": chosen,
-        "reasons": list(subject.reasons),
-        "policies": list(subject.policies),
-        "routes": list(approval.routes),
-        "risk": asdict(subject.risk),
-        "expires": format_time(approval.expires),
-        "decision_hash": approval.decision_hash,
-        "link": link,
-    }
+    data = _request_data(approval, event, chosen, link)
     lines = (
         say("{} ({}){} wants to call {}.", quote(subject.agent), quote(approval.instance), user, target),
         *([join("; ", (say("{}: {}", name, value) for name, value in fields))] if fields else []),
@@ -115,6 +96,31 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         id, event, title, lines, link, now // 1_000_000, data, fields, caution, approval.id,
         expires=approval.expires // 1_000_000, audience=_audience(approval), accepts=accepted_by(approval.rules),
     )  # fmt: skip
+
+
+def _request_data(approval: Approval, event: str, chosen: Json, link: str) -> Json:
+    """A request as programs read it. `chosen` are the arguments that may leave the guard."""
+    subject = approval.subject
+    return {
+        "event": event,
+        "approval": approval.id,
+        "agent": subject.agent,
+        "instance": approval.instance,
+        "on_behalf_of": subject.on_behalf_of,
+        "ticket": subject.ticket,
+        "claimed": list(subject.claimed),
+        "tool": subject.tool,
+        "resource": asdict(subject.resource or Resource("Tool", subject.tool)),
+        "effect": subject.effect,
+        "fields": chosen,
+        "reasons": list(subject.reasons),
+        "policies": list(subject.policies),
+        "routes": list(approval.routes),
+        "risk": asdict(subject.risk),
+        "expires": format_time(approval.expires),
+        "decision_hash": approval.decision_hash,
+        "link": link,
+    }
 
 
 def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Message:

@@ -107,7 +107,8 @@ def seal(subscription: Subscription, owner: str, secret: SharedSecret) -> bytes:
     """AES-256-GCM (NIST SP 800-38D); the owner is bound, so that one person never gets another's messages."""
     keys = {"p256dh": _encode(subscription.public), "auth": _encode(subscription.auth)}
     nonce, text = os.urandom(NONCE_BYTES), json.dumps({"endpoint": subscription.endpoint, "keys": keys})
-    return nonce + _cipher(secret).encrypt(nonce, text.encode(), owner.encode())
+    sealed: bytes = _cipher(secret).encrypt(nonce, text.encode(), owner.encode())
+    return nonce + sealed
 
 
 def unseal(sealed: bytes, owner: str, secret: SharedSecret, services: Collection[str]) -> Subscription | None:

@@ -10,7 +10,7 @@ import pytest
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Effect, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
-from mcp_guard.notify import NOTIFIERS, command, desktop, email, slack, teams, webhook
+from mcp_guard.notify import NOTIFIERS, command, desktop, email, push, slack, teams, webhook
 from mcp_guard.notify.desktop import _osascript
 from mcp_guard.notify.message import Message, make_message
 from mcp_guard.outbound import Destination
@@ -107,13 +107,17 @@ def by_teams(folder: Path, message: Message) -> str:
     return "\n".join(texts(check_message(receiver.posted[0].body)))
 
 
+def by_push(_: Path, message: Message) -> str:
+    return push.payload(message).decode()
+
+
 SENDERS: dict[str, Callable[[Path, Message], str]] = {
     "webhook": by_webhook, "slack": by_slack, "teams": by_teams, "email": by_email, "command": by_command,
-    "desktop": by_desktop,
+    "desktop": by_desktop, "push": by_push,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", NOTIFIERS)
+@pytest.mark.parametrize("kind", [kind for kind in NOTIFIERS if kind != "push"])
 async def test_every_notifier_carries_the_chosen_fields_only(harness: Harness, kind: str) -> None:
     none = SENDERS[kind](harness.folder, message_for(harness, await hold(harness)))
     assert not [value for value in ("50000", "paid", "DE89") if value in none]
@@ -124,6 +128,11 @@ async def test_every_notifier_carries_the_chosen_fields_only(harness: Harness, k
     if kind != "webhook":  # whose JSON is for programs
         assert "\u202e" not in some
         assert ", approved by Alice" not in some
+
+
+async def test_push_carries_no_field_because_a_lock_screen_shows_it(harness: Harness) -> None:
+    sent = by_push(harness.folder, message_for(harness, await hold(harness, *CHOSEN)))
+    assert not [value for value in ("50000", "paid", "DE89") if value in sent]
 
 
 @pytest.mark.parametrize("kind", NOTIFIERS)
