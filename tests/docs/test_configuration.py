@@ -8,7 +8,20 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard.config import file, ledger, network, notifiers, risk, serve, telemetry, tools, types, upstreams, web
+from mcp_guard.config import (
+    file,
+    ledger,
+    network,
+    notifiers,
+    oidc,
+    risk,
+    serve,
+    telemetry,
+    tools,
+    types,
+    upstreams,
+    web,
+)
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
@@ -20,7 +33,8 @@ IN_ORDER: tuple[type[BaseModel], ...] = (
     tools.ResourceTypeConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
     file.IdentityConfig, file.RouteConfig, notifiers.WebhookConfig,
     notifiers.SlackConfig, notifiers.TeamsConfig, notifiers.PushConfig, notifiers.EmailConfig, notifiers.CommandConfig,
-    file.InboxConfig, web.WebConfig, web.WebRolesConfig, risk.SignalConfig, risk.DriftConfig,
+    file.InboxConfig, web.WebConfig, web.WebRolesConfig, oidc.OidcConfig, oidc.OidcRolesConfig,
+    risk.SignalConfig, risk.DriftConfig,
     serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
@@ -35,7 +49,7 @@ def shown(value: Any) -> str:
     match value:
         case None | () | "":
             return "–"
-        case dict() if not value:
+        case dict() | BaseModel() if not value or value == type(value)():
             return "–"
         case bool():
             return f"`{str(value).lower()}`"

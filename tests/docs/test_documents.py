@@ -273,7 +273,7 @@ def test_every_command_in_a_code_block_parses(document: Path, monkeypatch: pytes
 def test_every_command_mentioned_in_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """With its subcommand, where it has one."""
     text = "".join(document.read_text() for document in DOCUMENTS if "decisions" not in document.parts)
-    named = set(re.findall(r"`mcp-guard ([a-z]+)(?: ([a-z]+)\b)?", text))
+    named = set(re.findall(r"`mcp-guard ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*)\b)?", text))
     assert len(named) > 30
     for command, verb in named:
         with pytest.raises(SystemExit) as ended:
