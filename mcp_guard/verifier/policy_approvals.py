@@ -63,6 +63,8 @@ class PolicyApprovalChecker:
         self._proposals: set[str] = set()
         self._versions: set[str] = set()
         """Those that were loaded."""
+        self._sets: dict[str, str] = {}
+        """The set of each version that was looked at."""
         self.approvals = 0
         """Proposals that were approved."""
         self.loads = 0
@@ -186,9 +188,12 @@ class PolicyApprovalChecker:
             raise VerificationFailed(seq, "does not name the votes by which its policies are in force")
 
     def _set_of(self, seq: int, version: str) -> str:
+        if version in self._sets:
+            return self._sets[version]
         material = self._material(version)
         if material is None:
             raise VerificationFailed(seq, f"the text of its policy version `{version}` is not stored")
         texts = {"policies": json.loads(material)["policies"]}
         text = json.dumps(texts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        self._sets[version] = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return self._sets[version]

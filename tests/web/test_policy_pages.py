@@ -17,6 +17,7 @@ from mcp_guard.ledger.tool_entries import tool_entries
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.upstream.catalog import make_tool
 from tests.live.running_guard import cli, log
+from tests.web.axe import violations
 from tests.web.inbox_process import add_passkeys, sign_in
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import WebClient
@@ -123,6 +124,7 @@ def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, c
     expect(page.get_by_role("region", name="Difference of closed.cedar")).to_contain_text('+ @id("closed")')
     expect(page.get_by_text(re.compile("Never more permissive|More permissive"))).to_be_visible()
     expect(page.get_by_text("would differ")).to_be_visible()
+    assert violations(page) == []
     page.get_by_label("Rationale").fill("Not today.")
     page.get_by_role("button", name="Deny").tap()
     expect(page.get_by_text("was denied")).to_be_visible()
@@ -131,6 +133,7 @@ def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, c
     policy.unlink()
     page.goto(f"{on.url}/policies")
     expect(page.get_by_role("table")).to_contain_text("hold")
+    assert violations(page) == []
     page.get_by_label("Policies, in Cedar").fill(NOTHING)
     page.get_by_role("button", name="Replay").tap()
     page.wait_for_url(re.compile("/policies/candidate/"))
@@ -156,6 +159,7 @@ def test_changed_tool_is_shown_and_accepted_with_a_passkey(on: WebScenario, chro
     expect(page.get_by_role("heading", name="What changed since it was pinned")).to_be_visible()
     expect(page.locator("dl.differences ins", has_text="everybody")).to_be_visible()
     expect(page.get_by_role("button", name="Accept")).to_be_enabled()
+    assert violations(page) == []
     page.get_by_label("Reason").fill("Reviewed with the vendor.")
     page.get_by_role("button", name="Accept").click()
     expect(page.locator(".head .state")).to_have_text("pinned")
