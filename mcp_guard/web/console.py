@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from mcp_guard.core.approval import SIGN_IN_AGAIN
 from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.errors import GuardError, LedgerError, SignInRequired
 from mcp_guard.core.model import Json
@@ -40,6 +41,11 @@ from mcp_guard.web.view import make_pages
 
 NO_ROUTE, NOT_FOUND = "Not Found", "There is no page at this address."
 SIGNED_OUT = HTTPException(401, "sign in again", {"www-authenticate": "Bearer"})
+
+
+ENROLMENT_PATHS = ("/passkeys", "/sign-")
+"""The changes that a session may make which began with a code for a new key, where nobody signs in locally."""
+ENROLS_ONLY = "a code for a new key permits only to enrol it; decide after a sign-in with the identity provider"
 
 
 class SignInNeeded(HTTPException):
@@ -121,6 +127,9 @@ class Console:
         if viewer.roles.isdisjoint(roles):
             names = " or ".join(sorted(roles))
             raise HTTPException(403, f"this is for people with the role {names}, which you do not have")
+        is_change = request.method not in ("GET", "HEAD")
+        if is_change and self.may_only_enrol(viewer) and not request.url.path.startswith(ENROLMENT_PATHS):
+            raise SignInRequired(ENROLS_ONLY, SIGN_IN_AGAIN)
         return viewer
 
     async def viewer(self, request: Request) -> BrowserSession | None:

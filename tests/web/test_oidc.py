@@ -212,6 +212,9 @@ def test_codes_sign_nobody_in_but_to_enrol_a_key(scenario: OidcScenario) -> None
     status, refusal = enrolling.decide(scenario.open_request, passkey)
     assert status == 409
     assert "permits only to enrol it" in refusal["problem"]
+    status, refusal = enrolling.post(f"/revoke/{scenario.open_request}", {"rationale": "why not"})
+    assert status == 409  # nor anything else
+    assert "permits only to enrol it" in refusal["problem"]
 
 
 def test_signing_out_leads_to_the_provider_and_back(scenario: OidcScenario) -> None:

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_guard.core.approval import SIGN_IN_AGAIN, Approval, GrantTerms, VoteStatement, check_sign_in
+from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement, check_sign_in
 from mcp_guard.core.approval_card import earlier_lines, recent_lines
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
-from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
 from mcp_guard.web.sessions import BrowserSession
@@ -21,7 +21,6 @@ from mcp_guard.web.view import approvers_of, make_card, may_see, plain, policy_t
 
 READERS = frozenset({Role.APPROVER, Role.AUDITOR})
 NAV: tuple[NavigationLink, ...] = ()
-ENROLS_ONLY = "a code for a new key permits only to enrol it; decide after a sign-in with the identity provider"
 
 
 def routes(console: Console) -> list[Route]:
@@ -80,8 +79,6 @@ class _RequestPages:
         if verdict not in ("approve", "deny"):
             raise ApprovalError("`verdict` must be approve or deny")
         rationale, terms = str(body.get("rationale", "")), _read_terms(body.get("terms"))
-        if console.may_only_enrol(viewer):
-            raise SignInRequired(ENROLS_ONLY, SIGN_IN_AGAIN)
         signed_in = viewer.person.sign_in
         op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms, signed_in)
         statement = await console.writer.submit(op)
