@@ -430,12 +430,13 @@ class Runtime:
             await WitnessScheduler(self.ledger.writer, self.ledger.reader, scheduled, self.settings.path).run()
 
     async def _notify(self) -> None:
-        """Notify, escalate and expire, from the first request for approval on."""
+        """Notify, escalate and expire; a guard without pages beside it, from its first request for approval on."""
         settings, requested = self.settings, asyncio.Event()
         if not settings.routes:
             return
         self.ledger.approvals.on_asked.append(requested.set)
-        await requested.wait()
+        if settings.serve is None or settings.web is None:  # beside pages, others open and end requests as well
+            await requested.wait()
         from mcp_guard.notify.start import open_dispatcher  # a guard that never holds a call never loads it
 
         ledger = self.ledger

@@ -28,7 +28,7 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time
+from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.votes import Votes
@@ -207,9 +207,10 @@ def describe(approval: Approval, now: int) -> list[str]:
     reasons = join("; ", subject.reasons) or "a policy requires approval"
     votes = [
         say(
-            "  {:<13}  {}{} at {}: {}",
+            "  {:<13}  {}{}{} at {}: {}",
             vote.verdict,
             quote(vote.name or vote.approver),
+            service_mark({"method": vote.method}),
             SELF_APPROVED if vote.verdict == "approve" and approval.is_requester(vote.approver) else "",
             format_time(vote.at),
             value_text(vote.rationale),

@@ -17,6 +17,7 @@ from mcp_guard.core.approval import (
     RouteRule,
     Vote,
     VoteStatement,
+    accepted_by,
     advance,
     binding,
     changed_members,
@@ -197,6 +198,16 @@ def test_escalation_lets_nobody_decide_on_their_own_request_whose_own_route_forb
     routes = {"solo": solo, "chiefs": Route("chiefs", ("bob", "zoe"), 100, unsafe_self_approval=chiefs_too)}
     wider = escalate_rule(make_rule(solo), routes, 10, ("bob", None))
     assert wider == RouteRule("solo", ("alice", *added), 1, self_approval=True)
+
+
+@pytest.mark.parametrize(("chiefs", "left"), [(("slack",), ("slack",)), ((), ())])
+def test_escalation_keeps_the_services_that_both_routes_accept(chiefs: tuple[str, ...], left: tuple[str, ...]) -> None:
+    people = Route("people", ("alice",), 100, escalate_to="chiefs", escalate_after=10, accept=("slack",))
+    routes = {"people": people, "chiefs": Route("chiefs", ("zoe",), 100, accept=chiefs)}
+    wider = escalate_rule(make_rule(people), routes, 10)
+    assert wider is not None
+    assert wider.accept == left
+    assert accepted_by([make_rule(people), make_rule(routes["chiefs"])]) == left
 
 
 ABOUT = {name: f"the {name}" for name in (*APPROVED_MEMBERS, "commitment", "expires", "resource_argument")}

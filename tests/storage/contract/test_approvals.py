@@ -194,6 +194,21 @@ def test_a_message_is_taken_by_one_process(store: Store, other: Store) -> None:
     ]
 
 
+def test_message_about_the_end_of_a_request_waits_until_it_ends(store: Store, other: Store) -> None:
+    with writing(store):
+        for subject in ("ap_1", "ap_2"):
+            store.add_delivery(subject, "slack", "requested", 50)
+            store.add_delivery(subject, "slack", "ended", 50, "waiting")
+    assert {(due.subject, due.event) for due in other.due_deliveries(99)} == {
+        ("ap_1", "requested"), ("ap_2", "requested")
+    }  # fmt: skip
+    with writing(store):
+        store.end_deliveries("ap_1", 70)
+        store.end_deliveries("ap_1", 90)
+    ended = [(due.subject, due.due) for due in other.due_deliveries(99) if due.event == "ended"]
+    assert ended == [("ap_1", 70)]
+
+
 def test_a_sign_in_code_is_used_once_and_in_time(store: Store, other: Store) -> None:
     with writing(store):
         store.add_sign_in("a", "alice", "link", 10, 20)
