@@ -58,6 +58,9 @@ NOT_RUN = {
         "~/mcp-guard/bin/pip": "the same",
         "make dist": "builds; tests/packaging does so",
     },
+    "docs/howto/teams.md": {
+        "install -m 600 /dev/null teams-workflow": "needs Teams; tests/notify/test_teams.py has a receiver",
+    },
     "docs/howto/uninstall.md": {
         "mcp-guard unwrap": WRAPS,
         "mcp-guard upstreams logout": "needs a keyring, and an authorization server; tests/upstream has them",
