@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -152,7 +152,9 @@ class BrowserSessions:
             return new
         value = orjson.loads(session.item.value) | {"rotated": now, "used": now, "code": None}
         await self.items.put(self._item(new, value, session.item.owner), now)
-        await self._change(session.item, now, expires=now + GRACE, replaced=True, code=None)
+        if not await self._change(session.item, now, expires=now + GRACE, replaced=True, code=None):
+            await self.items.delete(KIND, self._hash(new))  # the session was ended meanwhile
+            return None
         return new
 
     async def take_code(self, session: BrowserSession, now: Micros) -> bool:
@@ -170,32 +172,30 @@ class BrowserSessions:
 
     async def close(self, session: BrowserSession, now: Micros) -> None:
         """End it, with all its tokens. Raises: LedgerError."""
-        for item in await self.items.find_all(KIND, session.item.owner, now):
-            if _read(item).id == session.id:
-                await self.items.delete(KIND, item.key)
+        await _end(self.items, session.item.owner, now, lambda other: other.id == session.id)
 
     async def close_of_provider(self, issuer: str, subject: str, session: str, now: Micros) -> int:
         """End the sessions that an identity provider has begun, by its `sub`, its `sid` or both. Returns how many.
 
         Raises: LedgerError.
         """
-        ended = set()
-        for item in await self.items.find_all(KIND, None, now):
-            found = _read(item)
-            claims = found.person.claims
-            is_theirs = found.person.issuer == issuer and subject in ("", claims.get("sub"))
-            if is_theirs and session in ("", claims.get("sid")) and await self.items.delete(KIND, item.key):
-                ended.add(found.id)
-        return len(ended)
+
+        def is_theirs(other: BrowserSession) -> bool:
+            claims = other.person.claims
+            is_person = other.person.issuer == issuer and subject in ("", claims.get("sub"))
+            return is_person and session in ("", claims.get("sid"))
+
+        return await _end(self.items, None, now, is_theirs)
 
     async def close_all(self, owner: str, now: Micros) -> int:
         """Sign somebody out everywhere; returns how many sessions they had. Raises: LedgerError."""
         return await close_sessions(self.items, owner, now)
 
-    async def _change(self, item: Item | None, now: Micros, expires: Micros | None = None, **changes: Any) -> None:
-        """Change members of what is there, whatever else was changed meanwhile."""
+    async def _change(self, item: Item | None, now: Micros, expires: Micros | None = None, **changes: Any) -> bool:
+        """Change members of what is there, whatever else was changed meanwhile; false if it is there no more."""
         while item is not None and not await self.items.swap(item, self._with(item, expires, **changes)):
             item = await self.items.get(KIND, item.key, now)
+        return item is not None
 
     def _with(self, item: Item, expires: Micros | None = None, **changes: Any) -> Item:
         value = orjson.loads(item.value) | changes
@@ -213,7 +213,22 @@ class BrowserSessions:
 
 async def close_sessions(items: Items, owner: str, now: Micros) -> int:
     """End all sessions of somebody; returns how many there were. Raises: LedgerError."""
-    ended = {_read(item).id for item in await items.find_all(KIND, owner, now) if await items.delete(KIND, item.key)}
+    return await _end(items, owner, now)
+
+
+async def _end(
+    items: Items, owner: str | None, now: Micros, is_meant: Callable[[BrowserSession], bool] = lambda _: True
+) -> int:
+    """End the sessions of somebody that are meant, or of everybody; returns how many.
+
+    It looks again until there is none, because a token may be replaced meanwhile: either its successor is found, or
+    whoever replaces it finds it gone.
+    """
+    ended: set[str] = set()
+    while found := [session for session in map(_read, await items.find_all(KIND, owner, now)) if is_meant(session)]:
+        for session in found:
+            await items.delete(KIND, session.item.key)
+            ended.add(session.id)
     return len(ended)
 
 

@@ -109,6 +109,14 @@ async def test_closed_session_ends_with_all_its_tokens(sessions: BrowserSessions
     assert [await sessions.find(each, NOW) is not None for each in (token, new, other)] == [False, False, True]
 
 
+async def test_token_of_a_session_that_ends_meanwhile_is_not_replaced(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW)
+    session = await found(sessions, token)
+    assert await sessions.close_all(owner_of("alice"), NOW) == 1
+    assert await sessions.renew(token, session, NOW, force=True) is None
+    assert await sessions.items.find_all("session", None, NOW) == []
+
+
 async def test_code_authorizes_one_enrolment_for_a_short_time(sessions: BrowserSessions) -> None:
     token = await sessions.open(ALICE, NOW, code="sign_in_code")
     session = await found(sessions, token)
