@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
-.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
 .PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -67,7 +67,7 @@ fleet-upgrade: $(VENV)/.dev database  ## make a ledger of format 4 with RECEIPTS
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-fleet bench-policy bench-ledger bench-reads bench-verify
+BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-fleet bench-policy bench-ledger bench-reads bench-console bench-verify
 bench:  ## measure everything in docs/reference/performance.md, a few minutes; fails if a budget is missed
 	@missed=; for bench in $(BENCHES); do echo; echo "== make $$bench"; $(MAKE) -s $$bench || missed="$$missed $$bench"; done; \
 	  test -z "$$missed" || { echo; echo "failed or missed a budget:$$missed"; exit 1; }
@@ -149,6 +149,9 @@ bench-ledger: $(VENV)/.dev  ## measure one step in ledgers of 10 thousand, 100 t
 
 bench-reads: $(VENV)/.dev  ## measure calls while a ledger of a million receipts is searched in the same guard; two minutes
 	@$(BIN)/python benchmarks/background_reads.py $(ARGS)
+
+bench-console: $(VENV)/.dev  ## measure the console's pages over a million receipts, and calls while somebody looks at them; ten minutes
+	@$(BIN)/python benchmarks/console_pages.py $(ARGS)
 
 CALLS ?= 100000
 soak: $(VENV)/.dev  ## run 200 HTTP sessions at once, then CALLS calls through one guard, check for leaks, and time calls while another agent attacks

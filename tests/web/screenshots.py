@@ -34,11 +34,16 @@ ORIGIN = "crm-example.local/ledger"
 def fill(on: InboxScenario) -> None:
     """Some typical requests for the inbox."""
     on.hold()
+    fill_console(on)
+    while len(on.requests()) < 3:
+        pass
+
+
+def fill_console(on: InboxScenario) -> None:
+    """Requests for what the console shows as waiting, besides the one that is decided for it."""
     on.hold(deal_id="790", amount=12500.0, stage="Closed Lost", guard_reason="They chose another supplier.")
     arguments = {"deal_id": "655", "amount": 1200.0, "reason": "double charge", "guard_reason": "Billing asked for it."}
     on.client.send("tools/call", {"name": "crm__refund", "arguments": arguments})
-    while len(on.requests()) < 3:
-        pass
 
 
 def main() -> None:
@@ -79,7 +84,7 @@ def console_pictures() -> None:
         browser() as launched,
     ):
         call = decide_and_deny(on)
-        fill(on)
+        fill_console(on)
         for name, look in CONSOLE_LOOKS.items():
             page = launched.new_context(**look).new_page()
             sign_in(page, on)
@@ -98,7 +103,7 @@ def decide_and_deny(on: InboxScenario) -> str:
     create_file(passphrase, b"only Alice knows this")
     files = ("--key-file", str(key), "--passphrase-file", str(passphrase), "--config", str(on.config))
     cli("approvers", "add", "alice", *files)
-    held = on.hold(amount=50500.0)
+    held = on.hold()
     [request] = on.requests()
     cli("approvals", "approve", request["id"], "--as", "alice", *files, "--rationale", "Signed contract seen.")
     on.client.wait(held)

@@ -1,0 +1,170 @@
+"""`make bench-console`: measures the console over a ledger of a million receipts, and calls of a guard meanwhile.
+
+The pages are a process of their own, as in use. First the search index is made, then each page is loaded by turns; then
+calls over HTTP are timed in turns with and without somebody who loads a page each quarter of a second. Exits 1 if the
+median of a page is over the budget, or the slowest hundredth of the calls is slower than the budget allows.
+"""
+
+import argparse
+import asyncio
+import http.client
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.background_reads import guard  # noqa: E402
+from benchmarks.bench import SHARED, is_real_disk, write_guard  # noqa: E402
+from benchmarks.http_calls import WAIT_SECONDS, calls_over_http, free_port  # noqa: E402
+from benchmarks.ledger import build  # noqa: E402
+from mcp_guard.config import load  # noqa: E402
+
+PAGES = {
+    "overview, a day": "/overview",
+    "overview, 90 days": "/overview?period=90d",
+    "ledger": "/ledger",
+    "ledger, by agent and outcome": "/ledger?agent=bench&outcome=ok",
+    "ledger, by ticket, in the middle": "/ledger?ticket=INC-4451&below=500000",
+    "ledger, two filters without a match": "/ledger?outcome=ok&policy=none*",
+    "agents": "/agents",
+    "upstreams": "/upstreams",
+}
+PAGE_MS = 300.0
+MOST_SLOWER, MORE_MS = 1.1, 2.0
+"""The budget of calls: so many times as long as without anybody who looks, and so many milliseconds."""
+PAUSE_SECONDS = 0.25
+
+
+class Viewer:
+    """Somebody who has signed in to the pages on loopback."""
+
+    def __init__(self, config: Path, port: int) -> None:
+        self._host = f"localhost:{port}"
+        words = [sys.executable, "-m", "mcp_guard.cli", "approvers", "code", "alice", "--json", "--config", str(config)]
+        code = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)["code"]
+        self._headers = {"origin": f"http://{self._host}"}
+        _, answer = self._ask("POST", "/sign-in", f"code={code}")
+        self._headers["authorization"] = f"Bearer {json.loads(answer)['token']}"
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+        with closing(http.client.HTTPConnection(self._host, timeout=WAIT_SECONDS)) as connection:
+            connection.request(method, path, body, self._headers)
+            reply = connection.getresponse()
+            return reply.status, reply.read().decode()
+
+    def load(self, path: str) -> float:
+        """Milliseconds."""
+        began = time.perf_counter()
+        status, text = self._ask("GET", path)
+        assert status == 200, text[:500]
+        return (time.perf_counter() - began) * 1000
+
+    def is_indexed(self) -> bool:
+        return "so far; the newest come last" not in self._ask("GET", "/ledger")[1]
+
+
+async def time_calls(port: int, token: str, viewer: Viewer, rounds: int, calls: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each call while nobody looks, and while somebody does."""
+    quiet: list[float] = []
+    watched: list[float] = []
+    async with calls_over_http(port, token, "bench__update_deal", "2025-11-25") as call:
+
+        async def turn(into: list[float]) -> None:
+            for _ in range(calls):
+                began = time.perf_counter()
+                await call()
+                into.append((time.perf_counter() - began) * 1000)
+
+        async def look() -> None:
+            while True:
+                for path in PAGES.values():
+                    await asyncio.to_thread(viewer.load, path)
+                    await asyncio.sleep(PAUSE_SECONDS)
+
+        await turn([])
+        for _ in range(rounds):
+            await turn(quiet)
+            looking = asyncio.create_task(look())
+            await turn(watched)
+            looking.cancel()
+            await asyncio.wait([looking])
+    return quiet, watched
+
+
+def run(folder: Path, receipts: int, rounds: int, calls: int) -> bool:
+    """Returns: whether the budgets were met."""
+    kit = SHARED if (SHARED / "upstream.py").exists() else HERE / "kit"
+    port, pages = free_port(), free_port()
+    config = write_guard(folder, kit / "upstream.py")
+    people = '[approvers.alice]\nname = "Alice"\n' if "[approvers.alice]" not in config.read_text() else ""
+    config.write_text(f"{config.read_text()}[serve]\nport = {port}\n{people}[inbox]\nport = {pages}\n")
+    settings = load(config)
+    build(settings.state_dir, receipts, origin=settings.origin)
+    words = [sys.executable, "-m", "mcp_guard.cli", "inbox", "--config", str(config), "--json"]
+    with guard(config, "in-background"), subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as inbox:
+        try:
+            assert inbox.stdout is not None
+            inbox.stdout.readline()
+            viewer, began = Viewer(config, pages), time.perf_counter()
+            while not viewer.is_indexed():
+                time.sleep(1)
+            print(f"{receipts:,} receipts were indexed in {time.perf_counter() - began:.0f} s\n")
+            is_met = report_pages({name: [viewer.load(path) for _ in range(15)] for name, path in PAGES.items()})
+            issue = [sys.executable, "-m", "mcp_guard.cli", "instances", "issue", "--config", str(config)]
+            token = subprocess.run(issue, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            return report_calls(*asyncio.run(time_calls(port, token, viewer, rounds, calls))) and is_met
+        finally:
+            inbox.terminate()
+
+
+def report_pages(times: dict[str, list[float]]) -> bool:
+    print("| Page | median ms | slowest |\n|---|---|---|")
+    for name, each in times.items():
+        print(f"| {name} | {statistics.median(each):.0f} | {max(each):.0f} |")
+    slowest = max(map(statistics.median, times.values()))
+    print(
+        f"\nslowest median: {slowest:.0f} ms (budget {PAGE_MS:.0f} ms): {'met' if slowest <= PAGE_MS else 'MISSED'}\n"
+    )
+    return slowest <= PAGE_MS
+
+
+def report_calls(quiet: list[float], watched: list[float]) -> bool:
+    print("| Calls | number | p50 ms | p99 | slowest |\n|---|---|---|---|---|")
+    slow = []
+    for name, each in (("nobody looks", quiet), ("somebody looks", watched)):
+        cuts = statistics.quantiles(each, n=100)
+        slow.append(cuts[98])
+        print(f"| {name} | {len(each):,} | {cuts[49]:.2f} | {cuts[98]:.2f} | {max(each):.2f} |")
+    budget = MOST_SLOWER * slow[0] + MORE_MS
+    print(f"\np99: {slow[1]:.1f} ms (budget {budget:.1f} ms): {'met' if slow[1] <= budget else 'MISSED'}")
+    return slow[1] <= budget
+
+
+def main() -> int:
+    """Exit codes: 0 measured, 1 a budget was missed, 2 no real disk."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--where", type=Path, default=HERE.parent / "build", help="a folder on a real disk")
+    parser.add_argument("--receipts", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=1000, help="calls a turn")
+    options = parser.parse_args()
+    if not is_real_disk(options.where, "make bench-console"):
+        return 2
+    folder = Path(tempfile.mkdtemp(prefix="bench-console-", dir=options.where))
+    try:
+        is_met = run(folder, options.receipts, options.rounds, options.calls)
+    finally:
+        shutil.rmtree(folder)
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
