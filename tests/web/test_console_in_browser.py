@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.live.running_guard import cli, text
 from tests.web.axe import violations
-from tests.web.inbox_process import free_port, inbox
+from tests.web.inbox_process import add_passkeys, free_port, inbox
 from tests.web.web_process import WebScenario, browser_at, web_scenario
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -150,3 +150,24 @@ def test_pages_work_on_loopback_where_the_script_fetches_them(on: WebScenario, c
         page.get_by_role("button", name="Search").click()
         page.wait_for_url(f"{url}/ledger?tool=crm__*")
         expect(page.locator("table.entries tbody tr").first).to_be_visible()
+
+
+def test_operator_revokes_an_instance_with_a_reason_and_a_passkey(on: WebScenario, chromium: Browser) -> None:
+    page = signed_in(on, chromium, "wide")
+    add_passkeys(page.context, page)
+    page.goto(f"{on.url}/keys")
+    page.get_by_role("button", name="Enrol a passkey").click()
+    page.locator("li.card.flat").first.wait_for()
+    page.goto(f"{on.url}/agents")
+    row = page.locator("table.entries tbody tr").first
+    row.locator("summary").click()
+    row.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("alert")).to_contain_text("required")
+    row.get_by_label("Why").fill("It behaves oddly.")
+    row.get_by_role("button", name="Revoke").click()
+    expect(page.locator("table.entries tbody tr").first.get_by_text("revoked")).to_be_visible()
+    words = ("--json", "--kind", "credential.revoked", "--config", str(on.config))
+    [receipt] = json.loads(cli("log", *words).stdout)
+    assert receipt["operation"]["reason"] == "It behaves oddly."
+    assert receipt["operation"]["operator"] == "alice"
+    cli("verify", "--config", str(on.config))
