@@ -26,7 +26,6 @@ CONSOLE = {
     "ledger": "/ledger",
     "story": "/calls/{call}",
     "agents": "/agents",
-    "upstreams": "/upstreams",
 }
 ORIGIN = "crm-example.local/ledger"
 
