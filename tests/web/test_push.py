@@ -89,7 +89,7 @@ def test_request_is_approved_from_a_push_message(running: tuple[WebScenario, Pus
         page.get_by_label("One-time code").fill(on.code())
         page.get_by_role("button", name="Sign in with the code").click()
         page.get_by_role("button", name="Switch notifications on").click()
-        page.get_by_text("On for this device.").wait_for()
+        page.get_by_text("It is on.").wait_for()
         call = on.hold()
         [request] = on.requests()
         while not service.got:

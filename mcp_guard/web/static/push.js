@@ -47,7 +47,7 @@ async function show() {
   const isOn = can && (await current()) !== null;
   section.querySelector("#push-state").textContent = !can
     ? "This browser cannot show notifications. On an iPhone or iPad, add the page to the home screen first."
-    : isOn ? "On for this device." : "Off for this device.";
+    : isOn ? "It is on." : "It is off.";
   section.querySelector("#push-on").hidden = !can || isOn;
   section.querySelector("#push-off").hidden = !isOn;
   return isOn;
