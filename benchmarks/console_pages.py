@@ -46,13 +46,28 @@ PAUSE_SECONDS = 0.25
 class Viewer:
     """Somebody who has signed in to the pages on loopback."""
 
-    def __init__(self, config: Path, port: int) -> None:
-        self._host = f"localhost:{port}"
+    def __init__(self, host: str, headers: dict[str, str]) -> None:
+        self._host, self._headers = host, headers
+
+    @classmethod
+    def sign_in(cls, config: Path, port: int) -> "Viewer":
+        viewer = cls(f"localhost:{port}", {"origin": f"http://localhost:{port}"})
         words = [sys.executable, "-m", "mcp_guard.cli", "approvers", "code", "alice", "--json", "--config", str(config)]
         code = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)["code"]
-        self._headers = {"origin": f"http://{self._host}"}
-        _, answer = self._ask("POST", "/sign-in", f"code={code}")
-        self._headers["authorization"] = f"Bearer {json.loads(answer)['token']}"
+        _, answer = viewer._ask("POST", "/sign-in", f"code={code}")
+        viewer._headers["authorization"] = f"Bearer {json.loads(answer)['token']}"
+        return viewer
+
+    def look(self) -> "subprocess.Popen[bytes]":
+        """Load one page after the other until it is ended, in a process of its own, which slows no call's client."""
+        words = [sys.executable, str(Path(__file__).resolve()), "--look", json.dumps([self._host, self._headers])]
+        return subprocess.Popen(words)
+
+    def look_on(self) -> None:
+        while True:
+            for path in PAGES.values():
+                self.load(path)
+                time.sleep(PAUSE_SECONDS)
 
     def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
         with closing(http.client.HTTPConnection(self._host, timeout=WAIT_SECONDS)) as connection:
@@ -83,19 +98,13 @@ async def time_calls(port: int, token: str, viewer: Viewer, rounds: int, calls: 
                 await call()
                 into.append((time.perf_counter() - began) * 1000)
 
-        async def look() -> None:
-            while True:
-                for path in PAGES.values():
-                    await asyncio.to_thread(viewer.load, path)
-                    await asyncio.sleep(PAUSE_SECONDS)
-
         await turn([])
         for _ in range(rounds):
             await turn(quiet)
-            looking = asyncio.create_task(look())
+            looking = viewer.look()
             await turn(watched)
-            looking.cancel()
-            await asyncio.wait([looking])
+            looking.terminate()
+            looking.wait(WAIT_SECONDS)
     return quiet, watched
 
 
@@ -113,7 +122,7 @@ def run(folder: Path, receipts: int, rounds: int, calls: int) -> bool:
         try:
             assert inbox.stdout is not None
             inbox.stdout.readline()
-            viewer, began = Viewer(config, pages), time.perf_counter()
+            viewer, began = Viewer.sign_in(config, pages), time.perf_counter()
             while not viewer.is_indexed():
                 time.sleep(1)
             print(f"{receipts:,} receipts were indexed in {time.perf_counter() - began:.0f} s\n")
@@ -155,7 +164,10 @@ def main() -> int:
     parser.add_argument("--receipts", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, default=1000, help="calls a turn")
+    parser.add_argument("--look", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.look is not None:
+        Viewer(*options.look).look_on()
     if not is_real_disk(options.where, "make bench-console"):
         return 2
     folder = Path(tempfile.mkdtemp(prefix="bench-console-", dir=options.where))
