@@ -162,8 +162,8 @@ async def test_call_that_meets_a_withdrawal_under_way_is_held(harness: Harness, 
         second = await hold(harness, BY_CLIENT)
         [approval] = harness.store.approvals([ApprovalState.REQUESTED])
         await harness.ledger.approvals.settle(approval, ApprovalEvent.WITHDRAW, "in another process")
-        while not harness.store.approvals([ApprovalState.REQUESTED]):
-            await asyncio.sleep(0.01)
+    while not harness.store.approvals([ApprovalState.REQUESTED]):
+        await asyncio.sleep(0.01)
     [approval] = harness.store.approvals([ApprovalState.REQUESTED])
     harness.approve(approval.id)
     assert "pending" not in text(await second)
