@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import http.client
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -64,6 +65,7 @@ class Viewer:
         return subprocess.Popen(words)
 
     def look_on(self) -> None:
+        os.nice(19)  # for somebody at another machine
         while True:
             for path in PAGES.values():
                 self.load(path)

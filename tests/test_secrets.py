@@ -107,6 +107,18 @@ secret = SECRET
 [notifiers.chat]
 kind = "slack"
 url = SECRET
+[notifiers.app]
+kind = "slack"
+token = SECRET
+channel = "C1"
+signing_secret = SECRET
+team = "T1"
+[notifiers.teams]
+kind = "teams"
+url = SECRET
+[web]
+url = "https://guard.example.com"
+oidc = { issuer = "https://login.example.com", client_id = "guard", client_secret = SECRET }
 [notifiers.mail]
 kind = "email"
 host = "mail.example.com"

@@ -1,6 +1,7 @@
 """Serves the pages at one origin, and takes a share in the delivery of notifications: `inbox` and `web`."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from mcp_guard.web.tls import ServedCertificate
 
 CERTIFICATE_SECONDS = 60
 """How often the certificate's files are looked at."""
+NICENESS = 10
+"""Of the process, so that the calls of guards on this machine go first."""
 Note = Callable[[str], None]
 
 
@@ -38,6 +41,7 @@ async def serve_pages(
     from mcp_guard.notify.start import make_dispatcher
     from mcp_guard.web.app import make_app, make_console
 
+    os.nice(NICENESS)
     ledger = ledger_settings(settings)
     writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
     reader = engine.background_reader()

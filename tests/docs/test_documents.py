@@ -51,6 +51,7 @@ NOT_RUN = {
         "mcp-guard log --trace": "needs a call with a trace; tests/telemetry makes some",
         "mcp-guard serve": FOREVER,
     },
+    "docs/howto/size-a-fleet.md": {"make bench-fleet": "measures for minutes; tests/deploy runs gateways"},
     "docs/howto/wrap.md": {"mcp-guard init": WRAPS, "mcp-guard unwrap": WRAPS},
     "docs/howto/pin-tools.md": {"mcp-guard tools accept crm__search_deals": "asks; tests/cli/test_tools.py answers"},
     "docs/howto/install.md": {

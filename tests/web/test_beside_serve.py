@@ -56,6 +56,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def test_pages_are_served_again_after_their_process_died_and_end_with_the_guard(served: Served) -> None:
     wait_until_answered(served)
     [child] = served.children()
+    assert os.getpriority(os.PRIO_PROCESS, child) > os.getpriority(os.PRIO_PROCESS, served.guard.pid)
     os.kill(child, signal.SIGKILL)
     while served.children() == [child]:
         time.sleep(0.05)
