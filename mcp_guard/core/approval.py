@@ -409,6 +409,18 @@ def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[
     raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"approvers of the route: {approvers}")
 
 
+def check_rationale(rationale: str, most: int) -> None:
+    """Raises: ApprovalError if there is none, or it has more than `most` characters."""
+    if not rationale.strip():
+        raise ApprovalError("a rationale is required", 'add --rationale "…"')
+    if len(rationale) > most:
+        raise ApprovalError(f"a rationale must have at most {most} characters", "shorten it")
+    try:
+        rationale.encode()
+    except UnicodeEncodeError:
+        raise ApprovalError("the rationale is not valid Unicode text", "type it again") from None
+
+
 def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has_ended: bool) -> None:
     """Raises: ApprovalError if this person cannot vote on the request now. `has_ended`: the instance that asked.
 

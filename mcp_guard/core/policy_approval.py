@@ -181,18 +181,6 @@ def check_vote(proposal: PolicyProposal, approver: str, verdict: str) -> None:
         raise ApprovalError(f"`{approver}` has already approved `{proposal.id}`", "another approver must decide")
 
 
-def check_rationale(rationale: str) -> None:
-    """Raises: ApprovalError."""
-    if not rationale.strip():
-        raise ApprovalError("a rationale is required", 'add --rationale "…"')
-    if len(rationale) > MAX_RATIONALE_LENGTH:
-        raise ApprovalError(f"a rationale must have at most {MAX_RATIONALE_LENGTH} characters", "shorten it")
-    try:
-        rationale.encode()
-    except UnicodeEncodeError:
-        raise ApprovalError("the rationale is not valid Unicode text", "type it again") from None
-
-
 def check_statement(statement: PolicyStatement, proposal: PolicyProposal, origin: str, now: Micros) -> None:
     """Raises: ApprovalError unless the statement is about this proposal as it is, and recent."""
     if statement.origin != origin or statement.about != proposal.members():

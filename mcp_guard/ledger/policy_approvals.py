@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from mcp_guard.core import policy_approval as rules
-from mcp_guard.core.approval import Route, RouteRule
+from mcp_guard.core.approval import Route, RouteRule, check_rationale
 from mcp_guard.core.canonical import digest
 from mcp_guard.core.errors import ApprovalError, LedgerError
 from mcp_guard.core.model import Json
@@ -131,7 +131,7 @@ class PolicyApprovals:
     def prepare_op(self, id: str, approver: str, verdict: str, rationale: str) -> Op[PolicyStatement]:
         """The statement for this approver to sign. The op raises ApprovalError if they may not vote, or the proposal is
         not open."""
-        rules.check_rationale(rationale)
+        check_rationale(rationale, rules.MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> PolicyStatement:
             _, proposal = self._check_vote(tx, id, approver, verdict)

@@ -57,7 +57,7 @@ class Votes:
         terms: GrantTerms | None = None,
         signed_in: SignIn | None = None,
     ) -> Op[VoteStatement]:
-        _check_rationale(rationale)
+        rules.check_rationale(rationale, MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> VoteStatement:
             approval = self._check_vote(tx, id, approver, verdict)
@@ -133,7 +133,7 @@ class Votes:
         return self.writer.run(self.revoke_op(id, approver, note))
 
     def revoke_op(self, id: str, approver: str, note: str) -> Op[str]:
-        _check_rationale(note)
+        rules.check_rationale(note, MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> str:
             self._check_enrolled(approver)
@@ -167,17 +167,6 @@ class Votes:
         if approver not in self.people:
             names = ", ".join(self.people) or "nobody yet"
             raise ApprovalError(f"`{approver}` is not an approver", f"enrolled under [approvers]: {names}")
-
-
-def _check_rationale(rationale: str) -> None:
-    if not rationale.strip():
-        raise ApprovalError("a rationale is required", 'add --rationale "…"')
-    if len(rationale) > MAX_RATIONALE_LENGTH:
-        raise ApprovalError(f"a rationale must have at most {MAX_RATIONALE_LENGTH} characters", "shorten it")
-    try:
-        rationale.encode()
-    except UnicodeEncodeError:
-        raise ApprovalError("the rationale is not valid Unicode text", "type it again") from None
 
 
 def _check_signature(tx: Transaction, statement: VoteStatement, key_id: str, signature: Json) -> None:
