@@ -2,13 +2,17 @@
 
 import html
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mcp_guard.config import load
 from tests.live.running_guard import cli, text
 from tests.web.web_client import WebClient
 from tests.web.web_process import WebScenario, web_scenario
@@ -201,6 +205,21 @@ def test_new_calls_are_read_after_the_last_one(on: WebScenario, viewer: WebClien
             break
         time.sleep(0.05)
     assert rows.count('class="when"') == 2
+
+
+def test_a_call_that_is_indexed_late_still_appears(on: WebScenario, viewer: WebClient) -> None:
+    before = page(viewer, "/ledger?part=rows").count('class="when"')
+    index = load(on.config).state_dir / "receipt-index.sqlite"
+    with closing(sqlite3.connect(index, isolation_level=None)) as busy, ThreadPoolExecutor(2) as threads:
+        busy.execute("BEGIN IMMEDIATE")
+        call(on, {**SMALL, "notes": "Once more."})
+        asked = [threads.submit(page, viewer, "/ledger?part=rows") for _ in range(2)]
+        [early, *_] = wait(asked, return_when=FIRST_COMPLETED).done  # one of them waits for the index
+        busy.execute("ROLLBACK")
+    assert early.result().count('class="when"') == before
+    size = early.result().partition('data-size="')[2].partition('"')[0]
+    status, rows = viewer.get(f"/ledger?part=rows&after={size}")
+    assert (status, rows.count('class="when"')) == (200, before + 1)
 
 
 def test_only_operators_are_offered_changes(on: WebScenario, viewer: WebClient) -> None:

@@ -108,10 +108,9 @@ def test_ledger_is_searched_by_keyboard_alone(on: WebScenario, pages: dict[str, 
 def test_new_calls_appear_without_a_reload(on: WebScenario, pages: dict[str, Page]) -> None:
     page = pages["wide"]
     page.goto(f"{on.url}/ledger?outcome=ok")
-    rows = page.locator("table.entries tbody tr")
-    before = rows.count()
     change(on, amount=48600.0)
-    expect(rows).to_have_count(before + 1)
+    made = json.loads(cli("log", "--json", "--outcome", "ok", "--config", str(on.config)).stdout)[0]["call"]
+    expect(page.locator(f'table.entries a[href="/calls/{made}"]')).to_be_visible(timeout=20_000)
 
 
 def test_proofs_of_a_call_are_downloaded(on: WebScenario, pages: dict[str, Page]) -> None:

@@ -44,11 +44,12 @@ class _LedgerPages:
         size = await console.reader.read(lambda store: store.head().size)
         if is_part and request.query_params.get("after") == str(size):
             return Response(status_code=204)
-        found = Found(EntryPage((), None)) if query.problems else await self._find(query)
+        indexed, found = 0, Found(EntryPage((), None))
+        if not query.problems:
+            indexed, found = await self._find(query)
         rows = await read_entry_rows(console, found.page.entries, now)
-        indexed, receipts = await console.search.progress()
-        values: dict[str, Any] = {"query": query, "rows": rows, "page": found.page, "size": size}
-        values |= {"indexed": indexed, "receipts": receipts}
+        values: dict[str, Any] = {"query": query, "rows": rows, "page": found.page}
+        values |= {"indexed": indexed, "receipts": max(indexed, size)}
         if is_part:
             return console.page("ledger_rows.html", viewer, **values)
         return console.page(
@@ -62,8 +63,12 @@ class _LedgerPages:
             **values,
         )
 
-    async def _find(self, query: LedgerQuery) -> Found:
-        return await self.console.search.read(lambda index: find(index, query.search, PAGE, SEARCH_SECONDS))
+    async def _find(self, query: LedgerQuery) -> tuple[int, Found]:
+        """How many receipts were searched, and what was found. Receipts that the index does not have yet are news to
+        the page, so that it asks for them again."""
+        return await self.console.search.read(
+            lambda index: (index.position().size, find(index, query.search, PAGE, SEARCH_SECONDS))
+        )
 
     async def _hints(self, found: Found) -> list[str]:
         """What to change if a value is nowhere in the ledger."""
