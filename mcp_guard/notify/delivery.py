@@ -33,6 +33,7 @@ from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.rows import Delivery
 
 SECOND = 1_000_000
+READ_AT_ONCE = 50
 POLL_SECONDS = 1.0
 LEASE = 60 * SECOND
 """How long an attempt is reserved for the process that makes it: longer than any notifier may take."""
@@ -108,12 +109,13 @@ class NotificationDispatcher:
         open_ids = await self.reader.read(lambda store: store.open_ids())
         for id in self._open.keys() - open_ids:
             del self._open[id]
-        for id in open_ids - self._open.keys():
-            row = await self.reader.read(methodcaller("approval", id))
-            if row is not None:
-                approval = row[0]
+        unknown = list(open_ids - self._open.keys())
+        for start in range(0, len(unknown), READ_AT_ONCE):
+            some = unknown[start : start + READ_AT_ONCE]
+            for approval in await self.reader.read(methodcaller("approvals_among", some)):
                 requesters = approval.subject.requesters
-                self._open[id] = _Deadlines(approval.requested, approval.expires, approval.rules, requesters)
+                deadlines = _Deadlines(approval.requested, approval.expires, approval.rules, requesters)
+                self._open[approval.id] = deadlines
 
     async def _expire(self, id: str) -> None:
         row = await self.reader.read(lambda store: store.approval(id))

@@ -30,7 +30,6 @@ from mcp_guard.storage.rows import (
     Delivery,
     GuardKey,
     InstanceRow,
-    OpenRequest,
     ReceiptRow,
     ReceiptWithPayloads,
     RevocationKey,
@@ -240,10 +239,6 @@ class ApprovalStore(Protocol):
 
     def open_ids(self) -> set[str]:
         """Those that nobody has decided on. Cheap: reads no subject."""
-
-    def open_requests(self, after: tuple[Micros, str], count: int) -> list[OpenRequest]:
-        """Those that nobody has decided on, the oldest first, from the first that was made after this time, or then
-        and has a later id. Cheap: reads no subject."""
 
     def open_size(self, instance: str) -> tuple[int, int]:
         """How many requests of this instance nobody has decided on, and their length in characters."""

@@ -1,10 +1,12 @@
 """The part of the storage contract that only pages for people ask for. Nothing on the path of a call uses it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.rows import InstanceRow, ReceiptRow
+from mcp_guard.storage.rows import InstanceRow, ReceiptRow, RequestRow
 
 
 class PageReads(Protocol):
@@ -21,3 +23,16 @@ class PageReads(Protocol):
 
     def count_instances(self, alive_at: Micros) -> list[tuple[str, int]]:
         """By agent, how many have neither expired nor ended by then."""
+
+    def open_requests(self, ids: Iterable[str]) -> list[RequestRow]:
+        """Those of these requests that nobody has decided on. Reads no subject."""
+
+    def requests_before(self, before: tuple[Micros, str], count: int) -> list[RequestRow]:
+        """The requests that were made before this time, or then and have a lower id, the newest first. Reads no
+        subject."""
+
+    def approvals_among(self, ids: Collection[str]) -> list[Approval]:
+        """These approvals, in any order."""
+
+    def active_grants(self, after: str, count: int) -> list[Grant]:
+        """Those after this id, in the order of ids. Some may have expired."""

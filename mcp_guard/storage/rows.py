@@ -89,10 +89,11 @@ class ApproverKey:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """A request that nobody has decided on, without what it is about. `approvers` are those of its routes."""
+class RequestRow:
+    """A request for approval, without what it is about. `approvers` are those of its routes."""
 
     id: str
+    state: str
     requested: Micros
     expires: Micros
     approvers: frozenset[str]

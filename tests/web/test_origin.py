@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from mcp_guard.config import load
+from mcp_guard.core.grants import Grant
+from mcp_guard.ledger.place import ledger_place
+from mcp_guard.storage.engines import open_store
 from tests.live.running_guard import cli, text
+from tests.storage.contract.engines import writing
 from tests.web.inbox_process import free_port
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import OwnMachineConnection, WebClient
@@ -75,13 +79,9 @@ def test_thousands_of_open_requests_come_page_by_page(on: WebScenario) -> None:
     with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
         ledger.execute(TWO_THOUSAND, (request["id"],))
     alice = client(on).sign_in(on.code())
-    alice.get("/")
-    began = time.monotonic()
     status, page = alice.get("/")
-    seconds = time.monotonic() - began
     assert status == 200
-    assert "(1000+)" in page
-    assert seconds < 2, seconds  # 0.3 on a machine that does nothing else
+    assert "(2001)" in page
     seen: list[str] = []
     for _ in range(3):
         seen += re.findall(r'href="/requests/(ap_\w+)"', page)
@@ -92,8 +92,35 @@ def test_thousands_of_open_requests_come_page_by_page(on: WebScenario) -> None:
     assert alice.get("/?after=1.x")[0] == 200
     assert alice.get("/?after=x")[0] == 404
     with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
+        ledger.execute("UPDATE approval SET state = 'denied' WHERE id LIKE 'ap_0____'")
+    page, past = alice.get("/history")[1], list[str]()
+    for _ in range(3):
+        past += re.findall(r'href="/requests/(ap_0\d+)"', page)
+        [before] = re.findall(r'href="(/history\?before=[^"]+)" rel="next"', page)
+        page = alice.get(before)[1]
+    assert past == [f"ap_0{number:04}" for number in range(1999, 1849, -1)]
+    others = client(on).sign_in(on.code("carol")).get("/history")[1]
+    assert "/requests/" not in others
+    assert "Go on to look further back." in others
+    with closing(sqlite3.connect(load(on.config).state_dir / "ledger.sqlite", isolation_level=None)) as ledger:
         ledger.execute("DELETE FROM approval WHERE id LIKE 'ap_0____'")
     on.client.notify("notifications/cancelled", {"requestId": call})
+
+
+def test_active_grants_come_page_by_page(on: WebScenario) -> None:
+    alice, expires = client(on).sign_in(on.code()), time.time_ns() // 1000 + 3600 * 1_000_000
+    binding, by = {"tool": "crm__update_deal", "instance": "run_1"}, ({"id": "alice"},)
+    with closing(open_store(ledger_place(load(on.config)))) as store, writing(store):
+        for number in range(70):
+            ends = expires if number % 7 else 1
+            store.add_grant(Grant(f"grant_{number:03}", "ap_1", "active", binding, (), 3, 1, ends, by), "run_1")
+    inbox = alice.get("/")[1]
+    assert inbox.count("data-revoke") == 10
+    assert 'href="/grants"' in inbox
+    first = alice.get("/grants")[1]
+    [after] = re.findall(r'href="(/grants\?after=[^"]+)" rel="next"', first)
+    shown = re.findall(r'data-revoke="(grant_\d+)"', first + alice.get(after)[1])
+    assert shown == [f"grant_{number:03}" for number in range(70) if number % 7]
 
 
 def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:

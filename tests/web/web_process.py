@@ -9,7 +9,6 @@ import hashlib
 import ipaddress
 import json
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from playwright.sync_api import Browser, sync_playwright
 
 from mcp_guard.cli.demo import prepare
-from tests.live.running_guard import Client, command
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import Client
 from tests.web.inbox_process import CHROMIUM, FLAGS, InboxScenario, free_port
 
 HOST = "guard.localtest.example"
@@ -95,13 +95,14 @@ def web_section(port: int) -> str:
 @contextmanager
 def web_process(config: Path) -> Iterator[str]:
     """Runs `mcp-guard web` of this configuration; yields the URL of its pages."""
-    process = subprocess.Popen(command("web", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
+    process = Forked(["web", "--config", str(config), "--json"], stdout=PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield str(json.loads(process.stdout.readline())["url"])
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.wait(60)
+        process.stdout.close()
 
 
 @contextmanager

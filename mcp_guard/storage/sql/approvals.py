@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, Vote
@@ -12,7 +14,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.sign_in import SignIn, SignInRule
-from mcp_guard.storage.rows import ApproverKey, Delivery, OpenRequest
+from mcp_guard.storage.rows import ApproverKey, Delivery, RequestRow
 from mcp_guard.storage.sql.queries import Queries
 
 HOUR = 3600 * 1_000_000
@@ -23,6 +25,8 @@ MAX_LISTED_CHARACTERS = 1 << 20
 DECIDED = {str(ApprovalState.CONSUMED): "approve", str(ApprovalState.DENIED): "deny"}
 """States of earlier requests that say how people decided, and the verdict of the votes that led to them."""
 MAX_PARAMETERS = 500
+REQUEST = "id, state, requested, expires, rules"
+"""The columns of a `RequestRow`."""
 Row = tuple[Any, ...]
 
 
@@ -90,9 +94,8 @@ class ApprovalQueries(Queries):
 
     def open_among(self, ids: Iterable[str]) -> set[str]:
         """Those of these approvals that nobody has decided on. Reads no subject."""
-        wanted, found = list(ids), set[str]()
-        for start in range(0, len(wanted), MAX_PARAMETERS):
-            some = wanted[start : start + MAX_PARAMETERS]
+        found = set[str]()
+        for some in _batches(ids):
             query = f"SELECT id FROM approval WHERE state = ? AND id IN ({', '.join('?' * len(some))})"
             found |= {id for (id,) in self._run(query, (str(ApprovalState.REQUESTED), *some))}
         return found
@@ -101,19 +104,23 @@ class ApprovalQueries(Queries):
         """Those that nobody has decided on. Reads an index only."""
         return {id for (id,) in self._run("SELECT id FROM approval WHERE state = ?", (str(ApprovalState.REQUESTED),))}
 
-    def open_requests(self, after: tuple[Micros, str], count: int) -> list[OpenRequest]:
-        """Those that nobody has decided on, the oldest first, from the first after this time and id. Reads no
-        subject."""
-        where = "state = ? AND (requested > ? OR (requested = ? AND id > ?))"
-        query = f"SELECT id, requested, expires, rules FROM approval WHERE {where} ORDER BY requested, id LIMIT ?"
-        requested, id = after
-        rows = self._run(query, (str(ApprovalState.REQUESTED), requested, requested, id, count)).fetchall()
-        return [
-            OpenRequest(
-                id, requested, expires, frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
-            )
-            for id, requested, expires, rules in rows
-        ]
+    def open_requests(self, ids: Iterable[str]) -> list[RequestRow]:
+        found: list[RequestRow] = []
+        for some in _batches(sorted(ids)):  # so that neighbours are read together
+            query = f"SELECT {REQUEST} FROM approval WHERE state = ? AND id IN ({', '.join('?' * len(some))})"
+            found += map(_read_request, self._run(query, (str(ApprovalState.REQUESTED), *some)))
+        return found
+
+    def requests_before(self, before: tuple[Micros, str], count: int) -> list[RequestRow]:
+        where = "WHERE (requested, id) < (?, ?) ORDER BY requested DESC, id DESC LIMIT ?"
+        return list(map(_read_request, self._run(f"SELECT {REQUEST} FROM approval {where}", (*before, count))))
+
+    def approvals_among(self, ids: Collection[str]) -> list[Approval]:
+        found: list[Approval] = []
+        for some in _batches(ids):
+            query = f"SELECT * FROM approval WHERE id IN ({', '.join('?' * len(some))})"
+            found += (_read_approval(row)[0] for row in self._run(query, some))
+        return found
 
     def open_size(self, instance: str) -> tuple[int, int]:
         """How many requests of this instance nobody has decided on, and their length in characters."""
@@ -228,6 +235,10 @@ class ApprovalQueries(Queries):
         query = f"SELECT * FROM granted WHERE {' AND '.join(conditions)} ORDER BY id"
         return [_read_grant(row) for row in self._run(query, [value for value in wanted.values() if value is not None])]
 
+    def active_grants(self, after: str, count: int) -> list[Grant]:
+        query = "SELECT * FROM granted WHERE state = 'active' AND id > ? ORDER BY id LIMIT ?"
+        return [_read_grant(row) for row in self._run(query, (after, count))]
+
     # Approvers' keys
 
     def add_approver_key(self, key: ApproverKey) -> None:
@@ -320,6 +331,23 @@ def _read_grant(row: Row) -> Grant:
 
 def _most_common(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
     return tuple((+counts).most_common())
+
+
+def _batches(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    rest = iter(ids)
+    while some := tuple(islice(rest, MAX_PARAMETERS)):
+        yield some
+
+
+def _read_request(row: Row) -> RequestRow:
+    id, state, requested, expires, rules = row
+    return RequestRow(id, state, requested, expires, _read_approvers(rules))
+
+
+@lru_cache(maxsize=1000)
+def _read_approvers(rules: str) -> frozenset[str]:
+    """Requests of the same routes share them."""
+    return frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
 
 
 def _read_verdict(votes: list[Json], verdict: str) -> Verdict:

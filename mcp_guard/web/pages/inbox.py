@@ -1,113 +1,187 @@
-"""The inbox: the requests that wait for a decision, the active grants, and what was decided before."""
+"""The inbox: the requests that wait for a decision, the active grants, and what was decided before, page by page."""
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval import Approval, ApprovalState
+from mcp_guard.core.grants import Grant
+from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import RequestRow
 from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.open_requests import OpenRequests
 from mcp_guard.web.pages.keys import key_cards
 from mcp_guard.web.roles import Role
 from mcp_guard.web.sessions import BrowserSession
-from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_card, may_see
+from mcp_guard.web.view import ApprovalCard, group_cards, make_card, may_see
 
-HISTORY_LENGTH = 100
 PAGE = 50
-"""Requests on a page of the inbox."""
-MAX_COUNTED = 1000
-"""How many open requests are looked through for a page and its count."""
+"""Requests or grants on a page."""
+GRANTS_IN_INBOX = 10
+BATCH, MAX_BATCHES = 200, 10
+"""Of rows that are looked through for one page of past requests or grants. Some may be others', or have expired."""
 ROLES = frozenset({Role.APPROVER, Role.AUDITOR})
 NAV = (NavigationLink("/", "Inbox", ROLES), NavigationLink("/history", "History", ROLES))
+Position = tuple[Micros, str]
+"""When a request was made, and its id."""
+FIRST: Position = (0, "")
+LATEST: Position = (1 << 62, "")
 
 
 def routes(console: Console) -> list[Route]:
     pages = _InboxPages(console)
-    return [Route("/", pages.show_list), Route("/history", pages.show_history)]
+    return [
+        Route("/", pages.show_list),
+        Route("/history", pages.show_history),
+        Route("/grants", pages.show_grants),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _InboxPages:
     console: Console
+    open: OpenRequests = field(default_factory=OpenRequests)
 
     async def show_list(self, request: Request) -> Response:
         console, is_part = self.console, request.query_params.get("part") == "list"
         viewer = await console.allowed(request, *ROLES, is_part=is_part)
-        found = await self._find_open(viewer, _read_position(request.query_params.get("after", "")))
+        after = _read_position(request.query_params.get("after", ""), FIRST)
+        found = await self._find_open(viewer, after)
         cards = [card for card in self._cards(viewer, found.approvals) if card.state == "requested"]
-        grants = await console.reader.read(lambda store: store.grants(state="active"))
-        active = [grant for grant in grants if console.now() < grant.expires]
+        grants, more_grants = await self._find_grants("", GRANTS_IN_INBOX)
         has_passkey = bool(await console.passkeys_of(viewer))
         new_keys = [] if is_part else [card for card in await key_cards(console, viewer) if card.is_recent]
         return console.page(
             "list_part.html" if is_part else "list.html",
             viewer,
             groups=group_cards(cards),
-            count=f"{MAX_COUNTED}+" if found.is_partial else found.count,
+            count=found.count,
             after=found.next,
-            is_first=found.is_first,
-            grants=active,
+            is_first=after == FIRST,
+            grants=grants,
+            more_grants=more_grants,
             has_passkey=has_passkey,
             new_keys=new_keys,
         )
 
-    async def _find_open(self, viewer: BrowserSession, after: tuple[int, str]) -> "_OpenRequests":
-        """A page of the open requests that the viewer may see, after this position."""
+    async def _find_open(self, viewer: BrowserSession, after: Position) -> "_RequestPage":
+        """A page of the open requests that the viewer may see, the oldest first, after this position."""
         now = self.console.now()
 
-        def query(store: Store) -> _OpenRequests:
-            start = store.open_requests((0, ""), MAX_COUNTED + 1)
-            rows = start if after == FIRST else store.open_requests(after, MAX_COUNTED)
-            visible = [row for row in rows if now < row.expires and may_see(row.approvers, viewer)]
-            page = visible[:PAGE]
-            last = page[-1] if len(visible) > PAGE else rows[-1] if len(rows) >= MAX_COUNTED else None
-            approvals = [row[0] for request in page if (row := store.approval(request.id)) is not None]
-            return _OpenRequests(
-                approvals,
-                count=sum(now < row.expires and may_see(row.approvers, viewer) for row in start),
-                is_partial=len(start) > MAX_COUNTED,
-                next=f"{last.requested}.{last.id}" if last else "",
-                is_first=after == FIRST,
-            )
+        def query(store: Store) -> _RequestPage:
+            rows = [row for row in self.open.read(store) if now < row.expires and may_see(row.approvers, viewer)]
+            start = bisect_right(rows, after, key=_position)
+            page = rows[start : start + PAGE]
+            next = _position_text(page[-1]) if len(rows) > start + PAGE else ""
+            return _RequestPage(_read_approvals(store, page), len(rows), next)
 
         return await self.console.reader.read(query)
 
     async def show_history(self, request: Request) -> Response:
         console = self.console
         viewer = await console.allowed(request, *ROLES)
-        latest = await console.reader.read(lambda store: store.latest_approvals(HISTORY_LENGTH))
-        visible = [approval for approval in latest if may_see(approvers_of(approval), viewer)]
-        cards = [card for card in self._cards(viewer, visible) if card.state != "requested"]
-        return console.page("history.html", viewer, cards=cards)
+        before = _read_position(request.query_params.get("before", ""), LATEST)
+        found = await self._find_past(viewer, before)
+        cards = [card for card in self._cards(viewer, found.approvals) if card.state != "requested"]
+        return console.page(
+            "history.html",
+            viewer,
+            cards=cards,
+            before=found.next,
+            is_first=before == LATEST,
+            is_partial=found.is_partial,
+        )
+
+    async def _find_past(self, viewer: BrowserSession, before: Position) -> "_RequestPage":
+        """A page of the requests that are over and that the viewer may see, the newest first, before this position."""
+        now = self.console.now()
+
+        def is_shown(row: RequestRow) -> bool:
+            return (row.state != ApprovalState.REQUESTED or now >= row.expires) and may_see(row.approvers, viewer)
+
+        def query(store: Store) -> _RequestPage:
+            shown: list[RequestRow] = []
+            rows: list[RequestRow] = []
+            for _ in range(MAX_BATCHES):
+                rows = store.requests_before(_position(rows[-1]) if rows else before, BATCH)
+                shown += filter(is_shown, rows)
+                if len(shown) > PAGE or len(rows) < BATCH:
+                    break
+            page, has_more = shown[:PAGE], len(rows) == BATCH
+            last = page[-1] if len(shown) > PAGE else rows[-1] if has_more else None
+            is_partial = has_more and len(shown) <= PAGE
+            return _RequestPage(
+                _read_approvals(store, page), len(page), _position_text(last) if last else "", is_partial
+            )
+
+        return await self.console.reader.read(query)
+
+    async def show_grants(self, request: Request) -> Response:
+        viewer = await self.console.allowed(request, *ROLES)
+        after = request.query_params.get("after", "")
+        grants, next = await self._find_grants(after, PAGE)
+        return self.console.page("grants.html", viewer, grants=grants, after=next, is_first=not after)
+
+    async def _find_grants(self, after: str, count: int) -> tuple[list[Grant], str]:
+        """A page of the grants that may be used, after this id, and the id after which the next page begins."""
+        now = self.console.now()
+
+        def query(store: Store) -> tuple[list[Grant], str]:
+            found: list[Grant] = []
+            last = after
+            for _ in range(MAX_BATCHES):
+                rows = store.active_grants(last, BATCH)
+                found += (grant for grant in rows if now < grant.expires)
+                if len(found) > count:
+                    return found[:count], found[count - 1].id
+                if len(rows) < BATCH:
+                    return found, ""
+                last = rows[-1].id
+            return found, last
+
+        return await self.console.reader.read(query)
 
     def _cards(self, viewer: BrowserSession, approvals: list[Approval]) -> list[ApprovalCard]:
         now = self.console.now()
         return [make_card(approval, now, viewer.approver) for approval in approvals]
 
 
-FIRST = (0, "")
-
-
 @dataclass(frozen=True, slots=True)
-class _OpenRequests:
-    """A page of them. `next` is the position after it, empty on the last; `count` is of all pages, and `is_partial` if
-    there are more than were counted."""
+class _RequestPage:
+    """`count` is the number of requests on all pages. `next` is the position of the next page, empty on the last.
+    `is_partial`: the search was paused before the page was full."""
 
     approvals: list[Approval]
     count: int
-    is_partial: bool
     next: str
-    is_first: bool
+    is_partial: bool = False
 
 
-def _read_position(text: str) -> tuple[int, str]:
+def _read_approvals(store: Store, rows: Sequence[RequestRow]) -> list[Approval]:
+    """In the order of the rows."""
+    found = {approval.id: approval for approval in store.approvals_among([row.id for row in rows])}
+    return [found[row.id] for row in rows if row.id in found]
+
+
+def _position(row: RequestRow) -> Position:
+    return row.requested, row.id
+
+
+def _position_text(row: RequestRow) -> str:
+    return f"{row.requested}.{row.id}"
+
+
+def _read_position(text: str, otherwise: Position) -> Position:
     """Raises: HTTPException."""
     requested, _, id = text.partition(".")
     if not text:
-        return FIRST
+        return otherwise
     if not (requested.isascii() and requested.isdecimal() and len(requested) < 19):
-        raise HTTPException(404, "no such page of the inbox; begin with the first")
+        raise HTTPException(404, "no such page of requests; begin with the first")
     return int(requested), id

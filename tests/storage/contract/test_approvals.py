@@ -10,7 +10,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.grants import Grant
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
-from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.storage.rows import ApproverKey, RequestRow
 from tests.storage.contract.engines import writing
 
 SUBJECT = ApprovalSubject(
@@ -76,18 +76,24 @@ def test_a_request_is_read_as_it_was_made(other: Store, asked: list[Approval]) -
     assert other.requests_of("run_1", 1) == ([asked[1]], 2)
 
 
-def test_open_requests_are_paged(store: Store, other: Store, asked: list[Approval]) -> None:
+def test_requests_are_listed_without_their_subjects(store: Store, other: Store, asked: list[Approval]) -> None:
     with writing(store):
         store.add_approval(make_approval("ap_0", 2), [3])
         store.move_approval(asked[2], ApprovalState.DENIED, "", [2])
+    [first] = other.open_requests(["ap_1", "ap_3", "ap_9"])
+    assert first == RequestRow("ap_1", "requested", 1, 9000, frozenset(RULE.approvers))
+    assert len(other.open_requests(["ap_1"] + [f"ap_{number}" for number in range(10, 2000)])) == 1
     pages: list[list[str]] = []
-    after = (0, "")
-    while page := other.open_requests(after, 2):
+    before = (1 << 62, "")
+    while page := other.requests_before(before, 2):
         pages.append([request.id for request in page])
-        after = page[-1].requested, page[-1].id
-    assert pages == [["ap_1", "ap_0"], ["ap_2"]]
-    [first] = other.open_requests((0, ""), 1)
-    assert (first.requested, first.expires, first.approvers) == (1, 9000, frozenset(RULE.approvers))
+        before = page[-1].requested, page[-1].id
+    assert pages == [["ap_3", "ap_2"], ["ap_0", "ap_1"]]
+    assert other.requests_before((4, ""), 1)[0].state == "denied"
+    assert {approval.id: approval for approval in other.approvals_among(["ap_2", "ap_1"])} == {
+        "ap_1": asked[0],
+        "ap_2": asked[1],
+    }
 
 
 def test_a_request_is_moved_once(store: Store, other: Store, asked: list[Approval]) -> None:
@@ -151,6 +157,8 @@ def test_a_use_of_a_grant_is_taken_once(store: Store, other: Store) -> None:
     used = replace(grant, used=1)
     assert other.grant("grant_1") == used
     assert other.grants("run_1", "active") == other.grants() == [used]
+    assert other.active_grants("", 9) == [used]
+    assert other.active_grants(used.id, 9) == []
     assert other.grants("run_2") == other.grants(state="revoked") == []
     with writing(store):
         store.forget_salts(8999)
