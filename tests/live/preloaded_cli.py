@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,8 +37,20 @@ USED_BY_GUARDS = (
 )  # fmt: skip
 USED_BY_SERVERS = ("mcp.server.mcpserver", "mcp.server.stdio", "mcp.server.streamable_http", "uvicorn.main")
 COMMAND, SCRIPT = b"c", b"s"
+STAND_IN = """
+import json, os, signal, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(sys.argv[1])
+    socket.send_fds(server, [b"s"], [0, 1, 2])
+    asked = {"words": sys.argv[3:], "script": sys.argv[2], "cwd": os.getcwd(), "env": dict(os.environ), "seconds": 0}
+    body = json.dumps(asked).encode()
+    server.sendall(len(body).to_bytes(4, "big") + body)
+    pid = int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    sys.exit(int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big", signed=True) & 255)
+"""
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
-_running: list[tuple["subprocess.Popen[bytes]", socket.socket]] = []
+_running: list[tuple["subprocess.Popen[bytes]", socket.socket, str]] = []
 _one_at_a_time = threading.Lock()
 
 
@@ -142,35 +155,48 @@ def _server() -> socket.socket:
     with _one_at_a_time:
         if not _running:
             ours, theirs = socket.socketpair()
-            with theirs:
-                words = [sys.executable, "-m", __name__, str(theirs.fileno())]
-                process = subprocess.Popen(words, pass_fds=[theirs.fileno()], stdin=DEVNULL)
-            _running.append((process, ours))
+            path = str(Path(tempfile.mkdtemp(prefix="warm")) / "socket")
+            with theirs, socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+                listener.listen(64)
+                files = [theirs.fileno(), listener.fileno()]
+                words = [sys.executable, "-m", __name__, *map(str, files)]
+                process = subprocess.Popen(words, pass_fds=files, stdin=DEVNULL)
+            _running.append((process, ours, path))
             atexit.register(_stop)
         return _running[0][1]
 
 
 def _stop() -> None:
-    for process, connection in _running:
+    for process, connection, path in _running:
         connection.close()
         process.wait()
+        shutil.rmtree(Path(path).parent)
 
 
-def serve(control: socket.socket) -> None:
-    """Fork for each request until the other end is closed, and report each exit code."""
+def stand_in(script: Path, *words: str) -> tuple[str, ...]:
+    """A command that others can start: it hands its files and this script, with these words, to a forked process."""
+    _server()
+    return (sys.executable, "-ISc", STAND_IN, _running[0][2], str(script), *words)
+
+
+def serve(control: socket.socket, listener: socket.socket) -> None:
+    """Fork for each request until the other end of `control` is closed, and report each exit code."""
     list(list_commands())  # every command is imported by now
     _import(*USED_BY_GUARDS)
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.data is None:
-                    request, files, _, _ = socket.recv_fds(control, 1, 4)
+                if key.fileobj in (control, listener):
+                    connection = control if key.fileobj is control else listener.accept()[0]
+                    request, files, _, _ = socket.recv_fds(connection, 1, 4)
                     if not request:
                         return
                     if request == SCRIPT:
                         _import(*USED_BY_SERVERS)
-                    _fork(selector, files)
+                    _fork(selector, files if connection is control else [connection.detach(), *files])
                 else:
                     pid, answer = key.data
                     selector.unregister(key.fd)
@@ -251,4 +277,4 @@ def run_command(take_over: Callable[[], dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))

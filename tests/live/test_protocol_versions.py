@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.http_guard import await_answer, free_port
-from tests.live.preloaded_cli import DEVNULL, Forked
+from tests.live.preloaded_cli import DEVNULL, Forked, stand_in
 from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, log, text, upstream, write_config
 from tests.live.test_session import eventually, held
 from tests.live.test_stateless import PREFIX, REVISION, Stateless, approve
@@ -39,7 +38,7 @@ class UpstreamServer:
         if not self.over_http:
             self.config = write_config(
                 self.folder,
-                upstream("up", sys.executable, str(script), self.era, str(self.log)),
+                upstream("up", *stand_in(script, self.era, str(self.log))),
                 self.policies,
                 self.more,
                 self.guard,

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,9 @@ def endless(piece: bytes, first: bytes = b"", megabytes: int = 50) -> Iterator[b
         yield block
 
 
-DOCUMENT_BOMB, STREAM_BOMB = (gzip.compress(first + bytes(65) * MB, 1) for first in (b'{"x": "', b"data: "))
+@cache
+def bomb(first: bytes) -> bytes:
+    return gzip.compress(first + bytes(65) * MB, 1)
 
 
 def tiny_chunks(count: int) -> Iterator[bytes]:
@@ -41,8 +44,8 @@ ATTACKS: dict[str, tuple[Head, Callable[[], Iterator[bytes]]]] = {
     "lines that end in a carriage return": (EVENTS, lambda: endless(b"data: AAAAAAAAAAAAAAAAAAA\r")),
     "a retry of many digits": (EVENTS, lambda: endless(b"retry: " + b"9" * 500 + b"\n", megabytes=8)),
     "a document without end": (DOCUMENT, lambda: endless(b"A", b'{"x": "')),
-    "a compressed document": (DOCUMENT | {"content-encoding": "gzip"}, lambda: iter([DOCUMENT_BOMB])),
-    "a compressed stream": (EVENTS | {"content-encoding": "gzip"}, lambda: iter([STREAM_BOMB])),
+    "a compressed document": (DOCUMENT | {"content-encoding": "gzip"}, lambda: iter([bomb(b'{"x": "')])),
+    "a compressed stream": (EVENTS | {"content-encoding": "gzip"}, lambda: iter([bomb(b"data: ")])),
     "data after the compressed document": (
         DOCUMENT | {"content-encoding": "gzip"},
         lambda: endless(b"A", gzip.compress(b"{")),
