@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     coding.add_argument(
         "--enrol", action="store_true", help="let the code enrol a passkey although the approver has a key already"
     )
-    signing_out = verbs.add_parser("sign-out", help="end all sessions of an approver on the pages, in every browser")
+    signing_out = verbs.add_parser(
+        "sign-out", help="end all sessions of an approver on the pages, and the notifications on their devices"
+    )
     for verb in (adding, removing, rotating, coding, signing_out):
         verb.add_argument("approver", metavar="APPROVER", help="a name from [approvers] in the configuration")
     removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
@@ -161,8 +163,9 @@ def key_state(key: ApproverKey, settings: Settings) -> str:
     return "in use" if key.approver in settings.approvers else "not in the configuration"
 
 
-def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+def remove(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     approver_keys.remove(writer, options.approver, options.key, options.why)
+    asyncio.run(_end_on_pages(writer, settings, options.approver))
     usable = writer.read(lambda store: approver_keys.find_usable(store, options.key))
     message = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
     if usable:
@@ -208,22 +211,26 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 
 def sign_out(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.web.sessions import close_sessions, owner_of
-
     who = find_approver(settings, options.approver)
-
-    async def close() -> int:
-        items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
-        try:
-            return await close_sessions(items, owner_of(who.id), writer.now())
-        finally:
-            await items.close()
-
-    count = asyncio.run(close())
+    count = asyncio.run(_end_on_pages(writer, settings, who.id))
     words = f"{who.id} is signed out of {count} session{'' if count == 1 else 's'}"
     hint = f"they can sign in again with a passkey; to prevent that: mcp-guard approvers remove {who.id} KEY"
     print_result(options.json, {"approver": who.id, "sessions": count}, join("\n", (words, hint)))
     return 0
+
+
+async def _end_on_pages(writer: Writer, settings: Settings, approver: str) -> int:
+    """End the sessions of an approver, of which it returns the number, and the notifications on their devices."""
+    from mcp_guard.notify.push import forget_devices
+    from mcp_guard.web.sessions import close_sessions, owner_of
+
+    items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
+    try:
+        count = await close_sessions(items, owner_of(approver), writer.now())
+        await forget_devices(items, approver, writer.now())
+        return count
+    finally:
+        await items.close()
 
 
 def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mcp_guard.core.model import Micros
 from mcp_guard.core.visible_text import shorten
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, check_success, post
 from mcp_guard.shared_secret import SharedSecret
+from mcp_guard.storage.items import Items
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -126,6 +128,15 @@ def _cipher(secret: SharedSecret) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(secret.derive("push-subscriptions"))
+
+
+async def forget_devices(items: Items, owner: str, now: Micros) -> int:
+    """Have no device of this person notified until they switch it on again; returns how many there were. Whoever had
+    their session may have subscribed a device of their own. Raises: LedgerError."""
+    devices = await items.find_all(KIND, owner, now)
+    for device in devices:
+        await items.delete(KIND, device.key)
+    return len(devices)
 
 
 # The guard's key

@@ -4,6 +4,7 @@ Chromium gets push messages from Google's service only, so the page's `PushManag
 test's own push service, and the DevTools protocol hands the message that this service has opened to the worker.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
+from mcp_guard.config import load
+from mcp_guard.ledger.place import ledger_place
+from mcp_guard.notify.push import KIND
+from mcp_guard.storage.engines import find_engine
+from tests.live.running_guard import cli
 from tests.notify.push_service import PushService, push_service
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import WebClient
@@ -126,3 +132,31 @@ def test_subscriptions_are_their_owners_and_of_known_services(running: tuple[Web
     manifest = alice.get("/manifest.webmanifest")
     assert manifest[0] == 200
     assert alice.get("/service-worker.js")[0] == 200
+
+
+def devices(on: WebScenario, approver: str) -> int:
+    """How many devices of an approver are notified."""
+
+    async def count() -> int:
+        settings = load(on.config)
+        items = find_engine(ledger_place(settings)).open_items(settings.state_dir)
+        found = await items.find_all(KIND, approver, 0)
+        await items.close()
+        return len(found)
+
+    return asyncio.run(count())
+
+
+def test_device_of_a_stolen_session_is_notified_no_more_after_signing_out_everywhere(
+    running: tuple[WebScenario, PushService],
+) -> None:
+    on, service = running
+    assert on.certificate is not None
+    client = WebClient(on.url, context=on.certificate.context)
+    stolen, document = client.sign_in(on.code()), service.subscribe("thief").to_json()
+    assert stolen.post("/push/subscriptions", document) == (200, {})
+    assert client.sign_in(on.code()).post("/sign-out/everywhere")[0] == 200
+    assert devices(on, "alice") == 0
+    assert client.sign_in(on.code()).post("/push/subscriptions", document) == (200, {})
+    cli("approvers", "sign-out", "alice", "--config", str(on.config))
+    assert devices(on, "alice") == 0

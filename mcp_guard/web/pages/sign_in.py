@@ -12,6 +12,7 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
+from mcp_guard.notify.push import forget_devices
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.carrier import carried_token, give_token
 from mcp_guard.web.console import Console, NavigationLink, count_removed, read_json
@@ -101,6 +102,8 @@ class _SignInPages:
         console = self.console
         viewer = await console.allowed(request, *EVERYONE)
         count = await console.sessions.close_all(viewer.person.owner, console.now())
+        if viewer.approver:
+            await forget_devices(console.items, viewer.approver, console.now())
         give_token(request, "")
         return JSONResponse({"sessions": count})
 
