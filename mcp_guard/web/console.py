@@ -183,6 +183,12 @@ class Console:
             return frozenset()
         return own | roles_by_claims(person.claims, self.settings)
 
+    async def forget_oldest(self, kind: str, owner: str, most: int) -> None:
+        """Of the items of a person, leave so many: those that expire last."""
+        items = await self.items.find_all(kind, owner, self.now())
+        for item in sorted(items, key=lambda item: item.expires)[: max(0, len(items) - most)]:
+            await self.items.delete(kind, item.key)
+
     # Keys
 
     async def keys(self) -> list[ApproverKey]:

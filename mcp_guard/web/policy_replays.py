@@ -26,7 +26,7 @@ MAX_RECEIPTS = 20_000
 """How many of the latest receipts are searched for them."""
 MAX_SECONDS = 30
 MAX_KEPT = 8
-"""Replays whose results a process keeps."""
+"""Replays that a process keeps: those that it has made, and those that wait for their turn."""
 
 
 @dataclass(slots=True)
@@ -70,8 +70,10 @@ class PolicyReplays:
         for (kept_set, kept_size), kept in self._kept.items():
             if kept_set == policy_set and (not kept.is_over or kept_size == size):
                 return kept
-        while len(self._kept) >= MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
+        if len(self._kept) >= MAX_KEPT:
+            if (oldest := next((key for key, kept in self._kept.items() if kept.is_over), None)) is None:
+                return Replay(problem="too many other replays wait for their turn; reload the page in a minute")
+            del self._kept[oldest]
         new = self._kept[policy_set, size] = Replay()
         task = asyncio.create_task(self._run(new, dict(texts)))
         self._tasks.add(task)

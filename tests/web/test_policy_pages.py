@@ -26,7 +26,7 @@ from tests.web.web_process import WebScenario, browser_at, web_scenario
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 PEOPLE = """[web.roles]
 operator = ["alice"]
-auditor = ["bob"]
+auditor = ["alice", "bob"]
 [approvers.bob]
 name = "Bob"
 [approvers.carol]

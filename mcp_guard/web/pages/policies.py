@@ -30,6 +30,10 @@ NAV = (NavigationLink("/policies", "Policies", READERS),)
 CANDIDATE = "candidate"
 """The kind of item that holds the files of a candidate, so that any gateway answers for it."""
 CANDIDATE_LIFETIME = 3600 * 1_000_000
+MAX_CANDIDATES = 5
+"""Of one person; one more forgets their oldest."""
+OF_CANDIDATES = OF_PAYLOADS & READERS
+"""Who may read payloads: whoever chooses the policies of a replay finds out what they read of the calls."""
 MAX_SEQ_DIGITS = 15
 
 
@@ -61,13 +65,14 @@ class _PolicyPages:
     async def add_candidate(self, request: Request) -> Response:
         """Take the text of one file, in place of the file of that name in force, or beside the others."""
         console = self.console
-        viewer, body = await console.allowed(request, *READERS), await read_json(request)
+        viewer, body = await console.allowed(request, *OF_CANDIDATES), await read_json(request)
         file, text = str(body.get("file", "")), str(body.get("text", ""))
         texts = dict(await console.reader.read(_texts_in_force)) | {file: text}
         await asyncio.to_thread(parse_policies, texts, tuple(console.settings.routes))
         policy_set, expires = hash_of_set(texts), console.now() + CANDIDATE_LIFETIME
-        item = Item(CANDIDATE, policy_set, viewer.approver, set_material(texts), expires)
+        item = Item(CANDIDATE, policy_set, viewer.person.owner, set_material(texts), expires)
         await console.items.put(item, console.now())
+        await console.forget_oldest(CANDIDATE, viewer.person.owner, MAX_CANDIDATES)
         return JSONResponse({"go": f"/policies/candidate/{policy_set}"})
 
     async def _candidate(self, request: Request) -> tuple[str, Mapping[str, str]]:
@@ -80,13 +85,13 @@ class _PolicyPages:
 
     async def show_candidate(self, request: Request) -> Response:
         console = self.console
-        viewer = await console.allowed(request, *READERS)
+        viewer = await console.allowed(request, *OF_CANDIDATES)
         policy_set, texts = await self._candidate(request)
         files = diff_sets(await console.reader.read(_texts_in_force), texts)
         return console.page("policy_candidate.html", viewer, policy_set=policy_set, files=show_files(files))
 
     async def replay(self, request: Request) -> Response:
-        viewer = await self.console.allowed(request, *READERS, is_part=True)
+        viewer = await self.console.allowed(request, *OF_CANDIDATES, is_part=True)
         replay = await self.replays.ask(*await self._candidate(request))
         return self.console.page("policy_replay_part.html", viewer, replay=replay)
 
@@ -95,7 +100,7 @@ class _PolicyPages:
     async def explain_decision(self, request: Request) -> Response:
         """For those who may read payloads: conditions are shown with the values that they read."""
         console, what = self.console, request.query_params.get("what", "").strip()
-        viewer = await console.allowed(request, *(OF_PAYLOADS & READERS))
+        viewer = await console.allowed(request, *OF_CANDIDATES)
         past, version = await console.reader.read(lambda store: _find(store, what, console.settings.time_zone))
         assert past.material is not None
         explanation = await asyncio.to_thread(explain, version, past.material)

@@ -78,9 +78,7 @@ class _PushPages:
             raise HTTPException(400, f"notifications cannot be switched on: {error}") from None
         value = seal(subscription, viewer.approver, self.secret)
         await console.items.put(Item(KIND, subscription.key, viewer.approver, value, now + KEPT_DAYS * DAY), now)
-        items = await console.items.find_all(KIND, viewer.approver, now)
-        for item in sorted(items, key=lambda item: item.expires)[: max(0, len(items) - MAX_DEVICES)]:
-            await console.items.delete(KIND, item.key)
+        await console.forget_oldest(KIND, viewer.approver, MAX_DEVICES)
         return JSONResponse({})
 
     async def unsubscribe(self, request: Request) -> Response:
