@@ -12,6 +12,7 @@ from mcp_guard.storage.items import Item
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
 from mcp_guard.storage.postgres.errors import explain
+from mcp_guard.storage.postgres.pipeline import findable
 
 IS_THERE = "SELECT to_regclass('item') IS NOT NULL"
 MAKING = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -69,6 +70,8 @@ class ItemsTable:
     ) -> tuple[int, list[tuple[Any, ...]]]:
         """The number of rows, and those that were read. A connection that was lost while nobody used it is made again;
         a statement that writes is not repeated. Raises: LedgerError."""
+        if reads:
+            values = [findable(value) for value in values]
         async with self._turn:
             try:
                 if self._connection is not None and reads:

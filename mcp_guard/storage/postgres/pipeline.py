@@ -33,6 +33,12 @@ def numbered(sql: str) -> bytes:
     return "".join([first, *(f"${number}{text}" for number, text in enumerate(others, 1))]).replace("%%", "%").encode()
 
 
+def findable(value: Any) -> Any:
+    """The value as a condition can have it. No text in PostgreSQL has a NUL, so none equals one that has; it is looked
+    for with a noncharacter instead, which nothing has either."""
+    return value.replace("\0", "\ufffe") if isinstance(value, str) else value
+
+
 class Pipeline:
     """Of one connection in autocommit mode, which nobody else uses meanwhile. `is_idle` between two exchanges; one that
     was given up, or has met the end of the connection, leaves a connection that is of no use."""
@@ -75,6 +81,8 @@ class Pipeline:
         types: tuple[int, ...] = ()
         formats: Sequence[pq.Format] | None = None
         if values:
+            if sql.startswith(b"SELECT"):
+                values = [findable(value) for value in values]
             given = self._adapt.dump_sequence(values, [PyFormat.AUTO] * len(values))
             types, formats = self._adapt.types or (), self._adapt.formats
         key = sql, types

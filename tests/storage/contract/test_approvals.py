@@ -68,6 +68,7 @@ def asked(store: Store) -> list[Approval]:
 def test_a_request_is_read_as_it_was_made(other: Store, asked: list[Approval]) -> None:
     assert other.approval("ap_2") == (asked[1], [1])
     assert other.approval("ap_9") is None
+    assert other.approval("ap_1\0") is None
     assert other.approvals_for("run_1", "lookup") == [asked[1], asked[0]]
     assert other.approvals() == asked
     assert other.approvals([ApprovalState.REQUESTED], "run_2") == [asked[2]]

@@ -30,6 +30,7 @@ async def test_items_are_shared_and_outlive_their_processes(place: Place, store:
         await one.put(ITEM, NOW)
         assert await two.get("session", "k", NOW) == ITEM
         assert await two.get("other", "k", NOW) is None
+        assert await two.get("session", "k\0", NOW) is None
         await two.put(replace(ITEM, value=b"", owner="bob"), NOW)
         assert await one.get("session", "k", NOW) == replace(ITEM, value=b"", owner="bob")
     async with opened(place) as (again,):
