@@ -174,9 +174,9 @@ def print_diff(entry: ToolEntry, after: Pin, tool_findings: tuple[DefinitionFind
     before = entry.pinned.definition if entry.pinned else {}
     since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
     print_lines([f"{entry.name}@{after.hash[SHORT]}: {after.state}: {after.why} ({since})"])
-    for difference in definition_diff.compare_definitions(before, after.definition):
+    for difference, parts in definition_diff.diff_definitions(before, after.definition):
         print_lines([f"  {difference.where}"])
-        print_words(definition_diff.diff_words(difference.before or "", difference.after or ""))
+        print_words(parts)
     print_lines(_said(tool_findings))
 
 

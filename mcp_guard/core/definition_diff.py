@@ -13,7 +13,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
 
 MAX_MATCHED_WORDS = 3000
-"""Longer changed stretches, in words, are shown as one replacement, because matching them is quadratic."""
+"""In all changed stretches together. What is beyond is shown as one replacement, because matching is quadratic."""
 
 DiffPart = tuple[Literal["same", "removed", "added"], str]
 
@@ -67,22 +67,37 @@ def _leaves(value: Any, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Any]]:
         yield from _leaves(inner, (*path, name))
 
 
+def diff_definitions(before: Json, after: Json) -> Iterator[tuple[DefinitionDifference, list[DiffPart]]]:
+    """Each value that differs, and how, by word. However many differ, it takes about as long as one long text does."""
+    words = MAX_MATCHED_WORDS
+    for difference in compare_definitions(before, after):
+        parts, matched = _diff_words(difference.before or "", difference.after or "", words)
+        words -= matched
+        yield difference, parts
+
+
 def diff_words(before: str, after: str) -> list[DiffPart]:
     """The later text with the removed and added parts, by word."""
+    return _diff_words(before, after, MAX_MATCHED_WORDS)[0]
+
+
+def _diff_words(before: str, after: str, limit: int) -> tuple[list[DiffPart], int]:
+    """At most so many words are matched; returns also how many were."""
     old, new = re.findall(r"\w+|\s+|[^\w\s]", before), re.findall(r"\w+|\s+|[^\w\s]", after)
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
     rest = min(len(old), len(new)) - start
     backwards = zip(old[::-1][:rest], new[::-1][:rest], strict=False)
     end = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], backwards))
     parts: list[DiffPart] = [("same", "".join(new[:start]))]
-    parts += _between(old[start : len(old) - end], new[start : len(new) - end])
+    removed, added = old[start : len(old) - end], new[start : len(new) - end]
+    count = len(removed) + len(added)
+    is_matched = count <= limit
+    parts += _match(removed, added) if is_matched else [("removed", "".join(removed)), ("added", "".join(added))]
     parts.append(("same", "".join(new[len(new) - end :])))
-    return [part for part in parts if part[1]]
+    return [part for part in parts if part[1]], count if is_matched else 0
 
 
-def _between(old: list[str], new: list[str]) -> list[DiffPart]:
-    if len(old) + len(new) > MAX_MATCHED_WORDS:
-        return [("removed", "".join(old)), ("added", "".join(new))]
+def _match(old: list[str], new: list[str]) -> list[DiffPart]:
     parts: list[DiffPart] = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.definition_diff import compare_definitions, diff_words, format_diff
+from mcp_guard.core.definition_diff import compare_definitions, diff_definitions, diff_words, format_diff
 from mcp_guard.core.tool_pins import definition_hash
 
 TEXTS = st.text("ab .é\n", max_size=40)
@@ -58,3 +58,12 @@ def test_diff_markers_in_the_text_are_escaped() -> None:
 
 def test_upstream_control_characters_never_reach_the_terminal() -> None:
     assert format_diff(diff_words("a\x1b[31m", "a\u202e\n")).isprintable()
+
+
+def test_work_for_many_changed_values_is_that_for_one() -> None:
+    words = " ".join("ab"[number * number % 7 % 2] for number in range(700))
+    before = {f"p{number}": f"q{words}" for number in range(200)}
+    after = {f"p{number}": f"z{words}k" for number in range(200)}
+    parts = [parts for _, parts in diff_definitions(before, after)]
+    assert "same" in {kind for kind, _ in parts[0]}
+    assert parts[1] == parts[199] == [("removed", f"q{words}"), ("added", f"z{words}k")]

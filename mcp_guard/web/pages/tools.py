@@ -1,5 +1,6 @@
 """Tools: their definitions and pins, what changed in one that waits, and accepting or refusing it with a passkey."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ NAV = (NavigationLink("/tools", "Tools", READERS),)
 
 def routes(console: Console) -> list[Route]:
     pages = _ToolPages(console)
-    return [Route("/tools", pages.show_list), Route("/tools/{name}", pages.show)]
+    return [Route("/tools", pages.show_list), Route("/tools/{name:path}", pages.show)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class _ToolPages:
             entry=entry,
             shown=shown,
             effect=self._effect(entry),
-            differences=_differences(entry.pinned, shown) if entry.waiting else [],
+            differences=await asyncio.to_thread(_differences, entry.pinned, shown) if entry.waiting else [],
             findings=findings(known)[name],
             definition=visible_lines(json.dumps(shown.definition, indent=2, ensure_ascii=False)),
             target={"upstream": shown.upstream, "tool": entry.name, "definition": shown.hash},
@@ -99,13 +100,9 @@ class _ToolPages:
 
 
 def _differences(before: Pin | None, after: Pin) -> list[DiffRow]:
-    differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
     return [
-        DiffRow(
-            visible(row.where),
-            tuple((kind, _part(text)) for kind, text in definition_diff.diff_words(row.before or "", row.after or "")),
-        )
-        for row in differences
+        DiffRow(visible(difference.where), tuple((kind, _part(text)) for kind, text in parts))
+        for difference, parts in definition_diff.diff_definitions(before.definition if before else {}, after.definition)
     ]
 
 
