@@ -25,7 +25,18 @@ def carried_token(request: Request, origin: str) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if token:
         return token if scheme.lower() == "bearer" else ""
-    return request.cookies.get(COOKIE) if uses_cookie(origin) else None
+    return _find_cookie(request) if uses_cookie(origin) else None
+
+
+def _find_cookie(request: Request) -> str | None:
+    r"""The token in our cookie; None without one, and empty if there are several.
+
+    INVARIANT: its name is compared byte by byte. Starlette removes what Python takes for a blank around a name, `\xa0`
+    too, and then the cookie `\xa0__Host-mcp-guard`, which a browser takes from any host beside ours, would be ours.
+    """
+    parts = [part.strip(" ") for header in request.headers.getlist("cookie") for part in header.split(";")]
+    tokens = [part.partition("=")[2] for part in parts if part.startswith(f"{COOKIE}=")]
+    return None if not tokens else tokens[0] if len(tokens) == 1 else ""
 
 
 def give_token(request: Request, token: str) -> None:

@@ -15,6 +15,8 @@ from mcp_guard.ledger.receipt_search import Search
 
 MAX_VALUES = 10
 """Of one filter."""
+MAX_PROBLEMS = 10
+"""After so many, the rest of the address is not read."""
 MAX_SEQ = 1 << 53
 SHOWN = {"calls": (CALL,), "other": (OTHER,), "all": ()}
 """What `show` can be, and the entries that it leaves."""
@@ -54,8 +56,10 @@ def read_query(pairs: Iterable[tuple[str, str]], now: Micros) -> LedgerQuery:
     problems: list[str] = []
     known = (*FILTERS, "kind", "show", "since", "until", "below")
     for name, value in pairs:
+        if len(problems) >= MAX_PROBLEMS:
+            break
         if name not in known:
-            close = nearest(name, known)
+            close = nearest(name[:MAX_VALUE], known)
             meant = say("; did you mean `{}`?", close) if close else ""
             problems.append(say("there is no filter `{}`{}", name[:MAX_VALUE], meant))
         elif value.strip() and value.strip() not in entered.setdefault(name, []):

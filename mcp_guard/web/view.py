@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote as url_quote
 
 import jinja2
 from markupsafe import Markup
@@ -221,6 +222,11 @@ def wrappable(value: object) -> Markup:
     return Markup("<wbr>").join(_AFTER_SIGN.split(visible(value)))  # which escapes each part
 
 
+def address_part(value: object) -> str:
+    """The value in a path or query. Its slashes are encoded too, so that a name with `/../` leads to no other page."""
+    return url_quote(str(value), safe="")
+
+
 def make_pages() -> jinja2.Environment:
     """The templates. INVARIANT: everything that they show passes `show`; `quote` is for parts of a sentence."""
     pages = jinja2.Environment(
@@ -230,5 +236,5 @@ def make_pages() -> jinja2.Environment:
         finalize=show,
     )
     pages.globals["assets"] = "/static"  # where no page says where they are served
-    pages.filters |= {"quote": quote, "shorten": shorten, "wrappable": wrappable}
+    pages.filters |= {"quote": quote, "shorten": shorten, "wrappable": wrappable, "urlencode": address_part}
     return pages
