@@ -7,42 +7,35 @@ read after the first tool listings, because they are validated against them.
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, LedgerError, defect_text
+from mcp_guard.core.errors import ConfigError, IdentityError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
-from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
-from mcp_guard.identity.host_process import parent_of
-from mcp_guard.identity.instances import (
-    InstanceSpec,
-    Launch,
-    check_credential,
-    reissue_credential,
-    shared_launch_key,
-    start_instance,
-)
+from mcp_guard.hook_serving import make_hook_server, note_broken_policies, serve_hooks
+from mcp_guard.identity.instances import Launch, check_credential, reissue_credential
+from mcp_guard.launching import issue_to, launching, leave, on_loop
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import OpenLedger, ledger_settings, open_ledger
+from mcp_guard.ledger.open import ledger_settings, open_ledger
 from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.ledger.start import open_when_there
-from mcp_guard.ledger.writer import Op, Transaction
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.policy_environments import policy_environment
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group, policy_environment
+from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group
 from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
-from mcp_guard.settings import InstanceScope, ServeSettings, Settings
+from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.shared_secret import KEY_BYTES, read_shared_secret
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.start_notes import note_if_new, warn_if_discontinued, warn_of_exposure, warn_of_other_secret
@@ -58,7 +51,7 @@ if TYPE_CHECKING:
     from mcp_guard.downstream.http.metrics import MetricsEndpoint
     from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
-    from mcp_guard.downstream.unix import UnixPeer, UnixSocketServer
+    from mcp_guard.downstream.unix import UnixSocketServer
     from mcp_guard.network import Network
     from mcp_guard.readiness import ReadinessChecks
     from mcp_guard.upstream.last_words import LastWords
@@ -89,38 +82,14 @@ def run_stdio(
             if code:
                 instance, bound = _redeem_launch_code(runtime, code)
             else:
-                instance, bound = ledger.writer.run(_launching(runtime, launch, os.getuid(), os.getpid()))
+                instance, bound = ledger.writer.run(launching(runtime, launch, os.getuid(), os.getpid()))
             check_credential(runtime.issuer, instance)
             recover(ledger.ledger, partial(report_unknown, log.note))
             transport.stop_on_signals()
             serve = partial(_serve_stdio, runtime, upstreams, transport, instance, bound)
-            asyncio.run(_on_loop(ledger, serve))
+            asyncio.run(on_loop(ledger, serve))
     finally:
         ledger.close()
-
-
-async def _on_loop(ledger: OpenLedger, serve: Callable[[], Awaitable[None]]) -> None:
-    async with ledger.on_loop():
-        await serve()
-
-
-def _launching(runtime: Runtime, launch: Launch, user: int, pid: int) -> Op[tuple[Instance, Json | None]]:
-    """Gives the instance of a launch by this user's process: a new one, which is not in the ledger yet, and what binds
-    its credential; or the one that launches of the agent share, which is. Raises: IdentityError."""
-
-    def op(tx: Transaction) -> tuple[Instance, Json | None]:
-        enrolled = registry.find_agent(registry.all_agents(runtime.settings.agents, tx.store), launch.agent)
-        named = replace(launch, agent=enrolled.agent.name, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
-        spec = InstanceSpec(enrolled.agent, named, enrolled.credential_seconds)
-        scope = enrolled.scope or runtime.settings.instance_scope
-        if scope is InstanceScope.LAUNCH:
-            return start_instance(runtime.issuer, spec, runtime.now())
-        host = parent_of(pid) if scope is InstanceScope.HOST_SESSION else None
-        key = shared_launch_key(scope, spec, user, host)
-        instance = registry.join(tx, key, lambda: start_instance(runtime.issuer, spec, tx.now), runtime.ledger.guard)
-        return (instance if instance.credential else reissue_credential(runtime.issuer, instance)), None
-
-    return op
 
 
 def _redeem_launch_code(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
@@ -158,8 +127,14 @@ async def _serve_stdio(
 
 
 def serve_http(settings: Settings, log: ServerLog) -> None:
-    """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
+    """Serve many clients over HTTP until interrupted, and the hooks of coding agents. With [hooks] alone, only those.
+
+    Raises: ConfigError, LedgerError.
+    """
     if settings.serve is None:
+        if settings.hooks is not None:
+            serve_hooks(settings, log)
+            return
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     from mcp_guard.downstream.http.waiting import WaitingServer
 
@@ -177,7 +152,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         recover(ledger.ledger, partial(report_unknown, log.note))
         with closing(start_telemetry(settings, ledger.guard, log, serves=True)) as telemetry:
             runtime = Runtime(settings, ledger, log, telemetry, ProtocolAdapters(secret.derive(REQUEST_STATES)))
-            asyncio.run(_on_loop(ledger, partial(_serve_http, runtime, settings.serve, waiting.listener())))
+            asyncio.run(on_loop(ledger, partial(_serve_http, runtime, settings.serve, waiting.listener())))
     finally:
         ledger.close()
 
@@ -192,7 +167,10 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.s
     shares, received = SessionShares(serve.session_limits), ReceivedBytes(runtime.settings.client_limits.message_bytes)
     sessions = _http_sessions(runtime, serve, shares)
     stopping, started = asyncio.Event(), asyncio.Event()
-    unix_server = _unix_server(runtime, serve, shares, received)
+    on_sockets = (
+        _unix_server(runtime, serve, shares, received),
+        make_hook_server(runtime, shares, received, serve.stop_seconds),
+    )
     serving: list[asyncio.Task[None]] = []
 
     async def end_sessions() -> None:
@@ -217,11 +195,9 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.s
             background.append(tasks.create_task(metrics_server()))
         if runtime.settings.web is not None and runtime.settings.web.serve:
             background.append(tasks.create_task(keep_web_running(runtime.settings, runtime.log)))
-        tasks.create_task(_note_broken_policies(runtime))
+        tasks.create_task(note_broken_policies(runtime))
         await started.wait()
-        if unix_server is not None and serve.socket is not None:
-            serving.append(tasks.create_task(unix_server.serve(stopping)))
-            runtime.note(f"listening on `{serve.socket.path}` for {len(serve.socket.users)} users")
+        serving += [tasks.create_task(at.serve(stopping)) for at in on_sockets if at is not None]
         port = listener.getsockname()[1]
         runtime.note(f"serving {serve.url} (the address that tokens are for) on {serve.host} port {port}")
         await server.serve(sockets=[listener])
@@ -230,16 +206,6 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.s
             task.cancel()
     await app.authenticator.proofs.close()
     await runtime.stop()
-
-
-async def _note_broken_policies(runtime: Runtime) -> None:
-    """Tell the operator at the start what the first session would find. The guard serves all the same, and denies."""
-    try:
-        await runtime.try_policies((), tuple(runtime.settings.upstreams))
-    except GuardError as error:
-        runtime.note(say("the policies could not be loaded; every call is denied:\n{}", str(error)))
-    except Exception as defect:  # the edge: it must not end the guard
-        runtime.note(say("internal error: the policies could not be checked: {}", defect_text(defect)))
 
 
 def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShares") -> "HttpSessions":
@@ -332,38 +298,6 @@ def _http_app(
     )
 
 
-async def _issue_to(runtime: Runtime, agent: str, peer: "UnixPeer") -> Instance:
-    """A new instance for a process that has connected. If this is cancelled, the instance has ended."""
-    writer = runtime.ledger.writer
-    launching = _launching(runtime, Launch(agent), peer.uid, peer.pid)
-
-    def op(tx: Transaction) -> Instance:
-        instance, bound = launching(tx)
-        if bound is not None:
-            runtime.issue(instance, bound | {"by": "socket", "uid": peer.uid, "pid": peer.pid})(tx)
-            runtime.begin(instance)(tx)
-        return instance
-
-    async def end() -> None:
-        with suppress(GuardError):  # there is no instance
-            await _leave(runtime, await issued.outcome)
-
-    issued = writer.submit(op)
-    try:
-        return await issued
-    except asyncio.CancelledError:
-        if not issued.outcome.cancelled():
-            await asyncio.shield(end())
-        raise
-
-
-async def _leave(runtime: Runtime, instance: Instance) -> None:
-    try:
-        await runtime.ledger.writer.submit(lambda tx: registry.leave(tx, instance))
-    except LedgerError as error:  # the credential expires anyway; the other sessions go on
-        runtime.note(str(error))
-
-
 def _unix_server(
     runtime: Runtime, serve: ServeSettings, shares: "SessionShares", received: "ReceivedBytes"
 ) -> "UnixSocketServer | None":
@@ -372,11 +306,13 @@ def _unix_server(
         return None
     from mcp_guard.downstream.unix import UnixSocketServer, listen
 
+    listener = listen(serve.socket)
+    runtime.note(f"listening on `{serve.socket.path}` for {len(serve.socket.users)} users")
     return UnixSocketServer(
-        listen(serve.socket),
+        listener,
         users=serve.socket.users,
-        issue=partial(_issue_to, runtime),
-        end=partial(_leave, runtime),
+        issue=partial(issue_to, runtime),
+        end=partial(leave, runtime),
         make_session=partial(runtime.make_session, ends_instance=True),
         note=runtime.note,
         message_bytes=runtime.settings.client_limits.message_bytes,

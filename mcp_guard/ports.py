@@ -45,6 +45,9 @@ class ClientChannel(NamedTuple):
     """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
     trace: Json | None = None
     """The trace context that the upstream gets instead of the client's (SEP-414); None if it gets that."""
+    on_host: Callable[[], Awaitable[Json]] | None = None
+    """Lets a coding agent run this call of its own tool, and returns the `result` member of what it reports; None for
+    any other client. Raises: NotSent, PeerLost."""
 
 
 SILENT_CHANNEL = ClientChannel()

@@ -9,7 +9,7 @@ import gc
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,9 @@ from mcp_guard import __version__
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
-from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.core.visible_text import quote, say
 from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
@@ -41,6 +39,7 @@ from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, SessionPolicies, prepare_to_load
+from mcp_guard.policy_environments import environment_with_pins, policy_environment
 from mcp_guard.policy_loading import PolicyLoading
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
@@ -51,7 +50,6 @@ from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.signals.setup import make_risk_monitor
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.telemetry.setup import Telemetry
-from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.start import make_upstream
@@ -60,6 +58,7 @@ from mcp_guard.upstream.transport import Upstream
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
+    from mcp_guard.upstream.host import HostConnection
     from mcp_guard.upstream.shared import SharedConnection, SharedUpstreams
 
 
@@ -86,7 +85,7 @@ def new_call_id() -> str:
 
 def make_upstream_group(
     settings: Settings,
-    upstreams: "Sequence[Upstream | SharedConnection]",
+    upstreams: "Sequence[Upstream | SharedConnection | HostConnection]",
     pins: Pins,
     *,
     on_catalog: Callable[[], Awaitable[None]] | None = None,
@@ -106,48 +105,6 @@ def make_upstream_group(
         last_listings=last_listings,
         is_patient=is_patient,
     )
-
-
-def policy_environment(
-    settings: Settings,
-    tools: Iterable[Tool],
-    absent: Collection[str],
-    quarantined: Collection[str] = (),
-    retained: Iterable[Tool] = (),
-    known: Iterable[str] = (),
-) -> "PolicyEnvironment":
-    """What the policies of this configuration are validated against, with these tools in the catalog."""
-    from mcp_guard.policy.engine import PolicyEnvironment
-
-    known = tuple(known)
-    return PolicyEnvironment(
-        tuple(tools),
-        settings.attributes,
-        settings.counters,
-        tuple(settings.routes),
-        absent,
-        quarantined,
-        settings.forward_meta,
-        tuple(retained),
-        frozenset((*known, *settings.tool_rules)),
-        settings.time_zone,
-        settings.configured_names,
-        frozenset(known),
-    )
-
-
-def environment_with_pins(
-    settings: Settings, tools: Collection[Tool], absent: Collection[str], pins: Iterable[Pin]
-) -> "PolicyEnvironment":
-    """These tools, and those of the recorded definitions that are not among them."""
-    listed = {tool.listed_as for tool in tools}
-    known = [(pin, listed_name(pin.upstream, pin.tool)) for pin in pins]
-    retained = [
-        make_tool(pin.upstream, pin.definition, settings.tool_rules)
-        for pin, name in known
-        if pin.state is PinState.PINNED and name not in listed and pin.upstream in settings.upstreams
-    ]
-    return policy_environment(settings, tools, absent, retained=retained, known=[name for _, name in known])
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +232,7 @@ class Runtime:
         self,
         instance: Instance,
         transport: DownstreamTransport,
-        started: Sequence[Upstream] | None = None,
+        started: "Sequence[Upstream | HostConnection] | None" = None,
         *,
         ends_instance: bool = False,
     ) -> Session:
@@ -376,7 +333,7 @@ class Runtime:
         return policy_environment(
             self.settings,
             upstreams.accepted_tools(),
-            upstreams.absent(),
+            {*upstreams.absent(), *(self.settings.upstreams.keys() - upstreams.connections.keys())},
             upstreams.unaccepted(),
             upstreams.retained_tools(),
             upstreams.pins.known(),

@@ -213,6 +213,20 @@ class SocketSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """Where the hooks of coding agents are answered, and the agent that those of the guard's own user call as.
+
+    With `skip_prompts`, an allowed call is not asked about by the coding agent's own prompts. A session without a call
+    for `idle_seconds` has ended.
+    """
+
+    agent: str
+    socket: SocketSettings
+    skip_prompts: bool = False
+    idle_seconds: float = 43200
+
+
+@dataclass(frozen=True, slots=True)
 class SessionLimits:
     """How many sessions of a serving guard may be open at once: of all, of one agent, and of one instance."""
 
@@ -372,6 +386,7 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     telemetry: TelemetrySettings | None = None
     web: WebSettings | None = None
+    hooks: HookSettings | None = None
 
     @property
     def audience(self) -> str:

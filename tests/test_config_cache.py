@@ -82,6 +82,9 @@ weight = 10
 unknown_weight = 20
 [risk.drift]
 weight = 10
+[hooks]
+agent = "a"
+
 [serve]
 socket = "guard.sock"
 [issuers.corp]

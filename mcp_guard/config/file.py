@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mcp_guard.config.cache import STATE_DIR
 from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_of
+from mcp_guard.config.hooks import HooksConfig, pin_rules, upstream_names, with_host_rules
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.network import NetworkConfig
 from mcp_guard.config.notifiers import AnyNotifier, NotifierConfig, followers, options_of, takes_votes
@@ -226,6 +227,7 @@ class Config(Model):
     network: NetworkConfig = NetworkConfig()
     telemetry: TelemetryConfig | None = None
     web: WebConfig | None = None
+    hooks: HooksConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -251,9 +253,9 @@ class Config(Model):
     def references_exist(self) -> "Config":
         for name, route in self.routes.items():
             self._check_route(name, route)
+        upstreams = upstream_names(self.upstreams, self.hooks)
         for name, tool in self.tools.items():
-            upstream = name.partition("__")[0]
-            if upstream not in self.upstreams:
+            if name.partition("__")[0] not in upstreams:
                 raise ValueError(f"tools.{name}: {no_upstream_of(name, self.upstreams)}")
             if tool.resource and tool.resource.type not in self.resources:
                 type = tool.resource.type
@@ -261,7 +263,7 @@ class Config(Model):
                     f"tools.{name}.resource.type: type `{type}` is not configured; add [resources.{type}.attributes]"
                 )
         for name, rate in self.rates.items():
-            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
+            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in upstreams]:
                 raise ValueError(f"rates.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
         for name in self.resources:
             if name in RESERVED_TYPES:
@@ -306,7 +308,7 @@ class Config(Model):
 
     @model_validator(mode="after")
     def users_can_connect(self) -> "Config":
-        if self.connect.users and (self.serve is None or self.serve.socket is None):
+        if self.connect.users and (self.serve is None or self.serve.socket is None) and self.hooks is None:
             raise ValueError("connect.users: requires serve.socket, the socket that these users connect to")
         return self
 
@@ -390,14 +392,14 @@ class Config(Model):
             client_limits=limits.client_limits(),
             agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
             upstreams={name: upstream.settings(base_dir, network) for name, upstream in self.upstreams.items()},
-            tool_rules={name: tool.rule() for name, tool in self.tools.items()},
+            tool_rules=with_host_rules({name: tool.rule() for name, tool in self.tools.items()}, self.hooks),
             attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name, self.notifiers) for name, route in self.routes.items()},
             notifiers=self._notifiers(base_dir, network),
             inbox_port=self.inbox.port,
-            pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
+            pin_rules=pin_rules(self.upstreams, guard.first_use, self.hooks),
             forward_meta=guard.forward_meta,
             people=self._people(),
             slack_users={approver.slack: id for id, approver in self.approvers.items() if approver.slack},
@@ -412,6 +414,7 @@ class Config(Model):
             network=network,
             telemetry=self.telemetry.settings() if self.telemetry else None,
             web=self.web.settings(base_dir) if self.web else None,
+            hooks=self.hooks.settings(base_dir, base_dir / guard.state_dir, self.connect) if self.hooks else None,
         )
 
     def _notifiers(self, base_dir: Path, network: NetworkSettings) -> dict[str, NotifierSettings]:

@@ -76,14 +76,17 @@ def agent_of(peer: UnixPeer, users: Mapping[str, str]) -> str:
     return agents.pop()
 
 
-def listen(settings: SocketSettings) -> socket.socket:
-    """A socket to which only users admitted by its mode and group can ever connect. Raises: ConfigError."""
+def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket:
+    """A socket to which only users admitted by its mode and group can ever connect. `key` is its setting.
+
+    Raises: ConfigError.
+    """
     if not hasattr(socket, "SO_PEERCRED"):
-        raise ConfigError("serve.socket: this system does not report who connects", "serve over HTTP, or on Linux")
+        raise ConfigError(f"{key}: this system does not report who connects", "serve over HTTP, or on Linux")
     listener, path = socket.socket(socket.AF_UNIX), str(settings.path)
     old_umask = os.umask(0o177)
     try:
-        _remove_stale(path)
+        _remove_stale(path, key)
         listener.bind(path)
         if settings.group:
             os.chown(path, -1, settings.group_id())
@@ -91,7 +94,7 @@ def listen(settings: SocketSettings) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        what = f"serve.socket: cannot listen on `{path}`: {error.strerror or error}"
+        what = f"{key}: cannot listen on `{path}`: {error.strerror or error}"
         raise ConfigError(what, "check the folder's owner and mode; docs/howto/another-user.md") from None
     finally:
         os.umask(old_umask)
@@ -99,11 +102,11 @@ def listen(settings: SocketSettings) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, key: str) -> None:
     """Remove the socket of a guard that has ended. Raises: ConfigError if it is in use, or no socket; OSError."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"serve.socket: `{path}` is not a socket", "choose another path")
+            raise ConfigError(f"{key}: `{path}` is not a socket", "choose another path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -112,7 +115,7 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise ConfigError(f"serve.socket: `{path}` is in use by another process", "stop that guard, or choose another path")
+    raise ConfigError(f"{key}: `{path}` is in use by another process", "stop that guard, or choose another path")
 
 
 class UnixDownstreamTransport(asyncio.Protocol):

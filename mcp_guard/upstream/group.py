@@ -31,6 +31,7 @@ from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount, Upstream
 
 if TYPE_CHECKING:
+    from mcp_guard.upstream.host import HostConnection
     from mcp_guard.upstream.last_words import LastWords
     from mcp_guard.upstream.shared import AnyConnection, SharedConnection
 
@@ -53,7 +54,7 @@ class UpstreamGroup:
 
     def __init__(
         self,
-        upstreams: "Iterable[Upstream | SharedConnection]",
+        upstreams: "Iterable[Upstream | SharedConnection | HostConnection]",
         rules: Mapping[str, ToolRule],
         pins: Pins,
         *,

@@ -19,6 +19,7 @@ from mcp_guard.protocol.jsonrpc import Id, NotSent, error
 from mcp_guard.protocol.methods import LATEST, LISTS_CHANGED, METHOD_NOT_FOUND, SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from mcp_guard.protocol.versions import without
 from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.host import HostConnection
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -271,7 +272,7 @@ class SharedConnection:
         self._connection.note(text)
 
 
-AnyConnection = Connection | SharedConnection
+AnyConnection = Connection | SharedConnection | HostConnection
 
 
 class SharedUpstreams:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mcp_guard.config import (
     file,
+    hooks,
     ledger,
     network,
     notifiers,
@@ -35,7 +36,7 @@ IN_ORDER: tuple[type[BaseModel], ...] = (
     notifiers.SlackConfig, notifiers.TeamsConfig, notifiers.PushConfig, notifiers.EmailConfig, notifiers.CommandConfig,
     file.InboxConfig, web.WebConfig, web.WebRolesConfig, oidc.OidcConfig, oidc.OidcRolesConfig,
     risk.SignalConfig, risk.DriftConfig,
-    serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
+    serve.ServeConfig, serve.ConnectConfig, hooks.HooksConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
     ledger.CosignatureWitnessConfig, network.NetworkConfig, telemetry.TelemetryConfig, types.SecretConfig,

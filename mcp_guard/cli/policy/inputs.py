@@ -23,7 +23,7 @@ from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.past import find_latest
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
-from mcp_guard.runtime import environment_with_pins
+from mcp_guard.policy_environments import environment_with_pins
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine, open_store

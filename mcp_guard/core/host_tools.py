@@ -1,0 +1,283 @@
+"""The tools of the upstream `host`: what coding agents run themselves, as typed calls for policies. Pure.
+
+A coding agent's own tools (`Bash`, `Edit`, `WebFetch`, …) reach the guard through the agent's hooks. Each call becomes
+a call of one of these tools, with everything that the agent said about it and with what follows from that: which
+programs a command line runs, which paths are outside the workspace, which hold secrets. `downstream/hooks` maps the
+names of each agent to these.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcp_guard.core import shell_effects
+from mcp_guard.core.model import Effect, Json, ToolRule
+from mcp_guard.core.shell_line import Doubt, ShellLine, SimpleCommand, names, parse_line
+
+HOST = "host"
+"""The name of the upstream."""
+OTHER = "Other"
+
+
+class UnknownShape(Exception):
+    """The input of a tool is not what this tool takes; the message says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where the agent works. `resolve` follows the links of an absolute path, as the agent's system would.
+
+    `root` is the folder that the agent was started for, `folder` where the call is made.
+    """
+
+    root: str
+    folder: str
+    resolve: Callable[[str], str] = posixpath.normpath
+
+    def absolute(self, path: str) -> str:
+        return posixpath.join(self.folder, path)
+
+    def holds(self, path: str) -> bool:
+        """Whether this absolute path is in the workspace, as it is written and with its links followed."""
+        root = self.resolve(self.root)
+        return _is_below(posixpath.normpath(path), {posixpath.normpath(self.root), root}) and _is_below(
+            self.resolve(path), {root}
+        )
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+SECRET_NAMES = re.compile(
+    r"""\.env(\..*|rc)? | .*\.(pem|key|p12|pfx|jks|keystore|kdbx|ovpn|ppk|asc|gpg) | id_(rsa|dsa|ecdsa|ed25519)(_sk)?
+    | \.(netrc|npmrc|pypirc|pgpass|git-credentials|htpasswd|my\.cnf|boto|s3cfg|dockercfg|vault-token) | _netrc
+    | .*(secret|credential|password|passwd|token)s?(\.[a-z0-9]+)? | shadow | kubeconfig | .*\.kubeconfig
+    | (service[-_]?account|client_secret).*\.json | terraform\.tfstate(\.backup)? | .*\.tfvars""",
+    re.VERBOSE | re.IGNORECASE,
+)
+SECRET_FOLDERS = names(
+    ".ssh .gnupg .aws .azure .gcloud gcloud .kube .docker .password-store keyrings .mozilla .config/gh"
+)
+EXAMPLES = re.compile(r"\.env\.(example|sample|template|dist)|.*\.pub", re.IGNORECASE)
+"""Names that look like those of secrets and hold none."""
+PROTECTED = re.compile(
+    r"""(^|/)( \.claude/(settings[^/]*\.json|hooks/.*|agents/.*|commands/.*|skills/.*) | \.claude\.json | \.mcp\.json
+    | \.gemini/.* | \.cursor/.* | \.codex/.* | \.git/.* | \.githooks/.* | \.husky/.* | \.vscode/.* | \.idea/.*
+    | \.github/workflows/.* | \.envrc | \.(bash|zsh)rc | \.(bash_|z)?profile | \.zshenv | \.gitconfig
+    | (CLAUDE|AGENTS|GEMINI)(\.local)?\.md | \.cursorrules )$""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Files that steer an agent, or that other programs run without being asked."""
+
+
+def may_hold_secrets(path: str) -> bool:
+    """By its name and its folders; what a file holds is not looked at."""
+    parts = [part for part in re.split(r"[/:=,]", path) if part]
+    if not parts or EXAMPLES.fullmatch(parts[-1]):
+        return False
+    folders = {part.lower() for part in parts} | {f"{a}/{b}".lower() for a, b in pairwise(parts)}
+    return bool(folders & SECRET_FOLDERS) or any(SECRET_NAMES.fullmatch(part) for part in parts)
+
+
+def is_protected(path: str) -> bool:
+    return PROTECTED.search(posixpath.normpath(path)) is not None
+
+
+# Definitions
+
+TEXT: Json = {"type": "string"}
+TEXTS: Json = {"type": "array", "items": {"type": "string"}}
+FLAG: Json = {"type": "boolean"}
+ABOUT_PATHS: Json = {"path": TEXT, "inside": FLAG, "secret": FLAG, "protected": FLAG}
+ABOUT_REST: Json = {"options": TEXTS, "more": TEXT}
+"""The names of the input's other members, and these members as JSON: nothing that the agent said is left out."""
+
+
+def _define(name: str, description: str, properties: Mapping[str, Json], reads: bool = False) -> Json:
+    members = {**properties, **ABOUT_REST}
+    schema = {"type": "object", "properties": members, "required": sorted(members), "additionalProperties": False}
+    hints = {"readOnlyHint": True} if reads else {}
+    return {"name": name, "description": description, "inputSchema": schema, "annotations": hints}
+
+
+_BASH = {
+    "command": TEXT,
+    "cwd": TEXT,
+    "programs": TEXTS,
+    "operations": TEXTS,
+    "arguments": TEXTS,
+    "writes": TEXTS,
+    "reads": TEXTS,
+    "doubts": {"type": "array", "items": {"type": "string", "enum": [str(doubt) for doubt in Doubt]}},
+    "network": {"type": "string", "enum": [str(use) for use in shell_effects.NetworkUse]},
+    "installs": FLAG,
+    "force_push": FLAG,
+    "outside": TEXTS,
+    "writes_outside": FLAG,
+    "protected": TEXTS,
+    "secrets": TEXTS,
+}
+DEFINITIONS: tuple[Json, ...] = (
+    _define("Bash", "Run a command line in a shell.", _BASH),
+    _define("Edit", "Replace text in a file.", {**ABOUT_PATHS, "old": TEXT, "new": TEXT}),
+    _define("MultiEdit", "Replace several texts in a file.", {**ABOUT_PATHS, "edits": TEXT}),
+    _define("Write", "Write a whole file.", {**ABOUT_PATHS, "content": TEXT}),
+    _define("NotebookEdit", "Change a cell of a notebook.", {**ABOUT_PATHS, "source": TEXT}),
+    _define(
+        "Patch",
+        "Change several files by a patch.",
+        {"patch": TEXT, "paths": TEXTS, "inside": FLAG, "secret": FLAG, "protected": FLAG},
+    ),
+    _define("Read", "Read a file.", ABOUT_PATHS, reads=True),
+    _define("Glob", "List files by a pattern.", {**ABOUT_PATHS, "pattern": TEXT}, reads=True),
+    _define("Grep", "Search in files.", {**ABOUT_PATHS, "pattern": TEXT}, reads=True),
+    _define("WebFetch", "Fetch a page.", {"url": TEXT, "site": TEXT, "scheme": TEXT}, reads=True),
+    _define("WebSearch", "Search the web.", {"query": TEXT}, reads=True),
+    _define("Task", "Start a sub-agent, whose calls are decided like any others.", {"prompt": TEXT, "agent": TEXT}),
+    _define("Mcp", "Call a tool of an MCP server.", {"server": TEXT, "tool": TEXT, "guarded": FLAG}),
+    _define(OTHER, "Use a tool of the agent that the guard knows nothing about.", {"tool": TEXT}),
+)
+NAMES = tuple(definition["name"] for definition in DEFINITIONS)
+RULES: Mapping[str, ToolRule] = {
+    f"{HOST}__{definition['name']}": ToolRule(
+        effect=Effect.READ if definition["annotations"] else Effect.WRITE,
+        verb=definition["description"].rstrip(".").lower(),
+        returns=("untrusted",) if definition["name"] in ("WebFetch", "WebSearch") else (),
+        sinks=("url",) if definition["name"] == "WebFetch" else (),
+    )
+    for definition in DEFINITIONS
+}
+"""The rules of these tools, where the configuration has none."""
+
+
+# Arguments
+
+
+def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], place: Workspace, dump: "Dump") -> Json:
+    """The arguments of the tool of this name.
+
+    `said` are the members of the agent's input under the names of the definitions, and `rest` its other members; `dump`
+    writes a value as JSON. Raises: UnknownShape.
+    """
+    arguments: Json = {"options": sorted(rest), "more": dump(dict(rest)) if rest else ""}
+    if name == "Bash":
+        return arguments | _of_line(_text(said, "command"), place)
+    if name == "Patch":
+        return arguments | _of_patch(_text(said, "patch"), place)
+    if name == "WebFetch":
+        return arguments | _of_url(_text(said, "url"))
+    if name == "MultiEdit":
+        if not isinstance(said.get("edits"), list):
+            raise UnknownShape("`edits` is not a list")
+        return arguments | _of_path(said, place) | {"edits": dump(said["edits"])}
+    definition = next(definition for definition in DEFINITIONS if definition["name"] == name)
+    properties = definition["inputSchema"]["properties"]
+    if "path" in properties:
+        arguments |= _of_path(said, place, is_optional=name in ("Glob", "Grep"))
+    for member in properties.keys() - arguments.keys():
+        arguments[member] = said[member] if properties[member] == FLAG else _text(said, member)
+    return arguments
+
+
+Dump = Callable[[Any], str]
+
+
+def _text(said: Mapping[str, Any], member: str) -> str:
+    value = said.get(member)
+    if not isinstance(value, str):
+        raise UnknownShape(f"`{member}` is missing" if value is None else f"`{member}` is not a text")
+    return value
+
+
+def _of_path(said: Mapping[str, Any], place: Workspace, is_optional: bool = False) -> Json:
+    text = "." if is_optional and said.get("path") in (None, "") else _text(said, "path")
+    if not text or "\0" in text:
+        raise UnknownShape("`path` is empty")
+    path = place.absolute(text)
+    seen = (path, place.resolve(path))
+    is_home = text.startswith("~")  # some agents replace it by the home folder
+    return {
+        "path": posixpath.normpath(path),
+        "inside": place.holds(path) and not is_home,
+        "secret": any(map(may_hold_secrets, (text, *seen))),
+        "protected": any(map(is_protected, seen)),
+    }
+
+
+def _of_url(url: str) -> Json:
+    try:
+        parts = urlsplit(url)
+        site = parts.hostname or ""
+    except ValueError:
+        raise UnknownShape("`url` cannot be read") from None
+    return {"url": url, "site": site, "scheme": parts.scheme}
+
+
+_PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)$", re.MULTILINE)
+
+
+def _of_patch(patch: str, place: Workspace) -> Json:
+    """A patch in the format of Codex's `apply_patch`."""
+    paths = [place.absolute(path.strip()) for path in _PATCHED.findall(patch)]
+    if not paths or not patch.lstrip().startswith("*** Begin Patch"):
+        raise UnknownShape("the patch names no files")
+    return {
+        "patch": patch,
+        "paths": sorted({posixpath.normpath(path) for path in paths}),
+        "inside": all(map(place.holds, paths)),
+        "secret": any(may_hold_secrets(path) or may_hold_secrets(place.resolve(path)) for path in paths),
+        "protected": any(is_protected(path) or is_protected(place.resolve(path)) for path in paths),
+    }
+
+
+def _of_line(command: str, place: Workspace) -> Json:
+    line = parse_line(command, place.folder)
+    commands = line.commands
+    doubts = set(line.doubts)
+    if any(map(shell_effects.runs_another, commands)):
+        doubts.add(Doubt.RUNS_PROGRAM)
+    named = [path for one in commands for path in shell_effects.named_paths(one)]
+    touched = [*line.writes, *line.reads, *named]
+    return {
+        "command": command,
+        "cwd": posixpath.normpath(place.folder),
+        "programs": sorted({shell_effects.program_name(one) for one in commands}),
+        "operations": sorted({shell_effects.operation(one) for one in commands}),
+        "arguments": sorted({word for one in commands for word in one.arguments}),
+        "writes": _normal(line.writes),
+        "reads": _normal(line.reads),
+        "doubts": sorted(map(str, doubts)),
+        "network": str(_network(line)),
+        "installs": any(map(shell_effects.installs_packages, commands)),
+        "force_push": any(map(shell_effects.forces_push, commands)),
+        "outside": _normal(path for path in touched if not place.holds(path) and not _is_device(path)),
+        "writes_outside": any(not place.holds(path) and not _is_device(path) for path in line.writes),
+        "protected": _normal(path for path in touched if is_protected(path) or is_protected(place.resolve(path))),
+        "secrets": sorted(set(_secrets(commands, touched, place))),
+    }
+
+
+def _network(line: ShellLine) -> shell_effects.NetworkUse:
+    if any(path.startswith(("/dev/tcp/", "/dev/udp/")) for path in (*line.writes, *line.reads)):
+        return shell_effects.NetworkUse.YES
+    return shell_effects.most_network_use(line.commands)
+
+
+def _is_device(path: str) -> bool:
+    return posixpath.normpath(path) in ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/stdin")
+
+
+def _normal(paths: Iterable[str]) -> list[str]:
+    return sorted({posixpath.normpath(path) for path in paths})
+
+
+def _secrets(commands: Iterable[SimpleCommand], paths: Iterable[str], place: Workspace) -> Iterable[str]:
+    yield from (word for one in commands for word in one.arguments if may_hold_secrets(word))
+    for path in paths:
+        if may_hold_secrets(path) or may_hold_secrets(place.resolve(path)):
+            yield posixpath.normpath(path)

@@ -1,0 +1,186 @@
+"""What is known of the programs that a command line runs: whether they use the network, install packages, force a push,
+or run other programs. Pure.
+
+It is a list of what is known, not of what is possible: a program that is not listed has the network use `unknown`, and
+what a listed one does with its options, its configuration or its plugins is not followed. Policies decide what that
+means; those in `policies/coding-agent` ask a person about everything that is not plainly harmless.
+"""
+
+import posixpath
+from collections.abc import Iterable
+from enum import StrEnum
+
+from mcp_guard.core.shell_line import SimpleCommand, names
+
+SYSTEM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/sbin/", "/usr/sbin/")
+
+
+class NetworkUse(StrEnum):
+    NO = "no"
+    YES = "yes"
+    UNKNOWN = "unknown"
+
+
+LOCAL = names(
+    "[ basename cat cd chmod chown cmp comm cp cut date df diff dirname du echo egrep expr false fgrep file grep "
+    "head hostname id ln ls mkdir mktemp mv nl paste printf pwd readlink realpath rm rmdir seq sha1sum sha256sum "
+    "sleep sort stat tac tail tee test touch tr true type uname uniq wc which whoami"
+)
+"""Programs that use no network, whatever their arguments."""
+NETWORK = names(
+    "aria2c aws az curl dig doctl fly flyctl ftp gcloud gh glab gsutil heroku host http httpie https kubectl lftp "
+    "links lynx mosh mysql nc ncat netcat nmap nslookup ping psql redis-cli rsync s3cmd scp sftp socat ssh ssh- "
+    "copy-id telnet tftp traceroute vercel w3m wget whois wrangler"
+)
+"""Programs that are there to use the network."""
+RUNNERS = names(
+    ". ash awk bash builtin bunx busybox chroot command csh dash deno doas enable env eval exec fish flock gawk "
+    "ionice ksh lua make mawk nice node nodejs nohup npx osascript parallel perl php pipx powershell pwsh python "
+    "python2 python3 ruby script sed setsid sh source stdbuf strace sudo su tclsh time timeout trap tsx uvx watch "
+    "xargs zsh alias unalias declare export hash readonly set shopt typeset unset local read mapfile readarray "
+    "getopts"
+)
+"""Programs that run others, or code, by their arguments or input; and builtins that change what later words mean."""
+SUBCOMMANDS = names(
+    "apk apt apt-get brew bun cargo composer conda docker dnf gem git go helm kubectl mamba npm nuget pacman pip "
+    "pip3 pnpm poetry podman snap terraform uv yarn yum"
+)
+"""Programs whose first argument says what they do."""
+INSTALLS = frozenset(
+    f"{program} {verb}"
+    for program, verbs in {
+        "apk": "add upgrade",
+        "apt": "install upgrade full-upgrade build-dep",
+        "apt-get": "install upgrade dist-upgrade build-dep",
+        "brew": "install upgrade tap bundle",
+        "bun": "install i add a update x create",
+        "cargo": "install add update binstall",
+        "composer": "install require update create-project global",
+        "conda": "install create update env",
+        "dnf": "install upgrade update",
+        "gem": "install update",
+        "go": "get install",
+        "mamba": "install create update",
+        "npm": "install i in ins isntall add ci clean-install ic install-test it update up upgrade exec x init create",
+        "nuget": "install add",
+        "pacman": "-S -Sy -Syu -U",
+        "pip": "install download wheel",
+        "pip3": "install download wheel",
+        "pnpm": "install i add update up dlx create import",
+        "poetry": "install add update self",
+        "snap": "install refresh",
+        "uv": "add sync pip tool lock run",
+        "yarn": "install add upgrade up dlx create global",
+        "yum": "install upgrade update localinstall",
+    }.items()
+    for verb in verbs.split()
+)
+INSTALLERS = frozenset({"npx", "bunx", "pipx", "uvx"})
+"""Programs that fetch a package and run it."""
+GIT_NETWORK = names("archive clone fetch lfs ls-remote pull push remote send-email submodule svn")
+GIT_LOCAL = names(
+    "add blame branch cat-file check-ignore checkout cherry-pick clean commit describe diff diff-tree grep init "
+    "log ls-files ls-tree merge merge-base mv rebase reflog reset restore rev-list rev-parse revert rm shortlog "
+    "show show-ref stash status switch tag worktree"
+)
+GIT_HARMLESS_OPTIONS = frozenset({"--no-pager", "-P", "--no-optional-locks"})
+FIND_ACTIONS = ("-exec", "-ok", "-delete", "-fprint", "-fls")
+RISKY_OPTIONS = {"rg": ("--pre", "--hostname-bin"), "fd": ("-x", "-X", "--exec"), "sort": ("--compress",)}
+"""Options by which a program runs another one."""
+GIT_RISKY = ("--ext", "--exec", "--upload-pack", "--receive-pack", "--open-files-in-pager", "--o", "-O")
+"""Beginnings of options of Git by which it runs a program or writes a file."""
+
+
+def program_name(command: SimpleCommand) -> str:
+    """The program's name; a path outside the system's folders is left as it is, because anything may be there."""
+    for folder in SYSTEM_FOLDERS:
+        if command.program.startswith(folder) and "/" not in command.program[len(folder) :]:
+            return command.program[len(folder) :]
+    return command.program
+
+
+def operation(command: SimpleCommand) -> str:
+    """The program, and the subcommand of those that have one: `git push`, `npm install`, `ls`."""
+    name = program_name(command)
+    if name not in SUBCOMMANDS:
+        return name
+    verb, _ = _git_verb(command.arguments) if name == "git" else (_first_verb(name, command.arguments), ())
+    return f"{name} {verb}".strip()
+
+
+def _first_verb(name: str, arguments: Iterable[str]) -> str:
+    return next((word for word in arguments if name == "pacman" or not word.startswith("-")), "")
+
+
+def _git_verb(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Git's subcommand, and its arguments. Options before it that take a value are known by name."""
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("-"):
+        at += 2 if arguments[at] in ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--config-env") else 1
+    return (arguments[at], arguments[at + 1 :]) if at < len(arguments) else ("", ())
+
+
+def runs_another(command: SimpleCommand) -> bool:
+    """Whether the program runs another one, or code, that its arguments or its input name."""
+    name, arguments = program_name(command), command.arguments
+    if name in RUNNERS or name.startswith(("python", "perl", "ruby")):
+        return True
+    if name == "find":
+        return any(word.startswith(FIND_ACTIONS) for word in arguments)
+    if name == "git":
+        verb, rest = _git_verb(arguments)
+        before = arguments[: len(arguments) - len(rest) - (1 if verb else 0)]
+        strange = [word for word in before if word not in GIT_HARMLESS_OPTIONS]
+        return bool(strange) or any(word.startswith(GIT_RISKY) for word in rest) or (verb == "grep" and "-O" in rest)
+    return any(word.startswith(RISKY_OPTIONS.get(name, ("\0",))) for word in arguments)
+
+
+def network_use(command: SimpleCommand) -> NetworkUse:
+    name, doing = program_name(command), operation(command)
+    if name == "git":
+        verb = doing.partition(" ")[2]
+        if verb in GIT_NETWORK:
+            return NetworkUse.YES
+        return NetworkUse.NO if verb in GIT_LOCAL else NetworkUse.UNKNOWN
+    if name in NETWORK or name in INSTALLERS or doing in INSTALLS or doing in ("docker pull", "docker push"):
+        return NetworkUse.YES
+    return NetworkUse.NO if name in LOCAL else NetworkUse.UNKNOWN
+
+
+def most_network_use(commands: Iterable[SimpleCommand]) -> NetworkUse:
+    """Of all commands together: `yes` if one uses it for certain, `unknown` if that of one is not known."""
+    uses = {network_use(command) for command in commands}
+    if NetworkUse.YES in uses:
+        return NetworkUse.YES
+    return NetworkUse.UNKNOWN if NetworkUse.UNKNOWN in uses else NetworkUse.NO
+
+
+def installs_packages(command: SimpleCommand) -> bool:
+    words = command.words
+    by_module = program_name(command).startswith("python") and "-m" in words and {"pip", "pipx", "uv"} & {*words}
+    is_yarn = program_name(command) == "yarn" and operation(command) in ("yarn", "yarn install")
+    return program_name(command) in INSTALLERS or operation(command) in INSTALLS or bool(by_module) or is_yarn
+
+
+def forces_push(command: SimpleCommand) -> bool:
+    """Whether it is a `git push` that may remove or replace commits or branches of the other side."""
+    if program_name(command) != "git":
+        return False
+    verb, rest = _git_verb(command.arguments)
+    return verb == "push" and any(map(_forces, rest))
+
+
+def _forces(word: str) -> bool:
+    if word.startswith("--"):
+        return word.startswith(("--f", "--mi", "--d", "--pru"))  # Git takes any unique beginning of an option
+    if word.startswith("-"):
+        return any(letter in word.partition("o")[0] for letter in "fd")  # `-o` takes the rest of the word
+    return word.startswith("+") or word.startswith(":")
+
+
+def named_paths(command: SimpleCommand) -> list[str]:
+    """Each argument that may be a path, and what follows `=` in an option: absolute, not normalized."""
+    words = [word for word in command.arguments if word and not word.startswith("-")]
+    values = [word.partition("=")[2] for word in command.arguments if "=" in word]
+    attached = [word[2:] for word in command.arguments if word.startswith("-") and "/" in word and "=" not in word]
+    return [posixpath.join(command.folder, path) for path in (*words, *values, *attached) if path and "://" not in path]

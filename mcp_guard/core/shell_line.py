@@ -1,0 +1,289 @@
+"""Parses a command line of a shell, as far as its text alone says what is run. Pure.
+
+It reads simple commands with literal words and redirections to literal paths, joined by `&&`, `||`, `;`, `|` and new
+lines (POSIX.1-2024, Shell Command Language §2.2, §2.7, §2.9). Whatever else a shell would do with the line is a
+`Doubt`: then something may run, be read or be written that is not in the result.
+
+INVARIANT: a line without doubts runs exactly the commands of the result, and writes and reads by redirection exactly
+the paths of the result. It says nothing of what those programs do.
+"""
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Doubt(StrEnum):
+    """Why a line may do something else than its parsed commands say."""
+
+    SYNTAX = "syntax"
+    """The line cannot be read: an open quote, a control character, an operator without a command."""
+    EXPANSION = "expansion"
+    """A variable, a substitution, arithmetic or a brace expansion."""
+    GLOB = "glob"
+    """A pattern, which stands for the names of files."""
+    TILDE = "tilde"
+    """`~` stands for a home folder."""
+    COMPOUND = "compound"
+    """A subshell, a loop, a condition, a function, or another reserved word."""
+    HEREDOC = "heredoc"
+    ASSIGNMENT = "assignment"
+    """A variable is set for a command, which may change what it does (`PATH`, `LD_PRELOAD`, `GIT_SSH_COMMAND`)."""
+    BACKGROUND = "background"
+    """A command goes on after the line has ended."""
+    FOLDER = "folder"
+    """A command runs in a folder that is not certain."""
+    RUNS_PROGRAM = "runs_program"
+    """A program runs another one that it is told of (`sudo`, `xargs`, `find -exec`), or code (`eval`, `sh -c`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleCommand:
+    """One command. `folder` is where it runs: an absolute path, not normalized."""
+
+    words: tuple[str, ...]
+    folder: str
+
+    @property
+    def program(self) -> str:
+        return self.words[0]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return self.words[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class ShellLine:
+    """`writes` and `reads` are the targets of redirections: absolute paths, not normalized."""
+
+    commands: tuple[SimpleCommand, ...] = ()
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    doubts: frozenset[Doubt] = frozenset()
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text, for long lists of names."""
+    return frozenset(text.split())
+
+
+RESERVED = names("! { } [[ ]] case coproc do done elif else esac fi for function if in select then time until while")
+CHANGES_FOLDER = frozenset({"cd", "pushd", "popd"})
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^]]*\])?\+?=")
+OPERATORS = ("&&", "||", "|&", "|", ";", "&", "\n")
+REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">&", ">")
+READS, WRITES = frozenset({"<", "<>"}), frozenset({"<>", ">", ">>", ">|", "&>", "&>>", ">&"})
+EXPANDS = re.compile(r"\$[A-Za-z_0-9({\[!@*#?$'\"-]|`")
+UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(slots=True)
+class Word:
+    """A word as it is being read: its literal text, and whether any of it was quoted."""
+
+    text: str = ""
+    is_quoted: bool = False
+
+
+@dataclass(slots=True)
+class _Reader:
+    line: str
+    at: int = 0
+    doubts: set[Doubt] = field(default_factory=set)
+
+    def tokens(self) -> list[tuple[str, Word | str]]:
+        """Pairs of `word` and the word, `redirect` and its operator, or `operator` and the operator."""
+        tokens: list[tuple[str, Word | str]] = []
+        while self.at < len(self.line):
+            if self.line[self.at] in " \t":
+                self.at += 1
+            elif self.line.startswith("\\\n", self.at):
+                self.at += 2
+            elif self.line[self.at] == "#":
+                end = self.line.find("\n", self.at)
+                self.at = len(self.line) if end < 0 else end
+            elif self.line[self.at] in "()":
+                self.doubts.add(Doubt.COMPOUND)
+                self.at += 1
+                tokens.append(("operator", ";"))
+            elif sign := next((sign for sign in REDIRECTIONS if self.line.startswith(sign, self.at)), ""):
+                self.at += len(sign)
+                tokens.append(("redirect", sign))
+            elif sign := next((sign for sign in OPERATORS if self.line.startswith(sign, self.at)), ""):
+                self.at += len(sign)
+                tokens.append(("operator", sign))
+            else:
+                word = self.word()
+                is_number = word.text.isascii() and word.text.isdecimal() and not word.is_quoted
+                if not (is_number and self.line[self.at : self.at + 1] in ("<", ">")):  # else it is a file descriptor
+                    tokens.append(("word", word))
+        return tokens
+
+    def word(self) -> Word:
+        word = Word()
+        while self.at < len(self.line) and self.line[self.at] not in " \t\n;&|<>()":
+            char = self.line[self.at]
+            self.at += 1
+            if char == "\\":
+                self.escaped(word)
+            elif char == "'":
+                word.is_quoted = True
+                word.text += self.until("'")
+            elif char == '"':
+                word.is_quoted = True
+                self.double_quoted(word)
+            else:
+                self.note_expansion(char, word)
+                word.text += char
+        return word
+
+    def escaped(self, word: Word) -> None:
+        if self.at == len(self.line):
+            self.doubts.add(Doubt.SYNTAX)
+        elif self.line[self.at] != "\n":
+            word.is_quoted = True
+            word.text += self.line[self.at]
+        self.at += 1
+
+    def note_expansion(self, char: str, word: Word) -> None:
+        """Note what the shell makes of this character, which is not quoted and was just read."""
+        if char in "$`" and EXPANDS.match(self.line, self.at - 1):
+            self.doubts.add(Doubt.EXPANSION)
+        elif char in "*?[":
+            self.doubts.add(Doubt.GLOB)
+        elif char == "{" and not self.line.startswith("}", self.at) and self._in_a_word(word):
+            self.doubts.add(Doubt.EXPANSION)
+        elif char == "=" and not word.text:
+            self.doubts.add(Doubt.EXPANSION)  # zsh replaces `=NAME` by the path of a program
+        elif char == "~" and (not word.text or word.text[-1] in "=:"):
+            self.doubts.add(Doubt.TILDE)
+
+    def _in_a_word(self, word: Word) -> bool:
+        """Whether the `{` that was just read is more than the reserved word."""
+        return bool(word.text) or self.line[self.at : self.at + 1] not in ("", " ", "\t", "\n", ";")
+
+    def until(self, quote: str) -> str:
+        end = self.line.find(quote, self.at)
+        if end < 0:
+            self.doubts.add(Doubt.SYNTAX)
+            end = len(self.line)
+        text, self.at = self.line[self.at : end], end + 1
+        return text
+
+    def double_quoted(self, word: Word) -> None:
+        while self.at < len(self.line) and self.line[self.at] != '"':
+            char = self.line[self.at]
+            if char == "\\" and self.line[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\", "\n"):
+                word.text += self.line[self.at + 1].replace("\n", "")
+                self.at += 2
+                continue
+            if char in "$`" and EXPANDS.match(self.line, self.at):
+                self.doubts.add(Doubt.EXPANSION)
+            word.text += char
+            self.at += 1
+        if self.at >= len(self.line):
+            self.doubts.add(Doubt.SYNTAX)
+        self.at += 1
+
+
+@dataclass(slots=True)
+class _Parser:
+    folder: str
+    doubts: set[Doubt]
+    commands: list[SimpleCommand] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    has_redirection: bool = False
+    last: str = "\n"
+    """The operator before the command."""
+    sign: str = ""
+    """The redirection whose target comes next."""
+    is_piped: bool = False
+    """Whether the command is the end of a pipe, so that it runs in a subshell."""
+    has_moved: bool = False
+    """Whether a `cd` came before; it may have failed."""
+
+    def take(self, tokens: list[tuple[str, Word | str]]) -> ShellLine:
+        for kind, value in tokens:
+            if kind == "word":
+                assert isinstance(value, Word)
+                self.take_word(value)
+            elif self.sign:
+                self.doubts.add(Doubt.SYNTAX)
+                self.sign = ""
+            elif kind == "redirect":
+                assert isinstance(value, str)
+                self.sign, self.has_redirection = value, True
+            else:
+                assert isinstance(value, str)
+                if not self.has_command and value != "\n" and Doubt.COMPOUND not in self.doubts:
+                    self.doubts.add(Doubt.SYNTAX)  # an operator where a command should be; a new line may be there
+                self.end_command(value)
+                self.last = value
+        if self.sign or (self.last in ("&&", "||", "|", "|&") and not self.has_command):
+            self.doubts.add(Doubt.SYNTAX)
+        self.end_command("")
+        return ShellLine(tuple(self.commands), tuple(self.writes), tuple(self.reads), frozenset(self.doubts))
+
+    @property
+    def has_command(self) -> bool:
+        return bool(self.words) or self.has_redirection
+
+    def take_word(self, word: Word) -> None:
+        if not self.sign:
+            self.words.append(word)
+            return
+        sign, self.sign = self.sign, ""
+        if sign.startswith("<<"):
+            if sign != "<<<":
+                self.doubts.add(Doubt.HEREDOC)
+            return
+        if sign in ("<&", ">&") and (word.text == "-" or (word.text.rstrip("-").isdecimal() and word.text.isascii())):
+            return  # another descriptor of the same command
+        if sign == "<&" or word.text.startswith("!"):  # `>! FILE` is an operator of zsh
+            self.doubts.add(Doubt.SYNTAX)
+        path = posixpath.join(self.folder, word.text)
+        if sign in WRITES:
+            self.writes.append(path)
+        if sign in READS:
+            self.reads.append(path)
+
+    def end_command(self, operator: str) -> None:
+        if operator == "&":
+            self.doubts.add(Doubt.BACKGROUND)
+        words = self.words
+        while words and not words[0].is_quoted and ASSIGNMENT.match(words[0].text):
+            self.doubts.add(Doubt.ASSIGNMENT)
+            words = words[1:]
+        if words and words[0].text in RESERVED and not words[0].is_quoted:
+            self.doubts.add(Doubt.COMPOUND)
+        if words and not words[0].text:
+            self.doubts.add(Doubt.SYNTAX)
+        elif words:
+            if self.has_moved and self.last not in ("&&", "|", "|&"):
+                self.doubts.add(Doubt.FOLDER)
+            self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder))
+            self.follow_folder(self.commands[-1], operator)
+        self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
+
+    def follow_folder(self, command: SimpleCommand, operator: str) -> None:
+        """Whatever follows `cd FOLDER &&` runs there."""
+        if command.program not in CHANGES_FOLDER or operator == "":
+            return
+        is_plain = command.program == "cd" and len(command.words) == 2 and not command.words[1].startswith("-")
+        if is_plain and operator == "&&" and not self.is_piped and command.words[1]:
+            self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True
+        else:
+            self.doubts.add(Doubt.FOLDER)
+
+
+def parse_line(line: str, folder: str) -> ShellLine:
+    """What the line runs in a shell that starts in `folder`, an absolute path."""
+    reader = _Reader(line)
+    if UNREADABLE.search(line):
+        reader.doubts.add(Doubt.SYNTAX)
+    tokens = reader.tokens()
+    return _Parser(folder, reader.doubts).take(tokens)

@@ -1,0 +1,312 @@
+"""How each coding agent's hooks speak: their events, the names of its tools, and the answers that they understand.
+
+To add one, add its row to `DIALECTS`, its files to `clients/hooks.py`, and its name to `hook_client.py`. Payloads are
+as documented by each agent, and as its version in tests/hosts sends them (docs/howto/coding-agents.md).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from mcp_guard.core.canonical import Unacceptable, parse
+from mcp_guard.core.host_tools import OTHER
+from mcp_guard.core.model import Json
+from mcp_guard.core.visible_text import visible
+
+
+class Kind(StrEnum):
+    """What an event is for the guard."""
+
+    BEFORE = "before"
+    """A tool is about to run: the answer decides."""
+    AFTER = "after"
+    FAILED = "failed"
+    START = "start"
+    PROMPT = "prompt"
+    """The user has asked for something."""
+    STOP = "stop"
+    """The agent has finished its turn: what has not been reported by now never will be."""
+    END = "end"
+
+
+class UnknownPayload(Exception):
+    """The payload is not one of those that this guard knows; the message says which it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a hook. `call` tells the calls of a session apart; `part` names the sub-agent that makes it."""
+
+    kind: Kind
+    name: str
+    session: str
+    folder: str
+    call: str = ""
+    part: str = ""
+    tool: str = ""
+    input: Json = field(default_factory=dict)
+    outcome: object = None
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the hook's process prints, and its exit code."""
+
+    exit: int = 0
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+NOTHING = Answer()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolShape:
+    """A tool of the host by the guard's name. `members` are the agent's names of the arguments, first one first;
+    `defaults` are the values of those that may be missing, and `ignored` what a model says about a call in free text,
+    which changes nothing about it."""
+
+    name: str
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def read(self, input: Json) -> tuple[Json, Json]:
+        """The arguments under the guard's names, and the other members."""
+        said: Json = dict(self.defaults)
+        rest = {name: value for name, value in input.items() if name not in self.ignored}
+        for argument, names in self.members.items():
+            name = next((name for name in names if name in rest), None)
+            if name is not None:
+                said[argument] = rest.pop(name)
+        return said, rest
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One coding agent. `session` and `call` are members of its payloads; without `call`, calls are told apart by what
+    they do. `mcp_prefix` begins the names of the tools of MCP servers, which `mcp_separator` ends.
+    """
+
+    id: str
+    title: str
+    events: Mapping[str, Kind]
+    tools: Mapping[str, ToolShape]
+    allow: Callable[[str, bool], Answer]
+    """The answer that lets a call go on, given the event's name and whether the agent's own prompt is left out."""
+    deny: Callable[[str, str], Answer]
+    """The answer that denies, given the event's name and a reason."""
+    session: str = "session_id"
+    call: str = "tool_use_id"
+    outcome: tuple[str, ...] = ("tool_response",)
+    folder: tuple[str, ...] = ("cwd",)
+    mcp_prefix: str = "mcp__"
+    mcp_separator: str = "__"
+
+    def shape_of(self, tool: str) -> ToolShape:
+        return self.tools.get(tool) or ToolShape(OTHER)
+
+    def mcp_tool(self, tool: str) -> tuple[str, str] | None:
+        """Server and tool, if it is one of an MCP server."""
+        if not self.mcp_prefix or not tool.startswith(self.mcp_prefix):
+            return None
+        server, _, name = tool.removeprefix(self.mcp_prefix).partition(self.mcp_separator)
+        return server, name
+
+    def read(self, payload: bytes, max_values: int) -> Event:
+        """Raises: UnknownPayload."""
+        try:
+            data = parse(payload, max_values)
+        except Unacceptable as error:
+            raise UnknownPayload(f"the payload was refused: {error.reason}") from None
+        if not isinstance(data, dict):
+            raise UnknownPayload("the payload is not an object")
+        name = data.get("hook_event_name")
+        kind = self.events.get(name) if isinstance(name, str) else None
+        if kind is None:
+            known = ", ".join(self.events)
+            raise UnknownPayload(
+                f"unknown event `{visible(str(name)[:80])}` of {self.title}; this guard knows: {known}"
+            )
+        assert isinstance(name, str)
+        return self._read_event(kind, name, data)
+
+    def _read_event(self, kind: Kind, name: str, data: Json) -> Event:
+        def text(*members: str, required: bool = True) -> str:
+            value = next((data[member] for member in members if member in data), None)
+            if isinstance(value, list) and value and members == self.folder:
+                value = value[0]
+            if isinstance(value, str) and (value or not required):
+                return value
+            if not required and value is None:
+                return ""
+            known = f"with `{'` or `'.join(members)}` as text, as {self.title} documents it"
+            raise UnknownPayload(f"unknown shape of `{name}`; this guard knows it {known}")
+
+        session, folder = text(self.session), text(*self.folder, required=kind is Kind.BEFORE)
+        if kind not in (Kind.BEFORE, Kind.AFTER, Kind.FAILED):
+            prompt = text("prompt", required=False) if kind is Kind.PROMPT else ""
+            return Event(kind, name, session, folder, part=text("agent_id", required=False), prompt=prompt)
+        tool, input = text("tool_name"), data.get("tool_input")
+        if not isinstance(input, dict):
+            raise UnknownPayload(f"unknown shape of `{name}`; this guard knows it with `tool_input` as an object")
+        call = text(self.call) if self.call else orjson.dumps([tool, input], option=orjson.OPT_SORT_KEYS).decode()
+        outcome = next((data[member] for member in (*self.outcome, "error", "error_message") if member in data), None)
+        part = text("agent_id", required=False)
+        return Event(kind, name, session, folder, call, part, tool, input, outcome)
+
+
+def _json(value: Json) -> Answer:
+    return Answer(stdout=orjson.dumps(value) + b"\n")
+
+
+def _allow_claude(event: str, skips_prompt: bool) -> Answer:
+    if not skips_prompt:
+        return NOTHING  # the agent's own rules and prompts still apply
+    verdict = {"permissionDecision": "allow", "permissionDecisionReason": "allowed by mcp-guard"}
+    return _json({"hookSpecificOutput": {"hookEventName": event, **verdict}})
+
+
+def _deny_claude(event: str, reason: str) -> Answer:
+    verdict = {"permissionDecision": "deny", "permissionDecisionReason": reason}
+    return _json({"hookSpecificOutput": {"hookEventName": event, **verdict}})
+
+
+def _allow_plain(_event: str, _skips_prompt: bool) -> Answer:
+    return NOTHING
+
+
+def _deny_gemini(_event: str, reason: str) -> Answer:
+    return _json({"decision": "deny", "reason": reason})
+
+
+def _allow_cursor(_event: str, _skips_prompt: bool) -> Answer:
+    return _json({"permission": "allow"})
+
+
+def _deny_cursor(_event: str, reason: str) -> Answer:
+    return _json({"permission": "deny", "user_message": reason, "agent_message": reason})
+
+
+_FILE = ("file_path", "absolute_path", "path")
+_FOLDER = ("path", "dir_path", "file_path")
+BASH = ToolShape("Bash", {"command": ("command",)}, ignored=("description",))
+EDIT = ToolShape("Edit", {"path": _FILE, "old": ("old_string",), "new": ("new_string",)})
+WRITE = ToolShape("Write", {"path": _FILE, "content": ("content", "contents")})
+READ = ToolShape("Read", {"path": _FILE})
+GLOB = ToolShape("Glob", {"path": _FOLDER, "pattern": ("pattern", "glob_pattern")}, {"pattern": "*"})
+GREP = ToolShape("Grep", {"path": _FOLDER, "pattern": ("pattern",)})
+SEARCH = ToolShape("WebSearch", {"query": ("query", "search_term")})
+TASK = ToolShape(
+    "Task", {"prompt": ("prompt",), "agent": ("subagent_type", "agent_name")}, {"agent": ""}, ignored=("description",)
+)
+FETCH = ToolShape("WebFetch", {"url": ("url",)})
+
+CLAUDE_EVENTS = {
+    "SessionStart": Kind.START,
+    "UserPromptSubmit": Kind.PROMPT,
+    "PreToolUse": Kind.BEFORE,
+    "PostToolUse": Kind.AFTER,
+    "PostToolUseFailure": Kind.FAILED,
+    "Stop": Kind.STOP,
+    "SessionEnd": Kind.END,
+}
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect(
+        "claude-code",
+        "Claude Code",
+        CLAUDE_EVENTS,
+        {
+            "Bash": BASH,
+            "Edit": EDIT,
+            "MultiEdit": ToolShape("MultiEdit", {"path": _FILE, "edits": ("edits",)}),
+            "Write": WRITE,
+            "NotebookEdit": ToolShape(
+                "NotebookEdit", {"path": ("notebook_path",), "source": ("new_source",)}, {"source": ""}
+            ),
+            "Read": READ,
+            "NotebookRead": ToolShape("Read", {"path": ("notebook_path",)}),
+            "Glob": GLOB,
+            "LS": GLOB,
+            "Grep": GREP,
+            "WebFetch": FETCH,
+            "WebSearch": SEARCH,
+            "Task": TASK,
+            "Agent": TASK,
+        },
+        _allow_claude,
+        _deny_claude,
+        outcome=("tool_response", "tool_output"),
+    ),
+    Dialect(
+        "codex",
+        "Codex",
+        {name: kind for name, kind in CLAUDE_EVENTS.items() if name not in ("PostToolUseFailure", "SessionEnd")},
+        {"Bash": BASH, "apply_patch": ToolShape("Patch", {"patch": ("command", "patch", "input")})},
+        _allow_plain,
+        _deny_claude,
+    ),
+    Dialect(
+        "gemini-cli",
+        "Gemini CLI",
+        {
+            "SessionStart": Kind.START,
+            "BeforeAgent": Kind.PROMPT,
+            "BeforeTool": Kind.BEFORE,
+            "AfterTool": Kind.AFTER,
+            "AfterAgent": Kind.STOP,
+            "SessionEnd": Kind.END,
+        },
+        {
+            "run_shell_command": BASH,
+            "replace": EDIT,
+            "write_file": WRITE,
+            "read_file": READ,
+            "glob": GLOB,
+            "list_directory": GLOB,
+            "grep_search": GREP,
+            "search_file_content": GREP,
+            "google_web_search": SEARCH,
+            "invoke_agent": TASK,
+        },
+        _allow_plain,
+        _deny_gemini,
+        call="",
+        mcp_prefix="mcp_",
+        mcp_separator="_",
+    ),
+    Dialect(
+        "cursor",
+        "Cursor",
+        {
+            "sessionStart": Kind.START,
+            "beforeSubmitPrompt": Kind.PROMPT,
+            "preToolUse": Kind.BEFORE,
+            "postToolUse": Kind.AFTER,
+            "postToolUseFailure": Kind.FAILED,
+            "stop": Kind.STOP,
+            "sessionEnd": Kind.END,
+        },
+        {"Shell": BASH, "Write": WRITE, "Read": READ, "Grep": GREP, "Task": TASK},
+        _allow_cursor,
+        _deny_cursor,
+        session="conversation_id",
+        outcome=("tool_output",),
+        folder=("cwd", "workspace_roots"),
+        mcp_prefix="MCP:",
+        mcp_separator=":",
+    ),
+)
+
+
+def find_dialect(id: str) -> Dialect:
+    """Raises: UnknownPayload."""
+    for dialect in DIALECTS:
+        if dialect.id == id:
+            return dialect
+    known = ", ".join(dialect.id for dialect in DIALECTS)
+    raise UnknownPayload(f"unknown coding agent `{visible(id[:40])}`; this guard knows: {known}")

@@ -1,0 +1,71 @@
+"""What is known of programs, and that what is not known says so."""
+
+import pytest
+
+from mcp_guard.core import shell_effects
+from mcp_guard.core.shell_effects import NetworkUse
+from mcp_guard.core.shell_line import SimpleCommand, parse_line
+
+
+def only(line: str) -> SimpleCommand:
+    [command] = parse_line(line, "/w").commands
+    return command
+
+
+@pytest.mark.parametrize(
+    ("line", "use"),
+    [
+        ("ls -la", NetworkUse.NO), ("/bin/cat x", NetworkUse.NO), ("git status", NetworkUse.NO),
+        ("git -C /x push", NetworkUse.YES), ("git push", NetworkUse.YES), ("curl x", NetworkUse.YES),
+        ("npm install", NetworkUse.YES), ("pip install x", NetworkUse.YES), ("npx tsc", NetworkUse.YES),
+        ("pytest", NetworkUse.UNKNOWN), ("./ls", NetworkUse.UNKNOWN), ("/tmp/ls", NetworkUse.UNKNOWN),
+        ("git frobnicate", NetworkUse.UNKNOWN), ("/usr/bin/../../tmp/ls", NetworkUse.UNKNOWN),
+    ],
+)  # fmt: skip
+def test_network_use_is_known_or_said_to_be_unknown(line: str, use: NetworkUse) -> None:
+    assert shell_effects.network_use(only(line)) is use
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["npm install x", "npm i x", "npm ci", "pip3 install -r r.txt", "python -m pip install x", "uv add x", "npx x",
+     "apt-get install -y x", "brew install x", "go get x", "cargo add x", "yarn", "yarn add x", "uvx ruff"],
+)  # fmt: skip
+def test_installing_packages_is_recognized(line: str) -> None:
+    assert shell_effects.installs_packages(only(line))
+
+
+@pytest.mark.parametrize("line", ["npm test", "pip list", "cargo build", "go test ./...", "yarn test", "ls install"])
+def test_other_uses_of_package_managers_install_nothing(line: str) -> None:
+    assert not shell_effects.installs_packages(only(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["git push -f", "git push --force", "git push --force-with-lease origin x", "git push origin +main", "git push -uf",
+     "git -C x push --forc", "git push --mirror", "git push origin :main", "git push --delete origin x",
+     "git push -d origin x", "/usr/bin/git push -f", "git -c a=b push --force"],
+)  # fmt: skip
+def test_a_push_that_replaces_or_removes_is_forced(line: str) -> None:
+    assert shell_effects.forces_push(only(line))
+
+
+@pytest.mark.parametrize("line", ["git push", "git push -u origin main", "git push origin a:b", "git fetch -f"])
+def test_other_pushes_are_not_forced(line: str) -> None:
+    assert not shell_effects.forces_push(only(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["sudo ls", "env ls", "xargs rm", "bash -c ls", "python3 -c x", "python3.12 x.py", "find . -exec rm x", "eval ls",
+     "find . -delete", "git -c core.pager=x log", "git log --output=x", "git diff --ext-diff", "rg --pre x y",
+     ". x.sh", "source x", "sed -i s/a/b/ x", "awk x", "time ls", "git --exec-path=/tmp status"],
+)  # fmt: skip
+def test_a_program_that_runs_another_is_recognized(line: str) -> None:
+    command = SimpleCommand(tuple(line.split()), "/w")
+    assert shell_effects.runs_another(command)
+
+
+@pytest.mark.parametrize("line", ["ls", "git status", "git --no-pager diff", "find . -name x", "grep -r x .", "rg x"])
+def test_a_program_that_runs_no_other_is_plain(line: str) -> None:
+    assert not shell_effects.runs_another(only(line))

@@ -1,0 +1,173 @@
+"""What a command line runs: every word of it, or a doubt."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_guard.core.shell_line import Doubt, parse_line
+from tests.proof_size import FULL
+
+PLAIN = {
+    "ls -la": [("ls", "-la")],
+    "echo 'a  b' \"c d\" e\\ f": [("echo", "a  b", "c d", "e f")],
+    "a && b || c; d | e\nf": [("a",), ("b",), ("c",), ("d",), ("e",), ("f",)],
+    "ls # rm -rf /": [("ls",)],
+    "echo a#b": [("echo", "a#b")],
+    "x \\\n -y": [("x", "-y")],
+    "git commit -m 'it''s'": [("git", "commit", "-m", "its")],
+    "find . -name '*.py'": [("find", ".", "-name", "*.py")],
+    "echo {} '$HOME' \\$HOME \"\\$HOME\"": [("echo", "{}", "$HOME", "$HOME", "$HOME")],
+    "a | \\\n b": [("a",), ("b",)],
+    "\n\nls\n\n": [("ls",)],
+    "a &&\n b": [("a",), ("b",)],
+    "echo hi;": [("echo", "hi")],
+    "cat <<< text": [("cat",)],
+}
+DOUBTED = {
+    "echo 'a": Doubt.SYNTAX,
+    'echo "a': Doubt.SYNTAX,
+    "a &&": Doubt.SYNTAX,
+    "a | | b": Doubt.SYNTAX,
+    "a ;; b": Doubt.SYNTAX,
+    "&& a": Doubt.SYNTAX,
+    "ls >": Doubt.SYNTAX,
+    "''": Doubt.SYNTAX,
+    "ls \\": Doubt.SYNTAX,
+    "ls \x00": Doubt.SYNTAX,
+    "ls\r\nrm x": Doubt.SYNTAX,
+    "ls >! x": Doubt.SYNTAX,
+    "echo $HOME": Doubt.EXPANSION,
+    'echo "$(id)"': Doubt.EXPANSION,
+    "echo `id`": Doubt.EXPANSION,
+    'echo "`id`"': Doubt.EXPANSION,
+    "echo $'a'": Doubt.EXPANSION,
+    "echo ${x}": Doubt.EXPANSION,
+    "echo $((1))": Doubt.EXPANSION,
+    "rm a{b,c}": Doubt.EXPANSION,
+    "rm {a,b}": Doubt.EXPANSION,
+    "echo =ls": Doubt.EXPANSION,
+    "ls *.py": Doubt.GLOB,
+    "ls a?": Doubt.GLOB,
+    "ls [ab]": Doubt.GLOB,
+    "cat ~/.ssh/id_rsa": Doubt.TILDE,
+    "x --file=~/y": Doubt.TILDE,
+    "(ls)": Doubt.COMPOUND,
+    "{ ls; }": Doubt.COMPOUND,
+    "f() { ls; }": Doubt.COMPOUND,
+    "for i in a; do ls; done": Doubt.COMPOUND,
+    "if a; then b; fi": Doubt.COMPOUND,
+    "! ls": Doubt.COMPOUND,
+    "[[ a ]]": Doubt.COMPOUND,
+    "diff <(ls) x": Doubt.COMPOUND,
+    "cat <<EOF\nhi\nEOF": Doubt.HEREDOC,
+    "cat <<-'EOF'\nhi\nEOF": Doubt.HEREDOC,
+    "PATH=/tmp ls": Doubt.ASSIGNMENT,
+    "X+=1 ls": Doubt.ASSIGNMENT,
+    "X[1]=1": Doubt.ASSIGNMENT,
+    "sleep 9 &": Doubt.BACKGROUND,
+    "a & b": Doubt.BACKGROUND,
+    "cd a; echo > x": Doubt.FOLDER,
+    "cd a && ls; echo > x": Doubt.FOLDER,
+    "cd - && ls": Doubt.FOLDER,
+    "cd && ls": Doubt.FOLDER,
+    "pushd a && ls": Doubt.FOLDER,
+    "ls | cd a && ls": Doubt.FOLDER,
+}
+REDIRECTED = {
+    "echo hi > f": (["/w/f"], []),
+    "echo hi >>f 2>e <i": (["/w/f", "/w/e"], ["/w/i"]),
+    "ls 2>&1 >/dev/null": (["/dev/null"], []),
+    "ls &> o": (["/w/o"], []),
+    "ls >& o": (["/w/o"], []),
+    "ls >| o": (["/w/o"], []),
+    "> f": (["/w/f"], []),
+    "2>e ls": (["/w/e"], []),
+    "ls <> both": (["/w/both"], ["/w/both"]),
+    "cd sub && echo > x": (["/w/sub/x"], []),
+    "cd /etc && echo > x": (["/etc/x"], []),
+    "cd .. && cd a && echo > x": (["/w/../a/x"], []),
+    "echo > '$HOME'": (["/w/$HOME"], []),
+    "ls2>x": (["/w/x"], []),
+}
+
+
+@pytest.mark.parametrize("line", PLAIN)
+def test_a_plain_line_has_exactly_these_commands(line: str) -> None:
+    parsed = parse_line(line, "/w")
+    assert [command.words for command in parsed.commands] == PLAIN[line]
+    assert parsed.doubts == frozenset()
+
+
+@pytest.mark.parametrize("line", DOUBTED)
+def test_what_a_shell_would_change_is_a_doubt(line: str) -> None:
+    assert DOUBTED[line] in parse_line(line, "/w").doubts
+
+
+@pytest.mark.parametrize("line", REDIRECTED)
+def test_redirections_are_resolved_in_the_folder_where_they_happen(line: str) -> None:
+    parsed = parse_line(line, "/w")
+    assert (list(parsed.writes), list(parsed.reads)) == REDIRECTED[line]
+    assert parsed.doubts == frozenset()
+
+
+def test_a_command_knows_the_folder_that_it_runs_in() -> None:
+    parsed = parse_line("cd sub && ls | wc", "/w")
+    assert [command.folder for command in parsed.commands] == ["/w", "/w/sub", "/w/sub"]
+
+
+PIECES = st.sampled_from(
+    ["p", "q", " ", " ", " ", "'", '"', "\\", "&&", "||", ";", "|", ">", ">>", "<", "2>", "f", "-x", "a b", "$X", "*",
+     "~", "{", "}", "(", "#", "\n", "=", "!", "&", "$(p)", "`p`", "<<<", ">&", "1"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, min_size=1, max_size=9).map("".join))
+@settings(max_examples=2000 if FULL else 60, deadline=None)
+def test_bash_runs_nothing_that_a_line_without_doubts_does_not_show(shell: "Shell", line: str) -> None:
+    parsed = parse_line(line, str(shell.folder))
+    if parsed.doubts:
+        return
+    ran, files = shell.run(line)
+    shown = [list(command.words) for command in parsed.commands]
+    assert all(words in shown for words in ran)
+    assert files <= {os.path.normpath(path) for path in parsed.writes}
+
+
+END = "<end>"
+
+
+class Shell:
+    """Bash with nothing in its path but the programs `p` and `q`, which log their arguments."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder / "work", folder / "log"
+        bin = folder / "bin"
+        for made in (self.folder, bin):
+            made.mkdir()
+        for name in ("p", "q"):
+            program = bin / name
+            program.write_text(f'#!/bin/bash\nprintf "%s\\0" {name} "$@" "{END}" >> {self.log}\n')  # in one write
+            program.chmod(0o755)
+        self.environment = {"PATH": str(bin), "HOME": "/nowhere", "LC_ALL": "C.UTF-8"}
+
+    def run(self, line: str) -> tuple[list[list[str]], set[str]]:
+        """What was run, and the files that were made."""
+        for path in (*self.folder.iterdir(), self.log):
+            path.unlink(missing_ok=True)
+        words = ["/bin/bash", "-c", line]
+        quiet = subprocess.DEVNULL
+        subprocess.run(
+            words, cwd=self.folder, env=self.environment, stdin=quiet, stdout=quiet, stderr=quiet, timeout=20
+        )
+        logged = self.log.read_text().split(f"{END}\0") if self.log.exists() else []
+        ran = [entry.split("\0")[:-1] for entry in logged if entry]
+        return ran, {str(path) for path in self.folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("shell"))
