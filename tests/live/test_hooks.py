@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mcp_guard import hook_client
-from mcp_guard.upstream.host import HOST
+from mcp_guard.core.host_tools import HOST
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Json, cli, enrol, log, write_config
 
@@ -148,7 +148,12 @@ def test_a_denied_call_says_why_and_has_a_receipt(guard: Guard, tmp_path: Path) 
 def test_a_failed_call_is_an_error_of_the_tool(guard: Guard, tmp_path: Path) -> None:
     agent = Agent(guard, tmp_path)
     agent.before("1", command="false")
-    members = {"tool_name": "Bash", "tool_input": {"command": "false"}, "tool_use_id": "1", "error": "Exit code 1"}
+    members: Json = {
+        "tool_name": "Bash",
+        "tool_input": {"command": "false"},
+        "tool_use_id": "1",
+        "error": "Exit code 1",
+    }
     assert agent.event("PostToolUseFailure", **members) == (0, {}, "")
     assert agent.calls() == [("intent", "allow"), ("outcome", "tool_error")]
 
@@ -274,7 +279,7 @@ def test_an_unknown_tool_is_a_call_of_other(guard: Guard, tmp_path: Path) -> Non
 def test_a_hook_that_is_gone_runs_nothing(guard: Guard, tmp_path: Path) -> None:
     agent = Agent(guard, tmp_path)
     agent.before("0", command="ls")
-    payload = {"session_id": agent.session, "cwd": "/", "hook_event_name": "PreToolUse", "tool_name": "Bash"}
+    payload: Json = {"session_id": agent.session, "cwd": "/", "hook_event_name": "PreToolUse", "tool_name": "Bash"}
     payload |= {"tool_input": {"command": "npm i x"}, "tool_use_id": "1"}
     with pytest.raises(TimeoutError):  # its process gives up long before the guard would answer
         give_up(guard, json.dumps(payload).encode())
@@ -300,7 +305,7 @@ def run_client(guard_socket: Path, payload: Json) -> "subprocess.CompletedProces
 
 
 def test_the_process_of_a_hook_needs_nothing_but_python(guard: Guard, tmp_path: Path) -> None:
-    payload = {"session_id": "p", "cwd": str(tmp_path), "hook_event_name": "PreToolUse", "tool_name": "Bash"}
+    payload: Json = {"session_id": "p", "cwd": str(tmp_path), "hook_event_name": "PreToolUse", "tool_name": "Bash"}
     done = run_client(guard.socket, {**payload, "tool_input": {"command": "git push -f"}, "tool_use_id": "1"})
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["hookSpecificOutput"]["permissionDecision"] == "deny"
@@ -325,7 +330,8 @@ def test_a_guard_that_is_killed_leaves_its_calls_unknown_and_denies_the_next(tmp
     guard.start()
     assert agent.calls() == [("intent", "allow"), ("outcome", "unknown")]
     assert agent.before("2", command="ls") == ""  # a new instance goes on
-    assert "`Bash` ran, but this guard was not asked before" in (agent.after("1", command="ls"), guard.stop())[1]
+    agent.after("1", command="ls")
+    assert "`Bash` ran, but this guard was not asked before" in guard.stop()
     assert agent.calls()[-1] == ("outcome", "unknown")
     cli("verify", "--config", str(guard.config))
 
