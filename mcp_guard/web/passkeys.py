@@ -82,6 +82,21 @@ class Challenges:
 
     def unseal(self, sealed: object, session: BrowserSession, challenge: bytes, purpose: str, now: Micros) -> Json:
         """The subject that was sealed. Raises: ApprovalError unless it is ours, recent, and for exactly this."""
+        members = orjson.loads(self._open(sealed))
+        expected = {"session": session.id, "purpose": purpose, "challenge": challenge.hex()}
+        if not expected.items() <= members.items():
+            raise _is_over()
+        _check_time(members["at"], now)
+        subject: Json = members["subject"]
+        return subject
+
+    async def settle_seal(self, sealed: object, now: Micros) -> None:
+        """Raises: ApprovalError, LedgerError."""
+        # by what it says, because the same base64 can be spelled in several ways
+        await self._use(SEALS, hashlib.sha256(self._open(sealed)).digest(), now)
+
+    def _open(self, sealed: object) -> bytes:
+        """The text of a seal. Raises: ApprovalError unless it is ours."""
         if not isinstance(sealed, str) or len(sealed) > MAX_SEAL:
             raise _is_over()
         try:
@@ -90,17 +105,7 @@ class Challenges:
             raise _is_over() from None
         if not hmac.compare_digest(code, self._authenticate(b"seal", text)):
             raise _is_over()
-        members = orjson.loads(text)
-        expected = {"session": session.id, "purpose": purpose, "challenge": challenge.hex()}
-        if not expected.items() <= members.items():
-            raise _is_over()
-        _check_time(members["at"], now)
-        subject: Json = members["subject"]
-        return subject
-
-    async def settle_seal(self, sealed: str, now: Micros) -> None:
-        """Raises: ApprovalError, LedgerError."""
-        await self._use(SEALS, hashlib.sha256(sealed.encode()).digest(), now)
+        return text
 
     async def _use(self, memory: str, challenge: bytes, now: Micros) -> None:
         ends = now + CLOCK_SKEW + CHALLENGE_LIFETIME
@@ -212,7 +217,7 @@ class Passkeys:
         sealed = credential.get("sealed")
         subject = self.challenges.unseal(sealed, session, challenge, purpose, now)
         key, count = self._verify(credential, challenge, keys)
-        await self.challenges.settle_seal(str(sealed), now)
+        await self.challenges.settle_seal(sealed, now)
         return key, subject, count
 
     # Sign-in

@@ -4,16 +4,22 @@ texts end up in the pages, and by other hosts."""
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mcp_guard.config import load
+from mcp_guard.core.errors import ApprovalError
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.storage.engines import find_engine
+from mcp_guard.web.passkeys import challenges_of_process
 from mcp_guard.web.view import make_pages
 from tests.web.test_console import ROLES, SMALL, call, sign_in
 from tests.web.web_client import WebClient
 from tests.web.web_process import WebScenario, web_scenario
+
+NOW = 1_800_000_000_000_000
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +91,13 @@ def test_address_of_many_unknown_members_is_not_repeated(viewer: WebClient) -> N
 def test_each_part_of_a_link_is_one_part_of_the_address() -> None:
     linked = make_pages().from_string('<a href="/tools/{{ name|urlencode }}">')
     assert linked.render(name='a/../../sign-out"?b') == '<a href="/tools/a%2F..%2F..%2Fsign-out%22%3Fb">'
+
+
+async def test_challenge_is_answered_once_however_its_seal_is_spelled() -> None:
+    challenges = challenges_of_process()
+    session: Any = SimpleNamespace(id="s")
+    sealed = challenges.seal(session, b"challenge", "decide", {"approval": "ap_1"}, NOW)
+    await challenges.settle_seal(sealed, NOW)
+    for spelled in (sealed, f"{sealed}=", f"{sealed}\n", f"{sealed}%", sealed.replace(".", "=.")):
+        with pytest.raises(ApprovalError, match="already answered"):
+            await challenges.settle_seal(spelled, NOW)
