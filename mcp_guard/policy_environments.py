@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from mcp_guard.core.host_tools import DEFINITIONS, HOST
 from mcp_guard.core.model import Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.tool_pins import Pin, PinState
@@ -27,6 +26,8 @@ def policy_environment(
 
     tools, retained, known = tuple(tools), tuple(retained), tuple(known)
     if settings.hooks is not None:  # whichever client a session is for, policies may be about these tools
+        from mcp_guard.core.host_tools import DEFINITIONS, HOST  # most guards have no hooks
+
         there = {tool.listed_as for tool in (*tools, *retained)} | {*quarantined}
         hosts = [make_tool(HOST, definition, settings.tool_rules) for definition in DEFINITIONS]
         tools += tuple(tool for tool in hosts if tool.listed_as not in there)

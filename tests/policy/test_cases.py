@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, FactsRule, RateCounter, ResourceRule, ToolRule
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from tests.policy.fixtures import PERMIT, load, make_tool, object_of
@@ -55,3 +56,16 @@ def test_a_call_that_a_sum_cannot_count_is_denied_as_by_the_guard(tmp_path: Path
 def test_a_misspelt_rate_or_fact_of_a_case_is_a_difference(tmp_path: Path, line: str, says: str) -> None:
     """A fact that nothing is like may be in the reply of the read tool, and says nothing to policies."""
     assert differences(tmp_path, f'arguments = {{ iban = "DE1", amount = 5 }}\n{line}') == says
+
+
+def test_what_a_coding_agent_says_stands_for_its_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "a.cases.toml"
+    path.write_text('[[case]]\ntool = "host__Bash"\nhost = { command = "git push -f" }\noutcome = "deny"\n')
+    [case] = read_cases(path)
+    assert case.table["arguments"]["force_push"] is True
+    path.write_text('[[case]]\ntool = "host__Bash"\nhost = { cmd = "ls" }\noutcome = "deny"\n')
+    with pytest.raises(PolicyError, match="`host`: `command` is missing"):
+        read_cases(path)
+    path.write_text('[[case]]\ntool = "crm__get"\nhost = { command = "ls" }\noutcome = "deny"\n')
+    with pytest.raises(PolicyError, match="it is for a tool `host__…`"):
+        read_cases(path)

@@ -45,7 +45,7 @@ TABLE: tuple[Callable[[object], bool], str] = (_is_table, "a table: { name = val
 TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("name", "tool", "agent", "owner", "on_behalf_of", "ticket", "reason"), TEXT),
     **dict.fromkeys(("groups", "policies", "routes"), TEXTS),
-    **dict.fromkeys(("arguments", "facts", "meta"), TABLE),
+    **dict.fromkeys(("arguments", "host", "facts", "meta"), TABLE),
     "rates": (_is_rates, 'a table of numbers: { counter = 3, sum = "120.50" }'),
     "history": (_is_history, f"a table with some of: {', '.join(CallHistory.__slots__)}"),
     "outcome": (lambda value: value in OUTCOMES, f"one of: {', '.join(OUTCOMES)}"),

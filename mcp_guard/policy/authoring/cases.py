@@ -34,9 +34,10 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
-from mcp_guard.core import canonical, rates
+from mcp_guard.core import canonical, exact_json, rates
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.errors import PolicyError, reason_of
+from mcp_guard.core.host_tools import DEFINITIONS, HOST, NAMES, UnknownShape, Workspace, arguments_of
 from mcp_guard.core.model import (
     Agent,
     Call,
@@ -53,6 +54,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
+from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import is_misspelling, nearest, suggest_tools
 from mcp_guard.core.risk import SIGNALS, sum_signals
 from mcp_guard.core.visible_text import join
@@ -61,8 +63,8 @@ from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
 
 KEYS = frozenset(
-    {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
-     "meta", "history", "time", "signals", "outcome", "policies", "routes"}
+    {"name", "tool", "arguments", "host", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason",
+     "rates", "meta", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
 FORMAT = "docs/howto/write-a-policy.md explains the format"
@@ -114,8 +116,32 @@ def read_cases(path: Path) -> list[Case]:
                 )
             if problems := list(find_type_problems(table)):
                 raise PolicyError(join("\n", (f"{file.name}: {name}: {problem}" for problem in problems)), FORMAT)
-            cases.append(Case(file.name, name, table))
+            try:
+                cases.append(Case(file.name, name, with_host_arguments(table)))
+            except UnknownShape as unknown:
+                raise PolicyError(f"{file.name}: {name}: `host`: {unknown}", FORMAT) from None
     return cases
+
+
+def with_host_arguments(table: Json) -> Json:
+    """The case with `arguments` in place of `host`: what a coding agent says of a call, in the folder `WORKSPACE`.
+
+    Raises: UnknownShape.
+    """
+    if "host" not in table:
+        return table
+    server, _, name = table["tool"].partition(SEPARATOR)
+    if server != HOST or name not in NAMES or "arguments" in table:
+        raise UnknownShape(f"it is for a tool `{HOST}{SEPARATOR}…`, in place of `arguments`")
+    members = next(definition for definition in DEFINITIONS if definition["name"] == name)["inputSchema"]["properties"]
+    said = {key: value for key, value in table["host"].items() if key in members or key == "edits"}
+    rest = {key: value for key, value in table["host"].items() if key not in said}
+    place = Workspace(WORKSPACE, WORKSPACE)
+    arguments = arguments_of(name, said, rest, place, lambda value: exact_json.dumps(value).decode())
+    return {**table, "arguments": arguments}
+
+
+WORKSPACE = "/workspace"
 
 
 def _is_table(value: object) -> bool:

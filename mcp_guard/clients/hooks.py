@@ -1,0 +1,306 @@
+"""The hooks of coding agents in their settings files: puts the guard's in, and takes them out, byte for byte.
+
+To add an agent, add its row to `AGENTS` (and to `downstream/hooks/dialects.py`).
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mcp_guard import hook_client
+from mcp_guard.clients import jsonc
+from mcp_guard.clients.known import PROJECT, USER, ConfigLocation, Host
+from mcp_guard.clients.records import fingerprint
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.model import Json
+from mcp_guard.files import create_file, replace_file
+
+MARK = Path(hook_client.__file__).name
+"""In the command of each of the guard's hooks."""
+WAIT_SECONDS = 600
+"""How long an agent waits for a hook; the hook waits a little less (`hook_client.SECONDS`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookedAgent:
+    """Where a coding agent has its hooks, and for which events it gets them. `asking` are those that decide.
+
+    `unit` is what its `timeout` counts in a second. Where `is_flat`, an event has a list of commands, else a list of
+    groups of them. `more` are members of the file, and `deciding` of hooks that decide.
+    """
+
+    id: str
+    title: str
+    locations: tuple[ConfigLocation, ...]
+    asking: tuple[str, ...]
+    reporting: tuple[str, ...]
+    unit: int = 1
+    is_flat: bool = False
+    more: tuple[tuple[str, object], ...] = ()
+    deciding: tuple[tuple[str, object], ...] = ()
+
+    def hooks(self, command: str) -> dict[str, list[Json]]:
+        """The hooks by event; `command` asks the guard."""
+        return {event: [self._entry(command, event in self.asking)] for event in (*self.asking, *self.reporting)}
+
+    def _entry(self, command: str, decides: bool) -> Json:
+        strict = f"{command} || exit 2"  # whatever prevents it from running denies the call
+        hook: Json = {"type": "command", "command": strict if decides else command, "timeout": WAIT_SECONDS * self.unit}
+        hook |= dict(self.deciding) if decides else {}
+        if self.is_flat:
+            return {name: value for name, value in hook.items() if name != "type"}
+        return {"hooks": [hook]}
+
+
+AGENTS: tuple[HookedAgent, ...] = (
+    HookedAgent(
+        "claude-code",
+        "Claude Code",
+        (
+            ConfigLocation(USER, "~/.claude/settings.json", ("hooks",), folder_variable="CLAUDE_CONFIG_DIR"),
+            ConfigLocation(PROJECT, "./.claude/settings.json", ("hooks",)),
+        ),
+        ("PreToolUse",),
+        ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "Stop", "SessionEnd"),
+        deciding=(("onFailure", "block"),),
+    ),
+    HookedAgent(
+        "codex",
+        "Codex",
+        (
+            ConfigLocation(USER, "~/.codex/hooks.json", ("hooks",), folder_variable="CODEX_HOME"),
+            ConfigLocation(PROJECT, "./.codex/hooks.json", ("hooks",)),
+        ),
+        ("PreToolUse",),
+        ("PostToolUse", "UserPromptSubmit", "Stop"),
+    ),
+    HookedAgent(
+        "gemini-cli",
+        "Gemini CLI",
+        (
+            ConfigLocation(USER, "~/.gemini/settings.json", ("hooks",), home_variable="GEMINI_CLI_HOME"),
+            ConfigLocation(PROJECT, "./.gemini/settings.json", ("hooks",)),
+        ),
+        ("BeforeTool",),
+        ("AfterTool", "BeforeAgent", "AfterAgent", "SessionEnd"),
+        unit=1000,
+    ),
+    HookedAgent(
+        "cursor",
+        "Cursor",
+        (
+            ConfigLocation(USER, "~/.cursor/hooks.json", ("hooks",)),
+            ConfigLocation(PROJECT, "./.cursor/hooks.json", ("hooks",)),
+        ),
+        ("preToolUse",),
+        ("postToolUse", "postToolUseFailure", "beforeSubmitPrompt", "stop", "sessionEnd"),
+        is_flat=True,
+        more=(("version", 1),),
+        deciding=(("failClosed", True),),
+    ),
+)
+
+
+def find_agent(id: str | None) -> HookedAgent:
+    """Raises: ConfigError."""
+    for agent in AGENTS:
+        if agent.id == id:
+            return agent
+    known = ", ".join(agent.id for agent in AGENTS)
+    what = f"`{id}` has no hooks that the guard knows" if id else "name the coding agent"
+    raise ConfigError(what, f"mcp-guard wrap AGENT --hooks, with one of: {known}")
+
+
+def hook_file(agent: HookedAgent, host: Host, scope: str | None) -> Path:
+    """The file with the agent's hooks: that of the user, or of the project in this folder."""
+    location = next(place for place in agent.locations if place.scope == (scope or USER))
+    return host.locate(location)
+
+
+def hook_command(agent: HookedAgent, socket: Path) -> str:
+    """The shell command of the agent's hook. It starts Python without its packages, which takes half the time."""
+    client = str(Path(hook_client.__file__).resolve())
+    return shlex.join([sys.executable, "-I", "-S", client, agent.id, str(socket), str(int(hook_client.SECONDS))])
+
+
+def with_hooks(text: str, agent: HookedAgent, command: str, name: str) -> str:
+    """The file's text with the guard's hooks in place of any that it had. Raises: ConfigError."""
+    text = without_hooks(text, name) if text.strip() else "{}\n"
+    document = jsonc.parse(text, name)
+    if not isinstance(document.value, dict):
+        raise ConfigError(f"`{name}` is not an object", "fix the file; its agent cannot read it either")
+    new = agent.hooks(command)
+    edits: list[jsonc.Edit] = []
+    missing = {key: value for key, value in agent.more if key not in document.value}
+    hooks = document.last("hooks")
+    if hooks is None:
+        missing["hooks"] = new
+    elif not isinstance(hooks.node.value, dict):
+        raise ConfigError(f"`hooks` in `{name}` is not an object", "fix the file; its agent cannot read it either")
+    else:
+        for event, entries in new.items():
+            if (member := hooks.node.last(event)) is None:
+                edits.append(_insert_member(text, hooks.node, event, entries, _at_start=not edits))
+            else:
+                edits.append(_insert_item(member.node, entries[0], name))
+        edits = _merge(edits)
+    for at, (key, value) in enumerate(missing.items()):
+        edits.append(_insert_member(text, document, key, value, _at_start=at == 0))
+    return jsonc.apply_edits(text, _merge(edits))
+
+
+def _insert_member(text: str, node: jsonc.Node, key: str, value: object, *, _at_start: bool) -> jsonc.Edit:
+    """Before the other members, so that nothing of theirs changes."""
+    body = json.dumps({key: value}, ensure_ascii=False, indent=2)[1:-1].rstrip()
+    return node.start + 1, node.start + 1, body + ("," if node.members or not _at_start else "\n")
+
+
+def _insert_item(node: jsonc.Node, value: object, name: str) -> jsonc.Edit:
+    if not isinstance(node.value, list):
+        raise ConfigError(f"the hooks of an event in `{name}` are no list", "fix the file; its agent cannot read it")
+    comma = ", " if node.items else ""
+    return node.start + 1, node.start + 1, json.dumps(value, ensure_ascii=False) + comma
+
+
+def _merge(edits: list[jsonc.Edit]) -> list[jsonc.Edit]:
+    """Insertions at one place become one, the last first, as each was made for the beginning."""
+    by_place: dict[tuple[int, int], str] = {}
+    for start, end, text in edits:
+        by_place[start, end] = text + by_place.get((start, end), "")
+    return [(start, end, text) for (start, end), text in by_place.items()]
+
+
+def without_hooks(text: str, name: str) -> str:
+    """The text without any of the guard's hooks; what else is there stays as it is. Raises: ConfigError."""
+    document = jsonc.parse(text, name)
+    hooks = document.last("hooks")
+    if hooks is None or not any(_is_guards(item.value) for item in _items(hooks.node)):
+        return text
+    edits: list[jsonc.Edit] = []
+    for member in hooks.node.members:
+        ours = [item for item in member.node.items if _is_guards(item.value)]
+        if ours and len(ours) == len(member.node.items):
+            edits.append(_cut(text, member.start, member.end))
+        else:
+            edits += [_cut(text, item.start, item.end) for item in ours]
+    return _drop_trailing_commas(jsonc.apply_edits(text, edits), name)
+
+
+def _cut(text: str, start: int, end: int) -> jsonc.Edit:
+    """With the comma after it."""
+    after = jsonc.skip_trivia(text, end)
+    return (start, after + 1, "") if text[after : after + 1] == "," else (start, end, "")
+
+
+def _drop_trailing_commas(text: str, name: str) -> str:
+    """A comma before a closing bracket, which some agents do not read."""
+    document = jsonc.parse(text, name)
+    hooks = document.last("hooks")
+    if hooks is None:
+        return text
+    edits = [
+        (member.comma, member.comma + 1, "")
+        for member in hooks.node.members[-1:]
+        if member.comma is not None
+    ]
+    for member in hooks.node.members:
+        if member.node.items:
+            at = jsonc.skip_trivia(text, member.node.items[-1].end)
+            edits += [(at, at + 1, "")] if text[at : at + 1] == "," else []
+    return jsonc.apply_edits(text, edits)
+
+
+def _items(hooks: jsonc.Node) -> Iterator[jsonc.Node]:
+    for member in hooks.members:
+        yield from member.node.items
+
+
+def _is_guards(entry: object) -> bool:
+    """Whether this entry of an event is the guard's hook."""
+    if not isinstance(entry, dict):
+        return False
+    commands = [entry, *(entry["hooks"] if isinstance(entry.get("hooks"), list) else ())]
+    return any(isinstance(one, dict) and MARK in str(one.get("command", "")) for one in commands)
+
+
+@dataclass(frozen=True, slots=True)
+class HookState:
+    """The guard's hooks in one file: the events that lack one, and the sockets that they ask on."""
+
+    agent: HookedAgent
+    path: Path
+    missing: tuple[str, ...]
+    sockets: tuple[str, ...]
+    programs: tuple[str, ...]
+
+
+def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
+    """Raises: ConfigError."""
+    document = jsonc.parse_value(text, str(path)) if text.strip() else {}
+    hooks = document.get("hooks") if isinstance(document, dict) else None
+    by_event = hooks if isinstance(hooks, dict) else {}
+    commands: dict[str, list[str]] = {}
+    for event, entries in by_event.items():
+        for entry in entries if isinstance(entries, list) else ():
+            if _is_guards(entry):
+                inner = entry["hooks"] if isinstance(entry.get("hooks"), list) else [entry]
+                commands.setdefault(event, []).extend(str(one.get("command")) for one in inner if isinstance(one, dict))
+    words = [shlex.split(command) for found in commands.values() for command in found]
+    missing = tuple(event for event in (*agent.asking, *agent.reporting) if event not in commands)
+    sockets = {parts[parts.index(agent.id) + 1] for parts in words if agent.id in parts[:-1]}
+    programs = {part for parts in words for part in (parts[0], *(p for p in parts if p.endswith(MARK)))}
+    return HookState(agent, path, missing, tuple(sorted(sockets)), tuple(sorted(programs)))
+
+
+# Records
+
+
+@dataclass(frozen=True, slots=True)
+class HookRecord:
+    """One installation: the text of the file before it (None: there was none), and the hash of the text after it."""
+
+    agent: str
+    path: str
+    before: str | None
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookRecords:
+    """The records in a folder below the state folder. They have whole settings files, so only their owner reads them."""
+
+    folder: Path
+
+    def _path(self, path: Path) -> Path:
+        return self.folder / f"{fingerprint(str(path))[:24]}.json"
+
+    def find(self, path: Path) -> HookRecord | None:
+        try:
+            return HookRecord(**json.loads(self._path(path).read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"`{self._path(path)}` is not a record of hooks: {error}", "move it away") from None
+
+    def list(self) -> list[HookRecord]:
+        records = [HookRecord(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        return [record for record in records if record.path]
+
+    def add(self, record: HookRecord) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path, data = self._path(Path(record.path)), json.dumps(asdict(record)).encode()
+        (replace_file if path.exists() else create_file)(path, data)
+
+    def remove(self, record: HookRecord) -> None:
+        self._path(Path(record.path)).unlink(missing_ok=True)
+
+
+def unhooked(text: str, record: HookRecord | None, path: Path) -> str | None:
+    """The text without the guard's hooks: as it was, byte for byte, if nothing else has changed since; None if there
+    was no file. Raises: ConfigError."""
+    if record is not None and fingerprint(text) == record.after:
+        return record.before
+    return without_hooks(text, str(path))
