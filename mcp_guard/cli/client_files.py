@@ -56,6 +56,9 @@ def make_client_parser(command: str, description: str) -> argparse.ArgumentParse
         choices=(USER, PROJECT, LOCAL),
         help="which servers: the user's, or those of the project in this folder",
     )
+    parser.add_argument(
+        "--hooks", action="store_true", help="the hooks of a coding agent instead of MCP servers, for its own tools"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the changes without writing them")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_json(parser)
@@ -174,6 +177,7 @@ def repeat_command(command: str, options: argparse.Namespace, default_client: st
     words += [client] if (client := options.client or default_client) else []
     words += ["--file", str(options.file)] if options.file else []
     words += ["--scope", options.scope] if options.scope else []
+    words += ["--hooks"] if options.hooks else []
     if command == "wrap":
         words += [word for name in options.server for word in ("--server", name)]
         words += ["--agent", options.agent] if options.agent else []

@@ -34,6 +34,10 @@ from mcp_guard.settings import SecretReference
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
+    if options.hooks:
+        from mcp_guard.cli.client_hooks import remove
+
+        return remove(options)
     config = find_config(options)
     settings = load(config)
     records = WrapRecords(settings.state_dir / "clients")

@@ -36,6 +36,10 @@ from mcp_guard.settings import Settings
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
+    if options.hooks:
+        from mcp_guard.cli.client_hooks import install
+
+        return install(options)
     host = this_host()
     spot = find_spot(options, host)
     client_file = read_file(spot.path)

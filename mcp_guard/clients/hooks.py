@@ -4,14 +4,13 @@ To add an agent, add its row to `AGENTS` (and to `downstream/hooks/dialects.py`)
 """
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mcp_guard import hook_client
-from mcp_guard.clients import jsonc
 from mcp_guard.clients.known import PROJECT, USER, ConfigLocation, Host
 from mcp_guard.clients.records import fingerprint
 from mcp_guard.core.errors import ConfigError
@@ -128,94 +127,55 @@ def hook_command(agent: HookedAgent, socket: Path) -> str:
 
 def with_hooks(text: str, agent: HookedAgent, command: str, name: str) -> str:
     """The file's text with the guard's hooks in place of any that it had. Raises: ConfigError."""
-    text = without_hooks(text, name) if text.strip() else "{}\n"
-    document = jsonc.parse(text, name)
-    if not isinstance(document.value, dict):
-        raise ConfigError(f"`{name}` is not an object", "fix the file; its agent cannot read it either")
-    new = agent.hooks(command)
-    edits: list[jsonc.Edit] = []
-    missing = {key: value for key, value in agent.more if key not in document.value}
-    hooks = document.last("hooks")
-    if hooks is None:
-        missing["hooks"] = new
-    elif not isinstance(hooks.node.value, dict):
-        raise ConfigError(f"`hooks` in `{name}` is not an object", "fix the file; its agent cannot read it either")
-    else:
-        for event, entries in new.items():
-            if (member := hooks.node.last(event)) is None:
-                edits.append(_insert_member(text, hooks.node, event, entries, _at_start=not edits))
-            else:
-                edits.append(_insert_item(member.node, entries[0], name))
-        edits = _merge(edits)
-    for at, (key, value) in enumerate(missing.items()):
-        edits.append(_insert_member(text, document, key, value, _at_start=at == 0))
-    return jsonc.apply_edits(text, _merge(edits))
-
-
-def _insert_member(text: str, node: jsonc.Node, key: str, value: object, *, _at_start: bool) -> jsonc.Edit:
-    """Before the other members, so that nothing of theirs changes."""
-    body = json.dumps({key: value}, ensure_ascii=False, indent=2)[1:-1].rstrip()
-    return node.start + 1, node.start + 1, body + ("," if node.members or not _at_start else "\n")
-
-
-def _insert_item(node: jsonc.Node, value: object, name: str) -> jsonc.Edit:
-    if not isinstance(node.value, list):
-        raise ConfigError(f"the hooks of an event in `{name}` are no list", "fix the file; its agent cannot read it")
-    comma = ", " if node.items else ""
-    return node.start + 1, node.start + 1, json.dumps(value, ensure_ascii=False) + comma
-
-
-def _merge(edits: list[jsonc.Edit]) -> list[jsonc.Edit]:
-    """Insertions at one place become one, the last first, as each was made for the beginning."""
-    by_place: dict[tuple[int, int], str] = {}
-    for start, end, text in edits:
-        by_place[start, end] = text + by_place.get((start, end), "")
-    return [(start, end, text) for (start, end), text in by_place.items()]
+    document = _read(text, name)
+    _remove(document)
+    for key, value in agent.more:
+        document.setdefault(key, value)
+    hooks = document.setdefault("hooks", {})
+    for event, entries in agent.hooks(command).items():
+        hooks[event] = [*entries, *hooks.get(event, [])]
+    return _write(document, text)
 
 
 def without_hooks(text: str, name: str) -> str:
-    """The text without any of the guard's hooks; what else is there stays as it is. Raises: ConfigError."""
-    document = jsonc.parse(text, name)
-    hooks = document.last("hooks")
-    if hooks is None or not any(_is_guards(item.value) for item in _items(hooks.node)):
-        return text
-    edits: list[jsonc.Edit] = []
-    for member in hooks.node.members:
-        ours = [item for item in member.node.items if _is_guards(item.value)]
-        if ours and len(ours) == len(member.node.items):
-            edits.append(_cut(text, member.start, member.end))
-        else:
-            edits += [_cut(text, item.start, item.end) for item in ours]
-    return _drop_trailing_commas(jsonc.apply_edits(text, edits), name)
+    """The text without any of the guard's hooks; the same text if it has none. Raises: ConfigError."""
+    document = _read(text, name)
+    return _write(document, text) if _remove(document) else text
 
 
-def _cut(text: str, start: int, end: int) -> jsonc.Edit:
-    """With the comma after it."""
-    after = jsonc.skip_trivia(text, end)
-    return (start, after + 1, "") if text[after : after + 1] == "," else (start, end, "")
+def _read(text: str, name: str) -> Json:
+    """The file as an object whose `hooks` has lists of entries. Raises: ConfigError."""
+    try:
+        document = json.loads(text.removeprefix("\ufeff") or "{}")
+    except (ValueError, RecursionError) as error:
+        hint = "fix it, or take out its comments, which would be lost"
+        raise ConfigError(f"`{name}` is not plain JSON: {error}", hint) from None
+    hooks = document.get("hooks", {}) if isinstance(document, dict) else None
+    if not isinstance(hooks, dict) or not all(isinstance(entries, list) for entries in hooks.values()):
+        raise ConfigError(f"`{name}` does not have lists of hooks by event", "fix the file; its agent cannot read it")
+    assert isinstance(document, dict)
+    return document
 
 
-def _drop_trailing_commas(text: str, name: str) -> str:
-    """A comma before a closing bracket, which some agents do not read."""
-    document = jsonc.parse(text, name)
-    hooks = document.last("hooks")
-    if hooks is None:
-        return text
-    edits = [
-        (member.comma, member.comma + 1, "")
-        for member in hooks.node.members[-1:]
-        if member.comma is not None
-    ]
-    for member in hooks.node.members:
-        if member.node.items:
-            at = jsonc.skip_trivia(text, member.node.items[-1].end)
-            edits += [(at, at + 1, "")] if text[at : at + 1] == "," else []
-    return jsonc.apply_edits(text, edits)
+def _remove(document: Json) -> bool:
+    """Take the guard's hooks out. Returns whether there were any."""
+    hooks, found = document.get("hooks", {}), False
+    for event, entries in list(hooks.items()):
+        others = [entry for entry in entries if not _is_guards(entry)]
+        if len(others) < len(entries):
+            found = True
+            hooks[event] = others
+            if not others:
+                del hooks[event]
+    if found and not hooks:
+        del document["hooks"]
+    return found
 
 
-def _items(hooks: jsonc.Node) -> Iterator[jsonc.Node]:
-    for member in hooks.members:
-        yield from member.node.items
+def _write(document: Json, like: str) -> str:
+    """The document as JSON, indented as the text was."""
+    indent = re.search(r'\n([ \t]+)"', like)
+    return json.dumps(document, ensure_ascii=False, indent=indent[1] if indent else 2) + "\n"
 
 
 def _is_guards(entry: object) -> bool:
@@ -239,12 +199,9 @@ class HookState:
 
 def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     """Raises: ConfigError."""
-    document = jsonc.parse_value(text, str(path)) if text.strip() else {}
-    hooks = document.get("hooks") if isinstance(document, dict) else None
-    by_event = hooks if isinstance(hooks, dict) else {}
     commands: dict[str, list[str]] = {}
-    for event, entries in by_event.items():
-        for entry in entries if isinstance(entries, list) else ():
+    for event, entries in _read(text, str(path)).get("hooks", {}).items():
+        for entry in entries:
             if _is_guards(entry):
                 inner = entry["hooks"] if isinstance(entry.get("hooks"), list) else [entry]
                 commands.setdefault(event, []).extend(str(one.get("command")) for one in inner if isinstance(one, dict))
@@ -270,7 +227,7 @@ class HookRecord:
 
 @dataclass(frozen=True, slots=True)
 class HookRecords:
-    """The records in a folder below the state folder. They have whole settings files, so only their owner reads them."""
+    """The records in a folder below the state folder, which has whole settings files: only its owner reads it."""
 
     folder: Path
 

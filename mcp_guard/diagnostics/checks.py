@@ -11,6 +11,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.client_checks import clients
 from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.hook_checks import hooks
 from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
 from mcp_guard.diagnostics.results import CheckResult, CheckResults, ok, problem, warning
 from mcp_guard.diagnostics.sign_in_checks import identity_provider
@@ -435,7 +436,7 @@ CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
     calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
     policy_approval, hidden_tools, upstreams, network, pages,
-    identity_provider, reach, refusals, weakened, clients,
+    identity_provider, reach, refusals, weakened, clients, hooks,
 )  # fmt: skip
 
 

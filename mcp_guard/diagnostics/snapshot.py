@@ -100,6 +100,23 @@ class ClientFile:
 
 
 @dataclass(frozen=True, slots=True)
+class HookedFile:
+    """The hooks of a coding agent in one file. `missing` are the events without the guard's hook, `others` sockets of
+    other guards, `gone` programs that do not exist. `is_wrapped`: this guard has put its hooks there.
+    """
+
+    title: str
+    id: str
+    path: str
+    is_wrapped: bool
+    missing: tuple[str, ...] = ()
+    has_hooks: bool = False
+    others: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OutgoingRoute:
     """How requests to `name` leave this machine. `proxy` is empty if directly, `cas` if only the system's are trusted.
 
@@ -215,3 +232,9 @@ class GuardSnapshot:
     """How the pages at `web.url` answer; None if there are none."""
     provider: ProviderState | None = None
     """The identity provider that people sign in with."""
+    hooked: tuple[HookedFile, ...] = ()
+    """The settings of coding agents on this machine."""
+    hook_socket: str = ""
+    """Where the guard answers hooks, if it is configured to."""
+    hooks_answered: bool = False
+    """Whether something listens there."""

@@ -1,0 +1,83 @@
+"""`wrap --hooks`, `unwrap --hooks`, and what `doctor` says of hooks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import main
+from tests.live.running_guard import write_config
+
+SETTINGS = '{"model": "x",   "permissions": {}}'
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "MCP_GUARD_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "home" / ".claude").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    code = main(list(words))
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def test_hooks_are_installed_and_removed_byte_for_byte(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, config = home / ".claude" / "settings.json", write_config(Path.cwd(), "")
+    file.write_text(SETTINGS)
+    code, shown = run(capsys, "wrap", "claude-code", "--hooks", "--yes")
+    assert code == 0
+    assert "mcp-guard serve" in shown
+    assert '[hooks]\nagent = "tester"' in config.read_text()
+    hooks = json.loads(file.read_text())["hooks"]
+    assert str(Path.cwd() / "state" / "hooks.sock") in hooks["PreToolUse"][0]["hooks"][0]["command"]
+    assert run(capsys, "wrap", "claude-code", "--hooks", "--yes")[1].count("nothing to change") == 1
+    assert run(capsys, "unwrap", "claude-code", "--hooks", "--yes")[0] == 0
+    assert file.read_text() == SETTINGS
+    assert "nothing to remove" in run(capsys, "unwrap", "claude-code", "--hooks", "--yes")[1]
+
+
+def test_a_file_that_was_not_there_is_gone_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(Path.cwd(), "")
+    assert run(capsys, "wrap", "gemini-cli", "--hooks", "--yes")[0] == 0
+    file = home / ".gemini" / "settings.json"
+    assert json.loads(file.read_text())["hooks"]["BeforeTool"][0]["hooks"][0]["timeout"] == 600_000
+    assert run(capsys, "unwrap", "gemini-cli", "--hooks", "--yes")[0] == 0
+    assert not file.exists()
+
+
+def test_a_dry_run_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(Path.cwd(), "")
+    before = config.read_text()
+    code, shown = run(capsys, "wrap", "claude-code", "--hooks", "--dry-run")
+    assert (code, config.read_text()) == (0, before)
+    assert "PreToolUse" in shown
+    assert not (home / ".claude" / "settings.json").exists()
+
+
+def test_a_new_guard_is_made_for_hooks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "wrap", "claude-code", "--hooks", "--yes")[0] == 0
+    assert '[hooks]\nagent = "claude-code"' in Path("mcp-guard.toml").read_text()
+
+
+def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(Path.cwd(), "", more='[hooks]\nagent = "tester"\n')
+    assert "no coding agent of this user has the hook" in run(capsys, "doctor")[1]
+    run(capsys, "wrap", "claude-code", "--hooks", "--yes")
+    file = home / ".claude" / "settings.json"
+    shown = run(capsys, "doctor")[1]
+    assert "nothing answers hooks on" in shown
+    settings = json.loads(file.read_text())
+    del settings["hooks"]["PostToolUse"]
+    file.write_text(json.dumps(settings))
+    assert "no hook for PostToolUse" in run(capsys, "doctor")[1]
+    file.write_text("{}")
+    code, shown = run(capsys, "doctor")
+    assert code == 2
+    assert "Claude Code has lost the guard's hooks" in shown
