@@ -80,7 +80,9 @@ NotifierConfig = Annotated[AnyNotifier, Field(discriminator="kind")]
 
 def reports_end(notifier: AnyNotifier) -> bool:
     """Whether it tells of the end of a request, too."""
-    return isinstance(notifier, TeamsConfig) or (isinstance(notifier, SlackConfig) and notifier.token is not None)
+    return isinstance(notifier, TeamsConfig | PushConfig) or (
+        isinstance(notifier, SlackConfig) and notifier.token is not None
+    )
 
 
 def takes_votes(notifier: AnyNotifier) -> bool:

@@ -12,6 +12,7 @@ from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
+from mcp_guard.ledger.approvals.transitions import ENDED
 
 MAX_VALUE, MAX_REASON = 300, 1000
 """Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
@@ -135,7 +136,7 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
         for vote in approval.votes
     ]
     data = {
-        "event": "ended",
+        "event": ENDED,
         "approval": approval.id,
         "agent": subject.agent,
         "instance": approval.instance,
@@ -150,7 +151,10 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
     lines = (say("The request of {} ({}) {}.", quote(subject.agent), quote(approval.instance), ending), *decided)
     title = say("{}: the request {}: {}", quote(subject.agent), ending, target)
     at = now // 1_000_000
-    return Message(id, "ended", title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS)
+    return Message(
+        id, ENDED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
+        audience=_audience(approval),
+    )  # fmt: skip
 
 
 def _vote_line(vote: Vote) -> VisibleText:

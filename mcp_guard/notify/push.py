@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import shorten
+from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, check_success, post
@@ -248,7 +249,7 @@ def _send_to(
         "content-encoding": "aes128gcm",
         "content-type": "application/octet-stream",
         "ttl": str(max(0, lifetime)),
-        "urgency": "high",
+        "urgency": "low" if message.event == ENDED else "high",
         "topic": _encode(hashlib.sha256(_tag(message).encode()).digest())[:TOPIC_LENGTH],
     }
     return post(subscription.endpoint, encrypt(payload(message), subscription), headers, destination.network)
@@ -256,10 +257,12 @@ def _send_to(
 
 def payload(message: Message) -> bytes:
     """What the service worker shows: who asks for what, and the path of the page. No arguments: a lock screen shows
-    it."""
-    body = message.caution or "Open it to review and decide."
-    parts = {"title": shorten(message.title, MAX_TITLE), "body": shorten(body, MAX_BODY)}
-    return json.dumps(parts | {"path": urlsplit(message.link).path, "tag": _tag(message)}).encode()
+    it. Of a request that is over, it changes the notification that is on the screen, without a sound."""
+    is_over = message.event == ENDED
+    body = "There is nothing left to decide." if is_over else message.caution or "Open it to review and decide."
+    parts: Json = {"title": shorten(message.title, MAX_TITLE), "body": shorten(body, MAX_BODY)}
+    parts |= {"path": urlsplit(message.link).path, "tag": _tag(message)}
+    return json.dumps(parts | ({"over": True} if is_over else {})).encode()
 
 
 def _tag(message: Message) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect, sync_playwright
 
 from mcp_guard.cli.demo import prepare
 from tests.live.preloaded_cli import PIPE, Forked
@@ -24,6 +24,9 @@ CLOSING: Json = {
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+expect.set_options(timeout=20_000)  # on a busy machine, five seconds are over before a page is loaded
 
 
 def free_port() -> int:

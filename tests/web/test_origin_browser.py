@@ -2,22 +2,17 @@
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
 
-from mcp_guard.cli.demo import prepare
-from tests.live.running_guard import Client, cli, log, text
-from tests.storage.postgres_server import server
-from tests.web.inbox_process import add_authenticator, add_passkeys, enrol, free_port, touch
-from tests.web.web_process import HOST, WebScenario, browser_at, make_certificate, web_process, web_section
+from tests.live.running_guard import cli, log, text
+from tests.web.fleet_process import Fleet, fleet
+from tests.web.inbox_process import add_authenticator, add_passkeys, enrol, touch
+from tests.web.web_process import browser_at
 
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1100, "height": 820}}
@@ -27,44 +22,10 @@ CHANGE_DEVICES = """() => {
 }"""
 
 
-@dataclass
-class Fleet(WebScenario):
-    """`config` is of the gateway that holds calls, and `other` of the one whose pages people use."""
-
-    other: Path = Path()
-    pages: ExitStack = field(default_factory=ExitStack)
-
-    def serve_pages(self) -> str:
-        """Start the process of the pages, again if it runs."""
-        self.pages.close()
-        return self.pages.enter_context(web_process(self.other))
-
-
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    folder = tmp_path_factory.mktemp("fleet")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", server().url)
-        patch.setenv("SHARED_SECRET", "the same at each gateway, and long enough")
-        config, port = prepare(folder), free_port()
-        certificate = make_certificate(config.parent)
-        text = config.read_text().replace("crm-example.local/ledger", f"crm-example.local/{folder.name}-{port}")
-        text = text.replace("[guard]", '[guard]\non_cancel = "withdraw"', 1)
-        text += '\n[approvers.bob]\nname = "Bob"\n'
-        text += '[ledger]\ndatabase = { env = "DATABASE_URL" }\nshared_secret = { env = "SHARED_SECRET" }\n'
-        text += web_section(port)
-        config.write_text(text)
-        other = config.parent / "other.toml"
-        other.write_text(text.replace('state_dir = "state"', 'state_dir = "state-of-other"'))
-        with Client(config, ("--ticket", "INC-4451")) as client:
-            client.start()
-            client.tools()
-            (folder / "state-of-other").mkdir(mode=0o700)
-            shutil.copy(config.parent / "state" / "ledger.key", folder / "state-of-other")
-            fleet = Fleet(config, f"https://{HOST}:{port}", client, certificate=certificate, other=other)
-            with fleet.pages:
-                assert fleet.serve_pages() == fleet.url
-                yield fleet
+    with fleet(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,25 @@ test's own push service, and the DevTools protocol hands the message that this s
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import CDPSession, Page
 
 from mcp_guard.config import load
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.notify.push import KIND
 from mcp_guard.storage.engines import find_engine
-from tests.live.running_guard import cli
+from tests.live.running_guard import Json, cli, log, text
 from tests.notify.push_service import PushService, push_service
+from tests.web.fleet_process import Fleet, fleet
+from tests.web.inbox_process import add_passkeys
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import WebClient
-from tests.web.web_process import WebScenario, browser_at, web_scenario
+from tests.web.web_process import browser_at
 
 SUBSCRIBING = """
 const document_ = %s;
@@ -42,7 +44,7 @@ PushManager.prototype.getSubscription = async () => subscription;
 
 
 @contextmanager
-def scenario(folder: Path) -> Iterator[tuple[WebScenario, PushService]]:
+def scenario(folder: Path) -> Iterator[tuple[Fleet, PushService]]:
     with push_service(folder / "service") as service:
         host = service.url.removeprefix("https://")
         section = f'\n[notifiers.phones]\nkind = "push"\nservices = ["{host}"]\n'
@@ -51,77 +53,114 @@ def scenario(folder: Path) -> Iterator[tuple[WebScenario, PushService]]:
         def edit(text: str) -> str:
             return text.replace("[routes.crm-approvers]", '[routes.crm-approvers]\nnotify = ["phones"]', 1)
 
-        with web_scenario(folder, edit, section) as on:
+        with fleet(folder, edit, section) as on:
             yield on, service
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WebScenario, PushService]]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, PushService]]:
     with scenario(tmp_path_factory.mktemp("push")) as made:
         yield made
 
 
-def deliver(context: BrowserContext, page: Page, on: WebScenario, message: Any) -> None:
-    """Hand a push message to the page's service worker."""
-    session = context.new_cdp_session(page)
+def find_registration(page: Page, session: CDPSession) -> str:
+    """The id of the page's service worker."""
     registrations: list[str] = []
     session.on(
         "ServiceWorker.workerRegistrationUpdated",
         lambda event: registrations.extend(item["registrationId"] for item in event["registrations"]),
     )
     session.send("ServiceWorker.enable")
-    while not registrations:
+    until(page, lambda: registrations, "no service worker")
+    return registrations[0]
+
+
+def until(page: Page, condition: Callable[[], object], otherwise: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
         page.wait_for_timeout(50)
-    data = {"origin": on.url, "registrationId": registrations[0], "data": json.dumps(message)}
-    session.send("ServiceWorker.deliverPushMessage", data)
 
 
 SHOWN = """async () => (await (await navigator.serviceWorker.ready).getNotifications()).map(
   (item) => [item.title, item.body, item.tag, item.data.path])"""
+CLICK = """async (tag) => {
+  const [notification] = await registration.getNotifications({ tag });
+  const opened = new Promise((resolve) => { clients.openWindow = async (address) => resolve(address); });
+  dispatchEvent(new NotificationEvent("notificationclick", { notification }));
+  return opened;
+}"""
+"""A browser opens a window only for a person's click, so the worker's call for one is taken here."""
 
 
-def test_request_is_approved_from_a_push_message(running: tuple[WebScenario, PushService]) -> None:
+def wait_for_message(page: Page, service: PushService, title: str) -> Json:
+    """The one with this in its title: the enrolled key is news, too."""
+
+    def found() -> list[Json]:
+        return [message for _, message, _ in service.got if title in message["title"]]
+
+    until(page, found, f"no message that it {title}")
+    return found()[-1]
+
+
+def test_request_is_approved_from_a_push_message_at_another_gateway(running: tuple[Fleet, PushService]) -> None:
     on, service = running
     assert on.certificate is not None
     phone = service.subscribe("phone")
     with browser_at(on.certificate) as browser:
-        context = browser.new_context(viewport={"width": 390, "height": 844})
+        context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
         context.grant_permissions(["notifications"], origin=on.url)
         context.add_init_script(SUBSCRIBING % json.dumps(phone.to_json()))
         page = context.new_page()
+        page.set_default_timeout(30_000)
         problems: list[str] = []
         page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+        add_passkeys(context, page)
         page.goto(f"{on.url}/keys")
         page.get_by_label("One-time code").fill(on.code())
         page.get_by_role("button", name="Sign in with the code").click()
+        page.get_by_role("button", name="Enrol a passkey").click()
+        page.locator("li.card.flat").wait_for()
         page.get_by_role("button", name="Switch notifications on").click()
         page.get_by_text("It is on.").wait_for()
         call = on.hold()
         [request] = on.requests()
-        while not service.got:
-            page.wait_for_timeout(50)
-        _, message, _ = service.got[-1]
-        deliver(context, page, on, message)
-        while not (shown := page.evaluate(SHOWN)):
-            page.wait_for_timeout(50)
-        assert shown == [[message["title"], message["body"], request["id"], f"/requests/{request['id']}"]]
-        page.goto(on.url + shown[0][3])  # what a click on it opens
-        page.get_by_role("heading", name="Proposed change").wait_for()
-        page.goto(f"{on.url}/keys")
-        page.evaluate("0")
+        session = context.new_cdp_session(page)
+        worker = {"origin": on.url, "registrationId": find_registration(page, session)}
+        message = wait_for_message(page, service, "needs approval")
+        session.send("ServiceWorker.deliverPushMessage", {**worker, "data": json.dumps(message)})
+        until(page, lambda: page.evaluate(SHOWN), "no notification")
+        path = f"/requests/{request['id']}"
+        assert page.evaluate(SHOWN) == [[message["title"], message["body"], request["id"], path]]
+        address = context.service_workers[0].evaluate(CLICK, request["id"])
+        assert address == on.url + path
+        page.goto(address)
+        page.get_by_label("Rationale").fill("Seen on my phone.")
+        page.get_by_role("button", name="Approve").tap()
+        page.wait_for_url(f"{on.url}/")
+        assert json.loads(text(on.client.wait(call)))["deal"]["stage"] == "Closed Won"
+        message = wait_for_message(page, service, "was approved")
+        session.send("ServiceWorker.deliverPushMessage", {**worker, "data": json.dumps(message)})
+        until(page, lambda: page.evaluate(SHOWN), "no notification")
+        assert page.evaluate(SHOWN) == [[message["title"], "There is nothing left to decide.", request["id"], path]]
+        page.goto(address)
+        until(page, lambda: not page.evaluate(SHOWN), "it stays")  # the page of what is over takes it off the screen
         assert [problem for problem in problems if "401" not in problem] == []
         context.close()
-    on.client.notify("notifications/cancelled", {"requestId": call})
+    [granted] = log(on.config, "--kind", "approval.granted")
+    assert granted["rationale"] == "Seen on my phone."
+    assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
+    cli("verify", "--config", str(on.config))
 
 
-def test_subscriptions_are_their_owners_and_of_known_services(running: tuple[WebScenario, PushService]) -> None:
+def test_subscriptions_are_their_owners_and_of_known_services(running: tuple[Fleet, PushService]) -> None:
     on, service = running
     assert on.certificate is not None
     stranger = WebClient(on.url, context=on.certificate.context)
     document = service.subscribe("laptop").to_json()
     assert stranger.post("/push/subscriptions", document)[0] == 401
     alice = WebClient(on.url, context=on.certificate.context).sign_in(on.code())
-    assert alice.enrol(SoftwarePasskey(on.url))[0] in (200, 403)
+    assert alice.enrol(SoftwarePasskey(on.url))[0] in (200, 403, 409)
     assert alice.post("/push/subscriptions", document) == (200, {})
     for wrong in ({**document, "endpoint": "https://169.254.169.254/"}, {"endpoint": 1}, {**document, "keys": {}}):
         status, answer = alice.post("/push/subscriptions", wrong)
@@ -134,7 +173,7 @@ def test_subscriptions_are_their_owners_and_of_known_services(running: tuple[Web
     assert alice.get("/service-worker.js")[0] == 200
 
 
-def devices(on: WebScenario, approver: str) -> int:
+def devices(on: Fleet, approver: str) -> int:
     """How many devices of an approver are notified."""
 
     async def count() -> int:
@@ -148,7 +187,7 @@ def devices(on: WebScenario, approver: str) -> int:
 
 
 def test_device_of_a_stolen_session_is_notified_no_more_after_signing_out_everywhere(
-    running: tuple[WebScenario, PushService],
+    running: tuple[Fleet, PushService],
 ) -> None:
     on, service = running
     assert on.certificate is not None

@@ -168,7 +168,15 @@ async function decide(verdict) {
   const id = document.querySelector("article").dataset.id;
   const decision = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
   const options = await post(`/requests/${id}/options`, verdict === "grant" ? { ...decision, terms: { more, seconds, free } } : decision);
-  return post(`/requests/${id}/decide`, await assertion(options));
+  const answer = await post(`/requests/${id}/decide`, await assertion(options));
+  await closeNotifications(id).catch(() => {});
+  return answer;
+}
+
+// On this device, of a request that is over.
+async function closeNotifications(id) {
+  const registration = await navigator.serviceWorker?.getRegistration("/");
+  for (const shown of (await registration?.getNotifications({ tag: id })) ?? []) shown.close();
 }
 
 // A form of the class `sign`: what it says is signed with a passkey. `data-sign` is the path, `data-fixed` (JSON) what is sent with the fields.
@@ -254,7 +262,7 @@ async function refresh() {
     document.title = document.title.replace(/^(\(\d+\+?\) )?/, count === "0" ? "" : `(${count}) `);
   } else if (page === "request") {
     const article = document.querySelector("article");
-    if (article.dataset.state !== "requested") return undefined;
+    if (article.dataset.state !== "requested") return closeNotifications(article.dataset.id);
     const reply = await send(`/requests/${article.dataset.id}/state`);
     if (reply.ok && (await reply.json()).state !== "requested") location.reload();
   }

@@ -24,7 +24,11 @@ self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener("push", (event) => {
   const message = read(event);
-  const options = { body: text(message.body, ""), tag: text(message.tag, "mcp-guard"), requireInteraction: true, data: { path: text(message.path, "/") } };
+  const isOver = message.over === true; // browsers allow no message that shows nothing
+  const options = {
+    body: text(message.body, ""), tag: text(message.tag, "mcp-guard"), data: { path: text(message.path, "/") },
+    requireInteraction: !isOver, silent: isOver,
+  };
   event.waitUntil(self.registration.showNotification(text(message.title, "A request needs approval"), options));
 });
 self.addEventListener("notificationclick", (event) => {
