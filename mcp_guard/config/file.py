@@ -279,11 +279,6 @@ class Config(Model):
         if (approval := self.guard.policy_approval) is not None and approval not in self.routes:
             hint = nearest_or(approval, self.routes, f"add [routes.{approval}]")
             raise ValueError(f"guard.policy_approval: route `{approval}` is not configured; {hint}")
-        if approval is not None and self.routes[approval].sign_in is not None:
-            raise ValueError(
-                f"guard.policy_approval: route `{approval}` demands how its approvers sign in, which votes on policies "
-                "do not record; name a route without `acr`, `mfa` and `signed_in_within_seconds`"
-            )
         return self
 
     @model_validator(mode="after")

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import orjson
 
 from mcp_guard.core import canonical
-from mcp_guard.core.approval import MAX_STATEMENT_AGE, RouteRule
-from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.approval import MAX_STATEMENT_AGE, SIGN_IN_AGAIN, RouteRule
+from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.sign_in import SignIn, SignInRule
 
 STATEMENT_TYPE = "mcp-guard/policy-approval/v1"
 MAX_RATIONALE_LENGTH = 500
@@ -36,7 +37,8 @@ def hash_of_set(texts: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVote:
-    """One approver's verdict on a proposal, with the evidence that it is theirs."""
+    """One approver's verdict on a proposal, with the evidence that it is theirs. `signed_in` is how the identity
+    provider had signed them in, as they have signed it; None if it had not."""
 
     verdict: str
     """`approve` or `deny`."""
@@ -46,9 +48,10 @@ class PolicyVote:
     at: str
     key: str
     signature: Json
+    signed_in: Json | None = None
 
     def to_json(self) -> Json:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class PolicyProposal:
             id=document["proposal"],
             policy_set=document["policy_set"],
             previous=document.get("previous"),
-            rule=RouteRule(rule["route"], tuple(rule["approvers"]), rule["quorum"]),
+            rule=_read_rule(rule),
             by=document["by"],
             at=document["at"],
             votes=tuple(PolicyVote(**vote) for vote in document["votes"]),
@@ -143,7 +146,8 @@ class PolicyApprovalState:
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatement:
-    """What an approver signs about a proposal. `about` are the members of the proposal."""
+    """What an approver signs about a proposal. `about` are the members of the proposal; `signed_in` is how the identity
+    provider has signed the approver in."""
 
     origin: str
     about: Json
@@ -152,6 +156,7 @@ class PolicyStatement:
     name: str
     rationale: str
     at: Micros
+    signed_in: SignIn | None = None
 
     def text(self) -> bytes:
         """An RFC 8785 document. `verifier/policy_approvals.py` rebuilds the same bytes from a receipt."""
@@ -159,15 +164,25 @@ class PolicyStatement:
             name: getattr(self, name) for name in ("origin", "verdict", "approver", "name", "rationale")
         }
         members |= {"at": format_time(self.at), "type": STATEMENT_TYPE}
+        members |= {"signed_in": self.signed_in.to_json()} if self.signed_in else {}
         return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
 
     def vote(self, key: str, signature: Json) -> PolicyVote:
         at = format_time(self.at)
-        return PolicyVote(self.verdict, self.approver, self.name, self.rationale, at, key, signature)
+        signed_in = self.signed_in.to_json() if self.signed_in else None
+        return PolicyVote(self.verdict, self.approver, self.name, self.rationale, at, key, signature, signed_in)
 
 
 def rule_as_json(rule: RouteRule) -> Json:
-    return {"route": rule.route, "quorum": rule.quorum, "approvers": list(rule.approvers)}
+    members: Json = {"route": rule.route, "quorum": rule.quorum, "approvers": list(rule.approvers)}
+    return members | ({"sign_in": rule.sign_in.to_json()} if rule.sign_in else {})
+
+
+def _read_rule(rule: Json) -> RouteRule:
+    sign_in = None
+    if demanded := rule.get("sign_in"):
+        sign_in = SignInRule(tuple(demanded.get("acr", ())), demanded.get("mfa", False), demanded.get("seconds", 0))
+    return RouteRule(rule["route"], tuple(rule["approvers"]), rule["quorum"], sign_in=sign_in)
 
 
 def check_vote(proposal: PolicyProposal, approver: str, verdict: str) -> None:
@@ -181,12 +196,21 @@ def check_vote(proposal: PolicyProposal, approver: str, verdict: str) -> None:
         raise ApprovalError(f"`{approver}` has already approved `{proposal.id}`", "another approver must decide")
 
 
+def check_sign_in(proposal: PolicyProposal, signed_in: SignIn | None, now: Micros) -> None:
+    """Raises: SignInRequired unless an approver who is signed in like this may vote on the proposal."""
+    demanded = proposal.rule.sign_in
+    if demanded is not None and (problem := demanded.problem(signed_in, now)):
+        raise SignInRequired(f"route `{proposal.rule.route}` does not take this vote: {problem}", SIGN_IN_AGAIN)
+
+
 def check_statement(statement: PolicyStatement, proposal: PolicyProposal, origin: str, now: Micros) -> None:
-    """Raises: ApprovalError unless the statement is about this proposal as it is, and recent."""
+    """Raises: ApprovalError unless the statement is about this proposal as it is, recent, and by somebody who was
+    signed in as its route demands."""
     if statement.origin != origin or statement.about != proposal.members():
         raise ApprovalError("the statement is about something else than this proposal", "look at it again")
     if not 0 <= now - statement.at <= MAX_STATEMENT_AGE:
         raise ApprovalError("the statement has expired: it must be recorded within ten minutes", "try again")
+    check_sign_in(proposal, statement.signed_in, statement.at)
 
 
 def describe_missing(proposal: PolicyProposal) -> str:

@@ -23,6 +23,11 @@ class SignIn:
     amr: tuple[str, ...] = ()
     at: Micros | None = None
 
+    @classmethod
+    def from_fields(cls, fields: Json) -> "SignIn":
+        """From a JSON object with its fields."""
+        return cls(**fields | {"amr": tuple(fields["amr"])})
+
     def to_json(self) -> Json:
         """As receipts and statements have it."""
         members: Json = {"issuer": self.issuer, "subject": self.subject, "acr": self.acr, "amr": list(self.amr)}

@@ -27,6 +27,7 @@ from mcp_guard.core.policy_approval import (
     set_material,
 )
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.ledger import LOADED_AS, SqlLedger, note_loaded
@@ -68,7 +69,7 @@ class PolicyApprovals:
 
     @property
     def rule(self) -> RouteRule:
-        return RouteRule(self.route.name, self.route.approvers, self.route.quorum)
+        return rule_of(self.route)
 
     def begin(self, tx: Transaction) -> PolicyApprovalState:
         """The state of the ledger. When the rule begins, the set that was loaded last stays in force as its baseline.
@@ -128,15 +129,18 @@ class PolicyApprovals:
 
     # Votes
 
-    def prepare_op(self, id: str, approver: str, verdict: str, rationale: str) -> Op[PolicyStatement]:
-        """The statement for this approver to sign. The op raises ApprovalError if they may not vote, or the proposal is
-        not open."""
+    def prepare_op(
+        self, id: str, approver: str, verdict: str, rationale: str, signed_in: SignIn | None = None
+    ) -> Op[PolicyStatement]:
+        """The statement for this approver to sign. The op raises ApprovalError if they may not vote, also because of
+        how they are signed in, or the proposal is not open."""
         check_rationale(rationale, rules.MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> PolicyStatement:
             _, proposal = self._check_vote(tx, id, approver, verdict)
-            name = self.people[approver]
-            return PolicyStatement(tx.key.origin, proposal.members(), verdict, approver, name, rationale, tx.now)
+            rules.check_sign_in(proposal, signed_in, tx.now)
+            name, about = self.people[approver], proposal.members()
+            return PolicyStatement(tx.key.origin, about, verdict, approver, name, rationale, tx.now, signed_in)
 
         return op
 
@@ -309,7 +313,12 @@ def _last_loaded(store: Store) -> dict[str, str] | None:
 
 def rule_member(route: Route) -> Json:
     """The member of `guard.started` that says that the rule is on."""
-    return {"policy_approval": rule_as_json(RouteRule(route.name, route.approvers, route.quorum))}
+    return {"policy_approval": rule_as_json(rule_of(route))}
+
+
+def rule_of(route: Route) -> RouteRule:
+    """What a route demands of a proposal that is made now."""
+    return RouteRule(route.name, route.approvers, route.quorum, sign_in=route.sign_in)
 
 
 def configured_approvals(settings: Settings, writer: Writer) -> PolicyApprovals | None:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from .enrolled_keys import EnrolledKeys, check_recent
 from .report import Report, VerificationFailed
+from .sign_in import check_sign_in
 from .signatures import Receipt
 
 ABOUT = ("proposal", "policy_set", "rule", "previous")
 """Members of a proposal that every vote signs; the last one is left out if there was no set in force."""
 VOTE = ("verdict", "approver", "name", "rationale", "at")
 """Members of a statement beside those, `origin` and `type`."""
-SIGNED_VOTE = (*VOTE, "key", "signature")
+SIGNED_IN = "signed_in"
+"""One more, of an approver whom the identity provider had signed in."""
+SIGNED_VOTE = (*VOTE, SIGNED_IN, "key", "signature")
 VERDICTS = {"policy.approved": "approve", "policy.denied": "deny"}
 LOADED = "policy.loaded"
 
@@ -40,7 +43,7 @@ class OpenProposal:
 
 def policy_statement(about: Receipt, vote: Receipt, origin: str) -> bytes:
     """The statement that an approver signed, rebuilt (RFC 8785)."""
-    signed = about | {name: vote[name] for name in VOTE}
+    signed = about | {name: vote[name] for name in (*VOTE, SIGNED_IN) if name in vote or name != SIGNED_IN}
     signed |= {"origin": origin, "type": "mcp-guard/policy-approval/v1"}
     return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -141,6 +144,7 @@ class PolicyApprovalChecker:
             raise VerificationFailed(seq, "a vote on policies before the ledger has today's format")
         keys.check_signed(seq, approver, receipt, policy_statement(about, receipt, receipt["origin"]), "the vote")
         check_recent(seq, receipt["at"], receipt["time"], f"the vote of `{approver}`")
+        check_sign_in(seq, receipt | {"rules": [proposal.rule]})
         if receipt["at"] < proposal.proposed["time"]:
             raise VerificationFailed(seq, f"the vote of `{approver}` was given before the proposal")
         if kind == "policy.denied":
@@ -183,7 +187,7 @@ class PolicyApprovalChecker:
             if receipt.get("baseline") is not True or "approved_by" in receipt:
                 raise VerificationFailed(seq, "names an approval of policies that were in force before the rule")
             return
-        votes = [{name: vote[name] for name in SIGNED_VOTE} for vote in self._approved.votes]
+        votes = [{name: vote[name] for name in SIGNED_VOTE if name in vote} for vote in self._approved.votes]
         if receipt.get("approved_by") != self._approved.about() | {"votes": votes} or "baseline" in receipt:
             raise VerificationFailed(seq, "does not name the votes by which its policies are in force")
 

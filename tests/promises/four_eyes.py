@@ -13,6 +13,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.model import Json
 from mcp_guard.core.policy_approval import PolicyApprovalState, PolicyStatement
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.policy_approvals import (
@@ -110,8 +111,10 @@ class FourEyes:
         assert state is not None
         return state
 
-    def statement(self, id: str, approver: str, verdict: str = "approve") -> PolicyStatement:
-        return self.writer.run(self.approvals.prepare_op(id, approver, verdict, "as agreed"))
+    def statement(
+        self, id: str, approver: str, verdict: str = "approve", signed_in: SignIn | None = None
+    ) -> PolicyStatement:
+        return self.writer.run(self.approvals.prepare_op(id, approver, verdict, "as agreed", signed_in))
 
     def record(self, statement: PolicyStatement, by: str = "") -> PolicyApprovalState:
         """`by` signs, by default the approver whom the statement names."""

@@ -363,7 +363,7 @@ def _read_vote(vote: Json) -> Vote:
         **vote
         | {
             "terms": GrantTerms.from_json(terms) if terms else None,
-            "signed_in": SignIn(**signed_in | {"amr": tuple(signed_in["amr"])}) if signed_in else None,
+            "signed_in": SignIn.from_fields(signed_in) if signed_in else None,
         }
     )
 

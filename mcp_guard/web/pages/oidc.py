@@ -16,8 +16,10 @@ from mcp_guard.core.approval import may_decide
 from mcp_guard.core.identity_provider import IdentityProvider
 from mcp_guard.core.model import Json
 from mcp_guard.core.people import Identity
-from mcp_guard.core.sign_in import SECOND
+from mcp_guard.core.sign_in import SECOND, SignInRule
 from mcp_guard.core.visible_text import visible_line
+from mcp_guard.ledger.policy_approvals import read_state
+from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed
 from mcp_guard.web.oidc import Attempt, Demand, read_query
@@ -73,15 +75,7 @@ class _OidcPages:
         if not isinstance(id, str):
             return Demand(anew=bool(recent), max_age=min(recent, default=None))
         viewer = await self.console.allowed(request, Role.APPROVER)
-        row = await self.console.reader.read(lambda store: store.approval(id))
-        if row is None:
-            raise HTTPException(404, "no such request")
-        approval = row[0]
-        rules = [
-            rule.sign_in
-            for rule in approval.rules
-            if rule.sign_in and may_decide(rule, viewer.approver, approval.subject.requesters)
-        ]
+        rules = await self.console.reader.read(lambda store: _demanded(store, id, viewer.approver))
         limits = [rule.seconds for rule in rules if rule.seconds] + recent
         return Demand(
             acr=tuple(dict.fromkeys(value for rule in rules for value in rule.acr)),
@@ -142,3 +136,15 @@ class _OidcPages:
 def _answer(failure: SignInFailed) -> Response:
     answer = {"problem": visible_line(failure.message), "hint": visible_line(failure.hint)}
     return JSONResponse(answer, failure.status)
+
+
+def _demanded(store: Store, id: str, approver: str) -> list[SignInRule]:
+    """What the routes of a request or of proposed policies demand of this sign-in. Raises: HTTPException."""
+    state = read_state(store)
+    if state is not None and state.open is not None and state.open.id == id:
+        return [state.open.rule.sign_in] if state.open.rule.sign_in else []
+    row = store.approval(id)
+    if row is None:
+        raise HTTPException(404, "no such request")
+    requesters = row[0].subject.requesters
+    return [rule.sign_in for rule in row[0].rules if rule.sign_in and may_decide(rule, approver, requesters)]

@@ -1,15 +1,21 @@
 """Policies that wait for approval: how they differ from those in force, what they would have decided, and the votes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_guard.core.errors import ApprovalError, ConfigError
-from mcp_guard.core.model import Json
-from mcp_guard.core.policy_approval import PolicyApprovalState, PolicyStatement, describe_missing
+from mcp_guard.core.errors import ApprovalError, ConfigError, SignInRequired
+from mcp_guard.core.policy_approval import (
+    PolicyApprovalState,
+    PolicyProposal,
+    PolicyStatement,
+    check_sign_in,
+    describe_missing,
+)
+from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
 from mcp_guard.policy.authoring.set_diff import diff_sets
 from mcp_guard.storage.contract import Store
@@ -69,6 +75,7 @@ class _PolicyChanges:
             missing=describe_missing(proposal) if proposal else "",
             files=show_files(diff_sets(sets.in_force, sets.proposed)) if proposal else [],
             can_decide=proposal is not None and self._can_decide(sets.state, viewer),
+            sign_in_problem=self._sign_in_problem(proposal, viewer) if proposal else "",
             has_passkey=bool(await console.passkeys_of(viewer)),
         )
 
@@ -77,6 +84,14 @@ class _PolicyChanges:
         if proposal is None or Role.APPROVER not in viewer.roles or viewer.approver not in proposal.rule.approvers:
             return False
         return all(vote.approver != viewer.approver for vote in proposal.votes)
+
+    def _sign_in_problem(self, proposal: PolicyProposal, viewer: BrowserSession) -> str:
+        """Why the viewer has to sign in again before they decide; empty if they need not."""
+        try:
+            check_sign_in(proposal, viewer.person.sign_in, self.console.now())
+        except SignInRequired as problem:
+            return problem.message
+        return ""
 
     async def replay(self, request: Request) -> Response:
         """The part of the page that says what the proposed set would have decided, or how far it is with that."""
@@ -100,11 +115,11 @@ class _PolicyChanges:
         console = self.console
         viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
         id, verdict = str(body.get("proposal", "")), str(body.get("verdict", ""))
-        op = self._approvals().prepare_op(id, viewer.approver, verdict, str(body.get("rationale", "")))
+        rationale, signed_in = str(body.get("rationale", "")), viewer.person.sign_in
+        op = self._approvals().prepare_op(id, viewer.approver, verdict, rationale, signed_in)
         statement = await console.writer.submit(op)
         passkeys = await passkeys_to_sign(console, viewer)
-        subject: Json = {name: getattr(statement, name) for name in statement.__slots__}
-        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), PURPOSE, subject)
+        asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), PURPOSE, asdict(statement))
         return JSONResponse(asked)
 
     async def decide(self, request: Request) -> Response:
@@ -112,7 +127,8 @@ class _PolicyChanges:
         viewer, credential = await console.allowed(request, Role.APPROVER), await read_json(request)
         keys = await console.keys()
         key, subject, count = await console.passkeys.answer(credential, viewer, keys, console.now(), PURPOSE)
-        statement = PolicyStatement(**subject)
+        signed_in = subject["signed_in"]
+        statement = PolicyStatement(**subject | {"signed_in": SignIn.from_fields(signed_in) if signed_in else None})
         if {statement.approver, key.approver} != {viewer.approver}:
             raise ApprovalError("the passkey belongs to another approver", "sign with your own passkey")
         await console.writer.submit(self._approvals().record_op(statement, key.id, evidence(credential)))

@@ -136,6 +136,6 @@ def _read_statement(subject: Json) -> VoteStatement:
     read = {
         "rules": tuple(subject["rules"]),
         "terms": GrantTerms.from_json(terms) if terms else None,
-        "signed_in": SignIn(**signed_in | {"amr": tuple(signed_in["amr"])}) if signed_in else None,
+        "signed_in": SignIn.from_fields(signed_in) if signed_in else None,
     }
     return VoteStatement(**subject | read)
