@@ -9,6 +9,7 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import on_loop, open_writer
+from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.used_proofs import MAX_PROOFS
@@ -27,13 +28,14 @@ async def serve_pages(
     sockets: list[socket.socket],
     on_open: Callable[[], None],
     *,
+    writer: Writer | None = None,
     delivers: bool = True,
     tls: ServedCertificate | None = None,
     until: "asyncio.Task[object] | None" = None,
     note: Note = lambda _: None,
 ) -> None:
-    """Serve until interrupted, or until the task `until` has ended. `on_open` is called once the ledger is open. Unless
-    it `delivers`, another process of the machine delivers notifications.
+    """Serve until interrupted, or until the task `until` has ended. `on_open` is called once the ledger is open, which
+    `writer` may have done. Unless it `delivers`, another process of the machine delivers notifications.
 
     Raises: ConfigError, LedgerError.
     """
@@ -43,7 +45,7 @@ async def serve_pages(
 
     os.nice(NICENESS)
     ledger = ledger_settings(settings)
-    writer, engine = open_writer(ledger, CLOCK), find_engine(ledger.place)
+    writer, engine = writer or open_writer(ledger, CLOCK), find_engine(ledger.place)
     reader = engine.background_reader()
     answered = engine.open_used_proofs(settings.state_dir, most=2 * MAX_PROOFS)  # agents cannot fill it
     items, votes = engine.open_items(settings.state_dir), Votes(writer, settings.routes, settings.approvers)

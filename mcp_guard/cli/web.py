@@ -5,11 +5,15 @@ import asyncio
 import socket
 import sys
 
+from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, add_log, make_parser
 from mcp_guard.cli.output import log_errors, print_result, print_text
 from mcp_guard.cli.page_server import serve_pages
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, ListenError
+from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.start import wait_for_database
+from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import ServerLog
 from mcp_guard.settings import Settings, WebSettings
 
@@ -25,7 +29,13 @@ def main(arguments: list[str]) -> int:
     if settings.web is None:
         problem = f"{settings.path}: missing `[web]` section"
         raise ConfigError(problem, 'add [web] with url = "https://…", or serve this machine only: mcp-guard inbox')
-    asyncio.run(serve(settings, settings.web, log, options))
+    writer = None
+    if not options.supervised:  # or the guard beside it waits, and starts it again
+        ledger = ledger_settings(settings)
+        writer = wait_for_database(ledger.place, lambda: open_writer(ledger, CLOCK), log.note)
+        if writer is None:
+            return 0
+    asyncio.run(serve(settings, settings.web, writer, log, options))
     return 0
 
 
@@ -41,7 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def serve(settings: Settings, web: WebSettings, log: ServerLog, options: argparse.Namespace) -> None:
+async def serve(
+    settings: Settings, web: WebSettings, writer: Writer | None, log: ServerLog, options: argparse.Namespace
+) -> None:
+    """`writer`: of the ledger, if it is open."""
     from mcp_guard.web.tls import ServedCertificate
 
     tls = ServedCertificate(web.certificate, web.key) if web.certificate and web.key else None
@@ -61,10 +74,17 @@ async def serve(settings: Settings, web: WebSettings, log: ServerLog, options: a
                 print_result(options.json, {"url": web.url, "host": host, "port": port}, text)
 
         delivers = not options.supervised  # or the guard beside it does
-        serving = serve_pages(
-            settings, web.url, [listener], announce, delivers=delivers, tls=tls, until=ended, note=log.note
+        await serve_pages(
+            settings,
+            web.url,
+            [listener],
+            announce,
+            writer=writer,
+            delivers=delivers,
+            tls=tls,
+            until=ended,
+            note=log.note,
         )
-        await serving
     finally:
         if ended is not None:
             ended.cancel()

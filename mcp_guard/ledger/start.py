@@ -1,16 +1,18 @@
-"""Opens the ledger of a guard that serves, as soon as its database can be reached."""
+"""Opens the ledger of a process that serves, as soon as its database can be reached."""
 
 import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ports import Clock
-from mcp_guard.storage.place import Database
+from mcp_guard.storage.place import Database, Place
 
+T = TypeVar("T")
 RETRY_SECONDS, NOTE_SECONDS = 1.0, 15.0
 """How often a guard tries to reach its database, and how often it says so."""
 
@@ -20,8 +22,17 @@ def open_when_there(
 ) -> OpenLedger | None:
     """The ledger for a guard process that serves: it waits for a database that cannot be reached, and calls `on_wait`
     before each wait. None if the process is told to stop meanwhile. Raises: LedgerError, and what `on_wait` does."""
-    if not isinstance(settings.place, Database):
-        return open_ledger(settings, clock, note)
+    return wait_for_database(settings.place, lambda: open_ledger(settings, clock, note), note, on_wait)
+
+
+def wait_for_database(
+    place: Place, open: Callable[[], T], note: Callable[[str], None], on_wait: Callable[[], None] = lambda: None
+) -> T | None:
+    """What `open` returns, for a process that serves: while the database cannot be reached, it is tried again, and
+    `on_wait` is called before each wait. None if the process is told to stop meanwhile. Raises: LedgerError, and what
+    `on_wait` does."""
+    if not isinstance(place, Database):
+        return open()
     stopped = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     handlers = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
@@ -29,7 +40,7 @@ def open_when_there(
     try:
         while not stopped.is_set():
             try:
-                return open_ledger(settings, clock, note)
+                return open()
             except LedgerError as error:
                 if error.fault is not LedgerFault.CANNOT_OPEN:
                     raise

@@ -1,8 +1,10 @@
 """The inbox of a ledger in PostgreSQL: its pages read and write without waiting for the database on the event loop."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ import pytest
 from mcp_guard.config import load
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
-from tests.live.running_guard import cli, text
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import cli, text, write_config
+from tests.storage.postgres_network import network
 from tests.storage.postgres_server import server
 from tests.web.inbox_client import InboxClient
-from tests.web.inbox_process import InboxScenario, inbox_scenario
+from tests.web.inbox_process import InboxScenario, free_port, inbox_scenario
 from tests.web.software_passkey import SoftwarePasskey
+from tests.web.web_client import WebClient
+from tests.web.web_process import HOST, make_certificate, web_section
 
 
 @pytest.fixture
@@ -52,3 +58,28 @@ def test_two_passkeys_at_once_cannot_be_enrolled_with_one_code(on: InboxScenario
     with ThreadPoolExecutor() as threads:
         statuses = list(threads.map(lambda credential: client.post("/passkeys", credential)[0], credentials))
     assert statuses.count(200) == 1
+
+
+def test_pages_wait_for_a_database_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with network(server().url) as between:
+        monkeypatch.setenv("DATABASE_URL", between.url)
+        certificate, port = make_certificate(tmp_path), free_port()
+        more = f'[ledger]\ndatabase = {{ env = "DATABASE_URL" }}\n{web_section(port)}'
+        config = write_config(tmp_path, "", more=more, guard=f'origin = "away.example/{tmp_path.name}"')
+        between.is_down = True
+        pages = Forked(["web", "--config", str(config)], stderr=PIPE, text=True)
+        assert pages.stderr is not None
+        notes = pages.stderr.readline()
+        assert "waiting for the database: the database cannot be reached" in notes
+        between.is_down = False
+        client = WebClient(f"https://{HOST}:{port}", context=certificate.context)
+        deadline = time.monotonic() + 30
+        while True:
+            with suppress(OSError):
+                assert client.get("/sign-in")[0] == 200
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pages.terminate()
+        pages.wait(30)
+        pages.stderr.close()
