@@ -27,7 +27,7 @@ from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.identity_provider import inspect_provider
 from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.pages import inspect_pages
-from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
+from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_approval
 from mcp_guard.diagnostics.results import CheckResult
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
@@ -93,7 +93,10 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     if start_upstreams:
         tools, absent = list_tools(settings, quiet)
     environment = recorded_environment(settings, tools, absent)
-    failure, note, refusal_tests = check_policies(settings, environment)
+    with as_in_force(settings, ledger.place) as judged:
+        failure, note, refusal_tests = check_policies(judged, environment)
+        hidden = tuple(find_hidden(judged, environment if tools else None))
+        unnamed = tuple(all_unnamed_groups(judged))
     snapshot = {field.name: getattr(state, field.name) for field in fields(StateFolder)}
     return GuardSnapshot(
         now=CLOCK.wall(),
@@ -113,12 +116,12 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),
         is_served_unencrypted=is_served_unencrypted(settings.serve),
-        hidden=tuple(find_hidden(settings, environment if tools else None)),
+        hidden=hidden,
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
         discontinued=find_discontinued(ledger),
         outdated=find_outdated(settings, ledger.place, [name for name, is_running in state.guards if is_running]),
-        unnamed_groups=tuple(all_unnamed_groups(settings)),
+        unnamed_groups=unnamed,
         reached=find_reached(settings),
         missing_extras=tuple(missing_extras(settings)),
         secrets=inspect_secrets(settings),

@@ -11,6 +11,7 @@ from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
+from mcp_guard.cli.signed_changes import add_signing_options, open_signer
 from mcp_guard.config import load
 from mcp_guard.core.approval import make_rule
 from mcp_guard.core.approval_subject import NAME_USER
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     revoking.add_argument(
         "--allow-new", action="store_true", help="let launches that share a revoked instance start another one"
     )
+    add_signing_options(revoking)
     for verb in (listing, issuing, delegating, revoking):
         add_config(verb)
         add_json(verb)
@@ -257,11 +259,17 @@ def revoke(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
         registry.find_instance(writer.store, name)
     else:
         check_is_known(writer, settings, scope, name)
-    key, allow_new = (scope, name), options.allow_new
-    gone, withdrawn = writer.run(
-        lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), allow_new=allow_new)
-    )
-    ids = [instance.id for instance in gone]
+    if (signer := open_signer(writer, settings, options)) is not None:
+        if options.allow_new:
+            raise IdentityError("`--allow-new` is not part of what `--as` signs", "leave out one of them")
+        done = signer.perform(f"{scope}.revoke", {"name": name}, options.why)
+        ids, withdrawn = done["instances"], done["withdrawn"]
+    else:
+        key, allow_new = (scope, name), options.allow_new
+        gone, withdrawn = writer.run(
+            lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), allow_new=allow_new)
+        )
+        ids = [instance.id for instance in gone]
     message = f"revoked {scope} `{name}`; {revoked_text(ids, withdrawn)}"
     print_result(options.json, {"scope": scope, "name": name, "instances": ids, "withdrawn": withdrawn}, message)
     return 0

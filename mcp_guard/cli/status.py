@@ -25,7 +25,7 @@ from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
 from mcp_guard.diagnostics.hidden_tools import summarize
-from mcp_guard.diagnostics.policy_approval import inspect_policy_approval
+from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_approval
 from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
@@ -64,8 +64,11 @@ def main(arguments: list[str]) -> int:
     settings = None if options.ledger else load(options.config)
     running = [guard for guard, alive in state.guards if alive]
     started = read_started(ledger.place, running)
-    shown = [] if settings is None else find_hidden(as_started(settings, started, running))
-    hidden = [row for row in shown if row.is_now]
+    hidden, can_load = [], True
+    if settings is not None:
+        with as_in_force(as_started(settings, started, running), ledger.place) as judged:
+            hidden = [row for row in find_hidden(judged) if row.is_now]
+            can_load = can_load_policies(judged)
     if options.json:
         more = {
             "hidden": [asdict(row) for row in hidden],
@@ -80,7 +83,7 @@ def main(arguments: list[str]) -> int:
     print_text(policies_line(receipts, started))
     if settings is not None:
         print_lines(policy_approval_lines(settings, ledger.place))
-        print_lines(outdated_lines(settings, started) if running else ())
+        print_lines(outdated_lines(settings, started, can_load) if running else ())
     for line in summarize(hidden):
         print_text(f"hidden: {line}")
     print_lines(f"configuration: {line}" for line in unseen)
@@ -126,10 +129,10 @@ def as_started(settings: Settings, started: Sequence[StartedGuard], running: lis
     return replace(settings, mode=Mode(started[-1].mode)) if running and started and started[-1].mode else settings
 
 
-def outdated_lines(settings: Settings, started: Sequence[StartedGuard]) -> list[str]:
-    """What running guards do not have in force of the files, and why."""
+def outdated_lines(settings: Settings, started: Sequence[StartedGuard], can_load: bool) -> list[str]:
+    """What running guards do not have in force of the files, and why. `can_load`: whether the policies load."""
     what, now = "the files have mistakes; running guards keep what they loaded before", installed_guard(settings)
-    policies = [] if can_load_policies(settings) else [to_type(f"policies: {what}: mcp-guard policy validate")]
+    policies = [] if can_load else [to_type(f"policies: {what}: mcp-guard policy validate")]
     return policies + [
         f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
     ]

@@ -10,6 +10,7 @@ from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_table, print_text, print_words
 from mcp_guard.cli.prompts import confirm
+from mcp_guard.cli.signed_changes import add_signing_options, open_signer
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core import definition_diff
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
             "names", nargs="*", metavar="TOOL[@HASH]", help="a tool, and the hash of the definition you have reviewed"
         )
         verb.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
+        add_signing_options(verb)
     accepting.add_argument("--all", action="store_true", help="accept every new or changed tool")
     for verb in (listing, showing, diffing, accepting, refusing, effects):
         add_config(verb)
@@ -186,16 +188,25 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
     shown = [_shown(writer, word, ("accept", PinState.PINNED)) for word in words]
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
+    signer = open_signer(writer, load(options.config), options) if shown else None
     for entry, pin in shown:
-        message = tool_pins.accept(writer, pin, account(), options.why)
-        _say(options, entry, message, "is pinned")
+        if signer is not None:
+            about = signer.perform("tool.accept", _target(entry, pin), options.why)
+        else:
+            about = _about(entry, tool_pins.accept(writer, pin, account(), options.why))
+        _say(options, entry, about, "is pinned")
     return _done(words)
 
 
 def refuse(writer: Writer, options: argparse.Namespace) -> int:
-    for word in options.names:
-        entry, pin = _shown(writer, word, ("refuse", PinState.REFUSED))
-        _say(options, entry, tool_pins.refuse(writer, pin, account(), options.why), "is refused")
+    shown = [_shown(writer, word, ("refuse", PinState.REFUSED)) for word in options.names]
+    signer = open_signer(writer, load(options.config), options) if shown else None
+    for entry, pin in shown:
+        if signer is not None:
+            about = signer.perform("tool.refuse", _target(entry, pin), options.why)
+        else:
+            about = _about(entry, tool_pins.refuse(writer, pin, account(), options.why))
+        _say(options, entry, about, "is refused")
     return _done(options.names)
 
 
@@ -225,9 +236,18 @@ def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> N
         raise ApprovalError("nothing was accepted", "to keep a tool out: mcp-guard tools refuse TOOL")
 
 
-def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> None:
-    about = {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
-    print_result(options.json, about, f"{entry.name}@{pin.hash[SHORT]} {what} (receipt {pin.receipt})")
+def _target(entry: ToolEntry, pin: Pin) -> dict[str, str]:
+    return {"upstream": pin.upstream, "tool": entry.name, "definition": pin.hash}
+
+
+def _about(entry: ToolEntry, pin: Pin) -> Json:
+    return {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
+
+
+def _say(options: argparse.Namespace, entry: ToolEntry, about: Json, what: str) -> None:
+    signed = f", signed by {options.operator}" if options.operator else ""
+    text = f"{entry.name}@{about['hash'][SHORT]} {what} (receipt {about['receipt']}{signed})"
+    print_result(options.json, about, text)
 
 
 def _done(words: list[str]) -> int:

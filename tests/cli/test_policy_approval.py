@@ -64,6 +64,7 @@ def test_policies_are_proposed_approved_and_loaded(tmp_path: Path) -> None:
         client.start()
         check_first_set(people, client, told)
         check_changed_set(people, client)
+    check_files_that_are_not_in_force(people)
     with Client(config) as client:
         client.start()
         assert "closed today" in json.dumps(client.call("up__echo", {"text": "no"}))
@@ -106,6 +107,16 @@ def check_changed_set(people: Approvers, client: Client) -> None:
     until(lambda: "closed today" in json.dumps(client.call("up__echo", {"text": "no"})))
 
 
+def check_files_that_are_not_in_force(people: Approvers) -> None:
+    """Mistakes in them change nothing, so what is judged is the approved set."""
+    file = people.config.parent / "policies/test.cedar"
+    file.write_text("permit (")
+    findings = json.loads(people.run("doctor", "--json", check=False))
+    assert [row["level"] for row in findings if row["check"] == "policies"] == ["ok"]
+    assert "the policy files are not those in force, and are not proposed yet" in people.run("status")
+    file.write_text(NO_NO)
+
+
 def test_commands_say_that_the_rule_is_off(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     refused = cli("policy", "pending", "--config", str(config), check=False)
@@ -118,9 +129,13 @@ def test_route_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "guard.policy_approval: route `peple` is not configured; did you mean `people`?" in refused.stderr
 
 
-def test_route_that_demands_a_sign_in_is_refused(tmp_path: Path) -> None:
+def test_route_that_demands_a_sign_in_takes_no_vote_on_the_command_line(tmp_path: Path) -> None:
     demanding = '[routes.strict]\napprovers = ["alice"]\nmfa = true\n[web]\nurl = "https://guard.example"\n'
     demanding += '[web.oidc]\nissuer = "https://login.example"\nclient_id = "guard"\n'
     config = write_config(tmp_path, scripted("up", tmp_path), guard='policy_approval = "strict"', more=demanding)
-    refused = cli("status", "--config", str(config), check=False)
-    assert "guard.policy_approval: route `strict` demands how its approvers sign in" in refused.stderr
+    people = Approvers(config)
+    assert "waits for approval by 1 of alice" in people.run("policy", "propose")
+    words = ("policy", "approve", people.waiting(), "--rationale", "as agreed")
+    refused = cli(*words, *enrol(config), check=False)
+    assert "route `strict` does not take this vote: it requires a sign-in with the identity provider" in refused.stderr
+    assert people.waiting()

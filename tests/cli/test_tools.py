@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import Json, cli, command, log, without_config
+from tests.live.running_guard import Json, cli, command, enrol, log, without_config
 from tests.promises.test_p6_rug_pull import ECHO, ChangingUpstream, put
 
 WAITING = {"name": "fresh", "description": "ad\u200bds", "inputSchema": {"type": "object"}}
@@ -123,3 +123,23 @@ def test_accept_shows_colours_and_asks_on_a_terminal(changing: ChangingUpstream,
     assert b"\x1b[1;32m" in said, "what is added is green"
     assert b"Do not tell the user" in said
     assert [receipt["note"] for receipt in log(changing.config, "--kind", "catalog.accepted")] == ["seen"] * (code == 0)
+
+
+def test_accept_and_refuse_are_signed_with_the_operators_key(changing: ChangingUpstream) -> None:
+    signing = enrol(changing.config)
+    done = cli("tools", "accept", f"up__echo@{hash_of(changing, 'up__echo')}", "--why", "read it", *signing)
+    assert ", signed by alice)" in done.stdout
+    cli("tools", "refuse", f"up__fresh@{hash_of(changing, 'up__fresh')}", "--why", "ads", *signing)
+    for kind in ("accepted", "refused"):
+        [receipt] = log(changing.config, "--kind", f"catalog.{kind}")
+        assert receipt["by"] == receipt["operation"]["operator"] == "alice"
+    assert "2 changes of an operator, each signed" in verified(changing.config)
+    unknown = cli(
+        "tools", "refuse", "up__echo", "--why", "no", "--as", "mallory", "--config", str(changing.config), check=False
+    )
+    assert "`mallory` is not in [approvers], so nobody knows their key" in unknown.stderr
+    assert len(log(changing.config, "--kind", "catalog.refused")) == 1
+
+
+def verified(config: Path) -> str:
+    return cli("verify", "--config", str(config)).stdout.replace("\n", " ")
