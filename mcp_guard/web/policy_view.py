@@ -2,24 +2,35 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from mcp_guard.core.model import Micros
+from mcp_guard.core.receipt_terms import CALL, ENTRY, MAX_VALUE
 from mcp_guard.core.visible_text import visible, visible_code
 from mcp_guard.ledger.ledger import LOADED_AS
 from mcp_guard.policy.authoring.past import find_latest
-from mcp_guard.policy.authoring.recorded import DECIDING
 from mcp_guard.policy.authoring.set_diff import DiffLine, FileDiff
 from mcp_guard.policy.source import parse_texts
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
 
-COUNTED_RECEIPTS = 2000
-"""How many of the latest receipts are looked through for decisions."""
+RECENT_DAYS = 30
+MAX_POLICIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCounts:
+    """How many calls each policy decided, at any time and within `RECENT_DAYS`, and how many calls there were."""
+
+    ever: Mapping[str, int] = field(default_factory=dict)
+    recent: Mapping[str, int] = field(default_factory=dict)
+    calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """One policy: what it is, and how many of the counted decisions it determined."""
+    """One policy: what it is, and how many calls it decided, at any time and lately."""
 
     id: str
     file: str
@@ -28,21 +39,31 @@ class PolicyRow:
     routes: tuple[str, ...]
     reason: str
     decisions: int
+    recent: int
     is_dormant: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySetView:
-    """The policies that were loaded last. `counted` is the number of decisions looked at."""
+    """The policies that were loaded last."""
 
     version: str
     files: tuple[tuple[str, str], ...]
     """Names and texts, visible."""
     rows: tuple[PolicyRow, ...]
-    counted: int
 
 
-def read_set(store: Store) -> PolicySetView | None:
+def read_counts(index: ReceiptIndex, now: Micros) -> PolicyCounts:
+    """Raises: LedgerError."""
+    recent: Counter[str] = Counter()
+    for _, kind, value, number in index.counts(now - RECENT_DAYS * 24 * HOUR, now, RECENT_DAYS * 24 + 1):
+        if kind == "policy":
+            recent[value] += number
+    calls = dict(index.values(ENTRY, MAX_POLICIES)).get(CALL, 0)
+    return PolicyCounts(dict(index.values("policy", MAX_POLICIES)), recent, calls)
+
+
+def read_set(store: Store, counts: PolicyCounts) -> PolicySetView | None:
     """None if no policies were ever loaded."""
     version = store.noted(LOADED_AS)
     if version is None and (latest := find_latest(store)) is not None:
@@ -53,7 +74,6 @@ def read_set(store: Store) -> PolicySetView | None:
     stored = json.loads(material)
     texts: dict[str, str] = stored["policies"]
     dormant = set(stored.get("dormant", ()))
-    counts, counted = count_decisions(store)
     source, _ = parse_texts(texts, None)
     rows = (
         PolicyRow(
@@ -62,26 +82,14 @@ def read_set(store: Store) -> PolicySetView | None:
             "hold" if policy.routes else str(policy.body["effect"]),
             policy.routes,
             policy.reason,
-            counts[id],
+            counts.ever.get(id[:MAX_VALUE], 0),
+            counts.recent.get(id[:MAX_VALUE], 0),
             id in dormant,
         )
         for id, policy in source.policies.items()
     )
     files = tuple((visible(name), visible_code(text)) for name, text in sorted(texts.items()))
-    return PolicySetView(version, files, tuple(sorted(rows, key=lambda row: (-row.decisions, row.id))), counted)
-
-
-def count_decisions(store: Store) -> tuple[Counter[str], int]:
-    """How many of the latest decisions each policy determined, and how many decisions there were."""
-    counts: Counter[str] = Counter()
-    counted = 0
-    for number, row in enumerate(store.receipts_back()):
-        if number >= COUNTED_RECEIPTS:
-            break
-        if row.kind in DECIDING and b'"purpose"' not in row.body:
-            counted += 1
-            counts.update(json.loads(row.body).get("policies", ()))
-    return counts, counted
+    return PolicySetView(version, files, tuple(sorted(rows, key=lambda row: (-row.decisions, row.id))))
 
 
 def show_files(files: Iterable[FileDiff]) -> list[FileDiff]:

@@ -23,7 +23,7 @@ from mcp_guard.storage.items import Item
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.pages.requests import READERS as OF_PAYLOADS
 from mcp_guard.web.policy_replays import PolicyReplays
-from mcp_guard.web.policy_view import read_set, show_files
+from mcp_guard.web.policy_view import RECENT_DAYS, read_counts, read_set, show_files
 from mcp_guard.web.roles import READERS, Role
 
 NAV = (NavigationLink("/policies", "Policies", READERS),)
@@ -56,9 +56,19 @@ class _PolicyPages:
     async def show(self, request: Request) -> Response:
         console = self.console
         viewer = await console.allowed(request, *READERS)
-        view = await console.reader.read(read_set)
-        may_explain = Role.AUDITOR in viewer.roles
-        return console.page("policies.html", viewer, view=view, may_explain=may_explain)
+        counts = await console.search.read(lambda index: read_counts(index, console.now()))
+        view = await console.reader.read(lambda store: read_set(store, counts))
+        indexed, receipts = await console.search.progress()
+        return console.page(
+            "policies.html",
+            viewer,
+            view=view,
+            calls=counts.calls,
+            days=RECENT_DAYS,
+            indexed=indexed,
+            receipts=receipts,
+            may_explain=Role.AUDITOR in viewer.roles,
+        )
 
     # A candidate
 
