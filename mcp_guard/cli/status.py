@@ -24,7 +24,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
-from mcp_guard.diagnostics.hidden_tools import summarize
+from mcp_guard.diagnostics.hidden_tools import HiddenFrom, summarize
 from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_approval
 from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
@@ -64,11 +64,8 @@ def main(arguments: list[str]) -> int:
     settings = None if options.ledger else load(options.config)
     running = [guard for guard, alive in state.guards if alive]
     started = read_started(ledger.place, running)
-    hidden, can_load = [], True
-    if settings is not None:
-        with as_in_force(as_started(settings, started, running), ledger.place) as judged:
-            hidden = [row for row in find_hidden(judged) if row.is_now]
-            can_load = can_load_policies(judged)
+    mode = None if settings is None else as_started(settings, started, running)
+    hidden, can_load = judge_policies(mode, ledger.place)
     if options.json:
         more = {
             "hidden": [asdict(row) for row in hidden],
@@ -116,6 +113,14 @@ def find_unseen(options: argparse.Namespace, place: Place) -> list[str]:
             return describe_unseen(load(options.config), store)
     except LedgerError:
         return []
+
+
+def judge_policies(settings: Settings | None, place: Place) -> tuple[list[HiddenFrom], bool]:
+    """The tools that the policies hide now, and whether they can be loaded."""
+    if settings is None:
+        return [], True
+    with as_in_force(settings, place) as judged:
+        return [row for row in find_hidden(judged) if row.is_now], can_load_policies(judged)
 
 
 def ledger_line(place: Place, state: StateFolder) -> str:

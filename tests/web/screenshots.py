@@ -157,7 +157,6 @@ def policy_pictures(target: Path, looks: Mapping[str, dict[str, Any]], pages: Ma
     with (
         tempfile.TemporaryDirectory() as folder,
         inbox_scenario(Path(folder), need_approval) as on,
-        browser() as launched,
     ):
         at = ("--config", str(on.config))
         create_file(on.config.parent / "passphrase", b"only Alice knows this")
@@ -169,7 +168,8 @@ def policy_pictures(target: Path, looks: Mapping[str, dict[str, Any]], pages: Ma
         list_changed_definition(on)
         (on.config.parent / "policies" / "large.cedar").write_text(CHANGED)
         cli("policy", "propose", *at)
-        take_pictures(launched, on, target, looks, pages)
+        with browser() as launched:
+            take_pictures(launched, on, target, looks, pages)
 
 
 def approve_policies(on: InboxScenario, key: tuple[str, ...]) -> None:
@@ -220,7 +220,7 @@ def await_content(page: Page) -> None:
     if page.locator("#proof").count():
         page.locator("#proof :is(.proved, .problem)").wait_for()
     if page.locator("[data-follow]").count():
-        page.get_by_text("would differ").wait_for()
+        page.locator("[data-follow] :is(strong, .problem)").wait_for()
 
 
 def decide_and_deny(on: InboxScenario) -> str:

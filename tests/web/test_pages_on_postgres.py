@@ -1,6 +1,7 @@
 """Every page of a ledger in PostgreSQL shows what it is for, at another gateway than the one that made the calls."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -58,7 +59,12 @@ def names(on: Fleet) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def alice(on: Fleet) -> WebClient:
     assert on.certificate is not None
-    return WebClient(on.url, context=on.certificate.context).sign_in(on.code())
+    client = WebClient(on.url, context=on.certificate.context).sign_in(on.code())
+    deadline = time.monotonic() + 20
+    while PAGES_AND_CONTENT["/overview"] not in client.get("/overview")[1]:  # the search index follows the ledger
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return client
 
 
 @pytest.mark.parametrize("path", PAGES_AND_CONTENT)
