@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mcp_guard.handshakes import Handshakes, SecuredProtocol
+
 KEEP_ALIVE_SECONDS = 65
 """Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""
 SHUTDOWN_SECONDS = 5
@@ -32,6 +34,8 @@ MAX_HEADERS = 200
 MAX_SMALL_PARTS, SMALL_PART_BYTES = 4096, 64
 """A body may have so many chunks, and one more for each so many bytes: each takes work however short it is."""
 MAX_CONNECTIONS = 1000
+HANDSHAKE_SHARE = 4
+"""Of the connections that may be open, so many times fewer may be within their TLS handshake, beside them."""
 BACKLOG = 512
 """How many connections may wait to be accepted."""
 TRANSIENT = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
@@ -49,7 +53,7 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnect
 class Patience:
     """How many seconds a client may take.
 
-    - `headers`: for the headers of a request, and to begin its first request.
+    - `headers`: for the headers of a request, to begin its first request, and for a TLS handshake.
     - `body`: for a body, beyond what `body_rate` (bytes a second) allows for its size.
     - `unwanted_body`: to go on with a body after it has had its answer.
     - `write`: to read what it is sent, beyond what `write_rate` (bytes a second) allows for its size.
@@ -99,7 +103,9 @@ class HttpServer(uvicorn.Server):
         before_shutdown: Callable[[], Awaitable[None]] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(HttpConfig(app, ConnectionLimits.of_process(max_connections), patience, tls))
+        config = HttpConfig(app, ConnectionLimits.of_process(max_connections), patience, tls)
+        super().__init__(config)
+        self._handshakes = config.handshakes
         self._stops_on_signals = False
         self._before_shutdown = before_shutdown
         self._patience = patience
@@ -132,6 +138,8 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._before_shutdown is not None:
             await self._before_shutdown()
+        if (handshakes := self._handshakes) is not None:
+            handshakes.abort_all()
         drop = asyncio.get_running_loop().call_later(self._patience.shutdown, self._drop_connections)
         try:
             await super().shutdown(sockets)
@@ -160,7 +168,7 @@ class HttpConfig(uvicorn.Config):
     ) -> None:
         super().__init__(
             app,
-            http=HttpConnection,
+            http=HttpConnection if tls is None else SecuredHttpConnection,
             ws="none",
             backlog=limits.accepted_at_once,  # asyncio has one setting for this and the queue
             log_level="error",  # warnings are about requests, and a client that sends bad ones could fill the log
@@ -171,8 +179,8 @@ class HttpConfig(uvicorn.Config):
             lifespan="off",
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=patience.keep_alive,
-            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
         )
+        self.handshakes = Handshakes(tls, max(1, limits.open // HANDSHAKE_SHARE), patience.headers) if tls else None
         self.max_connections = limits.open
         self.patience = patience
 
@@ -352,3 +360,18 @@ class HttpConnection(HttpToolsProtocol):
         if not self.is_unanswered and not self.transport.is_closing():
             self.transport.write(response)
         self.transport.close()
+
+
+class SecuredHttpConnection(SecuredProtocol):
+    """A connection that becomes an `HttpConnection` once its TLS handshake is done."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        assert isinstance(config, HttpConfig)
+        assert config.handshakes is not None
+        super().__init__(config.handshakes, lambda: HttpConnection(config, server_state, app_state, _loop))

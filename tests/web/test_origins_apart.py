@@ -95,6 +95,8 @@ def fill(config: Path) -> Other:
             await items.close()
 
         asyncio.run(keep())
+        shown = cli("log", "--json", "--config", str(config)).stdout
+        assert [word for word in WORDS if word not in shown] == ["zebra-note"], "a payload, and all others in receipts"
         return Other(config, waiting[0]["id"], done["call"], done["instance"], candidate)
 
 
