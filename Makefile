@@ -108,8 +108,8 @@ eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hij
 	@VIRTUAL_ENV=$(CURDIR)/.venv-eval $(UV) pip sync -q --require-hashes requirements-eval.lock
 	@touch $@
 
-proofs: $(VENV)/.node browser nginx  ## run the tests of which `make test` runs a sample, in full; takes twice as long
-	@FULL_PROOFS=1 $(BIN)/python -m pytest $(PARALLEL) $$(grep -rl "proof_size import" tests) $(ARGS)
+proofs: $(VENV)/.node browser nginx database  ## run all tests with every case; `make test` runs a sample of the long ones
+	@FULL_PROOFS=1 $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 RUNS ?= 100
 RACES ?= 1000

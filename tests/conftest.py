@@ -1,12 +1,17 @@
 """Shared by all tests: Hypothesis profiles, and the order in which test files start."""
 
 import os
+from collections import Counter
+from collections.abc import Iterator
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.proof_size import FULL, sized
+
 settings.register_profile(
-    "ci", max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=sized(200, 40), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
@@ -20,7 +25,33 @@ SLOWEST_FIRST = (
 )  # fmt: skip
 """Test files that take longer than 10 seconds. They start first, so that no worker is left with one at the end."""
 
+ONE_OF = {
+    "test_console_in_browser": 2, "test_database": 3, "test_documents": 3, "test_export": 3, "test_fault_table": 4,
+    "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
+    "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
+    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 3,
+    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 3, "test_p9_killed_at_each_transition": 4,
+    "test_packs": 3, "test_policy_pages": 2, "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2,
+    "test_signatures_stay_where_they_are": 3, "test_wrap": 2,
+}  # fmt: skip
+"""Test files whose cases cost a process or a browser each. `make test` runs one of so many cases of each of their
+tests, `make proofs` all."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+def is_sampled(items: list[pytest.Item]) -> Iterator[bool]:
+    """Which items run. Each test keeps at least one case, and tests of the same parameters not all the same one."""
+    tests = [item.nodeid.partition("[")[0] for item in items]
+    cases, seen = Counter(tests), Counter[str]()
+    for item, test in zip(items, tests, strict=True):
+        step = min(ONE_OF.get(item.path.stem, 1), cases[test])
+        yield FULL or seen[test] % step == crc32(test.encode()) % step
+        seen[test] += 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("-k") == "" and not any("[" in word for word in config.args):  # what is asked for by name runs
+        chosen = list(zip(items, is_sampled(items), strict=True))
+        config.hook.pytest_deselected(items=[item for item, runs in chosen if not runs])
+        items[:] = [item for item, runs in chosen if runs]
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

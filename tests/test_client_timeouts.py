@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.downstream.client_timeouts import KNOWN_CLIENTS, ClientTimeouts, ClientWait, answer_before
+from tests.proof_size import in_full
 
 
 def timeouts(folder: Path, wall: float = 0) -> ClientTimeouts:
@@ -68,6 +69,7 @@ def test_damaged_memory_is_made_anew(tmp_path: Path, content: bytes) -> None:
     assert known.find_timeout("a", "c", is_first=True) == 5
 
 
+@in_full
 def test_memory_has_a_bound(tmp_path: Path) -> None:
     for number in range(300):
         timeouts(tmp_path).observe("a", f"{number}" * 50, 5)

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.live.running_guard import cli, scripted, write_config
+from tests.proof_size import in_full
 from tests.web.inbox_client import InboxClient
 from tests.web.inbox_process import add_passkeys, browser, enrol, free_port, inbox
 
@@ -143,6 +144,7 @@ self.addEventListener("fetch", (event) => event.respondWith(
 """
 
 
+@in_full
 def test_server_on_the_port_of_a_closed_inbox_gets_a_dead_session(config: Path, chromium: Browser) -> None:
     """It shares the origin, so it can read the token and leave a service worker behind. The token ended with the inbox,
     and the worker is removed when the browser next asks for its update."""
@@ -177,6 +179,7 @@ def test_server_on_the_port_of_a_closed_inbox_gets_a_dead_session(config: Path, 
     context.close()
 
 
+@in_full
 def test_pages_that_another_server_had_cached_are_forgotten(config: Path, chromium: Browser) -> None:
     """A server that had the inbox's port before lets the browser keep an imitation of it for a year. The first answer
     of the inbox itself removes it, and the script of the inbox was never in the cache."""
@@ -201,6 +204,7 @@ def test_pages_that_another_server_had_cached_are_forgotten(config: Path, chromi
     context.close()
 
 
+@in_full
 def test_passkey_used_on_another_port_signs_nothing_for_the_inbox(config: Path, chromium: Browser) -> None:
     """Passkeys belong to `localhost` too. A page on another port can have one sign the inbox's own challenge; what it
     signs names that page."""

@@ -18,6 +18,7 @@ from mcp_guard.cli.options import Parser
 from tests.docs.page import BIN, ROOT, Block, blocks, fences, fits, run
 from tests.live.http_guard import free_port
 from tests.live.running_guard import cli
+from tests.proof_size import in_full
 
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
@@ -215,11 +216,13 @@ def test_commands_that_start_from_nothing_run_as_printed(documents: list[Path], 
         check(document, folder, tmp_path, {ENFORCES: f"{ENFORCES}\\nhold_seconds = 0"})
 
 
+@in_full
 def test_commands_of_the_tutorial_for_a_team_run_as_printed(example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "team")
     check(ROOT / "docs" / "tutorial" / "team.md", tmp_path, tmp_path, {"8766": str(free_port())})
 
 
+@in_full
 def test_commands_from_an_empty_machine_to_a_served_guard_run_as_printed(tmp_path: Path) -> None:
     check(SERVES_ITS_OWN, tmp_path, tmp_path, {"8766": str(free_port()), "$HOME/servers/bin/": ""})
 

@@ -17,6 +17,7 @@ from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
+from tests.proof_size import in_full
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> ExportResult:
@@ -202,6 +203,7 @@ def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
         write(open_filled(tmp_path / "state", 3), tmp_path / "out")
 
 
+@in_full
 def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
     writer, peaks = open_filled(tmp_path / "state", 4000), []
     for count in (0, 12000):

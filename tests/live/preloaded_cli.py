@@ -31,9 +31,11 @@ from mcp_guard.cli.completion.parsers import list_commands
 SECONDS = 60
 """How long a command may run."""
 USED_BY_GUARDS = (
-    "cedarpy", "mcp_guard.app", "mcp_guard.config.file", "mcp_guard.downstream.http.app", "mcp_guard.downstream.stdio",
-    "mcp_guard.ledger.approvals", "mcp_guard.sign_ins", "mcp_guard.storage.engines", "mcp_guard.storage.postgres",
-    "mcp_guard.storage.sqlite", "mcp_guard.upstream.start", "mcp_guard.verifier", "mcp_guard.web", "uvicorn",
+    "cedarpy", "mcp_guard.app", "mcp_guard.config.file", "mcp_guard.downstream.handshake",
+    "mcp_guard.downstream.http.app", "mcp_guard.downstream.stdio", "mcp_guard.ledger.approvals", "mcp_guard.sign_ins",
+    "mcp_guard.storage.engines", "mcp_guard.storage.postgres.engine", "mcp_guard.storage.sqlite.engine",
+    "mcp_guard.storage.sqlite.inspection", "mcp_guard.upstream.start", "mcp_guard.verifier", "mcp_guard.web.app",
+    "platformdirs", "uvicorn",
 )  # fmt: skip
 USED_BY_SERVERS = ("mcp.server.mcpserver", "mcp.server.stdio", "mcp.server.streamable_http", "uvicorn.main")
 COMMAND, SCRIPT = b"c", b"s"

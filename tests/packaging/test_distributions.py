@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard import __version__
+from tests.proof_size import in_full
 
 ROOT = Path(__file__).parent.parent.parent
 UV = str(Path(sys.executable).with_name("uv"))
@@ -107,6 +108,7 @@ def test_command_is_installed(installed: Installed, words: list[str], said: str)
     assert done.stdout.startswith(said)
 
 
+@in_full
 def test_package_works_without_the_mcp_sdk(installed: Installed, kept: Path) -> None:
     """And still makes a guarded call."""
     assert installed.run("python", "-c", "import mcp").returncode == 1

@@ -15,7 +15,7 @@ from tests.policy.strategies import CEDAR, TEXTS, TOOLS
 from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SCHEMAS)
 def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a"))
@@ -24,7 +24,7 @@ def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
         assert cedarpy.validate_policies(PERMIT, human(item)).validation_passed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(TEXTS)
 def test_policies_validate_alike_against_both_schemas(written: str) -> None:
     by_json = cedarpy.validate_policies(written, CEDAR)

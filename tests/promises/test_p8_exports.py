@@ -21,6 +21,7 @@ from mcp_guard.verifier.notes import parse_checkpoint, read_keys
 from mcp_guard.verifier.report import describe
 from mcp_guard.verifier.sources.export import ExportSource
 from tests.ledger.sample_ledger import live, reopen, write_history
+from tests.proof_size import in_full
 
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
 Tamper = Callable[[Path], object]
@@ -257,6 +258,7 @@ def test_a_stray_file_beside_the_export_is_named_as_not_proved(past: Path, out: 
     )
 
 
+@in_full
 async def test_older_export_is_a_rollback_and_a_forked_one_a_split(past: Path, tmp_path: Path) -> None:
     assert verify(past / "before", past).ok
     assert "rolled back" in verify(past / "before", past, past / "out").problem

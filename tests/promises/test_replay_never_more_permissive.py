@@ -36,7 +36,7 @@ def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
     }
 
 
-@settings(max_examples=sized(600, 150), deadline=None)
+@settings(max_examples=sized(600, 50), deadline=None)
 @given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
 def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
     before, after = sets
@@ -48,7 +48,7 @@ def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[Gen
     assert sum(done.matrix.values()) == len(asked)
 
 
-@settings(max_examples=sized(100, 40), deadline=None)
+@settings(max_examples=sized(100, 20), deadline=None)
 @given(TEXTS, st.lists(requests(), min_size=1, max_size=5))
 def test_replay_of_the_same_policies_shows_no_difference(text: str, asked: list[GeneratedRequest]) -> None:
     version = PolicyVersion("then", policies_of(text), CEDAR)

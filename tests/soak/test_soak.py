@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.proof_size import sized
+from tests.proof_size import in_full, sized
 from tests.soak.attack import allowed, attack
 from tests.soak.long import SAMPLES, TRANSPORTS, Sample, growth
 from tests.soak.run import leaks, soak
 
 
+@in_full
 def test_many_concurrent_sessions_leak_nothing(tmp_path: Path) -> None:
     base, last = soak(tmp_path, sessions=30, calls=20)
     assert not leaks(base, last)

@@ -29,6 +29,7 @@ from mcp_guard.verifier import verify_ledger as whole
 from mcp_guard.verifier.stored_hashes import StoredHashes
 from mcp_guard.verifier.workers import CHUNK, open_workers
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
+from tests.proof_size import in_full
 
 SIZE = 700
 
@@ -284,6 +285,7 @@ def test_checkpoint_of_another_ledger_or_key_is_unusable(copy: Path) -> None:
 # Concurrent writers, standalone use, read-only places
 
 
+@in_full
 def test_verification_uses_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 4 * CHUNK + 10)
     writer.store.close()
@@ -315,6 +317,7 @@ def test_verification_uses_one_snapshot_while_a_guard_writes(tmp_path: Path) -> 
     assert 4 * CHUNK < reports[0]["receipts"] < reports[1]["receipts"]
 
 
+@in_full
 def test_workers_and_single_process_agree(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 2 * CHUNK + 300)
     writer.store.close()

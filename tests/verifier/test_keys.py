@@ -21,6 +21,7 @@ from mcp_guard.verifier.range import verify_range
 from mcp_guard.verifier.sources.sqlite import LedgerSource
 from mcp_guard.verifier.workers import CHUNK
 from tests.ledger.sized_ledger import ORIGIN, FrozenClock, fill
+from tests.proof_size import in_full
 
 Json = dict[str, object]
 
@@ -128,6 +129,7 @@ def test_head_after_a_rotation_verifies_with_both_signatures(tmp_path: Path) -> 
         assert verify(tmp_path, key).ok
 
 
+@in_full
 def test_chunks_assigned_before_a_rotation_are_checked_again(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     fill(writer, CHUNK - 7)

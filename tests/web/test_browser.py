@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import cli, log, text
+from tests.proof_size import in_full
 from tests.verifier.resign import sign_anew
 from tests.web.inbox_process import (
     InboxScenario,
@@ -118,6 +119,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     assert "the vote of `alice` is not signed by them: the passkey signed another statement" in report.problem
 
 
+@in_full
 def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: InboxScenario, chromium: Browser) -> None:
     """Sign in, enrol, find the request, deny it: by keyboard only, 360 pixels wide, without overflow."""
     look: Any = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
@@ -152,6 +154,7 @@ def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: InboxScenario, chro
     context.close()
 
 
+@in_full
 def test_grant_is_given_used_shown_and_revoked_in_the_inbox(
     on: InboxScenario, context: BrowserContext, page: Page
 ) -> None:
@@ -181,6 +184,7 @@ def test_grant_is_given_used_shown_and_revoked_in_the_inbox(
     expect(page.get_by_text("the client cancelled the call")).to_be_visible()
 
 
+@in_full
 def test_user_signs_out_and_in_again_with_a_passkey(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
@@ -208,6 +212,7 @@ def test_nothing_is_decided_without_the_passkey(on: InboxScenario, context: Brow
     assert [request["state"] for request in on.requests()] == ["requested"]
 
 
+@in_full
 def test_further_passkey_is_confirmed_with_the_first(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     session = context.new_cdp_session(page)
     session.send("WebAuthn.enable")
@@ -252,6 +257,7 @@ def test_sign_out_reaches_other_tabs_and_the_back_button(
     page.wait_for_url(f"{on.url}/sign-in")
 
 
+@in_full
 def test_link_of_a_notification_survives_the_sign_in(on: InboxScenario, page: Page) -> None:
     on.hold()
     address = f"{on.url}/requests/{on.requests()[0]['id']}"

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.live.running_guard import cli, text
+from tests.proof_size import in_full, sized
 from tests.web.axe import violations
 from tests.web.inbox_process import add_passkeys, free_port, inbox
 from tests.web.web_process import WebScenario, browser_at, web_scenario
@@ -62,7 +63,7 @@ def denied_call(on: WebScenario) -> str:
     return str(log[0]["call"])
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", sized([*LOOKS], ["phone"]))
 @pytest.mark.parametrize(
     "path",
     ["/overview", "/ledger", "/ledger?user=dana&risk=medium", "/ledger?since=lately", "/calls/{call}", "/ledger/0",
@@ -83,6 +84,7 @@ def test_pages_are_accessible_and_within_the_screen(
     assert page.evaluate("document.documentElement.scrollWidth") == LOOKS[look]["viewport"]["width"]
 
 
+@in_full
 def test_ledger_is_searched_by_keyboard_alone(on: WebScenario, pages: dict[str, Page]) -> None:
     page = pages["wide"]
     page.goto(f"{on.url}/ledger")
@@ -113,6 +115,7 @@ def test_new_calls_appear_without_a_reload(on: WebScenario, pages: dict[str, Pag
     expect(page.locator(f'table.entries a[href="/calls/{made}"]')).to_be_visible(timeout=20_000)
 
 
+@in_full
 def test_proofs_of_a_call_are_downloaded(on: WebScenario, pages: dict[str, Page]) -> None:
     page = pages["wide"]
     page.goto(f"{on.url}/calls/{denied_call(on)}")
@@ -133,6 +136,7 @@ def test_numbers_of_a_chart_lead_to_the_calls(on: WebScenario, pages: dict[str, 
     expect(page.locator("table.entries tbody tr").first).to_be_visible()
 
 
+@in_full
 def test_pages_work_on_loopback_where_the_script_fetches_them(on: WebScenario, chromium: Browser) -> None:
     with inbox(on.config) as url:
         page = signed_in(on, chromium, "wide", url)

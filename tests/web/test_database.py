@@ -14,6 +14,7 @@ from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import cli, text, write_config
+from tests.proof_size import in_full
 from tests.storage.postgres_network import network
 from tests.storage.postgres_server import server
 from tests.web.inbox_client import InboxClient
@@ -51,6 +52,7 @@ def test_a_request_is_decided_in_the_inbox(on: InboxScenario) -> None:
     assert {"approver.enrolled", "approval.granted", "approval.consumed"} <= set(kinds)
 
 
+@in_full
 def test_two_passkeys_at_once_cannot_be_enrolled_with_one_code(on: InboxScenario) -> None:
     enrolling = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout
     client = InboxClient(on.url).sign_in(json.loads(enrolling)["code"])

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.live.running_guard import cli, log
+from tests.proof_size import in_full
 from tests.web.identity_provider import ALICE, STRONG
 from tests.web.inbox_process import add_passkeys, enrol, free_port, inbox
 from tests.web.oidc_scenario import ROUTE, OidcScenario, oidc_scenario
@@ -96,6 +97,7 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     page.wait_for_url(f"{scenario.on.url}/sign-in*")
 
 
+@in_full
 def test_who_cancels_reads_what_happened_and_begins_again(scenario: OidcScenario, page: Page) -> None:
     page.goto(f"{scenario.on.url}/keys")
     page.get_by_role("button", name="Sign in with Example").click()
@@ -124,6 +126,7 @@ def test_a_provider_that_is_down_is_said_to_be(scenario: OidcScenario, page: Pag
     scenario.provider.start()
 
 
+@in_full
 def test_on_loopback_the_session_stays_in_the_page(scenario: OidcScenario, page: Page) -> None:
     with inbox(scenario.on.config) as url:
         assert url == LOCAL

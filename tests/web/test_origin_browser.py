@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
 
 from tests.live.running_guard import cli, log, text
+from tests.proof_size import in_full
 from tests.web.fleet_process import Fleet, fleet
 from tests.web.inbox_process import add_authenticator, add_passkeys, enrol, touch
 from tests.web.web_process import browser_at
@@ -104,6 +105,7 @@ def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) ->
     assert keys_of(on) == [("alice", "sign_in_code"), ("alice", "enrolment_code")]
 
 
+@in_full
 def test_second_passkey_is_confirmed_with_the_first_and_signs_in(on: Fleet, chromium: Browser) -> None:
     context = chromium.new_context(**DESKTOP)
     page = open_page(context)
@@ -153,6 +155,7 @@ def check_revoked_person(on: Fleet, page: Page) -> None:
     on.serve_pages()
 
 
+@in_full
 def test_page_of_a_request_that_was_decided_meanwhile_says_so(on: Fleet, chromium: Browser) -> None:
     call = on.hold(deal_id="790", amount=12500.0)
     [request] = on.requests()

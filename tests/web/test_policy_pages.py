@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.live.running_guard import cli, log
+from tests.proof_size import in_full
 from tests.web.axe import violations
 from tests.web.inbox_process import add_passkeys, sign_in
 from tests.web.screenshots import list_changed_definition
@@ -128,6 +129,7 @@ def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, c
     page.context.close()
 
 
+@in_full
 def test_changed_tool_is_shown_and_accepted_with_a_passkey(on: WebScenario, chromium: Browser) -> None:
     with ThreadPoolExecutor(1) as thread:  # the browser's own event loop runs in this one
         thread.submit(list_changed_definition, on).result()

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.live.running_guard import Client, text, write_config
 from tests.live.test_oauth import sign_in
+from tests.proof_size import in_full
 from tests.wild.company_network import Answer, Request, Web, as_json, mcp
 
 Json = dict[str, Any]
@@ -255,6 +256,7 @@ def test_endpoints_of_a_configured_issuer_may_be_on_other_hosts(tmp_path: Path) 
     assert "which is on another host; set oauth.issuer, or" in client.stderr
 
 
+@in_full
 def test_user_signs_in_again_for_more_scopes(tmp_path: Path) -> None:
     provider = Provider(demands="tickets:write", answer=lambda form: granted(scope=form["scope"], refresh_token="r"))
     with Web(provider) as web:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.proof_size import sized
 from tests.storage.contract.engines import PLACES, Place
 
 LARGE = 2**63 - 1
@@ -18,7 +19,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("make_place", PLACES.values(), ids=PLACES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 @given(STEPS)
 def test_window_sum_equals_the_sum_of_its_uses(
     make_place: Callable[[Path], Place], steps: list[tuple[str, int, int, int]]
@@ -45,7 +46,7 @@ def test_window_sum_equals_the_sum_of_its_uses(
 
 
 @pytest.mark.parametrize("make_place", PLACES.values(), ids=PLACES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 @given(STEPS, st.lists(st.integers(0, 39), max_size=20))
 def test_a_use_that_is_taken_back_changes_no_other_sum(
     make_place: Callable[[Path], Place], steps: list[tuple[str, int, int, int]], removals: list[int]
