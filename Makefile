@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
 .PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
-.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals
+.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -67,7 +67,7 @@ fleet-upgrade: $(VENV)/.dev database  ## make a ledger of format 4 with RECEIPTS
 bench-verify: $(VENV)/.dev  ## measure the speed and memory of verification
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-fleet bench-policy bench-ledger bench-reads bench-console bench-verify
+BENCHES := bench-call bench-count bench-tools bench-large bench-http bench-hooks bench-fleet bench-policy bench-ledger bench-reads bench-console bench-verify
 bench:  ## measure everything in docs/reference/performance.md, a few minutes; fails if a budget is missed
 	@missed=; for bench in $(BENCHES); do echo; echo "== make $$bench"; $(MAKE) -s $$bench || missed="$$missed $$bench"; done; \
 	  test -z "$$missed" || { echo; echo "failed or missed a budget:$$missed"; exit 1; }
@@ -92,6 +92,9 @@ bench-tools: $(VENV)/.dev  ## measure the first listing and the memory with 100 
 
 bench-large: $(VENV)/.dev  ## measure calls of 1 MB next to a bare proxy on the SDK, and the memory of 200 HTTP sessions
 	@$(BIN)/python benchmarks/large.py $(ARGS)
+
+bench-hooks: $(VENV)/.dev  ## measure how long a coding agent waits for a hook, as a whole process
+	@$(BIN)/python -m benchmarks.hooks $(ARGS)
 
 bench-fleet: $(VENV)/.dev database  ## measure three gateways on one PostgreSQL: calls a second together, one call, round trips; fails below 1,000 calls a second
 	@$(BIN)/python benchmarks/fleet.py $(ARGS)
@@ -212,6 +215,7 @@ HOSTS := tests/hosts
 ADAPTERS := langchain openai-agents pydantic-ai llama-index autogen google-adk
 hosts: $(VENV)/.hosts  ## drive real coding agents and agent libraries through a held call; several minutes
 	@$(BIN)/python -m tests.hosts.run $(ARGS)
+	@$(BIN)/python -m tests.hosts.hooked
 
 $(VENV)/.hosts: $(VENV)/.dev $(HOSTS)/package-lock.json $(ADAPTERS:%=$(HOSTS)/adapters/%.lock)
 	@echo "installing the hosts into $(HOSTS)"

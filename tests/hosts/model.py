@@ -23,13 +23,15 @@ class Script:
     """What the model does, given the results so far: `step` returns the next call, or None to end the conversation."""
 
     step: Callable[[list[str]], Turn | None]
+    needs: str = "echo"
+    """How the name of a tool ends that a request of the conversation offers."""
     tools: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     requests: int = 0
 
     def next(self, tools: dict[str, str], results: list[str]) -> tuple[str, Json] | None:
         """The whole name of the tool to call; `tools` has the names that are offered, and what each is called by."""
-        if not any(name.endswith("echo") for name in tools):
+        if not any(name.endswith(self.needs) for name in tools):
             return None
         self.requests += 1
         self.tools, self.results = sorted(tools), results
