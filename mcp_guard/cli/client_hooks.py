@@ -1,6 +1,7 @@
 """`wrap --hooks` and `unwrap --hooks`: the hooks of a coding agent, by which the guard decides on its own tools."""
 
 import argparse
+import socket
 import tomllib
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from mcp_guard.clients.records import fingerprint
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.diagnostics.snapshot import HookedFile
+from mcp_guard.diagnostics.snapshot import HookedFile, HooksState
 from mcp_guard.settings import Settings
 
 FOLDER = "hooks"
@@ -163,15 +164,29 @@ def _finish(
     return 0
 
 
-def hooked_files(settings: Settings) -> tuple[HookedFile, ...]:
+def inspect_hooks(settings: Settings) -> HooksState:
     """How the hooks of the coding agents on this machine relate to this guard, for `doctor`."""
+    path = str(settings.hooks.socket.path) if settings.hooks else ""
+    return HooksState(path, bool(path) and is_answered(path), tuple(_hooked_files(settings)))
+
+
+def is_answered(path: str) -> bool:
+    """Whether something listens on this socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            return probe.connect_ex(path) == 0
+        except OSError:
+            return False
+
+
+def _hooked_files(settings: Settings) -> list[HookedFile]:
     host = this_host()
     wrapped = {Path(record.path): record for record in HookRecords(settings.state_dir / FOLDER).list()}
-    results = []
+    results: list[HookedFile] = []
     for agent in AGENTS:
         for path in dict.fromkeys(host.locate(location).resolve() for location in agent.locations):
             results += [_state(settings, agent, path, path in wrapped)] if path.is_file() or path in wrapped else []
-    return tuple(results)
+    return results
 
 
 def _state(settings: Settings, agent: HookedAgent, path: Path, is_wrapped: bool) -> HookedFile:

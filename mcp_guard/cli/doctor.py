@@ -2,16 +2,14 @@
 
 import argparse
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files, find_reached
-from mcp_guard.cli.client_hooks import hooked_files
+from mcp_guard.cli.client_hooks import inspect_hooks
 from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.group_names import all_unnamed_groups
 from mcp_guard.cli.hidden_tools import find_hidden
@@ -127,20 +125,9 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         secrets=inspect_secrets(settings),
         pages=inspect_pages(settings.web, CLOCK.wall()),
         provider=inspect_provider(settings),
-        hooked=hooked_files(settings),
-        hook_socket=str(settings.hooks.socket.path) if settings.hooks else "",
-        hooks_answered=settings.hooks is not None and is_answered(settings.hooks.socket.path),
+        hooks=inspect_hooks(settings),
         **snapshot,
     )
-
-
-def is_answered(path: Path) -> bool:
-    """Whether something listens on this socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            return probe.connect_ex(str(path)) == 0
-        except OSError:
-            return False
 
 
 def find_discontinued(ledger: LedgerSettings) -> str:

@@ -6,16 +6,17 @@ from mcp_guard.diagnostics.snapshot import GuardSnapshot, HookedFile, Level
 
 
 def hooks(snapshot: GuardSnapshot) -> CheckResults:
-    if not snapshot.hook_socket:
-        left = [file for file in snapshot.hooked if file.is_wrapped and file.has_hooks]
-        return [found for file in left for found in _without_section(file)] or _unhooked_clients(snapshot)
+    if not snapshot.hooks.socket:
+        left = [file for file in snapshot.hooks.files if file.is_wrapped and file.has_hooks]
+        found = [result for file in left for result in _without_section(file)] or _unhooked_clients(snapshot)
+        return found or ok("hooks", "not configured: what coding agents do with tools of their own is not decided")
     results: CheckResults = []
-    if not snapshot.hooks_answered:
-        what = f"nothing answers hooks on `{snapshot.hook_socket}`, so every call of a hooked coding agent is denied"
+    if not snapshot.hooks.is_answered:
+        what = f"nothing answers hooks on `{snapshot.hooks.socket}`, so every call of a hooked coding agent is denied"
         results += problem("hooks", what, "mcp-guard serve")
-    for file in snapshot.hooked:
+    for file in snapshot.hooks.files:
         results += _of_file(file)
-    hooked = [file for file in snapshot.hooked if file.has_hooks]
+    hooked = [file for file in snapshot.hooks.files if file.has_hooks]
     if not hooked:
         what = (
             "[hooks] is configured, but no coding agent of this user has the hook: nothing of what it does is decided"

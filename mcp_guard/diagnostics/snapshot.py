@@ -117,6 +117,16 @@ class HookedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksState:
+    """Where the guard answers hooks (empty if it is not configured to), whether something listens there, and the
+    settings of coding agents on this machine."""
+
+    socket: str = ""
+    is_answered: bool = False
+    files: tuple[HookedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OutgoingRoute:
     """How requests to `name` leave this machine. `proxy` is empty if directly, `cas` if only the system's are trusted.
 
@@ -232,9 +242,4 @@ class GuardSnapshot:
     """How the pages at `web.url` answer; None if there are none."""
     provider: ProviderState | None = None
     """The identity provider that people sign in with."""
-    hooked: tuple[HookedFile, ...] = ()
-    """The settings of coding agents on this machine."""
-    hook_socket: str = ""
-    """Where the guard answers hooks, if it is configured to."""
-    hooks_answered: bool = False
-    """Whether something listens there."""
+    hooks: HooksState = HooksState()

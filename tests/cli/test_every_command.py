@@ -30,7 +30,7 @@ NO_CONFIG = {
     "unwrap",
     "demo",
 }  # the last four create one or need none
-NO_JSON = {"run", "serve", "connect", "completion", "demo"}
+NO_JSON = {"run", "serve", "connect", "hook", "completion", "demo"}
 
 
 def required(command: CliCommand, folder: Path) -> list[str]:
