@@ -17,7 +17,7 @@ PAGES_AND_CONTENT = {
     "/requests/{request}": "Closed Won",
     "/history": "withdrawn",
     "/grants": "No grant is active.",
-    "/overview": "<b>2</b><span>calls decided",
+    "/overview": "<b>3</b><span>calls decided",
     "/overview?part=overview": "<b>1</b><span>waiting for people",
     "/ledger": "update deal <b>Deal 789</b>",
     "/ledger?outcome=deny&agent=deal-*&since=1h": "discount_rate",
@@ -44,6 +44,8 @@ def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         made.client.call("crm__update_deal", {"deal_id": "789", "amount": 48500.0})
         made.client.call("crm__update_deal", {"deal_id": "789", "discount_rate": 0.4})
         made.client.notify("notifications/cancelled", {"requestId": made.hold(deal_id="790", amount=12500.0)})
+        while made.requests():
+            time.sleep(0.05)
         made.hold()
         yield made
 
@@ -62,7 +64,7 @@ def alice(on: Fleet) -> WebClient:
     client = WebClient(on.url, context=on.certificate.context).sign_in(on.code())
     deadline = time.monotonic() + 20
     while PAGES_AND_CONTENT["/overview"] not in client.get("/overview")[1]:  # the search index follows the ledger
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, client.get("/overview")[1]
         time.sleep(0.1)
     return client
 
