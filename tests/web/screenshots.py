@@ -74,8 +74,12 @@ REST = {
 ORIGIN = "crm-example.local/ledger"
 OIDC = '[web.oidc]\nissuer = "https://login.example.com"\nclient_id = "guard"\nname = "Example"\n'
 PEOPLE = f'[web]\nurl = "http://localhost:1"\n[web.roles]\nauditor = ["alice"]\noperator = ["alice"]\n{OIDC}'
-CHANGED = '@id("no-large-deals")\n@reason("large deals are closed by people")\nforbid (principal, action, resource)'
-CHANGED += " when { context.input has amount && context.input.amount > 40000 };\n"
+CHANGED = """@id("no-large-deals")
+@reason("large deals are closed by people")
+forbid (principal, action, resource) when {
+  context.input has amount && context.input.amount.greaterThan(decimal("40000.0"))
+};
+"""
 
 
 def fill(on: InboxScenario) -> None:

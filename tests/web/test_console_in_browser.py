@@ -13,13 +13,26 @@ from tests.web.axe import violations
 from tests.web.inbox_process import add_passkeys, free_port, inbox
 from tests.web.web_process import WebScenario, browser_at, web_scenario
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
-    "phone": {
-        "viewport": {"width": 360, "height": 780}, "color_scheme": "dark", "has_touch": True, "is_mobile": True,
-        "device_scale_factor": 2,
-    },
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 360, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2,
 }  # fmt: skip
+WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
+LOOKS: dict[str, dict[str, Any]] = {
+    "wide": {**WIDE, "color_scheme": "light"},
+    "phone": {**PHONE, "color_scheme": "dark"},
+    "wide-dark": {**WIDE, "color_scheme": "dark"},
+    "phone-light": {**PHONE, "color_scheme": "light"},
+}
+PATHS = (
+    "/overview", "/ledger", "/ledger?user=dana&risk=medium", "/ledger?since=lately", "/calls/{call}", "/ledger/0",
+    "/agents", "/agents/deal-update-agent", "/upstreams", "/", "/requests/{request}", "/history", "/grants", "/keys",
+    "/policies", "/policies/decision?what={call}", "/policy-changes", "/tools", "/tools/crm__update_deal", "/nonesuch",
+)  # fmt: skip
+VIEWS = [(look, path) for look in sized([*LOOKS], ["phone"]) for path in PATHS]
+OUTSIDE = """[...document.querySelectorAll("main *")].filter((element) =>
+  element.getBoundingClientRect().right > innerWidth + 1 && !element.closest("pre, .scroll, .visually-hidden, thead")
+).map((element) => element.outerHTML.slice(0, 80))"""
+"""What is cut off at the right of the screen, although the page is not wider."""
 ROLES = '[web.roles]\nauditor = ["alice"]\noperator = ["alice"]\n'
 
 
@@ -55,7 +68,13 @@ def signed_in(on: WebScenario, chromium: Browser, look: str, url: str = "") -> P
 
 @pytest.fixture(scope="module")
 def pages(on: WebScenario, chromium: Browser) -> dict[str, Page]:
-    return {look: signed_in(on, chromium, look) for look in LOOKS}
+    return {look: signed_in(on, chromium, look) for look in {"wide", *dict(VIEWS)}}
+
+
+@pytest.fixture(scope="module")
+def names(on: WebScenario) -> dict[str, str]:
+    """What the paths name."""
+    return {"call": denied_call(on), "request": on.requests()[0]["id"]}
 
 
 def denied_call(on: WebScenario) -> str:
@@ -63,17 +82,12 @@ def denied_call(on: WebScenario) -> str:
     return str(log[0]["call"])
 
 
-@pytest.mark.parametrize("look", sized([*LOOKS], ["phone"]))
-@pytest.mark.parametrize(
-    "path",
-    ["/overview", "/ledger", "/ledger?user=dana&risk=medium", "/ledger?since=lately", "/calls/{call}", "/ledger/0",
-     "/agents", "/agents/deal-update-agent", "/upstreams", "/", "/requests/{request}", "/history", "/keys"],
-)  # fmt: skip
+@pytest.mark.parametrize(("look", "path"), VIEWS)
 def test_pages_are_accessible_and_within_the_screen(
-    on: WebScenario, pages: dict[str, Page], look: str, path: str
+    on: WebScenario, pages: dict[str, Page], names: dict[str, str], look: str, path: str
 ) -> None:
     page = pages[look]
-    page.goto(on.url + path.format(call=denied_call(on), request=on.requests()[0]["id"]))
+    page.goto(on.url + path.format(**names))
     page.locator("main h1").wait_for(state="attached")
     if page.locator("#proof").count():
         page.locator("#proof .proved").wait_for()
@@ -82,6 +96,7 @@ def test_pages_are_accessible_and_within_the_screen(
             summary.click()
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == LOOKS[look]["viewport"]["width"]
+    assert page.evaluate(OUTSIDE) == []
 
 
 @in_full

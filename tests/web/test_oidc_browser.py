@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.live.running_guard import cli, log
 from tests.proof_size import in_full
+from tests.web.axe import violations
 from tests.web.identity_provider import ALICE, STRONG
 from tests.web.inbox_process import add_passkeys, enrol, free_port, inbox
 from tests.web.oidc_scenario import ROUTE, OidcScenario, oidc_scenario
@@ -54,8 +55,9 @@ def sign_in_there(page: Page, scenario: OidcScenario, button: str = "Sign in") -
     page.get_by_role("button", name=button, exact=True).click()
 
 
-def fits(page: Page) -> bool:
-    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+def check_page(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert violations(page) == []
 
 
 def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_again(
@@ -64,7 +66,7 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     address = f"{scenario.on.url}/requests/{scenario.open_request}"
     add_passkeys(page.context, page)
     page.goto(address)
-    assert fits(page)
+    check_page(page)
     scenario.provider.control("alter", {"claims": {"auth_time": int(time.time()) - 700}})
     page.get_by_role("button", name="Sign in with Example").click()
     sign_in_there(page, scenario)
@@ -80,7 +82,7 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     enrol(page)
     expect(page.get_by_text("and yours had none")).to_be_visible()
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
-    assert fits(page)
+    check_page(page)
     page.get_by_role("button", name="Sign in again with Example").click()
     expect(page.locator("#asked")).to_contain_text(STRONG)
     sign_in_there(page, scenario, "Sign in with a second factor")
@@ -104,7 +106,7 @@ def test_who_cancels_reads_what_happened_and_begins_again(scenario: OidcScenario
     sign_in_there(page, scenario, "Cancel")
     expect(page.get_by_role("alert")).to_contain_text("the sign-in was not completed at the identity provider")
     assert "?" not in page.url
-    assert fits(page)
+    check_page(page)
     page.get_by_role("link", name="Sign in again").click()
     expect(page.get_by_role("button", name="Sign in with Example")).to_be_visible()
 

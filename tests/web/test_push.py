@@ -20,6 +20,7 @@ from mcp_guard.notify.push import KIND
 from mcp_guard.storage.engines import find_engine
 from tests.live.running_guard import Json, cli, log, text
 from tests.notify.push_service import PushService, push_service
+from tests.web.axe import violations
 from tests.web.fleet_process import Fleet, fleet
 from tests.web.inbox_process import add_passkeys
 from tests.web.software_passkey import SoftwarePasskey
@@ -123,6 +124,7 @@ def test_request_is_approved_from_a_push_message_at_another_gateway(running: tup
         page.locator("li.card.flat").wait_for()
         page.get_by_role("button", name="Switch notifications on").click()
         page.get_by_text("It is on.").wait_for()
+        assert violations(page) == []
         call = on.hold()
         [request] = on.requests()
         session = context.new_cdp_session(page)

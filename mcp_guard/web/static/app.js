@@ -329,6 +329,9 @@ addEventListener("storage", (event) => {
 });
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-fill().catch(() => showProblem("The inbox does not answer. Is it still running?"));
+// On a narrow screen the bar of pages scrolls.
+const showCurrentPage = () => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
+fill().then(showCurrentPage).catch(() => showProblem("The inbox does not answer. Is it still running?"));
 setInterval(tick, 1000);
 setInterval(() => refresh().catch(() => {}), 1500);
