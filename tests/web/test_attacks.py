@@ -13,6 +13,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.storage.engines import find_engine
+from mcp_guard.web.carrier import COOKIE, cookie_name
 from mcp_guard.web.passkeys import challenges_of_process
 from mcp_guard.web.view import make_pages
 from tests.web.test_console import ROLES, SMALL, call, sign_in
@@ -101,3 +102,9 @@ async def test_challenge_is_answered_once_however_its_seal_is_spelled() -> None:
     for spelled in (sealed, f"{sealed}=", f"{sealed}\n", f"{sealed}%", sealed.replace(".", "=.")):
         with pytest.raises(ApprovalError, match="already answered"):
             await challenges.settle_seal(spelled, NOW)
+
+
+def test_pages_at_two_ports_of_a_host_have_cookies_of_their_own() -> None:
+    """A browser sends both to both."""
+    assert cookie_name("https://guard.example.com") == cookie_name("https://guard.example.com:443") == COOKIE
+    assert cookie_name("https://guard.example.com:8443") == f"{COOKIE}-8443"

@@ -16,6 +16,7 @@ from mcp_guard.config import load
 from mcp_guard.core.grants import Grant
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.storage.engines import open_store
+from mcp_guard.web.carrier import cookie_name
 from tests.live.running_guard import cli, text
 from tests.storage.contract.engines import writing
 from tests.web.inbox_process import free_port
@@ -47,7 +48,7 @@ def test_request_is_decided_with_a_session_in_a_cookie(on: WebScenario) -> None:
     [request] = on.requests()
     alice, passkey = client(on).sign_in(on.code()), SoftwarePasskey(on.url)
     assert alice.headers == {}
-    assert list(alice.cookies) == ["__Host-mcp-guard"]
+    assert list(alice.cookies) == [cookie_name(on.url)]
     first = dict(alice.cookies)
     assert alice.enrol(passkey) == (200, {"go": "/keys"})
     assert alice.cookies != first  # who may do more has a new token
@@ -131,7 +132,7 @@ def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:
     assert "Your session has ended" not in page
     for path in ("/?part=list", "/requests/x/state"):
         assert stranger.get(path)[0] == 401
-    stranger.cookies["__Host-mcp-guard"] = "what is left of an old session"
+    stranger.cookies[cookie_name(on.url)] = "what is left of an old session"
     status, page = stranger.get("/history")
     assert status == 401
     assert "Your session has ended. Sign in again." in page
@@ -142,7 +143,7 @@ def test_page_without_a_session_is_the_sign_in_page(on: WebScenario) -> None:
 def test_every_error_of_a_page_is_a_page(on: WebScenario) -> None:
     """With its status, whether somebody is signed in or not, or what they carry has ended."""
     alice = client(on).sign_in(on.code())
-    ended = WebClient(on.url, {"accept": "text/html"}, alice.context, {"__Host-mcp-guard": "ended"})
+    ended = WebClient(on.url, {"accept": "text/html"}, alice.context, {cookie_name(on.url): "ended"})
     for who in (alice, ended, WebClient(on.url, {"accept": "text/html,*/*"}, alice.context)):
         status, page = who.get("/nonesuch")
         assert status == 404

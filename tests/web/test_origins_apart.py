@@ -22,7 +22,7 @@ from mcp_guard.ledger.place import ledger_place
 from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.items import Item
-from mcp_guard.web.carrier import COOKIE
+from mcp_guard.web.carrier import cookie_name
 from mcp_guard.web.pages import PAGES
 from mcp_guard.web.sessions import BrowserSessions, Person
 from tests.live.running_guard import Client, cli, log
@@ -188,7 +188,7 @@ def test_session_and_code_of_another_origin_open_nothing(client: WebClient, othe
         await items.close()
         return token
 
-    stolen = replace(client, cookies={COOKIE: asyncio.run(open_session())})
+    stolen = replace(client, cookies={cookie_name(client.url): asyncio.run(open_session())})
     assert stolen.get("/ledger")[0] == 401
     code = json.loads(cli("approvers", "code", "alice", "--json", "--config", str(other.config)).stdout)["code"]
     assert replace(client, cookies={}).request("POST", "/sign-in", f"code={code}")[0] == 403
