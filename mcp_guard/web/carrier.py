@@ -2,8 +2,8 @@
 
 At an https origin it is a cookie that no script reads and no other host gets (`__Host-`, RFC 6265bis §4.1.3.2). Other
 ports of the host do get it (RFC 6265 §8.5), so pages at several ports name theirs by the port, and each host name
-should be that of one guard. On loopback it is in the `authorization` header (RFC 6750, §2.1), from the page's `localStorage`: a browser sends a
-cookie of `localhost` to every port of `localhost`, and any program may listen on one.
+should be that of one guard. On loopback it is in the `authorization` header (RFC 6750, §2.1), from the page's
+`localStorage`: a browser sends a cookie of `localhost` to every port of `localhost`, and any program may listen on one.
 """
 
 from typing import Any
