@@ -43,6 +43,9 @@ NOT_RUN = {
         "mcp-guard init": WRAPS,
         "mcp-guard approvers add alice": "paths of the reader's own",
     },
+    "docs/howto/coding-agents.md": {
+        "mcp-guard wrap claude-code": "changes an agent's settings; tests/cli/test_client_hooks.py does so",
+    },
     "docs/howto/slack.md": {
         "install -m 600 /dev/null slack-webhook": "needs Slack; tests/notify/test_delivery.py has a receiver",
         "mcp-guard approvals show": "the same",

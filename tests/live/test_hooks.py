@@ -344,3 +344,10 @@ def test_stopping_the_guard_answers_a_held_call(tmp_path: Path) -> None:
         wait_for(agent.calls)
         guard.stop()
         assert "the guard is shutting down" in asked.result()
+
+
+def test_a_report_of_another_input_does_not_count_as_the_outcome(guard: Guard, tmp_path: Path) -> None:
+    agent = Agent(guard, tmp_path)
+    agent.before("1", command="ls")
+    agent.after("1", command="rm -rf x")
+    assert agent.calls() == [("intent", "allow"), ("outcome", "unknown")]

@@ -48,6 +48,7 @@ class OpenCall:
     """
 
     part: str
+    input: Json
     went_on: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     outcome: "asyncio.Future[Json]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -133,7 +134,7 @@ class HookSession:
         """Answer the question whether a tool may run. `left` is set when the hook's process has gone, and `seconds` is
         how long it waits."""
         await self._ready.wait()
-        call = OpenCall(event.part)
+        call = OpenCall(event.part, event.input)
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
 
@@ -223,7 +224,13 @@ class HookSession:
         call = next((call for call in self._calls.get(event.call, ()) if call.went_on.is_set()), None)
         if call is None:
             return False
-        call.report(_result(event.outcome, event.kind is Kind.FAILED))
+        if event.input == call.input:
+            call.report(_result(event.outcome, event.kind is Kind.FAILED))
+        else:  # such as by another hook of the agent, which may change the input afterwards
+            call.lose("the agent reports another input than was decided on: it is not known what ran")
+            self.session.note(
+                f"`{event.tool[:80]}` ran with another input than was decided on; look at its other hooks"
+            )
         try:
             async with asyncio.timeout(REPORT_SECONDS):
                 await call.finished.wait()

@@ -1,0 +1,132 @@
+"""How each coding agent's hooks speak: payloads as their programs send them, and answers that they understand."""
+
+import json
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.host_tools import DEFINITIONS, OTHER, Workspace, arguments_of
+from mcp_guard.downstream.hooks.dialects import DIALECTS, Dialect, Event, Kind, UnknownPayload, find_dialect
+
+COMMON = {"session_id": "s", "transcript_path": "/t", "cwd": "/w"}
+SENT: dict[str, list[tuple[dict[str, Any], Kind]]] = {
+    "claude-code": [
+        ({**COMMON, "hook_event_name": "SessionStart", "source": "startup"}, Kind.START),
+        ({**COMMON, "hook_event_name": "UserPromptSubmit", "prompt": "go", "permission_mode": "default"}, Kind.PROMPT),
+        (
+            {**COMMON, "hook_event_name": "PreToolUse", "effort": {"level": "medium"}, "tool_name": "Bash",
+             "tool_input": {"command": "ls", "description": "x"}, "tool_use_id": "toolu_1"},
+            Kind.BEFORE,
+        ),
+        (
+            {**COMMON, "hook_event_name": "PostToolUseFailure", "tool_name": "Bash", "tool_input": {"command": "ls"},
+             "tool_use_id": "toolu_1", "error": "Exit code 1", "is_interrupt": False, "duration_ms": 66},
+            Kind.FAILED,
+        ),
+        ({**COMMON, "hook_event_name": "Stop", "stop_hook_active": False, "background_tasks": []}, Kind.STOP),
+        ({**COMMON, "hook_event_name": "SessionEnd", "reason": "other"}, Kind.END),
+    ],
+    "codex": [
+        (
+            {**COMMON, "turn_id": "t", "hook_event_name": "PreToolUse", "model": "m", "tool_name": "Bash",
+             "tool_input": {"command": "ls"}, "tool_use_id": "call_2"},
+            Kind.BEFORE,
+        ),
+        (
+            {**COMMON, "hook_event_name": "PostToolUse", "tool_name": "Bash", "tool_input": {"command": "ls"},
+             "tool_response": "a\n", "tool_use_id": "call_2"},
+            Kind.AFTER,
+        ),
+    ],
+    "gemini-cli": [
+        (
+            {**COMMON, "hook_event_name": "BeforeTool", "timestamp": "2026-11-29T18:54:07.917Z",
+             "tool_name": "run_shell_command", "tool_input": {"command": "ls", "description": "x"}},
+            Kind.BEFORE,
+        ),
+        ({**COMMON, "hook_event_name": "BeforeAgent", "prompt": "Do it."}, Kind.PROMPT),
+        ({**COMMON, "hook_event_name": "AfterAgent", "prompt": "Do it.", "prompt_response": "done"}, Kind.STOP),
+    ],
+    "cursor": [
+        (
+            {"conversation_id": "c", "generation_id": "g", "cursor_version": "2.1.0", "workspace_roots": ["/w"],
+             "hook_event_name": "preToolUse", "tool_name": "Shell", "tool_input": {"command": "ls"},
+             "tool_use_id": "1"},
+            Kind.BEFORE,
+        ),
+    ],
+}  # fmt: skip
+
+
+def read(dialect: Dialect, payload: dict[str, Any]) -> Event:
+    return dialect.read(json.dumps(payload).encode(), 20_000)
+
+
+@pytest.mark.parametrize("id", SENT)
+def test_events_are_read_as_they_are_sent(id: str) -> None:
+    dialect = find_dialect(id)
+    for payload, kind in SENT[id]:
+        event = read(dialect, payload)
+        assert event.kind is kind
+        assert event.session in ("s", "c")
+        assert event.folder == "/w"
+
+
+@pytest.mark.parametrize("id", SENT)
+def test_a_shell_command_is_a_call_of_bash(id: str) -> None:
+    dialect = find_dialect(id)
+    event = read(dialect, next(payload for payload, kind in SENT[id] if kind is Kind.BEFORE))
+    shape = dialect.shape_of(event.tool)
+    said, rest = shape.read(event.input)
+    assert (shape.name, said, rest) == ("Bash", {"command": "ls"}, {})
+
+
+def test_calls_without_an_id_are_told_apart_by_what_they_do() -> None:
+    dialect = find_dialect("gemini-cli")
+    payload = SENT["gemini-cli"][0][0]
+    other = {**payload, "tool_input": {"command": "pwd", "description": "x"}}
+    again = {**payload, "tool_input": {"description": "x", "command": "ls"}}
+    assert read(dialect, payload).call == read(dialect, again).call != read(dialect, other).call
+
+
+def test_every_tool_of_every_agent_is_one_of_the_host() -> None:
+    names = {definition["name"] for definition in DEFINITIONS}
+    for dialect in DIALECTS:
+        assert {shape.name for shape in dialect.tools.values()} <= names
+        assert dialect.shape_of("Teleport").name == OTHER
+
+
+@pytest.mark.parametrize(
+    ("tool", "input", "expected"),
+    [
+        ("Edit", {"file_path": "/w/a", "old_string": "x", "new_string": "y", "replace_all": True}, {"old": "x"}),
+        ("Read", {"file_path": "/w/a", "offset": 1}, {"path": "/w/a", "options": ["offset"]}),
+        ("NotebookEdit", {"notebook_path": "/w/a", "new_source": "x", "edit_mode": "delete"}, {"source": "x"}),
+        ("Glob", {"pattern": "*"}, {"path": "/w", "pattern": "*"}),
+        ("WebFetch", {"url": "https://a.example/x", "prompt": "y"}, {"site": "a.example", "options": ["prompt"]}),
+        ("Agent", {"prompt": "x", "description": "y"}, {"prompt": "x", "agent": "", "options": []}),
+    ],
+)
+def test_arguments_come_from_the_agents_own_names(tool: str, input: dict[str, Any], expected: dict[str, Any]) -> None:
+    shape = find_dialect("claude-code").shape_of(tool)
+    arguments = arguments_of(shape.name, *shape.read(input), Workspace("/w", "/w"), json.dumps)
+    assert {name: arguments[name] for name in expected} == expected
+
+
+def test_tools_of_servers_are_told_by_their_names() -> None:
+    assert find_dialect("claude-code").mcp_tool("mcp__crm__update__deal") == ("crm", "update__deal")
+    assert find_dialect("claude-code").mcp_tool("Bash") is None
+
+
+def test_a_denial_is_one_in_the_agents_own_words() -> None:
+    denials = {dialect.id: json.loads(dialect.deny("E", "why").stdout) for dialect in DIALECTS}
+    specific = {"hookEventName": "E", "permissionDecision": "deny", "permissionDecisionReason": "why"}
+    assert denials["claude-code"] == denials["codex"] == {"hookSpecificOutput": specific}
+    assert denials["gemini-cli"] == {"decision": "deny", "reason": "why"}
+    assert denials["cursor"]["permission"] == "deny"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: str(dialect.id))
+def test_an_unknown_event_says_which_are_known(dialect: Dialect) -> None:
+    with pytest.raises(UnknownPayload, match=f"unknown event `New` of {dialect.title}; this guard knows: "):
+        read(dialect, {"hook_event_name": "New"})
