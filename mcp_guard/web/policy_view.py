@@ -21,11 +21,13 @@ MAX_POLICIES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PolicyCounts:
-    """How many calls each policy decided, at any time and within `RECENT_DAYS`, and how many calls there were."""
+    """How many calls each policy decided, at any time and within `RECENT_DAYS`, and how many calls there were, among
+    the first `indexed` receipts."""
 
     ever: Mapping[str, int] = field(default_factory=dict)
     recent: Mapping[str, int] = field(default_factory=dict)
     calls: int = 0
+    indexed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,12 @@ class PolicySetView:
 
 def read_counts(index: ReceiptIndex, now: Micros) -> PolicyCounts:
     """Raises: LedgerError."""
-    recent: Counter[str] = Counter()
+    indexed, recent = index.position().size, Counter[str]()
     for _, kind, value, number in index.counts(now - RECENT_DAYS * 24 * HOUR, now, RECENT_DAYS * 24 + 1):
         if kind == "policy":
             recent[value] += number
     calls = dict(index.values(ENTRY, MAX_POLICIES)).get(CALL, 0)
-    return PolicyCounts(dict(index.values("policy", MAX_POLICIES)), recent, calls)
+    return PolicyCounts(dict(index.values("policy", MAX_POLICIES)), recent, calls, indexed)
 
 
 def read_set(store: Store, counts: PolicyCounts) -> PolicySetView | None:

@@ -223,6 +223,10 @@ def await_content(page: Page) -> None:
     page.locator("main h1").wait_for(state="attached")
     if page.locator("#proof").count():
         page.locator("#proof :is(.proved, .problem)").wait_for()
+    while page.get_by_text("The search index has").count():
+        page.wait_for_timeout(500)
+        page.reload()
+        page.locator("main h1").wait_for(state="attached")
     if page.locator("[data-follow]").count():
         page.locator("[data-follow] :is(strong, .problem)").wait_for()
 

@@ -3,6 +3,7 @@ route's demand is met."""
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,10 @@ import pytest
 
 from tests.live.running_guard import cli, log, text
 from tests.web.identity_provider import ALICE, CAROL, MALLORY, STRONG
+from tests.web.inbox_process import free_port
 from tests.web.oidc_scenario import ROUTE, OidcPerson, OidcScenario, oidc_scenario
 from tests.web.software_passkey import SoftwarePasskey
+from tests.web.web_process import web_process
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,37 @@ def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_
     assert status == 403
     assert isinstance(refusal, dict)
     assert "confirm the new passkey with one that you have" in refusal["problem"]
+    check_vote_on_policies(scenario, passkey)
+
+
+def check_vote_on_policies(scenario: OidcScenario, passkey: SoftwarePasskey) -> None:
+    """At another gateway, whose policies the same route must approve: it takes a vote after a strong sign-in only."""
+    folder, port = scenario.on.config.parent, free_port()
+    shutil.copytree(folder / "policies", folder / "changed")
+    (folder / "changed" / "more.cedar").write_text("// reviewed each quarter\n")
+    other, config = folder / "other.toml", scenario.on.config.read_text()
+    config = config.replace('policies = "policies"', 'policies = "changed"\npolicy_approval = "crm-approvers"', 1)
+    other.write_text(config.replace("listen = ", f'listen = "127.0.0.1:{port}" #', 1))
+    cli("policy", "propose", "--config", str(other))
+    proposal = json.loads(cli("policy", "pending", "--json", "--config", str(other)).stdout)["open"]["proposal"]
+    vote = {"proposal": proposal, "verdict": "approve", "rationale": "a comment only"}
+    with web_process(other):
+        alice = replace(scenario.client(), web=replace(scenario.client().web, port=port))
+        assert alice.sign_in()[0] == 200
+        page = alice.web.get("/policy-changes")[1]
+        assert "requires a sign-in with the `acr` `urn:example:strong`, and yours had none" in page
+        assert f'data-approval="{proposal}">Sign in again with Example' in page
+        status, refusal = alice.web.post("/policy-changes/options", vote)
+        assert (status, refusal["sign_in"]) == (409, True)
+        demanded = {"to": "/policy-changes", "approval": proposal}
+        assert f"acr_values={quote(STRONG, safe='')}" in alice.begin(demanded)["url"]
+        assert alice.sign_in(factor="two", body=demanded) == (200, {"go": "/policy-changes"})
+        status, options = alice.web.post("/policy-changes/options", vote)
+        assert status == 200, options
+        assert alice.web.post("/policy-changes", passkey.sign(options))[0] == 200
+    [approved] = log(other, "--kind", "policy.approved")
+    assert approved["signed_in"]["acr"] == approved["rule"]["sign_in"]["acr"][0] == STRONG
+    cli("verify", "--config", str(other))
 
 
 def test_the_step_up_asks_for_what_the_route_demands(scenario: OidcScenario) -> None:

@@ -72,14 +72,16 @@ class _OverviewPages:
         problem = "" if period in PERIODS else say("there is no period `{}`; choose one of those below", period[:50])
         _, hours, steps = PERIODS.get(period, PERIODS["24h"])
         now = console.now()
-        charts = await console.search.read(lambda index: read_charts(index, now, hours, steps))
+        indexed, charts = await console.search.read(
+            lambda index: (index.position().size, read_charts(index, now, hours, steps))
+        )
         denied = await console.search.read(
             lambda index: find(index, Search({"outcome": ["deny"]}), LISTED, SEARCH_SECONDS).page.entries
         )
         requested = await console.reader.read(lambda store: len(store.open_ids()))
         waiting = await console.reader.read(_waiting)
         running = await console.reader.read(lambda store: sum(number for _, number in store.count_instances(now)))
-        indexed, receipts = await console.search.progress()
+        receipts = (await console.search.progress())[1]
         has_inbox = not viewer.roles.isdisjoint((Role.APPROVER, Role.AUDITOR))
         return console.page(
             "overview_part.html" if is_part else "overview.html",

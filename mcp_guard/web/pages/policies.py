@@ -58,14 +58,14 @@ class _PolicyPages:
         viewer = await console.allowed(request, *READERS)
         counts = await console.search.read(lambda index: read_counts(index, console.now()))
         view = await console.reader.read(lambda store: read_set(store, counts))
-        indexed, receipts = await console.search.progress()
+        receipts = (await console.search.progress())[1]
         return console.page(
             "policies.html",
             viewer,
             view=view,
             calls=counts.calls,
             days=RECENT_DAYS,
-            indexed=indexed,
+            indexed=counts.indexed,
             receipts=receipts,
             may_explain=Role.AUDITOR in viewer.roles,
         )
