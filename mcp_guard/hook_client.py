@@ -44,13 +44,13 @@ def main(arguments: list[str]) -> int:
     return exit_code
 
 
-def ask(agent: str, path: str, seconds: float, payload: bytes) -> tuple[int, bytes, bytes]:
+def ask(agent: str, path: str, seconds: float, payload: bytes, margin: float = MARGIN) -> tuple[int, bytes, bytes]:
     """Exit code, standard output and standard error. Raises: OSError, ValueError, EOFError."""
     project = next((os.environ[name] for name in PROJECT_VARIABLES if os.environ.get(name)), "")
     with socket.socket(socket.AF_UNIX) as guard:
         guard.settimeout(seconds)
         guard.connect(path)
-        told = seconds - min(MARGIN, seconds / 2)
+        told = seconds - margin if margin < seconds else seconds / 2
         head = f"mcp-guard-hook 1 {agent} {told} {len(payload)} -{os.fsencode(project).hex()}\n"
         guard.sendall(head.encode() + payload)
         answer = b""

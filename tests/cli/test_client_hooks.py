@@ -81,3 +81,12 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     code, shown = run(capsys, "doctor")
     assert code == 2
     assert "Claude Code has lost the guard's hooks" in shown
+
+
+def test_doctor_says_that_only_the_servers_of_an_agent_are_guarded(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers = {"notes": {"command": "true", "args": []}}
+    (home / ".claude.json").write_text(json.dumps({"mcpServers": servers}))
+    assert run(capsys, "wrap", "claude-code", "--yes")[0] == 0
+    assert "only the MCP servers of Claude Code are behind the guard" in run(capsys, "doctor")[1]

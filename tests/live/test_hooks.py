@@ -81,8 +81,8 @@ class Agent:
         self.since = len(log(self.guard.config))
 
     def send(self, payload: bytes, seconds: float = 20) -> tuple[int, Json, str]:
-        """Exit code, the answer, and what was printed for people."""
-        code, out, err = hook_client.ask(self.dialect, str(self.guard.socket), seconds, payload)
+        """Exit code, the answer, and what was printed for people. The guard is told to answer in so many `seconds`."""
+        code, out, err = hook_client.ask(self.dialect, str(self.guard.socket), 60, payload, 60 - seconds)
         return code, json.loads(out or b"{}"), err.decode()
 
     def event(self, name: str, *, seconds: float = 20, **members: Any) -> tuple[int, Json, str]:
@@ -168,7 +168,7 @@ def test_a_held_call_runs_once_a_person_has_approved_it(guard: Guard, tmp_path: 
     kinds = [kind for kind, _ in agent.calls()]
     assert (kinds[:2], kinds[-2:]) == (["decision", "approval.requested"], ["intent", "outcome"])
     assert kinds.count("intent") == 1
-    assert agent.before("2", command="npm install left-pad", seconds=0.6).startswith("held by mcp-guard: approval ap_")
+    assert agent.before("2", command="npm install left-pad", seconds=0.2).startswith("held by mcp-guard: approval ap_")
 
 
 def approve(guard: Guard, agent: Agent) -> None:
@@ -182,7 +182,7 @@ def approve(guard: Guard, agent: Agent) -> None:
 
 def test_a_call_that_is_not_decided_in_time_can_be_made_again(guard: Guard, tmp_path: Path) -> None:
     agent = Agent(guard, tmp_path)
-    first = agent.before("1", command="npm ci", description="one way to say it", seconds=0.6)
+    first = agent.before("1", command="npm ci", description="one way to say it", seconds=0.2)
     assert "is not decided yet. Nothing was run. Make exactly the same call again" in first
     approve(guard, agent)
     assert agent.before("2", command="npm ci", description="another way") == ""
@@ -351,3 +351,25 @@ def test_a_report_of_another_input_does_not_count_as_the_outcome(guard: Guard, t
     agent.before("1", command="ls")
     agent.after("1", command="rm -rf x")
     assert agent.calls() == [("intent", "allow"), ("outcome", "unknown")]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff\x00\n", b"mcp-guard-hook 2 claude-code 5 2 -\n{}",
+        b"mcp-guard-hook 1 claude-code x 2 -\n{}", b"mcp-guard-hook 1 claude-code 5 -1 -\n{}",
+        b"mcp-guard-hook 1 claude-code 5 99999999999 -\n{}", b"mcp-guard-hook 1 claude-code nan 2 -zz\n{}",
+        b"mcp-guard-hook 1 claude-code nan 2 -\n{}", b"x" * 40_000, b"mcp-guard-hook 1 claude-code 5 99 -\n{",
+    ],
+)  # fmt: skip
+def test_what_is_no_hook_is_denied_and_the_next_one_is_answered(guard: Guard, tmp_path: Path, sent: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(20)
+        asking.connect(str(guard.socket))
+        asking.sendall(sent)
+        asking.shutdown(socket.SHUT_WR)
+        answer = asking.recv(4096)
+    assert answer == b"" or answer.startswith(b"2 0 ")
+    agent = Agent(guard, tmp_path)
+    assert agent.before("1", command="ls") == ""
+    agent.after("1", command="ls")

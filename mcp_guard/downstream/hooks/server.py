@@ -160,10 +160,12 @@ class HookServer:
             raise UnknownPayload(f"unknown protocol between hook and guard: `{theirs}`; this guard knows {ours}")
         dialect = find_dialect(words[2].decode("ascii", "replace"))
         try:
-            seconds, size = min(float(words[3]), MAX_SECONDS), int(words[4])
+            seconds, size = float(words[3]), int(words[4])
             project = os.fsdecode(bytes.fromhex(words[5].decode("ascii").removeprefix("-")))
         except ValueError:
             raise UnknownPayload("unknown protocol between hook and guard: its first line cannot be read") from None
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise UnknownPayload(f"the hook waits for {seconds:g} s; this guard knows 0 to {MAX_SECONDS:g}")
         if not 0 <= size <= self._message_bytes:
             raise UnknownPayload(f"the payload has {size} bytes; limits.request_bytes allows {self._message_bytes}")
         with self._received.receiving(agent) as charge:
