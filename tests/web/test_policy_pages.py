@@ -1,5 +1,6 @@
 """Policies that people approve and tool definitions that operators accept, in a real browser at a real origin."""
 
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -225,8 +226,8 @@ def test_signature_for_one_change_makes_no_other(on: WebScenario) -> None:
     alice = WebClient(on.url, context=on.certificate.context).sign_in(enrolment_code(on))
     passkey = SoftwarePasskey(on.url)
     assert alice.enrol(passkey)[0] == 200
-    [entry] = [row for row in log(on.config, "--kind", "catalog.accepted")]
-    target = {"upstream": "crm", "tool": entry["tool"], "definition": entry["definition"]}
+    shown = json.loads(cli("tools", "show", "crm__add_note", "--json", "--config", str(on.config)).stdout)
+    target = {"upstream": "crm", "tool": shown["tool"], "definition": shown["hash"]}
     status, options = alice.post("/operations/options", {"action": "tool.refuse", "target": target, "reason": "x"})
     assert status == 200
     signed = passkey.sign(options)
