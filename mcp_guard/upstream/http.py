@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import ConfigError, GuardError
 from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.core.server_address import server_of
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, UpstreamSettings
@@ -41,7 +42,7 @@ class HttpTransport:
 
     def __init__(self, parameters: HttpServerParameters) -> None:
         server = parameters.server
-        self.diagnostics = server.url
+        self.diagnostics = server_of(server.url)
         self.unscrubbed_secrets: tuple[str, ...] = ()
         client_secret = server.oauth.client_secret if server.oauth else None
         client_key = server.oauth.client_key if server.oauth else None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.server_address import server_of
 from mcp_guard.settings import UpstreamSettings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.storage.presence import GUARDS, guards_of_machine
@@ -74,7 +75,7 @@ async def _find_sign_ins(console: Console) -> Mapping[str, str]:
 
 def _make_state(name: str, upstream: UpstreamSettings, rows: Sequence[Json], sign_in: str) -> UpstreamState:
     kind = "HTTP" if upstream.url else "program"
-    where = upstream.url.partition("?")[0] if upstream.url else " ".join(Path(word).name for word in upstream.argv[:1])
+    where = server_of(upstream.url) if upstream.url else " ".join(Path(word).name for word in upstream.argv[:1])
     if not rows:
         return UpstreamState(name, kind, where, IDLE, "", "", "", 0, sign_in)
     down = [row for row in rows if row["is_up"] is not True]

@@ -205,6 +205,10 @@ async function follow(part) {
   part.dataset.busy = "1";
   while (part.isConnected) {
     const reply = await send(part.dataset.follow);
+    if (!reply.ok) {
+      part.textContent = "This could not be read. Reload the page.";
+      return;
+    }
     part.innerHTML = await reply.text();
     if (!part.querySelector("[data-again]")) return;
     await new Promise((resolve) => setTimeout(resolve, 700));
