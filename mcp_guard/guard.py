@@ -14,6 +14,7 @@ from typing import assert_never
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import SECOND, Approval, ApprovalState
+from mcp_guard.core.decided_methods import read_request
 from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, facts_arguments, hash_request, read_facts
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.grants import Grant
@@ -241,7 +242,8 @@ class Guard:
             history = self.memory.history_for(call)
         except TooMuchMatching as reason:
             return call._replace(problems=(str(reason),))
-        facts = None if call.tool.rule.facts is None else await self.look_up(call)
+        has_facts = call.tool.rule.facts is not None or call.tool.method is not None
+        facts = await self.look_up(call) if has_facts else None
         if isinstance(facts, str):
             return call._replace(history=history, problems=(facts,))
         call = self.describe_with.assess(call, facts, history)
@@ -249,8 +251,11 @@ class Guard:
         return call._replace(risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
 
     async def look_up(self, call: Call) -> Facts | str:
-        """Read the facts by the same path as any call. Returns the reason as a string if they cannot be read."""
+        """Read the facts by the same path as any call, or off a request that is no tool call. Returns the reason as a
+        string if they cannot be read."""
         assert call.tool is not None
+        if call.tool.method is not None:
+            return read_request(call.tool, call.arguments, self.upstreams.listed)
         assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
         name = listed_name(call.tool.server, rule.tool)

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
 
 
+def operations_of(settings: Settings) -> tuple[Tool, ...]:
+    """What stands for the methods that this configuration decides beside tool calls."""
+    if not settings.decide:
+        return ()
+    from mcp_guard.core.decided_methods import make_operations
+
+    return make_operations(settings.upstreams, settings.decide, settings.tool_rules)
+
+
 def policy_environment(
     settings: Settings,
     tools: Iterable[Tool],
@@ -44,6 +53,7 @@ def policy_environment(
         settings.time_zone,
         settings.configured_names,
         frozenset(known),
+        operations_of(settings),
     )
 
 

@@ -124,6 +124,10 @@ class Policies(Protocol):
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Unknown is False."""
 
+    def may_reach(self, instance: Instance, tool: Tool, targets: Sequence[Json]) -> bool:
+        """Whether some request that this tool stands for could be allowed or held, if it is about one of these targets:
+        entities in Cedar's JSON form, in which parts may be unknown (promise P5). Unknown is False."""
+
     def why_hidden(self, instance: Instance, tool: Tool) -> str:
         """Why no call of this tool could be allowed or held, in words, with the policies; empty if one could."""
 
@@ -339,10 +343,14 @@ class Upstreams(Protocol):
     """
 
     def find_tool(self, listed_as: str) -> Tool | None:
-        """The tool that is listed by this name (`server__tool`)."""
+        """The tool that is listed by this name (`server__tool`), or what stands for a decided method
+        (`server__resources/read`)."""
 
     def tools(self) -> list[Tool]:
         """Every tool of the catalog, in the order of the configuration and of the upstreams' listings."""
+
+    def listed(self, server: str, method: str) -> Sequence[Json]:
+        """What an upstream listed last (`prompts/list`, `resources/templates/list`); empty if nothing is known."""
 
     def why_quarantined(self, listed_as: str) -> str | None:
         """Why the tool that an upstream lists by this name is kept out of the catalog; None if it is not."""
@@ -357,7 +365,8 @@ class Upstreams(Protocol):
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send the call of a durable intent to its upstream, and return its outcome.
 
-        INVARIANT: this is the only way by which a tool call reaches an upstream. It sends the call once, and again only
+        INVARIANT: this is the only way by which a tool call, or another request that is decided, reaches an upstream.
+        It sends the call once, and again only
         to an upstream of the stateless revision that answers `input_required`: with the same arguments and the client's
         answers, a limited number of times. `Execution.rounds` says how often such a call was sent.
         Every failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the

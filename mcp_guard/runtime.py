@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from mcp_guard import __version__
+from mcp_guard.core.decided_methods import ResourceLabels
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
@@ -39,7 +40,7 @@ from mcp_guard.ledger.recovery import report_unknown
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, SessionPolicies, prepare_to_load
-from mcp_guard.policy_environments import environment_with_pins, policy_environment
+from mcp_guard.policy_environments import environment_with_pins, operations_of, policy_environment
 from mcp_guard.policy_loading import PolicyLoading
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
@@ -104,6 +105,7 @@ def make_upstream_group(
         on_status=on_status,
         last_listings=last_listings,
         is_patient=is_patient,
+        operations=operations_of(settings),
     )
 
 
@@ -138,7 +140,7 @@ class Runtime:
         self._reloader = self._policies.reloader
         self.loop_share = LoopShare()
         self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
-        self._histories = InstanceHistories.of(settings.tool_rules)
+        self._histories = InstanceHistories(bool(settings.uris) or InstanceHistories.of(settings.tool_rules).attentive)
         self._risk_monitor = make_risk_monitor(settings, ledger.writer)
         self._hidden: set[tuple[str, str, str]] = set()
         self._retries: set[asyncio.Task[None]] = set()
@@ -319,7 +321,10 @@ class Runtime:
             upstreams=upstreams,
             clock=self.ledger.writer,
             describe_with=DescriptionRules(
-                settings.limits, re.compile(pattern) if pattern else None, settings.forward_meta
+                settings.limits,
+                re.compile(pattern) if pattern else None,
+                settings.forward_meta,
+                tuple(ResourceLabels(pattern, returns) for pattern, returns in settings.uris.items()),
             ),
             hold_seconds=settings.hold_seconds,
             withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,

@@ -387,6 +387,10 @@ class Settings:
     telemetry: TelemetrySettings | None = None
     web: WebSettings | None = None
     hooks: HookSettings | None = None
+    decide: tuple[str, ...] = ()
+    """The areas of MCP that are decided beside tool calls (`core.decided_methods.AREAS`)."""
+    uris: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The labels of resources, by patterns of their URIs."""
 
     @property
     def audience(self) -> str:

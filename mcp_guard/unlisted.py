@@ -1,6 +1,7 @@
 """Why a call names no tool that is listed for its instance, as the problems of the call."""
 
 from mcp_guard.core import credential
+from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.describe import HIDDEN, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.model import Call
 from mcp_guard.core.names import SEPARATOR
@@ -16,6 +17,8 @@ def why_unlisted(call: Call, policies: Policies, upstreams: Upstreams) -> tuple[
         return NOT_AVAILABLE, reason
     if quarantine := upstreams.why_quarantined(call.name):  # promise P6
         return NO_SUCH_TOOL, quarantine
+    if call.tool is None and call.name in METHODS:  # of no upstream: the problem says why
+        return NO_SUCH_TOOL, *call.problems
     if call.tool is None or not credential.may_use(call.instance.tools, call.tool.listed_as):
         return (NO_SUCH_TOOL,)
     why = policies.why_hidden(call.instance, call.tool)

@@ -59,6 +59,9 @@ class SuiteTools:
     def tools(self) -> list[Tool]:
         return list(self.catalog.values())
 
+    def listed(self, server: str, method: str) -> list[Json]:
+        return []
+
     def why_quarantined(self, listed_as: str) -> str | None:
         return None
 

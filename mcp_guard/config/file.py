@@ -28,12 +28,13 @@ from mcp_guard.config.telemetry import TelemetryConfig, check_metrics
 from mcp_guard.config.time_zone import ZoneName
 from mcp_guard.config.tools import (
     OLD_VERB,
-    RESERVED_TYPES,
     AttributeKind,
     EntityType,
     RateConfig,
     ResourceTypeConfig,
     ToolConfig,
+    UriConfig,
+    reserved_types,
 )
 from mcp_guard.config.types import Model, texts
 from mcp_guard.config.upstreams import UpstreamConfig
@@ -148,6 +149,7 @@ class GuardConfig(Model):
     time_zone: ZoneName = "UTC"
     first_use: FirstUse = FirstUse.LISTING
     plain_names: bool = False
+    decide: tuple[Literal["tools", "resources"], ...] = ()
     tool_name_limit: Annotated[int, Field(ge=MIN_TOOL_NAME, le=NAME_LIMIT)] = 52
     forward_meta: dict[Annotated[str, Field(min_length=1)], AttributeKind] = dict(FORWARDED_BY_DEFAULT)  # type: ignore[arg-type]
     unsafe_skip_fsync: bool = False
@@ -212,6 +214,7 @@ class Config(Model):
     upstreams: dict[str, UpstreamConfig] = {}
     tools: dict[str, ToolConfig] = {}
     resources: dict[EntityType, ResourceTypeConfig] = {}
+    uris: dict[Annotated[str, Field(min_length=1)], UriConfig] = {}
     rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
     approvers: dict[str, ApproverConfig] = {}
     people: dict[str, PersonConfig] = {}
@@ -266,7 +269,7 @@ class Config(Model):
             if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in upstreams]:
                 raise ValueError(f"rates.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
         for name in self.resources:
-            if name in RESERVED_TYPES:
+            if name in reserved_types(self.guard.decide):
                 raise ValueError(f"resources.{name}: this type is reserved for the guard; choose another name")
         if self.guard.plain_names and len(self.upstreams) > 1:
             raise ValueError(
@@ -401,6 +404,8 @@ class Config(Model):
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             policy_approval=guard.policy_approval,
+            decide=tuple(area for area in dict.fromkeys(guard.decide) if area != "tools"),
+            uris={pattern: uri.returns for pattern, uri in self.uris.items()},
             signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),
             drift=self.risk.drift.rule() if self.risk.drift else None,
             serve=self._serve(base_dir),

@@ -1,5 +1,6 @@
 """Tools, the types of their resources, and counters of their calls: `[tools]`, `[resources]` and `[rates]`."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +101,21 @@ class ResourceTypeConfig(Model):
     """The attributes (facts) of an entity type that policies may read; all are optional in the Cedar schema."""
 
     attributes: dict[str, AttributeKind]
+
+
+class UriConfig(Model):
+    """Labels of what reading a resource returns whose URI matches the pattern."""
+
+    returns: tuple[Literal["untrusted", "sensitive"], ...]
+
+
+def reserved_types(decide: Collection[str]) -> Collection[str]:
+    """The types of entities that a configuration cannot define: the guard's own, and those of what is decided."""
+    if not decide:
+        return RESERVED_TYPES
+    from mcp_guard.core.decided_methods import decided_methods
+
+    return {*RESERVED_TYPES, *(method.type for method in decided_methods(decide))}
 
 
 class RateConfig(Model):

@@ -14,6 +14,7 @@ import orjson
 
 from mcp_guard.core import canonical, exact_json, risk
 from mcp_guard.core.canonical import Limits, Unacceptable
+from mcp_guard.core.decided_methods import ResourceLabels, with_labels
 from mcp_guard.core.model import (
     NO_HISTORY,
     Call,
@@ -60,13 +61,19 @@ class DescriptionRules:
     limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
     forward_meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
+    labels: tuple[ResourceLabels, ...] = ()
+    """Of resources, by patterns of their URIs."""
 
     def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
         """The call with its facts and history, and the change and risk that follow from them."""
-        assert call.tool is not None
-        rule = call.tool.rule
+        tool = call.tool
+        assert tool is not None
+        if self.labels and tool.method is not None:
+            tool = with_labels(tool, call.arguments, self.labels)
+            call = call._replace(tool=tool)
+        rule = tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        risk_input = risk.RiskInput(call.tool, call.arguments, facts, change, call.task, history)
+        risk_input = risk.RiskInput(tool, call.arguments, facts, change, call.task, history)
         return call._replace(facts=facts, history=history, change=change, risk=risk.assess(risk_input))
 
 

@@ -177,7 +177,7 @@ class RateCounter:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool of one upstream, as currently listed."""
+    """One tool of one upstream, as currently listed, or another method of it that is decided like one."""
 
     server: str
     name: str
@@ -186,6 +186,8 @@ class Tool:
     definition_hash: str
     rule: ToolRule
     effect: Effect
+    method: str | None = None
+    """The MCP method that it stands for, if it is no tool (`core.decided_methods`). No client is listed it then."""
 
     def declared(self) -> AbstractSet[str]:
         """The arguments named in its input schema; empty if the upstream listed a malformed schema."""

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mcp_guard.core.approval import OPEN, SECOND, Approval, ApprovalState
+from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Json, Micros, Mode, Tool
@@ -63,6 +64,7 @@ OWN_TOOLS = (AWAIT_TOOL, REQUESTS_TOOL)
 """The tools of the guard itself. None of them can approve (promise P4)."""
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
+RESOURCE_NOT_FOUND = -32002
 META = "mcp-guard/decision"
 MODE = "mcp-guard/mode"
 CLAIM_DESCRIPTIONS = {
@@ -84,7 +86,7 @@ def protocol_error(code: int, text: str) -> Json:
 def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     """The reply to a denied call. Promise P5: a tool that is not listed is refused like one that does not exist."""
     if call.problems[:1] == (NO_SUCH_TOOL,):
-        return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
+        return _not_listed(call)
     if call.problems[:1] == (NOT_AVAILABLE,):
         why = "; ".join(reason for reason in decision.reasons if reason != NOT_AVAILABLE)
         text = f"not available: {why}. Nothing was sent. Receipt {receipt}."
@@ -93,6 +95,15 @@ def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     policies = f" (policy {', '.join(decision.policies)})" if decision.policies else ""
     text = f"denied by mcp-guard: {reasons}{policies}. Nothing was sent. Receipt {receipt}."
     return tool_error(text, outcome=str(decision.outcome), policies=list(decision.policies), receipt=receipt)
+
+
+def _not_listed(call: Call) -> Json:
+    method = call.tool.method if call.tool else call.name if call.name in METHODS else None
+    if method is None:
+        return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
+    if METHODS[method].type == "Resource":
+        return protocol_error(RESOURCE_NOT_FOUND, "Resource not found; list resources first")
+    return protocol_error(INVALID_PARAMS, f"`{method}` names nothing that is listed; list prompts or resources first")
 
 
 def held_meta(approval: Approval) -> Json:

@@ -40,6 +40,9 @@ class InertUpstreams:
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
 
+    def listed(self, server: str, method: str) -> list[Json]:
+        return []
+
     def why_quarantined(self, listed_as: str) -> str | None:
         return None
 

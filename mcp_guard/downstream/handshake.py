@@ -12,6 +12,7 @@ from mcp_guard import __version__
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
+from mcp_guard.downstream.decided_requests import as_tool_result
 from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
 from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.identity.instances import random_text
@@ -70,7 +71,8 @@ class HandshakeAdapter:
         elif method != CALL_TOOL:
             self._start(id, self._session.relay(method, params, self._channel(id, params)))
         elif isinstance(request := read_tool_call(params), ToolCallRequest):
-            self._start(id, self._session.call(request, self._channel(id, params)))
+            work = self._session.call(request, self._channel(id, params))
+            self._start(id, as_tool_result(work) if request.name == AWAIT else work)
         else:
             self._session.client.reply(id, request)
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import orjson
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.resource_uri import read_scheme
 from mcp_guard.core.uri_template import UriTemplate
 
 MAX_TEMPLATES = 1000
@@ -114,6 +115,13 @@ class ResourceOwners:
         linking = [(links[uri], server) for server, links in self._links.items() if uri in links]
         matching = (server for (server, _), template in self._templates.items() if template.matches(uri))
         return list(dict.fromkeys([*(server for _, server in sorted(linking)), *matching]))
+
+    def schemes(self, server: str) -> set[str]:
+        """The schemes of all URIs and templates that the upstream has listed, and of links that it returned; with an
+        empty text if a template begins with an expression."""
+        templates = (listed for owner, listed in self._templates if owner == server)
+        uris = (*self._listed.get(server, ()), *self._links.get(server, ()), *templates)
+        return {"" if "{" in scheme else scheme for scheme in map(read_scheme, uris)}
 
     def template_owner(self, template: str) -> str | None:
         """The upstream that listed this template first."""

@@ -4,9 +4,12 @@ Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it
 `resource_owners.py` says whose they are. Lists are read when a request needs them, even if the client never lists.
 """
 
+import asyncio
 from collections.abc import Iterable
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.resource_uri import read_scheme
+from mcp_guard.downstream.decided_requests import DecidedRequests
 from mcp_guard.downstream.resource_owners import LINK_MEMBERS, ResourceOwners, find_links
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
@@ -23,6 +26,7 @@ from mcp_guard.protocol.methods import (
     LISTS_CHANGED,
     METHOD_NOT_FOUND,
     PROMPTS_CHANGED,
+    READ,
     RESOURCES_CHANGED,
     SET_LEVEL,
     SUBSCRIBE,
@@ -32,6 +36,8 @@ from mcp_guard.protocol.methods import (
 from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
+SHOWN_AT_ONCE = 50
+"""Items of a list that are decided on before others have their turn."""
 MAX_SUBSCRIPTIONS = 1000
 """Subscriptions of one client that are made again when their upstream has restarted."""
 
@@ -45,10 +51,11 @@ class Router:
     `declared` are the capabilities that the client was told of: an upstream that has not answered yet may have them.
     """
 
-    def __init__(self, upstreams: UpstreamGroup, tool_names: ToolNames) -> None:
+    def __init__(self, upstreams: UpstreamGroup, tool_names: ToolNames, decided: DecidedRequests) -> None:
         self.declared: Json = {}
         self._upstreams = upstreams
         self._tool_names = tool_names
+        self._decided = decided
         self._prompts: dict[str, tuple[str, str]] = {}
         """The server and its own name of each prompt, by the client's name."""
         self._owners = ResourceOwners()
@@ -92,7 +99,10 @@ class Router:
         return await self._upstreams.relay_to_all(capable, method, params, channel)
 
     async def _relay(self, server: str, params: Json, method: str, channel: ClientChannel) -> Json:
-        reply = await self._upstreams.relay(server, method, params, channel)
+        if self._decided.includes(method):
+            reply = await self._decided.send(server, method, params, channel)
+        else:
+            reply = await self._upstreams.relay(server, method, params, channel)
         if isinstance(result := reply.get("result"), dict):
             self.add_links(server, result, params.get("uri"))
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
@@ -107,8 +117,15 @@ class Router:
                 return refusal  # of the only server that could answer
             return error(METHOD_NOT_FOUND, f"no upstream could answer `{method}`: {'; '.join(failures)}")
         items: list[Json] = []
-        for server, listed in lists.items():
-            items += self._as_shown(server, method, listed)
+        for server, listed in lists.items() if await self._decided.may_list() else ():
+            shown = self._as_shown(server, method, listed)
+            for start in range(0, len(shown), SHOWN_AT_ONCE):
+                items += (
+                    item
+                    for item, raw in shown[start : start + SHOWN_AT_ONCE]
+                    if self._decided.shows(server, method, raw)
+                )
+                await asyncio.sleep(0)
         return {"result": {LISTS[method]: items}}
 
     async def _read_lists(
@@ -144,14 +161,16 @@ class Router:
                 + (f", and {len(foreign) - 1} more" if len(foreign) > 1 else "")
             )
 
-    def _as_shown(self, server: str, method: str, items: list[Json]) -> list[Json]:
-        """The items as the client is shown them: prompts by its names, resources only by their owners."""
+    def _as_shown(self, server: str, method: str, items: list[Json]) -> list[tuple[Json, Json]]:
+        """The items as the client is shown them (prompts by its names, resources only by their owners), and as they
+        are."""
         if method == LIST_PROMPTS:
             prompts = [item for item in items if isinstance(item.get("name"), str)]
-            return [{**prompt, "name": self._tool_names.for_client(server, prompt["name"])} for prompt in prompts]
+            name = self._tool_names.for_client
+            return [({**prompt, "name": name(server, prompt["name"])}, prompt) for prompt in prompts]
         if method == LIST_RESOURCES and len(self._upstreams.connections) > 1:
-            return [item for item in items if self._owners.owner(str(item.get("uri"))) in (server, None)]
-        return items
+            items = [item for item in items if self._owners.owner(str(item.get("uri"))) in (server, None)]
+        return [(item, item) for item in items]
 
     # Prompts. Each of these returns the target of a request, or the `error` member that answers it.
 
@@ -194,11 +213,14 @@ class Router:
         uri = str(params.get("uri"))
         subscribed = self._subscriptions.get(uri) if method == UNSUBSCRIBE else None
         owners = [subscribed] if subscribed is not None else await self._find_owners(uri, capable)
+        is_decided = self._decided.includes(method)
+        if is_decided and (problem := await self._why_unknown(uri, owners, capable)):
+            return await self._decided.send(owners[0] if owners else "", method, params, channel, problem)
         if not owners:
             return error(RESOURCE_NOT_FOUND, f"no upstream listed the resource `{uri[:200]}`; list resources first")
         first: Json | None = None
         for server in owners:
-            if reason := self._upstreams.why_unavailable(server):
+            if not is_decided and (reason := self._upstreams.why_unavailable(server)):
                 reply = error(INTERNAL_ERROR, reason)
             else:
                 reply = await self._relay(server, params, method, channel)
@@ -224,6 +246,19 @@ class Router:
             return owners
         return capable if len(capable) == 1 else []
 
+    async def _why_unknown(self, uri: str, owners: list[str], capable: list[str]) -> str:
+        """Why no upstream is asked for a URI; empty if one is. One that lists nothing may be asked for anything."""
+        for method in (LIST_RESOURCES, LIST_TEMPLATES):  # which say what the URI means
+            await self._read_lists(method, capable, only_if_needed=True)
+        if not owners:
+            return f"no upstream lists the resource `{uri[:200]}`, a template that it fits, or a link to it"
+        scheme = read_scheme(uri).lower()
+        known = [self._owners.schemes(server) for server in owners]
+        is_known = not scheme or not all(known) or any(scheme in schemes or "" in schemes for schemes in known)
+        if not is_known and not self._named_by_tools(uri):
+            return f"the URI scheme `{scheme[:40]}` is unknown: `{owners[0]}` lists no resource with it"
+        return ""
+
     def _named_by_tools(self, uri: str) -> list[str]:
         """The upstreams whose tools' definitions name this URI, as those of MCP Apps do."""
         tools = [tool for tool in self._upstreams.tools() if uri in _named(tool.definition)]
@@ -231,7 +266,7 @@ class Router:
 
     def add_links(self, server: str, result: Json, besides: object = None) -> None:
         """Remember what a result of this upstream links to, besides the URI that was asked for."""
-        if len(self._upstreams.connections) > 1:
+        if len(self._upstreams.connections) > 1 or self._decided.includes(READ):
             self._owners.add_links(server, (uri for uri in find_links(result) if uri != besides))
 
     def _on_subscribed(self, method: str, uri: str, server: str) -> None:
@@ -248,7 +283,7 @@ class Router:
             await self._upstreams.relay(server, SET_LEVEL, self._level)
         uris = [uri for uri, owner in self._subscriptions.items() if owner == server]
         for uri in uris:
-            await self._upstreams.relay(server, SUBSCRIBE, {"uri": uri}, SILENT_CHANNEL)
+            await self._relay(server, {"uri": uri}, SUBSCRIBE, SILENT_CHANNEL)
         return uris
 
     async def changed_lists(self, server: str) -> list[str]:

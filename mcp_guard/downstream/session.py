@@ -20,6 +20,7 @@ from mcp_guard.core.note_limiter import NoteLimiter
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
+from mcp_guard.downstream.decided_requests import DecidedRequests
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
 from mcp_guard.downstream.request_params import can_be_answered, cancelled_id, progress_token
 from mcp_guard.downstream.router import Router
@@ -127,7 +128,7 @@ class Session:
         self._client_notes = NoteLimiter()
         self._tool_names = tool_names
         self._timeouts = timeouts
-        self._router = Router(upstreams, tool_names)
+        self._router = Router(upstreams, tool_names, DecidedRequests(guard, instance, upstreams))
         self._choose_adapter = choose_adapter
         self._adapter: ProtocolAdapter | None = None
         """None until the first request."""
@@ -383,7 +384,7 @@ class Session:
         if tool is not None and self.upstreams.connections[tool.server].is_starting:
             await self.upstreams.started(tool.server)
             tool = self.upstreams.find_tool(name)
-        if tool is not None and not self._tool_names.is_name_of(request.name, tool.server, tool.name):
+        if tool is not None and (tool.method or not self._tool_names.is_name_of(request.name, tool.server, tool.name)):
             request = request._replace(problem=NO_SUCH_TOOL)
         elif name != request.name:
             request = request._replace(name=name)

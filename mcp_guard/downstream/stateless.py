@@ -16,7 +16,8 @@ from typing import Any
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.core.replies import AWAIT
+from mcp_guard.core.replies import AWAIT, held_meta
+from mcp_guard.downstream.decided_requests import as_tool_result, reply_to
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
 from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
 from mcp_guard.downstream.request_state import RequestStateCipher
@@ -145,7 +146,10 @@ class StatelessAdapter:
             if method != CALL_TOOL:
                 return await self._session.relay(method, plain, channel)
             request = read_tool_call(plain)
-            return await self._session.call(request, channel) if isinstance(request, ToolCallRequest) else request
+            if not isinstance(request, ToolCallRequest):
+                return request
+            work = self._session.call(request, channel)
+            return await (as_tool_result(work) if request.name == AWAIT else work)
         finally:
             self._log_levels.pop(id, None)  # another request may have had its id since, and be over
 
@@ -238,7 +242,7 @@ class StatelessAdapter:
                 request = ToolCallRequest(
                     AWAIT, {"approval": held.approval}, wire.without_envelope(params).get("_meta")
                 )
-                reply = await self._session.call(request, channel)
+                reply = reply_to(method, await self._session.call(request, channel))
             else:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
@@ -249,7 +253,7 @@ class StatelessAdapter:
         if multi.pending is None or not knows_rounds or is_over:
             return wire.complete_result(method, reply)
         multi.approval = multi.pending.id
-        return wire.input_required(self._seal(multi), shown, reply["result"])
+        return wire.input_required(self._seal(multi), shown, reply.get("result") or {"_meta": held_meta(multi.pending)})
 
     def _seal(self, multi: MultiRoundRequest, **more: str) -> str:
         """The state by which a client comes back: to the approval that its call waits for, if there is one."""

@@ -13,6 +13,7 @@ import orjson
 from mcp_guard.core import canonical
 from mcp_guard.core.configured_arguments import UnmatchedArgument, find_unmatched_arguments
 from mcp_guard.core.configured_names import ConfiguredName, UnmatchedName, find_unmatched
+from mcp_guard.core.decided_methods import ATTRIBUTES
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import (
@@ -97,17 +98,29 @@ class PolicyEnvironment:
     time_zone: str = UTC_NAME
     configured: tuple[ConfiguredName, ...] = ()
     seen: Collection[str] = ()
+    operations: tuple[Tool, ...] = ()
+    """What stands for the methods that are decided beside tool calls (`core.decided_methods`)."""
+
+    @property
+    def types(self) -> Mapping[str, Mapping[str, str]]:
+        """The attributes of each type of resource, those of the guard's own types included."""
+        own = {tool.rule.resource.type for tool in self.operations if tool.rule.resource}
+        if not own:
+            return self.attributes
+        return {**self.attributes, **{type: dict.fromkeys(ATTRIBUTES[type], "string") for type in sorted(own)}}
 
     def listed(self) -> ListedNames:
         servers = {tool.server for tool in self.tools}
-        effects = {str(tool.effect) for tool in self.tools}
+        listed = (*self.tools, *self.operations)
+        effects = {str(tool.effect) for tool in listed}
+        methods = {tool.name for tool in self.operations}
         if str(Effect.DESTRUCTIVE) in effects:
             effects.add(str(Effect.WRITE))  # a destructive tool is in the group `write` as well
-        names = {tool.listed_as for tool in self.tools}
+        names = {tool.listed_as for tool in listed}
         retained = {tool.listed_as for tool in self.retained}
         used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
         return ListedNames(
-            actions=names | effects | {f"{SERVER}{server}" for server in servers},
+            actions=names | effects | methods | {f"{SERVER}{tool.server}" for tool in listed},
             known={*self.known, *self.quarantined, *retained},
             servers=servers | set(self.absent),
             absent=self.absent,
@@ -118,13 +131,13 @@ class PolicyEnvironment:
 
     def schema(self) -> Json:
         """The schema of these tools, in Cedar's JSON form."""
-        return build_schema(self.tools, self.attributes, self.counters, meta=self.meta)[0]
+        return build_schema((*self.tools, *self.operations), self.types, self.counters, meta=self.meta)[0]
 
     def schema_for(self, policies: Collection[Policy], *, with_retained: bool = False) -> CatalogSchema:
         """The schema that these policies are validated against; those in force against that of the listed tools."""
         return build_schema(
-            (*self.tools, *self.retained) if with_retained else self.tools,
-            self.attributes,
+            (*self.tools, *self.operations, *(self.retained if with_retained else ())),
+            self.types,
             self.counters,
             self.listed().unlisted(policies),
             self.meta,
@@ -134,8 +147,11 @@ class PolicyEnvironment:
     def unmatched(self) -> list[UnmatchedName]:
         """The configured names that no tool has."""
         retained = (tool.listed_as for tool in self.retained)
+        operations = {tool.listed_as for tool in self.operations}
         return find_unmatched(
-            self.configured, {tool.listed_as for tool in self.tools}, {*self.seen, *retained, *self.quarantined}
+            [entry for entry in self.configured if entry.name not in operations],
+            {tool.listed_as for tool in self.tools},
+            {*self.seen, *retained, *self.quarantined},
         )
 
     def unmatched_arguments(self) -> list[UnmatchedArgument]:
@@ -201,7 +217,7 @@ class PolicyEngine:
         self.withheld = withheld
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""
-        self.attributes = environment.attributes
+        self.attributes = environment.types
         self._meta = environment.meta
         self._rules = Ruleset(active, action_groups(schema.json))
         self._always = always_in_force(self._rules)
@@ -220,7 +236,8 @@ class PolicyEngine:
         return self._write_material(self.schema())
 
     def _write_material(self, schema: Json) -> bytes:
-        rules = {tool.listed_as: rule_text(tool.rule) for tool in self._environment.tools}
+        tools = (*self._environment.tools, *self._environment.operations)
+        rules = {tool.listed_as: rule_text(tool.rule) for tool in tools}
         return orjson.dumps(
             {"policies": dict(self.source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant,
@@ -356,6 +373,12 @@ class PolicyEngine:
         if not self._is_decidable(tool.listed_as, observing):
             return False
         return self._listing_of(observing).could_be_permitted(instance, tool)
+
+    def may_reach(self, instance: Instance, tool: Tool, targets: Sequence[Json], observing: bool = False) -> bool:
+        """As `ports.Policies.may_reach`."""
+        if not self._is_decidable(tool.listed_as, observing):
+            return False
+        return self._listing_of(observing).could_reach(instance, tool, targets)
 
     def _listing_of(self, observing: bool) -> ListingDecisions:
         return self._always_listing if observing else self._listing

@@ -4,7 +4,7 @@ Policies are evaluated with an unknown context, once for all tools and all insta
 thousand tools, most are within the scope of the same few policies (docs/decisions/0062).
 """
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mcp_guard.core.describe import compute_change
@@ -77,6 +77,30 @@ class ListingDecisions:
             self._evaluated[key] = is_permitted
         return self._evaluated[key]
 
+    def could_reach(self, instance: Instance, tool: Tool, targets: Sequence[Json]) -> bool:
+        """Whether some request about one of these entities could be allowed or held. False if that cannot be evaluated.
+
+        Where no policy looks at the action or the resource, all requests of the tool are alike.
+        """
+        try:
+            policy_slice = self._rules.slice(tool.listed_as, self._entities.of_principal(instance).principal)
+            looks_at_type = any(self._rules.policies[id].body["resource"]["op"] != "All" for id in policy_slice.ids)
+            if not looks_at_type and not self._may_tell_apart(policy_slice):
+                return bool(targets) and self.could_be_permitted(instance, tool)
+            return any(self._could_reach(instance, tool, target, policy_slice) for target in targets)
+        except Exception:
+            return False
+
+    def _could_reach(self, instance: Instance, tool: Tool, target: Json, policy_slice: Slice) -> bool:
+        """Raises: ValueError from Cedar."""
+        blind = list(self.blind_in_every_call(policy_slice, tool))
+        if not all(spot.is_permit for spot in blind):
+            return False
+        known = self._entities.with_resource(self._entities.of_call(instance, tool.listed_as), target)
+        permits = frozenset(spot.policy for spot in blind)
+        uid = (target["uid"]["type"], target["uid"]["id"])
+        return self._rules.could_be_permitted(tool.listed_as, known.principal, uid, known.entities, permits)
+
     def _may_tell_apart(self, policy_slice: Slice) -> bool:
         """Whether one of these policies could decide differently on two tools that are in the scope of all of them."""
         if policy_slice.ids not in self._tells_apart:
@@ -89,7 +113,7 @@ class ListingDecisions:
         if policy_slice.blind_spots.are_none:
             return iter(())
         shape = self._shapes[tool.listed_as]
-        if tool.rule.facts is not None:
+        if tool.rule.facts is not None or tool.method is not None:
             return policy_slice.blind_spots.find_always(shape)
         change = compute_change(dict.fromkeys(shape.required), None, tool.rule.resource)
         missing: Iterable[str] = ()

@@ -9,7 +9,7 @@ Sessions with the same catalog share one loaded set.
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import ApprovalError, GuardError, PolicyError
-from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Micros, Mode, Outcome, RateCounter, Tool
+from mcp_guard.core.model import (
+    AdvisoryDecision,
+    Call,
+    Decision,
+    Instance,
+    Json,
+    Micros,
+    Mode,
+    Outcome,
+    RateCounter,
+    Tool,
+)
 from mcp_guard.core.policy_approval import SetReplaced
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
@@ -76,6 +87,10 @@ class PoliciesInForce:
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         return self._engine is not None and self._engine.may_call(instance, tool, self.is_observed(tool))
+
+    def may_reach(self, instance: Instance, tool: Tool, targets: Sequence[Json]) -> bool:
+        engine = self._engine
+        return engine is not None and engine.may_reach(instance, tool, targets, self.is_observed(tool))
 
     def why_hidden(self, instance: Instance, tool: Tool) -> str:
         if self._engine is None:

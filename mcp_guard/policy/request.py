@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, SURE_DIGITS, escape_token, unescape_token
+from mcp_guard.core.decided_methods import PARTS
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
 from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
@@ -393,7 +394,10 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
     for name, kind in kinds.items():
         if facts.get(name) is not None:
             attributes[attribute(name)] = _fact(facts[name], kind, f"{call.resource.type}.{name}")
-    return {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
+    entity = {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
+    if call.tool is not None and call.tool.method is not None:
+        entity["tags"] = facts.get(PARTS, {})
+    return entity
 
 
 def _typed(value: Any, kind: str, path: str) -> Any:

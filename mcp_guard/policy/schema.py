@@ -175,6 +175,7 @@ def build_schema(
     `unlisted` actions apply to nothing, so that policies may still name them. `has_time`: calls have `context.time`.
     """
     text, count = {"type": "String"}, {"type": "Long"}
+    tools = sorted(tools, key=lambda tool: tool.listed_as)
     entities: Json = {
         "Group": {},
         "Agent": {"memberOfTypes": ["Group"], "shape": record({"owner": text})},
@@ -186,14 +187,19 @@ def build_schema(
         },
         TOOL: {},
     }
+    own = {tool.rule.resource.type for tool in tools if tool.method is not None and tool.rule.resource}
     for name in sorted(attributes):
         kinds = sorted(attributes[name].items())
+        if name in own:  # the guard's own types: every attribute is there, and the parts with own names are tags
+            entities[name] = {"shape": record({key: ATTRIBUTE_TYPES[kind] for key, kind in kinds}), "tags": text}
+            continue
         entities[name] = {"shape": record({attribute(key): _optional(ATTRIBUTE_TYPES[kind]) for key, kind in kinds})}
     actions: Json = {str(effect): {} for effect in Effect}
     actions[Effect.DESTRUCTIVE] = {"memberOf": [{"id": str(Effect.WRITE)}]}
     shapes: dict[str, Shape] = {}
+    for method in sorted({tool.method for tool in tools if tool.method is not None}):
+        actions[method] = {}
     shared = shared_members(counters, meta, has_time)
-    tools = sorted(tools, key=lambda tool: tool.listed_as)
     for server in sorted({tool.server for tool in tools}):
         actions[f"server:{server}"] = {}
     for tool in tools:
@@ -202,7 +208,7 @@ def build_schema(
             continue
         shapes[tool.listed_as] = shape
         actions[tool.listed_as] = {
-            "memberOf": [{"id": str(tool.effect)}, {"id": f"server:{tool.server}"}],
+            "memberOf": [{"id": group} for group in groups_of(tool)],
             "appliesTo": {
                 "principalTypes": [PRINCIPAL],
                 "resourceTypes": [tool.rule.resource.type if tool.rule.resource else TOOL],
@@ -212,6 +218,12 @@ def build_schema(
     for name in sorted(unlisted):
         actions.setdefault(name, {})
     return CatalogSchema({"": {"entityTypes": entities, "actions": actions}}, shapes)
+
+
+def groups_of(tool: Tool) -> list[str]:
+    """The groups of actions that it is in."""
+    groups = [str(tool.effect), f"server:{tool.server}"]
+    return groups if tool.method is None else [*groups, tool.method]
 
 
 def with_time(schema: Json) -> Json:

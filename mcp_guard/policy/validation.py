@@ -100,7 +100,10 @@ class ValidationSchema:
             case "context":
                 at = applies["context"]
             case "principal" | "resource":
-                at = types[applies[f"{root}Types"][0]].get("shape", {"type": "Record"})
+                entity = types[applies[f"{root}Types"][0]]
+                at = entity.get("shape", {"type": "Record"})
+                if not names and "tags" in entity:
+                    return [*at.get("attributes", ()), TAGS]
             case _:
                 at = types.get(root.removesuffix("::"), {}).get("shape", {"type": "Record"})
         for name in names:
@@ -372,7 +375,7 @@ def _name_some(tools: list[str]) -> str:
 def _explain_missing(path: AttributePath, tools: list[str], against: ValidationSchema) -> str:
     *above, name = path
     if name == TAGS:
-        return f"`{'.'.join(above)}` has no tags: entities of the guard have attributes only"
+        return f"`{'.'.join(above)}` has no tags: only what a request is about that is no tool call has them"
     where = _name_some(tools)
     full = ".".join(path).replace("::.", "::")
     what = f"no call in its scope can have `{full}`, so the policy would never see it"

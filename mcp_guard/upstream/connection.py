@@ -18,7 +18,6 @@ from mcp_guard.core.note_limiter import MAX_NOTE_LENGTH, NoteLimiter
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
-    CALL_TOOL,
     INITIALIZED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -278,11 +277,12 @@ class Connection:
             return await self.protocol.request(method, params, channel)
         return await self.peer.request(method, params, channel.progress)
 
-    def call(self, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
-        """Send a tool call; of an upstream that needs input first, as `ServerProtocol.request_until_complete` does."""
+    def call(self, method: str, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
+        """Send a tool call, or another request that was decided; of an upstream that needs input first, in several
+        rounds (`ServerProtocol.call`)."""
         if self.protocol is None:
-            return self.peer.request(CALL_TOOL, params, channel.progress, self.call_seconds)
-        return self.protocol.request_until_complete(CALL_TOOL, params, channel, self.call_seconds, rounds)
+            return self.peer.request(method, params, channel.progress, self.call_seconds)
+        return self.protocol.call(method, params, channel, self.call_seconds, rounds)
 
     async def refresh_tools(self) -> None:
         """Read the tool listing again, unless it includes every change that was reported."""

@@ -64,6 +64,7 @@ class UpstreamGroup:
         on_status: Callable[[], None] = lambda: None,
         last_listings: LastListings | None = None,
         is_patient: bool = False,
+        operations: Sequence[Tool] = (),
     ) -> None:
         self.connections: dict[str, AnyConnection] = {
             upstream.name: Connection(upstream, on_status) if isinstance(upstream, Upstream) else upstream
@@ -86,6 +87,8 @@ class UpstreamGroup:
         self._capabilities: frozenset[str] = frozenset()
         """Those of the client that upstreams may list more tools for."""
         self._catalog: dict[str, Tool] = {}
+        self._operations = {tool.listed_as: tool for tool in operations}
+        """What stands for the methods that are decided beside tool calls."""
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
         self._retained: Sequence[tuple[str, Json]] = ()
@@ -333,7 +336,15 @@ class UpstreamGroup:
         return {name: connection.last_words for name, connection in self.connections.items() if not connection.tools}
 
     def find_tool(self, listed_as: str) -> Tool | None:
-        return self._catalog.get(listed_as)
+        return self._catalog.get(listed_as) or self._operations.get(listed_as)
+
+    @property
+    def decided(self) -> frozenset[str]:
+        """The methods that are decided beside tool calls."""
+        return frozenset(tool.name for tool in self._operations.values())
+
+    def listed(self, server: str, method: str) -> Sequence[Json]:
+        return self.connections[server].listings[method].items or ()
 
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
@@ -374,13 +385,14 @@ class UpstreamGroup:
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send one call, once. Only an upstream that first needs input from the client gets it again, with the input.
 
-        INVARIANT: nothing else sends a tool call, and it takes a durable `Intent` (promise P1). Every round carries
+        INVARIANT: nothing else sends a tool call or another request that is decided, and it takes a durable `Intent`
+        (promise P1). Every round carries
         the arguments of that intent.
         """
         call = intent.call
         assert call.tool is not None
         execution = await self._send(intent, channel)
-        if isinstance(result := execution.reply.get("result"), dict):
+        if isinstance(result := execution.reply.get("result"), dict) and call.tool.method is None:
             self._listener.on_result(call.tool.server, result)
         return execution
 
@@ -388,7 +400,12 @@ class UpstreamGroup:
         call = intent.call
         assert call.tool is not None
         connection = self.connections[call.tool.server]
-        params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
+        method = call.tool.method or CALL_TOOL
+        params: dict[str, Any] = (
+            {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
+            if call.tool.method is None
+            else dict(call.arguments)
+        )
         if meta := call.meta if channel.trace is None else {**without_trace(call.meta), **channel.trace}:
             params["_meta"] = meta
         if connection.protocol is not None and (ask := channel.ask) is not None:
@@ -398,7 +415,7 @@ class UpstreamGroup:
 
             channel = channel._replace(ask=ask_client)
         rounds = RoundCount()
-        execution = await outcome_of(connection.call(params, channel, rounds), connection, intent.approval)
+        execution = await outcome_of(connection.call(method, params, channel, rounds), connection, intent.approval)
         return execution._replace(rounds=rounds.sent) if rounds.sent else execution
 
     # Everything that is not a tool call
@@ -412,8 +429,9 @@ class UpstreamGroup:
         return [name for name, connection in self.connections.items() if connection.why_unavailable() is None]
 
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
-        """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
+        """Pass a request on; returns its `result` or `error` member. INVARIANT: never one that is decided."""
         assert method != CALL_TOOL
+        assert method not in self.decided
         connection = self.connections[server]
         try:
             send = partial(connection.request, method, self._forwarded(params), channel)

@@ -174,12 +174,17 @@ class SharedConnection:
     async def request(self, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """As `Connection.request`, but refuses what the server would remember for other clients too."""
         if method in REFUSED:
-            return error(METHOD_NOT_FOUND, f"`{method}` is not passed on, because clients share upstream `{self.name}`")
+            return await self._refuse(method)
         return await self._counted(self._connection.request(method, params, channel))
 
-    def call(self, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
-        """As `Connection.call`."""
-        return self._counted(self._connection.call(params, channel, rounds))
+    def call(self, method: str, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
+        """As `Connection.call`, but refuses what `request` refuses."""
+        if method in REFUSED:
+            return self._refuse(method)
+        return self._counted(self._connection.call(method, params, channel, rounds))
+
+    async def _refuse(self, method: str) -> Json:
+        return error(METHOD_NOT_FOUND, f"`{method}` is not passed on, because clients share upstream `{self.name}`")
 
     async def _counted(self, work: Coroutine[Any, Any, Json]) -> Json:
         try:

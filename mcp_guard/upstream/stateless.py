@@ -5,7 +5,8 @@ and the request is sent again with its answers. One `subscriptions/listen` reque
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
@@ -105,6 +106,14 @@ class StatelessServerProtocol:
         if method in (SUBSCRIBE, UNSUBSCRIBE):
             return await self._subscribe(method, str(params.get("uri")))
         return await self.request_until_complete(method, params, channel, None, RoundCount())
+
+    def call(
+        self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
+    ) -> Coroutine[Any, Any, Json]:
+        """Send a request that was decided. Raises: as `request_until_complete`."""
+        if method == SUBSCRIBE:
+            return self._subscribe(method, str(params.get("uri")))
+        return self.request_until_complete(method, params, channel, seconds, rounds)
 
     async def request_until_complete(
         self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount

@@ -155,7 +155,7 @@ class ServerProtocol(Protocol):
 
     async def request(self, method: str, params: Json | None, channel: ClientChannel) -> Json: ...
 
-    def request_until_complete(
+    def call(
         self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
     ) -> Coroutine[Any, Any, Json]: ...
 

@@ -37,7 +37,7 @@ class Member:
     async def call(self, tool: str, text: str = "") -> str:
         channel = ClientChannel(self.progress.append)
         params = {"name": tool, "arguments": {"text": text}}
-        reply = await self.connection.call(params, channel, RoundCount())
+        reply = await self.connection.call("tools/call", params, channel, RoundCount())
         return str(reply["result"]["content"][0]["text"])
 
 

@@ -22,7 +22,6 @@ from mcp_guard.ledger.place import ledger_place
 from mcp_guard.policy.authoring.cases import CaseSettings
 from mcp_guard.policy.authoring.past import find_latest
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
-from mcp_guard.policy.schema import build_schema
 from mcp_guard.policy_environments import environment_with_pins
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
@@ -117,7 +116,7 @@ def see_stderr(settings: Settings) -> str:
 def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:
     """The engine, and the tools by listed name. Raises: ConfigError, PolicyError, UpstreamError."""
     world = live_world(settings, quiet)
-    return load_checked(settings, world), {tool.listed_as: tool for tool in world.tools}
+    return load_checked(settings, world), {tool.listed_as: tool for tool in (*world.tools, *world.operations)}
 
 
 def load_checked(settings: Settings, world: PolicyEnvironment) -> PolicyEngine:
@@ -147,4 +146,4 @@ def settings_of_cases(settings: Settings) -> CaseSettings:
 def live_schema(settings: Settings, quiet: bool) -> Json:
     """The schema of the tools that are listed now. Raises: UpstreamError."""
     world = live_world(settings, quiet)
-    return build_schema(world.tools, world.attributes, world.counters, meta=world.meta)[0]
+    return world.schema()

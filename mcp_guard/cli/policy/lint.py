@@ -82,7 +82,8 @@ def validate(arguments: list[str]) -> int:
     print_result(options.json, document, f"valid against {tools} tools, version {engine.version}")
     if not options.json:
         notes = [f"{no_tools_from(world)}: policies on them are checked once they list some"] if absent else []
-        unlisted = unlisted_names(settings.configured_names, {tool.listed_as for tool in world.tools})
+        names = {tool.listed_as for tool in (*world.tools, *world.operations)}
+        unlisted = unlisted_names(settings.configured_names, names)
         print_lines(line for finding in findings for line in lines(finding))
         print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0

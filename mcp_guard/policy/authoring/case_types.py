@@ -43,7 +43,7 @@ TEXT: tuple[Callable[[object], bool], str] = (_is_text, 'a text: "…"')
 TEXTS: tuple[Callable[[object], bool], str] = (_is_texts, 'a list of texts: ["…"]')
 TABLE: tuple[Callable[[object], bool], str] = (_is_table, "a table: { name = value }")
 TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(("name", "tool", "agent", "owner", "on_behalf_of", "ticket", "reason"), TEXT),
+    **dict.fromkeys(("name", "tool", "agent", "owner", "on_behalf_of", "ticket", "reason", "template"), TEXT),
     **dict.fromkeys(("groups", "policies", "routes"), TEXTS),
     **dict.fromkeys(("arguments", "host", "facts", "meta"), TABLE),
     "rates": (_is_rates, 'a table of numbers: { counter = 3, sum = "120.50" }'),

@@ -14,6 +14,7 @@ A `NAME.cases.toml` file:
     groups = ["crm-agents"]
     on_behalf_of = "dana"
     ticket = "INC-1"                 # and reason
+    template = "crm://deals/{id}"    # for resources/read: the listed template that the URI fits; its parts are tags
     meta = { "vendor/tenant" = "t" } # members of `_meta` that [guard] forward_meta lists
     history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # default: nothing seen
     rates = { writes_per_hour = 3 }  # counters, this call included; default: this call only
@@ -35,6 +36,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from mcp_guard.core import canonical, exact_json, rates
+from mcp_guard.core.decided_methods import LIST_TEMPLATES, read_request
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.host_tools import DEFINITIONS, HOST, NAMES, UnknownShape, Workspace, arguments_of
@@ -64,7 +66,7 @@ from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "host", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason",
-     "rates", "meta", "history", "time", "signals", "outcome", "policies", "routes"}
+     "rates", "meta", "template", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
 FORMAT = "docs/howto/write-a-policy.md explains the format"
@@ -176,8 +178,9 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
     call = describe(rules, "call_case", instance, request, tool)
     if call.problems:
         return CaseResult(case, None, tuple(call.problems))
-    values = table.get("facts")
-    facts = Facts(values, canonical.digest_json(values)) if values is not None else None
+    facts = _facts(table, tool, call)
+    if isinstance(facts, str):
+        return CaseResult(case, Decision(Outcome.DENY, engine.version, reasons=(facts,)), _refused(table, facts))
     call = rules.assess(call, facts, _history(table.get("history", {})))
     try:
         now = _time(table, settings.time_zone)
@@ -189,6 +192,19 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
     call = call._replace(risk=sum_signals((*call.risk.signals, *raised)))
     decision = _decide(engine, call, table.get("rates", {}), now or 0)
     return CaseResult(case, decision, tuple(_differences(table, decision)))
+
+
+def _facts(table: Json, tool: Tool, call: Call) -> Facts | str | None:
+    """The present state given in the case; for a request that is no tool call, what it is about or why it is denied."""
+    if tool.method is not None:
+        items = [{"uriTemplate": table["template"]}] if "template" in table else []
+        return read_request(tool, call.arguments, lambda _, method: items if method == LIST_TEMPLATES else [])
+    values = table.get("facts")
+    return Facts(values, canonical.digest_json(values)) if values is not None else None
+
+
+def _refused(table: Json, reason: str) -> tuple[str, ...]:
+    return () if table["outcome"] == Outcome.DENY else (f"expected {table['outcome']}, got deny ({reason})",)
 
 
 def _decide(engine: PolicyEngine, call: Call, given_rates: Json, now: Micros) -> Decision:

@@ -1,0 +1,190 @@
+"""The MCP methods beside `tools/call` that are decided, recorded and sent like one (`[guard] decide`). Pure.
+
+Each method of an upstream is a `Tool` with a `method`: `crm__resources/read` is an action of the policies, in the
+groups `resources/read`, `server:crm` and that of its effect. What a request is about is an entity of a type of the
+guard, whose attributes follow from the request and from what the upstream lists: they are the call's facts. Parts with
+names of their own (the parameters of a URI template, the arguments of a prompt, the fields of an answer) are its tags.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Effect, Facts, Json, ResourceRule, Tool, ToolRule
+from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.tool_pins import definition_hash
+
+AREAS = ("tools", "resources")
+"""What `[guard] decide` may name. Tool calls are always decided."""
+READ, SUBSCRIBE = "resources/read", "resources/subscribe"
+GET_PROMPT, COMPLETE = "prompts/get", "completion/complete"
+ELICIT, SAMPLE = "elicitation/create", "sampling/createMessage"
+ANSWERS = (ELICIT, SAMPLE)
+"""Questions of an upstream. What is decided is the client's answer, which carries data to the upstream."""
+LIST_TEMPLATES, LIST_PROMPTS = "resources/templates/list", "prompts/list"
+PARTS = "parts"
+"""The member of the facts that becomes the tags of the entity."""
+MAX_PARTS, MAX_PART_LENGTH = 64, 64 * 1024
+"""How many arguments a prompt may be given, or fields an answer may have, and the length of each as a text."""
+
+MAX_COMBINED = 4
+"""Optional parts of which every combination is looked at, to tell whether a request could be allowed."""
+
+Listed = Callable[[str, str], Sequence[Json]]
+"""What an upstream lists at present, by its name and the method of the list."""
+
+
+def operation_name(server: str, method: str) -> str:
+    """The action of this method of an upstream. No tool has such a name: `/` is written otherwise in those."""
+    return f"{server}{SEPARATOR}{method}"
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedMethod:
+    """A method, the areas that include it, and the entity that its requests are about: the type, the argument that is
+    its id, and its attributes, all of which it always has."""
+
+    name: str
+    areas: tuple[str, ...]
+    effect: Effect
+    type: str
+    id: str
+    attributes: tuple[str, ...]
+    schema: Json
+
+    def operation(self, server: str, rules: Mapping[str, ToolRule]) -> Tool:
+        """What stands for this method of an upstream."""
+        listed_as = operation_name(server, self.name)
+        definition = {"name": self.name, "inputSchema": self.schema}
+        rule = replace(rules.get(listed_as, ToolRule()), resource=ResourceRule(self.type, self.id), facts=None)
+        effect = rule.effect or self.effect
+        hash = definition_hash(definition)
+        return Tool(server, self.name, listed_as, definition, hash, rule, effect, self.name)
+
+
+def _object(required: Collection[str], **properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+_TEXT: Json = {"type": "string"}
+_URI = ("server", "scheme", "host", "path", "query", "template")
+METHODS = {
+    method.name: method
+    for method in (
+        DecidedMethod(READ, ("resources",), Effect.READ, "Resource", "/uri", _URI, _object(["uri"], uri=_TEXT)),
+        DecidedMethod(SUBSCRIBE, ("resources",), Effect.READ, "Resource", "/uri", _URI, _object(["uri"], uri=_TEXT)),
+    )
+}
+ATTRIBUTES = {method.type: method.attributes for method in METHODS.values()}
+"""The attributes of each type of entity; all are texts."""
+
+
+def decided_methods(areas: Collection[str]) -> tuple[DecidedMethod, ...]:
+    """The methods beside `tools/call` that are decided in these areas."""
+    return tuple(method for method in METHODS.values() if any(area in areas for area in method.areas))
+
+
+def make_operations(servers: Iterable[str], areas: Collection[str], rules: Mapping[str, ToolRule]) -> tuple[Tool, ...]:
+    """What stands for the decided methods of these upstreams, whether they have them or not."""
+    methods = decided_methods(areas)
+    return tuple(method.operation(server, rules) for server in servers for method in methods)
+
+
+def read_request(tool: Tool, arguments: Json, listed: Listed) -> Facts | str:
+    """The facts of what a request is about, or why it must be denied, in words for the agent."""
+    match tool.method:
+        case "resources/read" | "resources/subscribe":
+            values = _read_uri(tool, arguments, listed)
+        case _:
+            raise ValueError(f"`{tool.method}` is not decided")
+    return values if isinstance(values, str) else Facts(values, canonical.digest_json(values))
+
+
+def _read_uri(tool: Tool, arguments: Json, listed: Listed) -> Json | str:
+    uri = arguments.get("uri")
+    if not isinstance(uri, str):
+        return "`uri` must be a text"
+    from mcp_guard.core.resource_uri import read_resource  # with its patterns, loaded with the first URI
+
+    templates = [item.get("uriTemplate") for item in listed(tool.server, LIST_TEMPLATES)]
+    resource = read_resource(uri, [template for template in templates if isinstance(template, str)])
+    if isinstance(resource, str):
+        return f"the URI was refused: {resource}"
+    attributes = {name: getattr(resource, name) for name in _URI if name != "server"}
+    return {"server": tool.server, **attributes, PARTS: dict(resource.parameters)}
+
+
+# What a listed item could be about
+
+
+def targets_of(tool: Tool, item: Json, listed: Listed) -> list[Json]:
+    """The entities that requests for this item of a list could be about, in Cedar's JSON form; none if every request
+    for it is refused. What depends on the request is unknown in them."""
+    match tool.method:
+        case "resources/read" | "resources/subscribe" if "uriTemplate" in item:
+            return _targets_of_template(tool, str(item["uriTemplate"]))
+        case "resources/read" | "resources/subscribe":
+            facts = read_request(tool, {"uri": item.get("uri")}, listed)
+            if isinstance(facts, str):
+                return []
+            return [_entity("Resource", str(item.get("uri")), facts.values, facts.values[PARTS])]
+    return []
+
+
+def _targets_of_template(tool: Tool, template: str) -> list[Json]:
+    from mcp_guard.core.resource_uri import read_scheme, variables
+
+    scheme = read_scheme(template)
+    known = {"server": tool.server, "template": template}
+    if scheme and "{" not in scheme:
+        known["scheme"] = scheme
+    values = {name: known.get(name, _unknown(name)) for name in _URI}
+    required, optional = variables(template)
+    return [
+        _entity("Resource", template, values, {name: _unknown(f"part {name}") for name in names})
+        for names in _choices(required, optional)
+    ]
+
+
+def _choices(required: Iterable[str], optional: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The parts that a request may have: all that are required, and some of the others."""
+    if len(optional) > MAX_COMBINED:
+        yield from ((*required, *optional), tuple(required))
+        return
+    for count in range(len(optional), -1, -1):
+        for chosen in combinations(optional, count):
+            yield (*required, *chosen)
+
+
+def _unknown(name: str) -> Json:
+    """A value that partial evaluation leaves open."""
+    return {"__extn": {"fn": "unknown", "arg": name}}
+
+
+def _entity(type: str, id: str, values: Mapping[str, Any], tags: Mapping[str, Any]) -> Json:
+    attributes = {name: values[name] for name in ATTRIBUTES[type]}
+    return {"uid": {"type": type, "id": id}, "attrs": attributes, "tags": dict(tags), "parents": []}
+
+
+# Labels of resources
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLabels:
+    """What reading a resource returns whose URI matches the pattern: `*` stands for any text, `?` for a character."""
+
+    pattern: str
+    returns: tuple[str, ...]
+
+
+def with_labels(tool: Tool, arguments: Mapping[str, Any], labels: Iterable[ResourceLabels]) -> Tool:
+    """The same with the labels of the resource, beside those of all resources of its upstream."""
+    from fnmatch import fnmatchcase
+
+    uri = str(arguments.get("uri", ""))
+    returns = [label for rule in labels if fnmatchcase(uri, rule.pattern) for label in rule.returns]
+    if not returns:
+        return tool
+    return replace(tool, rule=replace(tool.rule, returns=tuple(dict.fromkeys((*tool.rule.returns, *returns)))))

@@ -1,0 +1,197 @@
+"""Reads the URI of a resource into what policies see of it, and refuses one that could be read in two ways. Pure.
+
+A server may decode a URI before it acts on it, resolve `..` in it or match it against its templates. A policy that
+compares text must see what the server will see. So percent-encoding must be in its normal form (RFC 3986 §6.2.2.2), no
+segment may be `.` or `..`, no delimiter of the path may be hidden by encoding, and the parameters of a template must be
+unambiguous. Everything takes linear time.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import unquote
+
+MAX_URI_LENGTH = 16 * 1024
+MAX_TEMPLATE_LENGTH = 2048
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffd]")
+_SLASHES = re.compile("/{2,}")
+_EXPRESSION = re.compile(r"\{([^{}]*)\}")
+_DEEP = re.compile(r"\{\+[^{}]*\}|\{[^{}]*\*\}")
+_VARIABLE = re.compile(r"[A-Za-z0-9_.]+")
+AMBIGUOUS = "it fits the template `{}` in more than one way, so its parameters are ambiguous"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUri:
+    """What policies see. `path` and `query` are decoded, repeated slashes in `path` count as one; `host` is in lower
+    case. `template` is the first listed template that the URI fits, or empty; `parameters` are its values, decoded."""
+
+    scheme: str
+    host: str
+    path: str
+    query: str
+    template: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_scheme(uri: str) -> str:
+    """The scheme as written; empty if there is none."""
+    scheme, colon, _ = uri.partition(":")
+    return scheme if colon else ""
+
+
+def read_resource(uri: str, templates: Iterable[str] = ()) -> ResourceUri | str:
+    """The parts of the URI, or why it is refused."""
+    if problem := _why_refused(uri):
+        return problem
+    scheme, _, rest = uri.partition(":")
+    rest, _, _ = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    host, path = "", rest
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        path = slash + path
+    parts = ResourceUri(scheme, unquote(host).lower(), _SLASHES.sub("/", unquote(path)), unquote(query))
+    for template in templates:
+        values = match_template(template, uri)
+        if isinstance(values, str):
+            return values
+        if values is None:
+            continue
+        decoded = {name: unquote(value) for name, value in values.items()}
+        for name, value in decoded.items():
+            if any(segment in (".", "..") for segment in re.split(r"[/\\]", value)):
+                return f"the parameter `{name}` contains `.` or `..` as a segment"
+        return ResourceUri(parts.scheme, parts.host, parts.path, parts.query, template, decoded)
+    return parts
+
+
+def _why_refused(uri: str) -> str:
+    """Why a URI could be read in two ways, or not at all; empty if it is unambiguous."""
+    if len(uri) > MAX_URI_LENGTH:
+        return f"it has more than {MAX_URI_LENGTH} characters"
+    if not _SCHEME.fullmatch(read_scheme(uri)):
+        return "it has no scheme in lower case"
+    if _INVISIBLE.search(uri) or "\\" in uri:
+        return "it contains a backslash, a control character or an invisible one"
+    if _STRAY_PERCENT.search(uri):
+        return "it contains `%` without two hexadecimal digits"
+    rest = uri.partition("#")[0].partition(":")[2].partition("?")[0]
+    if re.search("%(2f|5c)", rest, re.IGNORECASE):
+        return "it encodes a slash or backslash of its path (`%2F`, `%5C`)"
+    if any(segment in (".", "..") for segment in unquote(rest).split("/")):
+        return "it contains `.` or `..` as a segment of its path"
+    return _why_encoding_refused(uri)
+
+
+def _why_encoding_refused(uri: str) -> str:
+    """Why its percent-encoding is not in the normal form; empty if it is."""
+    for found in _ENCODED.finditer(uri):
+        character = chr(int(found[1], 16))
+        if _UNRESERVED.fullmatch(character):
+            return f"it encodes `{character}`, which needs no encoding (`{found[0]}`)"
+        if ord(character) < 0x20 or character == "\x7f":
+            return f"it encodes a control character (`{found[0]}`)"
+        if character == "%" and re.match("[0-9A-Fa-f]{2}", uri[found.end() : found.end() + 2]):
+            return f"it is encoded twice (`{uri[found.start() : found.end() + 2]}`)"
+    try:
+        unquote(uri, errors="strict")
+    except UnicodeDecodeError:
+        return "what it encodes is not UTF-8"
+    return ""
+
+
+def match_template(template: str, uri: str) -> dict[str, str] | str | None:
+    """The values of the template's variables in the URI, still encoded; None if it does not fit, and in words why the
+    values are ambiguous.
+
+    The expressions of RFC 6570 that servers use are read: `{var}` within a segment of the path, one `{+var}` or
+    `{var*}` for several segments, and `{?a,b}` at the end. Any other template fits nothing.
+    """
+    if len(template) > MAX_TEMPLATE_LENGTH:
+        return None
+    whole = uri.partition("#")[0]
+    pattern, in_query = _split_query(template)
+    query = ""
+    if in_query is not None:
+        whole, _, query = whole.partition("?")
+    segments, expected = whole.split("/"), pattern.split("/")
+    deep = [place for place, text in enumerate(expected) if _DEEP.search(text)]
+    if len(deep) > 1 or len(segments) < len(expected) or (not deep and len(segments) > len(expected)):
+        return None
+    if deep:
+        after = len(segments) - (len(expected) - deep[0] - 1)
+        segments = [*segments[: deep[0]], "/".join(segments[deep[0] : after]), *segments[after:]]
+    values: dict[str, str] = {}
+    ambiguous = False
+    for text, segment in zip(expected, segments, strict=True):
+        found = _match_segment(text, segment)
+        if found is None:
+            return None
+        ambiguous = ambiguous or found.is_ambiguous or not values.keys().isdisjoint(found.values)
+        values |= found.values
+    for pair in filter(None, query.split("&")):
+        name, _, value = pair.partition("=")
+        if in_query is None or name not in in_query:
+            return None
+        ambiguous = ambiguous or name in values
+        values[name] = value
+    return AMBIGUOUS.format(template[:80]) if ambiguous else values
+
+
+def variables(template: str) -> tuple[list[str], list[str]]:
+    """The names of the parameters that every URI of the template has, and of those that it may have."""
+    pattern, in_query = _split_query(template)
+    found = [match[1].removeprefix("+").removesuffix("*") for match in _EXPRESSION.finditer(pattern)]
+    return [name for name in dict.fromkeys(found) if _VARIABLE.fullmatch(name)], sorted(in_query or ())
+
+
+def _split_query(template: str) -> tuple[str, frozenset[str] | None]:
+    """The template without `{?a,b}` at its end, and the names in it; None if it has no such end."""
+    start = template.rfind("{?")
+    if start < 0 or not template.endswith("}") or "}" in template[start:-1]:
+        return template, None
+    return template[:start], frozenset(name.removesuffix("*") for name in template[start + 2 : -1].split(","))
+
+
+class _Match(NamedTuple):
+    values: dict[str, str]
+    is_ambiguous: bool = False
+
+
+def _match_segment(pattern: str, segment: str) -> _Match | None:
+    """The variables of one segment: each literal part is looked for from the left and from the right, and where these
+    differ, the segment fits in more than one way."""
+    literals, names, at = [""], list[str](), 0
+    for found in _EXPRESSION.finditer(pattern):
+        literals[-1] = pattern[at : found.start()]
+        name = found[1].removeprefix("+").removesuffix("*")
+        if not _VARIABLE.fullmatch(name) or name in names or (names and not literals[-1]):
+            return None
+        names.append(name)
+        literals.append("")
+        at = found.end()
+    literals[-1] = pattern[at:]
+    begin, end = len(literals[0]), len(segment) - len(literals[-1])
+    if not names:
+        return _Match({}) if segment == pattern else None
+    if begin >= end or not segment.startswith(literals[0]) or not segment.endswith(literals[-1]):
+        return None
+    first, last = [begin], [end]
+    for literal in literals[1:-1]:
+        if (place := segment.find(literal, first[-1] + 1, end)) < 0:
+            return None
+        first += [place, place + len(literal)]
+    for literal in reversed(literals[1:-1]):
+        place = segment.rfind(literal, begin, last[0] - 1)
+        last[:0] = [place, place + len(literal)]
+    first, last = [*first, end], [begin, *last]
+    if first[-2] >= end:
+        return None
+    values = {name: segment[first[2 * place] : first[2 * place + 1]] for place, name in enumerate(names)}
+    return _Match(values, first != last)

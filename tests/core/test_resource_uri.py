@@ -1,0 +1,84 @@
+"""What policies see of a URI, and which URIs are refused because a server could read them in another way."""
+
+import re
+from urllib.parse import quote, unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core.resource_uri import ResourceUri, match_template, read_resource, variables
+
+
+@pytest.mark.parametrize(
+    ("template", "uri", "values"),
+    [
+        ("crm://deals/{id}", "crm://deals/42", {"id": "42"}),
+        ("crm://deals/{id}", "crm://deals/a/b", None),
+        ("crm://{a}/{b}", "crm://x/y/z", None),
+        ("x://{a}-{b}", "x://1-2", {"a": "1", "b": "2"}),
+        ("f:///{+path}", "f:///a/b", {"path": "a/b"}),
+        ("f:///{path*}/x/{q}", "f:///a/b/x/d", {"path": "a/b", "q": "d"}),
+        ("x://s{?q,r}", "x://s?q=1", {"q": "1"}),
+        ("x://s{?q}", "x://s", {}),
+        ("x://s{?q}", "x://s?other=1", None),
+        ("x://s/{a}.json", "x://s/a.json", {"a": "a"}),
+        ("x://s/{a}{b}", "x://s/ab", None),
+        ("x://s", "x://s", {}),
+    ],
+)
+def test_a_template_yields_its_parameters(template: str, uri: str, values: dict[str, str] | None) -> None:
+    assert match_template(template, uri) == values
+
+
+@pytest.mark.parametrize(
+    ("template", "uri"),
+    [("x://{a}-{b}", "x://1-2-3"), ("x://s{?q}", "x://s?q=1&q=2"), ("x://{a}/{b}{?a}", "x://1/2?a=3")],
+)
+def test_parameters_that_could_be_read_in_two_ways_are_refused(template: str, uri: str) -> None:
+    assert "more than one way" in str(match_template(template, uri))
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("crm://a/../b", "as a segment"), ("crm://a/%2E%2e/b", "as a segment"), ("crm://a/./b", "as a segment"),
+        ("crm://..", "as a segment"), ("crm://a%2fb", "encodes a slash"), ("crm://a%5Cb", "encodes a slash"),
+        ("crm://a/%25%32%46", "encodes `2`"), ("crm://a/%252F", "encoded twice"), ("crm://a/%41", "encodes `A`"),
+        ("crm://a/%0a", "control"),
+        ("crm://a\n", "control"), ("crm://a\\b", "backslash"), ("crm://a%zz", "hexadecimal"),
+        ("CRM://a", "scheme in lower case"), ("/etc/passwd", "scheme in lower case"), ("crm://%ff", "UTF-8"),
+        ("crm://" + "a" * 20_000, "characters"),
+    ],
+)  # fmt: skip
+def test_a_uri_that_a_server_could_read_in_another_way_is_refused(uri: str, reason: str) -> None:
+    assert reason in str(read_resource(uri))
+
+
+def test_a_parameter_that_leaves_its_place_is_refused() -> None:
+    assert "`r` contains" in str(read_resource("x://s?r=%2F..", ["x://s{?r}"]))
+
+
+def test_policies_see_the_parts_as_the_server_does() -> None:
+    read = read_resource("crm://Deals//caf%C3%A9/x?q=a%20b#there", ["crm://Deals//{name}/x{?q}"])
+    assert read == ResourceUri(
+        "crm", "deals", "/café/x", "q=a b", "crm://Deals//{name}/x{?q}", {"name": "café", "q": "a b"}
+    )
+
+
+text = st.text(min_size=1, max_size=12)
+
+
+@given(text, text)
+def test_whatever_a_client_encodes_is_read_back_or_refused(first: str, second: str) -> None:
+    """INVARIANT: a parameter that policies see is what the server decodes, and it is one segment."""
+    uri = f"crm://deals/{quote(first, safe='')}/items/{quote(second, safe='')}"
+    read = read_resource(uri, ["crm://deals/{a}/items/{b}"])
+    if isinstance(read, ResourceUri) and read.template:
+        assert (read.parameters["a"], read.parameters["b"]) == (first, second)
+        assert not re.search(r"[/\\]", first + second)
+        assert unquote(uri).count("/") == uri.count("/")
+
+
+def test_variables_of_a_template() -> None:
+    assert variables("crm://{a}/{+b}{?c,d*}") == (["a", "b"], ["c", "d"])
