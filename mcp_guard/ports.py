@@ -43,6 +43,8 @@ class ClientChannel(NamedTuple):
     """Called if the client makes the same call again while this one waits for an approval."""
     envelope: Json | None = None
     """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
+    deliver: Callable[[Json], bool] | None = None
+    """Gives the upstream the client's answer to a question, if this is one that is still open; whether it got it."""
     trace: Json | None = None
     """The trace context that the upstream gets instead of the client's (SEP-414); None if it gets that."""
     on_host: Callable[[], Awaitable[Json]] | None = None

@@ -28,8 +28,9 @@ from mcp_guard.core.visible_text import quote, say
 from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.client_timeouts import ClientTimeouts
 from mcp_guard.downstream.loop_share import LoopShare
-from mcp_guard.downstream.session import DownstreamTransport, Session
+from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.tool_names import ToolNames
+from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry

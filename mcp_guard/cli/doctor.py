@@ -110,6 +110,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         refusal_tests=tuple(refusal_tests),
         is_observing=settings.mode is Mode.OBSERVE,
         unsafe_keys=settings.unsafe_keys,
+        decide=settings.decide,
         clients=tuple(client_files(settings.path)),
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),

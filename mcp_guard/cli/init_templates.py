@@ -30,11 +30,18 @@ permit (
   resource
 );
 
+// Reads are also the resources and prompts of servers, and completions of their arguments. To keep some back:
+// @id("private")
+// @reason("private notes stay with people")
+// forbid (principal, action in Action::"resources/read", resource) when { resource.path like "/private*" };
+
 // Every write needs the approval of a person. Destructive tools are writes too. To deny them instead, add this; observe
 // mode blocks nothing, and records that it would:
 // @id("no-destruction")
 // @reason("destructive tools are not allowed")
 // forbid (principal, action in Action::"destructive", resource);
+// What a client answers to a question of a server (a form, a text of a model) is a write, too: it takes data there. The
+// person at the client has seen it, so it is not held, unless this run has read something that is labelled sensitive.
 // Other tools may run what is written to a file: if you exempt file names from this gate, name their endings (*.md).
 @id("writes")
 permit (
@@ -50,7 +57,10 @@ forbid (
   principal,
   action in Action::"write",
   resource
-);
+)
+unless {
+  action in [Action::"elicitation/create", Action::"sampling/createMessage"] && !context.history.sensitive_seen
+};
 """
 
 
@@ -129,6 +139,7 @@ def config_text(answers: InitAnswers) -> str:
 origin = "mcp-guard.local/{secrets.token_hex(8)}"  # the name of this ledger, and of no other
 policies = "{POLICIES}"                # a folder of *.cedar files
 time_zone = {toml_string(machine_zone())}  # of context.time.local in policies
+decide = ["tools", "resources", "prompts", "elicitation"]  # what of MCP is decided; without it, only tool calls
 mode = "{mode}"                     # "observe" decides and records but blocks nothing; "enforce" also blocks
 
 # The program that calls tools. Its owner is responsible for it{limit}.

@@ -149,7 +149,7 @@ class GuardConfig(Model):
     time_zone: ZoneName = "UTC"
     first_use: FirstUse = FirstUse.LISTING
     plain_names: bool = False
-    decide: tuple[Literal["tools", "resources"], ...] = ()
+    decide: tuple[Literal["tools", "resources", "prompts", "elicitation"], ...] = ()
     tool_name_limit: Annotated[int, Field(ge=MIN_TOOL_NAME, le=NAME_LIMIT)] = 52
     forward_meta: dict[Annotated[str, Field(min_length=1)], AttributeKind] = dict(FORWARDED_BY_DEFAULT)  # type: ignore[arg-type]
     unsafe_skip_fsync: bool = False

@@ -16,7 +16,7 @@ from mcp_guard.core.model import Effect, Facts, Json, ResourceRule, Tool, ToolRu
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.tool_pins import definition_hash
 
-AREAS = ("tools", "resources")
+AREAS = ("tools", "resources", "prompts", "elicitation")
 """What `[guard] decide` may name. Tool calls are always decided."""
 READ, SUBSCRIBE = "resources/read", "resources/subscribe"
 GET_PROMPT, COMPLETE = "prompts/get", "completion/complete"
@@ -75,6 +75,36 @@ METHODS = {
     for method in (
         DecidedMethod(READ, ("resources",), Effect.READ, "Resource", "/uri", _URI, _object(["uri"], uri=_TEXT)),
         DecidedMethod(SUBSCRIBE, ("resources",), Effect.READ, "Resource", "/uri", _URI, _object(["uri"], uri=_TEXT)),
+        DecidedMethod(
+            GET_PROMPT, ("prompts",), Effect.READ, "Prompt", "/name", ("server", "name"), _object(["name"], name=_TEXT)
+        ),
+        DecidedMethod(
+            COMPLETE,
+            ("prompts", "resources"),
+            Effect.READ,
+            "Completion",
+            "/argument/name",
+            ("server", "kind", "of", "argument", "value"),
+            _object(["argument"], argument=_object(["name", "value"], name=_TEXT, value=_TEXT)),
+        ),
+        DecidedMethod(
+            ELICIT,
+            ("elicitation",),
+            Effect.WRITE,
+            "Answer",
+            "/action",
+            ("server", "method", "text"),
+            _object(["action"], action=_TEXT),
+        ),
+        DecidedMethod(
+            SAMPLE,
+            ("elicitation",),
+            Effect.WRITE,
+            "Answer",
+            "/role",
+            ("server", "method", "text"),
+            _object(["role"], role=_TEXT),
+        ),
     )
 }
 ATTRIBUTES = {method.type: method.attributes for method in METHODS.values()}
@@ -97,8 +127,12 @@ def read_request(tool: Tool, arguments: Json, listed: Listed) -> Facts | str:
     match tool.method:
         case "resources/read" | "resources/subscribe":
             values = _read_uri(tool, arguments, listed)
+        case "prompts/get":
+            values = _read_prompt(tool, arguments, listed)
+        case "completion/complete":
+            values = _read_completion(tool, arguments)
         case _:
-            raise ValueError(f"`{tool.method}` is not decided")
+            values = _read_answer(tool, arguments)
     return values if isinstance(values, str) else Facts(values, canonical.digest_json(values))
 
 
@@ -116,6 +150,82 @@ def _read_uri(tool: Tool, arguments: Json, listed: Listed) -> Json | str:
     return {"server": tool.server, **attributes, PARTS: dict(resource.parameters)}
 
 
+def _read_prompt(tool: Tool, arguments: Json, listed: Listed) -> Json | str:
+    name, given = arguments.get("name"), arguments.get("arguments", {})
+    prompt = next((item for item in listed(tool.server, LIST_PROMPTS) if item.get("name") == name), None)
+    if not isinstance(name, str) or prompt is None:
+        return f"`{tool.server}` lists no prompt of this name"
+    parts = _read_parts(given, "argument")
+    if isinstance(parts, str):
+        return parts
+    required, optional = _prompt_arguments(prompt)
+    if unknown := sorted(parts.keys() - {*required, *optional}):
+        has = ", ".join(f"`{known}`" for known in (*required, *optional)) or "none"
+        return f"the prompt has no argument `{unknown[0][:100]}`; it has: {has}"
+    if missing := [known for known in required if known not in parts]:
+        return f"the prompt requires the argument `{missing[0]}`"
+    return {"server": tool.server, "name": name, PARTS: parts}
+
+
+def _prompt_arguments(prompt: Json) -> tuple[list[str], list[str]]:
+    """The arguments that a prompt requires, and the others."""
+    declared = prompt.get("arguments")
+    arguments = [item for item in declared if isinstance(item, dict)] if isinstance(declared, list) else []
+    names = {str(item.get("name")): item.get("required") is True for item in arguments}
+    return [name for name, is_required in names.items() if is_required], [
+        name for name, is_required in names.items() if not is_required
+    ]
+
+
+def _read_parts(given: object, what: str) -> dict[str, str] | str:
+    """Texts by name, or why they are refused."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or len(given) > MAX_PARTS:
+        return f"there may be at most {MAX_PARTS} {what}s, by name"
+    for name, value in given.items():
+        if not isinstance(value, str) or len(value) > MAX_PART_LENGTH:
+            return f"the {what} `{name[:100]}` must be a text of at most {MAX_PART_LENGTH} characters"
+    return dict(given)
+
+
+def _read_completion(tool: Tool, arguments: Json) -> Json | str:
+    ref, argument, context = (arguments.get(name) for name in ("ref", "argument", "context"))
+    if not isinstance(ref, dict) or not isinstance(argument, dict):
+        return "`ref` and `argument` must be objects"
+    kind = "prompt" if ref.get("type") == "ref/prompt" else "resource"
+    of, name, value = ref.get("name" if kind == "prompt" else "uri"), argument.get("name"), argument.get("value")
+    if not all(isinstance(text, str) and len(text) <= MAX_PART_LENGTH for text in (of, name, value)):
+        return "what is completed, its argument and the value so far must be texts"
+    parts = _read_parts(context.get("arguments") if isinstance(context, dict) else context, "argument")
+    if isinstance(parts, str):
+        return parts
+    return {"server": tool.server, "kind": kind, "of": of, "argument": name, "value": value, PARTS: parts}
+
+
+def _read_answer(tool: Tool, arguments: Json) -> Json | str:
+    """An answer to a question: the fields of a form, as texts, or what a model has written."""
+    content = arguments.get("content")
+    if tool.method == ELICIT:
+        fields = content if isinstance(content, dict) else {}
+        parts = _read_parts({name: _as_text(value) for name, value in fields.items()}, "field")
+        text = ""
+    else:
+        names = ("role", "model", "stopReason")
+        parts = {name: value for name in names if isinstance(value := arguments.get(name), str)}
+        blocks = content if isinstance(content, list) else [content]
+        texts = (block.get("text") for block in blocks if isinstance(block, dict))
+        text = "\n".join(text for text in texts if isinstance(text, str))
+    return (
+        parts if isinstance(parts, str) else {"server": tool.server, "method": tool.method, "text": text, PARTS: parts}
+    )
+
+
+def _as_text(value: object) -> str:
+    """A field as policies compare it: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else canonical.canonicalize(value).decode()
+
+
 # What a listed item could be about
 
 
@@ -130,6 +240,13 @@ def targets_of(tool: Tool, item: Json, listed: Listed) -> list[Json]:
             if isinstance(facts, str):
                 return []
             return [_entity("Resource", str(item.get("uri")), facts.values, facts.values[PARTS])]
+        case "prompts/get":
+            name = str(item.get("name"))
+            known = {"server": tool.server, "name": name}
+            return [
+                _entity("Prompt", name, known, {part: _unknown(f"part {part}") for part in parts})
+                for parts in _choices(*_prompt_arguments(item))
+            ]
     return []
 
 

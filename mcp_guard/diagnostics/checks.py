@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 
 from mcp_guard.core.approval import make_rule, may_decide
+from mcp_guard.core.decided_methods import AREAS
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.client_checks import clients
@@ -432,8 +433,18 @@ def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
 
 
+def undecided(snapshot: GuardSnapshot) -> CheckResults:
+    """What of MCP passes without a decision."""
+    passing = [area for area in AREAS[1:] if area not in snapshot.decide]
+    if not passing:
+        return ok("decide", "tool calls, resources, prompts, and answers to servers' questions")
+    missing = ", ".join(passing)
+    what = f"passes undecided and without a receipt: {missing}; to decide it: guard.decide in the configuration"
+    return ok("decide", what)
+
+
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
-    mode, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
+    mode, undecided, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
     calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
     policy_approval, hidden_tools, upstreams, network, pages,
     identity_provider, reach, refusals, weakened, clients, hooks,

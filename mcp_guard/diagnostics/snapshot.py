@@ -217,6 +217,8 @@ class GuardSnapshot:
     unsafe_keys: tuple[str, ...]
     """Configuration keys that switch off a guarantee (`Settings.unsafe_keys`)."""
     clients: tuple[ClientFile, ...]
+    decide: tuple[str, ...] = ()
+    """The areas of MCP that are decided beside tool calls."""
     several_keys: tuple[tuple[str, int], ...] = ()
     """Approvers with more than one key in use, and how many."""
     unmapped_issuers: tuple[str, ...] = ()

@@ -4,10 +4,11 @@ What the guard replies itself (a refusal, a request for approval) is written as 
 get it as a JSON-RPC error, and `guard__await` gets the result of another method as one of a tool call.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 
 from mcp_guard.core import exact_json
-from mcp_guard.core.decided_methods import GET_PROMPT, READ, operation_name, targets_of
+from mcp_guard.core.decided_methods import ELICIT, GET_PROMPT, READ, operation_name, targets_of
+from mcp_guard.core.elicited_answers import carries_data, why_unfit
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.core.replies import META
 from mcp_guard.guard import Guard
@@ -18,6 +19,9 @@ from mcp_guard.upstream.group import UpstreamGroup
 
 DENIED = -32003
 """The code of a request that was denied, or is held for approval."""
+NOT_PASSED_ON = "the answer was not passed on"
+Deliver = Callable[[Json], bool]
+"""Gives an upstream the `result` or `error` member of an answer. False if it is not there any more."""
 LISTED_FOR = {LIST_RESOURCES: READ, LIST_TEMPLATES: READ, LIST_PROMPTS: GET_PROMPT}
 """The method that an item of each list is listed for."""
 
@@ -41,6 +45,43 @@ class DecidedRequests:
         name = operation_name(server, method) if server else method
         request = ToolCallRequest(name, arguments, meta if isinstance(meta, dict) else None, problem or None)
         return reply_to(method, await self._guard.call(self._instance, request, channel))
+
+    async def answer(self, server: str, method: str, question: Json, reply: Json, deliver: Deliver) -> None:
+        """Deliver a client's answer to a question of this upstream, if it may have it; else one without any data.
+
+        INVARIANT: an answer that is decided and carries data is delivered by the execution of its intent only.
+        """
+        if not self.includes(method) or not carries_data(method, reply):
+            deliver(reply)
+            return
+        result = reply["result"]
+        problem = why_unfit(method, question, result)
+        delivered = False
+
+        def deliver_once(answer: Json) -> bool:
+            nonlocal delivered
+            delivered = True
+            return deliver(answer)
+
+        answer = result if isinstance(result, dict) else {}
+        try:
+            await self.send(server, method, answer, ClientChannel(deliver=deliver_once), problem)
+        finally:
+            if not delivered:
+                deliver({"result": {"action": "decline"}} if method == ELICIT else error(DENIED, NOT_PASSED_ON))
+
+    async def answers(self, server: str, questions: Mapping[str, Json], replies: dict[str, Json]) -> dict[str, Json]:
+        """What an upstream gets of these answers to its questions, by key."""
+        passed: dict[str, Json] = {}
+        for key, reply in replies.items():
+            question = questions[key]
+
+            def deliver(answer: Json, key: str = key) -> bool:
+                passed[key] = answer
+                return True
+
+            await self.answer(server, str(question["method"]), question.get("params", {}), reply, deliver)
+        return passed
 
     async def may_list(self) -> bool:
         """Whether the instance may be listed anything now. Raises: LedgerError."""

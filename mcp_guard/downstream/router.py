@@ -7,6 +7,7 @@ Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it
 import asyncio
 from collections.abc import Iterable
 
+from mcp_guard.core.decided_methods import COMPLETE, GET_PROMPT
 from mcp_guard.core.model import Json
 from mcp_guard.core.resource_uri import read_scheme
 from mcp_guard.downstream.decided_requests import DecidedRequests
@@ -91,7 +92,11 @@ class Router:
             return await self._route_by_uri(method, params, capable, channel)
         find_target = self._target_of_prompt if rule is RoutingRule.BY_PROMPT else self._target_of_ref
         target = await find_target(params, capable)
-        return await self._relay(*target, method, channel) if isinstance(target, tuple) else target
+        if isinstance(target, tuple):
+            return await self._relay(*target, method, channel)
+        if self._decided.includes(method):
+            return await self._decided.send("", method, params, channel, target["error"]["message"])
+        return target
 
     async def _route_to_all(self, method: str, params: Json, capable: list[str], channel: ClientChannel) -> Json:
         if method == SET_LEVEL:
@@ -176,6 +181,8 @@ class Router:
 
     async def _target_of_prompt(self, params: Json, capable: list[str]) -> Target | Json:
         prompt = await self._find_prompt(str(params.get("name")), capable)
+        if self._decided.includes(GET_PROMPT):  # whose arguments the list declares
+            await self._read_lists(LIST_PROMPTS, capable, only_if_needed=True)
         if prompt is None:
             return error(INVALID_PARAMS, f"unknown prompt: {str(params.get('name'))[:100]}")
         server, name = prompt
@@ -186,16 +193,25 @@ class Router:
         if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
             if (prompt := await self._find_prompt(str(ref.get("name")), capable)) is not None:
                 server, name = prompt
-                return server, {**params, "ref": {**ref, "name": name}}
+                if await self._is_listed(server, LIST_PROMPTS, "name", name):
+                    return server, {**params, "ref": {**ref, "name": name}}
         elif isinstance(ref, dict):
             uri = str(ref.get("uri"))
             owner = self._owners.template_owner(uri)
             if owner is None:
                 owners = await self._find_owners(uri, capable)
                 owner = self._owners.template_owner(uri) or (owners[0] if owners else None)
-            if owner in capable:
+            if owner in capable and await self._is_listed(str(owner), LIST_TEMPLATES, "uriTemplate", uri):
                 return str(owner), params
         return error(INVALID_PARAMS, "unknown prompt or resource in `ref`")
+
+    async def _is_listed(self, server: str, method: str, member: str, name: str) -> bool:
+        """Whether the client is listed what it wants to complete; always, if completions are not decided."""
+        if not self._decided.includes(COMPLETE):
+            return True
+        lists, _ = await self._read_lists(method, [server], only_if_needed=True)
+        item = next((item for item in lists.get(server, ()) if item.get(member) == name), None)
+        return item is not None and self._decided.shows(server, method, item)
 
     async def _find_prompt(self, client_name: str, capable: list[str]) -> tuple[str, str] | None:
         """The server of a prompt, and the server's own name for it. Only the lists say what a shortened name means."""

@@ -7,7 +7,8 @@ good. The adapter handles each request from start to end and uses the services o
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
@@ -25,6 +26,7 @@ from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender,
 from mcp_guard.downstream.request_params import can_be_answered, cancelled_id, progress_token
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
+from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.guard import Guard
 from mcp_guard.ports import ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
@@ -49,22 +51,6 @@ ENDED_EARLY = (
 )
 TaskKey = tuple[str, Id]
 """The requester of a running task, and the id that they gave the request."""
-
-
-class DownstreamTransport(Protocol):
-    """The connection to one client."""
-
-    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
-        """Send a frame; see `jsonrpc.Write`. Never blocks. After the client has gone, frames are dropped."""
-
-    def drop_reply(self, request: Id) -> None:
-        """This request gets no reply: its client has cancelled it."""
-
-    def throttle(self, slow: bool) -> None:
-        """Stop reading from the client (True), or go on (False): an upstream is slow to read, or has caught up."""
-
-    def note(self, text: str) -> None:
-        """Print a message for the operator."""
 
 
 class ProtocolAdapter(Protocol):
@@ -128,7 +114,8 @@ class Session:
         self._client_notes = NoteLimiter()
         self._tool_names = tool_names
         self._timeouts = timeouts
-        self._router = Router(upstreams, tool_names, DecidedRequests(guard, instance, upstreams))
+        self._decided = DecidedRequests(guard, instance, upstreams)
+        self._router = Router(upstreams, tool_names, self._decided)
         self._choose_adapter = choose_adapter
         self._adapter: ProtocolAdapter | None = None
         """None until the first request."""
@@ -452,7 +439,10 @@ class Session:
             reply = error(INTERNAL_ERROR, str(lost))
         if not reply:
             reply = error(INTERNAL_ERROR, "the client's answer has neither result nor error")
-        self.upstreams.answer(server, id, reply)
+        await self._decided.answer(server, method, params, reply, partial(self.upstreams.answer, server, id))
+
+    async def on_answers(self, server: str, questions: Mapping[str, Json], answers: dict[str, Json]) -> dict[str, Json]:
+        return await self._decided.answers(server, questions, answers)
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         if method == CANCELLED:

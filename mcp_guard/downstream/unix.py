@@ -22,7 +22,8 @@ from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import LoopShare, Sender
-from mcp_guard.downstream.session import DownstreamTransport, Session
+from mcp_guard.downstream.session import Session
+from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import INVALID_REQUEST
 from mcp_guard.protocol.stdio import Line, LineSplitter

@@ -12,6 +12,7 @@ from typing import Any
 
 import cedarpy
 
+from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
@@ -192,7 +193,8 @@ class ListedNames:
 
     def may_be_listed(self, action: str) -> bool:
         """Whether this could be the name of a tool, or of a group of tools, that is not listed at present."""
-        return action not in self.actions and (SEPARATOR in action or action.startswith(SERVER) or action in EFFECTS)
+        is_group = action.startswith(SERVER) or action in EFFECTS or action in METHODS
+        return action not in self.actions and (SEPARATOR in action or is_group)
 
     def is_unknown_tool(self, action: str) -> bool:
         """Whether this is the name of a tool, and of none that is or was listed, or is configured."""

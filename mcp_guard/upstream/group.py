@@ -6,14 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
+from mcp_guard.core.decided_methods import ANSWERS
 from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
-from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params, without_trace
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.core.visible_text import say
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
@@ -21,6 +20,7 @@ from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.decided import deliver_answer, request_params
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
@@ -401,22 +401,25 @@ class UpstreamGroup:
         assert call.tool is not None
         connection = self.connections[call.tool.server]
         method = call.tool.method or CALL_TOOL
-        params: dict[str, Any] = (
-            {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
-            if call.tool.method is None
-            else dict(call.arguments)
-        )
-        if meta := call.meta if channel.trace is None else {**without_trace(call.meta), **channel.trace}:
-            params["_meta"] = meta
-        if connection.protocol is not None and (ask := channel.ask) is not None:
-
-            async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
-                return {key: self._forwarded_answer(answer) for key, answer in (await ask(questions)).items()}
-
-            channel = channel._replace(ask=ask_client)
+        if method in ANSWERS:
+            return deliver_answer(intent, channel)
+        params = request_params(call, channel.trace)
+        if connection.protocol is not None:
+            channel = self._deciding_answers(connection.name, channel)
         rounds = RoundCount()
         execution = await outcome_of(connection.call(method, params, channel, rounds), connection, intent.approval)
         return execution._replace(rounds=rounds.sent) if rounds.sent else execution
+
+    def _deciding_answers(self, server: str, channel: ClientChannel) -> ClientChannel:
+        """A channel whose answers reach the upstream with the next round, as far as it may have them."""
+        if (ask := channel.ask) is None:
+            return channel
+
+        async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
+            answers = await self._listener.on_answers(server, questions, await ask(questions))
+            return {key: self._forwarded_answer(answer) for key, answer in answers.items()}
+
+        return channel._replace(ask=ask_client)
 
     # Everything that is not a tool call
 
@@ -433,6 +436,8 @@ class UpstreamGroup:
         assert method != CALL_TOOL
         assert method not in self.decided
         connection = self.connections[server]
+        if connection.protocol is not None and self.decided:
+            channel = self._deciding_answers(server, channel)
         try:
             send = partial(connection.request, method, self._forwarded(params), channel)
             reply = await send_again_if_renewed(send, connection.wait_for_renewal)
@@ -473,9 +478,12 @@ class UpstreamGroup:
         """An upstream's request is not open any more."""
         self.connections[server].release_request(id)
 
-    def answer(self, server: str, id: Id, reply: Json) -> None:
-        if self.connections[server].why_unavailable() is None:
-            self.connections[server].peer.reply(id, self._forwarded_answer(reply))
+    def answer(self, server: str, id: Id, reply: Json) -> bool:
+        """Answer an upstream's request. Returns whether it is there."""
+        if self.connections[server].why_unavailable() is not None:
+            return False
+        self.connections[server].peer.reply(id, self._forwarded_answer(reply))
+        return True
 
     def _forwarded(self, params: Json) -> Json:
         return forwarded_params(params, self._forward_meta)

@@ -1,5 +1,6 @@
 """Who hears what upstreams send without being asked: the session."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from mcp_guard.core.model import Json
@@ -10,6 +11,9 @@ class UpstreamListener(Protocol):
     """Receives what upstreams send without being asked, and notes for the operator."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None: ...
+
+    async def on_answers(self, server: str, questions: Mapping[str, Json], answers: dict[str, Json]) -> dict[str, Json]:
+        """The client has answered questions of this upstream. Returns what the upstream gets."""
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None: ...
 
@@ -39,6 +43,9 @@ class NoListener:
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         pass
+
+    async def on_answers(self, server: str, questions: Mapping[str, Json], answers: dict[str, Json]) -> dict[str, Json]:
+        return answers
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         pass

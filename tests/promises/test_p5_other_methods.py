@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.decided_methods import AREAS, LIST_TEMPLATES, make_operations, read_request, targets_of
@@ -13,6 +13,7 @@ from mcp_guard.core.model import Facts, Instance, Json, Outcome, Tool, ToolCallR
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from tests.promises.harness import make_instance
 from tests.promises.test_p5_listing_agrees import EFFECTS, PRINCIPALS, WHO, instances
+from tests.proof_size import sized
 
 OPERATIONS = {tool.listed_as: tool for tool in make_operations(("crm", "git"), AREAS, {})}
 TEMPLATES = ["crm://deals/{id}", "file:///{+path}", "crm://search{?q,limit}"]
@@ -21,10 +22,14 @@ OF_TEMPLATE = [
     *("crm://deals/42", "crm://deals/7"), *("file:///work/a.md", "file:///secret/b"),
     *("crm://search", "crm://search?q=x", "crm://search?limit=1", "crm://search?q=x&limit=1"),
 ]  # fmt: skip
-ACTIONS = [
-    "action", 'action in Action::"read"', 'action in Action::"server:crm"', 'action in Action::"resources/read"',
-    'action == Action::"crm__resources/read"', 'action in Action::"resources/subscribe"',
-]  # fmt: skip
+ANY = ["action", 'action in Action::"read"', 'action in Action::"server:crm"']
+ACTIONS = {
+    "Resource": [
+        *ANY, 'action in Action::"resources/read"', 'action == Action::"crm__resources/read"',
+        'action in Action::"resources/subscribe"',
+    ],
+    "Prompt": [*ANY, 'action in Action::"prompts/get"', 'action == Action::"crm__prompts/get"'],
+}  # fmt: skip
 ABOUT = [
     'resource.server == "crm"', 'resource.scheme == "file"', 'resource.path like "/secret*"',
     'resource.host == "deals"',
@@ -33,20 +38,38 @@ ABOUT = [
 ]  # fmt: skip
 
 
+PROMPTS: list[Json] = [
+    {"name": "greet", "arguments": [{"name": "who", "required": True}, {"name": "language"}]}, {"name": "plain"},
+]  # fmt: skip
+GETS: list[Json] = [
+    {"name": "plain"}, {"name": "greet", "arguments": {"who": "x"}}, {"name": "greet", "arguments": {"who": "Ann"}},
+    {"name": "greet", "arguments": {"who": "x", "language": "en"}},
+    {"name": "greet", "arguments": {"who": "Ann", "language": "de"}},
+]  # fmt: skip
+ABOUT_PROMPTS = [
+    'resource.hasTag("language")', '!(resource.hasTag("language"))', 'resource.name == "plain"',
+    'resource.hasTag("who") && resource.getTag("who") == "Ann"', 'resource == Prompt::"greet"',
+]  # fmt: skip
+
+
 def listed(server: str, method: str) -> list[Json]:
-    return [{"uriTemplate": template} for template in TEMPLATES] if method == LIST_TEMPLATES else []
+    return [{"uriTemplate": template} for template in TEMPLATES] if method == LIST_TEMPLATES else PROMPTS
 
 
-policy_sets = st.lists(
-    st.builds(
+def policy_sets(type: str, about: list[str]) -> st.SearchStrategy[str]:
+    policy = st.builds(
         lambda effect, who, action, condition: (
             f"{effect} ({who}, {action}, resource) when {{ "
-            + (f"resource is Resource && {condition}" if condition.startswith("resource") else condition) + " };"
+            + (f"resource is {type} && {condition}" if "resource" in condition else condition) + " };"
         ),
-        st.sampled_from(EFFECTS), st.sampled_from(PRINCIPALS), st.sampled_from(ACTIONS), st.sampled_from(WHO + ABOUT),
-    ),
-    min_size=1, max_size=5,
-).map(lambda bodies: "\n".join(f'@id("p{number}") {body}' for number, body in enumerate(bodies)))  # fmt: skip
+        st.sampled_from(EFFECTS),
+        st.sampled_from(PRINCIPALS),
+        st.sampled_from(ACTIONS[type]),
+        st.sampled_from(WHO + about),
+    )  # fmt: skip
+    return st.lists(policy, min_size=1, max_size=5).map(
+        lambda bodies: "\n".join(f'@id("p{number}") {body}' for number, body in enumerate(bodies))
+    )
 
 
 def load(policies: str) -> PolicyEngine:
@@ -74,7 +97,8 @@ def read_tools() -> Iterable[Tool]:
     return (tool for tool in OPERATIONS.values() if tool.method in ("resources/read", "resources/subscribe"))
 
 
-@given(policy_sets, instances)
+@settings(max_examples=sized(100, 25))
+@given(policy_sets("Resource", ABOUT), instances)
 def test_a_resource_is_listed_exactly_if_it_could_be_read(policies: str, instance: Instance) -> None:
     engine = load(policies)
     for tool in read_tools():
@@ -82,7 +106,8 @@ def test_a_resource_is_listed_exactly_if_it_could_be_read(policies: str, instanc
             assert is_listed(engine, instance, tool, {"uri": uri}) == goes(engine, instance, tool, {"uri": uri})
 
 
-@given(policy_sets, instances)
+@settings(max_examples=sized(100, 25))
+@given(policy_sets("Resource", ABOUT), instances)
 def test_a_template_is_listed_if_one_of_its_resources_could_be_read(policies: str, instance: Instance) -> None:
     engine = load(policies)
     for tool in read_tools():
@@ -90,6 +115,15 @@ def test_a_template_is_listed_if_one_of_its_resources_could_be_read(policies: st
             fitting = [uri for uri in OF_TEMPLATE if uri.startswith(template.partition("{")[0])]
             if any(goes(engine, instance, tool, {"uri": uri}) for uri in fitting):
                 assert is_listed(engine, instance, tool, {"uriTemplate": template}), template
+
+
+@settings(max_examples=sized(100, 25))
+@given(policy_sets("Prompt", ABOUT_PROMPTS), instances)
+def test_a_prompt_is_listed_if_it_could_be_got_and_else_not(policies: str, instance: Instance) -> None:
+    engine, tool = load(policies), OPERATIONS["crm__prompts/get"]
+    for prompt in PROMPTS:
+        could = any(goes(engine, instance, tool, get) for get in GETS if get["name"] == prompt["name"])
+        assert is_listed(engine, instance, tool, prompt) == could, prompt["name"]
 
 
 def test_a_template_of_which_nothing_could_be_read_is_not_listed() -> None:

@@ -21,7 +21,8 @@ from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.http.streams import HttpDownstreamTransport, KeptFrames
 from mcp_guard.downstream.limits import LimitReached, SessionShares
 from mcp_guard.downstream.loop_share import Sender
-from mcp_guard.downstream.session import DownstreamTransport, Session
+from mcp_guard.downstream.session import Session
+from mcp_guard.downstream.transport import DownstreamTransport
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0

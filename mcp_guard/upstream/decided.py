@@ -1,0 +1,31 @@
+"""What an upstream is sent of a decided call: the params of a request, or the answer to its question."""
+
+from typing import Any
+
+import orjson
+
+from mcp_guard.core.model import Call, Execution, ExecutionStatus, Json
+from mcp_guard.core.replies import not_sent_execution
+from mcp_guard.core.request_meta import without_trace
+from mcp_guard.ports import ClientChannel, Intent
+
+
+def request_params(call: Call, trace: Json | None) -> dict[str, Any]:
+    """The params with the arguments that were decided on; `trace` replaces the trace context of the client."""
+    assert call.tool is not None
+    if call.tool.method is None:
+        params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
+    else:
+        params = dict(call.arguments)
+    if meta := call.meta if trace is None else {**without_trace(call.meta), **trace}:
+        params["_meta"] = meta
+    return params
+
+
+def deliver_answer(intent: Intent, channel: ClientChannel) -> Execution:
+    """Give the upstream an answer to its question, with what was decided on and nothing else."""
+    call = intent.call
+    answer = {"result": {**call.arguments, **({"_meta": call.meta} if call.meta else {})}}
+    if channel.deliver is None or not channel.deliver(answer):
+        return not_sent_execution("the question is not open any more", intent.approval)
+    return Execution(ExecutionStatus.OK, answer)

@@ -1,0 +1,101 @@
+"""`[guard] decide = ["elicitation"]`: a client's answers to an upstream are decided before they get there."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.running_guard import SERVERS, Client, Json, cli, log, upstream, write_config
+
+POLICIES = """
+@id("all") permit (principal, action, resource);
+@id("passwords") @reason("no passwords") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("password") };
+@id("models") @reason("no secrets") forbid (principal, action == Action::"up__sampling/createMessage", resource)
+when { resource.text like "*secret*" };
+"""
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 5}, "age": {"type": "integer", "minimum": 0},
+        "password": {"type": "string"}, "color": {"type": "string", "enum": ["red"]},
+    },
+    "required": ["name"],
+}  # fmt: skip
+FORM = {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": SCHEMA}}
+SAMPLE = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 9}}
+
+
+@pytest.fixture(scope="module", params=["handshake", "stateless"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client in front of an upstream of either era."""
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    server, script = str(SERVERS / "mirror.py"), folder / "script.json"
+    one = upstream("up", sys.executable, server, request.param, str(folder / "up.log"), str(script))
+    with Client(write_config(folder, one, POLICIES, guard='decide = ["elicitation"]')) as client:
+        client.start("2025-11-25", elicitation={"form": {}}, sampling={})
+        yield client
+
+
+def answer(client: Client, question: Json, result: Json) -> Json:
+    """Call a tool that asks this question, and give this answer. Returns the answer that the upstream got."""
+    folder = client.config.parent
+    (folder / "script.json").write_text(json.dumps({"asks": [question], "result": {"content": []}}))
+    id = client.send("tools/call", {"name": "up__any", "arguments": {}})
+    while (message := client.read()).get("method") != question["method"]:
+        client.others.append(message)
+    client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode())
+    reply = client.wait(id)
+    got = [json.loads(line) for line in (folder / "up.log").read_text().splitlines()][-1]
+    if got.get("id") == "ask-0":
+        return dict(got.get("result") or got["error"])
+    return dict(got["params"].get("inputResponses", {}).get("k0") or reply["result"])
+
+
+def accept(**content: object) -> Json:
+    return {"action": "accept", "content": content}
+
+
+def test_a_permitted_answer_reaches_the_upstream_as_it_is_with_a_receipt(client: Client) -> None:
+    assert answer(client, FORM, accept(name="Ann", age=7)) == accept(name="Ann", age=7)
+    kinds = [(r["kind"], r["tool"]) for r in log(client.config) if r.get("tool", "").startswith("up__")][-4:]
+    action = "up__elicitation/create"
+    assert kinds == [("intent", "up__any"), ("intent", action), ("outcome", action), ("outcome", "up__any")]
+    assert cli("verify", "--config", str(client.config)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (accept(name="Ann", password="hunter2"), "no passwords"),
+        (accept(), "the field `name` is required"),
+        (accept(name="Annabel"), "`name` must be a text of the length"),
+        (accept(name=7), "`name` must be a text"),
+        (accept(name="Ann", age=-1), "`age` must be an integer within the bounds"),
+        (accept(name="Ann", color="blue"), "`color` must be one of: red"),
+        (accept(name="Ann", other="x"), "has no field `other`"),
+        ({"action": "perhaps"}, "`action` must be one of"),
+        ({"action": "decline", "content": {"name": "x"}}, "only an accepted form"),
+    ],
+)
+def test_a_refused_answer_is_declined_with_a_receipt(client: Client, result: Json, reason: str) -> None:
+    assert answer(client, FORM, result) == {"action": "decline"}
+    denied = log(client.config, "--kind", "decision")[-1]
+    assert any(reason in text for text in denied["reasons"])
+    assert denied["tool"] == "up__elicitation/create"
+
+
+def test_an_answer_without_data_passes_undecided(client: Client) -> None:
+    before = len(log(client.config))
+    assert answer(client, FORM, {"action": "cancel"}) == {"action": "cancel"}
+    assert len(log(client.config)) == before + 2  # the call's intent and outcome
+
+
+def test_what_a_model_writes_for_an_upstream_is_decided(client: Client) -> None:
+    written = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "fine"}}
+    assert answer(client, SAMPLE, written) == written
+    secret = {**written, "content": {"type": "text", "text": "the secret"}}
+    assert "not passed on" in json.dumps(answer(client, SAMPLE, secret))
+    assert log(client.config, "--kind", "decision")[-1]["reasons"] == ["no secrets"]
