@@ -23,6 +23,10 @@ FIRST_POLICIES = """\
 // Reads are allowed. A tool's effect is the `effect` of its `[tools."…"]` section; without one it is a write, or
 // destructive if its server says so (`destructiveHint`). No hint of a server makes a tool a read. To review the hints
 // and write the sections: mcp-guard tools effects
+// Reads are also the resources and prompts of servers, and completions of their arguments. To keep some back:
+// @id("private")
+// @reason("private notes stay with people")
+// forbid (principal, action in Action::"resources/read", resource) when { resource.path like "/private*" };
 @id("reads")
 permit (
   principal in Group::"agents",
@@ -30,18 +34,11 @@ permit (
   resource
 );
 
-// Reads are also the resources and prompts of servers, and completions of their arguments. To keep some back:
-// @id("private")
-// @reason("private notes stay with people")
-// forbid (principal, action in Action::"resources/read", resource) when { resource.path like "/private*" };
-
 // Every write needs the approval of a person. Destructive tools are writes too. To deny them instead, add this; observe
 // mode blocks nothing, and records that it would:
 // @id("no-destruction")
 // @reason("destructive tools are not allowed")
 // forbid (principal, action in Action::"destructive", resource);
-// What a client answers to a question of a server (a form, a text of a model) is a write, too: it takes data there. The
-// person at the client has seen it, so it is not held, unless this run has read something that is labelled sensitive.
 // Other tools may run what is written to a file: if you exempt file names from this gate, name their endings (*.md).
 @id("writes")
 permit (
@@ -50,6 +47,8 @@ permit (
   resource
 );
 
+// What a client answers to a question of a server (a form, a text of a model) is a write, too: it takes data there. The
+// person at the client has seen it, so it is not held, unless this run has read something that is labelled sensitive.
 @id("writes-are-approved")
 @require_approval("reviewers")
 @reason("writes need the approval of a reviewer")
@@ -58,8 +57,10 @@ forbid (
   action in Action::"write",
   resource
 )
-unless {
-  action in [Action::"elicitation/create", Action::"sampling/createMessage"] && !context.history.sensitive_seen
+unless
+{
+  action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
+  !context.history.sensitive_seen
 };
 """
 

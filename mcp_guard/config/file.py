@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -404,8 +404,7 @@ class Config(Model):
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             policy_approval=guard.policy_approval,
-            decide=tuple(area for area in dict.fromkeys(guard.decide) if area != "tools"),
-            uris={pattern: uri.returns for pattern, uri in self.uris.items()},
+            **self._decided(),
             signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),
             drift=self.risk.drift.rule() if self.risk.drift else None,
             serve=self._serve(base_dir),
@@ -416,6 +415,10 @@ class Config(Model):
             web=self.web.settings(base_dir) if self.web else None,
             hooks=self.hooks.settings(base_dir, base_dir / guard.state_dir, self.connect) if self.hooks else None,
         )
+
+    def _decided(self) -> dict[str, Any]:
+        areas = tuple(area for area in dict.fromkeys(self.guard.decide) if area != "tools")
+        return {"decide": areas, "uris": {pattern: uri.returns for pattern, uri in self.uris.items()}}
 
     def _notifiers(self, base_dir: Path, network: NetworkSettings) -> dict[str, NotifierSettings]:
         return {

@@ -162,20 +162,8 @@ class CatalogSchema(NamedTuple):
     shapes: dict[str, Shape]
 
 
-def build_schema(
-    tools: Iterable[Tool],
-    attributes: Mapping[str, Mapping[str, str]],
-    counters: tuple[RateCounter, ...],
-    unlisted: Iterable[str] = (),
-    meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
-    has_time: bool = True,
-) -> CatalogSchema:
-    """The schema of these tools.
-
-    `unlisted` actions apply to nothing, so that policies may still name them. `has_time`: calls have `context.time`.
-    """
+def _entity_types(tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, str]]) -> Json:
     text, count = {"type": "String"}, {"type": "Long"}
-    tools = sorted(tools, key=lambda tool: tool.listed_as)
     entities: Json = {
         "Group": {},
         "Agent": {"memberOfTypes": ["Group"], "shape": record({"owner": text})},
@@ -194,6 +182,23 @@ def build_schema(
             entities[name] = {"shape": record({key: ATTRIBUTE_TYPES[kind] for key, kind in kinds}), "tags": text}
             continue
         entities[name] = {"shape": record({attribute(key): _optional(ATTRIBUTE_TYPES[kind]) for key, kind in kinds})}
+    return entities
+
+
+def build_schema(
+    tools: Iterable[Tool],
+    attributes: Mapping[str, Mapping[str, str]],
+    counters: tuple[RateCounter, ...],
+    unlisted: Iterable[str] = (),
+    meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
+    has_time: bool = True,
+) -> CatalogSchema:
+    """The schema of these tools.
+
+    `unlisted` actions apply to nothing, so that policies may still name them. `has_time`: calls have `context.time`.
+    """
+    tools = sorted(tools, key=lambda tool: tool.listed_as)
+    entities = _entity_types(tools, attributes)
     actions: Json = {str(effect): {} for effect in Effect}
     actions[Effect.DESTRUCTIVE] = {"memberOf": [{"id": str(Effect.WRITE)}]}
     shapes: dict[str, Shape] = {}

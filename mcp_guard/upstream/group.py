@@ -78,9 +78,7 @@ class UpstreamGroup:
         self.rebuild_seconds = 0.0
         """How long it took to make the catalog the last time."""
         self.is_closed = False
-        self._rules = rules
-        self._unpinned = unpinned
-        self._forward_meta = forward_meta
+        self._rules, self._unpinned, self._forward_meta = rules, unpinned, forward_meta
         self._on_catalog = on_catalog
         self._on_status = on_status
         self._listener: UpstreamListener = NoListener()

@@ -73,7 +73,7 @@ class HostConnection:
             return {"result": {"tools": list(DEFINITIONS)}}
         return error(METHOD_NOT_FOUND, f"the host has no `{method}`")
 
-    def call(self, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
+    def call(self, method: str, params: Json, channel: ClientChannel, rounds: RoundCount) -> Coroutine[Any, Any, Json]:
         """Let the agent go on, and wait for its report.
 
         Raises: NotSent if it cannot be answered any more, PeerLost if it does not report.

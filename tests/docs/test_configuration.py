@@ -31,7 +31,7 @@ NO_KEY_OF_THEIR_OWN = {file.Config, notifiers.DesktopConfig, risk.RiskConfig, se
 IN_ORDER: tuple[type[BaseModel], ...] = (
     file.GuardConfig, file.LimitsConfig, file.AgentConfig, upstreams.UpstreamConfig,
     upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
-    tools.ResourceTypeConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
+    tools.ResourceTypeConfig, tools.UriConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
     file.IdentityConfig, file.RouteConfig, notifiers.WebhookConfig,
     notifiers.SlackConfig, notifiers.TeamsConfig, notifiers.PushConfig, notifiers.EmailConfig, notifiers.CommandConfig,
     file.InboxConfig, web.WebConfig, web.WebRolesConfig, oidc.OidcConfig, oidc.OidcRolesConfig,

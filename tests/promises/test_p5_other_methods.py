@@ -17,9 +17,9 @@ from tests.proof_size import sized
 
 OPERATIONS = {tool.listed_as: tool for tool in make_operations(("crm", "git"), AREAS, {})}
 TEMPLATES = ["crm://deals/{id}", "file:///{+path}", "crm://search{?q,limit}"]
-URIS = ["crm://deals/42", "crm://deals/7", "crm://about", "file:///work/a.md", "file:///secret/b", "crm://deals/../x"]
+URIS = ["crm://deals/42", "crm://deals/7", "crm://about", "file:///docs/a.md", "file:///secret/b", "crm://deals/../x"]
 OF_TEMPLATE = [
-    *("crm://deals/42", "crm://deals/7"), *("file:///work/a.md", "file:///secret/b"),
+    *("crm://deals/42", "crm://deals/7"), *("file:///docs/a.md", "file:///secret/b"),
     *("crm://search", "crm://search?q=x", "crm://search?limit=1", "crm://search?q=x&limit=1"),
 ]  # fmt: skip
 ANY = ["action", 'action in Action::"read"', 'action in Action::"server:crm"']

@@ -18,7 +18,8 @@ from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event,
 from mcp_guard.downstream.hooks.session import HookSession, NoClient
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import LoopShare, Sender
-from mcp_guard.downstream.session import DownstreamTransport, Session
+from mcp_guard.downstream.session import Session
+from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.downstream.unix import GRACE_SECONDS, UnixPeer, agent_of, peer_of
 
 MAGIC, VERSION = b"mcp-guard-hook", b"1"
