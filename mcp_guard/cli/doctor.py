@@ -86,6 +86,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         return configured_keys(ledger).find_key(verifier)
 
     state = inspect_state_folder(settings.state_dir, ledger.place, find_key)
+    snapshot = {field.name: getattr(state, field.name) for field in fields(StateFolder)}
     tools: list[Tool] = []
     absent: Mapping[str, LastWords | None] = dict.fromkeys(settings.upstreams)
     if start_upstreams:
@@ -93,9 +94,8 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     environment = recorded_environment(settings, tools, absent)
     with as_in_force(settings, ledger.place) as judged:
         failure, note, refusal_tests = check_policies(judged, environment)
-        hidden = tuple(find_hidden(judged, environment if tools else None))
+        snapshot["hidden"] = tuple(find_hidden(judged, environment if tools else None))
         unnamed = tuple(all_unnamed_groups(judged))
-    snapshot = {field.name: getattr(state, field.name) for field in fields(StateFolder)}
     return GuardSnapshot(
         now=CLOCK.wall(),
         user=os.geteuid(),
@@ -115,7 +115,6 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         unmapped_issuers=unmapped_issuers(settings),
         outgoing=outgoing_routes(settings),
         is_served_unencrypted=is_served_unencrypted(settings.serve),
-        hidden=hidden,
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
         discontinued=find_discontinued(ledger),

@@ -197,10 +197,18 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
 def _facts(table: Json, tool: Tool, call: Call) -> Facts | str | None:
     """The present state given in the case; for a request that is no tool call, what it is about or why it is denied."""
     if tool.method is not None:
-        items = [{"uriTemplate": table["template"]}] if "template" in table else []
-        return read_request(tool, call.arguments, lambda _, method: items if method == LIST_TEMPLATES else [])
+        return read_request(tool, call.arguments, lambda _, method: _listed(table, method))
     values = table.get("facts")
     return Facts(values, canonical.digest_json(values)) if values is not None else None
+
+
+def _listed(table: Json, method: str) -> list[Json]:
+    """What the server lists in a case: the template that it names, and the prompt with the arguments that it has."""
+    if method == LIST_TEMPLATES:
+        return [{"uriTemplate": table["template"]}] if "template" in table else []
+    arguments = table.get("arguments", {})
+    given = arguments.get("arguments", {})
+    return [{"name": arguments.get("name"), "arguments": [{"name": name} for name in given]}]
 
 
 def _refused(table: Json, reason: str) -> tuple[str, ...]:
