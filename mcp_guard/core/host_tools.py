@@ -143,10 +143,26 @@ DEFINITIONS: tuple[Json, ...] = (
     _define(OTHER, "Use a tool of the agent that the guard knows nothing about.", {"tool": TEXT}),
 )
 NAMES = tuple(definition["name"] for definition in DEFINITIONS)
+VERBS = {
+    "Bash": "ran a command",
+    "Edit": "edited a file",
+    "MultiEdit": "edited a file",
+    "Write": "wrote a file",
+    "NotebookEdit": "changed a notebook",
+    "Patch": "patched files",
+    "Read": "read a file",
+    "Glob": "listed files",
+    "Grep": "searched files",
+    "WebFetch": "fetched a page",
+    "WebSearch": "searched the web",
+    "Task": "started a sub-agent",
+    "Mcp": "called a server",
+    OTHER: "did something",
+}
 RULES: Mapping[str, ToolRule] = {
     f"{HOST}__{definition['name']}": ToolRule(
         effect=Effect.READ if definition["annotations"] else Effect.WRITE,
-        verb=definition["description"].rstrip(".").lower(),
+        verb=f"{VERBS[definition['name']]} with",
         returns=("untrusted",) if definition["name"] in ("WebFetch", "WebSearch") else (),
         sinks=("url",) if definition["name"] == "WebFetch" else (),
     )

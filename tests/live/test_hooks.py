@@ -17,6 +17,7 @@ import pytest
 
 from mcp_guard import hook_client
 from mcp_guard.core.host_tools import HOST
+from tests.live.http_guard import free_port, serving
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Json, cli, enrol, log, write_config
 
@@ -373,3 +374,14 @@ def test_what_is_no_hook_is_denied_and_the_next_one_is_answered(guard: Guard, tm
     agent = Agent(guard, tmp_path)
     assert agent.before("1", command="ls") == ""
     agent.after("1", command="ls")
+
+
+def test_hooks_are_answered_beside_http(tmp_path: Path) -> None:
+    port = free_port()
+    guard = Guard(configure(tmp_path / "both", hooks=HOOKS + serving(port))).start()
+    agent = Agent(guard, tmp_path)
+    assert agent.before("1", command="ls") == ""
+    printed = guard.stop()
+    assert f"on 127.0.0.1 port {port}" in printed
+    assert agent.calls() == [("intent", "allow"), ("outcome", "unknown")]
+    assert not guard.socket.exists()
