@@ -421,6 +421,13 @@ def check_rationale(rationale: str, most: int) -> None:
         raise ApprovalError("the rationale is not valid Unicode text", "type it again") from None
 
 
+def check_may_revoke(approval: Approval, id: str, approver: str) -> None:
+    """`id` is of this approval, or of a grant that it gave. Raises: ApprovalError."""
+    if not any(approver in rule.approvers for rule in approval.rules):
+        routes = ", ".join(rule.route for rule in approval.rules)
+        raise ApprovalError(f"{id} is revoked by the approvers of its routes ({routes}), and `{approver}` is none")
+
+
 def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has_ended: bool) -> None:
     """Raises: ApprovalError if this person cannot vote on the request now. `has_ended`: the instance that asked.
 

@@ -23,6 +23,8 @@ ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ANNOTATIONS = (ID, GATE, REASON, ENFORCE)
 """Those that the guard reads; others are the author's own."""
 ALWAYS = "always"
+_ODD_LINE_END = re.compile(r"\r(?!\n)|[\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""Where editors and browsers end a line, and Cedar does not, or the other way round."""
 _UNNAMED = re.compile(r"policy\d+")
 """How Cedar calls policies without a name."""
 SERVER = "server:"
@@ -94,6 +96,12 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     problems: list[PolicyProblem] = []
     policies: dict[str, Policy] = {}
     for file, text in texts.items():
+        if found := _ODD_LINE_END.search(text):
+            what = (
+                f"a character that only looks like the end of a line (U+{ord(found[0]):04X}), which can hide policies"
+            )
+            problems.append(PolicyProblem(file, "", what, _position(text, found.start()), "replace it by a line feed"))
+            continue
         try:
             bodies = json.loads(cedarpy.policies_to_json_str(text))
         except ValueError:
@@ -110,6 +118,10 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
                 problems.append(PolicyProblem(file, position, duplicate))
             policies[policy.id] = policy
     return PolicySource(texts, policies), locate(problems, texts)
+
+
+def _position(text: str, offset: int) -> str:
+    return f"{text.count(chr(10), 0, offset) + 1}:{offset - text.rfind(chr(10), 0, offset)}"
 
 
 def _syntax_problems(file: str, text: str) -> list[PolicyProblem]:

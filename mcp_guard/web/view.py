@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 LISTED_CHANGES = 3
 """Changes on a card in the list, besides sensitive arguments and destinations, which are all there."""
 RECENT = timedelta(days=7)
+_OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
+"""Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
 _AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
 
@@ -61,6 +63,8 @@ class ApprovalCard:
     approval: Approval
     state: str
     title: str
+    tool: str
+    """Its full name, which says of which upstream it is."""
     target: str
     seconds_left: int
     requested: str
@@ -125,6 +129,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         approval=approval,
         state="expired" if has_expired else str(approval.state),
         title=visible(subject.tool.partition("__")[2].replace("_", " ") or subject.tool),
+        tool=visible(subject.tool),
         target=say("{} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else "",
         seconds_left=max(0, -((now - approval.expires) // 1_000_000)),
         requested=format_minute(approval.requested),
@@ -204,12 +209,13 @@ def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
 
 
 def plain(value: Any) -> str:
-    """A JSON value as visible text, maybe of several lines: strings without quotes."""
+    """A JSON value as visible text, maybe of several lines. Strings have quotes only if they read as something else."""
     return visible_lines(_text(value))
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    is_plain = isinstance(value, str) and not _OTHER_JSON.match(value)
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def show(value: object) -> object:

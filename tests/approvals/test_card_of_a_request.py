@@ -1,5 +1,6 @@
 """What the stored request and the ledger give an approver's card: marks, earlier decisions, and who did what lately."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mcp_guard.core.model import Agent, Instance, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
 from mcp_guard.policy.engine import rule_text
 from mcp_guard.web.view import make_card
+from mcp_guard.web.view import plain as shown
 from tests.promises.harness import (
     ALLOW,
     DEAL,
@@ -176,3 +178,13 @@ async def test_an_open_request_of_an_unknown_user_says_the_way_out(
     said = capsys.readouterr().out
     assert "unknown user" in said
     assert "restart the guard" not in said
+
+
+@pytest.mark.parametrize("value", [None, True, ["a", "b"], {"a": 1}, "x"])
+def test_text_never_reads_as_a_value_of_another_type(value: object) -> None:
+    assert shown(json.dumps(value)) != shown(value)
+    assert shown("789") == "789"
+
+
+async def test_card_names_the_tool_with_its_upstream(harness: Harness) -> None:
+    assert make_card(await hold(harness), harness.clock.time, "alice").tool == UPDATE

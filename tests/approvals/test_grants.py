@@ -141,3 +141,14 @@ async def test_first_vote_of_two_is_not_listed_as_granted(tmp_path: Path) -> Non
     assert [summary(vote).split()[0] for vote in votes] == ["approval.voted", "approval.granted"]
     assert [ocsf.event(vote)["activity_id"] for vote in votes] == [ocsf.OTHER, 1]
     assert [ReceiptFilter({"kind": ["approval.voted"]}).matches(vote, lambda _: []) for vote in votes] == [True, False]
+
+
+async def test_only_approvers_of_its_routes_revoke_a_grant_or_approval(harness: Harness) -> None:
+    id = await granted(harness, GrantTerms(9, 3600, ("amount",)))
+    votes = Votes(harness.ledger.writer, ROUTES, PEOPLE | {"erin": "Erin"})
+    unused = pending_id(await ask(harness, stage="lost"))
+    harness.approve(unused)
+    for revoked in (id, unused):
+        with pytest.raises(ApprovalError, match="`erin` is none"):
+            votes.revoke(revoked, "erin", "Alice withdrew her approval")
+    votes.revoke(id, "alice", "enough")

@@ -126,7 +126,8 @@ class Votes:
         return op
 
     def revoke(self, id: str, approver: str, note: str) -> str:
-        """Revoke an approval that is not used yet, or a grant, at once. Returns its new state.
+        """Revoke an approval that is not used yet, or a grant, at once, as an approver of its routes. Returns its new
+        state.
 
         Raises: ApprovalError, LedgerError.
         """
@@ -139,8 +140,9 @@ class Votes:
             self._check_enrolled(approver)
             by = {"approver": approver, "name": self.people[approver]}
             grant = tx.store.grant(id)
+            approval, _ = transitions.find_approval(tx, grant.approval if grant else id)
+            rules.check_may_revoke(transitions.with_due_escalation(approval, self.routes, tx.now), id, approver)
             if grant is None:
-                approval, _ = transitions.find_approval(tx, id)
                 return str(transitions.move(tx, approval, ApprovalEvent.REVOKE, note, by).state)
             if grant.state != "active":
                 raise ApprovalError(f"grant {id} is {grant.state}", "mcp-guard approvals list")

@@ -38,7 +38,9 @@ def diff_sets(before: Mapping[str, str], after: Mapping[str, str]) -> list[FileD
 
 
 def _diff_lines(before: str, after: str) -> Iterator[DiffLine]:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=CONTEXT_LINES)
+    """INVARIANT: lines end only where Cedar ends them and its comments: who reads `// …` and then a policy on a line of
+    its own must be right that the policy is none of the comment."""
+    lines = difflib.unified_diff(before.split("\n"), after.split("\n"), lineterm="", n=CONTEXT_LINES)
     for number, line in enumerate(lines):
         if number >= 2:  # the names of the two files
             yield DiffLine(line[0], line if line[0] == "@" else line[1:])

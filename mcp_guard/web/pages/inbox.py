@@ -19,7 +19,7 @@ from mcp_guard.web.open_requests import OpenRequests
 from mcp_guard.web.pages.keys import key_cards
 from mcp_guard.web.roles import Role
 from mcp_guard.web.sessions import BrowserSession
-from mcp_guard.web.view import ApprovalCard, group_cards, make_card, may_see
+from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_card, may_see
 
 PAGE = 50
 """Requests or grants on a page."""
@@ -54,7 +54,7 @@ class _InboxPages:
         after = _read_position(request.query_params.get("after", ""), FIRST)
         found = await self._find_open(viewer, after)
         cards = [card for card in self._cards(viewer, found.approvals) if card.state == "requested"]
-        grants, more_grants = await self._find_grants("", GRANTS_IN_INBOX)
+        grants, more_grants = await self._find_grants(viewer, "", GRANTS_IN_INBOX)
         has_passkey = bool(await console.passkeys_of(viewer))
         new_keys = [] if is_part else [card for card in await key_cards(console, viewer) if card.is_recent]
         return console.page(
@@ -125,11 +125,12 @@ class _InboxPages:
     async def show_grants(self, request: Request) -> Response:
         viewer = await self.console.allowed(request, *ROLES)
         after = request.query_params.get("after", "")
-        grants, next = await self._find_grants(after, PAGE)
+        grants, next = await self._find_grants(viewer, after, PAGE)
         return self.console.page("grants.html", viewer, grants=grants, after=next, is_first=not after)
 
-    async def _find_grants(self, after: str, count: int) -> tuple[list[Grant], str]:
-        """A page of the grants that may be used, after this id, and the id after which the next page begins."""
+    async def _find_grants(self, viewer: BrowserSession, after: str, count: int) -> tuple[list[Grant], str]:
+        """A page of the grants that may be used and that the viewer may see, after this id, and the id after which the
+        next page begins."""
         now = self.console.now()
 
         def query(store: Store) -> tuple[list[Grant], str]:
@@ -137,7 +138,9 @@ class _InboxPages:
             last = after
             for _ in range(MAX_BATCHES):
                 rows = store.active_grants(last, BATCH)
-                found += (grant for grant in rows if now < grant.expires)
+                given = store.approvals_among([grant.approval for grant in rows])
+                seen = {each.id for each in given if may_see(approvers_of(each), viewer)}
+                found += (grant for grant in rows if now < grant.expires and grant.approval in seen)
                 if len(found) > count:
                     return found[:count], found[count - 1].id
                 if len(rows) < BATCH:

@@ -1,0 +1,27 @@
+"""The difference of two sets of policies shows what Cedar reads: nothing hides in a comment or comes out of one."""
+
+import pytest
+
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.policy.source import parse_policies
+
+CLOSING = '// closings\n@id("closing")\nforbid (principal, action, resource);\n'
+LOOK_LIKE_LINE_ENDS = ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
+
+
+@pytest.mark.parametrize("sign", LOOK_LIKE_LINE_ENDS)
+def test_policy_that_becomes_a_comment_is_shown(sign: str) -> None:
+    [change] = diff_sets({"a.cedar": CLOSING}, {"a.cedar": CLOSING.replace("\n", sign)})
+    assert [line.text for line in change.lines if line.sign == "-"] == [*CLOSING.split("\n")[:-1], ""]
+    assert [line.text for line in change.lines if line.sign == "+"] == [CLOSING.replace("\n", sign)]
+
+
+@pytest.mark.parametrize("sign", LOOK_LIKE_LINE_ENDS)
+def test_character_that_looks_like_the_end_of_a_line_is_refused(sign: str) -> None:
+    with pytest.raises(PolicyError, match=r"a\.cedar:1:12: a character that only looks like the end of a line"):
+        parse_policies({"a.cedar": CLOSING.replace("\n", sign)}, ())
+
+
+def test_line_ends_of_windows_are_taken() -> None:
+    assert parse_policies({"a.cedar": CLOSING.replace("\n", "\r\n")}, ()).policies.keys() == {"closing"}
