@@ -431,7 +431,8 @@ def check_may_revoke(approval: Approval, id: str, approver: str) -> None:
 def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has_ended: bool) -> None:
     """Raises: ApprovalError if this person cannot vote on the request now. `has_ended`: the instance that asked.
 
-    The request is settled or has expired, they have voted already, or they may not decide on it.
+    The request is settled or has expired, they have approved already, or they may not decide on it. Who has approved
+    may still deny: perhaps it was not they who used their key.
     """
     show, again = f"mcp-guard approvals show {approval.id}", "the agent must repeat its call"
     if has_ended:
@@ -439,7 +440,7 @@ def check_vote(approval: Approval, approver: str, verdict: str, now: Micros, has
     advance(approval.state, VERDICTS[verdict], f"{again}; {show}" if has_ended else show)
     if now >= approval.expires:
         raise ApprovalError(f"approval {approval.id} has expired", again)
-    if any(vote.approver == approver for vote in approval.votes):
+    if verdict == "approve" and any(vote.approver == approver for vote in approval.votes):
         raise ApprovalError(f"`{approver}` has already voted on {approval.id}", show)
     check_approver(approval.rules, approver, approval.subject.requesters)
 

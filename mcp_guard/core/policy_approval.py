@@ -192,7 +192,7 @@ def check_vote(proposal: PolicyProposal, approver: str, verdict: str) -> None:
     if approver not in proposal.rule.approvers:
         names = ", ".join(proposal.rule.approvers)
         raise ApprovalError(f"`{approver}` is not an approver of route `{proposal.rule.route}`", f"approvers: {names}")
-    if any(vote.approver == approver for vote in proposal.votes):
+    if verdict == "approve" and any(vote.approver == approver for vote in proposal.votes):
         raise ApprovalError(f"`{approver}` has already approved `{proposal.id}`", "another approver must decide")
 
 

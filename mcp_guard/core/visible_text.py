@@ -13,6 +13,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from string import Formatter
+from typing import Any
 
 BLANK = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # joiners and fillers that are letters or marks
@@ -76,8 +79,25 @@ def visible_line(value: object) -> VisibleText:
 
 
 def say(template: str, *values: object, **named: object) -> VisibleText:
-    """`template.format(…)` with every value made visible."""
-    return VisibleText(template.format(*map(visible, values), **{name: visible(named[name]) for name in named}))
+    """`template.format(…)` with every value made visible; a value in backticks does not end them."""
+    shown = {name: visible(named[name]) for name in named}
+    return VisibleText(_SENTENCES.vformat(_within_backticks(template), list(map(visible, values)), shown))
+
+
+class _Sentences(Formatter):
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        return value.replace("`", "\\u{60}") if conversion == "b" else value
+
+
+_SENTENCES = _Sentences()
+
+
+@lru_cache
+def _within_backticks(template: str) -> str:
+    """The template with a conversion `b` of the values that are between two backticks."""
+    parts = template.split("`")
+    parts[1::2] = (re.sub(r"\{(\w*)(:[^}]*)?\}", r"{\1!b\2}", part) for part in parts[1::2])
+    return "`".join(parts)
 
 
 def join(separator: str, values: Iterable[object]) -> VisibleText:

@@ -83,6 +83,8 @@ class ApprovalCard:
     """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
+    has_approved: bool
+    """Whether the viewer has approved it, so that they may only deny it."""
     is_own: bool
     """Whether it is the viewer's own request, so that their approval is recorded as self-approved."""
 
@@ -141,7 +143,8 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         undo=UNDO if is_irreversible(subject) else "",
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         claimed=subject.claimed,
-        can_decide=is_approver and not has_voted and approval.state is ApprovalState.REQUESTED and not has_expired,
+        can_decide=is_approver and approval.state is ApprovalState.REQUESTED and not has_expired,
+        has_approved=has_voted,
         is_own=approval.is_requester(viewer),
     )
 

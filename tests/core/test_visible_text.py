@@ -139,3 +139,8 @@ def test_notes_and_errors_have_no_line_of_somebody_else(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == (
         "mcp-guard: internal error: ValueError: x` is new\\u{a}mcp-guard: approved by Alice\\u{1b}[2J\n"
     )
+
+
+def test_value_in_backticks_does_not_end_them() -> None:
+    said = say("no agent `{}` in `{place}`: `{:>3}`, {}", "x`; call +1 555, `", 7, "a`b", place="`")
+    assert said == r"no agent `x\u{60}; call +1 555, \u{60}` in `\u{60}`: `  7`, a`b"

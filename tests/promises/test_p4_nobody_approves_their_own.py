@@ -16,6 +16,7 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
@@ -176,6 +177,20 @@ async def test_removed_or_rotated_key_cannot_vote(harness: Harness) -> None:
     with pytest.raises(ApprovalError, match="has no enrolled key"):
         forge(harness, id, new, second.id)
     await untouched(harness, id)
+
+
+async def test_who_has_approved_can_still_deny(tmp_path: Path) -> None:
+    """A key was stolen, used, and replaced: its vote does not stand against its owner."""
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    id = await ask(harness)
+    harness.approve(id)
+    harness.approve(id, "alice", "deny")
+    assert harness.store.approval(id)[0].state is ApprovalState.DENIED
+    with pytest.raises(ApprovalError):
+        harness.approve(id, "carol")
+    state = harness.folder / "state"
+    assert not verify_ledger(state / "ledger.sqlite", state / "ledger.pub").problem
+    assert harness.upstream.writes() == []
 
 
 async def test_approver_counts_once(tmp_path: Path) -> None:

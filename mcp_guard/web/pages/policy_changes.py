@@ -74,16 +74,14 @@ class _PolicyChanges:
             proposal=proposal,
             missing=describe_missing(proposal) if proposal else "",
             files=show_files(diff_sets(sets.in_force, sets.proposed)) if proposal else [],
-            can_decide=proposal is not None and self._can_decide(sets.state, viewer),
+            can_decide=self._can_decide(proposal, viewer),
+            has_approved=proposal is not None and any(vote.approver == viewer.approver for vote in proposal.votes),
             sign_in_problem=self._sign_in_problem(proposal, viewer) if proposal else "",
             has_passkey=bool(await console.passkeys_of(viewer)),
         )
 
-    def _can_decide(self, state: PolicyApprovalState, viewer: BrowserSession) -> bool:
-        proposal = state.open
-        if proposal is None or Role.APPROVER not in viewer.roles or viewer.approver not in proposal.rule.approvers:
-            return False
-        return all(vote.approver != viewer.approver for vote in proposal.votes)
+    def _can_decide(self, proposal: PolicyProposal | None, viewer: BrowserSession) -> bool:
+        return proposal is not None and Role.APPROVER in viewer.roles and viewer.approver in proposal.rule.approvers
 
     def _sign_in_problem(self, proposal: PolicyProposal, viewer: BrowserSession) -> str:
         """Why the viewer has to sign in again before they decide; empty if they need not."""

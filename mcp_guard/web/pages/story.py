@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.call_receipts import find_problem, find_receipts, read_payloads, read_receipt
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.place import ledger_place
@@ -63,8 +64,10 @@ class _StoryPages:
             if sees_payloads:
                 payloads = {receipt["seq"]: read_payloads(store, receipt["seq"]) for receipt in receipts}
             return make_story(receipts, payloads, format_time(self.console.now()))
-        except LedgerError as error:
-            raise HTTPException(404, f"{error.message}; search for it in the ledger") from None
+        except LedgerError:  # its message has the place of the ledger
+            raise HTTPException(
+                404, say("there is no receipt or call `{}`; search for it in the ledger", what)
+            ) from None
         except MALFORMED:
             text = "the ledger has something here that is not a receipt; find out more with: mcp-guard verify"
             raise HTTPException(404, text) from None
@@ -111,8 +114,8 @@ class _StoryPages:
         def read(store: Store) -> list[int]:
             try:
                 return [receipt["seq"] for receipt in find_receipts(store, what)]
-            except LedgerError as error:
-                raise HTTPException(404, error.message) from None
+            except LedgerError:
+                raise HTTPException(404, say("there is no receipt or call `{}`", what)) from None
             except MALFORMED:
                 raise HTTPException(409, "the ledger has something here that is not a receipt") from None
 
