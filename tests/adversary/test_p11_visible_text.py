@@ -125,6 +125,7 @@ PRINTERS = (
     "mcp_guard/cli/output.py",
     "mcp_guard/server_log.py",
     "mcp_guard/downstream/stdio.py",
+    "mcp_guard/hook_client.py",  # which imports nothing of the package
     "mcp_guard/config/file.py",
 )
 

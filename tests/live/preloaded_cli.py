@@ -91,6 +91,9 @@ class Forked:
         self._answer.sendall(len(body).to_bytes(4, "big") + body)
         self.pid = int.from_bytes(_receive(self._answer, 4), "big")
 
+    def __del__(self) -> None:
+        self._answer.close()  # nobody has waited for it
+
     def poll(self) -> int | None:
         return self._ended(0)
 

@@ -125,7 +125,7 @@ def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, c
     page.get_by_label("Policies, in Cedar").fill(NOTHING)
     page.get_by_role("button", name="Replay").tap()
     page.wait_for_url(re.compile("/policies/candidate/"))
-    expect(page.get_by_text("1 of 1 decisions would differ")).to_be_visible()
+    expect(page.get_by_text("1 of the latest 1 would differ")).to_be_visible()
     expect(page.get_by_role("table", name="Calls that would be decided differently")).to_contain_text("stricter")
     assert request["id"]
     cli("verify", "--config", str(on.config))

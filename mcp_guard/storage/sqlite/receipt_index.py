@@ -16,6 +16,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_terms import Pair
 from mcp_guard.storage.receipt_index import HOUR, EntryPage, IndexedReceipt, IndexPosition
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.store import log_ahead
 
 FORMAT = 1
 BUSY_SECONDS = 5.0
@@ -56,7 +57,7 @@ class ReceiptIndexFile:
             if not path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            log_ahead(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA trusted_schema = OFF")
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -154,7 +154,7 @@ def connect_for_writing(path: Path, unsafe_skip_fsync: bool, create: bool) -> sq
         raise explain(error, path) from None
     try:
         _check_is_ours(connection, path, create)
-        _log_ahead(connection)
+        log_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -176,7 +176,7 @@ def _check_is_ours(connection: sqlite3.Connection, path: Path, create: bool) -> 
         raise LedgerError(f"`{path}` is not a ledger", "name the ledger: --ledger FILE", LedgerFault.NOT_A_LEDGER)
 
 
-def _log_ahead(connection: sqlite3.Connection) -> None:
+def log_ahead(connection: sqlite3.Connection) -> None:
     """Turn the write-ahead log on. SQLite does not wait while another process does so in a new file, so this does."""
     end = time.monotonic() + BUSY_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""Guards that start at the same moment create one ledger and all open it."""
+"""Guards that start at the same moment create one ledger and one search index, and all open both."""
 
 import multiprocessing
 from multiprocessing.synchronize import Barrier
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
 
 PROCESSES, ROUNDS = 4, 60
 
@@ -16,12 +17,13 @@ def open_each(folder: Path, together: Barrier, failures: "multiprocessing.Queue[
         together.wait(30)
         try:
             open_store(folder / f"{number}.sqlite").close()
+            ReceiptIndexFile(folder / f"index-{number}.sqlite").close()
         except LedgerError as error:
             failed.append(f"{number}: {error}")
     failures.put(failed)
 
 
-def test_new_ledger_can_be_opened_concurrently(tmp_path: Path) -> None:
+def test_new_ledger_and_its_search_index_can_be_opened_concurrently(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     together, failures = context.Barrier(PROCESSES), context.Queue()
     racing = [context.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(PROCESSES)]
