@@ -32,7 +32,7 @@ ONE_OF = {
     "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 3,
     "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 3, "test_p9_killed_at_each_transition": 4,
     "test_packs": 3, "test_policy_pages": 2, "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2,
-    "test_signatures_stay_where_they_are": 3, "test_wrap": 2,
+    "test_wrap": 2,
 }  # fmt: skip
 """Test files whose cases cost a process or a browser each. `make test` runs one of so many cases of each of their
 tests, `make proofs` all."""

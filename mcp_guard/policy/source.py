@@ -97,10 +97,7 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     policies: dict[str, Policy] = {}
     for file, text in texts.items():
         if found := _ODD_LINE_END.search(text):
-            what = (
-                f"a character that only looks like the end of a line (U+{ord(found[0]):04X}), which can hide policies"
-            )
-            problems.append(PolicyProblem(file, "", what, _position(text, found.start()), "replace it by a line feed"))
+            problems.append(_odd_line_end(file, text, found))
             continue
         try:
             bodies = json.loads(cedarpy.policies_to_json_str(text))
@@ -120,8 +117,11 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     return PolicySource(texts, policies), locate(problems, texts)
 
 
-def _position(text: str, offset: int) -> str:
-    return f"{text.count(chr(10), 0, offset) + 1}:{offset - text.rfind(chr(10), 0, offset)}"
+def _odd_line_end(file: str, text: str, found: re.Match[str]) -> PolicyProblem:
+    from mcp_guard.policy.positions import position_of  # only where something is wrong
+
+    what = f"a character that only looks like the end of a line (U+{ord(found[0]):04X}), which can hide policies"
+    return PolicyProblem(file, "", what, str(position_of(text, found.start())), "replace it by a line feed")
 
 
 def _syntax_problems(file: str, text: str) -> list[PolicyProblem]:

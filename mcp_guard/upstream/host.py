@@ -15,7 +15,7 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, NotSent, error
 from mcp_guard.protocol.methods import LATEST, LIST_TOOLS, LISTS, METHOD_NOT_FOUND
 from mcp_guard.upstream.budget import UpstreamBudget
-from mcp_guard.upstream.listener import UpstreamListener
+from mcp_guard.upstream.listener import NoAnswers, UpstreamListener
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import RoundCount, ServerProtocol
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from mcp_guard.upstream.last_words import LastWords
 
 MAX_LISTING_BYTES = 1024 * 1024
-
-
-class NoPeer:
-    """In place of a peer: the host gets neither notifications nor answers of a client."""
-
-    def notify(self, method: str, params: Json) -> None:
-        pass
-
-    def reply(self, id: Id, reply: Json) -> None:
-        pass
 
 
 class HostConnection:
@@ -47,7 +37,7 @@ class HostConnection:
 
     def __init__(self) -> None:
         self.budget = UpstreamBudget(MAX_LISTING_BYTES)
-        self.peer = NoPeer()
+        self.peer = NoAnswers()
         self.initialize_result: Json | None = {"protocolVersion": LATEST, "capabilities": {"tools": {}}}
         self.status = UpstreamStatus(True, time.time())
         self.listings = {method: SharedListing(method, self, MAX_LISTING_BYTES) for method in LISTS}

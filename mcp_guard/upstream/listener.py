@@ -70,3 +70,13 @@ class NoListener:
 
     def note(self, text: str) -> None:
         pass
+
+
+class NoAnswers:
+    """In place of the peer of an upstream that gets neither notifications nor answers of a client."""
+
+    def notify(self, method: str, params: Json) -> None:
+        pass
+
+    def reply(self, id: Id, reply: Json) -> None:
+        pass

@@ -20,7 +20,7 @@ from mcp_guard.protocol.methods import LATEST, LISTS_CHANGED, METHOD_NOT_FOUND, 
 from mcp_guard.protocol.versions import without
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.host import HostConnection
-from mcp_guard.upstream.listener import NoListener, UpstreamListener
+from mcp_guard.upstream.listener import NoAnswers, NoListener, UpstreamListener
 from mcp_guard.upstream.shared_listing import SharedListing
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import RoundCount, ServerProtocol, Upstream
@@ -124,16 +124,6 @@ class SharedUpstream(NoListener):
 
     def note(self, text: str) -> None:
         self._note(text)
-
-
-class NoAnswers:
-    """In place of the peer of a shared upstream, which gets neither notifications nor answers of a client."""
-
-    def notify(self, method: str, params: Json) -> None:
-        pass
-
-    def reply(self, id: Id, reply: Json) -> None:
-        pass
 
 
 class SharedConnection:
