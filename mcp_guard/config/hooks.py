@@ -1,14 +1,13 @@
 """The section `[hooks]`: where the hooks of coding agents reach the guard, and the agent that they call as."""
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from mcp_guard.config.serve import MAX_SOCKET_PATH_BYTES, ConnectConfig
+from mcp_guard.config.serve import ConnectConfig, SocketPath
 from mcp_guard.config.types import Model
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.host_tools import HOST, RULES
@@ -23,18 +22,11 @@ class HooksConfig(Model):
     """Coding agents whose own tools the guard decides on."""
 
     agent: Annotated[str, Field(min_length=1)]
-    socket: Path | None = None
+    socket: SocketPath | None = None
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0600"
     socket_group: str = ""
     prompts: Literal["keep", "skip"] = "keep"
     idle_seconds: Annotated[float, Field(gt=0)] = 43200
-
-    @field_validator("socket")
-    @classmethod
-    def has_a_short_path(cls, socket: Path | None) -> Path | None:
-        if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
-        return socket
 
     def settings(self, base_dir: Path, state_dir: Path, connect: ConnectConfig) -> HookSettings:
         path = base_dir / self.socket if self.socket else state_dir / SOCKET_NAME

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mcp_guard.config.types import Model, Url
 from mcp_guard.settings import ServeSettings, SessionLimits, SocketSettings
@@ -14,6 +14,15 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """The names of this machine, which no other machine's name resolves to under DNS rebinding: on any port."""
 MAX_SOCKET_PATH_BYTES = 100
 """The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
+
+
+def _check_length(socket: Path) -> Path:
+    if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
+    return socket
+
+
+SocketPath = Annotated[Path, AfterValidator(_check_length)]
 
 
 class ServeConfig(Model):
@@ -29,16 +38,9 @@ class ServeConfig(Model):
     max_sessions_per_instance: Annotated[int, Field(gt=0)] | None = None
     idle_seconds: Annotated[float, Field(gt=0)] = 1800
     stop_seconds: Annotated[float, Field(ge=0)] = 5
-    socket: Path | None = None
+    socket: SocketPath | None = None
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
-
-    @field_validator("socket")
-    @classmethod
-    def has_a_short_path(cls, socket: Path | None) -> Path | None:
-        if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
-        return socket
 
     @field_validator("hosts", "origins")
     @classmethod
