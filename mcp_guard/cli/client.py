@@ -1,132 +1,43 @@
-"""`mcp-guard call`: make one tool call as an agent would. `demo` uses its client as well.
+"""`mcp-guard call`: make one tool call as an agent would. `demo` and `doctor` use its client as well.
 
-The client starts `mcp-guard run` as any MCP client does and has no other way to an upstream: its calls are decided and
-recorded like those of every other client.
+The client is the official one. It starts `mcp-guard run` as others do and has no other way to an upstream: its calls
+are decided and recorded like those of every other client.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
-from mcp_guard import __version__
+from mcp_guard.cli.guard_answers import GuardEnded, UnusableAnswer
 from mcp_guard.cli.options import add_json, add_launch, launch_words, make_parser
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core import replies
 from mcp_guard.core.model import Json
 from mcp_guard.core.nearest import suggest_tools
-from mcp_guard.protocol.methods import LATEST
 
-POLL_SECONDS = 0.5
-METHOD_NOT_FOUND, INVALID_PARAMS = -32601, -32602
+if TYPE_CHECKING:
+    from mcp_guard.cli.guard_client import GuardClient
+
+INVALID_PARAMS = -32602
 OK, NEGATIVE = 0, 1
 
 
-class GuardEnded(Exception):
-    """The guard exited without an answer; it has printed the reason on standard error."""
+@contextmanager
+def connect(config: Path, launch: Sequence[str], on_held: Callable[[str, str], None]) -> Iterator["GuardClient"]:
+    """The only client of a new guard, which starts while the SDK is imported: that takes longer. Raises: GuardEnded."""
+    argv = [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(config), *launch]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
+        from mcp_guard.cli.guard_client import GuardClient
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"mcp-guard run exited with {code}")
-        self.code = code
-
-
-class GuardClient:
-    """The only client of a new guard process.
-
-    `on_held` is called once for each approval that a call waits for, with its id and the names of its routes.
-    """
-
-    def __init__(self, config: Path, launch: Sequence[str], on_held: Callable[[str, str], None]) -> None:
-        self._argv = [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(config), *launch]
-        self._on_held = on_held
-        self._announced: set[str] = set()
-        self._last_id = 0
-
-    def __enter__(self) -> Self:
-        self._guard = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        client_info = {"name": "mcp-guard call", "version": __version__}
-        self.request("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": client_info})
-        self._write({"method": "notifications/initialized"})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
-        self._guard.communicate()  # closes its standard input, at which the guard exits
-
-    def tools(self) -> list[Json]:
-        """The tools that are listed for this agent."""
-        tools: list[Json] = []
-        page: Json = {}
-        while True:
-            result = self.request("tools/list", page).get("result", {})
-            tools += result.get("tools", [])
-            if not result.get("nextCursor"):
-                return tools
-            page = {"cursor": result["nextCursor"]}
-
-    def call(self, tool: str, arguments: Json) -> Json:
-        """Returns the `result` or `error` member of the answer; waits for a held call while its approval is pending."""
-        answer = self._call(tool, arguments)
-        while approval := held_approval(answer.get("result", {})):
-            self._announce(*approval)
-            time.sleep(POLL_SECONDS)
-            answer = self._call(replies.AWAIT, {"approval": approval[0]})
-        return answer
-
-    def _call(self, tool: str, arguments: Json) -> Json:
-        return self.request("tools/call", {"name": tool, "arguments": arguments, "_meta": {"progressToken": tool}})
-
-    def request(self, method: str, params: Json) -> Json:
-        """Returns the `result` or `error` member of the answer. Raises: GuardEnded."""
-        self._last_id += 1
-        self._write({"id": self._last_id, "method": method, "params": params})
-        while True:
-            message = self._read()
-            match message:
-                case {"method": "notifications/progress", "params": progress}:
-                    if approval := held_approval(progress):
-                        self._announce(*approval)
-                case {"method": "ping", "id": id}:
-                    self._write({"id": id, "result": {}})
-                case {"method": str(method), "id": id}:
-                    error = {"code": METHOD_NOT_FOUND, "message": f"`{method}` requires a user; this client has none"}
-                    self._write({"id": id, "error": error})
-                case {"id": self._last_id}:
-                    return {name: message[name] for name in ("result", "error") if name in message}
-
-    def _announce(self, id: str, routes: str) -> None:
-        if id not in self._announced:
-            self._announced.add(id)
-            self._on_held(id, routes)
-
-    def _write(self, message: Json) -> None:
-        assert self._guard.stdin is not None
-        try:
-            self._guard.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
-            self._guard.stdin.flush()
-        except BrokenPipeError:
-            raise GuardEnded(self._guard.wait()) from None
-
-    def _read(self) -> Any:
-        assert self._guard.stdout is not None
-        line = self._guard.stdout.readline()
-        if not line:
-            raise GuardEnded(self._guard.wait())
-        return json.loads(line)
-
-
-def held_approval(message: Any) -> tuple[str, str] | None:
-    """Id and routes of the approval that a result or a progress notification waits for (`core.replies.held_meta`)."""
-    match message:
-        case {"_meta": {replies.META: {"outcome": "require_approval", "approval": str(id), "routes": list(routes)}}}:
-            return id, ", ".join(map(str, routes))
-    return None
+        with GuardClient(guard, on_held) as client:
+            yield client
 
 
 def main(arguments: list[str]) -> int:
@@ -134,13 +45,14 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         call_arguments = json.loads(options.arguments, object_pairs_hook=partial(unique_members, parser))
+        json.dumps(call_arguments, allow_nan=False, ensure_ascii=False).encode()  # NaN and half characters are no JSON
     except ValueError as error:
         parser.error(f'`{options.arguments}` is not JSON: {error}; write \'{{"name": "value"}}\'')
     if not isinstance(call_arguments, dict):
         parser.error(f'`{options.arguments}` is not a JSON object; write \'{{"name": "value"}}\'')
     load(options.config)  # reports its errors here; otherwise the guard that we start would report them and exit
     try:
-        with GuardClient(options.config, launch_words(options), print_held) as client:
+        with connect(options.config, launch_words(options), print_held) as client:
             if options.tool is None:
                 return show_tools(client.tools(), options.json)
             answer = client.call(options.tool, call_arguments)
@@ -152,7 +64,10 @@ def main(arguments: list[str]) -> int:
         if ended.code:
             return ended.code
         print_text("mcp-guard: the guard was stopped before it answered", file=sys.stderr)
-        return NEGATIVE
+    except UnusableAnswer as answer:
+        print_text(f"mcp-guard: {answer}", file=sys.stderr)
+        print_hint("mcp-guard show tells whether the call ran")
+    return NEGATIVE
 
 
 def unique_members(parser: argparse.ArgumentParser, pairs: list[tuple[str, Any]]) -> Json:

@@ -19,15 +19,20 @@ import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_guard import cli
-from mcp_guard.cli.client import GuardClient, GuardEnded
+from mcp_guard.cli.client import connect
+from mcp_guard.cli.guard_answers import GuardEnded, UnusableAnswer
 from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
 from mcp_guard.cli.output import is_coloured, print_lines, print_text
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import say
 from mcp_guard.files import create_file
+
+if TYPE_CHECKING:
+    from mcp_guard.cli.guard_client import GuardClient
 
 OK, NEGATIVE = 0, 1
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -51,7 +56,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mcp-guard-demo-") if keep is None else nullcontext(str(keep)) as folder:
         try:
             demo(prepare(Path(folder)))
-        except (Unexpected, GuardEnded) as error:
+        except (Unexpected, GuardEnded, UnusableAnswer) as error:
             print_text(say("\nthe demo failed: {}", error), file=sys.stderr)
             return NEGATIVE
     print_lines(["", f"completed as expected in {time.monotonic() - started:.1f} s"])
@@ -88,9 +93,11 @@ def prepare(folder: Path) -> Path:
 
 
 def demo(config: Path) -> None:
-    heading(f"An MCP client starts `mcp-guard run --ticket {TICKET}` in front of the CRM")
+    heading("Alice, who may approve, enrols a key")
     create_file(config.parent / "passphrase", b"only Alice knows this")
-    with GuardClient(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
+    show(config, "approvers", "add", "alice", *ALICE[2:])
+    heading(f"An MCP client starts `mcp-guard run --ticket {TICKET}` in front of the CRM")
+    with connect(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
         tools = [tool["name"] for tool in client.tools()]
         print_text(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")
         expect("crm__delete_deal" not in tools, "delete_deal should not be listed")
@@ -99,17 +106,15 @@ def demo(config: Path) -> None:
     ledger(config)
 
 
-def scenario_a(client: GuardClient) -> None:
+def scenario_a(client: "GuardClient") -> None:
     heading("Scenario A: a small, ordinary change runs at once")
     arguments = {"deal_id": "789", "notes": "Agreed on the phone.", "amount": 48500.0, "stage": "Negotiation"}
     text, failed = call(client, arguments)
     expect(not failed and "48,500" in text, "scenario A should run")
 
 
-def scenario_b(client: GuardClient, config: Path) -> None:
+def scenario_b(client: "GuardClient", config: Path) -> None:
     heading("Scenario B: closing a deal requires approval")
-    show(config, "approvers", "add", "alice", *ALICE[2:])
-    print_text("")
     arguments = {
         "deal_id": "789", "stage": "Closed Won", "amount": 50000.0,
         "guard_reason": "The customer signed this morning.",
@@ -166,7 +171,7 @@ def tamper(folder: Path) -> None:
     path.write_bytes(before + granted + after.replace(b'"name":"Alice"', b'"name":"Alicf"', 1))
 
 
-def call(client: GuardClient, arguments: Json) -> tuple[str, bool]:
+def call(client: "GuardClient", arguments: Json) -> tuple[str, bool]:
     """Call update_deal; returns the text of the result and whether it is an error."""
     shown = {name: value for name, value in arguments.items() if name != "guard_reason"}
     print_text(f"agent calls crm__update_deal {json.dumps(shown)}")

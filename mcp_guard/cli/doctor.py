@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import asdict, fields, replace
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.client import connect
 from mcp_guard.cli.client_files import client_files, find_reached
 from mcp_guard.cli.client_hooks import inspect_hooks
 from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.group_names import all_unnamed_groups
+from mcp_guard.cli.guard_answers import GuardEnded, UnusableAnswer
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text, to_type
@@ -20,6 +22,7 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError, LedgerError
 from mcp_guard.core.model import Mode, Tool
+from mcp_guard.core.replies import AWAIT, REQUESTS
 from mcp_guard.diagnostics.checks import run_checks, worst_level
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.diagnostics.identity_provider import inspect_provider
@@ -28,7 +31,7 @@ from mcp_guard.diagnostics.pages import inspect_pages
 from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_approval
 from mcp_guard.diagnostics.results import CheckResult
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
-from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest
+from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest, TrialConnection
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
@@ -48,7 +51,7 @@ EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    results = run_checks(look(load(options.config), options.upstreams, options.json))
+    results = run_checks(look(load(options.config), options.upstreams, options.connect, options.json))
     results = [replace(result, fix=to_type(result.fix)) for result in results]
     if options.json:
         print_json([asdict(result) for result in results], indent=2)
@@ -70,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--upstreams", action="store_true", help="also start the upstreams and check the policies against the tools"
     )
+    parser.add_argument(
+        "--connect", nargs="?", const="", metavar="AGENT",
+        help="also start a guard as an MCP client does, as this agent (default: the only one), which the ledger has",
+    )  # fmt: skip
     add_json(parser)
     return parser
 
@@ -78,8 +85,9 @@ def row(result: CheckResult) -> Sequence[object]:
     return result.check, str(result.level), result.what, result.fix
 
 
-def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
+def look(settings: Settings, start_upstreams: bool, connect_as: str | None, quiet: bool) -> GuardSnapshot:
     """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
+    connection = None if connect_as is None else try_connection(settings, connect_as)
     ledger = ledger_settings(settings)
 
     def find_key(verifier: str) -> SigningKey:
@@ -126,8 +134,19 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         pages=inspect_pages(settings.web, CLOCK.wall()),
         provider=inspect_provider(settings),
         hooks=inspect_hooks(settings),
+        connection=connection,
         **snapshot,
     )
+
+
+def try_connection(settings: Settings, agent: str) -> TrialConnection:
+    """Use the guard as the official MCP client does."""
+    try:
+        with connect(settings.path, ["--agent", agent] if agent else [], lambda *_: None) as client:
+            tools = [tool for tool in client.tools() if tool["name"] not in (AWAIT, REQUESTS)]
+            return TrialConnection(client.protocol_version, len(tools))
+    except (GuardEnded, UnusableAnswer) as failure:
+        return TrialConnection(failure=str(failure))
 
 
 def find_discontinued(ledger: LedgerSettings) -> str:

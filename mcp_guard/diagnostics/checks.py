@@ -10,7 +10,7 @@ from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.decided_methods import AREAS
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
-from mcp_guard.diagnostics.client_checks import clients
+from mcp_guard.diagnostics.client_checks import clients, connection
 from mcp_guard.diagnostics.hidden_tools import summarize
 from mcp_guard.diagnostics.hook_checks import hooks
 from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
@@ -447,7 +447,7 @@ CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     mode, undecided, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
     calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
     policy_approval, hidden_tools, upstreams, network, pages,
-    identity_provider, reach, refusals, weakened, clients, hooks,
+    identity_provider, reach, refusals, weakened, clients, hooks, connection,
 )  # fmt: skip
 
 

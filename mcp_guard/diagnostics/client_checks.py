@@ -1,12 +1,25 @@
-"""The check of `doctor` that looks at the MCP clients of this user."""
+"""The checks of `doctor` that look at the MCP clients of this user, and at the guard as a client of its own sees it."""
 
 from mcp_guard.diagnostics.results import CheckResults, ok, problem, warning
 from mcp_guard.diagnostics.snapshot import ClientFile, GuardSnapshot
+from mcp_guard.verifier.report import count
 
 
 def clients(snapshot: GuardSnapshot) -> CheckResults:
     results = [result for client in snapshot.clients for result in _of_client(client)]
     return results or ok("clients", "no client with servers found for this user and folder")
+
+
+def connection(snapshot: GuardSnapshot) -> CheckResults:
+    """The guard from end to end."""
+    if (tried := snapshot.connection) is None:
+        return []
+    if tried.failure:
+        return problem("connection", f"an MCP client could not use the guard: {tried.failure}", "mcp-guard call")
+    what = f"an MCP client speaks {tried.protocol_version} with the guard, and is listed"
+    if not tried.tools:
+        return warning("connection", f"{what} no tools", "mcp-guard tools list tells why")
+    return ok("connection", f"{what} {count(tried.tools, 'tool')}")
 
 
 def _of_client(client: ClientFile) -> CheckResults:

@@ -164,6 +164,15 @@ class AbsentUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialConnection:
+    """What an MCP client got from a new guard: its revision of MCP and this many tools, or nothing and why."""
+
+    protocol_version: str = ""
+    tools: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class UnnamedGroup:
     """A group of an agent that no policy names; `nearest` is the named one that may be meant, or empty."""
 
@@ -245,3 +254,5 @@ class GuardSnapshot:
     provider: ProviderState | None = None
     """The identity provider that people sign in with."""
     hooks: HooksState = HooksState()
+    connection: TrialConnection | None = None
+    """None if no client was tried."""

@@ -11,7 +11,7 @@ from mcp_guard.cli.client import show
 from tests.live.running_guard import cli, command, enrol, scripted, seen, without_config, write_config
 
 POLICIES = """
-@id("may") permit (principal, action == Action::"up__echo", resource);
+@id("may") permit (principal, action in [Action::"up__echo", Action::"up__malformed"], resource);
 @id("quiet") @reason("nobody may shout") forbid (principal, action, resource)
 when { context.input has text && context.input.text like "*!" };
 @id("gate") @require_approval("people") forbid (principal, action, resource)
@@ -21,8 +21,9 @@ when { context.input has text && context.input.text like "please*" };
 
 @pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    policies = POLICIES.replace(', Action::"up__malformed"', "")
     return write_config(
-        tmp_path, scripted("up", tmp_path), POLICIES, guard=f"hold_seconds = {getattr(request, 'param', 30)}"
+        tmp_path, scripted("up", tmp_path), policies, guard=f"hold_seconds = {getattr(request, 'param', 30)}"
     )
 
 
@@ -36,9 +37,8 @@ def held(config: Path) -> Iterator["subprocess.Popen[str]"]:
 def approval(held: "subprocess.Popen[str]") -> str:
     """The approval id that `call` prints as soon as the call is held."""
     assert held.stderr is not None
-    line = held.stderr.readline()
-    assert line.startswith("held: approval ap_"), line
-    return line.split()[2]
+    said = iter(held.stderr.readline, "")  # the guard may have begun the ledger, and say so first
+    return next(line.split()[2] for line in said if line.startswith("held: approval ap_"))
 
 
 @pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)
@@ -60,7 +60,8 @@ def test_denial_ends_the_wait(config: Path, held: "subprocess.Popen[str]") -> No
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quick")
-    return write_config(folder, scripted("up", folder), POLICIES)
+    (folder / "listing.json").write_text('[{"name": "malformed", "inputSchema": {"type": "object"}}]')
+    return write_config(folder, scripted("up", folder, LISTING=str(folder / "listing.json")), POLICIES)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["up__echo", "{"], 2, "`{` is not JSON: "),
         (["up__echo", '{"a": {"amount": 120.5, "amount": 1}}'], 2, "duplicate key `amount` in the arguments"),
         (["up__echo", "3"], 2, "`3` is not a JSON object; write "),
+        (["up__echo", '{"n": 1e999}'], 2, "is not JSON: Out of range float"),
+        (["up__malformed"], 1, "the answer is not one that MCP has: `"),
         (["up__echo", "--agent", "nobody"], 8, "nobody"),
     ],
 )

@@ -482,3 +482,13 @@ def test_secret_without_which_serve_does_not_start_is_a_problem(config: Path, mo
     monkeypatch.setenv("NOT_SET_HERE", "x")
     finding = doctor(config)[1]["secrets"]
     assert (finding["level"], finding["what"]) == ("ok", "6 secrets can be read; not run: 1 command")
+
+
+def test_a_client_of_its_own_sees_what_agents_get(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), POLICIES)
+    found = doctor(config, "--connect")[1]["connection"]
+    said = "an MCP client speaks 2026-07-28 with the guard, and is listed 2 tools"
+    assert (found["level"], found["what"]) == ("ok", said)
+    found = doctor(config, "--connect", "nobody")[1]["connection"]
+    assert (found["level"], found["fix"]) == ("problem", "mcp-guard call")
+    assert "exited with 8" in found["what"]

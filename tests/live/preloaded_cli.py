@@ -38,7 +38,10 @@ USED_BY_GUARDS = (
     "platformdirs", "uvicorn",
 )  # fmt: skip
 USED_BY_SERVERS = ("mcp.server.mcpserver", "mcp.server.stdio", "mcp.server.streamable_http", "uvicorn.main")
-COMMAND, SCRIPT = b"c", b"s"
+USED_BY_CLIENTS = ("mcp_guard.cli.guard_client",)
+COMMAND, SCRIPT, CLIENT = b"c", b"s", b"m"
+CLIENTS = ("call", "demo")
+"""The commands that use the official client, whose import takes a second."""
 STAND_IN = """
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -82,7 +85,8 @@ class Forked:
         body = json.dumps(asked).encode()
         mode = "" if text else "b"
         files = [_file(stdin, mode, reading=True), _file(stdout, mode), _file(stderr, mode)]
-        socket.send_fds(_server(), [SCRIPT if script else COMMAND], [theirs.fileno(), *(given for given, _ in files)])
+        kind = SCRIPT if script else CLIENT if words[0] in CLIENTS else COMMAND
+        socket.send_fds(_server(), [kind], [theirs.fileno(), *(given for given, _ in files)])
         theirs.close()
         for asked_for, (given, _) in zip((stdin, stdout, stderr), files, strict=True):
             if asked_for < 0:
@@ -199,8 +203,8 @@ def serve(control: socket.socket, listener: socket.socket) -> None:
                     request, files, _, _ = socket.recv_fds(connection, 1, 4)
                     if not request:
                         return
-                    if request == SCRIPT:
-                        _import(*USED_BY_SERVERS)
+                    if request != COMMAND:
+                        _import(*(USED_BY_SERVERS if request == SCRIPT else USED_BY_CLIENTS))
                     _fork(selector, files if connection is control else [connection.detach(), *files])
                 else:
                     pid, answer = key.data

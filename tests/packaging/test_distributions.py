@@ -109,9 +109,7 @@ def test_command_is_installed(installed: Installed, words: list[str], said: str)
 
 
 @in_full
-def test_package_works_without_the_mcp_sdk(installed: Installed, kept: Path) -> None:
-    """And still makes a guarded call."""
-    assert installed.run("python", "-c", "import mcp").returncode == 1
+def test_package_makes_a_guarded_call(installed: Installed, kept: Path) -> None:
     done = installed.run("mcp-guard", "call", "crm__get_deal", '{"deal_id": "789"}', cwd=kept)
     assert (done.returncode, json.loads(done.stdout)["deal"]["stage"]) == (0, "Closed Won"), done.stderr
 

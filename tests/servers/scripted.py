@@ -60,6 +60,7 @@ SCRIPTED: dict[str, list[dict]] = {
     "twice": [{"result": text_result("first")}, {"result": text_result("second")}],
     "neither": [{}],
     "never": [],
+    "malformed": [{"result": {"content": "no list"}}],  # listed by none but $LISTING
     "deep": [{"result": {"structuredContent": json.loads("[" * 300 + "]" * 300)}}],
     "tool_error": [{"result": text_result("the tool says no", error=True)}],
     "protocol_error": [{"error": {"code": -32050, "message": "upstream says no", "data": {"kept": True}}}],
