@@ -51,7 +51,9 @@ EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    results = run_checks(look(load(options.config), options.upstreams, options.connect, options.json))
+    settings = load(options.config)
+    connection = None if options.connect is None else try_connection(settings, options.connect)
+    results = run_checks(replace(look(settings, options.upstreams, options.json), connection=connection))
     results = [replace(result, fix=to_type(result.fix)) for result in results]
     if options.json:
         print_json([asdict(result) for result in results], indent=2)
@@ -85,9 +87,8 @@ def row(result: CheckResult) -> Sequence[object]:
     return result.check, str(result.level), result.what, result.fix
 
 
-def look(settings: Settings, start_upstreams: bool, connect_as: str | None, quiet: bool) -> GuardSnapshot:
+def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
     """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
-    connection = None if connect_as is None else try_connection(settings, connect_as)
     ledger = ledger_settings(settings)
 
     def find_key(verifier: str) -> SigningKey:
@@ -134,7 +135,6 @@ def look(settings: Settings, start_upstreams: bool, connect_as: str | None, quie
         pages=inspect_pages(settings.web, CLOCK.wall()),
         provider=inspect_provider(settings),
         hooks=inspect_hooks(settings),
-        connection=connection,
         **snapshot,
     )
 
