@@ -268,6 +268,7 @@ class Config(Model):
         for name, rate in self.rates.items():
             if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in upstreams]:
                 raise ValueError(f"rates.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
+            rate.check_redaction(name, self.tools)
         for name in self.resources:
             if name in reserved_types(self.guard.decide):
                 raise ValueError(f"resources.{name}: this type is reserved for the guard; choose another name")

@@ -1,6 +1,6 @@
 """Tools, the types of their resources, and counters of their calls: `[tools]`, `[resources]` and `[rates]`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from mcp_guard.config.types import Model
 from mcp_guard.core.approval import SECOND
 from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.rates import ARGUMENT
 from mcp_guard.core.redaction import join_pointer, make_redaction, pointers_overlap
 
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -17,7 +18,9 @@ EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 MAX_NOTIFY_FIELDS = 10
 """Slack shows ten fields in a section; a notification is read at a glance."""
-CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
+CountedBy = (
+    Literal["instance", "agent", "user", "tool", "resource"] | Annotated[str, Field(pattern=r"^argument:(/[^/]*)+$")]
+)
 OLD_VERB = "deed"
 """The name of `verb` in `[tools."…"]` until 2026-11. Still accepted, with a notice."""
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
@@ -119,7 +122,7 @@ def reserved_types(decide: Collection[str]) -> Collection[str]:
 
 
 class RateConfig(Model):
-    """A counter. One that sums must name its tools, and their calls are denied if they lack the amount."""
+    """A counter. One that sums, or counts by an argument, must name its tools; their calls are denied without it."""
 
     window_seconds: Annotated[int, Field(gt=0)]
     by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = ("agent", "user")
@@ -131,8 +134,21 @@ class RateConfig(Model):
     def names_its_tools(self) -> "RateConfig":
         if self.sum is not None and not self.tools:
             raise ValueError('`sum` requires the tools whose amounts are summed: tools = ["server__tool"]')
+        if not self.tools and any(part.startswith(ARGUMENT) for part in self._by):
+            raise ValueError(f'`by = ["{ARGUMENT}…"]` requires the tools that have it: tools = ["server__tool"]')
         return self
 
+    @property
+    def _by(self) -> tuple[str, ...]:
+        return (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+
+    def check_redaction(self, name: str, tools: Mapping[str, ToolConfig]) -> None:
+        """What is not stored is no key either: a hash of it could be guessed. Raises: ValueError."""
+        pointers = [part.removeprefix(ARGUMENT) for part in self._by if part.startswith(ARGUMENT)]
+        for tool in self.tools:
+            redacted = tools[tool].redact if tool in tools else ()
+            if any(pointers_overlap(pointer, other) for pointer in pointers for other in redacted):
+                raise ValueError(f"rates.{name}.by: names an argument that tools.{tool}.redact keeps out of the ledger")
+
     def counter(self, name: str) -> RateCounter:
-        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
-        return RateCounter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
+        return RateCounter(name, self.window_seconds * SECOND, self._by, self.effects, self.tools, self.sum)

@@ -6,6 +6,7 @@ without declared members, a reference that is not local, `patternProperties`) ma
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
@@ -90,8 +91,9 @@ def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter])
         if rule.facts is not None:
             yield from _of_facts(tool, rule.facts)
     for counter in counters:
-        for name in counter.tools if counter.sum is not None else ():
-            yield ConfiguredArgument(name, ("rates", counter.name, "sum"), counter.sum or "")
+        for name, pointer in product(counter.tools, counter.pointers):
+            key = "sum" if pointer == counter.sum else "by"
+            yield ConfiguredArgument(name, ("rates", counter.name, key), pointer)
 
 
 def _of_facts(tool: Tool, rule: FactsRule) -> Iterator[ConfiguredArgument]:

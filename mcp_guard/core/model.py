@@ -163,8 +163,8 @@ class ToolRule:
 class RateCounter:
     """A named rate: calls with these effects (and of these tools, if any are named) within the window.
 
-    `by` lists what calls are grouped by (`core.rates.COUNTED_BY`). With `sum`, a JSON pointer into the arguments, the
-    counter adds up the amounts found there instead of counting calls.
+    `by` lists what calls are grouped by (`core.rates.COUNTED_BY`, or `argument:` and a JSON pointer). With `sum`, a
+    JSON pointer into the arguments, the counter adds up the amounts found there instead of counting calls.
     """
 
     name: str
@@ -173,6 +173,12 @@ class RateCounter:
     effects: tuple[Effect, ...]
     tools: tuple[str, ...] = ()
     sum: str | None = None
+
+    @property
+    def pointers(self) -> list[str]:
+        """Where the arguments are that it depends on."""
+        found = [pointer for part in self.by if (pointer := part.removeprefix("argument:")) != part]
+        return found if self.sum is None else [*found, self.sum]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,15 @@
-"""Rates: how much a call adds to each counter, and under which key. Exact integers throughout, never floats. Pure.
+"""Rates: how much a call adds to each counter, and under which keys. Exact integers throughout, never floats. Pure.
 
 A counter counts calls, or sums an amount in their arguments in ten-thousandths (the four digits of a Cedar decimal).
+One that is grouped by an argument which holds a list counts the call under each of its elements.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
@@ -14,6 +18,10 @@ from mcp_guard.core.model import Call, RateCounter
 DECIMAL_DIGITS = 4
 MAX_TOTAL = 922_337_203_685_477_5807
 """The largest value of a Cedar decimal, in ten-thousandths; also the largest integer in SQLite."""
+ARGUMENT = "argument:"
+"""What a counter is grouped by, if it is the value of an argument: followed by a JSON pointer."""
+MAX_KEYS = 100
+"""How many counterparties one call may have."""
 
 RateValue = int | Decimal
 """A counter's value as policies see it: a count, or an exact sum."""
@@ -47,8 +55,22 @@ class RecordedUse:
 
 
 def rate_increments(call: Call, counters: Iterable[RateCounter]) -> list[RateIncrement]:
-    """What the call adds to each counter. Raises: ValueError if it has no amount that can be summed exactly."""
-    return [RateIncrement(counter, counter_key(counter, call), counted_amount(counter, call)) for counter in counters]
+    """What the call adds to each counter. Raises: ValueError if it has no amount that can be summed exactly, or lacks
+    an argument that it is counted by."""
+    increments = []
+    for counter in counters:
+        amount = counted_amount(counter, call)
+        increments += [RateIncrement(counter, key, amount) for key in counter_keys(counter, call)]
+    return increments
+
+
+def counted_values(uses: Iterable[tuple[RateIncrement, int]]) -> dict[str, RateValue]:
+    """The value of each counter, from its increments and the totals before them: under several keys, the largest."""
+    values: dict[str, RateValue] = {}
+    for use, before in uses:
+        value, name = use.value(before), use.counter.name
+        values[name] = max(value, values[name]) if name in values else value
+    return values
 
 
 def is_counted(counter: RateCounter, call: Call) -> bool:
@@ -81,9 +103,47 @@ def ten_thousandths(counter: RateCounter, value: Any) -> int:
     return int(scaled)
 
 
-def counter_key(counter: RateCounter, call: Call) -> str:
-    """The key under which calls are counted together: one part for each thing that the counter is grouped by."""
-    return "\x1f".join(_KEY_PARTS[part](call) for part in counter.by)
+def counter_keys(counter: RateCounter, call: Call) -> list[str]:
+    """The keys under which calls are counted together: one part for each thing that the counter is grouped by.
+
+    Raises: ValueError.
+    """
+    if not any(part.startswith(ARGUMENT) for part in counter.by):
+        return ["\x1f".join(_KEY_PARTS[part](call) for part in counter.by)]
+    if not is_counted(counter, call):
+        return [""]
+    parts = [
+        _argument_keys(counter, part.removeprefix(ARGUMENT), call)
+        if part.startswith(ARGUMENT)
+        else [_KEY_PARTS[part](call)]
+        for part in counter.by
+    ]
+    keys = ["\x1f".join(key) for key in product(*parts)]
+    if len(keys) > MAX_KEYS:
+        raise ValueError(f"rate `{counter.name}` counts a call under at most {MAX_KEYS} values at once")
+    return keys
+
+
+def _argument_keys(counter: RateCounter, pointer: str, call: Call) -> list[str]:
+    """A hash of the value, or of each element of a list: the ledger keeps keys, and no values of arguments in clear."""
+    try:
+        value = read_pointer(call.arguments, pointer)
+    except KeyError:
+        value = None
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in values):
+        raise ValueError(
+            f"rate `{counter.name}` counts by `{pointer}`, which is no text or number, nor a list of them, in this call"
+        )
+    return list(dict.fromkeys(hashlib.blake2b(_folded(item).encode(), digest_size=16).hexdigest() for item in values))
+
+
+def _folded(value: str | float) -> str:
+    """The value without case, spaces and punctuation, so that another spelling of it is no new counterparty."""
+    if not isinstance(value, str):
+        return str(int(value) if value == int(value) else value)
+    text = unicodedata.normalize("NFKC", value).casefold()
+    return "".join(filter(str.isalnum, text)) or text
 
 
 def _user(call: Call) -> str:

@@ -88,11 +88,9 @@ class SqlLedger:
 
     def count(self, sums: UseSums) -> Mapping[str, RateValue]:
         """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
-        values = {}
-        for use, used in sums:
-            name = use.counter.name
-            values[name] = use.value(used + self._pending.get((name, use.key), 0))
-        return values
+        return rates.counted_values(
+            (use, used + self._pending.get((use.counter.name, use.key), 0)) for use, used in sums
+        )
 
     def _reserve(self, counted: list[RateIncrement]) -> Callable[[], None]:
         """Count the uses as pending; the returned function releases them, once."""
@@ -104,7 +102,10 @@ class SqlLedger:
         def release() -> None:
             while held:
                 use = held.pop()
-                self._pending[use.counter.name, use.key] -= use.amount
+                at = use.counter.name, use.key
+                self._pending[at] -= use.amount
+                if not self._pending[at]:
+                    del self._pending[at]
 
         return release
 

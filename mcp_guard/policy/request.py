@@ -362,7 +362,7 @@ def require_exact(call: Call, inexact: Iterable[str], counters: Iterable[RateCou
     """
     assert call.tool is not None
     rule = call.tool.rule
-    pointers = [counter.sum for counter in counters if counter.sum is not None and is_counted(counter, call)]
+    pointers = [pointer for counter in counters if is_counted(counter, call) for pointer in counter.pointers]
     pointers += [rule.resource.id] if rule.resource else []
     pointers += rule.facts.arguments.values() if rule.facts else []
     for path in inexact:

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Call, Effect, RateCounter, ToolCallRequest
-from mcp_guard.core.rates import COUNTED_BY, MAX_TOTAL, counted_amount, counter_key, counts_as_json, rate_increments
+from mcp_guard.core.rates import (
+    COUNTED_BY,
+    MAX_TOTAL,
+    counted_amount,
+    counted_values,
+    counter_keys,
+    counts_as_json,
+    rate_increments,
+)
 from tests.promises.harness import TOOLS, make_instance
 
 NOTE = next(tool for tool in TOOLS if tool.name == "note")
@@ -72,11 +80,36 @@ def test_other_tools_and_other_effects_do_not_count() -> None:
 
 def test_counters_are_grouped_by_their_keys() -> None:
     seen = call()
-    one = {item: counter_key(RateCounter("n", 1, (item,), ()), seen) for item in COUNTED_BY}
+    one = {item: counter_keys(RateCounter("n", 1, (item,), ()), seen) for item in COUNTED_BY}
     assert one == {
-        "instance": "run_1", "agent": "agent", "user": "dana", "tool": "crm__update_deal", "resource": "Deal::1",
+        "instance": ["run_1"], "agent": ["agent"], "user": ["dana"], "tool": ["crm__update_deal"],
+        "resource": ["Deal::1"],
     }  # fmt: skip
-    assert counter_key(RateCounter("n", 1, ("user", "resource"), ()), seen) == "dana\x1fDeal::1"
+    assert counter_keys(RateCounter("n", 1, ("user", "resource"), ()), seen) == ["dana\x1fDeal::1"]
+
+
+BY_DEAL = RateCounter("paid", 1, ("agent", "argument:/deal_id"), (Effect.WRITE,), (UPDATE.listed_as,), "/amount")
+
+
+@pytest.mark.parametrize(("one", "other"), [("GB29 nwbk-6016", "gb29NWBK6016"), ("\uff11\uff12", "12"), (12, 12.0)])
+def test_another_spelling_of_an_argument_is_the_same_counterparty(one: Any, other: Any) -> None:
+    keys = [counter_keys(BY_DEAL, call()._replace(arguments={"deal_id": deal})) for deal in (one, other, "13")]
+    assert keys[0] == keys[1] != keys[2]
+    assert "12" not in str(keys)  # the ledger keeps no values in clear
+
+
+def test_a_call_with_several_counterparties_counts_under_each_and_the_largest_value_decides() -> None:
+    made = call()._replace(arguments={"deal_id": ["a", "b", "A"], "amount": 2})
+    uses = rate_increments(made, [BY_DEAL])
+    assert [use.amount for use in uses] == [20_000, 20_000]
+    assert counted_values(zip(uses, (0, 70_000), strict=True)) == {"paid": Decimal(9)}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"deal_id": None}, {"deal_id": []}, {"deal_id": [["a"]]}, {"deal_id": True}])
+def test_a_call_without_the_argument_that_it_is_counted_by_is_refused(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="counts by `/deal_id`, which is no text or number"):
+        counter_keys(BY_DEAL, call()._replace(arguments=arguments))
+    assert counter_keys(BY_DEAL, call(NOTE, text="x")) == [""]  # another tool does not count
 
 
 def test_receipts_hold_sums_as_text() -> None:

@@ -25,6 +25,8 @@ PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
 COUNT = RateCounter("writes", 3600 * SECOND, ("agent",), WRITES)
 SUM = RateCounter("paid", 3600 * SECOND, ("user", "resource"), WRITES, ("crm__update_deal",), "/amount")
+COUNTERPARTY = RateCounter("to_one", 3600 * SECOND, ("agent", "argument:/deal_id"), WRITES, SUM.tools, "/amount")
+COUNTERS = (COUNT, SUM, COUNTERPARTY)
 LIMITS = """
 @id("count") @reason("enough calls") forbid (principal, action, resource) when { context.rate.writes > 40 };
 @id("sum") @reason("enough money") forbid (principal, action, resource)
@@ -34,7 +36,7 @@ when { context.rate.paid.greaterThan(decimal("100.0")) };
 
 def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
     """One process: at the same moment as all others, pay 2.50 until refused."""
-    harness = open_harness(folder, ALLOW + LIMITS, (COUNT, SUM))
+    harness = open_harness(folder, ALLOW + LIMITS, COUNTERS)
 
     async def pay_repeatedly() -> int:
         barrier.wait(60)
@@ -52,7 +54,7 @@ def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
 
 
 def race_all(folder: Path) -> list[tuple[int, int]]:
-    open_harness(folder, ALLOW + LIMITS, (COUNT, SUM)).close()
+    open_harness(folder, ALLOW + LIMITS, COUNTERS).close()
     context = multiprocessing.get_context("fork")
     barrier, sent = context.Barrier(PROCESSES), context.Queue()
     racers = [context.Process(target=race, args=(folder, n, barrier, sent)) for n in range(PROCESSES)]
@@ -90,10 +92,11 @@ async def test_calls_of_one_process_never_get_one_number_however_late_the_sums_a
 async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     result = race_all(tmp_path)
     assert sum(done for done, _ in result) == sum(writes for _, writes in result) == 40
-    harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    harness = open_harness(tmp_path, ALLOW + LIMITS, COUNTERS)
     rates = [receipt["rates"] for receipt in harness.receipts("intent") if receipt.get("purpose") != "facts"]
     assert [rate["writes"] for rate in rates] == [*range(1, 41)]
-    assert [Decimal(rate["paid"]) for rate in rates] == [Decimal("2.5") * n for n in range(1, 41)]
+    for name in ("paid", "to_one"):
+        assert [Decimal(rate[name]) for rate in rates] == [Decimal("2.5") * n for n in range(1, 41)]
     later = partial(
         harness.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
     )
@@ -103,9 +106,43 @@ async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     assert report.ok, report.problem
 
 
+async def test_after_kill_9_each_counterparty_has_what_the_ledger_sent_it(tmp_path: Path) -> None:
+    limit = """@id("one") @reason("enough for this one") forbid (principal, action, resource)
+    when { context.rate.to_one.greaterThan(decimal("20.0")) };"""
+    open_harness(tmp_path, ALLOW + limit, (COUNTERPARTY,)).close()
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    payer = context.Process(target=pay_until_killed, args=(tmp_path, limit, ready))
+    payer.start()
+    assert ready.wait(60)
+    payer.kill()
+    payer.join(60)
+    harness = open_harness(tmp_path, ALLOW + limit, (COUNTERPARTY,))
+    sent = [receipt for receipt in harness.receipts("intent") if receipt.get("purpose") != "facts"]
+    for deal in ("7", "8"):
+        before = sum(receipt["resource"]["id"] == deal for receipt in sent)
+        pay = ToolCallRequest("crm__update_deal", {"deal_id": deal, "amount": 2.5})
+        replies = [text(await harness.guard.call(make_instance(), pay)) for _ in range(9 - before)]
+        assert ["enough for this one" in reply for reply in replies] == [False] * (8 - before) + [True]
+    harness.close()
+
+
+def pay_until_killed(folder: Path, limit: str, ready: Any) -> None:
+    harness = open_harness(folder, ALLOW + limit, (COUNTERPARTY,))
+
+    async def pay() -> None:
+        for turn in range(1000):
+            call = ToolCallRequest("crm__update_deal", {"deal_id": "78"[turn % 2], "amount": 2.5})
+            await harness.guard.call(make_instance(), call)
+            if turn == 4:
+                ready.set()
+
+    asyncio.run(pay())
+
+
 async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
     hold = HOLD.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
-    harness = open_harness(tmp_path, ALLOW + LIMITS + hold, (COUNT, SUM))
+    harness = open_harness(tmp_path, ALLOW + LIMITS + hold, COUNTERS)
     pay = partial(harness.guard.call, make_instance())
     held = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 60})
     id = pending_id(await pay(held))
@@ -122,7 +159,7 @@ async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
 
 
 async def test_call_without_the_summed_amount_is_denied(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    harness = open_harness(tmp_path, ALLOW + LIMITS, COUNTERS)
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
     assert "rate `paid` sums `/amount`, which is missing in this call" in text(reply)
     assert harness.upstream.writes() == []
