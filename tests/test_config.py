@@ -230,8 +230,12 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
         ),
         (GOOD.replace('"crm"', '"crm"\nenv = { A = { en = "x" } }'), "8", "env.A.en: unknown key; did you mean `env`?"),
         (GOOD + '[rates.r]\nwindow_seconds = 1\nby = "agnt"', "10", "rates.r.by: must be 'instance', 'agent', "),
-        (GOOD + BY_ARGUMENT, "10", 'rates.r.by: names an argument that tools.crm__x.redact keeps out of the ledger'),
-        (GOOD + BY_ARGUMENT.split("tools")[0], "8", 'rates.r: `by = ["argument:…"]` requires the tools that have it: '),
+        (GOOD + BY_ARGUMENT, "10", "rates.r.by: names an argument that tools.crm__x.redact keeps out of the ledger"),
+        (
+            GOOD + BY_ARGUMENT.split("tools", maxsplit=1)[0],
+            "8",
+            'rates.r: `by = ["argument:…"]` requires the tools that have it: ',
+        ),
         (GOOD + '[network]\nproxy = "x"', "9", "network.proxy: must be an address that begins with https:// or "),
         (GOOD.replace('"crm"', '"crm"\nurl = "https://crm"'), "6", "both `command` and `url` are given"),
         (

@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from mcp_guard.cli import output, same_config
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import say, visible_line
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
@@ -170,9 +171,25 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-behalf-of", metavar="USER", help="the user it acts for, on your word (default: the configured one)"
     )
+    add_task(parser)
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
     task = parser.add_mutually_exclusive_group()
     task.add_argument("--task", metavar="TEXT", help="the user's request; policies can trust values that it mentions")
     task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with the user's request")
+
+
+def read_task(options: argparse.Namespace) -> str | None:
+    """The text of the user's task, if one is given. Raises: ConfigError."""
+    path: Path | None = options.task_file
+    if path is None:
+        return cast(str | None, options.task)
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the task `{path}`: {why}", "name a text file: --task-file FILE") from None
 
 
 def launch_words(options: argparse.Namespace) -> list[str]:

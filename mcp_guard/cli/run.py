@@ -5,11 +5,10 @@ import gc
 import os
 import signal
 import sys
-from pathlib import Path
 
-from mcp_guard.cli.options import add_launch, add_log, make_parser, whole_number
+from mcp_guard.cli.options import add_launch, add_log, make_parser, read_task, whole_number
 from mcp_guard.cli.output import log_errors
-from mcp_guard.core.errors import ConfigError, IdentityError
+from mcp_guard.core.errors import IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
 UNPROVED_USER = "note: user {} is as stated with --on-behalf-of; nothing proves it"
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
     from mcp_guard.config import load
 
     settings = load(options.config, fill_cache=True)
-    task = options.task if options.task_file is None else read_task(options.task_file)
+    task = read_task(options)
     code = read_launch_code(options.launch_fd)
     from mcp_guard.sign_ins import SignInStorage
     from mcp_guard.upstream.start import started_upstreams
@@ -59,15 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"read a launch code from this file descriptor (default: from ${LAUNCH_VARIABLE})",
     )
     return parser
-
-
-def read_task(path: Path) -> str:
-    """The text of the user's task. Raises: ConfigError."""
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read the task `{path}`: {why}", "name a text file: --task-file FILE") from None
 
 
 def read_launch_code(descriptor: int | None) -> str:

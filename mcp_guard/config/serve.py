@@ -88,7 +88,7 @@ class JwksConfig(Model):
 
 
 class IssuerConfig(Model):
-    """Another issuer whose tokens are accepted, and the claims that name the agent and the user."""
+    """Another issuer whose tokens are accepted, and the claims that name the agent, the user and the task."""
 
     issuer: str
     jwks: JwksConfig
@@ -98,6 +98,7 @@ class IssuerConfig(Model):
     )  # fmt: skip
     agent: str = "client_id"
     user: str = "sub"
+    task: str = ""
     agents: dict[str, str] | None = None
 
     def values(self, base_dir: Path, url: str) -> dict[str, object]:
@@ -107,6 +108,7 @@ class IssuerConfig(Model):
             "algorithms": self.algorithms,
             "agent": self.agent,
             "user": self.user,
+            "task": self.task,
             "agents": self.agents,
             "jwks_file": base_dir / self.jwks.file if self.jwks.file else None,
             "jwks_url": self.jwks.url or "",

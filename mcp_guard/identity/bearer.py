@@ -41,8 +41,9 @@ MAX_SECONDS = 253_402_300_799
 class TrustedIssuer:
     """Another issuer whose tokens are accepted.
 
-    `agent` and `user` are the names of claims; `agents` maps values of the former to enrolled agents, and None means
-    that the value is the agent's name. The keys are in `jwks_file`, or are fetched from `jwks_url` and cached.
+    `agent`, `user` and `task` are the names of claims; a token may lack the last, and empty names none. `agents` maps
+    values of the first to enrolled agents, and None means that the value is the agent's name. The keys are in
+    `jwks_file`, or are fetched from `jwks_url` and cached.
     """
 
     issuer: str
@@ -50,6 +51,7 @@ class TrustedIssuer:
     algorithms: tuple[str, ...]
     agent: str = "client_id"
     user: str = "sub"
+    task: str = ""
     agents: Mapping[str, str] | None = None
     jwks_file: Path | None = None
     jwks_url: str = ""
@@ -68,7 +70,10 @@ class OwnToken:
 
 @dataclass(frozen=True, slots=True)
 class ExternalToken:
-    """A token of a trusted issuer. `id` is its identity: the same in every process, and for every spelling of it."""
+    """A token of a trusted issuer. `id` is its identity: the same in every process, and for every spelling of it.
+
+    `task` is the user's request, if the issuer states it.
+    """
 
     id: str
     issuer: str
@@ -77,6 +82,7 @@ class ExternalToken:
     expires: int
     issued: int
     thumbprint: str
+    task: str | None = None
 
 
 def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedIssuer]) -> OwnToken | ExternalToken:
@@ -135,7 +141,7 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
         raise InvalidCredential("it is bound to its holder in a way that this guard cannot check")
     return ExternalToken(
         token_id(trusted.issuer, claims), trusted.issuer, agent, user, _seconds(claims, "exp"),
-        _seconds(claims, "iat"), _thumbprint(claims),
+        _seconds(claims, "iat"), _thumbprint(claims), _task(claims, trusted),
     )  # fmt: skip
 
 
@@ -287,6 +293,14 @@ def _fetch_keys(url: str, network: Callable[[], "Network"] | None = None) -> dic
 def _key_set(url: str, network: Callable[[], "Network"] | None) -> RemoteKeySet:
     """One for each URL, because it caches the keys."""
     return RemoteKeySet(url, network=network)
+
+
+def _task(claims: Mapping[str, Any], trusted: TrustedIssuer) -> str | None:
+    """The user's request, as the issuer states it. Raises: InvalidCredential."""
+    task = claims.get(trusted.task) if trusted.task else None
+    if task is not None and not isinstance(task, str):
+        raise InvalidCredential(f"its claim `{trusted.task}` is not text")
+    return task
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ class TokenInstances:
                 id=instance_id(format_time(started), verified.id[:12]),
                 agent=enrolled.agent,
                 on_behalf_of=verified.user,
-                task=Task(),
+                task=Task(text=verified.task),
                 started=started,
                 expires=min(verified.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
                 credential="",
@@ -81,8 +81,9 @@ class TokenInstances:
                 user_issuer=verified.issuer,
             )
             instance = await self.ledger.writer.submit(lambda tx: self._add(tx, new, verified))
-        if (instance.agent.name, instance.on_behalf_of) != (verified.agent, verified.user):
-            raise InvalidCredential("its `jti` is that of a token for another agent or user")
+        known = instance.agent.name, instance.on_behalf_of, instance.task.text
+        if known != (verified.agent, verified.user, verified.task):
+            raise InvalidCredential("its `jti` is that of a token for another agent, user or task")
         await self._check(instance)
         return replace(instance, credential=token)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
-from mcp_guard.cli.run import LAUNCH_VARIABLE, read_launch_code, read_task
+from mcp_guard.cli.options import read_task
+from mcp_guard.cli.run import LAUNCH_VARIABLE, build_parser, read_launch_code
 from mcp_guard.core.errors import ConfigError, IdentityError
 from tests.live.running_guard import cli, scripted, write_config
 
@@ -38,7 +39,7 @@ def test_unreadable_task_file_is_refused(tmp_path: Path, content: bytes | None) 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match="--task-file"):
-        read_task(path)
+        read_task(build_parser().parse_args(["--task-file", str(path)]))
 
 
 def test_launch_code_is_removed_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

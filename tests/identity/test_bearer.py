@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,16 @@ def test_claims_identify_a_token_without_jti(world: World) -> None:
     )}  # fmt: skip
     assert len(ids) == 1
     assert world.read(sign({**CLAIMS, "iat": 1_700_000_001})).id not in ids
+
+
+def test_task_is_taken_only_from_the_claim_that_the_operator_names(world: World) -> None:
+    token = sign({**CLAIMS, "request": "pay 7"})
+    assert world.read(token).task is None
+    world.trusted = replace(world.trusted, task="request")
+    assert world.read(token).task == "pay 7"
+    assert world.read(sign(CLAIMS)).task is None
+    with pytest.raises(InvalidCredential, match="`request` is not text"):
+        world.read(sign({**CLAIMS, "request": ["pay 7"]}))
 
 
 def test_jti_identifies_a_token_whatever_else_it_claims(world: World) -> None:

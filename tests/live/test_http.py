@@ -363,25 +363,26 @@ def _issuer(folder: Path, key: EllipticCurvePrivateKey, agents: str) -> str:
     (folder / "jwks.json").write_text(json.dumps(jwks))
     return (
         '[issuers.corp]\nissuer = "https://login.example"\njwks = { file = "jwks.json" }\n'
-        f'algorithms = ["ES256"]\nagents = {agents}\n'
+        f'algorithms = ["ES256"]\nagents = {agents}\ntask = "request"\n'
     )
 
 
 def test_tokens_of_another_issuer_are_mapped_to_agent_and_user(tmp_path: Path) -> None:
     port, key, other = free_port(), generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
-    more = serving(port) + _issuer(tmp_path, key, '{ "client-7" = "tester" }')
+    labels = '[tools."up__echo"]\nsinks = ["text"]\n'
+    more = serving(port) + labels + _issuer(tmp_path, key, '{ "client-7" = "tester" }')
     with Served(write_config(tmp_path, scripted("up", tmp_path), more=more), port) as served:
 
         def token(signer: EllipticCurvePrivateKey = key, **changes: Any) -> str:
             now = int(time.time())
             claims = {
                 "iss": "https://login.example", "aud": served.url, "sub": "dana", "client_id": "client-7",
-                "iat": now, "exp": now + 600, "jti": os.urandom(8).hex(), **changes,
+                "iat": now, "exp": now + 600, "jti": os.urandom(8).hex(), "request": "echo x@y.example", **changes,
             }  # fmt: skip
             return jwt.encode(claims, signer, algorithm="ES256", headers={"kid": "k1"})
 
         good = token()
-        call = {"name": "up__echo", "arguments": {"text": "x"}}
+        call = {"name": "up__echo", "arguments": {"text": "x@y.example"}}
         for _ in range(2):
             assert reply(served.raw(good).stateless("tools/call", call))["result"]["isError"] is False
         for bad in (
@@ -397,9 +398,14 @@ def test_tokens_of_another_issuer_are_mapped_to_agent_and_user(tmp_path: Path) -
         assert {(intent["agent"], intent["on_behalf_of"]) for intent in intents} == {("tester", "dana")}
         assert {intent["user_issuer"] for intent in intents} == {"https://login.example"}
         assert len({intent["instance"] for intent in intents}) == 1  # one token is one instance
+        own = served.issue("--task", "echo x@y.example")[1], served.issue()[1]
+        for each in own:
+            assert reply(served.raw(each).stateless("tools/call", call))["result"]["isError"] is False
+        by_task, known = {"sinks": {"from_task": ["text"]}}, log(served.config, "--kind", "intent")
+        assert [intent["history"] for intent in known] == [by_task] * 3 + [{"sinks": {"unknown_origin": ["text"]}}]
         served.revoke("--user", "dana")
         assert served.raw(good).stateless("tools/list").status_code == 401
-        assert len(log(served.config, "--kind", "instance.started")) == 1
+        assert len(log(served.config, "--kind", "instance.started")) == 3
 
 
 @pytest.mark.parametrize("revision", ["2025-06-18", "2025-11-25"])
