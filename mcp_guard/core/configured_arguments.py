@@ -92,8 +92,8 @@ def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter])
             yield from _of_facts(tool, rule.facts)
     for counter in counters:
         for name, pointer in product(counter.tools, counter.pointers):
-            key = "sum" if pointer == counter.sum else "by"
-            yield ConfiguredArgument(name, ("rates", counter.name, key), pointer)
+            part = "sum" if pointer == counter.sum else "by"
+            yield ConfiguredArgument(name, ("rates", counter.name, part), pointer)
 
 
 def _of_facts(tool: Tool, rule: FactsRule) -> Iterator[ConfiguredArgument]:
