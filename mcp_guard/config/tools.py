@@ -48,6 +48,7 @@ class ToolConfig(Model):
     mode: Mode | None = None
     returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
     trusted: tuple[Pointer, ...] = ()
+    parties: tuple[Pointer, ...] = ()
     sinks: tuple[str, ...] = ()
     redact: tuple[NonRootPointer, ...] = ()
     redact_result: tuple[NonRootPointer, ...] = ()
@@ -95,6 +96,7 @@ class ToolConfig(Model):
             mode=self.mode,
             returns=self.returns,
             trusted=self.trusted,
+            parties=self.parties,
             sinks=self.sinks,
             notify_fields=self.notify_fields,
         )

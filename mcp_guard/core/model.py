@@ -152,6 +152,8 @@ class ToolRule:
     """Labels of its results: `untrusted` (written by others than the user and the operator), `sensitive`."""
     trusted: tuple[str, ...] = ()
     """JSON pointers into its result, `*` for any member: values there are trusted, each as a whole."""
+    parties: tuple[str, ...] = ()
+    """The same for values that name a party, such as a sender: authentic, but anybody can be one."""
     sinks: tuple[str, ...] = ()
     """Arguments that name a destination or recipient: address, account, channel, password."""
     redaction: Redaction = Redaction()
@@ -225,18 +227,23 @@ class Change(NamedTuple):
 class Origins:
     """Names of arguments by the origin of their values; a value with several parts may appear under several origins.
 
-    `named_by_task` and `instructed` are subsets of `from_untrusted`: the text in which the value first appeared was
-    fetched from a place that the task names, or contains instructions to agents. `refused` are sinks whose value an
-    approver has refused in this run.
+    `mentioned_by_task` are values that occur in the task as a plain word or short number, which is too little to be a
+    destination: a sink never counts so. `from_party` are senders, owners and the like: authentic, but anybody can be
+    one. `named_by_task` and `instructed` are subsets of `from_untrusted`: the text in which the value first appeared
+    was fetched from a place that the task names, or contains instructions to agents. `refused` are sinks whose value an
+    approver has refused in this run; `repeated` all sinks of a call that goes where this tool has gone before.
     """
 
     from_task: tuple[str, ...] = ()
+    mentioned_by_task: tuple[str, ...] = ()
     from_trusted: tuple[str, ...] = ()
+    from_party: tuple[str, ...] = ()
     from_untrusted: tuple[str, ...] = ()
     unknown_origin: tuple[str, ...] = ()
     named_by_task: tuple[str, ...] = ()
     instructed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +259,8 @@ class CallHistory:
     sensitive_seen: bool = False
     orders_seen: bool = False
     """Whether an untrusted text contained instructions to agents. Computed for writes only."""
+    new_amounts: tuple[str, ...] = ()
+    """Arguments with numbers that the task does not state. Computed for writes after untrusted content only."""
     provenance: Origins = Origins()
     sinks: Origins = Origins()
 

@@ -262,7 +262,7 @@ def _past_fields(past: CallHistory) -> Json:
         return {}
     sinks = {name: list(names) for name in Origins.__slots__ if (names := getattr(past.sinks, name))}
     fields: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
-    fields["sinks"] = sinks
+    fields |= {"new_amounts": list(past.new_amounts), "sinks": sinks}
     return {name: value for name, value in fields.items() if value}
 
 

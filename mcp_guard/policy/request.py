@@ -378,6 +378,7 @@ def history_context(history: CallHistory) -> Json:
         "untrusted_seen": history.untrusted_seen,
         "sensitive_seen": history.sensitive_seen,
         "orders_seen": history.orders_seen,
+        "new_amounts": history.new_amounts,
         "provenance": _origins(history.provenance),
         "sinks": _origins(history.sinks),
     }

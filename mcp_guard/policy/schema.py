@@ -100,6 +100,7 @@ HISTORY = record(
         "untrusted_seen": CEDAR_TYPES[Kind.BOOLEAN],
         "sensitive_seen": CEDAR_TYPES[Kind.BOOLEAN],
         "orders_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "new_amounts": STRINGS,
         "provenance": ORIGINS,
         "sinks": ORIGINS,
     }

@@ -4,16 +4,19 @@ A value's origin is the first place where it appeared: the task, a trusted resul
 own arguments. The last count as of unknown origin, even if a trusted server repeats them later. A value that a trusted
 place returns as a whole (a contact, an account) stays trusted if untrusted content mentioned it, or the agent guessed
 it, before; but not if this run has written it there. Trusted texts are matched strictly, untrusted ones generously
-(`core/provenance/matching.py`), so that a doubtful value never counts as trusted.
+(`core/provenance/matching.py`), so that a doubtful value never counts as trusted. The task vouches only for what it
+names (`core/provenance/task.py`), and for the identifiers of records that it names (`core/provenance/records.py`).
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from mcp_guard.core.errors import TooMuchMatching
 from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool
 from mcp_guard.core.provenance import matching
+from mcp_guard.core.provenance.dates import as_date
 from mcp_guard.core.provenance.index import PassageIndex
 from mcp_guard.core.provenance.passages import (
     BREAK,
@@ -22,10 +25,12 @@ from mcp_guard.core.provenance.passages import (
     Origin,
     Passage,
     ValueOrigin,
+    leaves,
     read_result,
-    sentences,
     texts,
 )
+from mcp_guard.core.provenance.records import ReadRecords
+from mcp_guard.core.provenance.task import TaskText
 
 MAX_MATCHED_CHARACTERS = 200 << 20
 """Characters that the values of one call are searched for in, in total: as many values times so long a history."""
@@ -36,8 +41,7 @@ SPLIT_SEARCHES = 40
 SENSITIVE = "sensitive"
 MAX_CHARACTERS = 1 << 20
 """Characters kept per instance. Beyond it, trusted texts are dropped first; after that, nothing more is kept."""
-MIN_IDENTIFIER = 12
-"""A value of at least this many letters and digits, half of them digits, matches the task regardless of spacing."""
+NOT_VOUCHED = (Origin.UNTRUSTED, Origin.UNKNOWN, Origin.PARTY)
 
 
 @dataclass(slots=True)
@@ -52,7 +56,13 @@ class InstanceHistory:
     _unread: list[tuple[Call, Json]] = field(default_factory=list)
     _refused: set[str] = field(default_factory=set)
     _written: str = ""
-    _task_text: str | None = None
+    _written_to: dict[str, set[str]] = field(default_factory=dict)
+    """The sinks of calls that ran, by tool."""
+    _identifiers: set[str] = field(default_factory=set)
+    """Of records that the task names."""
+    _amounts: dict[tuple[str, str], Decimal] = field(default_factory=dict)
+    """The largest that servers have stated with a value, by that value and the name of the member."""
+    _task_text: TaskText | None = None
     _matching_left: int = MAX_MATCHED_CHARACTERS
 
     # Recording
@@ -70,7 +80,7 @@ class InstanceHistory:
         self._matching_left = MAX_MATCHED_CHARACTERS
         for name, text, value_origins, inside in self._origins_of_arguments(call):
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
-                if all(origin.origin in (Origin.UNTRUSTED, Origin.UNKNOWN) for origin in origins):
+                if all(origin.origin in NOT_VOUCHED for origin in origins):
                     self._refused.add(matching.bare(matching.plain(value)))
 
     def _read_replies(self) -> None:
@@ -82,9 +92,19 @@ class InstanceHistory:
             origins = self._origins_of_values(values)
             if call.tool.effect is not Effect.READ:
                 self._written = BREAK.join((self._written, *values))[: self.limit]
+                if not _is_error(reply):
+                    self._written_to.setdefault(call.name, set()).update(_sink_values(call))
             own = [value for value, origin in zip(values, origins, strict=True) if origin is None]
             self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
-            named = any(origin is not None and origin.origin is Origin.TASK for origin in origins)
+            of_task = [origin is not None and origin.origin is Origin.TASK for origin in origins]
+            named, is_answer = any(of_task), bool(of_task) and all(of_task)
+            with suppress(TooMuchMatching):
+                task = self._read_task()
+                found = ReadRecords.of(call.tool, reply)
+                own = found.identifiers_of_named(task.names, is_answer=is_answer)
+                self._identifiers |= own.difference(values)  # what a server repeats is not its own
+                for value, member, amount in found.stated_amounts():
+                    self._amounts[value, member] = max(amount, self._amounts.get((value, member), amount))
             for passage in read_result(call.tool, reply, named):
                 self._add(passage)
 
@@ -118,11 +138,17 @@ class InstanceHistory:
                 sinks.add(name, origins)
                 if matching.bare(matching.plain(value)) in self._refused:
                     sinks.add_under("refused", name)
+        is_write, untrusted_seen = call.tool.effect is not Effect.READ, UNTRUSTED in self._labels
+        destinations = _sink_values(call) if is_write else {}
+        if destinations and destinations.keys() <= self._written_to.get(call.name, set()):
+            for name in destinations.values():
+                sinks.add_under("repeated", name)
         return CallHistory(
             tools=tuple(self._tools),
-            untrusted_seen=UNTRUSTED in self._labels,
+            untrusted_seen=untrusted_seen,
             sensitive_seen=SENSITIVE in self._labels,
-            orders_seen=call.tool.effect is not Effect.READ and self._passages.has_instructions(),
+            orders_seen=is_write and self._passages.has_instructions(),
+            new_amounts=self._new_amounts(call) if is_write and untrusted_seen else (),
             provenance=all_origins.origins(),
             sinks=sinks.origins(),
         )
@@ -139,7 +165,8 @@ class InstanceHistory:
                 raise TooMuchMatching("the arguments contain too many addresses to find where each comes from")
             decoded = matching.decodings(text)
             inside = list(self._inside((text, *decoded)))
-            yield name, text, self.origins(text, decoded, [origin for _, origin in inside]), inside
+            found = [origin for _, origin in inside]
+            yield name, text, self.origins(text, decoded, found, is_sink=name in call.tool.rule.sinks), inside
 
     def _sinks(
         self, tool: Tool, name: str, whole: tuple[str, list[ValueOrigin]], inside: list[tuple[str, ValueOrigin]]
@@ -157,11 +184,17 @@ class InstanceHistory:
             if origin.origin in wanted:
                 yield address, [origin]
 
-    def origins(self, text: str, decoded: list[str], inside: list[ValueOrigin]) -> list[ValueOrigin]:
+    def origins(self, text: str, decoded: list[str], inside: list[ValueOrigin], *, is_sink: bool) -> list[ValueOrigin]:
         """The origins of a value: its own, or those of its parts if the value as a whole is unknown."""
         value = matching.plain(text)
-        for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, decoded))):
-            if form and (origin := self.find_origin(form)) is not None:
+        day = as_date(value)
+        forms = (value, matching.bare(value), *map(matching.plain, decoded), str(day) if day and day.year else "")
+        for form in dict.fromkeys(forms):
+            origin = self.find_origin(form)
+            is_of_task = origin is not None and origin.origin is Origin.TASK
+            if form and not is_sink and not is_of_task and self._read_task().mentions(form):
+                return [ValueOrigin(Origin.MENTIONED)]
+            if origin is not None:
                 return [origin]
         if matching.is_one_word(text) and not any(origin.origin is Origin.UNTRUSTED for origin in inside):
             tight = matching.squeeze(value)
@@ -184,34 +217,65 @@ class InstanceHistory:
         if not value:
             return None
         self._spend(1)
-        if self._task_text is None:
-            texts_of_task = (self.task.text, self.task.reason, self.task.ticket)
-            self._task_text = BREAK.join(map(matching.plain, sentences(text for text in texts_of_task if text)))
-        if matching.contains_value(value, self._task_text) or self._spaced_by_task(value):
+        given = self._origin_given(value)
+        if self._read_task().names(value, is_known=given is not None):
+            return ValueOrigin(Origin.TASK)
+        if value in self._identifiers and not self._has_written(value):
             return ValueOrigin(Origin.TASK)
         first = self._passages.find_first(value)
         if first is None:
             return None
-        if first.origin is not Origin.TRUSTED and self._is_given(value):
-            return ValueOrigin(Origin.TRUSTED)
-        return first.origin_of(value)
+        origin = first.origin_of(value)
+        return ValueOrigin(given) if origin.origin is not Origin.TRUSTED and given is not None else origin
+
+    def _read_task(self) -> TaskText:
+        if self._task_text is None:
+            self._task_text = TaskText.of(self.task)
+        return self._task_text
+
+    def _new_amounts(self, call: Call) -> tuple[str, ...]:
+        """The arguments, other than sinks, with numbers that the task does not state, and that are larger than those of
+        the same name which servers have stated with one of the call's destinations."""
+        assert call.tool is not None
+        stated, destinations = self._read_task().numbers, _sink_values(call)
+
+        def is_new(name: str, number: Decimal) -> bool:
+            known = (self._amounts.get((value, name)) for value in destinations)
+            return number not in stated and not any(amount is not None and number <= amount for amount in known)
+
+        return tuple(
+            name
+            for name, value in call.arguments.items()
+            if name not in call.tool.rule.sinks
+            and any(
+                not isinstance(leaf, str) and is_new(([name, *path])[-1], abs(Decimal(str(leaf))))
+                for path, leaf in leaves(value)
+            )
+        )
 
     def _spend(self, searches: int) -> None:
         self._matching_left -= searches * (self._passages.size + 100)
         if self._matching_left < 0:
             raise TooMuchMatching("the arguments have too many values to find where each comes from")
 
-    def _is_given(self, value: str) -> bool:
-        """Whether a trusted place returns it as a whole, and this run has not written it there."""
-        if len(self._written) >= self.limit or matching.contains_value(value, self._written):
-            return False
-        return self._passages.has_whole(value)
+    def _origin_given(self, value: str) -> Origin | None:
+        """What a server vouches for it as, as a whole, if this run has not written it there."""
+        return None if self._has_written(value) else self._passages.whole_origin(value)
 
-    def _spaced_by_task(self, value: str) -> bool:
-        """Whether the task contains this long number with spaces, as people write account numbers."""
-        tight = matching.squeeze(value)
-        many = len(tight) >= MIN_IDENTIFIER and sum(map(str.isdigit, tight)) * 2 >= len(tight)
-        return many and tight in matching.squeeze(self._task_text or "")
+    def _has_written(self, value: str) -> bool:
+        return len(self._written) >= self.limit or matching.contains_value(value, self._written)
+
+
+def _is_error(reply: Json) -> bool:
+    result = reply.get("result")
+    return "error" in reply or (isinstance(result, dict) and result.get("isError") is True)
+
+
+def _sink_values(call: Call) -> dict[str, str]:
+    """The values of a call's sinks in one spelling, each with the name of its argument."""
+    assert call.tool is not None
+    given = {name: call.arguments[name] for name in call.tool.rule.sinks if name in call.arguments}
+    return {matching.bare(matching.plain(text)): name for name, text in texts(given, given)}
 
 
 class _OriginCollector:

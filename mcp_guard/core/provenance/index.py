@@ -8,6 +8,7 @@ from mcp_guard.core.provenance.passages import BREAK, Origin, Passage
 BLOCK_SIZE = 16 * 1024
 """Characters of a block, each passage counted as some more: fewer make more blocks to search, more make larger ones."""
 PASSAGE_SIZE = 32
+VOUCHED = (Origin.TRUSTED, Origin.PARTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,13 @@ class PassageIndex:
                 yield from block.passages
         yield from self._recent
 
-    def has_whole(self, value: str) -> bool:
-        """Whether a trusted place returned the value as a whole."""
-        return any(value in block.others.whole for block in self._blocks) or any(
-            value in passage.whole for passage in self._recent
-        )
+    def whole_origin(self, value: str) -> Origin | None:
+        """What a server vouched for the value as, as a whole; None if none did."""
+        blocks = (block.passages for block in self._blocks if value in block.others.whole)
+        found = {
+            passage.origin for passages in (*blocks, self._recent) for passage in passages if value in passage.whole
+        }
+        return Origin.TRUSTED if Origin.TRUSTED in found else next(iter(found), None)
 
     def squeezed_untrusted(self) -> list[str]:
         """The untrusted texts without punctuation."""
@@ -109,8 +112,8 @@ class PassageIndex:
 
 
 def _without_trusted(passages: list[Passage]) -> list[Passage]:
-    return [passage for passage in passages if passage.origin is not Origin.TRUSTED]
+    return [passage for passage in passages if passage.origin not in VOUCHED]
 
 
 def _trusted_size(passages: list[Passage]) -> int:
-    return sum(passage.size for passage in passages if passage.origin is Origin.TRUSTED)
+    return sum(passage.size for passage in passages if passage.origin in VOUCHED)

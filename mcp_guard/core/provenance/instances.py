@@ -23,7 +23,7 @@ class InstanceHistories:
     @classmethod
     def of(cls, rules: Mapping[str, Any]) -> "InstanceHistories":
         """Histories that are kept only if the configuration labels any tool."""
-        return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()))
+        return cls(any(rule.returns or rule.trusted or rule.parties or rule.sinks for rule in rules.values()))
 
     def history_for(self, call: Call) -> CallHistory:
         return self._of(call.instance).history_for(call) if self.attentive and call.tool is not None else NO_HISTORY

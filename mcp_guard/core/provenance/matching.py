@@ -40,8 +40,10 @@ _ADDRESS = re.compile(
     rf"|\b(?:www\.(?:{_PART}\.){{0,8}}{_PART}|(?:{_PART}\.){{1,8}}[a-z]{{2,24}}/){_REST}*",
     re.IGNORECASE,
 )
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b", re.IGNORECASE)
+"""An IBAN and what looks like one."""
 _NUMBER = re.compile(
-    r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"  # an IBAN and what looks like one
+    rf"{_IBAN.pattern}"
     r"|\b0x[0-9a-f]{16,128}\b|\b(?!\d{4}-\d\d-\d\d)\d(?:[ -]?\d){8,30}\b",  # accounts, cards, telephones; no dates
     re.IGNORECASE,
 )
@@ -129,6 +131,12 @@ def addresses(text: str) -> list[str]:
     if _MAY_BE_NUMBER.search(text):
         addresses_found += _NUMBER.findall(text)
     return list(dict.fromkeys(addresses_found))
+
+
+def is_address(text: str) -> bool:
+    """Whether a value is an e-mail address, a URL, a host or an IBAN: the address of somebody."""
+    value = text.strip()
+    return is_one_word(value) and (_ADDRESS.fullmatch(value) or _IBAN.fullmatch(value)) is not None
 
 
 def address_characters(text: str) -> int:

@@ -12,6 +12,7 @@ import orjson
 
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.provenance import matching
+from mcp_guard.core.provenance.dates import find_dates
 from mcp_guard.core.provenance.injection import injection_start
 
 UNTRUSTED = "untrusted"
@@ -20,7 +21,9 @@ BREAK, NAME = "\0", "\0name"
 
 class Origin(StrEnum):
     TASK = "from_task"
+    MENTIONED = "mentioned_by_task"
     TRUSTED = "from_trusted"
+    PARTY = "from_party"
     UNTRUSTED = "from_untrusted"
     UNKNOWN = "unknown_origin"
 
@@ -133,30 +136,58 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
             yield from leaves(item, (*path, name))
 
 
-def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
-    """The passages of one reply: first values that are trusted as a whole, then the texts as the tool is labelled.
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """How a tool's results are labelled, by the path of each value."""
 
-    If the configuration lists trusted values of a tool, the rest of its result is untrusted.
-    """
-    patterns = [tuple(pattern.split("/")[1:]) for pattern in tool.rule.trusted]
-    untrusted = bool(patterns) or UNTRUSTED in tool.rule.returns
-    whole: dict[str, None] = {}
+    trusted: tuple[tuple[str, ...], ...]
+    parties: tuple[tuple[str, ...], ...]
+    is_untrusted: bool
+    """Whether the rest of them is. It is if the configuration lists any value to be trusted."""
+
+    @classmethod
+    def of(cls, tool: Tool) -> "Labels":
+        trusted, parties = (
+            tuple(tuple(pattern.split("/")[1:]) for pattern in patterns)
+            for patterns in (tool.rule.trusted, tool.rule.parties)
+        )
+        return cls(trusted, parties, bool(trusted or parties) or UNTRUSTED in tool.rule.returns)
+
+    def whole(self, path: tuple[str, ...], text: str) -> Origin | None:
+        """What a value counts as that the server vouches for as a whole. An address names a party, wherever it is."""
+        if any(_fits(path, pattern) for pattern in self.parties):
+            return Origin.PARTY
+        if any(_fits(path, pattern) for pattern in self.trusted):
+            return Origin.PARTY if matching.is_address(text) else Origin.TRUSTED
+        return None
+
+    def gives(self, path: tuple[str, ...], text: str) -> bool:
+        """Whether a value is the server's own, such as an id."""
+        return self.whole(path, text) is Origin.TRUSTED if self.is_untrusted else path[-1:] != (NAME,)
+
+
+def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
+    """The passages of one reply: first values that are vouched for as a whole, then the texts as labelled."""
+    labels = Labels.of(tool)
+    whole: dict[Origin | None, dict[str, None]] = {Origin.TRUSTED: {}, Origin.PARTY: {}, None: {}}
     rest: dict[str, None] = {}
     decoded: dict[str, None] = {}
     for path, leaf in (item for part in parts(reply) for item in leaves(part)):
         text = str(leaf)
         value = matching.plain(text)
-        if any(_fits(path, pattern) for pattern in patterns):
-            whole[value] = None
+        whole[labels.whole(path, text)][value] = None
         rest[value] = None
-        if untrusted:
+        decoded |= dict.fromkeys(str(day) for day in find_dates(value) if day.year)
+        if labels.is_untrusted:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
-    if not untrusted:
-        return [Passage(Origin.TRUSTED, BREAK.join(rest))]
-    untrusted_texts = Passage(
-        Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
-    )
-    return [Passage(Origin.TRUSTED, whole=frozenset(whole)), untrusted_texts]
+    if not labels.is_untrusted:
+        return [Passage(Origin.TRUSTED, BREAK.join((*rest, *decoded)))]
+    return [
+        *(Passage(origin, whole=frozenset(whole[origin])) for origin in (Origin.TRUSTED, Origin.PARTY)),
+        Passage(
+            Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
+        ),
+    ]
 
 
 def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.provenance import matching
-from mcp_guard.core.provenance.index import PassageIndex
+from mcp_guard.core.provenance.index import VOUCHED, PassageIndex
 from mcp_guard.core.provenance.passages import BREAK, Origin, Passage
 from tests.growth import cpu_seconds
 
@@ -13,7 +13,9 @@ TEXTS = WORDS.map(" ".join)
 PASSAGES = st.one_of(
     st.builds(Passage, st.just(Origin.UNTRUSTED), TEXTS, TEXTS, labelled=st.booleans()),
     st.builds(Passage, st.sampled_from([Origin.TRUSTED, Origin.UNKNOWN]), TEXTS),
-    st.builds(Passage, st.just(Origin.TRUSTED), whole=st.frozensets(TEXTS.filter(bool), max_size=2)),
+    st.builds(
+        Passage, st.sampled_from([Origin.TRUSTED, Origin.PARTY]), whole=st.frozensets(TEXTS.filter(bool), max_size=2)
+    ),
 )
 
 
@@ -28,11 +30,12 @@ def test_the_index_finds_what_a_search_of_every_passage_finds(
         index.drop_oldest_trusted()
     kept = [passage for block in index._blocks for passage in block.passages] + index._recent
     assert index.size == sum(passage.size for passage in kept)
-    assert [passage for passage in kept if passage.origin is not Origin.TRUSTED] == [
-        passage for passage in passages if passage.origin is not Origin.TRUSTED
+    assert [passage for passage in kept if passage.origin not in VOUCHED] == [
+        passage for passage in passages if passage.origin not in VOUCHED
     ]
     assert index.find_first(value) == next((passage for passage in kept if passage.contains(value)), None)
-    assert index.has_whole(value) == any(value in passage.whole for passage in kept)
+    wholes = {passage.origin for passage in kept if value in passage.whole}
+    assert index.whole_origin(value) == (Origin.TRUSTED if Origin.TRUSTED in wholes else next(iter(wholes), None))
     untrusted = [passage.squeezed for passage in kept if passage.origin is Origin.UNTRUSTED]
     squeezed = matching.squeeze(value)
     assert any(squeezed in text for text in index.squeezed_untrusted()) == any(squeezed in text for text in untrusted)
