@@ -100,10 +100,10 @@ class InstanceHistory:
             named, is_answer = any(of_task), bool(of_task) and all(of_task)
             with suppress(TooMuchMatching):
                 task = self._read_task()
-                found = ReadRecords.of(call.tool, reply)
-                own = found.identifiers_of_named(task.names, is_answer=is_answer)
-                self._identifiers |= own.difference(values)  # what a server repeats is not its own
-                for value, member, amount in found.stated_amounts():
+                read = ReadRecords.of(call.tool, reply)
+                identifiers = read.identifiers_of_named(task.names, is_answer=is_answer)
+                self._identifiers |= identifiers.difference(values)  # what a server repeats is not its own
+                for value, member, amount in read.stated_amounts():
                     self._amounts[value, member] = max(amount, self._amounts.get((value, member), amount))
             for passage in read_result(call.tool, reply, named):
                 self._add(passage)
