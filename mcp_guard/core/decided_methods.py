@@ -26,6 +26,8 @@ ANSWERS = (ELICIT, SAMPLE)
 LIST_TEMPLATES, LIST_PROMPTS = "resources/templates/list", "prompts/list"
 PARTS = "parts"
 """The member of the facts that becomes the tags of the entity."""
+ANSWER = "Answer"
+"""The type of entity whose tags have values of several types: the fields of a form. Those of others are texts."""
 MAX_PARTS, MAX_PART_LENGTH = 64, 64 * 1024
 """How many arguments a prompt may be given, or fields an answer may have, and the length of each as a text."""
 
@@ -91,7 +93,7 @@ METHODS = {
             ELICIT,
             ("elicitation",),
             Effect.WRITE,
-            "Answer",
+            ANSWER,
             "/action",
             ("server", "method", "text"),
             _object(["action"], action=_TEXT),
@@ -100,7 +102,7 @@ METHODS = {
             SAMPLE,
             ("elicitation",),
             Effect.WRITE,
-            "Answer",
+            ANSWER,
             "/role",
             ("server", "method", "text"),
             _object(["role"], role=_TEXT),
@@ -204,12 +206,13 @@ def _read_completion(tool: Tool, arguments: Json) -> Json | str:
 
 
 def _read_answer(tool: Tool, arguments: Json) -> Json | str:
-    """An answer to a question: the fields of a form, as texts, or what a model has written."""
+    """An answer to a question: the fields of a form, or what a model has written."""
     content = arguments.get("content")
+    parts: Json | str
     if tool.method == ELICIT:
         fields = content if isinstance(content, dict) else {}
-        parts = _read_parts({name: _as_text(value) for name, value in fields.items()}, "field")
-        text = ""
+        refused = _read_parts({name: as_text(value) for name, value in fields.items()}, "field")
+        parts, text = refused if isinstance(refused, str) else fields, ""
     else:
         names = ("role", "model", "stopReason")
         parts = {name: value for name in names if isinstance(value := arguments.get(name), str)}
@@ -221,7 +224,7 @@ def _read_answer(tool: Tool, arguments: Json) -> Json | str:
     )
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
     """A field as policies compare it: a text as it is, anything else as JSON."""
     return value if isinstance(value, str) else canonical.canonicalize(value).decode()
 

@@ -16,7 +16,7 @@ from mcp_guard.downstream.decided_requests import as_tool_result
 from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
 from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.identity.instances import random_text
-from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
+from mcp_guard.ports import ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
@@ -76,8 +76,8 @@ class HandshakeAdapter:
         else:
             self._session.client.reply(id, request)
 
-    def on_unreadable_call(self, id: Id, request: ToolCallRequest) -> None:
-        self._start(id, self._session.call(request, SILENT_CHANNEL))
+    def on_refused(self, id: Id, method: str, refusal: Coroutine[Any, Any, Json]) -> None:
+        self._start(id, refusal)
 
     def _start(self, id: Id, work: Coroutine[Any, Any, Json]) -> None:
         self._session.start((CLIENT, id), self._respond(id, work))

@@ -28,7 +28,7 @@ from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.guard import Guard
-from mcp_guard.ports import ClientChannel, Progress
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
@@ -59,8 +59,8 @@ class ProtocolAdapter(Protocol):
     def on_request(self, id: Id, method: str, params: Json) -> None:
         """Handle a request of the client. No other request with this id is running."""
 
-    def on_unreadable_call(self, id: Id, request: ToolCallRequest) -> None:
-        """Refuse a `tools/call` whose frame must not be acted on, with a receipt; `request.problem` says why."""
+    def on_refused(self, id: Id, method: str, refusal: Coroutine[Any, Any, Json]) -> None:
+        """Reply with this refusal to a request that is decided and must not be acted on."""
 
     def on_notification(self, method: str, params: Json) -> None:
         """Handle a notification of the client, other than a cancellation."""
@@ -182,19 +182,31 @@ class Session:
             self._refuse_frame(refused, line, request)
 
     def _refuse_frame(self, refused: Unacceptable, line: bytes, request: Id | None) -> None:
-        """Answer a frame that must not be acted on. A tool call in it needs a decision, and so a receipt."""
+        """Answer a frame that must not be acted on."""
         message = refused.message if isinstance(refused.message, dict) else {}
         if request is not None and "id" in message:
             message = {**message, "id": request}
-        id, params = message.get("id"), message.get("params")
-        name = params.get("name") if isinstance(params, dict) else None
-        if "method" not in message or not can_be_answered(id):
+        id, method, params = message.get("id"), message.get("method"), message.get("params")
+        if method is None or not can_be_answered(id):
             self._refuse_remains(line, refused.reason, request)
-        elif self._adapter is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
-            name = name.encode("utf-8", "replace").decode()
-            self._adapter.on_unreadable_call(id, ToolCallRequest(name, {}, problem=refused.reason))
         else:
-            self.client.reply(id, error(PARSE_ERROR, refused.reason))
+            self._refuse(id, method, params, error(PARSE_ERROR, refused.reason))
+
+    def _refuse(self, id: Id, method: object, params: object, refusal: Json) -> None:
+        """Answer a request that must not be acted on. What is decided needs a decision, and so a receipt."""
+        name, reason = params.get("name") if isinstance(params, dict) else None, refusal["error"]["message"]
+        if self._adapter is not None and method == CALL_TOOL and isinstance(name, str):
+            request = ToolCallRequest(name.encode("utf-8", "replace").decode(), {}, problem=reason)
+            self._adapter.on_refused(id, CALL_TOOL, self.call(request, SILENT_CHANNEL))
+        elif self._adapter is not None and isinstance(method, str) and self._decided.includes(method):
+            self._adapter.on_refused(id, method, self._deny(method, refusal))
+        else:
+            self.client.reply(id, refusal)
+
+    async def _deny(self, method: str, refusal: Json) -> Json:
+        await self.settle()
+        await self._decided.send("", method, {}, SILENT_CHANNEL, refusal["error"]["message"])
+        return refusal
 
     def _refuse_remains(self, line: bytes | OversizedLine, reason: str, request: Id | None = None) -> None:
         """Answer a frame of which only its id may be found; without one, the reply has none either."""
@@ -213,11 +225,7 @@ class Session:
         if self._adapter is None:
             self._adapter = self._choose_adapter(self, method, params)
         if reason := self._why_overloaded():
-            name = params.get("name")
-            if method == CALL_TOOL and isinstance(name, str):
-                self._adapter.on_unreadable_call(id, ToolCallRequest(name, {}, problem=reason))
-            else:
-                self.client.reply(id, error(INVALID_REQUEST, reason))
+            self._refuse(id, method, params, error(INVALID_REQUEST, reason))
             return
         self._adapter.on_request(id, method, params)
 

@@ -118,8 +118,8 @@ class StatelessAdapter:
         else:
             self._session.client.reply(id, error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard"))
 
-    def on_unreadable_call(self, id: Id, request: ToolCallRequest) -> None:
-        self._start(id, CALL_TOOL, self._session.call(request, SILENT_CHANNEL))
+    def on_refused(self, id: Id, method: str, refusal: Coroutine[Any, Any, Json]) -> None:
+        self._start(id, method, refusal)
 
     def _start(self, id: Id, method: str, work: Coroutine[Any, Any, Json]) -> None:
         self._session.start((CLIENT, id), self._respond(id, method, work))

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, SURE_DIGITS, escape_token, unescape_token
-from mcp_guard.core.decided_methods import PARTS
+from mcp_guard.core.decided_methods import ANSWER, PARTS, as_text
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
 from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
@@ -397,8 +397,24 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
             attributes[attribute(name)] = _fact(facts[name], kind, f"{call.resource.type}.{name}")
     entity = {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
     if call.tool is not None and call.tool.method is not None:
-        entity["tags"] = facts.get(PARTS, {})
+        parts = facts.get(PARTS, {})
+        is_answer = call.resource.type == ANSWER
+        entity["tags"] = {name: _field(name, value) for name, value in parts.items()} if is_answer else parts
     return entity
+
+
+def _field(name: str, value: Any) -> Json:
+    """A field of an answer: its text, and its value by type. Raises: Inexpressible."""
+    match value:
+        case bool():
+            kinds: tuple[str, ...] = ("boolean",)
+        case int() | float():
+            kinds = ("integer", "number") if value == int(value) else ("number",)
+        case list():
+            kinds = ("strings",)
+        case _:
+            kinds = ()
+    return {"text": as_text(value)} | {kind: _typed(value, kind, name) for kind in kinds}
 
 
 def _typed(value: Any, kind: str, path: str) -> Any:

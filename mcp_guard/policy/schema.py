@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mcp_guard.core.decided_methods import ANSWER
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
@@ -163,6 +164,13 @@ class CatalogSchema(NamedTuple):
     shapes: dict[str, Shape]
 
 
+FIELD = record(
+    {"text": CEDAR_TYPES[Kind.STRING]}
+    | {kind: _optional(type) for kind, type in ATTRIBUTE_TYPES.items() if kind != Kind.STRING}
+)
+"""A field of an answer, as a tag (`policy/request.py`)."""
+
+
 def _entity_types(tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, str]]) -> Json:
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
@@ -180,7 +188,8 @@ def _entity_types(tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, s
     for name in sorted(attributes):
         kinds = sorted(attributes[name].items())
         if name in own:  # the guard's own types: every attribute is there, and the parts with own names are tags
-            entities[name] = {"shape": record({key: ATTRIBUTE_TYPES[kind] for key, kind in kinds}), "tags": text}
+            tags = FIELD if name == ANSWER else text
+            entities[name] = {"shape": record({key: ATTRIBUTE_TYPES[kind] for key, kind in kinds}), "tags": tags}
             continue
         entities[name] = {"shape": record({attribute(key): _optional(ATTRIBUTE_TYPES[kind]) for key, kind in kinds})}
     return entities

@@ -8,23 +8,40 @@ from pathlib import Path
 import pytest
 
 from tests.live.running_guard import SERVERS, Client, Json, cli, log, upstream, write_config
+from tests.live.test_stateless import approve
 
 POLICIES = """
 @id("all") permit (principal, action, resource);
 @id("passwords") @reason("no passwords") forbid (principal, action in Action::"elicitation/create", resource)
 when { resource.hasTag("password") };
+@id("minors") @reason("adults only") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("age") && resource.getTag("age") has integer && resource.getTag("age").integer < 18 };
+@id("terms") @reason("nobody agrees for a person") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("agreed") && resource.getTag("agreed") has boolean && resource.getTag("agreed").boolean };
+@id("large") @reason("small amounts only") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("amount") && resource.getTag("amount") has number
+  && resource.getTag("amount").number.greaterThan(decimal("99.5")) };
+@id("teams") @reason("not the board") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("teams") && resource.getTag("teams") has strings
+  && resource.getTag("teams").strings.contains("board") };
+@id("asked") @require_approval("people") forbid (principal, action in Action::"elicitation/create", resource)
+when { resource.hasTag("name") && resource.getTag("name").text == "Eve" };
 @id("models") @reason("no secrets") forbid (principal, action == Action::"up__sampling/createMessage", resource)
 when { resource.text like "*secret*" };
 """
+GUARD = 'decide = ["elicitation"]\nhold_seconds = 0.1'
 SCHEMA = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 5}, "age": {"type": "integer", "minimum": 0},
         "password": {"type": "string"}, "color": {"type": "string", "enum": ["red"]},
+        "agreed": {"type": "boolean"}, "amount": {"type": "number"},
+        "teams": {"type": "array", "items": {"type": "string", "enum": ["board", "sales"]}},
     },
     "required": ["name"],
 }  # fmt: skip
 FORM = {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": SCHEMA}}
+ALLOWED: Json = {"name": "Ann", "age": 18, "agreed": False, "amount": 99.5, "teams": ["sales"]}
 SAMPLE = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 9}}
 
 
@@ -34,7 +51,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder: Path = tmp_path_factory.mktemp(request.param)
     server, script = str(SERVERS / "mirror.py"), folder / "script.json"
     one = upstream("up", sys.executable, server, request.param, str(folder / "up.log"), str(script))
-    with Client(write_config(folder, one, POLICIES, guard='decide = ["elicitation"]')) as client:
+    with Client(write_config(folder, one, POLICIES, guard=GUARD)) as client:
         client.start("2025-11-25", elicitation={"form": {}}, sampling={})
         yield client
 
@@ -59,7 +76,7 @@ def accept(**content: object) -> Json:
 
 
 def test_a_permitted_answer_reaches_the_upstream_as_it_is_with_a_receipt(client: Client) -> None:
-    assert answer(client, FORM, accept(name="Ann", age=7)) == accept(name="Ann", age=7)
+    assert answer(client, FORM, accept(**ALLOWED)) == accept(**ALLOWED)
     kinds = [(r["kind"], r["tool"]) for r in log(client.config) if r.get("tool", "").startswith("up__")][-4:]
     action = "up__elicitation/create"
     assert kinds == [("intent", "up__any"), ("intent", action), ("outcome", action), ("outcome", "up__any")]
@@ -70,6 +87,11 @@ def test_a_permitted_answer_reaches_the_upstream_as_it_is_with_a_receipt(client:
     ("result", "reason"),
     [
         (accept(name="Ann", password="hunter2"), "no passwords"),
+        (accept(name="Ann", age=17), "adults only"),
+        (accept(name="Ann", agreed=True), "nobody agrees for a person"),
+        (accept(name="Ann", amount=100), "small amounts only"),
+        (accept(name="Ann", amount=0.00001), "`amount` must be a number of at most 4 digits"),
+        (accept(name="Ann", teams=["sales", "board"]), "not the board"),
         (accept(), "the field `name` is required"),
         (accept(name="Annabel"), "`name` must be a text of the length"),
         (accept(name=7), "`name` must be a text"),
@@ -85,6 +107,17 @@ def test_a_refused_answer_is_declined_with_a_receipt(client: Client, result: Jso
     denied = log(client.config, "--kind", "decision")[-1]
     assert any(reason in text for text in denied["reasons"])
     assert denied["tool"] == "up__elicitation/create"
+
+
+def test_a_held_answer_passes_when_it_is_given_again_after_its_approval(client: Client) -> None:
+    assert answer(client, FORM, accept(name="Eve")) == {"action": "decline"}
+    [held] = log(client.config, "--kind", "approval.requested")
+    assert held["tool"] == "up__elicitation/create"
+    approve(client.config, held["approval"])
+    assert answer(client, FORM, accept(name="Eve")) == accept(name="Eve")
+    intent = [receipt for receipt in log(client.config, "--kind", "intent") if receipt.get("approval")][-1]
+    assert intent["approval"]["id"] == held["approval"]
+    assert answer(client, FORM, accept(name="Eve")) == {"action": "decline"}  # one approval is for one answer
 
 
 def test_an_answer_without_data_passes_undecided(client: Client) -> None:

@@ -115,6 +115,22 @@ def test_a_refused_read_has_a_reason_and_a_receipt_and_is_not_sent(client: Clien
     assert sent(client.config.parent, "resources/read") == before
 
 
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        (b'{"uri":"mem://x/public","uri":"mem://x/private/a"}', "duplicate key"),
+        (b'{"uri":"\\ud800"}', "not acceptable"),
+    ],
+)
+def test_a_read_that_cannot_be_parsed_is_denied_with_a_receipt(client: Client, params: bytes, reason: str) -> None:
+    read(client, "mem://x/public")  # says which protocol the client speaks
+    client.write(b'{"jsonrpc":"2.0","id":"odd","method":"resources/read","params":%s}' % params)
+    assert reason in client.wait("odd")["error"]["message"]
+    receipt = log(client.config, "--kind", "decision")[-1]
+    assert (receipt["outcome"], receipt["tool"]) == ("deny", "resources/read")
+    assert any(reason in text for text in receipt["reasons"])
+
+
 def test_no_tool_call_can_name_a_method(client: Client) -> None:
     refused = client.call("up__resources/read", {"uri": "mem://x/public"})
     assert "error" in refused
