@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -16,6 +17,7 @@ settings.register_profile(
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+ROOT = Path(__file__).parent
 SLOWEST_FIRST = (
     "test_protocol_versions", "test_p10_secrets_over_http", "test_http", "test_killed_under_load", "test_bad_input",
     "test_browser", "test_oauth", "test_p7_who_is_calling", "test_p8_tampering_is_found", "test_real_servers",
@@ -23,7 +25,8 @@ SLOWEST_FIRST = (
     "test_session", "test_doctor", "test_export", "test_connect", "test_http_upstreams", "test_soak",
     "test_replay_never_more_permissive", "test_fleet", "test_gateway_dies",
 )  # fmt: skip
-"""Test files that take longer than 10 seconds. They start first, so that no worker is left with one at the end."""
+"""Test files that take longer than 10 seconds. They start first, so that no worker is left with one at the end.
+The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""
 
 ONE_OF = {
     "test_console_in_browser": 2, "test_database": 3, "test_documents": 3, "test_export": 3, "test_fault_table": 4,
@@ -54,4 +57,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item, runs in chosen if not runs])
         items[:] = [item for item, runs in chosen if runs]
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    items.sort(key=lambda item: (rank.get(item.path.stem, len(rank)), crc32(str(item.path.relative_to(ROOT)).encode())))
