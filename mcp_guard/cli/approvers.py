@@ -9,7 +9,9 @@ import base64
 import os
 import stat
 import sys
+from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +21,19 @@ from mcp_guard.cli.output import print_json, print_result, print_table, to_type
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
-from mcp_guard.core.visible_text import join
+from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.open import open_writer
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.rows import ApproverKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+APPROVER = "a name from [approvers] in the configuration"
 
 
 def main(arguments: list[str]) -> int:
@@ -58,8 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     signing_out = verbs.add_parser(
         "sign-out", help="end all sessions of an approver on the pages, and the notifications on their devices"
     )
-    for verb in (adding, removing, rotating, coding, signing_out):
-        verb.add_argument("approver", metavar="APPROVER", help="a name from [approvers] in the configuration")
+    for verb in (adding, removing, rotating, coding):
+        verb.add_argument("approver", metavar="APPROVER", help=APPROVER)
+    whom = signing_out.add_mutually_exclusive_group(required=True)
+    whom.add_argument("approver", metavar="APPROVER", nargs="?", help=APPROVER)
+    whom.add_argument(
+        "--identity", nargs=2, metavar=("ISSUER", "SUBJECT"), help="somebody who signs in with the identity provider"
+    )
+    whom.add_argument("--everybody", action="store_true", help="all who have signed in")
     removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
     removing.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (adding, rotating):
@@ -164,8 +174,10 @@ def key_state(key: ApproverKey, settings: Settings) -> str:
 
 
 def remove(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    from mcp_guard.web.sessions import owner_of
+
     approver_keys.remove(writer, options.approver, options.key, options.why)
-    asyncio.run(_end_on_pages(writer, settings, options.approver))
+    _end_on_pages(writer, settings, owner_of(options.approver), [options.approver])
     usable = writer.read(lambda store: approver_keys.find_usable(store, options.key))
     message = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
     if usable:
@@ -211,26 +223,52 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 
 def sign_out(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    who = find_approver(settings, options.approver)
-    count = asyncio.run(_end_on_pages(writer, settings, who.id))
-    words = f"{who.id} is signed out of {count} session{'' if count == 1 else 's'}"
-    hint = f"they can sign in again with a passkey; to prevent that: mcp-guard approvers remove {who.id} KEY"
-    print_result(options.json, {"approver": who.id, "sessions": count}, join("\n", (words, hint)))
+    """Sign out an approver, somebody whom the identity provider knows, or everybody."""
+    from mcp_guard.core.people import Identity
+    from mcp_guard.web.roles import approver_of
+    from mcp_guard.web.sessions import Person, owner_of
+
+    identity = Identity(*options.identity) if options.identity else None
+    approver = options.approver or (approver_of(identity, settings) if identity else "")
+    hint = "they can sign in again, with a passkey or as the identity provider lets them"
+    if approver:
+        who = find_approver(settings, approver).id
+        count = _end_on_pages(writer, settings, owner_of(who), [who])
+        hint = f"they can sign in again with a passkey; to prevent that: mcp-guard approvers remove {who} KEY"
+    elif identity:
+        who = visible_line(identity.subject)
+        count = _end_on_pages(writer, settings, Person("", "", identity.issuer, identity.subject).owner, [])
+    else:
+        who = "everybody"
+        count = _end_on_pages(writer, settings, None, settings.approvers)
+    words = f"{who} is signed out of {count} session{'' if count == 1 else 's'}"
+    print_result(options.json, {"approver": approver or None, "sessions": count}, join("\n", (words, hint)))
     return 0
 
 
-async def _end_on_pages(writer: Writer, settings: Settings, approver: str) -> int:
-    """End the sessions of an approver, of which it returns the number, and the notifications on their devices."""
+def _end_on_pages(writer: Writer, settings: Settings, owner: str | None, approvers: Iterable[str]) -> int:
+    """End the sessions of somebody, or of everybody, and what approvers have besides: codes that nobody has used yet,
+    and the notifications on their devices. Returns how many sessions there were."""
     from mcp_guard.notify.push import forget_devices
-    from mcp_guard.web.sessions import close_sessions, owner_of
+    from mcp_guard.web.sessions import close_sessions
 
-    items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
-    try:
-        count = await close_sessions(items, owner_of(approver), writer.now())
-        await forget_devices(items, approver, writer.now())
-        return count
-    finally:
-        await items.close()
+    async def end() -> int:
+        items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
+        try:
+            count = await close_sessions(items, owner, writer.now())
+            for approver in approvers:
+                await forget_devices(items, approver, writer.now())
+            return count
+        finally:
+            await items.close()
+
+    for approver in approvers:
+        writer.run(partial(_forget_codes, approver))
+    return asyncio.run(end())
+
+
+def _forget_codes(approver: str, tx: Transaction) -> None:
+    tx.store.forget_sign_ins(approver)
 
 
 def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:

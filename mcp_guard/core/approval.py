@@ -473,5 +473,6 @@ def check_terms(approval: Approval, voting: Vote | VoteStatement) -> None:
     """Raises: ApprovalError if an approval gives other terms of a grant than the votes before it."""
     if voting.verdict == "approve" and any(vote.terms != voting.terms for vote in approval.votes):
         raise ApprovalError(
-            "earlier votes signed different grant terms", "use the same --more, --for and --free, or none of them"
+            "earlier votes signed other grant terms, or none",
+            "see them on the request's page or with `mcp-guard approvals show`, then sign the same, or deny",
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.encoded_text import decoded_texts
 from mcp_guard.core.model import Call, Effect, Json, Micros
@@ -55,6 +56,13 @@ def approvals_missing(rules: Sequence[Json], voted: Collection[str]) -> VisibleT
             if number > 0
         ),
     )
+
+
+def describe_terms(terms: GrantTerms) -> VisibleText:
+    """What a vote grants besides: `and grants 5 more calls within 1 h, in which amount may differ`."""
+    seconds = f"{terms.seconds // 3600} h" if terms.seconds % 3600 == 0 else f"{-(-terms.seconds // 60)} min"
+    free = say(", in which {} may differ", join(", ", map(quote, terms.free))) if terms.free else ""
+    return say("and grants {} more call{} within {}{}", terms.uses, "" if terms.uses == 1 else "s", seconds, free)
 
 
 def _voters(rule: Json, voted: Collection[str]) -> list[str]:

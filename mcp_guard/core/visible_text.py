@@ -169,6 +169,14 @@ def visible_code(text: str) -> VisibleText:
     return VisibleText("\n".join(lines).replace(escape("\\") + "u{", "\\u{"))
 
 
+_FAR = re.compile(r"(?<=\S) {21,}|^ {61,}", re.MULTILINE)
+
+
+def reviewed_code(text: str) -> VisibleText:
+    """Code for somebody who decides on it: blanks that would push what follows out of sight are counted."""
+    return VisibleText(_FAR.sub(lambda blanks: f" [{len(blanks[0])} blanks] ", visible_code(text)))
+
+
 def shorten(value: object, length: int) -> VisibleText:
     """The value made visible, and cut after `length` characters, not within an escape."""
     text = visible(value)

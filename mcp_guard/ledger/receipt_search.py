@@ -17,7 +17,7 @@ from mcp_guard.core.receipt_filters import MIN_VERSION_LENGTH
 from mcp_guard.core.receipt_terms import ENTRY, MAX_VALUE, OTHER, counts_of, first_counts_of, terms_of, totals_of
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import Engine, open_receipt_index
-from mcp_guard.storage.receipt_index import EntryPage, IndexedReceipt, IndexPosition, ReceiptIndex
+from mcp_guard.storage.receipt_index import MAX_TERMS, EntryPage, IndexedReceipt, IndexPosition, ReceiptIndex
 from mcp_guard.storage.rows import ReceiptRow
 
 T = TypeVar("T")
@@ -41,10 +41,12 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of entries. `unknown` are the filters and values that nothing in the ledger has."""
+    """A page of entries. `unknown` are the filters and values that nothing in the ledger has, `too_broad` those that
+    too much has."""
 
     page: EntryPage
     unknown: tuple[tuple[str, str], ...] = ()
+    too_broad: tuple[tuple[str, str], ...] = ()
 
 
 def index_receipt(row: ReceiptRow) -> IndexedReceipt:
@@ -132,19 +134,28 @@ class ReceiptSearch:
 
 def find(index: ReceiptIndex, search: Search, count: int, seconds: float) -> Found:
     """The latest entries that match, at most so many. Raises: LedgerError."""
+    end = time.monotonic() + seconds
     groups: list[Sequence[int]] = []
     unknown: list[tuple[str, str]] = []
+    too_broad: list[tuple[str, str]] = []
     for name, values in search.wanted.items():
-        ids = [index.find_terms(name, _patterns(name, value[:MAX_VALUE])) for value in values]
-        unknown += [(name, value) for value, matching in zip(values, ids, strict=True) if not matching]
-        groups.append([id for matching in ids for id in matching])
-    if not all(groups):
-        return Found(EntryPage((), None), tuple(unknown))
+        group: list[int] = []
+        for value in values:
+            ids = index.find_terms(name, _patterns(name, value[:MAX_VALUE]), end - time.monotonic())
+            if ids is None or len(group) + len(ids) > MAX_TERMS:
+                too_broad.append((name, value))
+            elif not ids:
+                unknown.append((name, value))
+            else:
+                group += ids
+        groups.append(group)
+    if too_broad or not all(groups):
+        return Found(EntryPage((), None), tuple(unknown), tuple(too_broad))
     below = index.position().size if search.until is None else index.first_entry_at(search.until + 1)
     if search.below is not None:
         below = min(below, search.below)
     floor = 0 if search.since is None else index.first_entry_at(search.since)
-    return Found(index.find_entries(groups, below, floor, count, seconds), tuple(unknown))
+    return Found(index.find_entries(groups, below, floor, count, end - time.monotonic()), tuple(unknown))
 
 
 def _patterns(name: str, value: str) -> list[str]:

@@ -7,7 +7,7 @@ stay in the ledger, except the fields that the configuration chooses (`notify_fi
 from dataclasses import asdict, dataclass
 
 from mcp_guard.core.approval import Approval, ApprovalState, Vote, accepted_by, may_decide
-from mcp_guard.core.approval_card import UNDO, is_irreversible, notified_fields
+from mcp_guard.core.approval_card import UNDO, describe_terms, is_irreversible, notified_fields
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
@@ -161,7 +161,8 @@ def _vote_line(vote: Vote) -> VisibleText:
     verb = "Approved" if vote.verdict == "approve" else "Denied"
     rationale = quote(shorten(vote.rationale, MAX_VALUE), always=True)
     by = say("{}{}", quote(vote.name or vote.approver), service_mark({"method": vote.method}))
-    return say("{} by {}: {}", verb, by, rationale)
+    grants = say(" {}", describe_terms(vote.terms)) if vote.terms else ""
+    return say("{} by {}{}: {}", verb, by, grants, rationale)
 
 
 def _audience(approval: Approval) -> tuple[str, ...]:

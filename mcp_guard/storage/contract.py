@@ -292,6 +292,8 @@ class ApproverStore(Protocol):
 
     def has_sign_in(self, code: str) -> bool: ...
 
+    def forget_sign_ins(self, approver: str) -> None: ...
+
     def take_sign_in(self, code: str, now: Micros) -> tuple[str, str] | None:
         """The approver whose code it is, and its kind; it is gone afterwards, for every process."""
 

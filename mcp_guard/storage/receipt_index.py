@@ -14,6 +14,8 @@ from mcp_guard.core.receipt_terms import Pair
 
 HOUR = 3600 * 1_000_000
 """Calls are counted by the hour."""
+MAX_TERMS = 1000
+"""What a pattern may match: each term is another place to look at."""
 
 
 class IndexPosition(NamedTuple):
@@ -60,8 +62,9 @@ class ReceiptIndex(Protocol):
     def clear(self) -> None:
         """Forget everything, because it is of another ledger."""
 
-    def find_terms(self, kind: str, patterns: Iterable[str]) -> list[int]:
-        """The terms of a kind that match one of the patterns, in which `*` stands for any characters."""
+    def find_terms(self, kind: str, patterns: Iterable[str], seconds: float) -> list[int] | None:
+        """The terms of a kind that match one of the patterns, in which `*` stands for any characters. None if they are
+        more than `MAX_TERMS`, or are not found in so many seconds."""
 
     def find_entries(
         self, groups: Sequence[Sequence[int]], below: int, floor: int, count: int, seconds: float

@@ -88,7 +88,7 @@ def digest_of_assets() -> str:
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:22]
 
 
-def make_app(console: Console) -> Starlette:
+def make_app(console: Console) -> SameOriginMiddleware:
     routes = [route for page in PAGES for route in page.routes(console)]
     static = Mount(f"/static/{console.assets}", StaticFiles(directory=HERE / "static"))
     app = Starlette(
@@ -97,5 +97,5 @@ def make_app(console: Console) -> Starlette:
     )
     app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
     app.add_middleware(BodyMiddleware, limits=FROM_ELSEWHERE)
-    app.add_middleware(SameOriginMiddleware, origin=console.origin, from_elsewhere=FROM_ELSEWHERE)  # the outer one
-    return app
+    # Around everything, so that also the answer to what nobody has caught has its headers.
+    return SameOriginMiddleware(app, console.origin, FROM_ELSEWHERE)

@@ -15,7 +15,7 @@ import jinja2
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from mcp_guard.core.approval import SIGN_IN_AGAIN
 from mcp_guard.core.approval_card import format_minute
@@ -40,12 +40,21 @@ from mcp_guard.web.sessions import ENROLMENT_LIFETIME, BrowserSession, BrowserSe
 from mcp_guard.web.view import make_pages
 
 NO_ROUTE, NOT_FOUND = "Not Found", "There is no page at this address."
+ATTENDED = "mcp-guard-attended"
+"""The header of a script's request, if somebody has moved or typed since its last one."""
 SIGNED_OUT = HTTPException(401, "sign in again", {"www-authenticate": "Bearer"})
 
 
-ENROLMENT_PATHS = ("/passkeys", "/sign-")
-"""The changes that a session may make which began with a code for a new key, where nobody signs in locally."""
+ENROLMENT_PATHS = ("/keys", "/passkeys", "/sign-")
+"""What a session may read and change which began with a code for a new key, where nobody signs in locally."""
 ENROLS_ONLY = "a code for a new key permits only to enrol it; decide after a sign-in with the identity provider"
+
+
+class OnlyEnrols(HTTPException):
+    """A session that may only enrol a key was used for another page."""
+
+    def __init__(self) -> None:
+        super().__init__(303, ENROLS_ONLY)
 
 
 class SignInNeeded(HTTPException):
@@ -111,13 +120,14 @@ class Console:
 
     async def allowed(self, request: Request, *roles: Role, is_part: bool = False) -> BrowserSession:
         """The session of somebody who has one of these roles. `is_part`: a script asks, for data or a part of a page,
-        so the answer without a session is an error instead of a page.
+        so the answer without a session is an error instead of a page, and the session is used only if the script says
+        that a person was there since it last asked.
 
         Raises: HTTPException.
         """
         is_page = request.method in ("GET", "HEAD") and not is_part
         try:
-            viewer = await self.viewer(request)
+            viewer = await self.viewer(request, is_use=not is_part or ATTENDED in request.headers)
         except HTTPException:
             if is_page and not self.is_local:
                 raise SignInNeeded(has_ended=True) from None
@@ -127,12 +137,11 @@ class Console:
         if viewer.roles.isdisjoint(roles):
             names = " or ".join(sorted(roles))
             raise HTTPException(403, f"this is for people with the role {names}, which you do not have")
-        is_change = request.method not in ("GET", "HEAD")
-        if is_change and self.may_only_enrol(viewer) and not request.url.path.startswith(ENROLMENT_PATHS):
-            raise SignInRequired(ENROLS_ONLY, SIGN_IN_AGAIN)
+        if self.may_only_enrol(viewer) and not request.url.path.startswith(ENROLMENT_PATHS):
+            raise OnlyEnrols if is_page else SignInRequired(ENROLS_ONLY, SIGN_IN_AGAIN)
         return viewer
 
-    async def viewer(self, request: Request) -> BrowserSession | None:
+    async def viewer(self, request: Request, is_use: bool = True) -> BrowserSession | None:
         """The session whose token the request carries; None if it carries none.
 
         Raises: HTTPException if the session has ended.
@@ -141,7 +150,7 @@ class Console:
         if token is None:
             return None
         now = self.now()
-        session = await self.sessions.find(token, now)
+        session = await self.sessions.find(token, now, is_use)
         if session is None or not (roles := await self._roles_in_force(session)):
             if session is not None:
                 await self.sessions.close(session, now)
@@ -244,6 +253,8 @@ class Console:
             if self.is_local:
                 return self.fresh(self.page("shell.html", None))
             return self.sign_in_page(error.detail, 401)
+        if isinstance(error, OnlyEnrols):
+            return RedirectResponse("/keys", 303)
         viewer = await self._viewer_of_error(request)
         if request.method == "GET" and (viewer or "text/html" in request.headers.get("accept", "")):
             problem = NOT_FOUND if error.detail == NO_ROUTE else error.detail

@@ -5,7 +5,7 @@ It fetches nothing: the provider's keys are given.
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,8 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 MAX_CLAIM_LENGTH = 255
 """Of a subject (OpenID Connect Core §2), and of everything else that receipts repeat."""
 MAX_METHODS = 16
+DESCRIPTIVE_CLAIMS = ("sub", "name", "email_verified")
+ABOUT_SIGN_IN = {"acr", "amr", "auth_time"}
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 MAX_SECONDS = 253_402_300_799
 """The last second of the year 9999."""
@@ -145,12 +147,14 @@ def read_person(claims: Json, subject_claim: str) -> SignedInPerson:
     return SignedInPerson(sign_in, shown, claims)
 
 
-def with_userinfo(person: Json, userinfo: Json) -> Json:
-    """The claims of the ID token with those that only the userinfo endpoint has. It must be about the same subject
-    (OpenID Connect Core §5.3.2), and changes none that the token has. Raises: SignInFailed."""
+def with_userinfo(person: Json, userinfo: Json, needed: Iterable[str]) -> Json:
+    """The claims of the ID token with those of the needed ones, and of its name, that only the userinfo endpoint has.
+    It must be about the same subject (OpenID Connect Core §5.3.2), and tells nothing of the sign-in: it is not signed,
+    and people can edit what is in it. Raises: SignInFailed."""
     if userinfo.get("sub") != person["sub"]:
         raise SignInFailed("the identity provider gave claims of somebody else", ASK_OPERATOR, 502)
-    return {**userinfo, **person}
+    taken = {*needed, *DESCRIPTIVE_CLAIMS} - ABOUT_SIGN_IN
+    return {name: value for name, value in userinfo.items() if name in taken} | person
 
 
 def _read_header(token: str) -> Json:

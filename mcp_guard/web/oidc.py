@@ -293,7 +293,7 @@ class OidcClient:
         if status != 200:
             problem = f"the identity provider did not give the claims {', '.join(sorted(needed))}: HTTP status {status}"
             raise SignInFailed(problem, ASK_OPERATOR, 502)
-        return with_userinfo(claims, userinfo)
+        return with_userinfo(claims, userinfo, needed)
 
     def _oauth(self) -> "OAuth2Client":
         from authlib.oauth2.client import OAuth2Client

@@ -244,7 +244,8 @@ class Passkeys:
         return _as_json(options)
 
     def _verify(self, credential: Json, challenge: bytes, keys: list[ApproverKey]) -> tuple[ApproverKey, int]:
-        key = next((key for key in keys if key.details.get("credential") == credential.get("id")), None)
+        passkeys = (key for key in keys if "credential" in key.details)
+        key = next((key for key in passkeys if key.details["credential"] == credential.get("id")), None)
         if key is None or key.removed is not None:
             raise ApprovalError("this passkey is not enrolled here", "sign in with a code and enrol it")
         if key.details["origin"] != self.origin:

@@ -2,15 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_terms import CALL, ENTRY, MAX_VALUE
-from mcp_guard.core.visible_text import visible, visible_code
+from mcp_guard.core.visible_text import reviewed_code, visible
 from mcp_guard.ledger.ledger import LOADED_AS
 from mcp_guard.policy.authoring.past import find_latest
-from mcp_guard.policy.authoring.set_diff import DiffLine, FileDiff
 from mcp_guard.policy.source import parse_texts
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
@@ -90,17 +89,5 @@ def read_set(store: Store, counts: PolicyCounts) -> PolicySetView | None:
         )
         for id, policy in source.policies.items()
     )
-    files = tuple((visible(name), visible_code(text)) for name, text in sorted(texts.items()))
+    files = tuple((visible(name), reviewed_code(text)) for name, text in sorted(texts.items()))
     return PolicySetView(version, files, tuple(sorted(rows, key=lambda row: (-row.decisions, row.id))))
-
-
-def show_files(files: Iterable[FileDiff]) -> list[FileDiff]:
-    """With visible names and lines."""
-    return [
-        FileDiff(
-            visible(file.file),
-            file.change,
-            tuple(DiffLine(line.sign, visible_code(line.text)) for line in file.lines),
-        )
-        for file in files
-    ]

@@ -131,13 +131,16 @@ class BrowserSessions:
         await self.items.put(self._item(token, _dump(person) | value | {"code": code}, person.owner), now)
         return token
 
-    async def find(self, token: str, now: Micros) -> BrowserSession | None:
-        """The session of this token, which counts as used now; None if it has ended. Raises: LedgerError."""
+    async def find(self, token: str, now: Micros, is_use: bool = True) -> BrowserSession | None:
+        """The session of this token, or None if it has ended. It counts as used now, unless only a script has asked.
+
+        Raises: LedgerError.
+        """
         item = await self.items.get(KIND, self._hash(token), now)
         if item is None:
             return None
         session = _read(item)
-        if session.is_replaced or now - session.used < NOTE_USE:
+        if not is_use or session.is_replaced or now - session.used < NOTE_USE:
             return session
         used = self._with(item, used=now)
         return _read(used if await self.items.swap(item, used) else item)  # or somebody else has noted it
@@ -174,8 +177,8 @@ class BrowserSessions:
         """End it, with all its tokens. Raises: LedgerError."""
         await _end(self.items, session.item.owner, now, lambda other: other.id == session.id)
 
-    async def close_of_provider(self, issuer: str, subject: str, session: str, now: Micros) -> int:
-        """End the sessions that an identity provider has begun, by its `sub`, its `sid` or both. Returns how many.
+    async def close_of_provider(self, issuer: str, subject: str, session: str, now: Micros) -> set[str]:
+        """End the sessions that an identity provider has begun, by its `sub`, its `sid` or both. Returns whose.
 
         Raises: LedgerError.
         """
@@ -185,7 +188,7 @@ class BrowserSessions:
             is_person = other.person.issuer == issuer and subject in ("", claims.get("sub"))
             return is_person and session in ("", claims.get("sid"))
 
-        return await _end(self.items, None, now, is_theirs)
+        return {ended.approver for ended in await _end(self.items, None, now, is_theirs)} - {""}
 
     async def close_all(self, owner: str, now: Micros) -> int:
         """Sign somebody out everywhere; returns how many sessions they had. Raises: LedgerError."""
@@ -211,25 +214,25 @@ class BrowserSessions:
         return hashlib.sha256(f"{self.realm}\0{token}".encode(errors="replace")).hexdigest()
 
 
-async def close_sessions(items: Items, owner: str, now: Micros) -> int:
-    """End all sessions of somebody; returns how many there were. Raises: LedgerError."""
-    return await _end(items, owner, now)
+async def close_sessions(items: Items, owner: str | None, now: Micros) -> int:
+    """End all sessions of somebody, or of everybody; returns how many there were. Raises: LedgerError."""
+    return len(await _end(items, owner, now))
 
 
 async def _end(
     items: Items, owner: str | None, now: Micros, is_meant: Callable[[BrowserSession], bool] = lambda _: True
-) -> int:
-    """End the sessions of somebody that are meant, or of everybody; returns how many.
+) -> list[BrowserSession]:
+    """End the sessions of somebody that are meant, or of everybody; returns them.
 
     It looks again until there is none, because a token may be replaced meanwhile: either its successor is found, or
     whoever replaces it finds it gone.
     """
-    ended: set[str] = set()
+    ended: dict[str, BrowserSession] = {}
     while found := [session for session in map(_read, await items.find_all(KIND, owner, now)) if is_meant(session)]:
         for session in found:
             await items.delete(KIND, session.item.key)
-            ended.add(session.id)
-    return len(ended)
+            ended[session.id] = session
+    return list(ended.values())
 
 
 def _dump(person: Person) -> Json:

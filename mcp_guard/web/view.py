@@ -12,19 +12,20 @@ from urllib.parse import quote as url_quote
 import jinja2
 from markupsafe import Markup
 
-from mcp_guard.core.approval import Approval, ApprovalState, RouteRule, describe_rule, may_decide
+from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, describe_rule, may_decide
 from mcp_guard.core.approval_card import (
     MINUTE_FORMAT,
     UNDO,
     ArgumentRow,
     argument_rows,
+    describe_terms,
     format_minute,
     is_irreversible,
     other_arguments,
     signal_words,
 )
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.core.visible_text import has_hidden, join, quote, say, shorten, visible, visible_code, visible_lines
+from mcp_guard.core.visible_text import has_hidden, join, quote, reviewed_code, say, shorten, visible, visible_lines
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
@@ -83,6 +84,8 @@ class ApprovalCard:
     """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
+    terms: GrantTerms | None
+    """What earlier votes grant besides, and another one must."""
     has_approved: bool
     """Whether the viewer has approved it, so that they may only deny it."""
     is_own: bool
@@ -144,6 +147,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         claimed=subject.claimed,
         can_decide=is_approver and approval.state is ApprovalState.REQUESTED and not has_expired,
+        terms=next((vote.terms for vote in approval.votes), None),
         has_approved=has_voted,
         is_own=approval.is_requester(viewer),
     )
@@ -207,7 +211,7 @@ def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
     for id in approval.subject.policies:
         pattern = re.compile(rf'@id\("{re.escape(id)}"\).*?;\s*$', re.DOTALL | re.MULTILINE)
         text = next((match.group() for file in files.values() if (match := pattern.search(file))), "")
-        texts.append((id, visible_code(text.strip())))
+        texts.append((id, reviewed_code(text.strip())))
     return texts
 
 
@@ -245,5 +249,6 @@ def make_pages() -> jinja2.Environment:
         finalize=show,
     )
     pages.globals["assets"] = "/static"  # where no page says where they are served
+    pages.globals["describe_terms"] = describe_terms
     pages.filters |= {"quote": quote, "shorten": shorten, "wrappable": wrappable, "urlencode": address_part}
     return pages

@@ -3,7 +3,7 @@
 import pytest
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.policy.authoring.set_diff import diff_sets, show_files
 from mcp_guard.policy.source import parse_policies
 
 CLOSING = '// closings\n@id("closing")\nforbid (principal, action, resource);\n'
@@ -15,6 +15,18 @@ def test_policy_that_becomes_a_comment_is_shown(sign: str) -> None:
     [change] = diff_sets({"a.cedar": CLOSING}, {"a.cedar": CLOSING.replace("\n", sign)})
     assert [line.text for line in change.lines if line.sign == "-"] == [*CLOSING.split("\n")[:-1], ""]
     assert [line.text for line in change.lines if line.sign == "+"] == [CLOSING.replace("\n", sign)]
+
+
+def test_blanks_that_push_a_policy_out_of_sight_are_counted() -> None:
+    hidden = f"{CLOSING[:-1]}{' ' * 400}permit (principal, action, resource);" + "\n" * 300 + " " * 90 + "// far\n"
+    [change] = show_files(diff_sets({"a.cedar": CLOSING}, {"a.cedar": hidden}))
+    shown = [line.text for line in change.lines if line.sign == "+"]
+    assert shown == [
+        "forbid (principal, action, resource); [400 blanks] permit (principal, action, resource);",
+        "[299 empty lines]",
+        " [90 blanks] // far",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("sign", LOOK_LIKE_LINE_ENDS)

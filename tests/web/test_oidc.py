@@ -141,6 +141,18 @@ def test_roles_come_from_claims_for_somebody_who_is_no_approver(scenario: OidcSc
     assert 'id="decide"' not in page
 
 
+def test_operator_signs_out_somebody_who_is_no_approver(scenario: OidcScenario) -> None:
+    carol, alice, options = scenario.client(), scenario.client(), ("--config", str(scenario.on.config))
+    carol.sign_in(CAROL)
+    alice.sign_in()
+    done = cli("approvers", "sign-out", "--identity", scenario.provider.issuer, CAROL, *options)
+    assert f"{CAROL} is signed out of " in done.stdout
+    assert (carol.web.get("/")[0], alice.web.get("/")[0]) == (401, 200)
+    carol.sign_in(CAROL)
+    assert "everybody is signed out of" in cli("approvers", "sign-out", "--everybody", *options).stdout
+    assert (carol.web.get("/")[0], alice.web.get("/")[0]) == (401, 401)
+
+
 def test_an_unknown_person_is_told_what_the_operator_writes(scenario: OidcScenario) -> None:
     stranger = scenario.client()
     status, refusal = stranger.sign_in(MALLORY)
@@ -249,6 +261,9 @@ def test_codes_sign_nobody_in_but_to_enrol_a_key(scenario: OidcScenario) -> None
     status, refusal = enrolling.post(f"/revoke/{scenario.open_request}", {"rationale": "why not"})
     assert status == 409  # nor anything else
     assert "permits only to enrol it" in refusal["problem"]
+    assert enrolling.get("/keys")[0] == 200
+    assert [enrolling.get(path)[0] for path in ("/", f"/requests/{scenario.open_request}", "/ledger")] == [303] * 3
+    assert enrolling.get("/?part=list")[0] == 409
 
 
 def test_signing_out_leads_to_the_provider_and_back(scenario: OidcScenario) -> None:

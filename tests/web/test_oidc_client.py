@@ -13,7 +13,7 @@ from mcp_guard.core.identity_provider import IdentityProvider as ProviderSetting
 from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
 from mcp_guard.network import Network
-from mcp_guard.web.id_token import SignedInPerson, SignInFailed
+from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
 from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
     ALICE,
@@ -93,6 +93,20 @@ async def test_claims_that_only_the_userinfo_endpoint_has_are_fetched_there(prov
     assert signed_in.claims["groups"] == ["audit"]
     assert signed_in.name == "Carol Example"
     assert "groups" not in (await sign_in(client(provider), CAROL)).claims
+
+
+def test_userinfo_tells_nothing_of_the_sign_in() -> None:
+    answer = {
+        "sub": "a",
+        "acr": STRONG,
+        "amr": ["mfa"],
+        "auth_time": 1,
+        "groups": ["audit"],
+        "name": "A",
+        "locale": "de",
+    }
+    assert with_userinfo({"sub": "a"}, answer, {"groups", "acr"}) == {"sub": "a", "groups": ["audit"], "name": "A"}
+    assert with_userinfo({"sub": "a", "groups": []}, answer, {"groups"})["groups"] == []
 
 
 async def test_a_verified_email_address_can_name_the_person(provider: IdentityProvider) -> None:

@@ -6,18 +6,18 @@ from contextlib import closing
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import account, add_json, make_parser
-from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_result, print_text, to_type
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.errors import ConfigError, PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.policy_approval import PolicyApprovalState, PolicyProposal, describe_missing, hash_of_set
-from mcp_guard.core.visible_text import join, quote, say, value_text
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets
+from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets, show_files
 from mcp_guard.policy.source import parse_policies, read_files
 from mcp_guard.settings import Settings
 
@@ -94,9 +94,9 @@ def pending(arguments: list[str]) -> int:
             print_text(_why_nothing_waits(settings, state))
             return 0
         print_lines(describe(proposal))
-    for file in differences:
+    for file in show_files(differences):
         print_text(say("{} {}", file.change, quote(file.file)))
-        print_code("".join(f"{line.sign} {line.text}\n" for line in file.lines))
+        print_lines(VisibleText(f"{line.sign} {line.text}") for line in file.lines)
     print_hint(f"mcp-guard policy approve {proposal.id} --as APPROVER --rationale TEXT (or deny)")
     return 0
 

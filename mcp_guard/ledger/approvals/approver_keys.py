@@ -86,13 +86,13 @@ async def enrol_with_code(
 ) -> ApproverKey:
     """Enrol a key for somebody who has just signed in with a code of this kind.
 
-    Raises: ApprovalError as `enrol` does, or if the code permits only a first key and there is one; LedgerError.
+    Raises: ApprovalError as `enrol` does, or if the code permits only a first key and there ever was one; LedgerError.
     """
 
     def op(tx: Transaction) -> ApproverKey:
-        if kind != "enrolment_code" and keys_in_use(tx.store.approver_keys(), approver.id):
+        if kind != "enrolment_code" and any(key.approver == approver.id for key in tx.store.approver_keys()):
             raise ApprovalError(
-                f"`{approver.id}` has a key already, and this code permits only a first one",
+                f"`{approver.id}` has or had a key, and this code permits only a first one",
                 f"sign in with the passkey, or with a new code: mcp-guard approvers code {approver.id} --enrol",
             )
         return _enrol(tx, approver, new, {"authorized_by": kind}, notify)

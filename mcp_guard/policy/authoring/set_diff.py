@@ -1,10 +1,15 @@
 """How two sets of policy files differ, line by line."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+
+from mcp_guard.core.visible_text import reviewed_code, visible
 
 CONTEXT_LINES = 3
+MAX_EMPTY_LINES = 5
+"""That are shown in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +49,17 @@ def _diff_lines(before: str, after: str) -> Iterator[DiffLine]:
     for number, line in enumerate(lines):
         if number >= 2:  # the names of the two files
             yield DiffLine(line[0], line if line[0] == "@" else line[1:])
+
+
+def show_files(files: Iterable[FileDiff]) -> list[FileDiff]:
+    """With visible names and lines. Many empty lines in a row are counted: they push what follows out of sight."""
+    return [FileDiff(visible(file.file), file.change, tuple(_show_lines(file.lines))) for file in files]
+
+
+def _show_lines(lines: Iterable[DiffLine]) -> Iterator[DiffLine]:
+    for (sign, is_empty), group in groupby(lines, lambda line: (line.sign, not line.text.strip())):
+        run = list(group)
+        if is_empty and len(run) > MAX_EMPTY_LINES:
+            yield DiffLine(sign, f"[{len(run)} empty lines]")
+        else:
+            yield from (DiffLine(line.sign, reviewed_code(line.text)) for line in run)

@@ -305,6 +305,9 @@ class ApprovalQueries(Queries):
     def has_sign_in(self, code: str) -> bool:
         return self._run("SELECT 1 FROM sign_in WHERE code = ?", (code,)).fetchone() is not None
 
+    def forget_sign_ins(self, approver: str) -> None:
+        self._write("DELETE FROM sign_in WHERE approver = ?", (approver,))
+
     def take_sign_in(self, code: str, now: Micros) -> tuple[str, str] | None:
         """The approver whose code it is, and its kind; it is gone afterwards."""
         row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, kind, expires", (code,)).fetchone()

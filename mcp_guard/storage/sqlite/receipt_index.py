@@ -8,13 +8,13 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_terms import Pair
-from mcp_guard.storage.receipt_index import HOUR, EntryPage, IndexedReceipt, IndexPosition
+from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, EntryPage, IndexedReceipt, IndexPosition
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.store import log_ahead
 
@@ -22,8 +22,8 @@ FORMAT = 1
 BUSY_SECONDS = 5.0
 CACHE_KIB = 32 * 1024
 MAX_KNOWN_TERMS = 50_000
-STEPS_PER_LOOK = 64
-"""Leaps between two looks at the clock."""
+INSTRUCTIONS_PER_LOOK = 10_000
+"""Of SQLite's machine, between two looks at the clock: some tenths of a millisecond."""
 BEYOND = 1 << 62
 NOTHING = IndexPosition(0, b"")
 TABLES = (
@@ -188,17 +188,32 @@ class ReceiptIndexFile:
 
     # Searching
 
-    def find_terms(self, kind: str, patterns: Iterable[str]) -> list[int]:
-        ids: list[int] = []
-        with self._reading():
-            for pattern in patterns:
-                if "*" in pattern:
-                    literal = pattern.replace("[", "[[]").replace("?", "[?]")
-                    query, wanted = "SELECT id FROM term WHERE kind = ? AND value GLOB ?", literal
-                else:
-                    query, wanted = "SELECT id FROM term WHERE kind = ? AND value = ?", pattern
-                ids += [id for (id,) in self._db.execute(query, (kind, wanted))]
-        return list(dict.fromkeys(ids))
+    def find_terms(self, kind: str, patterns: Iterable[str], seconds: float) -> list[int] | None:
+        ids: dict[int, None] = {}
+        with self._reading(), self._time_limit(seconds) as is_over:
+            try:
+                for pattern in patterns:
+                    if "*" in pattern:
+                        literal = pattern.replace("[", "[[]").replace("?", "[?]")
+                        query, wanted = "SELECT id FROM term WHERE kind = ? AND value GLOB ? LIMIT ?", literal
+                    else:
+                        query, wanted = "SELECT id FROM term WHERE kind = ? AND value = ? LIMIT ?", pattern
+                    ids |= dict.fromkeys(id for (id,) in self._db.execute(query, (kind, wanted, MAX_TERMS + 1)))
+            except sqlite3.OperationalError:
+                if not is_over():
+                    raise
+                return None
+        return list(ids) if len(ids) <= MAX_TERMS else None
+
+    @contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[Callable[[], bool]]:
+        """Interrupt what is asked of the database after so long. Yields whether the time is over."""
+        end = time.monotonic() + seconds
+        self._db.set_progress_handler(lambda: time.monotonic() > end, INSTRUCTIONS_PER_LOOK)
+        try:
+            yield lambda: time.monotonic() > end
+        finally:
+            self._db.set_progress_handler(None, 0)
 
     def find_entries(
         self, groups: Sequence[Sequence[int]], below: int, floor: int, count: int, seconds: float
@@ -212,7 +227,7 @@ class ReceiptIndexFile:
 
     def _leap(self, unions: "list[_Union]", below: int, floor: int, count: int, seconds: float) -> EntryPage:
         rows: list[int] = []
-        end, at, steps = time.monotonic() + seconds, below - 1, 0
+        end, at = time.monotonic() + seconds, below - 1
         while len(rows) <= count and at >= floor:
             lowest = at
             for union in unions:
@@ -224,8 +239,7 @@ class ReceiptIndexFile:
                 at = lowest - 1
             else:
                 at = lowest
-            steps += 1
-            if steps % STEPS_PER_LOOK == 0 and len(rows) <= count and time.monotonic() > end:
+            if len(rows) <= count and time.monotonic() > end:
                 return EntryPage(tuple(rows[:count]), at + 1, is_partial=True)
         return _page(rows, count)
 

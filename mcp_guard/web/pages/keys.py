@@ -111,18 +111,17 @@ class _KeyPages:
 
         Raises: ApprovalError.
         """
-        code = viewer.enrolment_code(self.console.now())
-        has_key = bool(keys_in_use(keys, viewer.approver))
-        if code is not None and (code == "enrolment_code" or not has_key):
+        code, name = viewer.enrolment_code(self.console.now()), viewer.approver
+        is_first = not any(key.approver == name for key in keys)  # a removed key counts: its finder may have the code
+        if code is not None and (code == "enrolment_code" or is_first):
             return code
         if self.console.passkeys_among(keys, viewer):
             return None
-        name = viewer.approver
-        if (sign_in := viewer.person.sign_in) is not None and not any(key.approver == name for key in keys):
+        if (sign_in := viewer.person.sign_in) is not None and is_first:
             return self._fresh(sign_in, viewer)
-        if has_key or viewer.person.issuer:
+        if not is_first or viewer.person.issuer:
             hint = f"sign in with a new code that says so: mcp-guard approvers code {name} --enrol"
-            verb = "has" if has_key else "had"
+            verb = "has" if keys_in_use(keys, name) else "had"
             raise ApprovalError(f"`{name}` {verb} a key already, so a passkey needs the operator's consent", hint)
         hint = f"sign in with a new one: mcp-guard approvers code {name}"
         raise ApprovalError("the code that you signed in with no longer permits an enrolment", hint)

@@ -71,8 +71,11 @@ class _LedgerPages:
         )
 
     async def _hints(self, found: Found) -> list[str]:
-        """What to change if a value is nowhere in the ledger."""
-        hints: list[str] = []
+        """What to change if a value is nowhere in the ledger, or too many match it."""
+        hints: list[str] = [
+            say("{} `{}`: too many match, or finding them takes too long; give more of its beginning", name, value)
+            for name, value in found.too_broad
+        ]
         for name, value in found.unknown:
             known = await self.console.search.read(partial(_known, name=name))
             close = nearest(value, known)

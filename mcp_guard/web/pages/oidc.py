@@ -19,6 +19,7 @@ from mcp_guard.core.people import Identity
 from mcp_guard.core.sign_in import SECOND, SignInRule
 from mcp_guard.core.visible_text import visible_line
 from mcp_guard.ledger.policy_approvals import read_state
+from mcp_guard.notify.push import forget_devices
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed
@@ -129,7 +130,10 @@ class _OidcPages:
             subject, session = await self.sign_ins.client.read_logout(form.get("logout_token", [""])[0])
         except SignInFailed as failure:
             return JSONResponse({"error": "invalid_request", "error_description": failure.message}, 400)
-        await self.console.sessions.close_of_provider(self.provider.issuer, subject, session, self.console.now())
+        now = self.console.now()
+        approvers = await self.console.sessions.close_of_provider(self.provider.issuer, subject, session, now)
+        for approver in approvers if not session else ():  # signed out everywhere, not of one session
+            await forget_devices(self.console.items, approver, now)
         return Response(status_code=200)
 
 

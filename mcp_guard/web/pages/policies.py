@@ -16,14 +16,14 @@ from mcp_guard.core.visible_text import visible_code
 from mcp_guard.policy.authoring.explain import explain, lines
 from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
-from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.policy.authoring.set_diff import diff_sets, show_files
 from mcp_guard.policy.source import parse_policies
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.items import Item
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.pages.requests import READERS as OF_PAYLOADS
 from mcp_guard.web.policy_replays import PolicyReplays
-from mcp_guard.web.policy_view import RECENT_DAYS, read_counts, read_set, show_files
+from mcp_guard.web.policy_view import RECENT_DAYS, read_counts, read_set
 from mcp_guard.web.roles import READERS, Role
 
 NAV = (NavigationLink("/policies", "Policies", READERS),)

@@ -17,13 +17,12 @@ from mcp_guard.core.policy_approval import (
 )
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
-from mcp_guard.policy.authoring.set_diff import diff_sets
+from mcp_guard.policy.authoring.set_diff import diff_sets, show_files
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.policy_replays import PolicyReplays
-from mcp_guard.web.policy_view import show_files
 from mcp_guard.web.roles import EVERYONE, Role
 from mcp_guard.web.sessions import BrowserSession
 

@@ -103,6 +103,7 @@ class _SignInPages:
         viewer = await console.allowed(request, *EVERYONE)
         count = await console.sessions.close_all(viewer.person.owner, console.now())
         if viewer.approver:
+            await console.writer.submit(lambda tx: tx.store.forget_sign_ins(viewer.approver))
             await forget_devices(console.items, viewer.approver, console.now())
         give_token(request, "")
         return JSONResponse({"sessions": count})

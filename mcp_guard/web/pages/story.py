@@ -34,7 +34,7 @@ def routes(console: Console) -> list[Route]:
         Route("/calls/{what}", pages.show),
         Route("/calls/{what}/proof", pages.proof),
         Route("/calls/{what}/bundle", pages.bundle),
-        Route("/ledger/{what:int}", pages.show),
+        Route("/ledger/{what}", pages.show),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from mcp_guard.core import definition_diff
 from mcp_guard.core.definition_diff import DiffPart
+from mcp_guard.core.hidden_characters import DefinitionFinding
 from mcp_guard.core.model import ToolRule
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.core.visible_text import VisibleText, visible, visible_line, visible_lines
@@ -47,15 +48,34 @@ class DiffRow:
     parts: tuple[DiffPart, ...]
 
 
+class KnownFindings:
+    """What is suspect of each tool. Definitions are looked at once, in a thread, because a server chooses how long they
+    are, and the pages share one event loop."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._of: tuple[tuple[str, str], ...] = ()
+        self._found: dict[str, tuple[DefinitionFinding, ...]] = {}
+
+    async def of(self, known: dict[str, ToolEntry]) -> dict[str, tuple[DefinitionFinding, ...]]:
+        async with self._lock:
+            definitions = tuple((name, entry.latest.hash) for name, entry in known.items())
+            if self._of != definitions:
+                self._found = await asyncio.to_thread(findings, known)
+                self._of = definitions
+            return self._found
+
+
 @dataclass(frozen=True, slots=True)
 class _ToolPages:
     console: Console
+    findings: KnownFindings = field(default_factory=KnownFindings)
 
     async def show_list(self, request: Request) -> Response:
         console = self.console
         viewer = await console.allowed(request, *READERS)
         known = await console.reader.read(tool_entries)
-        flagged = findings(known)
+        flagged = await self.findings.of(known)
         rows = [
             ToolRow(
                 name,
@@ -89,7 +109,7 @@ class _ToolPages:
             shown=shown,
             effect=self._effect(entry),
             differences=await asyncio.to_thread(_differences, entry.pinned, shown) if entry.waiting else [],
-            findings=findings(known)[name],
+            findings=(await self.findings.of(known))[name],
             definition=visible_lines(json.dumps(shown.definition, indent=2, ensure_ascii=False)),
             target={"upstream": shown.upstream, "tool": entry.name, "definition": shown.hash},
             can_accept=shown.state is not PinState.PINNED,

@@ -30,9 +30,14 @@ function showProblem(text, field) {
   problem.scrollIntoView({ block: "nearest" });
 }
 
+// A session that nobody uses ends, whatever the pages ask for by themselves.
+let isAttended = true;
+for (const kind of ["pointermove", "pointerdown", "keydown", "wheel"]) addEventListener(kind, () => { isAttended = true; }, { passive: true });
+
 async function send(path, options = {}) {
   const token = usesCookie ? null : localStorage.getItem(SESSION);
-  const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }) };
+  const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }), ...(isAttended && { "mcp-guard-attended": "1" }) };
+  isAttended = false;
   const credentials = usesCookie ? "same-origin" : "omit";
   const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials, redirect: "error" });
   const renewed = reply.headers.get("mcp-guard-session");
@@ -167,7 +172,10 @@ async function decide(verdict) {
   const seconds = Number(document.getElementById("seconds").value);
   const id = document.querySelector("article").dataset.id;
   const decision = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
-  const options = await post(`/requests/${id}/options`, verdict === "grant" ? { ...decision, terms: { more, seconds, free } } : decision);
+  const earlier = form.querySelector('[data-verdict="approve"]')?.dataset.terms;
+  if (verdict === "grant") decision.terms = { more, seconds, free };
+  else if (verdict === "approve" && earlier) decision.terms = JSON.parse(earlier);
+  const options = await post(`/requests/${id}/options`, decision);
   const answer = await post(`/requests/${id}/decide`, await assertion(options));
   await closeNotifications(id).catch(() => {});
   return answer;

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mcp_guard.ledger.receipt_search import ReceiptSearch, Search, catch_up, find, index_receipt
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine, open_receipt_index
-from mcp_guard.storage.receipt_index import HOUR, IndexedReceipt, IndexPosition, ReceiptIndex
+from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, IndexedReceipt, IndexPosition, ReceiptIndex
 from mcp_guard.storage.rows import ReceiptRow, TreeHead
 from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
 from tests.storage.contract.engines import Place, writing
@@ -208,7 +208,7 @@ def test_the_pages_of_a_search_have_each_match_once_in_order(
     index.clear()
     receipts = [IndexedReceipt(seq, seq, None, terms, (), ()) for seq, terms in enumerate(entries)]
     assert index.add(receipts, index.position(), IndexPosition(len(entries), b"l"))
-    groups = [[id for kind, value in terms for id in index.find_terms(kind, [value])] for terms in wanted]
+    groups = [[id for kind, value in terms for id in index.find_terms(kind, [value], 10) or ()] for terms in wanted]
     expected = [seq for seq, terms in enumerate(entries) if all(terms & group for group in wanted)]
     below: int | None = len(entries)
     pages: list[tuple[int, ...]] = []
@@ -225,11 +225,33 @@ def test_a_search_that_takes_too_long_says_how_far_it_came(index: ReceiptIndex) 
     terms = [{("agent", "a")}, {("tool", "t")}]
     receipts = [IndexedReceipt(seq, seq, None, terms[seq % 2], (), ()) for seq in range(2000)]
     index.add(receipts, index.position(), IndexPosition(2000, b"l"))
-    groups = [index.find_terms("agent", ["a"]), index.find_terms("tool", ["t"])]
+    groups = [index.find_terms("agent", ["a"], 10) or (), index.find_terms("tool", ["t"], 10) or ()]
     page = index.find_entries(groups, 2000, 0, 10, 0)
     assert page.is_partial
     assert page.next is not None
     assert 0 < page.next < 2000
+
+
+def test_a_filter_that_too_much_matches_is_named_instead_of_searched(index: ReceiptIndex) -> None:
+    index.clear()
+    size = MAX_TERMS + 1
+    receipts = [
+        IndexedReceipt(seq, seq, None, {("ticket", f"INC-{seq}"), ("agent", "a")}, (), ()) for seq in range(size)
+    ]
+    index.add(receipts, index.position(), IndexPosition(size, b"l"))
+    result = find(index, Search({"ticket": ["INC-*"], "agent": ["a"]}), 50, 10)
+    assert (result.page.entries, result.too_broad) == ((), (("ticket", "INC-*"),))
+    halves = Search({"ticket": [f"INC-*{digit}" for digit in range(10)] + ["INC-1*"]})
+    assert find(index, halves, 50, 10).too_broad  # each alone matches few enough
+    assert len(find(index, Search({"ticket": ["INC-7*"]}), 50, 10).page.entries) == 50
+
+
+def test_looking_for_what_matches_ends_in_time(index: ReceiptIndex) -> None:
+    index.clear()
+    receipts = [IndexedReceipt(seq, seq, None, {("ticket", f"INC-{seq}" + "a" * 90)}, (), ()) for seq in range(5000)]
+    index.add(receipts, index.position(), IndexPosition(5000, b"l"))
+    assert index.find_terms("ticket", ["*" + "a*" * 20 + "b"], 0) is None
+    assert index.find_terms("ticket", ["INC-77" + "a" * 90], 10) is not None
 
 
 def test_a_file_of_another_version_is_made_again(tmp_path: Path) -> None:

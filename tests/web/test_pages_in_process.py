@@ -1,0 +1,162 @@
+"""The pages at a real origin, without a server: what ends a session, what permits a key, and how votes add up."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.config.file import check
+from mcp_guard.core.approval import GrantTerms
+from mcp_guard.core.model import Agent, ToolCallRequest
+from mcp_guard.ledger.approvals import approver_keys
+from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
+from mcp_guard.ledger.approvals.sign_in_codes import make_code
+from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.web.app import make_app, make_console
+from mcp_guard.web.console import ATTENDED
+from mcp_guard.web.middleware import AT_ORIGIN, HEADERS
+from mcp_guard.web.sessions import MINUTE, SessionLimits
+from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.web.software_passkey import SoftwarePasskey
+
+ORIGIN = "https://guard.example"
+CONFIG = f'''
+[guard]
+policies = "policies.cedar"
+[approvers.alice]
+name = "Alice"
+[approvers.bob]
+name = "Bob"
+[routes.people]
+approvers = ["alice", "bob"]
+quorum = 2
+[web]
+url = "{ORIGIN}"
+'''
+TERMS = GrantTerms(100, 7200, ("amount",))
+
+
+@dataclass
+class Pages:
+    harness: Harness
+    app: object
+    clients: list[httpx.AsyncClient]
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.clients.append(httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers={"origin": ORIGIN}))
+        return self.clients[-1]
+
+    def code(self, approver: str = "alice", kind: CodeKind = "sign_in_code") -> str:
+        return make_code(self.harness.ledger.writer, approver, kind)
+
+    async def sign_in(self, approver: str = "alice", code: str = "") -> httpx.AsyncClient:
+        client = self.client()
+        reply = await client.post("/sign-in", content=f"code={code or self.code(approver)}")
+        assert reply.status_code == 200, reply.text
+        return client
+
+    async def hold(self) -> str:
+        call = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
+        return pending_id(await self.harness.guard.call(make_instance(agent=Agent("a", "zed", ())), call))
+
+
+@pytest.fixture
+async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    settings = replace(check(CONFIG, tmp_path / "mcp-guard.toml"), state_dir=tmp_path)
+    ledger = harness.ledger
+    items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
+    votes = Votes(ledger.writer, harness.guard.approvals.routes, PEOPLE)
+    made = Pages(harness, make_app(make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)), [])
+    yield made
+    for client in made.clients:
+        await client.aclose()
+    await items.close()
+    await proofs.close()
+    await ledger.reader.close()
+
+
+async def enrol(client: httpx.AsyncClient) -> tuple[SoftwarePasskey, httpx.Response]:
+    passkey = SoftwarePasskey(ORIGIN)
+    options = await client.post("/passkeys/options", json={})
+    if options.status_code != 200:
+        return passkey, options
+    return passkey, await client.post("/passkeys", json=passkey.register(options.json()))
+
+
+async def test_a_page_that_asks_by_itself_does_not_keep_a_session(pages: Pages) -> None:
+    client, id = await pages.sign_in(), await pages.hold()
+    asked = ("/?part=list", f"/requests/{id}/state")
+    minutes = SessionLimits().idle // MINUTE
+    for minute in range(2 * minutes):  # somebody moves the pointer
+        pages.harness.clock.time += MINUTE
+        assert (await client.get(asked[minute % 2], headers={ATTENDED: "1"})).status_code == 200
+    for minute in range(minutes - 1):
+        pages.harness.clock.time += MINUTE
+        assert (await client.get(asked[minute % 2])).status_code == 200
+    pages.harness.clock.time += 2 * MINUTE
+    assert (await client.get(asked[0])).status_code == 401
+
+
+async def test_a_code_to_sign_in_enrols_no_key_once_there_was_one(pages: Pages) -> None:
+    client, code = await pages.sign_in(), pages.code()
+    assert (await enrol(client))[1].status_code == 200
+    [key] = pages.harness.store.approver_keys()
+    approver_keys.remove(pages.harness.ledger.writer, "alice", key.id, "lost")
+    refused = (await enrol(await pages.sign_in(code=code)))[1]
+    assert refused.status_code == 409
+    assert "had a key already" in refused.json()["problem"]
+    assert "--enrol" in refused.json()["hint"]
+    assert (await enrol(await pages.sign_in(code=pages.code("alice", "enrolment_code"))))[1].status_code == 200
+
+
+async def test_signing_out_everywhere_ends_codes_that_nobody_has_used(pages: Pages) -> None:
+    client, code, other = await pages.sign_in(), pages.code(), pages.code("bob")
+    assert (await client.post("/sign-out/everywhere", json={})).status_code == 200
+    assert (await pages.client().post("/sign-in", content=f"code={code}")).status_code == 403
+    await pages.sign_in("bob", other)
+
+
+async def test_the_terms_of_a_vote_are_shown_to_the_next_who_signs_the_same(pages: Pages) -> None:
+    id = await pages.hold()
+    pages.harness.approve(id, "alice", terms=TERMS)
+    client = await pages.sign_in("bob")
+    passkey, _ = await enrol(client)
+    page = (await client.get(f"/requests/{id}")).text
+    assert "and grants 100 more calls within 2 h, in which amount may differ" in re.sub("<[^>]+>", "", page)
+    match = re.search(r"data-terms='([^']+)'", page)
+    assert match
+    body = {"verdict": "approve", "rationale": "ok"}
+    options = (await client.post(f"/requests/{id}/options", json=body)).json()
+    refused = (await client.post(f"/requests/{id}/decide", json=passkey.sign(options))).json()
+    assert "other grant terms" in refused["problem"]
+    terms = httpx.Response(200, text=html.unescape(match[1])).json()
+    options = (await client.post(f"/requests/{id}/options", json={**body, "terms": terms})).json()
+    assert (await client.post(f"/requests/{id}/decide", json=passkey.sign(options))).status_code == 200
+    [row] = [row for row in pages.harness.store.grants() if row.approval == id]
+    assert (row.uses, row.free) == (100, ("amount",))
+
+
+async def test_what_no_page_expects_is_refused_with_the_headers_of_all(pages: Pages) -> None:
+    await enrol(await pages.sign_in())
+    file_key = NewKey("ed25519", Ed25519PrivateKey.generate().public_key().public_bytes_raw(), {})
+    approver_keys.enrol(pages.harness.ledger.writer, Approver("bob", "Bob"), file_key)
+    client = pages.client()
+    options = (await client.post("/sign-in/options", json={})).json()
+    answer = SoftwarePasskey(ORIGIN).sign(options)
+    for id in ({}, {"id": None}):
+        credential = {name: value for name, value in answer.items() if name != "id"} | id
+        reply = await client.post("/sign-in/passkey", json=credential)
+        assert reply.status_code == 409, reply.text
+        options = (await client.post("/sign-in/options", json={})).json()
+        answer = SoftwarePasskey(ORIGIN).sign(options)
+    signed_in = await pages.sign_in()
+    reply = await signed_in.get("/ledger/" + "9" * 5000)
+    assert reply.status_code == 404
+    assert {name: reply.headers.get(name) for name in HEADERS | AT_ORIGIN} == HEADERS | AT_ORIGIN
