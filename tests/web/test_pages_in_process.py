@@ -19,7 +19,7 @@ from mcp_guard.ledger.approvals.sign_in_codes import make_code
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.web.app import make_app, make_console
 from mcp_guard.web.console import ATTENDED
-from mcp_guard.web.middleware import AT_ORIGIN, HEADERS
+from mcp_guard.web.middleware import AT_ORIGIN, HEADERS, SameOriginMiddleware
 from mcp_guard.web.sessions import MINUTE, SessionLimits
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.web.software_passkey import SoftwarePasskey
@@ -44,7 +44,7 @@ TERMS = GrantTerms(100, 7200, ("amount",))
 @dataclass
 class Pages:
     harness: Harness
-    app: object
+    app: SameOriginMiddleware
     clients: list[httpx.AsyncClient]
 
     def client(self) -> httpx.AsyncClient:
@@ -68,11 +68,12 @@ class Pages:
 
 @pytest.fixture
 async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
-    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    routes = {"people": replace(ROUTES["people"], quorum=2)}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
     settings = replace(check(CONFIG, tmp_path / "mcp-guard.toml"), state_dir=tmp_path)
     ledger = harness.ledger
     items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
-    votes = Votes(ledger.writer, harness.guard.approvals.routes, PEOPLE)
+    votes = Votes(ledger.writer, routes, PEOPLE)
     made = Pages(harness, make_app(make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)), [])
     yield made
     for client in made.clients:
