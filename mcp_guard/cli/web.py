@@ -104,7 +104,10 @@ async def _listen(web: WebSettings, ended: "asyncio.Task[object] | None", log: S
             if ended is None:
                 raise
             if not told:
-                log.note(f"{error.message}: another process serves the pages; this one takes over when it ends")
+                log.note(
+                    f"{error.message}: another gateway of this guard serves the pages there, and this one takes over "
+                    "when it ends; anything else that listens there gets what is meant for the pages, so end it"
+                )
             told = True
         done, _ = await asyncio.wait([ended], timeout=BUSY_SECONDS)
         if done:

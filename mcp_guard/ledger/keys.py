@@ -54,11 +54,29 @@ def parse_private(text: str) -> SigningKey:
 
 
 def publish(folder: Path, verifiers: Iterable[str]) -> None:
-    """Write the verifier lines, oldest key first, for those who verify. Raises: LedgerError."""
+    """Write the verifier lines, oldest key first, for those who verify.
+
+    INVARIANT: a state folder is of one origin. What is kept in it beside a database, such as the search index, does not
+    say of which ledger it is.
+
+    Raises: LedgerError, also if another origin's are there.
+    """
     path, text = folder / PUBLISHED, "".join(f"{line}\n" for line in verifiers)
     try:
-        if path.exists() and path.read_text() == text:
+        there = path.read_text() if path.exists() else ""
+        if there == text:
             return
+        if (other := _origin_of(there)) and other != _origin_of(text):
+            hint = f"set guard.state_dir to a folder of its own; if `{other}` is given up, move `{path}` away"
+            raise LedgerError(f"the state folder `{folder}` is that of the origin `{other}`", hint)
         replace_file(path, text.encode(), 0o644)
     except OSError as error:
         raise LedgerError(f"cannot write `{path}`: {error.strerror}", "check the folder's owner and mode") from None
+
+
+def _origin_of(verifiers: str) -> str:
+    """Empty if there is none."""
+    try:
+        return note.parse_verifier(verifiers.partition("\n")[0])[0]
+    except ValueError:
+        return ""

@@ -52,7 +52,7 @@ def make_console(
         reader=reader,
         items=items,
         sessions=BrowserSessions(items, secret.derive("web-session"), realm, limits),
-        passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered)),
+        passkeys=Passkeys(origin, Challenges(secret.derive("sign-in"), answered), settings.origin),
         proofs=answered,
         provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
         search=LedgerSearch(ReceiptSearch(find_engine(ledger_place(settings)), settings.state_dir), reader),
@@ -95,6 +95,7 @@ def make_app(console: Console) -> SameOriginMiddleware:
         routes=[*routes, static],
         exception_handlers={GuardError: console.answer_guard_error, HTTPException: console.answer_http_error},
     )
+    app.router.redirect_slashes = False  # it would name the scheme between a proxy and here
     app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
     app.add_middleware(BodyMiddleware, limits=FROM_ELSEWHERE)
     # Around everything, so that also the answer to what nobody has caught has its headers.

@@ -44,6 +44,8 @@ TIMEOUT_SECONDS = 10
 METADATA_SECONDS = 3600
 KEYS_SECONDS = 300
 """How long metadata and keys are used before they are fetched again."""
+SECRET_SECONDS = 30
+"""How long the client secret is kept."""
 PAUSE_SECONDS = 5
 """Between two requests for the same document, whether they succeed or not: anybody can begin a sign-in."""
 ATTEMPT_SECONDS = 600
@@ -109,8 +111,9 @@ class _Cached:
 
 
 class OidcClient:
-    """Signs people in with one provider. `secret` reads the client's secret, empty if it has none, and `network` the
-    network settings, each time anew; `clock` is the time in seconds, and `monotonic` measures how old documents are."""
+    """Signs people in with one provider. `secret` reads the client's secret, empty if it has none, and blocks;
+    `network` reads the network settings, each time anew; `clock` is the time in seconds, and `monotonic` measures how
+    old documents are."""
 
     def __init__(
         self,
@@ -125,6 +128,9 @@ class OidcClient:
         self._redirect_uri = redirect_uri
         self._secret, self._network = secret, network
         self._clock, self._monotonic = clock, monotonic
+        self._secret_lock = anyio.Lock()
+        self._kept: tuple[str, float] | None = None
+        """The client secret, and when it was read."""
         self._metadata = _Cached(METADATA_SECONDS)
         self._keys = _Cached(KEYS_SECONDS)
 
@@ -240,7 +246,7 @@ class OidcClient:
             "authorization_code", code=code, redirect_uri=self._redirect_uri, code_verifier=attempt.verifier
         )
         headers = {"content-type": "application/x-www-form-urlencoded"}
-        url, headers, body = self._authenticate(metadata, headers, body)
+        url, headers, body = self._authenticate(metadata, headers, body, await self._client_secret())
         status, answer = await self._send("POST", url, "its token endpoint", headers, str(body))
         if status == 200 and isinstance(answer.get("id_token"), str):
             return answer
@@ -303,16 +309,24 @@ class OidcClient:
             code_challenge_method="S256",
         )  # fmt: skip
 
-    def _authenticate(self, metadata: Json, headers: dict[str, str], body: str) -> tuple[str, dict[str, str], str]:
+    async def _client_secret(self) -> str:
+        """Read by one at a time, in a thread, and kept for a while: anybody can begin a sign-in, and reading may run a
+        program. Raises: SignInFailed."""
+        async with self._secret_lock:
+            if self._kept is None or self._monotonic() - self._kept[1] > SECRET_SECONDS:
+                try:
+                    self._kept = await anyio.to_thread.run_sync(self._secret), self._monotonic()
+                except ConfigError as error:
+                    problem = f"this guard cannot read its client secret: {error.message}"
+                    raise SignInFailed(problem, ASK_OPERATOR, 500) from None
+            return self._kept[0]
+
+    def _authenticate(
+        self, metadata: Json, headers: dict[str, str], body: str, secret: str
+    ) -> tuple[str, dict[str, str], str]:
         """Address, headers and body of a request to the token endpoint, with who the client is (RFC 6749 §2.3.1)."""
         from authlib.oauth2.auth import ClientAuth
 
-        try:
-            secret = self._secret()
-        except ConfigError as error:
-            raise SignInFailed(
-                f"this guard cannot read its client secret: {error.message}", ASK_OPERATOR, 500
-            ) from None
         offered = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
         method = "client_secret_basic" if "client_secret_basic" in offered else "client_secret_post"
         if not secret:

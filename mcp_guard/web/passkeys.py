@@ -135,10 +135,16 @@ def challenges_of_process() -> Challenges:
 
 @dataclass(frozen=True, slots=True)
 class Passkeys:
-    """Passkeys for the pages of one origin; the relying party is its host."""
+    """Passkeys for the pages of one origin, which decide on one ledger; the relying party is the host.
+
+    INVARIANT: an approver is another account for each page and ledger. An authenticator keeps one passkey for an
+    account of a host, so enrolling at another port would replace the passkey there.
+    """
 
     origin: str
     challenges: Challenges = field(default_factory=challenges_of_process)
+    ledger: str = ""
+    """The origin of the ledger."""
 
     @property
     def rp_id(self) -> str:
@@ -153,7 +159,7 @@ class Passkeys:
             rp_name="mcp-guard",
             user_name=session.approver,
             user_display_name=name,
-            user_id=hashlib.sha256(session.approver.encode()).digest(),
+            user_id=hashlib.sha256(f"{self.origin} {self.ledger} {session.approver}".encode()).digest(),
             exclude_credentials=_descriptors(existing),
             authenticator_selection=AuthenticatorSelectionCriteria(
                 resident_key=ResidentKeyRequirement.REQUIRED, user_verification=UserVerificationRequirement.REQUIRED

@@ -17,7 +17,7 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
-from mcp_guard.ledger.keys import private_text, signing_key
+from mcp_guard.ledger.keys import private_text, publish, signing_key
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.signers import SIGNERS, make_ledger_keys
 from mcp_guard.ledger.writer import Writer
@@ -35,6 +35,15 @@ NOTE = Draft("guard.started", {"guard": "guard_1"})
 
 def settings(folder: Path, *held: SignerSettings) -> LedgerSettings:
     return LedgerSettings(folder / "state", ORIGIN, signers=held or (SignerSettings(),))
+
+
+def test_a_state_folder_is_of_one_origin(tmp_path: Path) -> None:
+    """What is kept in it beside a database does not say of which ledger it is."""
+    publish(tmp_path, [note.verifier("one.example", bytes(32))])
+    publish(tmp_path, [note.verifier("one.example", bytes(range(32)))])
+    with pytest.raises(LedgerError, match=r"is that of the origin `one\.example`") as refused:
+        publish(tmp_path, [note.verifier("two.example", bytes(32))])
+    assert "guard.state_dir" in refused.value.hint
 
 
 def write(writer: Writer) -> int:

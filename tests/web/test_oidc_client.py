@@ -1,5 +1,6 @@
 """The client of the identity provider against a certified one: who is signed in, and every answer that is refused."""
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
 from mcp_guard.network import Network
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
-from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
+from mcp_guard.web.oidc import PAUSE_SECONDS, SECRET_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
     ALICE,
     CAROL,
@@ -46,7 +47,8 @@ class Clock:
         return time.time() + self.ahead
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
+        """Stands still unless it is moved: to start a provider can take longer than a pause."""
+        return self.ahead
 
 
 def client(provider: IdentityProvider, clock: Clock | None = None, secret: str = SECRET, **changes: Any) -> OidcClient:
@@ -115,6 +117,25 @@ async def test_a_verified_email_address_can_name_the_person(provider: IdentityPr
     failure = await refused(by_email, login=MALLORY)
     assert "has not verified your email address" in failure.message
     assert failure.status == 403
+
+
+async def test_the_secret_is_read_once_for_many_sign_ins(provider: IdentityProvider) -> None:
+    read: list[str] = []
+    clock = Clock()
+
+    def secret() -> str:
+        read.append(threading.current_thread().name)
+        return SECRET
+
+    settings = ProviderSettings(provider.issuer, "guard", scope="openid profile email groups")
+    used = OidcClient(settings, REDIRECT, secret, Network, clock.now, clock.monotonic)
+    await sign_in(used)
+    await sign_in(used)
+    assert len(read) == 1
+    assert read[0] != threading.main_thread().name
+    clock.ahead += SECRET_SECONDS + 1
+    await sign_in(used)
+    assert len(read) == 2
 
 
 async def test_a_second_factor_is_asked_for_and_its_acr_and_amr_are_read(provider: IdentityProvider) -> None:

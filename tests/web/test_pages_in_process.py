@@ -17,10 +17,12 @@ from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.approvals.sign_in_codes import make_code
 from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.storage.items import Item
 from mcp_guard.web.app import make_app, make_console
 from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ORIGIN, HEADERS, SameOriginMiddleware
-from mcp_guard.web.sessions import MINUTE, SessionLimits
+from mcp_guard.web.passkeys import Passkeys
+from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.web.software_passkey import SoftwarePasskey
 
@@ -142,6 +144,19 @@ async def test_the_terms_of_a_vote_are_shown_to_the_next_who_signs_the_same(page
     assert (await client.post(f"/requests/{id}/decide", json=passkey.sign(options))).status_code == 200
     [row] = [row for row in pages.harness.store.grants() if row.approval == id]
     assert (row.uses, row.free) == (100, ("amount",))
+
+
+def test_an_approver_is_another_account_at_each_page_and_ledger() -> None:
+    """An authenticator keeps one passkey for an account of a host, whatever the port."""
+    session = BrowserSession(Person("alice"), "s", 0, 0, 0, 0, None, False, Item("session", "k", "o", b"{}", 1))
+    pages = (("http://localhost:1", "one"), ("http://localhost:2", "one"), ("http://localhost:1", "two"))
+    made = [Passkeys(page, ledger=ledger).registration(session, "Alice", [], 1) for page, ledger in pages]
+    assert len({options["user"]["id"] for options in made}) == 3
+    assert {options["rp"]["id"] for options in made} == {"localhost"}
+
+
+async def test_a_slash_too_many_leads_nowhere_else(pages: Pages) -> None:
+    assert (await pages.client().get("/keys/")).status_code == 404
 
 
 async def test_what_no_page_expects_is_refused_with_the_headers_of_all(pages: Pages) -> None:

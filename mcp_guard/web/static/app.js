@@ -249,6 +249,13 @@ function tick() {
   return undefined;
 }
 
+function showKeys() {
+  document.getElementById("letters").checked = !localStorage.getItem(NO_LETTERS);
+  document.getElementById("keys").showModal();
+}
+
+let shownCount = null;
+
 async function refresh() {
   for (const part of document.querySelectorAll("[data-follow]:not([data-busy])")) follow(part).catch(() => {});
   const page = document.body.dataset.page;
@@ -271,6 +278,8 @@ async function refresh() {
       tick();
     }
     const count = live.firstElementChild.dataset.count;
+    if (count !== shownCount && shownCount !== null) document.getElementById("news").textContent = `Open requests: ${count}`;
+    shownCount = count;
     document.title = document.title.replace(/^(\(\d+\+?\) )?/, count === "0" ? "" : `(${count}) `);
   } else if (page === "request") {
     const article = document.querySelector("article");
@@ -281,6 +290,15 @@ async function refresh() {
   return undefined;
 }
 
+// Letters alone act only as long as this is wanted (WCAG 2.1.4): speech input types them too.
+const NO_LETTERS = "mcp-guard-no-letters";
+
+document.addEventListener("change", (event) => {
+  if (event.target.id !== "letters") return;
+  if (event.target.checked) localStorage.removeItem(NO_LETTERS);
+  else localStorage.setItem(NO_LETTERS, "1");
+});
+
 function move(by) {
   const cards = [...document.querySelectorAll("a.card")];
   const at = cards.indexOf(document.activeElement);
@@ -289,11 +307,12 @@ function move(by) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (event.key !== "?" && localStorage.getItem(NO_LETTERS)) return;
   const verdicts = { a: "approve", d: "deny", g: "grant" };
   if (event.key === "j") move(1);
   else if (event.key === "k") move(-1);
   else if (event.key === "u") document.getElementById("back")?.click();
-  else if (event.key === "?") document.getElementById("keys").showModal();
+  else if (event.key === "?") showKeys();
   else if (event.key in verdicts && document.getElementById("decide")) {
     event.preventDefault();
     document.querySelector(`[data-verdict="${verdicts[event.key]}"]`)?.click();
