@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
 .PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
-.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts soak bench-count bench-tools bench-large bench-rivals bench-hooks
+.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -221,6 +221,13 @@ $(VENV)/.hosts: $(VENV)/.dev $(HOSTS)/package-lock.json $(ADAPTERS:%=$(HOSTS)/ad
 	@echo "installing the hosts into $(HOSTS)"
 	@cd $(HOSTS) && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@for name in $(ADAPTERS); do $(call install,$(HOSTS)/adapters/.venv-$$name,$(HOSTS)/adapters/$$name.lock) || exit 1; done
+	@touch $@
+
+apps: $(VENV)/.apps browser  ## show the official example apps (MCP Apps) in a browser behind the guard; a minute
+	@$(BIN)/python -m tests.apps.run
+
+$(VENV)/.apps: $(VENV)/.dev tests/apps/package-lock.json
+	@cd tests/apps && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # An environment of its own, from a lock file.

@@ -5,6 +5,7 @@ Policies, receipts and the configuration use the full `server__tool` only.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class ToolNames:
     limit: int = NAME_LIMIT
     _full: dict[str, str] = field(default_factory=dict)
     """The full name of each short one, of the catalog of `_version`; empty for one that is not used."""
+    _own: dict[str, str] = field(default_factory=dict)
+    """The full name of each tool of a server with MCP Apps by the server's own name for it, where no other has that."""
     _version: int = -1
 
     def for_client(self, server: str, name: str) -> str:
@@ -47,14 +50,15 @@ class ToolNames:
         return full if self._full.get(short) == "" else short
 
     def learn(self, tools: Callable[[], Sequence[Tool]], version: int) -> None:
-        """Remember the short forms of this catalog, unless that was done for this `version` of it.
+        """Remember the other names of this catalog's tools, unless that was done for this `version` of it.
 
         A short form that is another tool's name as well, which only their server could bring about, is not used.
         """
         if version == self._version:
             return
-        self._version, self._full = version, {}
-        names = {tool.listed_as for tool in tools()}
+        self._version, self._full, catalog = version, {}, tools()
+        self._own = _names_for_apps(catalog)
+        names = {tool.listed_as for tool in catalog}
         for full in names:
             if len(full) > self.limit:
                 short = short_form(full, self.limit)
@@ -64,15 +68,16 @@ class ToolNames:
         """The only `server__tool` that a client could have by this name; `is_name_of` tells whether it does."""
         if self._can_be_plain(client_name):
             return listed_name(self.plain_server, client_name)
-        return self._full.get(client_name) or client_name
+        return self._full.get(client_name) or self._own.get(client_name) or client_name
 
     def is_name_of(self, client_name: str, server: str, name: str) -> bool:
         """Whether a client may call an upstream's tool or prompt by this name. Its full name is one, where it is listed
-        by a short form: the client may have it from elsewhere, and no other tool can have it."""
+        by a short form: the client may have it from elsewhere, and no other tool can have it. So is the server's own
+        name, by which its app calls it: hosts pass that on as it is."""
         if self._can_be_plain(name):
             return client_name == name
         full = listed_name(server, name)
-        return client_name in (full, self._shorten(full))
+        return client_name in (full, self._shorten(full)) or self._own.get(client_name) == full
 
     def split_client_name(self, client_name: str) -> tuple[str, str]:
         """The server and the server's own name. Raises: ValueError if no client has this name, or it was shortened."""
@@ -85,3 +90,22 @@ class ToolNames:
         if not self.plain_server or len(name) > self.limit or not _VALID.fullmatch(name):
             return False
         return not name.startswith((self.plain_server + SEPARATOR, _GUARD_PREFIX))
+
+
+def _names_for_apps(tools: Sequence[Tool]) -> dict[str, str]:
+    with_apps = {tool.server for tool in tools if has_app(tool)}
+    names = Counter(tool.name for tool in tools if not tool.method)
+    taken = {tool.listed_as for tool in tools}
+    return {
+        tool.name: tool.listed_as
+        for tool in tools
+        if tool.server in with_apps and names[tool.name] == 1 and tool.name not in taken
+        if not tool.name.startswith(_GUARD_PREFIX)
+    }
+
+
+def has_app(tool: Tool) -> bool:
+    """Whether a host shows an app for it (extension `io.modelcontextprotocol/ui`, 2026-01-26)."""
+    meta = tool.definition.get("_meta")
+    ui = meta.get("ui") if isinstance(meta, dict) else None
+    return isinstance(meta, dict) and ("ui/resourceUri" in meta or (isinstance(ui, dict) and "resourceUri" in ui))
