@@ -23,7 +23,7 @@ from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.items import Items
 from mcp_guard.web.carrier import CarrierMiddleware, uses_cookie
 from mcp_guard.web.console import Console
-from mcp_guard.web.middleware import BodyMiddleware, SameOriginMiddleware
+from mcp_guard.web.middleware import BodyMiddleware, SameOriginMiddleware, ShareMiddleware
 from mcp_guard.web.oidc import OidcClient
 from mcp_guard.web.oidc_attempts import ProviderSignIns, SealedAttempts
 from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
@@ -96,6 +96,7 @@ def make_app(console: Console) -> SameOriginMiddleware:
         exception_handlers={GuardError: console.answer_guard_error, HTTPException: console.answer_http_error},
     )
     app.router.redirect_slashes = False  # it would name the scheme between a proxy and here
+    app.add_middleware(ShareMiddleware, origin=console.origin)
     app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
     app.add_middleware(BodyMiddleware, limits=FROM_ELSEWHERE)
     # Around everything, so that also the answer to what nobody has caught has its headers.

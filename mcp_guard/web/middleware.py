@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Container, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
+import anyio
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mcp_guard.web.carrier import uses_cookie
+from mcp_guard.web.carrier import carried_token, uses_cookie
 
 HEADERS = {
     "content-security-policy": (
@@ -29,6 +32,8 @@ AT_ORIGIN = {
 MAX_BODY_BYTES = 64 * 1024
 """Of any request. A rationale has at most 8 KiB, and comes back in the sealed statement."""
 BODY_SECONDS = 5
+AT_ONCE = 4
+"""Requests of one session that are answered at the same time."""
 KILL_SERVICE_WORKER = """self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));
 """
@@ -79,6 +84,25 @@ class SameOriginMiddleware:
         problem = f"origin not allowed: this change did not come from a page of {origin}; nothing was done"
         hint = f"open {origin} and try again; a proxy in front of it has to pass on the headers `Host` and `Origin`"
         return JSONResponse({"problem": problem, "hint": hint}, 403)
+
+
+class ShareMiddleware:
+    """Answers a few requests of a session at once, and lets the others of the same session wait: one viewer's many
+    searches do not keep an approver from the inbox."""
+
+    def __init__(self, app: Any, origin: str) -> None:
+        self._app, self._origin = app, origin
+        self._shares: WeakValueDictionary[str, anyio.Semaphore] = WeakValueDictionary()
+        """By token, as long as a request with it is answered."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        token = carried_token(Request(scope), self._origin) if scope["type"] == "http" else None
+        if token is None:
+            await self._app(scope, receive, send)
+            return
+        share = self._shares.setdefault(token, anyio.Semaphore(AT_ONCE))
+        async with share:
+            await self._app(scope, receive, send)
 
 
 class BodyMiddleware:

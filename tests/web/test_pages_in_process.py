@@ -1,14 +1,19 @@
 """The pages at a real origin, without a server: what ends a session, what permits a key, and how votes add up."""
 
+import asyncio
 import html
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.requests import Request
+from starlette.responses import Response
 
 from mcp_guard.config.file import check
 from mcp_guard.core.approval import GrantTerms
@@ -20,7 +25,7 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.items import Item
 from mcp_guard.web.app import make_app, make_console
 from mcp_guard.web.console import ATTENDED
-from mcp_guard.web.middleware import AT_ORIGIN, HEADERS, SameOriginMiddleware
+from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, SameOriginMiddleware, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
@@ -176,3 +181,23 @@ async def test_what_no_page_expects_is_refused_with_the_headers_of_all(pages: Pa
     reply = await signed_in.get("/ledger/" + "9" * 5000)
     assert reply.status_code == 404
     assert {name: reply.headers.get(name) for name in HEADERS | AT_ORIGIN} == HEADERS | AT_ORIGIN
+
+
+async def test_one_session_has_a_share_of_the_pages() -> None:
+    running: dict[str, int] = Counter()
+    most: dict[str, int] = Counter()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        token = Request(scope).headers.get("authorization", "")
+        running[token] += 1
+        most[token] = max(most[token], running[token])
+        await asyncio.sleep(0.01)
+        running[token] -= 1
+        await Response()(scope, receive, send)
+
+    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1"))
+    async with httpx.AsyncClient(transport=shared, base_url="http://localhost:1") as client, asyncio.TaskGroup() as all:
+        for name in ("a", "b", ""):
+            for _ in range(3 * AT_ONCE):
+                all.create_task(client.get("/", headers={"authorization": f"Bearer {name}"} if name else {}))
+    assert most == {"Bearer a": AT_ONCE, "Bearer b": AT_ONCE, "": 3 * AT_ONCE}
