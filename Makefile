@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
 .PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
-.PHONY: proofs dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
+.PHONY: proofs prove-trials dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -132,6 +132,10 @@ EXCHANGES ?= 100000
 fuzz: $(VENV)/.dev  ## send FRAMES malformed frames to real guards, and EXCHANGES calls to odd servers, with valid calls in between
 	@$(BIN)/python -m tests.fuzz.run --frames $(FRAMES) --seed $(SEED)
 	@$(BIN)/python -m tests.fuzz.exchanges --exchanges $(EXCHANGES) --seed $(SEED)
+
+TRIALS ?= 100000
+prove-trials: $(VENV)/.dev  ## compare the solver of `policy prove` with Cedar on TRIALS random policies and requests; about twenty minutes
+	@$(BIN)/python -m tests.policy.proofs.trials --trials $(TRIALS) --seed $(SEED)
 
 SECONDS ?= 60
 TARGETS ?= canonical framing config request credential note export

@@ -73,6 +73,7 @@ EXTRAS = (
     Extra("keyring", ("keyring",), _keyring),
     Extra("oidc", ("authlib.oidc.core", "joserfc.jwt"), _oidc),
     Extra("postgres", ("psycopg",), _postgres),
+    Extra("proofs", ("cvc5",), lambda _: iter(())),  # only `policy prove` needs it
     Extra("telemetry", ("prometheus_client",), _metrics),
     Extra("telemetry", ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.common"), _traces),
     Extra("timestamps", ("rfc3161_client",), _timestamps),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import cedarpy
+import pytest
 
 from tests.cli.conftest import POLICIES, Past
 from tests.cli.test_transcripts import transcript
@@ -216,3 +217,63 @@ def test_lint_of_a_set_that_never_loaded_checks_it_against_the_listed_tools(tmp_
     (tmp_path / "policies" / "test.cedar").write_text(misspelt)
     done = cli("policy", "lint", *at, check=False)
     assert (done.returncode, "error: test.cedar:1:" in done.stdout, "txet" in done.stdout) == (1, True, True), done
+
+
+PROVE = ("policy", "prove")
+NO_HI = '!(context.input.text like "hi*")'
+
+
+def test_prove_that_calls_need_a_route(past: Past) -> None:
+    assert (
+        transcript(past, *PROVE, "--needs", "people", "up__echo", "--when", NO_HI)
+        == f"""\
+proved: no call of `up__echo` without approval by `people` when `{NO_HI}`
+for every request of {tools(past)}; checked against the tools that were listed last"""
+    )
+
+
+def test_a_counterexample_is_printed_as_a_request(past: Past) -> None:
+    printed = transcript(past, *PROVE, "--never", "up__echo", code=1).splitlines()
+    assert printed[:2] == ["disproved: no call of `up__echo`", "up__echo, confirmed by Cedar:"]
+    assert '  action    Action::"up__echo"' in printed
+    assert (
+        "  decided: require_approval (people), because of gate" in printed
+        or "  decided: allow, because of allow-all" in printed
+    )
+
+
+def test_a_loosened_candidate_is_more_permissive(past: Past, tmp_path: Path) -> None:
+    (tmp_path / "looser.cedar").write_text(POLICIES.replace("hi*", "h*"))
+    words = (*PROVE, "--candidate", str(tmp_path), "--never-more-permissive-than", str(past.config.parent / "policies"))
+    done = cli(*words, "--json", "--config", str(past.config), check=False)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["verdict"]) == (1, "disproved")
+    found = {tool["tool"]: tool["counterexample"] for tool in report["tools"] if tool["verdict"] == "disproved"}
+    assert found["up__echo"]["before"]["outcome"] == "require_approval"
+    assert found["up__echo"]["decided"]["outcome"] == "allow"
+    assert found["up__echo"]["request"]["context"]["input"]["text"].startswith("h")
+
+
+def test_a_set_without_idle_policies(past: Past) -> None:
+    assert transcript(past, *PROVE) == f"3 of 3 policies apply to some request of {tools(past)}"
+
+
+def tools(past: Past) -> str:
+    schema = json.loads(cli("policy", "schema", "--json", "--config", str(past.config)).stdout)
+    return f"{sum('appliesTo' in action for action in schema['']['actions'].values())} tools"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--never up__ecko", 4, "no listed tool is `up__ecko` or in a group of that name\nhint: did you mean `up__echo`"),
+        ("--needs peple up__echo", 3, "route `peple` is not in [routes] of the configuration\nhint: did you mean `peop"),
+        ("--never up__echo --when context.input.txt==''", 4, "unexpected `'`; texts are written in"),
+        ('--never up__echo --when context.input.txt=="x"', 4, "`context.input.txt` does not exist"),
+        ("--when true", 4, "--when says which calls --needs or --never is about"),
+        ("--never a --needs b c", 2, "not allowed with argument"),
+    ],
+)  # fmt: skip
+def test_wrong_input_says_what_to_do(past: Past, words: str, code: int, message: str) -> None:
+    done = cli(*PROVE, *words.split(), "--config", str(past.config), check=False)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr

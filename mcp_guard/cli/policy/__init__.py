@@ -13,6 +13,7 @@ COMMANDS: dispatch.Commands = {
     "explain": ("policy.explain", "explain a recorded decision and what would change it"),
     "replay": ("policy.replay", "re-evaluate recorded decisions under other policies"),
     "shadow": ("policy.replay:shadow", "compare the shadow policies with the recorded decisions"),
+    "prove": ("policy.prove", "prove statements about the policies for all requests, or disprove them"),
     "suggest": ("policy.suggest", "suggest the narrowest policies for calls that were always approved, or observed"),
     "pending": ("policy.approval:pending", "show the policies that wait for approval, and how they differ"),
     "propose": ("policy.approval:propose", "propose the policy files for approval"),

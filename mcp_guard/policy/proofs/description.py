@@ -1,0 +1,46 @@
+"""Describes a counterexample for people: the request, as far as the policies read it, and what is decided about it."""
+
+from collections.abc import Iterator
+
+from mcp_guard.core.decision import PolicyOutcome
+from mcp_guard.core.model import Json
+from mcp_guard.policy.authoring.counterfactual import ABSENT, shown, value_at
+from mcp_guard.policy.cedar_text import is_plain, quoted
+from mcp_guard.policy.proofs.prover import Counterexample
+from mcp_guard.policy.ruleset import entity_text, uid_of
+
+OF_AGENT = ("Agent", "Group")
+
+
+def lines(found: Counterexample) -> Iterator[str]:
+    asked = found.material["request"]
+    others = [
+        entity_text(*uid_of(each["uid"])) for each in found.material["entities"] if each["uid"]["type"] in OF_AGENT
+    ]
+    yield f"principal {entity_text(*uid_of(asked['principal']))} in {', '.join(others)}"
+    yield f"action    {entity_text(*uid_of(asked['action']))}"
+    yield f"resource  {entity_text(*uid_of(asked['resource']))}"
+    yield from _tags(found.material)
+    for path in found.read:
+        if (value := value_at(found.material, path)) is not ABSENT and value != []:
+            yield f"{path[0]}{''.join(map(_attribute, path[1:]))} = {shown(value)}"
+    yield f"decided: {outcome_text(found.outcome)}"
+    if found.was is not None:
+        yield f"before:  {outcome_text(found.was)}"
+
+
+def _tags(material: Json) -> Iterator[str]:
+    for entity in material["entities"]:
+        for key, value in entity.get("tags", {}).items():
+            yield f"resource.getTag({quoted(key)}) = {quoted(value)}"
+
+
+def _attribute(name: str) -> str:
+    return f".{name}" if is_plain(name) else f"[{quoted(name)}]"
+
+
+def outcome_text(outcome: PolicyOutcome) -> str:
+    """`require_approval (people), because of gate`."""
+    routes = f" ({', '.join(outcome.routes)})" if outcome.routes else ""
+    because = ", ".join(outcome.policies) or "; ".join(outcome.errors) or "no policy permits it"
+    return f"{outcome.outcome}{routes}, because of {because}"
