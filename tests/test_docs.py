@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mcp_guard.cli import COMMANDS, EXIT_CODES
+from mcp_guard.cli.policy.prove import CODES
 from mcp_guard.core.receipt import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -14,7 +15,7 @@ def test_the_command_line_reference_is_complete() -> None:
     text = (DOCS / "reference" / "cli.md").read_text()
     assert set(COMMANDS) <= set(re.findall(r"^\| `(\w+)", text, re.MULTILINE))
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
-    assert codes == {0, 1, 2, 130, *EXIT_CODES.values()}
+    assert codes == {0, 1, 2, 130, *EXIT_CODES.values(), *CODES.values()}
 
 
 def test_the_receipt_reference_names_every_kind() -> None:
