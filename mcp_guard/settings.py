@@ -363,8 +363,8 @@ class Settings:
     pin_rules: Mapping[str, PinRule]
     forward_meta: Mapping[str, str]
     people: People
-    slack_users: Mapping[str, str] = field(default_factory=dict)
-    """The approvers by their ids of Slack users."""
+    slack_users: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The approvers by the workspaces and ids of their Slack users."""
     mode: Mode = Mode.ENFORCE
     has_time_zone: bool = False
     """Whether the configuration names the time zone, instead of leaving it at the default."""

@@ -19,7 +19,7 @@ from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_o
 from mcp_guard.config.hooks import HooksConfig, pin_rules, upstream_names, with_host_rules
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.network import NetworkConfig
-from mcp_guard.config.notifiers import AnyNotifier, NotifierConfig, followers, options_of, takes_votes
+from mcp_guard.config.notifiers import AnyNotifier, NotifierConfig, followers, options_of, slack_teams, slack_users
 from mcp_guard.config.positions import Path as KeyPath
 from mcp_guard.config.positions import describe_syntax_error, find_line, key_lines
 from mcp_guard.config.risk import RiskConfig
@@ -88,7 +88,7 @@ class IdentityConfig(Model):
 class ApproverConfig(Model):
     name: str
     identities: tuple[IdentityConfig, ...] = ()
-    slack: Annotated[str, Field(pattern=r"^[UW][A-Z0-9]+$")] | None = None
+    slack: Annotated[str, Field(pattern=r"^(T[A-Z0-9]+/)?[UW][A-Z0-9]+$")] | None = None
 
 
 class PersonConfig(Model):
@@ -290,7 +290,6 @@ class Config(Model):
         """One person is one entry, or two approvals could come from one person."""
         ids: dict[str, str] = {}
         owners: dict[IdentityConfig, str] = {}
-        slack_users: dict[str, str] = {}
         for kind, entries in (("approvers", self.approvers), ("people", self.people)):
             for id, person in entries.items():
                 key = f"{kind}.{id}"
@@ -300,10 +299,11 @@ class Config(Model):
                     if (other := owners.setdefault(identity, key)) != key:
                         name = f"`{identity.subject}` of `{identity.issuer}`"
                         raise ValueError(f"{key}.identities: {name} is already an identity of {other}")
-        for id, approver in self.approvers.items():
-            if approver.slack and (other := slack_users.setdefault(approver.slack, id)) != id:
-                raise ValueError(f"approvers.{id}.slack: `{approver.slack}` is already that of approvers.{other}")
+        self._slack_users()
         return self
+
+    def _slack_users(self) -> dict[tuple[str, str], str]:
+        return slack_users({id: person.slack for id, person in self.approvers.items()}, self.notifiers.values())
 
     @model_validator(mode="after")
     def users_can_connect(self) -> "Config":
@@ -360,11 +360,13 @@ class Config(Model):
             raise ValueError(f"{key}: the route demands how approvers are signed in, which Slack does not tell")
         if self.web is None:
             raise ValueError(f"{key}: Slack sends the answers to the pages; add [web] with their `url`")
-        if not any(takes_votes(self.notifiers[notifier]) for notifier in route.notify):
+        teams = slack_teams(self.notifiers[notifier] for notifier in route.notify)
+        if not teams:
             what = 'a notifier of kind "slack" with `token`, `channel`, `signing_secret` and `team`'
             raise ValueError(f"{key}: the route's `notify` needs {what}")
-        if not any(self.approvers[approver].slack for approver in route.approvers):
-            raise ValueError(f'{key}: none of its approvers has a Slack user; add slack = "U…" to [approvers.NAME]')
+        if not any(team in teams and id in route.approvers for (team, _), id in self._slack_users().items()):
+            what = f"none of its approvers has a Slack user of {' or '.join(teams)}"
+            raise ValueError(f'{key}: {what}; add slack = "U…" to [approvers.NAME]')
 
     def settings(self, path: Path) -> Settings:
         """The configuration as plain values. Relative paths are resolved against the folder of `path`."""
@@ -401,7 +403,7 @@ class Config(Model):
             pin_rules=pin_rules(self.upstreams, guard.first_use, self.hooks),
             forward_meta=guard.forward_meta,
             people=self._people(),
-            slack_users={approver.slack: id for id, approver in self.approvers.items() if approver.slack},
+            slack_users=self._slack_users(),
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             policy_approval=guard.policy_approval,

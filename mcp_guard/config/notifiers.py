@@ -1,10 +1,11 @@
 """The sections `[notifiers.NAME]`: how people are told of requests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mcp_guard.config.errors import nearest_or
 from mcp_guard.config.types import Model, SecretConfig, Url
 
 
@@ -85,9 +86,35 @@ def reports_end(notifier: AnyNotifier) -> bool:
     )
 
 
-def takes_votes(notifier: AnyNotifier) -> bool:
-    """Whether its messages may have buttons that decide."""
-    return isinstance(notifier, SlackConfig) and notifier.takes_votes
+def slack_teams(notifiers: Iterable[AnyNotifier]) -> tuple[str, ...]:
+    """The workspaces in which messages may have buttons that decide."""
+    apps = [notifier for notifier in notifiers if isinstance(notifier, SlackConfig) and notifier.takes_votes]
+    return tuple(dict.fromkeys(app.team for app in apps if app.team))
+
+
+def slack_users(written: Mapping[str, str | None], notifiers: Iterable[AnyNotifier]) -> dict[tuple[str, str], str]:
+    """The approvers by workspace and user; `written` is `slack` of each. Raises: ValueError."""
+    teams = slack_teams(notifiers)
+    users: dict[tuple[str, str], str] = {}
+    for id, text in written.items():
+        if text is None:
+            continue
+        key = f"approvers.{id}.slack"
+        if (other := users.setdefault(_slack_user(key, text, teams), id)) != id:
+            raise ValueError(f"{key}: `{text}` is already that of approvers.{other}")
+    return users
+
+
+def _slack_user(key: str, text: str, teams: tuple[str, ...]) -> tuple[str, str]:
+    """An id is unique within its workspace, so it stands alone only if there is no other one."""
+    team, _, user = text.rpartition("/")
+    if team and teams and team not in teams:
+        hint = nearest_or(team, teams, 'add `team` to a notifier of kind "slack"')
+        raise ValueError(f"{key}: no notifier has team `{team}`; {hint}")
+    if not team and len(teams) > 1:
+        what = f"say of which of the workspaces {', '.join(teams)} the user is"
+        raise ValueError(f'{key}: {what}: slack = "{teams[0]}/{user}"')
+    return team or "".join(teams), user
 
 
 def followers(names: tuple[str, ...], notifiers: Mapping[str, AnyNotifier]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.encoded_text import decoded_texts
 from mcp_guard.core.model import Call, Effect, Json, Micros
 from mcp_guard.core.redaction import redact_pointers, redact_texts, texts_of, texts_of_subject
+from mcp_guard.core.request_meta import without_trace
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json
 
 MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
@@ -154,6 +155,21 @@ def notified_fields(subject: ApprovalSubject) -> Json:
     names = [name for name in subject.notify_fields if name not in {*redacted, *subject.sensitive}]
     texts = texts_of_subject(subject)
     return {name: _cut(redact_texts(subject.arguments[name], texts), MAX_FIELD) for name in names}
+
+
+def count_not_notified(subject: ApprovalSubject) -> int:
+    """How many arguments, and members of `_meta`, a notification does not show in full. It names the resource, and so
+    shows the argument that is its id."""
+    shown, resource = notified_fields(subject), subject.resource
+
+    def is_id(name: str, value: Any) -> bool:
+        if resource is None or name != subject.resource_argument or len(resource.id) > MAX_FIELD:
+            return False
+        return isinstance(value, str | int) and str(value) == resource.id
+
+    arguments = [name for name, value in subject.arguments.items() if shown.get(name, shown) != value]
+    hidden = [name for name in arguments if not is_id(name, subject.arguments[name])]
+    return len(hidden) + len(without_trace(subject.meta))
 
 
 def _cut(value: Any, length: int) -> Any:

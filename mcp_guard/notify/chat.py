@@ -27,6 +27,7 @@ def facts(message: Message) -> list[tuple[str, object]]:
     user, ticket = data["on_behalf_of"], data["ticket"]
     return [
         *message.fields,
+        ("Note", message.omission),
         ("Caution", message.caution),
         ("Why", "; ".join(data["reasons"])),
         ("Risk", f"{data['risk']['score']} {data['risk']['level']}"),

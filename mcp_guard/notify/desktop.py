@@ -40,5 +40,5 @@ def _osascript(message: Message) -> list[str]:
     """The texts are arguments of a fixed script; the lines that `make_message` composes never begin with a dash."""
     script = ("on run argv", "display notification (item 1 of argv) with title (item 2 of argv)", "end run")
     options = [word for line in script for word in ("-e", line)]
-    body = join(" ", message.lines[: 1 + bool(message.fields) + bool(message.caution)])
+    body = join(" ", message.lines[: 1 + bool(message.fields) + bool(message.omission) + bool(message.caution)])
     return ["osascript", *options, body, message.title]

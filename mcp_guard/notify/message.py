@@ -7,14 +7,21 @@ stay in the ledger, except the fields that the configuration chooses (`notify_fi
 from dataclasses import asdict, dataclass
 
 from mcp_guard.core.approval import Approval, ApprovalState, Vote, accepted_by, may_decide
-from mcp_guard.core.approval_card import UNDO, describe_terms, is_irreversible, notified_fields
+from mcp_guard.core.approval_card import (
+    MAX_FIELD,
+    UNDO,
+    count_not_notified,
+    describe_terms,
+    is_irreversible,
+    notified_fields,
+)
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 from mcp_guard.ledger.approvals.transitions import ENDED
 
-MAX_VALUE, MAX_REASON = 300, 1000
+MAX_VALUE, MAX_REASON = MAX_FIELD, 1000
 """Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
 commands have limits, and refuse the whole message; the page that the message links to shows everything."""
 ENDINGS = {
@@ -46,6 +53,8 @@ class Message:
     data: Json
     fields: tuple[tuple[str, VisibleText], ...] = ()
     """Names and values of the chosen arguments. `lines` has them too, in one line."""
+    omission: str = ""
+    """How many arguments it does not show in full, if any. `lines` has it too."""
     caution: str = ""
     """That the call cannot be undone. `lines` has it too."""
     approval: str = ""
@@ -79,11 +88,14 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     minutes = max(0, (approval.expires - now) // 60_000_000)
     chosen = notified_fields(subject)
     fields = tuple((name, _field_text(value)) for name, value in chosen.items())
+    not_shown = count_not_notified(subject)
+    omission = _omission(not_shown) if not_shown else ""
     caution = UNDO if is_irreversible(subject) else ""
-    data = _request_data(approval, event, chosen, link)
+    data = _request_data(approval, event, chosen, not_shown, link)
     lines = (
         say("{} ({}){} wants to call {}.", quote(subject.agent), quote(approval.instance), user, target),
         *([join("; ", (say("{}: {}", name, value) for name, value in fields))] if fields else []),
+        *([VisibleText(omission)] if omission else []),
         *([VisibleText(caution)] if caution else []),
         say("Reason: {} (risk {}).", reason, subject.risk.level),
         *([ticket] if ticket else []),
@@ -94,13 +106,18 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     )  # fmt: skip
     title = say("{} {} approval: {}", quote(subject.agent), verb, target)
     return Message(
-        id, event, title, lines, link, now // 1_000_000, data, fields, caution, approval.id,
+        id, event, title, lines, link, now // 1_000_000, data, fields, omission, caution, approval.id,
         expires=approval.expires // 1_000_000, audience=_audience(approval), accepts=accepted_by(approval.rules),
     )  # fmt: skip
 
 
-def _request_data(approval: Approval, event: str, chosen: Json, link: str) -> Json:
-    """A request as programs read it. `chosen` are the arguments that may leave the guard."""
+def _omission(count: int) -> str:
+    return f"{count} argument{'' if count == 1 else 's'} not shown in full here; the page shows everything."
+
+
+def _request_data(approval: Approval, event: str, chosen: Json, not_shown: int, link: str) -> Json:
+    """A request as programs read it. `chosen` are the arguments that may leave the guard, and `not_shown` is how many
+    others there are, or are cut."""
     subject = approval.subject
     return {
         "event": event,
@@ -114,6 +131,7 @@ def _request_data(approval: Approval, event: str, chosen: Json, link: str) -> Js
         "resource": asdict(subject.resource or Resource("Tool", subject.tool)),
         "effect": subject.effect,
         "fields": chosen,
+        "not_shown": not_shown,
         "reasons": list(subject.reasons),
         "policies": list(subject.policies),
         "routes": list(approval.routes),

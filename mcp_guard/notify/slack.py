@@ -2,16 +2,18 @@
 webhooks, Block Kit, chat.postMessage, chat.update).
 
 An app updates its message when the request ends. Where each route of the request accepts it, its message has buttons
-that decide; `web/pages/slack.py` takes their answers.
+that decide; `web/pages/slack.py` takes their answers. Nobody approves by a message that does not show the whole call.
 
 INVARIANT: nothing that an agent wrote becomes a mention, a link, an emoji or formatting. The blocks are `plain_text`;
 in the message's own text, which Slack shows in its notification and parses, addresses are taken apart as well.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from mcp_guard.core.visible_text import say
+from mcp_guard.core.model import Json
+from mcp_guard.core.visible_text import VisibleText, say
 from mcp_guard.notify.chat import facts, fit, unlinked
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
@@ -50,18 +52,21 @@ def send(destination: Destination, message: Message, kept: Kept | None) -> None:
     if message.event == "ended":
         _update(destination, message, kept)
         return
-    buttons = SERVICE in message.accepts and destination.options.get("signing_secret") is not None
-    body = make_body(message, with_buttons=buttons)
+    takes_votes = SERVICE in message.accepts and destination.options.get("signing_secret") is not None
+    buttons = _deciding_buttons(message) if takes_votes else []
+    body = make_body(message, buttons)
     answer = call_api(destination, "chat.postMessage", {"channel": destination.options["channel"], **body})
     if message.approval:
-        place = {"channel": str(answer.get("channel", "")), "ts": str(answer.get("ts", ""))}
+        place: Json = {"channel": str(answer.get("channel", "")), "ts": str(answer.get("ts", ""))}
+        place["buttons"] = [button["action_id"] for button in buttons]
         kept.add_message(message.approval, place, (message.expires + KEPT_SECONDS) * 1_000_000)
 
 
 def _update(destination: Destination, message: Message, kept: Kept) -> None:
     for key, place in kept.messages(message.approval).items():
         try:
-            call_api(destination, "chat.update", {**place, **make_body(message)})
+            where = {"channel": place["channel"], "ts": place["ts"]}
+            call_api(destination, "chat.update", where | make_body(message))
         except SlackError as error:
             if error.code not in GONE:
                 raise
@@ -98,9 +103,9 @@ def call_api(destination: Destination, method: str, arguments: dict[str, Any]) -
     return answer
 
 
-def make_body(message: Message, *, with_buttons: bool = False) -> dict[str, Any]:
-    """The text and the blocks of a message."""
-    fields = [say("{}:\n{}", name, value) for name, value in facts(message) if value]
+def make_body(message: Message, buttons: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The text and the blocks of a message, with these buttons beside that which opens the request."""
+    fields = _fields(message)
     button = {"type": "button", "text": _plain(_verb(message), MAX_BUTTON), "url": message.link, "action_id": OPEN}
     return {
         "text": _parsed(message.title),
@@ -115,7 +120,7 @@ def make_body(message: Message, *, with_buttons: bool = False) -> dict[str, Any]
                 {"type": "section", "fields": [_plain(field, MAX_FIELD) for field in fields[at : at + MAX_FIELDS]]}
                 for at in range(0, len(fields), MAX_FIELDS)
             ),
-            {"type": "actions", "elements": [button, *(_deciding_buttons(message) if with_buttons else ())]},
+            {"type": "actions", "elements": [button, *buttons]},
         ],
     }
 
@@ -125,7 +130,7 @@ def _verb(message: Message) -> str:
 
 
 def _deciding_buttons(message: Message) -> list[dict[str, Any]]:
-    """Approve and Deny; only an approval is asked about again."""
+    """Deny, and Approve if the message shows the whole call; only an approval is asked about again."""
     confirm = {
         "title": _plain("Approve?", MAX_CONFIRM_TITLE),
         "text": _plain(message.title, MAX_CONFIRM_TEXT),
@@ -134,7 +139,14 @@ def _deciding_buttons(message: Message) -> list[dict[str, Any]]:
     }
     approve = {"type": "button", "text": _plain("Approve", MAX_BUTTON), "action_id": APPROVE, "style": "primary"}
     deny = {"type": "button", "text": _plain("Deny", MAX_BUTTON), "action_id": DENY, "style": "danger"}
-    return [approve | {"value": message.approval, "confirm": confirm}, deny | {"value": message.approval}]
+    is_whole = not message.omission and fit(message.title, MAX_HEADER) == message.title
+    is_whole = is_whole and all(fit(field, MAX_FIELD) == field for field in _fields(message))
+    approvals = [approve | {"value": message.approval, "confirm": confirm}] if is_whole else []
+    return [*approvals, deny | {"value": message.approval}]
+
+
+def _fields(message: Message) -> list[VisibleText]:
+    return [say("{}:\n{}", name, value) for name, value in facts(message) if value]
 
 
 def _plain(text: str, length: int) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 The message is an Adaptive Card (adaptivecards.io, version 1.5). Such an address only takes new messages: the end of a
 request is a second one, and the first keeps its button.
 
-INVARIANT: nothing that an agent wrote becomes a mention, a link, a date or formatting. Texts are `TextRun`s, which have
-no Markdown; the functions that they do have are taken apart, and so are addresses.
+INVARIANT: nothing that an agent wrote becomes a mention, a link, a date or formatting. Its texts are `TextRun`s, which
+have no Markdown; the functions that they do have are taken apart, and so are addresses.
 """
 
 import json
@@ -21,6 +21,8 @@ CARD = "application/vnd.microsoft.card.adaptive"
 MAX_BYTES = 27_000
 """Teams refuses a message of more than 28 KB."""
 MAX_TITLE, MAX_VALUE = 300, 2000
+FALLBACK = "This version of Teams cannot show the message. Open the approval pages to see what it is about."
+"""What clients show that are older than the card's version. They may read Markdown in it, so it is always the same."""
 _FUNCTION = re.compile(r"[{$@](?=\{)|<(?=/?at\b)")
 """How a date, a time (`{{DATE(…)}}`), an expression of a template (`${…}`, `@{…}`) or a mention begins."""
 
@@ -48,7 +50,7 @@ def _dump(message: Message, rows: list[dict[str, Any]]) -> bytes:
         "$schema": SCHEMA,
         "type": "AdaptiveCard",
         "version": "1.5",
-        "fallbackText": title,
+        "fallbackText": FALLBACK,
         "body": [{"type": "RichTextBlock", "inlines": [heading]}, *rows],
         "actions": [{"type": "Action.OpenUrl", "title": verb, "url": message.link}],
         "msteams": {"width": "Full"},

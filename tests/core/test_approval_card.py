@@ -12,6 +12,7 @@ from mcp_guard.core.approval_card import (
     approvals_missing,
     approvals_so_far,
     argument_rows,
+    count_not_notified,
     earlier_lines,
     is_irreversible,
     notified_fields,
@@ -127,6 +128,23 @@ def test_notification_carries_the_chosen_fields_and_nothing_confidential() -> No
     assert notified_fields(redacted) == {"amount": 1, "memo": "to [redacted]"}
     long = replace(subject(), notify_fields=("memo",), arguments={"memo": "x" * 9000})
     assert len(notified_fields(long)["memo"]) == 301
+
+
+def test_notification_counts_what_it_does_not_show_in_full() -> None:
+    shown = subject(
+        notify_fields=["iban", "memo"], sensitive=[], resource_argument="id", resource={"type": "Payment", "id": "7"}
+    )
+    assert count_not_notified(replace(shown, notify_fields=("amount", "iban", "memo"))) == 0
+    assert count_not_notified(shown) == 1
+    assert count_not_notified(replace(shown, sensitive=("memo",))) == 2  # which is never sent
+    assert count_not_notified(replace(shown, resource=Resource("Payment", "8"))) == 2
+    assert count_not_notified(replace(shown, resource_argument=None)) == 2
+    long = "x" * 301
+    assert count_not_notified(replace(shown, arguments=shown.arguments | {"memo": long})) == 2
+    named = replace(shown, arguments=shown.arguments | {"id": long}, resource=Resource("Payment", long))
+    assert count_not_notified(named) == 2
+    assert count_not_notified(replace(shown, redacted=("/subject/arguments/iban",))) == 2
+    assert count_not_notified(replace(shown, meta={"dry_run": False, "traceparent": "00-1"})) == 2
 
 
 def test_resource_of_a_tool_alone_is_not_named() -> None:

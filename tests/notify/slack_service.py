@@ -33,10 +33,12 @@ class Slack:
     called: list[tuple[str, Json]] = field(default_factory=list)
     last: int = 0
     pressed: int = 0
+    channels: tuple[str, ...] = (CHANNEL,)
+    """Those that the app is in."""
 
     def call(self, method: str, arguments: Json) -> Json:
         self.called.append((method, arguments))
-        if arguments.get("channel") != CHANNEL:
+        if arguments.get("channel") not in self.channels:
             return {"ok": False, "error": "channel_not_found"}
         check_blocks(arguments.get("blocks", []))
         if method == "chat.update":
@@ -48,7 +50,7 @@ class Slack:
             ts = f"1700000000.{self.last:06d}"
         if method != "chat.postEphemeral":
             self.messages[ts] = arguments
-        return {"ok": True, "channel": CHANNEL, "ts": ts}
+        return {"ok": True, "channel": arguments["channel"], "ts": ts}
 
     @property
     def only(self) -> Json:

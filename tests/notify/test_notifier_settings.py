@@ -34,16 +34,24 @@ notify = ["one"]
 """
 
 
+SECOND = f'[notifiers.two]\nkind = "slack"\n{APP}{VOTES}'.replace("T012AB3CD", "T0SECOND")
 SLACK_USER, ACCEPT = 'slack = "U012AB3CD"', 'accept = ["slack"]'
 
 
 def test_routes_that_accept_slack_know_its_users_and_follow_its_messages(tmp_path: Path) -> None:
     text = config(f'kind = "slack"\n{APP}{VOTES}', route=ACCEPT, approver=SLACK_USER, more=WEB)
     settings = check(text, tmp_path / "mcp-guard.toml")
-    assert settings.slack_users == {"U012AB3CD": "alice"}
+    assert settings.slack_users == {("T012AB3CD", "U012AB3CD"): "alice"}
     assert settings.routes["people"].accept == ("slack",)
     assert settings.routes["people"].follow == ("one",)
     assert {secret.key for secret in settings.secrets} >= {"notifiers.one.token", "notifiers.one.signing_secret"}
+
+
+def test_slack_user_is_one_of_a_workspace(tmp_path: Path) -> None:
+    users = 'slack = "T012AB3CD/U012AB3CD"\n[approvers.bob]\nname = "Bob"\nslack = "T0SECOND/U012AB3CD"'
+    text = config(f'kind = "slack"\n{APP}{VOTES}', route=ACCEPT, approver=users, more=SECOND + WEB)
+    settings = check(text, tmp_path / "mcp-guard.toml")
+    assert settings.slack_users == {("T012AB3CD", "U012AB3CD"): "alice", ("T0SECOND", "U012AB3CD"): "bob"}
 
 
 @pytest.mark.parametrize(
@@ -69,6 +77,31 @@ def test_routes_that_accept_slack_know_its_users_and_follow_its_messages(tmp_pat
                 more=f'[approvers.bob]\nname = "Bob"\n{SLACK_USER}',
             ),
             "is already that of approvers.alice",
+        ),
+        (
+            config(f'kind = "slack"\n{APP}{VOTES}', approver=SLACK_USER, more=SECOND),
+            'say of which of the workspaces T012AB3CD, T0SECOND the user is: slack = "T012AB3CD/U012AB3CD"',
+        ),
+        (
+            config(f'kind = "slack"\n{APP}{VOTES}', approver='slack = "T0OTHER/U012AB3CD"'),
+            "no notifier has team `T0OTHER`",
+        ),
+        (
+            config(
+                f'kind = "slack"\n{APP}{VOTES}',
+                approver='slack = "T012AB3CD/U012AB3CD"',
+                more=f'[approvers.bob]\nname = "Bob"\n{SLACK_USER}',
+            ),
+            "is already that of approvers.alice",
+        ),
+        (
+            config(
+                f'kind = "slack"\n{APP}{VOTES}',
+                route=ACCEPT,
+                approver='slack = "T0SECOND/U012AB3CD"',
+                more=SECOND + WEB,
+            ),
+            "none of its approvers has a Slack user",
         ),
         (config('kind = "push"'), "push needs the pages"),
         (config('kind = "push"\nservices = ["https://push.example"]', more=WEB), "must"),

@@ -53,6 +53,13 @@ class Setup:
         return list(self.harness.store.deliveries(self.harness.store.approvals()[0].id))
 
 
+def notify_fields(harness: Harness, *names: str) -> None:
+    """Have messages show these arguments of `crm__update_deal`."""
+    tool = harness.upstream.catalog["crm__update_deal"]
+    harness.upstream.catalog["crm__update_deal"] = replace(tool, rule=replace(tool.rule, notify_fields=names))
+    harness.load(f"{ALLOW}\n{HOLD}")
+
+
 async def open_setup(folder: Path, route: Route) -> AsyncIterator[Setup]:
     harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={"people": route})
     items = harness.ledger.engine.open_items(folder)
@@ -97,8 +104,33 @@ async def test_message_is_posted_and_updated_when_the_request_is_decided(setup: 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "fields", "whole"),
+    [
+        ({"stage": "won"}, ("stage",), True),
+        ({"stage": "won", "amount": 1}, ("stage",), False),
+        ({"stage": "x" * 300 + ", and pay"}, ("stage",), False),
+        ({"stage": "\u202e" * 290}, ("stage",), False),  # each of them takes eight characters
+        ({"deal_id": "7" * 140, "stage": "won"}, ("stage",), False),
+    ],
+)
+async def test_nobody_approves_by_a_message_that_does_not_show_the_whole_call(
+    accepting: Setup, arguments: Json, fields: tuple[str, ...], whole: bool
+) -> None:
+    with slack_service() as service:
+        notify_fields(accepting.harness, *fields)
+        await accepting.ask(ToolCallRequest("crm__update_deal", {"deal_id": "789"} | arguments))
+        await accepting.app(service).run_once()
+        approve = ["mcp-guard-approve"] if whole else []
+        assert buttons(service.only) == ["mcp-guard-open", *approve, "mcp-guard-deny"]
+        assert ("1 argument not shown in full here" in json.dumps(service.only)) is (
+            "amount" in arguments or ", and pay" in str(arguments)
+        )
+
+
 async def test_message_has_deciding_buttons_only_where_the_route_accepts_them(accepting: Setup) -> None:
     with slack_service() as service:
+        notify_fields(accepting.harness, "amount")
         dispatcher = accepting.app(service)
         id = await accepting.ask()
         await dispatcher.run_once()

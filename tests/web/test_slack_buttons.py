@@ -1,7 +1,9 @@
 """Votes by Slack's buttons: signed by Slack, recent, once, by an approver, and only where every route accepts them."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,19 @@ import pytest
 
 from mcp_guard.config.file import check
 from mcp_guard.core.approval import ApprovalState, Route
-from mcp_guard.core.model import ToolCallRequest
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.notify.start import make_dispatcher
-from mcp_guard.settings import Settings
-from mcp_guard.storage.items import Items
 from mcp_guard.web.app import make_app, make_console
 from tests.notify.slack_service import CHANNEL, SECRET, TEAM, TOKEN, Slack, sign, slack_service
 from tests.notify.test_delivery import keep
+from tests.notify.test_slack_app import buttons, notify_fields
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id
 
 ORIGIN = "https://guard.example"
 APPROVE, DENY = "mcp-guard-approve", "mcp-guard-deny"
+SECOND_CHANNEL, SECOND_TEAM, SECOND_SECRET = "C0SECOND", "T0SECOND", "b" * 32
 ROUTES = {
     "people": Route(
         "people", ("alice", "bob", "carol"), 3600 * SECOND, notify=("app",), follow=("app",), accept=("slack",)
@@ -54,6 +56,7 @@ channel = "{CHANNEL}"
 signing_secret = {{ file = "signing" }}
 team = "{TEAM}"
 api = "API"
+MORE
 [web]
 url = "{ORIGIN}"
 """
@@ -67,7 +70,7 @@ class Pages:
     client: httpx.AsyncClient
     dispatcher: NotificationDispatcher
     slack: Slack
-    items: Items
+    routes: dict[str, Route]
 
     async def ask(self, request: ToolCallRequest | None = None) -> str:
         """Make a call that is held, and wait for its message; returns the request's id."""
@@ -93,6 +96,13 @@ class Pages:
         state: ApprovalState = self.harness.store.approval(id)[0].state
         return state
 
+    async def press_in(self, channel: str, team: str, user: str, secret: str) -> int:
+        """Approve by the message in this channel."""
+        [ts] = [ts for ts, message in self.slack.messages.items() if message["channel"] == channel]
+        place: Json = {"container": {"channel_id": channel, "message_ts": ts}, "user": {"id": user, "team_id": team}}
+        body, _ = self.slack.press(ts, APPROVE, **place)
+        return await self.post(*sign(body, self.now(), secret))
+
     @property
     def told(self) -> str:
         """What only the user has seen last."""
@@ -105,29 +115,45 @@ def call(deal: str) -> ToolCallRequest:
     return ToolCallRequest("crm__update_deal", {"deal_id": deal, "amount": 150})
 
 
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
-    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=ROUTES)
-    keep(tmp_path / "token", TOKEN)
-    keep(tmp_path / "signing", SECRET)
+def second(team: str, secret: str) -> str:
+    """A notifier for another channel."""
+    text = CONFIG[CONFIG.index("[notifiers.app]") : CONFIG.index("MORE")].replace("[notifiers.app]", "[notifiers.two]")
+    return text.replace(CHANNEL, SECOND_CHANNEL).replace(TEAM, team).replace('{ file = "signing" }', secret)
+
+
+@asynccontextmanager
+async def open_pages(folder: Path, more: str = "", quorum: int = 1) -> AsyncIterator[Pages]:
+    notify = ("app", "two") if more else ("app",)
+    people = replace(ROUTES["people"], notify=notify, follow=notify, quorum=quorum)
+    routes = ROUTES | {"people": people}
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes=routes)
+    notify_fields(harness, "amount")
+    keep(folder / "token", TOKEN)
+    keep(folder / "signing", SECRET)
+    keep(folder / "signing-two", SECOND_SECRET)
     with slack_service() as slack:
-        settings = as_configured(tmp_path, slack)
+        slack.channels = (CHANNEL, SECOND_CHANNEL)
+        text = CONFIG.replace("MORE", more).replace("API", slack.url).replace('slack = "', f'slack = "{TEAM}/')
+        settings = replace(check(text, folder / "mcp-guard.toml"), state_dir=folder, routes=routes)
         ledger = harness.ledger
-        items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
-        votes = Votes(ledger.writer, ROUTES, PEOPLE)
+        items, proofs = ledger.engine.open_items(folder), ledger.engine.open_used_proofs(folder)
+        votes = Votes(ledger.writer, routes, PEOPLE)
         console = make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)
         dispatcher = make_dispatcher(settings, ledger.writer, ledger.reader, items)
         transport = httpx.ASGITransport(make_app(console))
         async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
-            yield Pages(harness, client, dispatcher, slack, items)
-        await items.close()
-        await proofs.close()
-        await ledger.reader.close()
+            try:
+                yield Pages(harness, client, dispatcher, slack, routes)
+            finally:
+                await items.close()
+                await proofs.close()
+                await ledger.reader.close()
 
 
-def as_configured(folder: Path, slack: Slack) -> Settings:
-    settings = check(CONFIG.replace("API", slack.url), folder / "mcp-guard.toml")
-    return replace(settings, state_dir=folder, routes=ROUTES)
+@pytest.fixture
+async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
+    async with open_pages(tmp_path) as opened:
+        yield opened
 
 
 async def test_approve_button_approves_and_the_receipt_says_by_what(pages: Pages, tmp_path: Path) -> None:
@@ -210,13 +236,20 @@ async def test_button_of_another_request_does_not_decide_this_one(pages: Pages) 
 async def test_request_of_a_route_that_does_not_accept_slack_has_no_buttons_and_takes_no_vote(pages: Pages) -> None:
     pages.harness.load(ALLOW + BOTH)
     id = await pages.ask(ToolCallRequest("crm__note", {"text": "x"}))
-    buttons = [item["action_id"] for item in pages.slack.only["blocks"][-1]["elements"]]
-    assert buttons == ["mcp-guard-open"]
+    assert buttons(pages.slack.only) == ["mcp-guard-open"]
     forged = {"action_id": APPROVE, "value": id, "type": "button"}
     body, _ = pages.slack.press(pages.ts, "mcp-guard-open", actions=[forged])
     assert await pages.post(*sign(body, pages.now())) == 200
     assert pages.state(id) is ApprovalState.REQUESTED
-    assert "route `keys` accepts no votes by Slack" in pages.told
+    assert "the message has no button to approve" in pages.told
+
+
+async def test_button_of_a_route_that_accepts_slack_no_more_is_refused(pages: Pages) -> None:
+    id = await pages.ask()
+    pages.routes["people"] = replace(pages.routes["people"], accept=())
+    assert await pages.press(APPROVE) == 200
+    assert pages.state(id) is ApprovalState.REQUESTED
+    assert "route `people` accepts no votes by Slack" in pages.told
 
 
 async def test_link_button_and_other_interactions_are_acknowledged_and_do_nothing(pages: Pages) -> None:
@@ -243,3 +276,53 @@ async def test_votes_by_slack_and_by_keys_make_a_quorum_together(pages: Pages) -
     assert "`alice` has already voted" in pages.told
     pages.harness.approve(id, "carol")
     assert pages.state(id) is ApprovalState.APPROVED
+
+
+async def test_second_workspace_does_not_vote_as_the_people_of_the_first(tmp_path: Path) -> None:
+    async with open_pages(tmp_path, second(SECOND_TEAM, '{ file = "signing-two" }'), quorum=2) as pages:
+        id = await pages.ask()
+        for user in ("U0ALICE", "U0CAROL"):
+            assert await pages.press_in(SECOND_CHANNEL, SECOND_TEAM, user, SECOND_SECRET) == 200
+            assert f"your Slack user {user} is not an approver's" in pages.told
+            assert f'slack = "{SECOND_TEAM}/{user}"' in pages.told
+        assert pages.harness.receipts("approval.granted") == []
+        assert pages.state(id) is ApprovalState.REQUESTED
+
+
+async def test_one_app_takes_votes_in_each_of_its_channels(tmp_path: Path) -> None:
+    async with open_pages(tmp_path, second(TEAM, '{ file = "signing" }')) as pages:
+        id = await pages.ask()
+        assert await pages.press_in(SECOND_CHANNEL, TEAM, "U0ALICE", SECRET) == 200
+        assert pages.state(id) is ApprovalState.APPROVED
+
+
+async def test_requests_without_a_signature_run_the_command_of_a_secret_once_for_all(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    command = f"echo x >> {count}; sleep 0.1; cat {tmp_path}/signing-two"
+    async with open_pages(tmp_path, second(SECOND_TEAM, f'{{ command = ["sh", "-c", "{command}"] }}')) as pages:
+        body, headers = sign(b"payload=x", pages.now(), "of nobody")
+        malformed = await pages.post(body, headers | {"x-slack-signature": "v0=00"})
+        assert (malformed, count.exists()) == (403, False)
+        assert set(await asyncio.gather(*(pages.post(body, headers) for _ in range(20)))) == {403}
+        assert count.read_text() == "x\n"
+
+
+async def test_secret_that_cannot_be_read_is_said_and_stops_no_other_app(tmp_path: Path) -> None:
+    async with open_pages(tmp_path, second(SECOND_TEAM, '{ file = "nowhere" }')) as pages:
+        id = await pages.ask()
+        assert await pages.press_in(SECOND_CHANNEL, SECOND_TEAM, "U0ALICE", SECOND_SECRET) == 503
+        assert await pages.press_in(CHANNEL, TEAM, "U0ALICE", SECRET) == 200
+        assert pages.state(id) is ApprovalState.APPROVED
+
+
+async def test_approval_by_a_message_that_shows_not_everything_is_refused(pages: Pages) -> None:
+    notify_fields(pages.harness)
+    id = await pages.ask()
+    assert buttons(pages.slack.only) == ["mcp-guard-open", DENY]
+    forged = {"action_id": APPROVE, "value": id, "type": "button"}
+    body, _ = pages.slack.press(pages.ts, DENY, actions=[forged])
+    assert await pages.post(*sign(body, pages.now())) == 200
+    assert pages.state(id) is ApprovalState.REQUESTED
+    assert "the message has no button to approve" in pages.told
+    assert await pages.press(DENY) == 200
+    assert pages.state(id) is ApprovalState.DENIED

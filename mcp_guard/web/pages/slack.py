@@ -5,10 +5,11 @@ No key signs such a vote. It rests on what Slack says of the user, and on the si
 share.
 """
 
-import asyncio
 import hmac
 import json
 import os
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import parse_qs
@@ -20,14 +21,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, ApprovalState
-from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import VisibleText, join, quote, say
 from mcp_guard.notify.kept import MESSAGE
 from mcp_guard.notify.slack import APPROVE, DENY, SERVICE, call_api
 from mcp_guard.outbound import DeliveryError, Destination
-from mcp_guard.settings import NotifierSettings
+from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.kept_secret import KeptSecret
 
 NAV: tuple[NavigationLink, ...] = ()
 PATH = "/slack/interactions"
@@ -35,23 +37,26 @@ MAX_BODY_BYTES = 256 * 1024
 """The request repeats the whole message, as JSON in a form."""
 WINDOW_SECONDS = 5 * 60
 """How old a request may be, or how far its time may be ahead."""
+SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
 VERDICTS = {APPROVE: "approve", DENY: "deny"}
 
 
 def routes(console: Console) -> list[Route]:
-    apps = [
+    apps = tuple(
         notifier
         for notifier in console.settings.notifiers.values()
         if notifier.kind == SERVICE and notifier.options.get("signing_secret") is not None
-    ]
-    return [Route(PATH, _SlackPage(console, tuple(apps)).take, methods=["POST"])] if apps else []
+    )
+    secrets = {app.options["signing_secret"]: app.base_dir for app in apps}
+    kept = {reference: KeptSecret(reference, folder) for reference, folder in secrets.items()}
+    return [Route(PATH, _SlackPage(console, apps, kept).take, methods=["POST"])] if apps else []
 
 
 @dataclass(frozen=True, slots=True)
 class Press:
     """Somebody has pressed a button of a message."""
 
-    verdict: str
+    button: str
     approval: str
     user: str
     team: str
@@ -67,23 +72,26 @@ class Press:
 class _SlackPage:
     console: Console
     apps: tuple[NotifierSettings, ...]
+    secrets: Mapping[SecretReference, KeptSecret]
+    """The signing secrets of the apps."""
 
     async def take(self, request: Request) -> Response:
         """Slack wants an answer within three seconds, so what there is to say to the user is sent after it."""
-        app = await self._authenticate(request)
+        signers = await self._authenticate(request)
         press = read_press(await request.body())
         if press is None:
             return Response()  # the button that only opens the request
         try:
-            notice = await self._vote(app, press)
+            notice = await self._vote(signers, press)
         except GuardError as error:
             notice = say("Nothing was recorded: {}", error.message)
             notice = say("{} ({})", notice, error.hint) if error.hint else notice
-        say_it = BackgroundTask(tell, destination(app), press, notice) if notice else None
+        say_it = BackgroundTask(tell, destination(signers[0]), press, notice) if notice else None
         return Response(background=say_it)
 
-    async def _authenticate(self, request: Request) -> NotifierSettings:
-        """The app whose signing secret has signed the request, which is recent and was not taken before.
+    async def _authenticate(self, request: Request) -> list[NotifierSettings]:
+        """The notifiers of the app whose signing secret has signed the request, which is recent and was not taken
+        before. No secret is read for a request that cannot be Slack's.
 
         Raises: HTTPException.
         """
@@ -92,37 +100,52 @@ class _SlackPage:
         now = self.console.now() // 1_000_000
         if not (stamp.isascii() and stamp.isdecimal() and len(stamp) < 12) or abs(now - int(stamp)) > WINDOW_SECONDS:
             raise HTTPException(403, "the request is not of these five minutes; is the clock right?")
+        if not SIGNATURE.fullmatch(signature):
+            raise HTTPException(403, "the request has no signature of Slack's")
         signed = b"v0:" + stamp.encode() + b":" + await request.body()
+        signers, unread = [], ""
         for app in self.apps:
-            secret = await asyncio.to_thread(_read_signing_secret, app)
-            expected = "v0=" + hmac.digest(secret.encode(), signed, "sha256").hex()
-            if hmac.compare_digest(signature.encode(), expected.encode()):
-                until = int(stamp) + WINDOW_SECONDS + 1
-                if not await self.console.proofs.use(SERVICE, expected, now, until):
-                    raise HTTPException(403, "the request was taken before")
-                return app
-        raise HTTPException(403, "the request is not signed with the app's signing secret")
+            try:
+                secret = await self.secrets[app.options["signing_secret"]].read()
+            except ConfigError as error:
+                unread = error.message
+                continue
+            if hmac.compare_digest(signature, "v0=" + hmac.digest(secret.encode(), signed, "sha256").hex()):
+                signers.append(app)
+        if not signers and unread:
+            raise HTTPException(503, f"a signing secret cannot be read: {unread}")
+        if not signers:
+            raise HTTPException(403, "the request is not signed with the app's signing secret")
+        if not await self.console.proofs.use(SERVICE, signature, now, int(stamp) + WINDOW_SECONDS + 1):
+            raise HTTPException(403, "the request was taken before")
+        return signers
 
-    async def _vote(self, app: NotifierSettings, press: Press) -> VisibleText:
+    async def _vote(self, signers: list[NotifierSettings], press: Press) -> VisibleText:
         """Record the vote. Returns what the user should know; empty if the message itself will say it.
 
         Raises: GuardError.
         """
-        if (press.team, press.channel) != (app.options["team"], app.options["channel"]):
+        if (press.team, press.channel) not in [(app.options["team"], app.options["channel"]) for app in signers]:
             raise ApprovalError("the button was pressed in another workspace or channel than the configured one")
-        approver = self.console.settings.slack_users.get(press.user)
+        approver = self.console.settings.slack_users.get((press.team, press.user))
         if approver is None:
-            hint = f'an operator can add it to an approver: slack = "{press.user}"'
+            hint = f'an operator can add it to an approver: slack = "{press.team}/{press.user}"'
             raise ApprovalError(f"your Slack user {quote(press.user)} is not an approver's", hint)
-        if not await self._is_ours(press):
+        buttons = await self._buttons(press)
+        if buttons is None:
             raise ApprovalError("the message is not about this request", "open the request and decide there")
-        op = self.console.votes.record_reported_op(press.approval, approver, press.verdict, SERVICE, press.reported())
+        verdict = VERDICTS[press.button]
+        if press.button not in buttons:
+            raise ApprovalError(f"the message has no button to {verdict}", "open the request and decide there")
+        op = self.console.votes.record_reported_op(press.approval, approver, verdict, SERVICE, press.reported())
         return still_missing(await self.console.writer.submit(op))
 
-    async def _is_ours(self, press: Press) -> bool:
-        """Whether the guard has posted this message about this request."""
+    async def _buttons(self, press: Press) -> list[str] | None:
+        """The buttons of this message; None if the guard has not posted it about this request."""
         items = await self.console.items.find_all(MESSAGE, press.approval, self.console.now())
-        return {"channel": press.channel, "ts": press.message} in [json.loads(item.value) for item in items]
+        places = [json.loads(item.value) for item in items]
+        here = [place for place in places if (place["channel"], place["ts"]) == (press.channel, press.message)]
+        return here[0]["buttons"] if here else None
 
 
 def read_press(body: bytes) -> Press | None:
@@ -136,7 +159,7 @@ def read_press(body: bytes) -> Press | None:
             return None
         user, container = payload["user"], payload["container"]
         press = Press(
-            verdict=VERDICTS[action["action_id"]],
+            button=action["action_id"],
             approval=action["value"],
             user=user["id"],
             team=user["team_id"],
@@ -158,14 +181,6 @@ def still_missing(approval: Approval) -> VisibleText:
 
 def destination(app: NotifierSettings) -> Destination:
     return Destination(app.options, os.environ, app.base_dir, app.network)
-
-
-def _read_signing_secret(app: NotifierSettings) -> str:
-    """Raises: HTTPException."""
-    try:
-        return destination(app).secret("signing_secret")
-    except DeliveryError as error:
-        raise HTTPException(503, f"the signing secret cannot be read: {error}") from None
 
 
 def tell(app: Destination, press: Press, notice: str) -> None:
