@@ -56,7 +56,7 @@ SILENT_CHANNEL = ClientChannel()
 """For calls that no client waits for: nothing is sent."""
 
 Reply = dict[str, Any]
-"""The `result` or `error` member of the reply to a `tools/call`."""
+"""The `result` or `error` member of the reply to a `tools/call`, or `task`, in place of a `result` of that type."""
 UseSums = Sequence[tuple[RateIncrement, int]]
 """What a call adds to each counter, and what the committed calls in its window come to."""
 
@@ -78,6 +78,31 @@ class Intent(NamedTuple):
     """The id of the grant that it used."""
     uses: tuple[RecordedUse, ...] = ()
     """What it added to rates."""
+
+
+class UpstreamTask(NamedTuple):
+    """A call that its upstream goes on with as a task, as the ledger knows it.
+
+    INVARIANT: made only by a `Ledger`, of an intent and a task that are durable (promise P1).
+    """
+
+    call: str
+    """The id of the call, by which clients know the task."""
+    instance: Instance
+    server: str
+    id: str
+    """The upstream's id of the task. It may be as good as a credential there, so nobody else gets it."""
+    poll_seconds: float
+    expires: Micros
+    """Until when the upstream may be expected to say how it ended."""
+    intent: Json
+    """The receipt of the intent."""
+    request: Json | None
+    """The params that were sent, as they are kept; None if they have been erased."""
+    outcome: Json | None = None
+    """The receipt of the outcome; None while the task goes on."""
+    response: Json | None = None
+    """The recorded `result` or `error` member; None if it was not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +277,24 @@ class Ledger(Protocol):
         It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
         cannot record it now, the awaitable raises LedgerError. The outcome is then kept in memory and recorded by a
         later `catch_up`, as not delivered, unless another guard has closed the call by then.
+
+        If the call goes on as a task, the task is recorded instead, in the same way, and the call stays open until
+        `end_task`. It gives the sequence number of the intent then.
+        """
+
+    async def find_task(self, call: str) -> UpstreamTask | None:
+        """The task in which the call of this id went on; None if there is none."""
+
+    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
+        """The open tasks of these upstreams that no session of this process has got from here within their
+        `poll_seconds`, and whether any is open. Those of other instances are given a little later, and those of guards
+        that run elsewhere not at all: whose they are should ask about them."""
+
+    async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
+        """Record how the call of a task has ended, as `conclude` does, unless any guard has. Returns the sequence
+        number of the receipt.
+
+        `call` says what must be redacted; the receipt is about the call as its intent has it.
         """
 
 

@@ -5,6 +5,7 @@ from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.describe import HIDDEN, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.model import Call
 from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.tasks import TASK_METHODS
 from mcp_guard.ports import Policies, Upstreams
 
 
@@ -17,7 +18,7 @@ def why_unlisted(call: Call, policies: Policies, upstreams: Upstreams) -> tuple[
         return NOT_AVAILABLE, reason
     if quarantine := upstreams.why_quarantined(call.name):  # promise P6
         return NO_SUCH_TOOL, quarantine
-    if call.tool is None and call.name in METHODS:  # of no upstream: the problem says why
+    if call.tool is None and call.name in (*METHODS, *TASK_METHODS):  # of no upstream: the problem says why
         return NO_SUCH_TOOL, *call.problems
     if call.tool is None or not credential.may_use(call.instance.tools, call.tool.listed_as):
         return (NO_SUCH_TOOL,)

@@ -373,10 +373,12 @@ class Execution(NamedTuple):
     """The result of a dispatched call: its status, and the reply for the client (`result` or `error` of JSON-RPC).
 
     `rounds` is how often the request was sent: once, plus once for each time the upstream first asked the client for
-    input.
+    input. With `task`, the upstream's id of a task, the call goes on as that task, and `reply` has only a `task` member
+    (`core.tasks`).
     """
 
     status: ExecutionStatus
     reply: Json
     detail: str = ""
     rounds: int = 1
+    task: str = ""

@@ -134,8 +134,14 @@ def instance_fields(instance: Instance) -> Json:
     }
 
 
+CALL_FIELDS = (
+    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "trace", "purpose", "ticket",
+    "reason", "claimed", "upstream", "tool", "definition", "resource",
+)  # fmt: skip
+
+
 def call_fields(call: Call) -> Json:
-    """The fields that every receipt of one call has."""
+    """The fields that every receipt of one call has: `CALL_FIELDS`."""
     return {
         **instance_fields(call.instance),
         "call": call.id,

@@ -15,6 +15,7 @@ from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.tasks import TASK_METHODS
 from mcp_guard.core.visible_text import visible, visible_lines
 
 AWAIT = "guard__await"
@@ -98,6 +99,8 @@ def refusal(call: Call, decision: Decision, receipt: int) -> Json:
 
 
 def _not_listed(call: Call) -> Json:
+    if call.name in TASK_METHODS:  # whether another instance has such a task is not said
+        return protocol_error(INVALID_PARAMS, "this instance has no task of this id")
     method = call.tool.method if call.tool else call.name if call.name in METHODS else None
     if method is None:
         return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")

@@ -124,7 +124,7 @@ class Session:
         self._background: set[asyncio.Task[None]] = set()
         """What the guard does by itself; nobody waits for it when the session ends."""
         self._announcer = Announcer(
-            upstreams, self._router, self._listing, notify=self._notify_client, start=self._start_background
+            upstreams, self._router, self._listing, notify=self._notify_client, start=self.start_background
         )
         self._initialize_results: list[Json] = []
         self._initialized = asyncio.Event()
@@ -281,7 +281,8 @@ class Session:
         task.add_done_callback(forget)
         return task
 
-    def _start_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` beside the requests of the client, as long as the session lasts."""
         if self._is_closing:
             work.close()
             return
@@ -354,7 +355,7 @@ class Session:
         if not self._announced:
             self._announced = True
             self.upstreams.announce()
-            self._start_background(self.settle())
+            self.start_background(self.settle())
 
     async def settle(self) -> None:
         """Wait until the upstreams have listed their tools. A client that omits `initialized` is treated as ready."""

@@ -17,11 +17,13 @@ from typing import Any
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT, held_meta
+from mcp_guard.core.tasks import ENDED, EXTENSION, TASK_CHANGED, TASK_METHODS, offers_tasks
 from mcp_guard.downstream.decided_requests import as_tool_result, reply_to
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
 from mcp_guard.downstream.request_params import client_name, progress_token, read_tool_call
 from mcp_guard.downstream.request_state import RequestStateCipher
 from mcp_guard.downstream.session import CLIENT, Session
+from mcp_guard.downstream.task_requests import TaskRequests
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -50,7 +52,7 @@ HOLD_ROUNDS, ROUND_SECONDS = 3, 15.0
 """How many rounds a call is held for, and how long one of them lasts at most: so a client that has gone is noticed.
 There are more and shorter ones for a client that gives up sooner."""
 MIN_ROUND_SECONDS = 0.001
-MAX_SUBSCRIBED_URIS = 256
+MAX_SUBSCRIBED = 256
 RUNS_ELSEWHERE = (
     "the request of this `requestState` does not run at this gateway, and may have taken effect; look at the resource "
     "before you repeat it without the state"
@@ -85,11 +87,14 @@ class StatelessAdapter:
         self._is_initialized = False
         self._subscriptions: dict[Id, Json] = {}
         """The filter of each open `subscriptions/listen`."""
+        self._subscribed_tasks: dict[Id, dict[str, Json | None]] = {}
+        """The tasks that each of them names, with what it was told last."""
         self._closed = asyncio.Event()
         self._log_levels: dict[Id, str | None] = {}
         """The log level that each running request asks for."""
         self._set_level = ""
         """The level that the upstreams were last set to; empty if none."""
+        self._tasks = TaskRequests(session, self._notify_of_task)
 
     # Requests of the client
 
@@ -106,12 +111,18 @@ class StatelessAdapter:
             upstream_params = wire.initialize_params(envelope, LATEST)
             work = self._session.initialize_upstreams(upstream_params, stateless=True)
             self._session.start((GUARD, INITIALIZE), work)
+            self._session.start_background(self._tasks.watch())
         if self._rounds.find_waiting(id) is not None:
             self._session.client.reply(id, error(INVALID_REQUEST, f"request `{str(id)[:40]}` is already running"))
         elif method in wire.ROUNDS:
             self._start_round(id, method, params, envelope)
         elif method == wire.LISTEN:
-            self._session.start((CLIENT, id), self._listen(id, params))
+            self._session.start((CLIENT, id), self._listen(id, params, envelope))
+        elif method in TASK_METHODS and not offers_tasks(envelope.capabilities):
+            self._session.client.reply(id, wire.tasks_not_offered())
+        elif method in TASK_METHODS:
+            channel = ClientChannel(envelope=wire.client_meta(envelope))
+            self._start(id, method, self._tasks.handle(method, params, channel))
         elif method == wire.DISCOVER or method in wire.REQUESTS:
             channel = ClientChannel(envelope=wire.client_meta(envelope))
             self._start(id, method, self._handle(id, method, params, channel, envelope))
@@ -156,6 +167,8 @@ class StatelessAdapter:
     async def _discover(self) -> Json:
         results = await self._session.initialize_results()
         capabilities = self._session.capabilities(results)
+        if any(map(wire.has_tasks, results)):
+            capabilities["extensions"] = {**capabilities.get("extensions", {}), EXTENSION: {}}
         discovery: Json = {"supportedVersions": [wire.REVISION], "capabilities": capabilities}
         return {"result": discovery | merge_instructions(results)}
 
@@ -247,6 +260,8 @@ class StatelessAdapter:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
             reply = self._session.failure_reply(failure)
+        if "task" in reply:
+            self._tasks.note_started()
         if shown:  # the round was answered at once
             multi.seconds_left = held.seconds_left
         is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and multi.seconds_left < MIN_ROUND_SECONDS)
@@ -324,30 +339,48 @@ class StatelessAdapter:
                 f"an upstream's `{method[:80]}` is not part of revision {wire.REVISION} and is not passed on"
             )
 
-    async def _listen(self, id: Id, params: Json) -> None:
+    def _notify_of_task(self, state: Json) -> None:
+        """To each subscription that names the task, unless it has been told that already."""
+        task = state["taskId"]
+        for id, told in self._subscribed_tasks.items():
+            if task in told and told[task] != state:
+                told[task] = state
+                if state["status"] in ENDED:
+                    del told[task]
+                self._session.client.notify(TASK_CHANGED, self._with_subscription_id(state, id), id)
+
+    async def _listen(self, id: Id, params: Json, envelope: Envelope) -> None:
         """One subscription, until the client cancels it or the session ends."""
         wanted = wire.accepted_filter(params.get("notifications"))
         if wanted is None:
             self._session.client.reply(id, error(INVALID_PARAMS, "`notifications` must be an object"))
             return
-        if len(wanted.get("resourceSubscriptions", ())) > MAX_SUBSCRIBED_URIS:
-            reason = f"a subscription names at most {MAX_SUBSCRIBED_URIS} resources"
+        if wire.SUBSCRIBED_TASKS in wanted and not offers_tasks(envelope.capabilities):
+            self._session.client.reply(id, wire.tasks_not_offered())
+            return
+        if max(len(wanted.get(wire.SUBSCRIBED_URIS, ())), len(wanted.get(wire.SUBSCRIBED_TASKS, ()))) > MAX_SUBSCRIBED:
+            reason = f"a subscription names at most {MAX_SUBSCRIBED} resources, and as many tasks"
             self._session.client.reply(id, error(INVALID_PARAMS, reason))
             return
         await self._session.settle()
-        uris = [uri for uri in wanted.pop("resourceSubscriptions", []) if await self._subscribe(SUBSCRIBE, uri)]
-        wanted |= {"resourceSubscriptions": uris} if uris else {}
+        uris = [uri for uri in wanted.pop(wire.SUBSCRIBED_URIS, []) if await self._subscribe(SUBSCRIBE, uri)]
+        wanted |= {wire.SUBSCRIBED_URIS: uris} if uris else {}
+        tasks = [task for task in wanted.pop(wire.SUBSCRIBED_TASKS, []) if await self._tasks.may_hear_of(task)]
+        wanted |= {wire.SUBSCRIBED_TASKS: tasks} if tasks else {}
         self._subscriptions[id] = wanted
+        self._subscribed_tasks[id] = dict.fromkeys(tasks)
         try:
             self._session.client.notify(
                 wire.ACKNOWLEDGED, self._with_subscription_id({"notifications": wanted}, id), id
             )
+            for task in tasks:
+                await self._tasks.show(task)
             await self._closed.wait()
             result = self._with_subscription_id({}, id)
             self._session.client.reply(id, wire.complete_result(wire.LISTEN, {"result": result}))
         finally:
-            del self._subscriptions[id]
-            in_use = {uri for other in self._subscriptions.values() for uri in other.get("resourceSubscriptions", ())}
+            del self._subscriptions[id], self._subscribed_tasks[id]
+            in_use = {uri for other in self._subscriptions.values() for uri in other.get(wire.SUBSCRIBED_URIS, ())}
             for uri in uris:
                 if uri not in in_use and not self._closed.is_set():
                     await self._subscribe(UNSUBSCRIBE, uri)

@@ -1,7 +1,7 @@
 """Implements `ports.Ledger`: one transaction for each step of a call. Approvals are in `ledger/approvals/`."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import methodcaller
@@ -25,8 +25,9 @@ from mcp_guard.core.receipt import (
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
+from mcp_guard.ledger.tasks import end_task, find_task, note_task, open_tasks
 from mcp_guard.ledger.writer import Op, Transaction, Writer
-from mcp_guard.ports import Conflict, Intent, UseSums
+from mcp_guard.ports import Conflict, Intent, UpstreamTask, UseSums
 from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.presence import Presence, presence_lost
 
@@ -35,6 +36,8 @@ LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 
 INVARIANT: nothing else does.
 """
+FOREIGN_TASK_SECONDS = 5.0
+"""How long the sessions of an instance have to ask about its tasks, before others do."""
 LOADED_AS = "policies loaded"
 """Under this the ledger notes the version of the policies that were loaded last."""
 
@@ -62,6 +65,8 @@ class SqlLedger:
         """The call whose sums were read last, at what time, and what was read for its intent."""
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts that this process has submitted and not committed yet, by counter and key."""
+        self._task_told_at: dict[str, Micros] = {}
+        """When `due_tasks` last told of each open task, by call."""
         self._late: list[Op[int]] = []
         """Outcomes that could not be written. They are few, because nothing new runs meanwhile."""
         self.cancelled_calls = 0
@@ -238,7 +243,10 @@ class SqlLedger:
                 await self.conclude(intent, execution, answered=False)
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
-        record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
+        if execution.task:
+            record = partial(self._note_task, intent, execution)
+        else:
+            record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
 
         def record_if_open(answered: bool, tx: Transaction) -> int:
             if not tx.store.is_open_call(intent.seq):
@@ -268,6 +276,31 @@ class SqlLedger:
             _give_back(tx, intent)
         elif intent.approval is not None:
             transitions.conclude(tx, intent.approval, seq, answered)
+        return seq
+
+    def _note_task(self, intent: Intent, execution: Execution, answered: bool, tx: Transaction) -> int:
+        self._task_told_at[intent.call.id] = tx.now
+        return note_task(tx, intent, execution)
+
+    async def find_task(self, call: str) -> UpstreamTask | None:
+        return await self.writer.query(lambda store: find_task(store, call))
+
+    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
+        tasks = await self.writer.query(lambda store: list(open_tasks(store, self.presence, servers)))
+        now = self.writer.now()
+
+        def is_due(task: UpstreamTask) -> bool:
+            seconds = task.poll_seconds + (FOREIGN_TASK_SECONDS if task.instance.id != asking.id else 0)
+            return now >= self._task_told_at.get(task.call, 0) + seconds * approval_rules.SECOND
+
+        due = [task for task in tasks if is_due(task)]
+        self._task_told_at |= {task.call: now for task in due}
+        return due, bool(tasks)
+
+    async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
+        kept = self._kept_response_bytes
+        seq = await self.writer.submit(lambda tx: end_task(tx, task, call, execution, answered, kept))
+        self._task_told_at.pop(task.call, None)
         return seq
 
     @property

@@ -4,41 +4,43 @@ from collections.abc import Callable, Set
 
 import orjson
 
-from mcp_guard.core.model import ExecutionStatus, Json
-from mcp_guard.core.receipt import Draft
+from mcp_guard.core.model import ExecutionStatus, Json, Micros
+from mcp_guard.core.receipt import CALL_FIELDS, Draft
 from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.ledger import SqlLedger
+from mcp_guard.ledger.tasks import is_awaited
 from mcp_guard.ledger.writer import Op, Transaction
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.presence import Presence
 
-COPIED_FIELDS = (
-    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "trace", "purpose", "ticket",
-    "reason", "claimed", "upstream", "tool", "definition", "resource",
-)  # fmt: skip
 Tell = Callable[[list[Json]], None]
 """Gets the intents before the commit: a process that dies in between has them reported twice rather than never."""
 
 
 def recover(ledger: SqlLedger, tell: Tell = lambda _: None) -> list[Json]:
-    """Close the open calls of all guards that are dead; returns their intents.
+    """Close the open calls of all guards that are dead; returns their intents. Those that go on as tasks stay open as
+    long as their upstreams may say how they ended.
 
     If several guards do this at once, the first closes the calls. Raises: LedgerError.
     """
-    dead = ledger.writer.read(lambda store: _find_dead(store, ledger.presence))
+    now = ledger.writer.now()
+    dead = ledger.writer.read(lambda store: _find_dead(store, ledger.presence, now))
     return ledger.writer.run(_closing(ledger.presence, dead, tell)) if dead else []
 
 
 async def recover_on_loop(ledger: SqlLedger, tell: Tell) -> list[Json]:
     """The same on an event loop, while calls run."""
-    dead = await ledger.writer.query(lambda store: _find_dead(store, ledger.presence))
+    now = ledger.writer.now()
+    dead = await ledger.writer.query(lambda store: _find_dead(store, ledger.presence, now))
     return await ledger.writer.submit(_closing(ledger.presence, dead, tell)) if dead else []
 
 
-def _find_dead(store: Store, presence: Presence) -> set[str]:
-    guards = {guard for _, guard in store.open_calls()}
-    return presence.find_dead(store, guards) if guards else set()
+def _find_dead(store: Store, presence: Presence, now: Micros) -> set[str]:
+    """The dead guards of which there are calls to be closed."""
+    calls = store.open_calls()
+    dead = presence.find_dead(store, {guard for _, guard in calls}) if calls else set()
+    return {guard for intent, guard in calls if guard in dead and not is_awaited(store, intent, now)}
 
 
 def _closing(presence: Presence, dead: Set[str], tell: Tell) -> Op[list[Json]]:
@@ -47,10 +49,11 @@ def _closing(presence: Presence, dead: Set[str], tell: Tell) -> Op[list[Json]]:
 
     def op(tx: Transaction) -> list[Json]:
         ended, intents = presence.end_dead(tx.store, dead), []
-        for seq in [seq for seq, guard in tx.store.open_calls() if guard in ended]:
+        calls = [seq for seq, guard in tx.store.open_calls() if guard in ended]
+        for seq in [seq for seq in calls if not is_awaited(tx.store, seq, tx.now)]:
             row = tx.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
-            fields = {name: intent.get(name) for name in COPIED_FIELDS}
+            fields = {name: intent.get(name) for name in CALL_FIELDS}
             tx.store.close_call(seq)
             closed = Draft(
                 "outcome", fields | {"ending": str(ExecutionStatus.UNKNOWN), "detail": detail, "follows": [seq]}

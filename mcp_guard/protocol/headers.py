@@ -12,11 +12,14 @@ from typing import Any
 from mcp_guard.core.canonical import canonicalize
 from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.model import Json
+from mcp_guard.core.tasks import TASK_METHODS
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.protocol.stateless_server import REVISION
 from mcp_guard.protocol.versions import is_stateless
 
-NAMED_BY = {CALL_TOOL: "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED_BY = {
+    CALL_TOOL: "name", "prompts/get": "name", "resources/read": "uri", **dict.fromkeys(TASK_METHODS, "taskId"),
+}  # fmt: skip
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 HEADER_SAFE = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
 NUMBER = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")

@@ -1,10 +1,13 @@
 """The MCP methods that the guard supports, and how each is routed. Requests that are not listed here are refused.
 
-Source: the MCP schemas of the handshake revisions 2024-11-05 to 2025-11-25. Methods that could run a tool without
-`tools/call` (`tasks/*`) are deliberately absent.
+Source: the MCP schemas of the handshake revisions 2024-11-05 to 2025-11-25. Their methods that could run a tool without
+`tools/call` (`tasks/*`) are deliberately absent; those of revision 2026-07-28 have a path of their own
+(`downstream/task_requests.py`).
 """
 
 from enum import Enum, auto
+
+from mcp_guard.core.tasks import EXTENSION, TASK_METHODS
 
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 LATEST = REVISIONS[-1]
@@ -22,6 +25,8 @@ LIST_TOOLS = "tools/list"
 INITIALIZED = "notifications/initialized"
 CANCELLED = "notifications/cancelled"
 PROGRESS = "notifications/progress"
+GUARDED = (CALL_TOOL, *TASK_METHODS)
+"""Requests that run a tool, or go on with one: nothing of the client is sent with them but what was decided on."""
 ELICIT = "elicitation/create"
 SET_LEVEL = "logging/setLevel"
 READ = "resources/read"
@@ -103,7 +108,7 @@ CLIENT_NOTIFICATIONS_FOR_ALL = ("notifications/roots/list_changed",)
 
 WITHHELD_CAPABILITIES = ("tasks",)
 """Capabilities not passed on in either direction: they would run tools by a path that is not guarded yet."""
-WITHHELD_EXTENSIONS = ("io.modelcontextprotocol/tasks",)
+WITHHELD_EXTENSIONS = (EXTENSION,)
 """The same, as extensions of revision 2026-07-28."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from mcp_guard import __version__
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
+from mcp_guard.core.tasks import EXTENSION, offers_tasks, read_task_id
 from mcp_guard.protocol.stateless_server import (
     ASKABLE,
     CAPABILITIES_KEY,
@@ -22,7 +23,7 @@ from mcp_guard.protocol.stateless_server import (
     SERVER_KEY,
     SUBSCRIPTION_KEY,
 )
-from mcp_guard.protocol.versions import VERSION_KEY, withhold
+from mcp_guard.protocol.versions import VERSION_KEY, withhold, without
 
 MAX_QUESTIONS = 32
 """How many questions one round may have: each is a request to the client."""
@@ -72,6 +73,8 @@ def without_free_text(envelope: Json) -> Json:
         if isinstance(value := offered.get(name), dict):
             given = {variant: value[variant] for variant in variants if variant in value}
             capabilities[name] = {variant: True if item is True else {} for variant, item in given.items()}
+    if offers_tasks(offered):
+        capabilities["extensions"] = {EXTENSION: {}}
     client = {CLIENT_KEY: {"name": "mcp-guard", "version": __version__}}
     return {**envelope, CAPABILITIES_KEY: capabilities, **client}
 
@@ -84,13 +87,28 @@ def with_envelope(params: Json | None, envelope: Json) -> Json:
     return {**members, "_meta": other_meta | envelope}
 
 
-def plain_reply(reply: Json) -> Json:
-    """The reply without the members that only this revision has. Raises: UpstreamError unless it is complete."""
+def read_task(reply: Json) -> tuple[str, Json] | None:
+    """The id of the task that a tool call is answered with, and the reply without the members that only this revision
+    has; None for any other reply. Raises: UpstreamError if it is malformed."""
+    result = reply.get("result")
+    if not isinstance(result, dict) or result.get("resultType") != "task":
+        return None
+    try:
+        return read_task_id(result), {"result": _without_meta(without(result, ("resultType",)), SERVER_KEY)}
+    except ValueError as fault:
+        raise UpstreamError(f"a result of type `task`, whose {fault}") from None
+
+
+def plain_reply(reply: Json, of_task: bool = False) -> Json:
+    """The reply without the members that only this revision has. Raises: UpstreamError unless it is complete.
+
+    What is told `of_task` has the type `task` in some examples of its specification.
+    """
     result = reply.get("result")
     if not isinstance(result, dict):
         return reply
     result_type = result.get("resultType", "complete")
-    if result_type != "complete":
+    if result_type != "complete" and not (of_task and result_type == "task"):
         raise UpstreamError(f"a result of type `{str(result_type)[:40]}`, which this guard does not forward")
     members = {name: value for name, value in result.items() if name != "resultType"}
     return {"result": _without_meta(members, SERVER_KEY)}

@@ -12,12 +12,13 @@ import orjson
 
 from mcp_guard import __version__
 from mcp_guard.core.model import Json
+from mcp_guard.core.tasks import EXTENSION, offers_tasks
 from mcp_guard.protocol.jsonrpc import error
-from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS, RESOURCE_UPDATED
-from mcp_guard.protocol.versions import VERSION_KEY, withhold, without
+from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS, RESOURCE_UPDATED, WITHHELD_CAPABILITIES
+from mcp_guard.protocol.versions import VERSION_KEY, without
 
 REVISION = "2026-07-28"
-UNSUPPORTED_VERSION = -32022
+MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32021, -32022
 
 DISCOVER = "server/discover"
 LISTEN = "subscriptions/listen"
@@ -44,6 +45,8 @@ CHANGES = {
     "notifications/resources/list_changed": "resourcesListChanged",
 }
 """Notifications that only a subscription carries, and the member of its filter that asks for them."""
+SUBSCRIBED_URIS, SUBSCRIBED_TASKS = "resourceSubscriptions", "taskIds"
+"""The members of a filter that name resources and tasks."""
 
 ASKABLE = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What a client can be asked, and the capability by which it offers that."""
@@ -91,7 +94,7 @@ def initialize_params(envelope: Envelope, revision: str) -> Json:
 
 def client_meta(envelope: Envelope) -> Json:
     """The envelope members that describe the client of a request to an upstream of this revision."""
-    meta: Json = {CAPABILITIES_KEY: withhold(envelope.capabilities)}
+    meta: Json = {CAPABILITIES_KEY: without(envelope.capabilities, WITHHELD_CAPABILITIES)}
     meta |= {CLIENT_KEY: envelope.client} if envelope.client else {}
     return meta | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
 
@@ -117,6 +120,8 @@ def request_binding(method: str, params: Json) -> str:
 
 def complete_result(method: str, reply: Json) -> Json:
     """The reply in the form of this revision. An upstream's own `resultType` is overwritten: it may only complete."""
+    if (task := reply.get("task")) is not None:
+        return {"result": {**task, "resultType": "task", "_meta": _with_server_info(task)}}
     result = reply.get("result")
     if not isinstance(result, dict):
         return reply
@@ -145,21 +150,35 @@ def _with_server_info(result: Json) -> Json:
     return {**meta, **server_info} if isinstance(meta, dict) else server_info
 
 
+def has_tasks(initialize_result: Json) -> bool:
+    """Whether an upstream with this `initialize` result, or what stands for it, may answer with tasks."""
+    is_stateless = initialize_result.get("protocolVersion") == REVISION
+    return is_stateless and offers_tasks(initialize_result["capabilities"])
+
+
+def tasks_not_offered() -> Json:
+    """The `error` member for a request about tasks of a client that does not offer the extension with it."""
+    required: Json = {"extensions": {EXTENSION: {}}}
+    message = f"the request does not offer the extension `{EXTENSION}` in `{CAPABILITIES_KEY}`"
+    return {"error": {"code": MISSING_CAPABILITY, "message": message, "data": {"requiredCapabilities": required}}}
+
+
 def accepted_filter(wanted: object) -> Json | None:
     """The supported part of a subscription's filter; None if it is not an object."""
     if not isinstance(wanted, dict):
         return None
     accepted: Json = {name: True for name in CHANGES.values() if wanted.get(name) is True}
-    uris = wanted.get("resourceSubscriptions")
-    if isinstance(uris, list) and uris:
-        accepted["resourceSubscriptions"] = [uri for uri in uris if isinstance(uri, str)]
+    for member in (SUBSCRIBED_URIS, SUBSCRIBED_TASKS):
+        names = wanted.get(member)
+        if isinstance(names, list) and names:
+            accepted[member] = [name for name in names if isinstance(name, str)]
     return accepted
 
 
 def matches_filter(wanted: Json, method: str, params: Json) -> bool:
     """Whether a subscription with this filter carries this notification."""
     if method == RESOURCE_UPDATED:
-        return params.get("uri") in wanted.get("resourceSubscriptions", ())
+        return params.get("uri") in wanted.get(SUBSCRIBED_URIS, ())
     return wanted.get(CHANGES.get(method, "")) is True
 
 

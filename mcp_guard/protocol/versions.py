@@ -34,7 +34,10 @@ def without(members: Json, names: tuple[str, ...]) -> Json:
 
 
 def withhold(capabilities: Json) -> Json:
-    """The capabilities without those that would run tools by an unguarded path, in either direction."""
+    """The capabilities without those that would run tools by an unguarded path, in either direction.
+
+    The tasks extension is guarded between a client and an upstream of revision 2026-07-28, which add it themselves.
+    """
     remaining = without(capabilities, WITHHELD_CAPABILITIES)
     if isinstance(extensions := remaining.get("extensions"), dict):
         remaining["extensions"] = without(extensions, WITHHELD_EXTENSIONS)

@@ -126,6 +126,11 @@ class InstanceRow:
     ended: Micros | None
 
 
+def task_note(intent: int) -> str:
+    """Under this name the ledger notes the task in which the call of an intent goes on (`ledger/tasks.py`)."""
+    return f"task {intent}"
+
+
 @dataclass(frozen=True, slots=True)
 class InspectedLedger:
     """The contents of a ledger as far as a check-up needs them. `damage` are the problems that the engine finds.
@@ -142,6 +147,7 @@ class InspectedLedger:
     bytes: int
     """How much room it takes, with what the engine keeps beside it."""
     open_calls: tuple[tuple[int, str], ...]
+    """Without those that go on as tasks of their upstreams."""
     pending: tuple[tuple[Approval, str | None], ...]
     approvers_with_keys: frozenset[str]
     several_keys: tuple[tuple[str, int], ...]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from mcp_guard.core.approval import Approval
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, RateCounter
 from mcp_guard.core.rates import RateValue
-from mcp_guard.ports import Conflict, Intent, Ledger, UseSums
+from mcp_guard.ports import Conflict, Intent, Ledger, UpstreamTask, UseSums
 
 
 class CallObserver(Protocol):
@@ -80,6 +80,8 @@ class ObservedLedger:
         return self.ledger.why_not_dispatched(intent)
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
+        if execution.task:
+            return self.ledger.conclude(intent, execution, answered)
         began = time.perf_counter()
         recorded = asyncio.ensure_future(self.ledger.conclude(intent, execution, answered))
         recorded.add_done_callback(lambda done: self._on_concluded(intent, execution, began, done))
@@ -91,6 +93,20 @@ class ObservedLedger:
             self._tell_of_commit("conclude", began)
         for observer in self.observers:
             observer.on_concluded(intent.call, execution, done.result() if is_recorded else None)
+
+    async def find_task(self, call: str) -> UpstreamTask | None:
+        return await self.ledger.find_task(call)
+
+    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
+        return await self.ledger.due_tasks(servers, asking)
+
+    async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
+        began = time.perf_counter()
+        receipt = await self.ledger.end_task(task, call, execution, answered)
+        self._tell_of_commit("conclude", began)
+        for observer in self.observers:
+            observer.on_concluded(call, execution, receipt)
+        return receipt
 
     def _tell_of_commit(self, step: str, began: float) -> None:
         seconds = time.perf_counter() - began

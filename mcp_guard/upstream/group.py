@@ -15,16 +15,16 @@ from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.core.visible_text import say
-from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins, UpstreamTask
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
-from mcp_guard.protocol.methods import CALL_TOOL, LIST_TOOLS
+from mcp_guard.protocol.methods import CALL_TOOL, GUARDED, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.decided import deliver_answer, request_params
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
-from mcp_guard.upstream.outcome import outcome_of
+from mcp_guard.upstream.outcome import outcome_of, with_rounds
 from mcp_guard.upstream.renewal import send_again_if_renewed
 from mcp_guard.upstream.start_wait import LONE_START_SECONDS, PATIENT_SECONDS, StartWait
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -384,8 +384,7 @@ class UpstreamGroup:
         """Send one call, once. Only an upstream that first needs input from the client gets it again, with the input.
 
         INVARIANT: nothing else sends a tool call or another request that is decided, and it takes a durable `Intent`
-        (promise P1). Every round carries
-        the arguments of that intent.
+        (promise P1). Every round carries the arguments of that intent.
         """
         call = intent.call
         assert call.tool is not None
@@ -401,12 +400,11 @@ class UpstreamGroup:
         method = call.tool.method or CALL_TOOL
         if method in ANSWERS:
             return deliver_answer(intent, channel)
-        params = request_params(call, channel.trace)
+        params, rounds = request_params(call, channel.trace), RoundCount()
         if connection.protocol is not None:
             channel = self._deciding_answers(connection.name, channel)
-        rounds = RoundCount()
         execution = await outcome_of(connection.call(method, params, channel, rounds), connection, intent.approval)
-        return execution._replace(rounds=rounds.sent) if rounds.sent else execution
+        return with_rounds(execution, rounds, call.id)
 
     def _deciding_answers(self, server: str, channel: ClientChannel) -> ClientChannel:
         """A channel whose answers reach the upstream with the next round, as far as it may have them."""
@@ -415,7 +413,7 @@ class UpstreamGroup:
 
         async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
             answers = await self._listener.on_answers(server, questions, await ask(questions))
-            return {key: self._forwarded_answer(answer) for key, answer in answers.items()}
+            return {key: self.forwarded_answer(answer) for key, answer in answers.items()}
 
         return channel._replace(ask=ask_client)
 
@@ -431,8 +429,14 @@ class UpstreamGroup:
 
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never one that is decided."""
-        assert method != CALL_TOOL
-        assert method not in self.decided
+        assert method not in {*GUARDED, *self.decided}
+        return await self._relay(server, method, params, channel)
+
+    async def ask_task(self, task: UpstreamTask, method: str, params: Json, channel: ClientChannel) -> Json:
+        """Send a request about a task. INVARIANT: nothing else does, and it takes the durable intent of the call."""
+        return await self._relay(task.server, method, {**params, "taskId": task.id}, channel)
+
+    async def _relay(self, server: str, method: str, params: Json, channel: ClientChannel) -> Json:
         connection = self.connections[server]
         if connection.protocol is not None and self.decided:
             channel = self._deciding_answers(server, channel)
@@ -480,13 +484,13 @@ class UpstreamGroup:
         """Answer an upstream's request. Returns whether it is there."""
         if self.connections[server].why_unavailable() is not None:
             return False
-        self.connections[server].peer.reply(id, self._forwarded_answer(reply))
+        self.connections[server].peer.reply(id, self.forwarded_answer(reply))
         return True
 
     def _forwarded(self, params: Json) -> Json:
         return forwarded_params(params, self._forward_meta)
 
-    def _forwarded_answer(self, reply: Json) -> Json:
+    def forwarded_answer(self, reply: Json) -> Json:
         """A client's reply as an upstream gets it."""
         result = reply.get("result")
         return {**reply, "result": self._forwarded(result)} if isinstance(result, dict) else reply

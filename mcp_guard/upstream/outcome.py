@@ -7,7 +7,7 @@ from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json
 from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply
-from mcp_guard.upstream.transport import InputUnavailable
+from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.shared import AnyConnection
@@ -32,6 +32,36 @@ async def outcome_of(work: Awaitable[Json], connection: "AnyConnection", approva
         return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {failure}")
     except InputUnavailable as failure:
         return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {failure}")
+
+
+def with_rounds(execution: Execution, rounds: RoundCount, call: str) -> Execution:
+    """The outcome of a call of this id that was sent in rounds. A task that it goes on as is named by that id."""
+    if not rounds.sent:
+        return execution
+    reply = {"task": {**execution.reply["result"], "taskId": call}} if rounds.task else execution.reply
+    return execution._replace(reply=reply, rounds=rounds.sent, task=rounds.task)
+
+
+def outcome_of_task(server: str, task: Json) -> Execution | None:
+    """How the call of this task has ended; None while it goes on. Raises: UpstreamError if the task does not say."""
+    match task.get("status"):
+        case "working" | "input_required":
+            return None
+        case "completed":
+            return _read_reply(server, {"result": task.get("result")})
+        case "failed" if isinstance(task.get("error"), dict):
+            return _read_reply(server, {"error": task["error"]})
+        case "failed":
+            return _read_reply(server, {})
+        case "cancelled":
+            return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{server}` cancelled the task")
+        case status:
+            raise UpstreamError(f"a task of the status `{str(status)[:40]}`")
+
+
+def unknown_outcome(detail: str) -> Execution:
+    """Of a call of which nobody can tell how it ended."""
+    return _may_have_run(ExecutionStatus.UNKNOWN, detail)
 
 
 def _may_have_run(status: ExecutionStatus, detail: str) -> Execution:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.tasks import GET_TASK, offers_tasks
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol import stateless_client
 from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
+    GUARDED,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     PING,
@@ -125,8 +127,9 @@ class StatelessServerProtocol:
         Raises: PeerLost, TimeoutError, UpstreamError, InputUnavailable.
         """
         envelope = {**self._envelope, **channel.envelope} if channel.envelope is not None else self._envelope
-        if method == CALL_TOOL:
+        if method in GUARDED:
             envelope = stateless_client.without_free_text(envelope)
+        takes_task = method == CALL_TOOL and offers_tasks(envelope[CAPABILITIES_KEY])
         params = stateless_client.with_envelope(params, envelope)
         while rounds.sent < MAX_ROUNDS:
             rounds.sent += 1
@@ -140,9 +143,12 @@ class StatelessServerProtocol:
                 if rounds.sent == 1:
                     raise
                 raise asyncio.CancelledError from None
+            if takes_task and (task := stateless_client.read_task(reply)) is not None:
+                rounds.task, reply = task
+                return reply
             required = stateless_client.read_input_required(reply) if method in ROUNDS else None
             if required is None:
-                return stateless_client.plain_reply(reply)
+                return stateless_client.plain_reply(reply, of_task=method == GET_TASK)
             if required.requests:
                 answers = await _ask(required, envelope[CAPABILITIES_KEY], channel)
             else:

@@ -145,6 +145,8 @@ class RoundCount:
     """How often one request has been sent; counted even if the request fails."""
 
     sent: int = 0
+    task: str = ""
+    """The id of the task that the upstream has answered with, if it has."""
 
 
 class ServerProtocol(Protocol):

@@ -318,12 +318,13 @@ def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
     assert len(told) == (1 if proxy.upstream == "handshake" else 0)
 
 
-# An MCP method that executes a tool another way is guarded too, or refused.
+# An MCP method that executes a tool another way is guarded too (tests/live/test_tasks.py), or refused.
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "tasks/update"])
-def test_no_method_of_tasks_is_passed_on(proxy: Proxy, method: str) -> None:
-    assert proxy.ask(method, {"taskId": "t"})["error"]["code"] == -32601
+def test_no_method_of_tasks_is_passed_on_unasked(proxy: Proxy, method: str) -> None:
+    is_extension = proxy.is_stateless and method not in ("tasks/result", "tasks/list")
+    assert proxy.ask(method, {"taskId": "t"})["error"]["code"] == (-32021 if is_extension else -32601)
     assert not any(str(message.get("method")).startswith("tasks/") for message in proxy.seen())
 
 
@@ -352,13 +353,15 @@ def test_unrequested_task_is_not_a_result(proxy: Proxy) -> None:
     assert last["ending"] == "upstream_error"
 
 
-def test_task_capability_is_advertised_to_neither_side(proxy: Proxy) -> None:
+def test_tasks_are_advertised_between_sides_of_the_extension_only(proxy: Proxy) -> None:
+    """An upstream learns of the extension with the calls of a client that offers it."""
     [greeting] = [message for message in proxy.seen() if message.get("method") in ("initialize", "server/discover")][
         -1:
     ]
     assert "tasks" not in json.dumps(greeting)
     if proxy.is_stateless:
         offered = proxy.ask("server/discover", {})["result"]["capabilities"]
-        assert "tasks" not in json.dumps(offered)
-        assert offered["extensions"] == {"x.odd/extension": {"kept": 1}}
+        assert "tasks" not in offered
+        tasks: Json = {f"{PREFIX}tasks": {}} if proxy.upstream == "stateless" else {}
+        assert offered["extensions"] == {"x.odd/extension": {"kept": 1}, **tasks}
         assert offered["experimental"] == {"x-odd": {"kept": 1}}

@@ -52,9 +52,9 @@ SESSION, VERSION, METHOD, NAME = "mcp-session-id", "mcp-protocol-version", "mcp-
 LAST_EVENT = "last-event-id"
 RESUMABLE_SINCE = "2025-11-25"
 """The first revision whose clients accept an event that has an id and no data."""
-HEADER_MISMATCH, MISSING_CAPABILITY = -32020, -32021
+HEADER_MISMATCH = -32020
 STATUS = {
-    HEADER_MISMATCH: 400, MISSING_CAPABILITY: 400, wire.UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404,
+    HEADER_MISMATCH: 400, wire.MISSING_CAPABILITY: 400, wire.UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404,
     INVALID_REQUEST: 400, INVALID_PARAMS: 400,
 }  # fmt: skip
 """The HTTP status of a stateless error reply, by its JSON-RPC code."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import Json
-from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.rows import InspectedLedger, task_note
 from mcp_guard.storage.sql.store import SqlStore
 
 BY_SOCKET = "socket"
@@ -25,7 +25,7 @@ def inspect_store(store: SqlStore, format: int, stored_bytes: int, damage: tuple
         last_seq=last_seq,
         last_time=last_time,
         bytes=stored_bytes,
-        open_calls=tuple(store.open_calls()),
+        open_calls=tuple(call for call in store.open_calls() if store.noted(task_note(call[0])) is None),
         pending=tuple((held, _only_guard_of(store, held.instance)) for held in requested),
         approvers_with_keys=frozenset(keys),
         several_keys=tuple((name, number) for name, number in sorted(keys.items()) if number > 1),

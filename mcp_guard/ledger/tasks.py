@@ -1,0 +1,95 @@
+"""Calls that go on as tasks of their upstreams: noted beside their open intents, and found again after a restart.
+
+The note has what no receipt may have: the upstream's id of the task, which may be as good as a credential there.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+
+import orjson
+
+from mcp_guard.core import exact_json, tasks
+from mcp_guard.core.model import Call, Execution, Json, Micros
+from mcp_guard.core.receipt import CALL_FIELDS, outcome_draft
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.ports import Intent, UpstreamTask
+from mcp_guard.storage.contract import Store
+from mcp_guard.storage.presence import Presence
+from mcp_guard.storage.rows import task_note
+
+
+def note_task(tx: Transaction, intent: Intent, execution: Execution) -> int:
+    """The upstream goes on with this call as a task. Returns the number of the intent, which stays open."""
+    assert intent.call.tool is not None
+    task = execution.reply["task"]
+    noted = [intent.call.tool.server, execution.task, tasks.poll_seconds(task), tx.now + tasks.time_to_live(task)]
+    tx.store.note(task_note(intent.seq), json.dumps(noted))
+    return intent.seq
+
+
+def is_awaited(store: Store, intent: int, now: Micros) -> bool:
+    """Whether the call of this intent goes on as a task whose upstream may still say how it ended."""
+    noted = store.noted(task_note(intent))
+    return noted is not None and now < json.loads(noted)[3]
+
+
+def find_task(store: Store, call: str) -> UpstreamTask | None:
+    receipts: list[Json] = [orjson.loads(row.body) for row in store.receipts_of(call)]
+    calls = [receipt for receipt in receipts if receipt["kind"] == "intent" and "purpose" not in receipt]
+    intent = calls[0] if calls else None
+    noted = store.noted(task_note(intent["seq"])) if intent is not None else None
+    row = store.instance(intent["instance"]) if intent is not None else None
+    if intent is None or noted is None or row is None:
+        return None
+    outcomes = [receipt for receipt in receipts if receipt.get("follows") == [intent["seq"]]]
+    outcome = outcomes[0] if outcomes else None
+    server, id, poll_seconds, expires = json.loads(noted)
+    return UpstreamTask(
+        call,
+        row.instance,
+        server,
+        id,
+        poll_seconds,
+        expires,
+        intent=intent,
+        request=_payload(store, intent["seq"], "request"),
+        outcome=outcome,
+        response=_payload(store, outcome["seq"], "response") if outcome is not None else None,
+    )
+
+
+def _payload(store: Store, seq: int, name: str) -> Json | None:
+    kept = store.payloads(seq).get(name)
+    return exact_json.loads(kept) if kept else None
+
+
+def open_tasks(store: Store, presence: Presence, servers: Collection[str]) -> Iterator[UpstreamTask]:
+    """The open tasks of these upstreams, without those of guards that run elsewhere."""
+    calls = [(intent, guard) for intent, guard in store.open_calls() if store.noted(task_note(intent)) is not None]
+    ours = {presence.guard, *presence.find_dead(store, {guard for _, guard in calls})}
+    for intent, guard in calls:
+        row = store.receipt(intent) if guard in ours else None
+        task = find_task(store, row.call) if row is not None and row.call else None
+        if task is not None and task.server in servers:
+            yield task
+
+
+def end_task(
+    tx: Transaction, task: UpstreamTask, call: Call, execution: Execution, answered: bool, kept_bytes: int
+) -> int:
+    """Returns the receipt of the outcome. INVARIANT: it is about the call as its intent has it."""
+    intent = int(task.intent["seq"])
+    if not tx.store.is_open_call(intent):
+        ended = find_task(tx.store, task.call)
+        assert ended is not None
+        assert ended.outcome is not None
+        return int(ended.outcome["seq"])
+    draft = outcome_draft(call, intent, execution)
+    fields = {**draft.fields, **{name: task.intent.get(name) for name in CALL_FIELDS}}
+    tx.store.close_call(intent)
+    seq = tx.add(draft._replace(fields=fields), hashed_only=len(draft.payloads["response"]) > kept_bytes)
+    approval = task.intent.get("approval") or {}
+    if "id" in approval and "grant" not in approval:
+        transitions.conclude(tx, approval["id"], seq, answered)
+    return seq

@@ -1,0 +1,223 @@
+"""The tasks extension: one intent when an upstream makes a task of a call, one outcome when it ends."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.running_guard import ALLOW_ALL, SERVERS, Json, cli, log, text, upstream, write_config
+from tests.live.test_session import eventually, held
+from tests.live.test_stateless import Stateless, approve
+from tests.servers.tasks import EXTENSION, read_state, text_result, write_state
+
+HOLD = f"""{ALLOW_ALL}
+@id("gate") @require_approval("people") forbid (principal, action == Action::"up__work", resource);
+"""
+TASKS: Json = {"extensions": {EXTENSION: {}}, "elicitation": {"form": {}}}
+
+
+def configure(folder: Path, policies: str = ALLOW_ALL, guard: str = "", more: str = "") -> Path:
+    server = upstream(
+        "up", sys.executable, str(SERVERS / "tasks.py"), str(folder / "up.log"), str(folder / "tasks.json")
+    )
+    return write_config(folder, server, policies, more, guard)
+
+
+class Tasked(Stateless):
+    """A client that offers the extension with every request."""
+
+    def send(self, method: str, params: Json | None = None, **capabilities: Json) -> int:
+        return super().send(method, params, **(capabilities or TASKS))
+
+    def make(self, tool: str = "work", said: str = "hi") -> Json:
+        """Call a tool, and return the task that it is answered with."""
+        reply = self.ask("tools/call", {"name": f"up__{tool}", "arguments": {"text": said}})
+        assert "result" in reply, reply
+        task: Json = reply["result"]
+        assert task["resultType"] == "task"
+        return task
+
+    def look(self, id: str) -> Json:
+        return dict(self.ask("tasks/get", {"taskId": id}))
+
+
+def go_on(folder: Path, **state: Any) -> None:
+    """What the upstream says of its latest task from now on."""
+    path = folder / "tasks.json"
+    tasks = read_state(path)
+    write_state(path, {**tasks, list(tasks)[-1]: {**list(tasks.values())[-1], **state}})
+
+
+def sent(folder: Path, method: str) -> list[Json]:
+    messages = [json.loads(line) for line in (folder / "up.log").read_text().splitlines()]
+    return [message["params"] for message in messages if message.get("method") == method]
+
+
+def endings(config: Path) -> list[str]:
+    return [receipt["ending"] for receipt in log(config, "--kind", "outcome")]
+
+
+def test_a_task_has_one_intent_and_one_outcome(tmp_path: Path) -> None:
+    config = configure(tmp_path)
+    with Tasked(config) as client:
+        assert EXTENSION in client.ask("server/discover")["result"]["capabilities"]["extensions"]
+        task = client.make()
+        assert (task["status"], task["pollIntervalMs"]) == ("working", 500)
+        [intent] = log(config, "--kind", "intent")
+        assert task["taskId"] == intent["call"]
+        assert endings(config) == []
+        assert client.look(task["taskId"])["result"]["status"] == "working"
+        go_on(tmp_path, status="completed", result=text_result("done"))
+        for _ in range(2):
+            ended = client.look(task["taskId"])["result"]
+            assert (ended["status"], ended["resultType"], ended["taskId"]) == ("completed", "complete", task["taskId"])
+            assert ended["result"] == text_result("done")
+        assert client.ask("tasks/cancel", {"taskId": task["taskId"]})["result"]["resultType"] == "complete"
+    [outcome] = log(config, "--kind", "outcome")
+    assert (outcome["ending"], outcome["follows"], outcome["tool"]) == ("ok", [intent["seq"]], "up__work")
+    assert "secret-1" not in json.dumps(log(config))
+    assert {request["taskId"] for request in sent(tmp_path, "tasks/get")} == {"secret-1"}
+    assert sent(tmp_path, "tasks/cancel") == []
+    cli("verify", "--config", str(config))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For guards one after the other, on one ledger."""
+    return configure(tmp_path_factory.mktemp("tasks"), guard='decide = ["elicitation"]', more='[tools."up__work"]')
+
+
+@pytest.fixture(scope="module")
+def client(config: Path) -> Iterator[Tasked]:
+    with Tasked(config) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("state", "ending", "status"),
+    [
+        ({"status": "completed", "result": {**text_result("no"), "isError": True}}, "tool_error", "completed"),
+        ({"status": "failed", "error": {"code": -32603, "message": "broke"}}, "upstream_error", "failed"),
+        ({"status": "cancelled"}, "cancelled", "cancelled"),
+    ],
+)
+def test_how_a_task_ends_is_the_outcome(client: Tasked, state: Json, ending: str, status: str) -> None:
+    task = client.make()
+    go_on(client.config.parent, **state)
+    for _ in range(2):  # as the upstream says it, and as it is recorded
+        ended = client.look(task["taskId"])["result"]
+        assert {name: ended.get(name) for name in state} == state
+    last = log(client.config, "--kind", "outcome")[-1]
+    assert (last["ending"], last["call"], ended["status"]) == (ending, task["taskId"], status)
+
+
+def test_a_task_that_the_upstream_has_forgotten_is_unknown(client: Tasked) -> None:
+    task = client.make()
+    write_state(client.config.parent / "tasks.json", {})
+    ended = client.look(task["taskId"])["result"]
+    assert ended["status"] == "failed"
+    assert "does not know the task any more" in ended["error"]["message"]
+    assert log(client.config, "--kind", "outcome")[-1]["ending"] == "unknown"
+
+
+def test_cancel_is_passed_on_and_the_guard_learns_the_end_by_itself(client: Tasked) -> None:
+    task = client.make()
+    acknowledged = client.ask("tasks/cancel", {"taskId": task["taskId"]})["result"]
+    assert acknowledged.keys() == {"resultType", "_meta"}
+    ended = eventually(lambda: [r for r in log(client.config, "--kind", "outcome") if r["call"] == task["taskId"]])
+    assert [receipt["ending"] for receipt in ended] == ["cancelled"]
+
+
+def test_answers_to_a_tasks_questions_are_decided(client: Tasked) -> None:
+    folder = client.config.parent
+    task = client.make("ask")
+    asking = client.look(task["taskId"])["result"]
+    assert (asking["status"], list(asking["inputRequests"])) == ("input_required", ["k"])
+    before = len(sent(folder, "tasks/update"))
+    update: Json = {"taskId": task["taskId"], "inputResponses": {"other": {"action": "accept"}}}
+    assert "result" in client.ask("tasks/update", update)  # as the specification says of keys that nobody asked for
+    assert len(sent(folder, "tasks/update")) == before
+    update["inputResponses"] = {"k": {"action": "accept", "content": {"name": "Annabel"}, "_meta": {"x": 1}}}
+    assert "result" in client.ask("tasks/update", update)
+    assert sent(folder, "tasks/update")[-1]["inputResponses"] == {
+        "k": {"action": "decline"}
+    }  # it does not fit the form
+    kinds = [(r["kind"], r["tool"]) for r in log(client.config) if "tool" in r][-2:]
+    assert kinds == [("intent", "up__ask"), ("decision", "up__elicitation/create")]
+    task = client.make("ask")
+    update = {"taskId": task["taskId"], "inputResponses": {"k": {"action": "accept", "content": {"name": "Ann"}}}}
+    assert "result" in client.ask("tasks/update", update)
+    ended = client.look(task["taskId"])["result"]
+    assert json.loads(ended["result"]["content"][0]["text"])["content"] == {"name": "Ann"}
+    kinds = [(r["kind"], r["tool"]) for r in log(client.config) if r.get("tool", "").startswith("up__")][-4:]
+    answer = "up__elicitation/create"
+    assert kinds == [("intent", "up__ask"), ("intent", answer), ("outcome", answer), ("outcome", "up__ask")]
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+def test_a_task_of_another_instance_is_denied_with_a_receipt(client: Tasked, config: Path, method: str) -> None:
+    task = client.make()
+    params: Json = {"inputResponses": {}}
+    before = len((config.parent / "up.log").read_text().splitlines())
+    with Tasked(config) as other:
+        for id, why in (
+            (task["taskId"], "is of another instance"),
+            ("call_made_up", "is not known"),
+            (7, "is not known"),
+        ):
+            refused = other.ask(method, {**params, "taskId": id})["error"]
+            assert (refused["code"], refused["message"]) == (-32602, "this instance has no task of this id")
+            denied = log(config, "--kind", "decision")[-1]
+            assert (denied["outcome"], denied["tool"]) == ("deny", method)
+            assert why in denied["reasons"][-1]
+        reached = (config.parent / "up.log").read_text().splitlines()[before:]
+    assert not any('"tasks/' in line and "secret" in line and method in line for line in reached)
+
+
+def test_a_client_that_does_not_offer_the_extension_gets_no_task(client: Tasked) -> None:
+    reply = client.ask("tools/call", {"name": "up__work", "arguments": {}}, sampling={})
+    assert text(reply) == "at once"
+    for method in ("tasks/get", "tasks/update", "tasks/cancel"):
+        refused = client.ask(method, {"taskId": "t"}, sampling={})["error"]
+        assert (refused["code"], refused["data"]["requiredCapabilities"]) == (-32021, {"extensions": {EXTENSION: {}}})
+    refused = client.ask("subscriptions/listen", {"notifications": {"taskIds": ["t"]}}, sampling={})["error"]
+    assert refused["code"] == -32021
+    for method in ("tasks/result", "tasks/list"):
+        assert client.ask(method, {"taskId": "t"})["error"]["code"] == -32601
+
+
+def test_a_subscriber_is_told_how_its_task_goes(client: Tasked) -> None:
+    task = client.make()
+    id = client.send("subscriptions/listen", {"notifications": {"taskIds": [task["taskId"], "call_of_another"]}})
+    acknowledged = client.read()["params"]
+    assert acknowledged["notifications"] == {"taskIds": [task["taskId"]]}
+    told = client.read()
+    assert (told["method"], told["params"]["status"]) == ("notifications/tasks", "working")
+    go_on(client.config.parent, status="completed", result=text_result("done"))
+    ended = client.read()["params"]
+    assert (ended["taskId"], ended["result"]) == (task["taskId"], text_result("done"))
+    client.notify("notifications/cancelled", {"requestId": id})
+
+
+def test_one_approval_makes_one_task(tmp_path: Path) -> None:
+    config = configure(tmp_path, HOLD, "hold_seconds = 0.1")
+    request: Json = {"name": "up__work", "arguments": {"text": "hi"}}
+    with Tasked(config) as client:
+        first = client.ask("tools/call", request)["result"]
+        assert first["resultType"] == "input_required"
+        approve(config, held(config))
+        again = {**request, "requestState": first["requestState"]}
+        task = client.ask("tools/call", again)["result"]
+        assert task["resultType"] == "task"
+        assert "its call is running" in text(client.ask("tools/call", again))
+        assert "its call is running" in text(client.ask("tools/call", request))
+        go_on(tmp_path, status="completed", result=text_result("done"))
+        eventually(lambda: endings(config))
+        assert text(client.ask("tools/call", again)) == "done"
+        assert client.look(task["taskId"])["result"]["result"] == text_result("done")
+    assert len(sent(tmp_path, "tools/call")) == 1
+    assert endings(config) == ["ok"]
+    cli("verify", "--config", str(config))
