@@ -167,12 +167,17 @@ class TaskRequests:
         while True:
             is_busy = False
             with suppress(LedgerError):  # the writer reports it
-                due, is_busy = await self._guard.ledger.due_tasks(self._upstreams.connections.keys(), self._instance)
-                for task in due:
-                    await self._look(task, OWN_CHANNEL, answered=False)
+                is_busy = await self.ask_about_due()
             self._started.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._started.wait(), WATCH_SECONDS if is_busy else IDLE_SECONDS)
+
+    async def ask_about_due(self) -> bool:
+        """Ask about the tasks whose turn it is. Returns whether any goes on. Raises: LedgerError."""
+        due, is_busy = await self._guard.ledger.due_tasks(self._upstreams.connections.keys(), self._instance)
+        for task in due:
+            await self._look(task, OWN_CHANNEL, answered=False)
+        return is_busy
 
     async def show(self, id: str) -> None:
         """Tell the client, which has just subscribed to its task, how it goes."""

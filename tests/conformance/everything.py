@@ -1,4 +1,5 @@
-"""The official SDK's reference server for the conformance suite, from the source archive of the version in our lock."""
+"""The servers for the conformance suite, on the official SDK: its reference server, from the source archive of the
+version in our lock, and one with the tasks extension, which that does not have."""
 
 import os
 import re
@@ -36,16 +37,29 @@ def unpack() -> Path:
 
 @contextmanager
 def everything(port: int) -> Iterator[str]:
-    """Runs the server on this loopback port; yields its URL."""
-    words = [sys.executable, "-m", "mcp_everything_server", "--port", str(port), "--log-level", "ERROR"]
+    """Runs the reference server on this loopback port; yields its URL."""
+    words = ["-m", "mcp_everything_server", "--port", str(port), "--log-level", "ERROR"]
+    with _running(words, port, PYTHONPATH=str(unpack())) as url:
+        yield url
+
+
+@contextmanager
+def tasks(port: int) -> Iterator[str]:
+    """The same for the one with the tasks extension."""
+    with _running([str(Path(__file__).with_name("tasks_server.py")), str(port)], port) as url:
+        yield url
+
+
+@contextmanager
+def _running(words: list[str], port: int, **env: str) -> Iterator[str]:
     process = subprocess.Popen(
-        words, env={**os.environ, "PYTHONPATH": str(unpack())}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, *words], env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     url = f"http://localhost:{port}/mcp"
     try:
         while process.poll() is None and not _answers(url):
             pass
-        assert process.poll() is None, "the reference server has ended"
+        assert process.poll() is None, "the server has ended"
         yield url
     finally:
         process.terminate()

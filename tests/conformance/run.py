@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.conformance.bearer import Bearer
-from tests.conformance.everything import everything
+from tests.conformance.everything import everything, tasks
 from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, write_config
 
@@ -27,16 +27,20 @@ LEFT_TO_OPERATORS = ("client-registration", "sep-2352-reregister-on-as-change")
 """The guard's client is registered by its operator, not automatically, also with another authorization server."""
 BY_DESIGN = ("sep-2575-server-sends-tools-list-changed-on-subscription",)
 """The suite's server adds a tool, takes it away again and reports a change. The guard announces lists that differ."""
+TASKS = "tasks-"
+"""How the scenarios of the tasks extension begin, which the suite's own reference server does not have."""
 COUNTED = ("SUCCESS", "FAILURE", "WARNING", "SKIPPED")
 
 Result = Counter[tuple[str, str]]
 """How often each check ended how."""
 
 
-def run_suite(url: str, revision: str, into: Path) -> dict[str, Result]:
-    """Every scenario of this revision against the server at `url`."""
-    words = [str(NODE), str(PACKAGE / "dist" / "index.js"), "server", "--url", url, "--requirements", revision]
-    done = subprocess.run([*words, "-o", str(into)], capture_output=True, text=True, timeout=600)
+def run_suite(url: str, revision: str, into: Path, scenarios: Sequence[str] = ()) -> dict[str, Result]:
+    """These scenarios of this revision against the server at `url`; all of them if none is named."""
+    words = [str(NODE), str(PACKAGE / "dist" / "index.js"), "server", "--url", url, "-o", str(into)]
+    chosen = [["--scenario", name, "--spec-version", revision, "--force"] for name in scenarios]
+    for options in chosen or [["--requirements", revision]]:
+        done = subprocess.run([*words, *options], capture_output=True, text=True, timeout=600)
     results = {}
     for folder in sorted(into.iterdir()):
         name = folder.name.removeprefix("server-")[: -len("-2026-11-25T10-36-36-094Z")]
@@ -100,17 +104,28 @@ def report_clients(revision: str, direct: Mapping[str, Result], through: Mapping
 
 
 def unscored(revision: str) -> set[str]:
-    """The scenarios that the suite's requirements run but do not count."""
+    """The scenarios that the suite's requirements run but do not count, without those of tasks: they have a server."""
+    return {name for name in _not_scored(revision) if not name.startswith(TASKS)}
+
+
+def tasks_scenarios(revision: str) -> list[str]:
+    return sorted(name for name in _not_scored(revision) if name.startswith(TASKS))
+
+
+def _not_scored(revision: str) -> list[str]:
     text = (PACKAGE / "requirements" / f"{revision}.yaml").read_text().partition("not_scored:")[2]
-    return {line.split(": ")[1].strip() for line in text.splitlines() if line.strip().startswith("- scenario: ")}
+    return [line.split(": ")[1].strip() for line in text.splitlines() if line.strip().startswith("- scenario: ")]
+
+
+Server = Callable[[int], AbstractContextManager[str]]
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[str]:
+def guarded(folder: Path, server: Server = everything) -> Iterator[str]:
     """The same server behind a guard that allows everything and records it, under the server's own names."""
     port, open_port, behind = free_port(), free_port(), free_port()
     here = f'hosts = ["localhost:{open_port}"]\norigins = ["http://localhost:{open_port}"]'
-    with everything(behind) as url:
+    with server(behind) as url:
         upstream = f'[upstreams.everything]\nurl = "{url}"\n'
         more = serving(port, here)
         config = write_config(folder, upstream, ALLOW_ALL, more, "plain_names = true")
@@ -158,10 +173,10 @@ def main() -> int:
     try:
         for revision in REVISIONS:
             if "--clients" not in sys.argv:
-                with everything(free_port()) as url:
-                    direct = run_suite(url, revision, _new(folder, f"direct-{revision}"))
-                with guarded(_new(folder, f"guard-{revision}")) as url:
-                    through = run_suite(url, revision, _new(folder, f"through-{revision}"))
+                direct, through = run_both(folder, revision, everything)
+                if names := tasks_scenarios(revision):
+                    with_tasks = run_both(_new(folder, f"tasks-{revision}"), revision, tasks, names)
+                    direct, through = direct | with_tasks[0], through | with_tasks[1]
                 good = report(revision, direct, through) and good
             clients = [
                 run_client_suite(how, revision, _new(folder, f"client-{how}-{revision}")) for how in ("direct", "guard")
@@ -173,6 +188,16 @@ def main() -> int:
         else:
             shutil.rmtree(folder)
     return 0 if good else 1
+
+
+def run_both(
+    folder: Path, revision: str, server: Server, scenarios: Sequence[str] = ()
+) -> tuple[dict[str, Result], dict[str, Result]]:
+    """Against the server itself, and against a guard in front of it."""
+    with server(free_port()) as url:
+        direct = run_suite(url, revision, _new(folder, f"direct-{revision}"), scenarios)
+    with guarded(_new(folder, f"guard-{revision}"), server) as url:
+        return direct, run_suite(url, revision, _new(folder, f"through-{revision}"), scenarios)
 
 
 def _new(folder: Path, name: str) -> Path:

@@ -221,3 +221,39 @@ def test_one_approval_makes_one_task(tmp_path: Path) -> None:
     assert len(sent(tmp_path, "tools/call")) == 1
     assert endings(config) == ["ok"]
     cli("verify", "--config", str(config))
+
+
+LABELLED = """
+@id("all") permit (principal, action, resource);
+@id("known") @reason("others wrote it") forbid (principal, action == Action::"up__plain", resource)
+unless { context.history.sinks.from_untrusted.isEmpty() };
+"""
+RULES = """
+[tools."up__work"]
+returns = ["untrusted"]
+redact_result = ["/structuredContent/pin"]
+
+[tools."up__ask"]
+redact = ["/text"]
+
+[tools."up__plain"]
+sinks = ["text"]
+"""
+
+
+def test_the_result_of_a_task_is_labelled_and_redacted_like_that_of_a_call(tmp_path: Path) -> None:
+    config = configure(tmp_path, LABELLED, more=RULES)
+    with Tasked(config) as client:
+        task = client.make()
+        result = {**text_result("to eve@evil.example"), "structuredContent": {"pin": "4711"}}
+        go_on(tmp_path, status="completed", result=result)
+        assert client.look(task["taskId"])["result"]["result"] == result
+        assert "others wrote it" in text(
+            client.ask("tools/call", {"name": "up__plain", "arguments": {"text": "eve@evil.example"}})
+        )
+        task = client.make("ask", "hunter22")
+        go_on(tmp_path, status="failed", error={"code": -32603, "message": "no hunter22"})
+        assert client.look(task["taskId"])["result"]["error"]["message"] == "no hunter22"
+        kept = b"".join(file.read_bytes() for file in (tmp_path / "state").glob("ledger.sqlite*"))
+    assert b"4711" not in kept
+    assert b"hunter22" not in kept

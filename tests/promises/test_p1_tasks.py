@@ -1,0 +1,140 @@
+"""P1 and P7 for tasks: whatever clients ask about them, nothing reaches an upstream but under the durable intent of a
+call of theirs; and each task has one outcome."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_guard.core.model import Execution, ExecutionStatus, Instance, Json, ToolCallRequest
+from mcp_guard.downstream.task_requests import TaskRequests
+from mcp_guard.guard import Guard
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, UpstreamTask
+from tests.promises.engines import engine
+from tests.promises.harness import SECOND, Recorder, make_instance, open_harness
+from tests.proof_size import FULL
+
+METHODS = ("tasks/get", "tasks/update", "tasks/cancel")
+STATES: dict[str, Json] = {
+    "working": {},
+    "input_required": {"inputRequests": {"k": {"method": "elicitation/create", "params": {"message": "?"}}}},
+    "completed": {"result": {"content": [{"type": "text", "text": "done"}]}},
+    "failed": {"error": {"code": -32603, "message": "broke"}},
+    "cancelled": {},
+    "forgotten": {},
+}
+ENDINGS = {"completed": "ok", "failed": "upstream_error", "cancelled": "cancelled", "forgotten": "unknown"}
+INSTANCES = {id: make_instance(id) for id in ("run_1", "run_2")}
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("call", "watch", "change", *METHODS)),
+        st.sampled_from(tuple(INSTANCES)),
+        st.integers(0, 3),
+        st.sampled_from(tuple(STATES)),
+    ),
+    max_size=20,
+)
+Step = tuple[str, str, int, str]
+
+
+@dataclass
+class Tasked(Recorder):
+    """An upstream that makes a task of each call, and checks what it is asked about them."""
+
+    folder: Path = Path()
+    states: dict[str, str] = field(default_factory=dict)
+    asking: str = ""
+    """The instance that asks; empty while the guard does."""
+    connections: dict[str, Any] = field(default_factory=lambda: {"crm": SimpleNamespace(protocol=True)})
+
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
+        id = f"secret-{len(self.states)}"
+        self.states[id] = "working"
+        return Execution(ExecutionStatus.OK, {"task": {"taskId": intent.call.id, "ttlMs": 1000}}, task=id)
+
+    async def ask_task(self, task: UpstreamTask, method: str, params: Json, channel: ClientChannel) -> Json:
+        seq = task.intent["seq"]
+        assert engine().read(self.folder, f"SELECT kind, call FROM receipt WHERE seq = {seq}") == [
+            ("intent", task.call)
+        ]
+        [(noted,)] = engine().read(self.folder, f"SELECT value FROM meta WHERE name = 'task {seq}'")
+        assert task.id in noted
+        assert self.asking in ("", task.instance.id)
+        state = self.states[task.id]
+        if state == "forgotten":
+            return {"error": {"code": -32602, "message": "not found"}}
+        if method == "tasks/cancel" and state not in ENDINGS:
+            self.states[task.id] = "cancelled"
+        return {"result": {"taskId": task.id, "status": state, **STATES[state]} if method == "tasks/get" else {}}
+
+    def forwarded_answer(self, answer: Json) -> Json:
+        return answer
+
+
+@dataclass
+class ClientSession:
+    """The part of a session that tasks use."""
+
+    guard: Guard
+    instance: Instance
+    upstreams: Tasked
+
+    async def settle(self) -> None: ...
+
+    def on_result(self, server: str, result: Json) -> None: ...
+
+    async def on_answers(self, server: str, questions: Json, answers: dict[str, Json]) -> dict[str, Json]:
+        return answers
+
+
+async def follow(folder: Path, steps: Sequence[Step]) -> None:
+    harness = open_harness(folder)
+    upstream = Tasked(harness.upstream.catalog, agree=harness.upstream.agree, folder=folder)
+    guard = replace(harness.guard, upstreams=upstream)
+    clients = {
+        id: TaskRequests(ClientSession(guard, instance, upstream), lambda _: None)  # type: ignore[arg-type]
+        for id, instance in INSTANCES.items()
+    }
+    owners: list[tuple[str, str]] = []
+    harness.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    for what, who, number, state in steps:
+        upstream.asking = "" if what == "watch" else who
+        id = owners[number][1] if number < len(owners) else f"call_made_up{number}"
+        match what:
+            case "call":
+                reply = await guard.call(INSTANCES[who], ToolCallRequest("crm__note", {"text": "x"}))
+                owners.append((who, reply["task"]["taskId"]))
+            case "watch":
+                harness.clock.time += 60 * SECOND
+                await clients[who].ask_about_due()
+            case "change" if number < len(owners):
+                secret = list(upstream.states)[number]
+                if upstream.states[secret] not in ENDINGS:
+                    upstream.states[secret] = state
+            case method if method in METHODS:
+                params = {"taskId": id, "inputResponses": {"k": {"action": "decline"}}}
+                reply = await clients[who].handle(method, params, SILENT_CHANNEL)
+                if number >= len(owners) or owners[number][0] != who:
+                    assert reply["error"]["code"] == -32602
+                    assert harness.receipts()[-1]["outcome"] == "deny"
+                assert "secret" not in str(reply)
+    upstream.states |= {id: "completed" for id, state in upstream.states.items() if state not in ENDINGS}
+    upstream.asking, harness.clock.time = "", harness.clock.time + 60 * SECOND
+    await clients["run_1"].ask_about_due()
+    outcomes = {receipt["call"]: receipt["ending"] for receipt in harness.receipts("outcome")}
+    assert len(harness.receipts("outcome")) == len(owners)
+    assert [outcomes[id] for _, id in owners] == [ENDINGS[state] for state in upstream.states.values()]
+    harness.close()
+
+
+@settings(max_examples=200 if FULL else 12, deadline=None)
+@given(steps=STEPS)
+def test_nothing_about_a_task_reaches_an_upstream_without_the_intent_of_its_call(steps: Sequence[Step]) -> None:
+    with TemporaryDirectory() as folder:
+        asyncio.run(follow(Path(folder), [("call", "run_1", 0, ""), ("call", "run_2", 0, ""), *steps]))
