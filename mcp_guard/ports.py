@@ -92,7 +92,6 @@ class UpstreamTask(NamedTuple):
     server: str
     id: str
     """The upstream's id of the task. It may be as good as a credential there, so nobody else gets it."""
-    poll_seconds: float
     expires: Micros
     """Until when the upstream may be expected to say how it ended."""
     intent: Json
@@ -286,9 +285,9 @@ class Ledger(Protocol):
         """The task in which the call of this id went on; None if there is none."""
 
     async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
-        """The open tasks of these upstreams that no session of this process has got from here within their
-        `poll_seconds`, and whether any is open. Those of other instances are given a little later, and those of guards
-        that run elsewhere not at all: whose they are should ask about them."""
+        """Open tasks of these upstreams that it is time to ask about, by what each said of its pace: some of them, and
+        whether any is open. No other session of this process gets them until it is time again. Those of other instances
+        are given a little later, and those of guards that run elsewhere not at all: whose they are should ask."""
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         """Record how the call of a task has ended, as `conclude` does, unless any guard has. Returns the sequence

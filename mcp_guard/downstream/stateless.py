@@ -245,7 +245,7 @@ class StatelessAdapter:
             on_approval_requested=lambda approval: self._show_approval(multi, shown, approval),
             on_left_pending=note_pending,
             ask=lambda requests: self._rounds.ask(multi, requests),
-            envelope=wire.client_meta(multi.envelope),
+            envelope=wire.client_meta(multi.envelope, may_have_task=self._tasks.may_start),
             seconds_left=lambda: 0.0 if shown else wait.seconds_left(),
             on_wait_cancelled=wait.on_cancelled,
             on_repeated=wait.on_repeated,
@@ -261,7 +261,7 @@ class StatelessAdapter:
         except Exception as failure:
             reply = self._session.failure_reply(failure)
         if "task" in reply:
-            self._tasks.note_started()
+            self._tasks.note_started(reply["task"]["taskId"])
         if shown:  # the round was answered at once
             multi.seconds_left = held.seconds_left
         is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and multi.seconds_left < MIN_ROUND_SECONDS)

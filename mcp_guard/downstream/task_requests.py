@@ -16,7 +16,7 @@ from mcp_guard.core.describe import describe
 from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Call, Execution, ExecutionStatus, Json, Micros, Redaction, ToolCallRequest
 from mcp_guard.core.replies import tool_error
-from mcp_guard.core.tasks import CANCEL_TASK, EXTENSION, GET_TASK, UPDATE_TASK
+from mcp_guard.core.tasks import CANCEL_TASK, ENDED, EXTENSION, GET_TASK, UPDATE_TASK
 from mcp_guard.downstream.decided_requests import DENIED, NOT_PASSED_ON, reply_to
 from mcp_guard.downstream.session import Session
 from mcp_guard.ports import ClientChannel, UpstreamTask
@@ -27,6 +27,8 @@ from mcp_guard.upstream.outcome import outcome_of_task, unknown_outcome
 
 ASK_SECONDS = 30.0
 """How long an upstream may take to answer a request about a task."""
+MAX_OPEN = 256
+"""How many tasks of a session may be open; while there are as many, upstreams are not offered the extension."""
 WATCH_SECONDS, IDLE_SECONDS = 0.5, 60.0
 """How often the guard looks for tasks to ask about: while there are any, and to find those of guards that have died."""
 OWN_CHANNEL = ClientChannel(envelope={wire.CAPABILITIES_KEY: {"extensions": {EXTENSION: {}}}})
@@ -45,6 +47,8 @@ class TaskRequests:
         self._notify = notify
         self._started = asyncio.Event()
         """Set when a call has been answered with a task."""
+        self._open: set[str] = set()
+        """The tasks that calls of this session have been answered with, as far as they are not known to have ended."""
 
     async def handle(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Answer a request of the client. Returns the `result` or `error` member of the reply."""
@@ -113,6 +117,8 @@ class TaskRequests:
         return self._tell(_as_ended(await self._guard.ledger.find_task(task.call) or task))
 
     def _tell(self, state: Json) -> Json:
+        if state["status"] in ENDED:
+            self._open.discard(state["taskId"])
         self._notify(state)
         return {"result": state}
 
@@ -156,8 +162,14 @@ class TaskRequests:
 
     # What happens without a request
 
-    def note_started(self) -> None:
+    @property
+    def may_start(self) -> bool:
+        """Whether an upstream may answer another call of this session with a task."""
+        return len(self._open) < MAX_OPEN
+
+    def note_started(self, id: str) -> None:
         """A call of this session has been answered with a task."""
+        self._open.add(id)
         self._started.set()
 
     async def watch(self) -> None:

@@ -25,7 +25,7 @@ from mcp_guard.core.receipt import (
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
-from mcp_guard.ledger.tasks import end_task, find_task, note_task, open_tasks
+from mcp_guard.ledger.tasks import NotedTask, end_task, find_task, note_task, open_tasks
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UpstreamTask, UseSums
 from mcp_guard.storage.contract import Reads, Store
@@ -38,6 +38,8 @@ INVARIANT: nothing else does.
 """
 FOREIGN_TASK_SECONDS = 5.0
 """How long the sessions of an instance have to ask about its tasks, before others do."""
+MAX_DUE_TASKS = 16
+"""How many tasks a session is given to ask about at once."""
 LOADED_AS = "policies loaded"
 """Under this the ledger notes the version of the policies that were loaded last."""
 
@@ -286,16 +288,17 @@ class SqlLedger:
         return await self.writer.query(lambda store: find_task(store, call))
 
     async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
-        tasks = await self.writer.query(lambda store: list(open_tasks(store, self.presence, servers)))
+        tasks = await self.writer.query(lambda store: open_tasks(store, self.presence, servers))
         now = self.writer.now()
 
-        def is_due(task: UpstreamTask) -> bool:
-            seconds = task.poll_seconds + (FOREIGN_TASK_SECONDS if task.instance.id != asking.id else 0)
+        def is_due(task: NotedTask) -> bool:
+            seconds = task.poll_seconds + (FOREIGN_TASK_SECONDS if task.instance != asking.id else 0)
             return now >= self._task_told_at.get(task.call, 0) + seconds * approval_rules.SECOND
 
-        due = [task for task in tasks if is_due(task)]
-        self._task_told_at |= {task.call: now for task in due}
-        return due, bool(tasks)
+        due = [task.call for task in tasks if is_due(task)][:MAX_DUE_TASKS]
+        self._task_told_at |= dict.fromkeys(due, now)
+        found = [await self.find_task(call) for call in due]
+        return [task for task in found if task is not None], bool(tasks)
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         kept = self._kept_response_bytes

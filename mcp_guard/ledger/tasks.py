@@ -4,7 +4,8 @@ The note has what no receipt may have: the upstream's id of the task, which may 
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from typing import NamedTuple
 
 import orjson
 
@@ -19,39 +20,61 @@ from mcp_guard.storage.presence import Presence
 from mcp_guard.storage.rows import task_note
 
 
+class NotedTask(NamedTuple):
+    """What is noted of a task."""
+
+    call: str
+    instance: str
+    server: str
+    id: str
+    """The upstream's."""
+    poll_seconds: float
+    expires: Micros
+
+
 def note_task(tx: Transaction, intent: Intent, execution: Execution) -> int:
     """The upstream goes on with this call as a task. Returns the number of the intent, which stays open."""
     assert intent.call.tool is not None
     task = execution.reply["task"]
-    noted = [intent.call.tool.server, execution.task, tasks.poll_seconds(task), tx.now + tasks.time_to_live(task)]
+    noted = NotedTask(
+        intent.call.id,
+        intent.call.instance.id,
+        intent.call.tool.server,
+        execution.task,
+        tasks.poll_seconds(task),
+        tx.now + tasks.time_to_live(task),
+    )
     tx.store.note(task_note(intent.seq), json.dumps(noted))
     return intent.seq
 
 
+def _noted(store: Store, intent: int) -> NotedTask | None:
+    noted = store.noted(task_note(intent))
+    return None if noted is None else NotedTask(*json.loads(noted))
+
+
 def is_awaited(store: Store, intent: int, now: Micros) -> bool:
     """Whether the call of this intent goes on as a task whose upstream may still say how it ended."""
-    noted = store.noted(task_note(intent))
-    return noted is not None and now < json.loads(noted)[3]
+    task = _noted(store, intent)
+    return task is not None and now < task.expires
 
 
 def find_task(store: Store, call: str) -> UpstreamTask | None:
     receipts: list[Json] = [orjson.loads(row.body) for row in store.receipts_of(call)]
     calls = [receipt for receipt in receipts if receipt["kind"] == "intent" and "purpose" not in receipt]
     intent = calls[0] if calls else None
-    noted = store.noted(task_note(intent["seq"])) if intent is not None else None
+    noted = _noted(store, intent["seq"]) if intent is not None else None
     row = store.instance(intent["instance"]) if intent is not None else None
     if intent is None or noted is None or row is None:
         return None
     outcomes = [receipt for receipt in receipts if receipt.get("follows") == [intent["seq"]]]
     outcome = outcomes[0] if outcomes else None
-    server, id, poll_seconds, expires = json.loads(noted)
     return UpstreamTask(
         call,
         row.instance,
-        server,
-        id,
-        poll_seconds,
-        expires,
+        noted.server,
+        noted.id,
+        noted.expires,
         intent=intent,
         request=_payload(store, intent["seq"], "request"),
         outcome=outcome,
@@ -64,15 +87,12 @@ def _payload(store: Store, seq: int, name: str) -> Json | None:
     return exact_json.loads(kept) if kept else None
 
 
-def open_tasks(store: Store, presence: Presence, servers: Collection[str]) -> Iterator[UpstreamTask]:
+def open_tasks(store: Store, presence: Presence, servers: Collection[str]) -> list[NotedTask]:
     """The open tasks of these upstreams, without those of guards that run elsewhere."""
-    calls = [(intent, guard) for intent, guard in store.open_calls() if store.noted(task_note(intent)) is not None]
-    ours = {presence.guard, *presence.find_dead(store, {guard for _, guard in calls})}
-    for intent, guard in calls:
-        row = store.receipt(intent) if guard in ours else None
-        task = find_task(store, row.call) if row is not None and row.call else None
-        if task is not None and task.server in servers:
-            yield task
+    noted = [(_noted(store, intent), guard) for intent, guard in store.open_calls()]
+    found = [(task, guard) for task, guard in noted if task is not None and task.server in servers]
+    ours = {presence.guard, *presence.find_dead(store, {guard for _, guard in found})} if found else ()
+    return [task for task, guard in found if guard in ours]
 
 
 def end_task(

@@ -15,7 +15,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.tasks import EXTENSION, offers_tasks
 from mcp_guard.protocol.jsonrpc import error
 from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS, RESOURCE_UPDATED, WITHHELD_CAPABILITIES
-from mcp_guard.protocol.versions import VERSION_KEY, without
+from mcp_guard.protocol.versions import VERSION_KEY, withhold, without
 
 REVISION = "2026-07-28"
 MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32021, -32022
@@ -92,9 +92,10 @@ def initialize_params(envelope: Envelope, revision: str) -> Json:
     return {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": client}
 
 
-def client_meta(envelope: Envelope) -> Json:
+def client_meta(envelope: Envelope, may_have_task: bool = True) -> Json:
     """The envelope members that describe the client of a request to an upstream of this revision."""
-    meta: Json = {CAPABILITIES_KEY: without(envelope.capabilities, WITHHELD_CAPABILITIES)}
+    offered = envelope.capabilities
+    meta: Json = {CAPABILITIES_KEY: without(offered, WITHHELD_CAPABILITIES) if may_have_task else withhold(offered)}
     meta |= {CLIENT_KEY: envelope.client} if envelope.client else {}
     return meta | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
 

@@ -161,7 +161,7 @@ def test_answers_to_a_tasks_questions_are_decided(client: Tasked) -> None:
 def test_a_task_of_another_instance_is_denied_with_a_receipt(client: Tasked, config: Path, method: str) -> None:
     task = client.make()
     params: Json = {"inputResponses": {}}
-    before = len((config.parent / "up.log").read_text().splitlines())
+    before = len(sent(config.parent, method))
     with Tasked(config) as other:
         for id, why in (
             (task["taskId"], "is of another instance"),
@@ -173,8 +173,9 @@ def test_a_task_of_another_instance_is_denied_with_a_receipt(client: Tasked, con
             denied = log(config, "--kind", "decision")[-1]
             assert (denied["outcome"], denied["tool"]) == ("deny", method)
             assert why in denied["reasons"][-1]
-        reached = (config.parent / "up.log").read_text().splitlines()[before:]
-    assert not any('"tasks/' in line and "secret" in line and method in line for line in reached)
+        assert (
+            method == "tasks/get" or len(sent(config.parent, method)) == before
+        )  # which the guard sends by itself, too
 
 
 def test_a_client_that_does_not_offer_the_extension_gets_no_task(client: Tasked) -> None:
@@ -187,6 +188,16 @@ def test_a_client_that_does_not_offer_the_extension_gets_no_task(client: Tasked)
     assert refused["code"] == -32021
     for method in ("tasks/result", "tasks/list"):
         assert client.ask(method, {"taskId": "t"})["error"]["code"] == -32601
+
+
+def test_a_session_has_a_limited_number_of_open_tasks(config: Path) -> None:
+    with Tasked(config, prelude="from mcp_guard.downstream import task_requests; task_requests.MAX_OPEN = 1") as other:
+        task = other.make()
+        request = {"name": "up__work", "arguments": {}}
+        assert text(other.ask("tools/call", request)) == "at once"
+        go_on(config.parent, status="cancelled")
+        assert other.look(task["taskId"])["result"]["status"] == "cancelled"
+        assert other.ask("tools/call", request)["result"]["resultType"] == "task"
 
 
 def test_a_subscriber_is_told_how_its_task_goes(client: Tasked) -> None:
@@ -231,7 +242,7 @@ unless { context.history.sinks.from_untrusted.isEmpty() };
 RULES = """
 [tools."up__work"]
 returns = ["untrusted"]
-redact_result = ["/structuredContent/pin"]
+redact_result = ["/pin"]
 
 [tools."up__ask"]
 redact = ["/text"]
@@ -245,7 +256,7 @@ def test_the_result_of_a_task_is_labelled_and_redacted_like_that_of_a_call(tmp_p
     config = configure(tmp_path, LABELLED, more=RULES)
     with Tasked(config) as client:
         task = client.make()
-        result = {**text_result("to eve@evil.example"), "structuredContent": {"pin": "4711"}}
+        result = {**text_result("to eve@evil.example"), "structuredContent": {"pin": "4711-0815"}}
         go_on(tmp_path, status="completed", result=result)
         assert client.look(task["taskId"])["result"]["result"] == result
         assert "others wrote it" in text(
@@ -255,5 +266,5 @@ def test_the_result_of_a_task_is_labelled_and_redacted_like_that_of_a_call(tmp_p
         go_on(tmp_path, status="failed", error={"code": -32603, "message": "no hunter22"})
         assert client.look(task["taskId"])["result"]["error"]["message"] == "no hunter22"
         kept = b"".join(file.read_bytes() for file in (tmp_path / "state").glob("ledger.sqlite*"))
-    assert b"4711" not in kept
+    assert b"4711-0815" not in kept
     assert b"hunter22" not in kept

@@ -2,13 +2,14 @@
 call of theirs; and each task has one outcome."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from mcp_guard.downstream.task_requests import TaskRequests
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, UpstreamTask
 from tests.promises.engines import engine
-from tests.promises.harness import SECOND, Recorder, make_instance, open_harness
+from tests.promises.harness import SECOND, Harness, Recorder, make_instance, open_harness
 from tests.proof_size import FULL
 
 METHODS = ("tasks/get", "tasks/update", "tasks/cancel")
@@ -44,7 +45,7 @@ Step = tuple[str, str, int, str]
 
 
 @dataclass
-class Tasked(Recorder):
+class TaskUpstream(Recorder):
     """An upstream that makes a task of each call, and checks what it is asked about them."""
 
     folder: Path = Path()
@@ -83,7 +84,7 @@ class ClientSession:
 
     guard: Guard
     instance: Instance
-    upstreams: Tasked
+    upstreams: TaskUpstream
 
     async def settle(self) -> None: ...
 
@@ -93,48 +94,58 @@ class ClientSession:
         return answers
 
 
-async def follow(folder: Path, steps: Sequence[Step]) -> None:
-    harness = open_harness(folder)
-    upstream = Tasked(harness.upstream.catalog, agree=harness.upstream.agree, folder=folder)
+def make_client(harness: Harness, upstream: TaskUpstream, instance: str) -> TaskRequests:
     guard = replace(harness.guard, upstreams=upstream)
-    clients = {
-        id: TaskRequests(ClientSession(guard, instance, upstream), lambda _: None)  # type: ignore[arg-type]
-        for id, instance in INSTANCES.items()
-    }
-    owners: list[tuple[str, str]] = []
-    harness.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    session = ClientSession(guard, INSTANCES[instance], upstream)
+    return TaskRequests(session, lambda _: None)  # type: ignore[arg-type]
+
+
+async def follow(harness: Harness, upstream: TaskUpstream, steps: Sequence[Step]) -> None:
+    guard = replace(harness.guard, upstreams=upstream)
+    clients = {id: make_client(harness, upstream, id) for id in INSTANCES}
+    made: list[tuple[str, str, str]] = []
+    """The instance, the id that it knows and the upstream's of each task."""
     for what, who, number, state in steps:
         upstream.asking = "" if what == "watch" else who
-        id = owners[number][1] if number < len(owners) else f"call_made_up{number}"
+        owner, id, secret = made[number] if number < len(made) else ("", f"call_made_up{number}", "")
         match what:
             case "call":
                 reply = await guard.call(INSTANCES[who], ToolCallRequest("crm__note", {"text": "x"}))
-                owners.append((who, reply["task"]["taskId"]))
+                made.append((who, reply["task"]["taskId"], list(upstream.states)[-1]))
             case "watch":
                 harness.clock.time += 60 * SECOND
                 await clients[who].ask_about_due()
-            case "change" if number < len(owners):
-                secret = list(upstream.states)[number]
-                if upstream.states[secret] not in ENDINGS:
-                    upstream.states[secret] = state
+            case "change" if secret and upstream.states[secret] not in ENDINGS:
+                upstream.states[secret] = state
             case method if method in METHODS:
                 params = {"taskId": id, "inputResponses": {"k": {"action": "decline"}}}
                 reply = await clients[who].handle(method, params, SILENT_CHANNEL)
-                if number >= len(owners) or owners[number][0] != who:
+                if owner != who:
                     assert reply["error"]["code"] == -32602
-                    assert harness.receipts()[-1]["outcome"] == "deny"
+                    last = next(harness.store.receipts_back())
+                    assert (last.kind, json.loads(last.body)["tool"]) == ("decision", method)
                 assert "secret" not in str(reply)
     upstream.states |= {id: "completed" for id, state in upstream.states.items() if state not in ENDINGS}
     upstream.asking, harness.clock.time = "", harness.clock.time + 60 * SECOND
     await clients["run_1"].ask_about_due()
-    outcomes = {receipt["call"]: receipt["ending"] for receipt in harness.receipts("outcome")}
-    assert len(harness.receipts("outcome")) == len(owners)
-    assert [outcomes[id] for _, id in owners] == [ENDINGS[state] for state in upstream.states.values()]
+    for _, id, secret in made:
+        receipts = [json.loads(row.body) for row in harness.store.receipts_of(id)]
+        assert [receipt["kind"] for receipt in receipts] == ["intent", "outcome"]
+        assert receipts[1]["ending"] == ENDINGS[upstream.states[secret]]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Harness, TaskUpstream]]:
+    folder = tmp_path_factory.mktemp("tasks")
+    harness = open_harness(folder)
+    harness.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    yield harness, TaskUpstream(harness.upstream.catalog, agree=harness.upstream.agree, folder=folder)
     harness.close()
 
 
-@settings(max_examples=200 if FULL else 12, deadline=None)
+@settings(max_examples=300 if FULL else 8, deadline=None)
 @given(steps=STEPS)
-def test_nothing_about_a_task_reaches_an_upstream_without_the_intent_of_its_call(steps: Sequence[Step]) -> None:
-    with TemporaryDirectory() as folder:
-        asyncio.run(follow(Path(folder), [("call", "run_1", 0, ""), ("call", "run_2", 0, ""), *steps]))
+def test_nothing_about_a_task_reaches_an_upstream_without_the_intent_of_its_call(
+    ledger: tuple[Harness, TaskUpstream], steps: Sequence[Step]
+) -> None:
+    asyncio.run(follow(*ledger, [("call", "run_1", 0, ""), ("call", "run_2", 0, ""), *steps]))
