@@ -131,6 +131,8 @@ class Tasks(Extension):
         ]
 
     def find(self, context: RequestContext, params: TaskParams) -> Task:
+        if context.request is not None and context.request.headers.get("mcp-name") != params.task_id:
+            raise MCPError(-32020, "Header mismatch: Mcp-Name")
         if not offers(context):
             raise MCPError(-32021, "Missing required client capability", MISSING)
         if params.task_id not in self.all:
@@ -157,7 +159,7 @@ class Tasks(Extension):
         if not offers(ctx):
             if params.name in REQUIRED:
                 raise MCPError(-32021, "Missing required client capability", MISSING)
-            return text("at once")
+            return text("at once", resultType="complete")
         if params.name == "test_tool_with_task":
             answers = (ctx.params or {}).get("inputResponses")
             if not answers:
