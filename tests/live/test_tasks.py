@@ -132,7 +132,7 @@ def test_cancel_is_passed_on_and_the_guard_learns_the_end_by_itself(client: Task
 
 
 def test_answers_to_a_tasks_questions_are_decided(client: Tasked) -> None:
-    folder = client.config.parent
+    folder, answer = client.config.parent, "up__elicitation/create"
     task = client.make("ask")
     asking = client.look(task["taskId"])["result"]
     assert (asking["status"], list(asking["inputRequests"])) == ("input_required", ["k"])
@@ -142,18 +142,17 @@ def test_answers_to_a_tasks_questions_are_decided(client: Tasked) -> None:
     assert len(sent(folder, "tasks/update")) == before
     update["inputResponses"] = {"k": {"action": "accept", "content": {"name": "Annabel"}, "_meta": {"x": 1}}}
     assert "result" in client.ask("tasks/update", update)
-    assert sent(folder, "tasks/update")[-1]["inputResponses"] == {
-        "k": {"action": "decline"}
-    }  # it does not fit the form
-    kinds = [(r["kind"], r["tool"]) for r in log(client.config) if "tool" in r][-2:]
-    assert kinds == [("intent", "up__ask"), ("decision", "up__elicitation/create")]
+    assert sent(folder, "tasks/update")[-1]["inputResponses"] == {"k": {"action": "decline"}}
+    denied = log(client.config, "--kind", "decision")[-1]
+    assert denied["tool"] == answer
+    assert "must be a text of the length that the question allows" in denied["reasons"][0]
     task = client.make("ask")
     update = {"taskId": task["taskId"], "inputResponses": {"k": {"action": "accept", "content": {"name": "Ann"}}}}
     assert "result" in client.ask("tasks/update", update)
     ended = client.look(task["taskId"])["result"]
     assert json.loads(ended["result"]["content"][0]["text"])["content"] == {"name": "Ann"}
-    kinds = [(r["kind"], r["tool"]) for r in log(client.config) if r.get("tool", "").startswith("up__")][-4:]
-    answer = "up__elicitation/create"
+    receipts = [r for r in log(client.config) if r.get("tool") == answer or r.get("call") == task["taskId"]][-4:]
+    kinds = [(receipt["kind"], receipt["tool"]) for receipt in receipts]
     assert kinds == [("intent", "up__ask"), ("intent", answer), ("outcome", answer), ("outcome", "up__ask")]
 
 
