@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
-.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive lock clean format screenshots browser nginx database
 .PHONY: proofs prove-trials dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -104,6 +104,9 @@ bench-policy: $(VENV)/.dev  ## measure one decision as the policy set grows
 
 eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hijacked agent; a few minutes
 	@PYTHONPATH=$(CURDIR) .venv-eval/bin/python -m benchmarks.agentdojo.evaluate $(ARGS)
+
+eval-adaptive: .venv-eval/.done  ## attack the general policies with programs that know them, on AgentDojo; fails if more than 10 % of runs pass without a question
+	@PYTHONPATH=$(CURDIR) .venv-eval/bin/python -m benchmarks.agentdojo.adaptive $(ARGS)
 
 .venv-eval/.done: $(VENV)/.uv requirements-eval.lock
 	@echo "installing the evaluation environment into .venv-eval"
