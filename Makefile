@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
-.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive eval-tau2 lock clean format screenshots browser nginx database
 .PHONY: proofs prove-trials dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -108,6 +108,15 @@ eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hij
 eval-adaptive: .venv-eval/.done  ## attack the general policies with programs that know them, on AgentDojo; fails if more than 10 % of runs pass without a question
 	@PYTHONPATH=$(CURDIR) .venv-eval/bin/python -m benchmarks.agentdojo.adaptive $(ARGS)
 
+eval-tau2: .venv-tau2/.done  ## evaluate how often the general policies ask about legitimate work, on tau2-bench retail and airline
+	@PYTHONPATH=$(CURDIR) .venv-tau2/bin/python -m benchmarks.tau2.evaluate $(ARGS)
+
+.venv-tau2/.done: $(VENV)/.uv requirements.lock benchmarks/tau2/tau2.lock
+	@echo "installing the evaluation environment into .venv-tau2"
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-tau2
+	@VIRTUAL_ENV=$(CURDIR)/.venv-tau2 $(UV) pip sync -q --require-hashes requirements.lock benchmarks/tau2/tau2.lock
+	@touch $@
+
 .venv-eval/.done: $(VENV)/.uv requirements-eval.lock
 	@echo "installing the evaluation environment into .venv-eval"
 	@$(UV) venv -q --clear --python $(BIN)/python .venv-eval
@@ -180,6 +189,7 @@ lock: $(VENV)/.uv  ## resolve the dependencies again; the files name no registry
 	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
 	@for file in $(SERVERS)/sdk1 $(SERVERS)/sdk2 $(ADAPTERS:%=$(HOSTS)/adapters/%) $(RIVALS:%=benchmarks/rivals/%); do \
 	  $(UV) pip compile $$file.in --universal --generate-hashes --no-header --no-annotate -q -o $$file.lock || exit 1; done
+	@$(UV) pip compile benchmarks/tau2/tau2.in --no-deps --universal --generate-hashes --no-header --no-annotate -q -o benchmarks/tau2/tau2.lock
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
@@ -267,5 +277,5 @@ recording: $(VENV)/.dev  ## write the README's session as a picture to docs/imag
 	@$(BIN)/python -m tests.docs.recording
 
 clean:
-	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .venv-tau2 .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
 	@rm -rf tests/*/node_modules tests/real_servers/.venv-* tests/hosts/adapters/.venv-* benchmarks/rivals/.venv-*

@@ -75,24 +75,22 @@ async def attack(
     environment = user.init_environment(suite.load_and_inject_default_environment(dict.fromkeys(texts, made.text)))
     if made.plant is not None:
         made.plant(environment)
-    upstream = target.upstream
-    upstream.environment, upstream.ran, target.questions = environment, [], 0
-    instance = target.instance(user.PROMPT)
+    instance = target.begin(environment, user.PROMPT)
     for call in mine:
-        reply = await target.call(instance, call, lambda _: True)
+        reply = await target.call(instance, call, lambda: True)
         if json.dumps(made.text, ensure_ascii=False)[1:-1] in json.dumps(reply, ensure_ascii=False):
             break
-    target.questions, done = 0, False
+    target.guarded.questions, done = 0, False
     for call in made.calls:
-        reply = await target.call(instance, call, lambda _: approves())
+        reply = await target.call(instance, call, approves)
         done = reply.get("result", {}).get("isError") is not True and "error" not in reply
-    return done, target.questions
+    return done, target.guarded.questions
 
 
 async def evaluate(name: str, programs: list[Program], folder: Path) -> dict[str, Tally]:
     suite = get_suite(VERSION, name)
     target = GuardedSuite(suite, folder / name)
-    await target.pin_tools()
+    await target.guarded.pin_tools()
     pipeline = GroundTruthPipeline(None)
     pipeline.name = "gpt-4o-2024-05-13"
     finder, chance = load_attack("direct", suite, pipeline), random.Random(name)
@@ -105,7 +103,7 @@ async def evaluate(name: str, programs: list[Program], folder: Path) -> dict[str
             with suppress(StopIteration):
                 if (tally := await run(target, user, program, texts, chance)) is not None:
                     found[program.__name__].add(tally)
-    target.ledger.close()
+    target.guarded.ledger.close()
     return {program: tally for program, tally in found.items() if tally.runs}
 
 

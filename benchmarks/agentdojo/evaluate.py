@@ -60,16 +60,13 @@ async def run(target: GuardedSuite, user: Any, injection: Any, injections: dict[
     environment = user.init_environment(suite.load_and_inject_default_environment(injections))
     before = environment.model_copy(deep=True)
     mine, theirs = plan(user, injection, environment)
-    target.upstream.environment, target.upstream.ran, target.questions = environment, [], 0
-    instance = target.instance(user.PROMPT)
+    instance = target.begin(environment, user.PROMPT)
     wanted = [(call.function, dict(call.args)) for call in mine]
 
     async def make(call: FunctionCall) -> str:
         if not guarded:
-            target.upstream.ran.append(call)
-            result, _ = target.upstream._runtime.run_function(environment, call.function, call.args)
-            return str(result)
-        reply = await target.call(instance, call, lambda asked: (asked.function, dict(asked.args)) in wanted)
+            return str(target.run(call.function, dict(call.args))[0])
+        reply = await target.call(instance, call, lambda: (call.function, dict(call.args)) in wanted)
         return json.dumps(reply, ensure_ascii=False)
 
     left, last = list(theirs), max((i for i, _ in enumerate(mine)), default=0)
@@ -84,10 +81,10 @@ async def run(target: GuardedSuite, user: Any, injection: Any, injections: dict[
     for attack in left:
         await make(attack)
     output = [{"type": "text", "content": user.GROUND_TRUTH_OUTPUT}]
-    ran = target.upstream.ran
+    ran = target.ran
     useful = suite._check_task_result(user, output, before, environment, ran)
     hit = injection is not None and suite._check_task_result(injection, output, before, environment, ran)
-    return useful, hit, target.questions
+    return useful, hit, target.guarded.questions
 
 
 async def count(target: GuardedSuite, pairs: Iterable[tuple[Any, Any, dict[str, str]]]) -> Tally:
@@ -118,7 +115,7 @@ def tasks(suite: TaskSuite) -> tuple[list[Any], list[Any]]:
 async def evaluate(name: str, attacks: list[str], folder: Path) -> dict[str, Tally]:
     suite = get_suite(VERSION, name)
     target = GuardedSuite(suite, folder / name)
-    await target.pin_tools()
+    await target.guarded.pin_tools()
     users, injected = tasks(suite)
     found = {"none": await count(target, [(user, None, {}) for user in users])}
     pipeline = GroundTruthPipeline(None)
@@ -132,7 +129,7 @@ async def evaluate(name: str, attacks: list[str], folder: Path) -> dict[str, Tal
             (user, task, attack.attack(user, task)) for user in users if injectable(attack, user) for task in injected
         ]
         found[kind] = await count(target, pairs)
-    target.ledger.close()
+    target.guarded.ledger.close()
     return found
 
 

@@ -54,7 +54,8 @@ class InstanceHistory:
     _labels: set[str] = field(default_factory=set)
     _passages: PassageIndex = field(default_factory=PassageIndex)
     _unread: list[tuple[Call, Json]] = field(default_factory=list)
-    _refused: set[str] = field(default_factory=set)
+    _refused: set[frozenset[str]] = field(default_factory=set)
+    """What a person has refused: the destinations of a call together, because nobody else knows which is at fault."""
     _written: str = ""
     _written_to: dict[str, set[str]] = field(default_factory=dict)
     """The sinks of calls that ran, by tool."""
@@ -78,10 +79,14 @@ class InstanceHistory:
         """Record a call that an approver refused: its sinks, except values from the task or a trusted place."""
         assert call.tool is not None
         self._matching_left = MAX_MATCHED_CHARACTERS
-        for name, text, value_origins, inside in self._origins_of_arguments(call):
-            for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
-                if all(origin.origin in NOT_VOUCHED for origin in origins):
-                    self._refused.add(matching.bare(matching.plain(value)))
+        refused = [
+            matching.bare(matching.plain(value))
+            for name, text, value_origins, inside in self._origins_of_arguments(call)
+            for value, origins in self._sinks(call.tool, name, (text, value_origins), inside)
+            if all(origin.origin in NOT_VOUCHED for origin in origins)
+        ]
+        if refused:
+            self._refused.add(frozenset(refused))
 
     def _read_replies(self) -> None:
         """Read the replies recorded since the last evaluation."""
@@ -132,12 +137,16 @@ class InstanceHistory:
         self._read_replies()
         self._matching_left = MAX_MATCHED_CHARACTERS
         all_origins, sinks = _OriginCollector(), _OriginCollector()
+        where: dict[str, str] = {}
         for name, text, value_origins, inside in self._origins_of_arguments(call):
             all_origins.add(name, value_origins)
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
                 sinks.add(name, origins)
-                if matching.bare(matching.plain(value)) in self._refused:
-                    sinks.add_under("refused", name)
+                where.setdefault(matching.bare(matching.plain(value)), name)
+        for refused in self._refused:
+            if refused <= where.keys():
+                for value in refused:
+                    sinks.add_under("refused", where[value])
         is_write, untrusted_seen = call.tool.effect is not Effect.READ, UNTRUSTED in self._labels
         destinations = _sink_values(call) if is_write else {}
         if destinations and destinations.keys() <= self._written_to.get(call.name, set()):

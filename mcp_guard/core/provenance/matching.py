@@ -20,6 +20,12 @@ MAX_SPLIT_LENGTH = 500
 """Longer values are not searched for in parts."""
 MIN_SQUEEZED = 8
 """Minimum length for ignoring punctuation: shorter values would match by accident."""
+MIN_PHRASE = 8
+"""How many letters and digits several words need to be distinctive."""
+MIN_DIGITS = 6
+MIN_MIXED = 5
+"""How long one word needs to be that has more than letters in it."""
+MIN_HYPHENATED = 12
 MAX_DECODING_DEPTH = 2
 """How many nested encodings are decoded."""
 
@@ -149,6 +155,18 @@ def address_characters(text: str) -> int:
 def is_one_word(value: str) -> bool:
     """Whether it contains no space: an id, account or address rather than prose."""
     return _SPACE.search(value) is None
+
+
+def is_distinctive(value: str) -> bool:
+    """Whether a plain value is unlikely to occur in a text by accident, by its length, rarity and type."""
+    if " " in value:
+        return len(squeeze(value)) >= MIN_PHRASE
+    letters, digits = sum(map(str.isalpha, value)), sum(map(str.isdigit, value))
+    if not letters:
+        return digits >= MIN_DIGITS
+    if not value.replace("-", "").replace("'", "").replace("’", "").isalpha():
+        return len(value) >= MIN_MIXED
+    return not value.isalpha() and len(value) >= MIN_HYPHENATED
 
 
 def is_assembled_from(value: str, texts: list[str]) -> bool:

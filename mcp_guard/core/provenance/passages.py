@@ -31,7 +31,7 @@ class Origin(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ValueOrigin:
     """Where a value comes from. For untrusted texts: whether the task named the source (`named`), and whether the text
-    gives instructions to agents (`instructs`).
+    gives instructions to agents and the value is more than a word that it also has (`instructs`).
     """
 
     origin: Origin
@@ -87,7 +87,7 @@ class Passage:
         text = self._around(value)
         begins = injection_start(text)
         ordered = begins is not None and (value not in text[:begins] or value in text[begins:])
-        return ValueOrigin(self.origin, self.named, ordered)
+        return ValueOrigin(self.origin, self.named, ordered and matching.is_distinctive(value))
 
     def _around(self, value: str) -> str:
         """The text that contains the value, plain or squeezed; of several, one with instructions to agents.

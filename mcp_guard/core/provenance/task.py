@@ -17,12 +17,6 @@ from mcp_guard.core.provenance.passages import BREAK, sentences
 
 MIN_IDENTIFIER = 12
 """A value of at least this many letters and digits, half of them digits, matches the task regardless of spacing."""
-MIN_PHRASE = 8
-"""How many letters and digits several words need."""
-MIN_DIGITS = 6
-MIN_MIXED = 5
-"""How long one word needs to be that has more than letters in it."""
-MIN_HYPHENATED = 12
 _QUOTES = "\"'`“”„‘’«»"
 _NUMBERED = re.compile(r"\b(?:ids?|no\.?|nr\.?|number)\s*[:=]?\s*#?$", re.IGNORECASE)
 _SENTENCE_ENDS = (".", "!", "?", ":", BREAK)
@@ -61,7 +55,7 @@ class TaskText:
             return any(known.covers(day) for known in self.days)
         if not matching.contains_value(value, self.plain):
             return self._has_spaced(value)
-        return is_distinctive(value) or self._is_marked(value, is_known)
+        return matching.is_distinctive(value) or self._is_marked(value, is_known)
 
     def _has_spaced(self, value: str) -> bool:
         """Whether it contains this long number with spaces, as people write account numbers."""
@@ -85,18 +79,6 @@ class TaskText:
                 if is_known or (begins and not begins.endswith(_SENTENCE_ENDS)):
                     return True
         return False
-
-
-def is_distinctive(value: str) -> bool:
-    """Whether a plain value is unlikely to occur in a text by accident, by its length, rarity and type."""
-    if " " in value:
-        return len(matching.squeeze(value)) >= MIN_PHRASE
-    letters, digits = sum(map(str.isalpha, value)), sum(map(str.isdigit, value))
-    if not letters:
-        return digits >= MIN_DIGITS
-    if not value.replace("-", "").replace("'", "").replace("’", "").isalpha():
-        return len(value) >= MIN_MIXED
-    return not value.isalpha() and len(value) >= MIN_HYPHENATED
 
 
 def _numbers(plain: str) -> Iterable[Decimal]:

@@ -4,8 +4,8 @@ import pytest
 
 from mcp_guard.core.model import Task
 from mcp_guard.core.provenance.dates import Day, as_date, find_dates
-from mcp_guard.core.provenance.matching import plain
-from mcp_guard.core.provenance.task import TaskText, is_distinctive
+from mcp_guard.core.provenance.matching import is_distinctive, plain
+from mcp_guard.core.provenance.task import TaskText
 
 TASK = TaskText.of(
     Task(
