@@ -61,6 +61,8 @@ class InstanceHistory:
     """The sinks of calls that ran, by tool."""
     _identifiers: set[str] = field(default_factory=set)
     """Of records that the task names."""
+    _kept: int = 0
+    """Characters of the above and the following."""
     _amounts: dict[tuple[str, str], Decimal] = field(default_factory=dict)
     """The largest that servers have stated with a value, by that value and the name of the member."""
     _task_text: TaskText | None = None
@@ -97,21 +99,32 @@ class InstanceHistory:
             origins = self._origins_of_values(values)
             if call.tool.effect is not Effect.READ:
                 self._written = BREAK.join((self._written, *values))[: self.limit]
-                if not _is_error(reply):
-                    self._written_to.setdefault(call.name, set()).update(_sink_values(call))
+                if not _is_error(reply) and self._has_room(*(sinks := _sink_values(call))):
+                    self._written_to.setdefault(call.name, set()).update(sinks)
             own = [value for value, origin in zip(values, origins, strict=True) if origin is None]
             self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
             of_task = [origin is not None and origin.origin is Origin.TASK for origin in origins]
             named, is_answer = any(of_task), bool(of_task) and all(of_task)
             with suppress(TooMuchMatching):
-                task = self._read_task()
-                read = ReadRecords.of(call.tool, reply)
-                identifiers = read.identifiers_of_named(task.names, is_answer=is_answer)
-                self._identifiers |= identifiers.difference(values)  # what a server repeats is not its own
-                for value, member, amount in read.stated_amounts():
-                    self._amounts[value, member] = max(amount, self._amounts.get((value, member), amount))
+                self._read_records(ReadRecords.of(call.tool, reply), values, is_answer=is_answer)
             for passage in read_result(call.tool, reply, named):
                 self._add(passage)
+
+    def _read_records(self, read: ReadRecords, sent: list[str], *, is_answer: bool) -> None:
+        """What is not kept is asked about."""
+        identifiers = read.identifiers_of_named(self._is_named, is_answer=is_answer)
+        identifiers.difference_update(sent)  # what a server repeats is not its own
+        if self._has_room(*identifiers):
+            self._identifiers |= identifiers
+        for value, member, amount in read.stated_amounts():
+            known = self._amounts.get((value, member))
+            if known is not None or self._has_room(value, member):
+                self._amounts[value, member] = amount if known is None else max(amount, known)
+
+    def _has_room(self, *texts: str) -> bool:
+        """Whether these can be kept as well, besides the passages."""
+        self._kept += sum(map(len, texts))
+        return self._kept <= self.limit
 
     def _origins_of_values(self, values: list[str]) -> list[ValueOrigin | None]:
         """Those that would take too long to find count as the agent's own."""
@@ -149,7 +162,8 @@ class InstanceHistory:
                     sinks.add_under("refused", where[value])
         is_write, untrusted_seen = call.tool.effect is not Effect.READ, UNTRUSTED in self._labels
         destinations = _sink_values(call) if is_write else {}
-        if destinations and destinations.keys() <= self._written_to.get(call.name, set()):
+        is_repeated = destinations.keys() <= self._written_to.get(call.name, set()) or not self._has_room()
+        if destinations and is_repeated:
             for name in destinations.values():
                 sinks.add_under("repeated", name)
         return CallHistory(
@@ -242,6 +256,11 @@ class InstanceHistory:
             self._task_text = TaskText.of(self.task)
         return self._task_text
 
+    def _is_named(self, value: str) -> bool:
+        """Whether the task names it. Raises: TooMuchMatching."""
+        self._spend(0)
+        return self._read_task().names(value)
+
     def _new_amounts(self, call: Call) -> tuple[str, ...]:
         """The arguments, other than sinks, with numbers that the task does not state, and that are larger than those of
         the same name which servers have stated with one of the call's destinations."""
@@ -263,13 +282,14 @@ class InstanceHistory:
         )
 
     def _spend(self, searches: int) -> None:
-        self._matching_left -= searches * (self._passages.size + 100)
+        self._matching_left -= searches * (self._passages.size + 100) + len(self._read_task().plain)
         if self._matching_left < 0:
             raise TooMuchMatching("the arguments have too many values to find where each comes from")
 
     def _origin_given(self, value: str) -> Origin | None:
         """What a server vouches for it as, as a whole, if this run has not written it there."""
-        return None if self._has_written(value) else self._passages.whole_origin(value)
+        origin = self._passages.whole_origin(value)
+        return None if origin is None or self._has_written(value) else origin
 
     def _has_written(self, value: str) -> bool:
         return len(self._written) >= self.limit or matching.contains_value(value, self._written)

@@ -4,7 +4,7 @@ The task names "the minutes of the kick-off", and the server gives them an id: w
 of the identifiers that the server gave to it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
@@ -19,6 +19,8 @@ Leaf = tuple[tuple[str, ...], str | float]
 """A text or number in a reply, with the path to it (`passages.leaves`)."""
 MAX_RECORDS = 2000
 """Of one reply; what is in further ones counts as in none."""
+MAX_AMOUNTS = 10_000
+"""Of one reply: as many numbers in a record times so many texts."""
 MAX_NAME = 200
 """Characters of a name or title; longer texts are content."""
 
@@ -62,12 +64,17 @@ class ReadRecords:
             values = [(matching.plain(str(leaf)), self.labels.gives(path, str(leaf))) for path, leaf in record]
             naming = {value for value, _ in values if _may_name(value) and names(value)}
             if naming or is_only:
-                own |= {value for value, is_given in values if is_given and naming != {value}}
+                own |= {
+                    value for value, is_given in values if is_given and naming != {value} and len(value) <= MAX_NAME
+                }
         return own
 
-    def stated_amounts(self) -> Iterator[tuple[str, str, Decimal]]:
+    def stated_amounts(self) -> Iterable[tuple[str, str, Decimal]]:
         """Amounts that the server states: a value of the same record, such as the other party, the member's name, and
         the absolute amount."""
+        return islice(self._stated_amounts(), MAX_AMOUNTS)
+
+    def _stated_amounts(self) -> Iterator[tuple[str, str, Decimal]]:
         for record in self.records:
             given = [(path, leaf) for path, leaf in record if self._is_stated(path, leaf)]
             amounts = [(path[-1], abs(Decimal(str(leaf)))) for path, leaf in given if not isinstance(leaf, str)]
