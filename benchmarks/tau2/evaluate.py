@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import pickle
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,12 +57,12 @@ class Suite:
         self.name = name
         self._kit = getattr(importlib.import_module(f"tau2.domains.{name}.tools"), tools_name)
         model = getattr(importlib.import_module(f"tau2.domains.{name}.data_model"), db_name)
-        self._data = model.model_validate(json.loads((DATA / name / "db.json").read_text()))
+        self._data = pickle.dumps(model.model_validate(json.loads((DATA / name / "db.json").read_text())))
         self.tasks = json.loads((DATA / name / "tasks.json").read_text())
         self.begin()
 
     def begin(self) -> None:
-        self.kit = self._kit(self._data.model_copy(deep=True))
+        self.kit = self._kit(pickle.loads(self._data))  # faster than a deep copy
 
     def run(self, name: str, arguments: Json) -> tuple[Any, str | None]:
         try:
@@ -79,7 +80,7 @@ class Suite:
         return str(self.kit.tool_type(name).value) == "write"
 
     def data(self) -> Any:
-        return self.kit.db.get_hash()
+        return self.kit.db.model_dump()
 
 
 def calls_of(task: Json) -> list[Json]:
