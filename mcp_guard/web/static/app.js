@@ -106,15 +106,20 @@ const REFUSALS = {
   InvalidStateError: "This device has a passkey for the inbox already.",
 };
 
+let isBusy = false;
+
 async function attempt(work, field) {
   showProblem("");
+  isBusy = true;
   try {
     const answer = await work();
-    if (answer?.go) location.assign(answer.go);
+    if (answer?.go) return location.assign(answer.go);
   } catch (error) {
     showProblem(REFUSALS[error.name] ?? error.message, error.field ?? field);
     if (error.signIn) offerSignIn(); // of oidc.js, which every page has where such a sign-in can be asked for
   }
+  isBusy = false;
+  return undefined;
 }
 
 const descriptors = (list) => (list ?? []).map((descriptor) => ({ ...descriptor, id: toBytes(descriptor.id) }));
@@ -285,7 +290,7 @@ async function refresh() {
     const article = document.querySelector("article");
     if (article.dataset.state !== "requested") return closeNotifications(article.dataset.id);
     const reply = await send(`/requests/${article.dataset.id}/state`);
-    if (reply.ok && (await reply.json()).state !== "requested") location.reload();
+    if (reply.ok && (await reply.json()).state !== "requested" && !isBusy) location.reload(); // somebody else decided
   }
   return undefined;
 }
