@@ -107,7 +107,11 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str], network: "Netwo
 def check_success(response: HttpResponse) -> None:
     """Raises: DeliveryError unless it is one (2xx)."""
     if not response.is_success:
-        raise DeliveryError(f"the receiver answered {response}", response.retry_after)
+        raise as_error(response)
+
+
+def as_error(response: HttpResponse) -> DeliveryError:
+    return DeliveryError(f"the receiver answered {response}", response.retry_after)
 
 
 def post(

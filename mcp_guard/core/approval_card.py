@@ -167,8 +167,8 @@ def count_not_notified(subject: ApprovalSubject) -> int:
             return False
         return isinstance(value, str | int) and str(value) == resource.id
 
-    arguments = [name for name, value in subject.arguments.items() if shown.get(name, shown) != value]
-    hidden = [name for name in arguments if not is_id(name, subject.arguments[name])]
+    arguments = subject.arguments.items()
+    hidden = [name for name, value in arguments if not ((name in shown and shown[name] == value) or is_id(name, value))]
     return len(hidden) + len(without_trace(subject.meta))
 
 

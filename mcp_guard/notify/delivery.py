@@ -24,7 +24,7 @@ from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.ledger.policy_approvals import PROPOSED, read_state
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import KEEPING, NOTIFIERS
-from mcp_guard.notify.kept import Kept, NotifierState
+from mcp_guard.notify.kept import RECEIVERS, Kept, NotifierState
 from mcp_guard.notify.message import Message, make_ended_message, make_enrolment_message, make_message
 from mcp_guard.notify.policy_message import make_proposal_message
 from mcp_guard.outbound import DeliveryError, Destination
@@ -133,11 +133,12 @@ class NotificationDispatcher:
         is_last_attempt = delivery.attempts >= len(self.retry_seconds)
         try:
             message = await self._make_message(delivery)
+            if message is None:
+                note = delivery.note or "decided before the message was sent"
+                await self._settle(delivery, await self._final_state(delivery), note)
+                return
         except LedgerError:
             return  # it is busy: the next poll tries again
-        if message is None:
-            await self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
-            return
         if delivery.event == ENDED and not await self._has_begun(delivery):
             return
         try:
@@ -151,7 +152,18 @@ class NotificationDispatcher:
             await self._settle(delivery, "delivered", "")
         else:
             wait = int(max(wait_seconds, problem.retry_after) * SECOND)
-            await self._settle(delivery, "failed" if is_last_attempt else "due", str(problem), wait)
+            with suppress(LedgerError):  # it is busy: when the lease is over, another attempt is made
+                state = await self._final_state(delivery) if is_last_attempt else "due"
+                await self._settle(delivery, state, str(problem), wait)
+
+    async def _final_state(self, delivery: Delivery) -> str:
+        """Of a delivery that is not tried again: that some have got it is enough, so that they hear of the end, too.
+
+        Raises: LedgerError.
+        """
+        items = self.state.items if self.state else None
+        received = items and await items.get(RECEIVERS, _message_id(delivery), self.writer.now())
+        return "delivered" if received else "failed"
 
     async def _has_begun(self, delivery: Delivery) -> bool:
         """Whether the notifier has reported the request, so that its end is news. While an attempt to do so is under
@@ -171,7 +183,7 @@ class NotificationDispatcher:
 
     async def _make_message(self, delivery: Delivery) -> Message | None:
         """The message as it is now; None if there is nothing to say any more."""
-        id, now = f"msg_{delivery.subject}_{delivery.id}", self.writer.now()
+        id, now = _message_id(delivery), self.writer.now()
         if delivery.event == "enrolled":
             enrolment = (await self.reader.read(lambda store: store.enrolments())).get(delivery.subject)
             return make_enrolment_message(enrolment, id, self.inbox, now) if enrolment else None
@@ -206,6 +218,10 @@ class NotificationDispatcher:
         except Exception as error:  # a defect of a notifier is shown with the delivery, and never affects a call
             return DeliveryError(f"the notifier failed: {type(error).__name__}")
         return None
+
+
+def _message_id(delivery: Delivery) -> str:
+    return f"msg_{delivery.subject}_{delivery.id}"
 
 
 async def _run_in_daemon_thread(work: Callable[[], DeliveryError | None]) -> DeliveryError | None:

@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.outbound import DeliveryError
+from mcp_guard.outbound import MAX_RETRY_AFTER, DeliveryError
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.items import Item, Items
 
 T = TypeVar("T")
 MESSAGE = "message"
+RECEIVERS = "receivers"
+RECEIVERS_KEPT: Micros = (MAX_RETRY_AFTER + 3600) * 1_000_000
+"""Longer than until the next attempt."""
 TIMEOUT_SECONDS = 10
 
 
@@ -51,6 +54,17 @@ class Kept:
 
     def forget_message(self, key: str) -> None:
         self._run(self.state.items.delete(MESSAGE, key))
+
+    def receivers(self, message: str) -> set[str]:
+        """Those who have got this message, although not all have."""
+        item = self._run(self.state.items.get(RECEIVERS, message, self.now))
+        return set(json.loads(item.value)) if item else set()
+
+    def keep_receivers(self, message: str, receivers: set[str]) -> None:
+        if not receivers:
+            return
+        value = json.dumps(sorted(receivers)).encode()
+        self._run(self.state.items.put(Item(RECEIVERS, message, "", value, self.now + RECEIVERS_KEPT), self.now))
 
     def items_of(self, kind: str, owner: str) -> list[Item]:
         return self._run(self.state.items.find_all(kind, owner, self.now))

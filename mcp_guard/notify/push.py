@@ -20,7 +20,7 @@ from mcp_guard.core.visible_text import shorten
 from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, check_success, post
+from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, as_error, post
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.items import Items
 
@@ -48,6 +48,8 @@ TOKEN_SECONDS = 12 * 3600
 DEFAULT_TTL, TOTAL_SECONDS = 3600, 40
 GONE = (404, 410)
 """The subscription does not exist any more (RFC 8030 §7.3)."""
+REFUSED = (400, 401, 403)
+"""The service does not take the message: our key, our clock, or a subscription that is for another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,36 +217,59 @@ def _decode(text: str) -> bytes:
 
 
 def send(destination: Destination, message: Message, kept: Kept | None) -> None:
-    """To every device of those who may decide. Raises: DeliveryError if one of them may not have got it."""
+    """To every device of those who may decide, once: another attempt is for those that do not have it yet.
+
+    A device that its service refuses is forgotten if the same service takes the message for another one, so that it is
+    not our key or our clock. Raises: DeliveryError if one of them may not have got it.
+    """
     assert kept is not None
-    services, deadline = services_of(destination.options), time.monotonic() + TOTAL_SECONDS
-    problems, count = [], 0
+    deadline, received = time.monotonic() + TOTAL_SECONDS, kept.receivers(message.id)
+    accepting, problems = set(), []
+    failed: list[tuple[str, str, HttpResponse]] = []
+    for device, subscription in _devices(destination, message, kept):
+        if device in received:
+            accepting.add(subscription.audience)
+            continue
+        try:
+            response = _send_to(subscription, destination, message, kept.state.secret, deadline)
+        except DeliveryError as error:
+            problems.append(error)
+            continue
+        if response.is_success:
+            received.add(device)
+            accepting.add(subscription.audience)
+        else:
+            failed.append((device, subscription.audience, response))
+    for device, service, response in failed:
+        if response.status in GONE or (response.status in REFUSED and service in accepting):
+            kept.delete(KIND, device)
+        else:
+            problems.append(as_error(response))
+    if problems:
+        kept.keep_receivers(message.id, received)
+        raise problems[0]
+    if not received:
+        raise DeliveryError("nobody who may decide has switched notifications on, on the page of their keys")
+
+
+def _devices(destination: Destination, message: Message, kept: Kept) -> list[tuple[str, Subscription]]:
+    """The keys and subscriptions of those who may decide; what cannot be used any more is forgotten."""
+    devices, services = [], services_of(destination.options)
     for person in message.audience:
         for item in kept.items_of(KIND, person):
             subscription = unseal(item.value, person, kept.state.secret, services)
             if subscription is None:
                 kept.delete(KIND, item.key)
-                continue
-            if time.monotonic() > deadline:
-                raise DeliveryError(f"not every device could be reached within {TOTAL_SECONDS} s")
-            try:
-                response = _send_to(subscription, destination, message, kept.state.secret)
-                if response.status in GONE:
-                    kept.delete(KIND, item.key)
-                    continue
-                check_success(response)
-                count += 1
-            except DeliveryError as error:
-                problems.append(error)
-    if problems:
-        raise problems[0]
-    if not count:
-        raise DeliveryError("nobody who may decide has switched notifications on, on the page of their keys")
+            else:
+                devices.append((item.key, subscription))
+    return devices
 
 
 def _send_to(
-    subscription: Subscription, destination: Destination, message: Message, secret: SharedSecret
+    subscription: Subscription, destination: Destination, message: Message, secret: SharedSecret, deadline: float
 ) -> HttpResponse:
+    if time.monotonic() > deadline:
+        raise DeliveryError(f"not every device could be reached within {TOTAL_SECONDS} s")
     lifetime = message.expires - message.at if message.expires else DEFAULT_TTL
     contact = destination.options.get("contact") or _origin(message.link)
     headers = {

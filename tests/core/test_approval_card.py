@@ -139,6 +139,7 @@ def test_notification_counts_what_it_does_not_show_in_full() -> None:
     assert count_not_notified(replace(shown, sensitive=("memo",))) == 2  # which is never sent
     assert count_not_notified(replace(shown, resource=Resource("Payment", "8"))) == 2
     assert count_not_notified(replace(shown, resource_argument=None)) == 2
+    assert count_not_notified(replace(shown, notify_fields=(), arguments={"memo": {}})) == 1
     long = "x" * 301
     assert count_not_notified(replace(shown, arguments=shown.arguments | {"memo": long})) == 2
     named = replace(shown, arguments=shown.arguments | {"id": long}, resource=Resource("Payment", long))

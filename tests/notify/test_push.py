@@ -90,6 +90,48 @@ async def test_subscriptions_that_ended_are_forgotten_and_failures_tried_again(s
     assert [name for name, _, _ in setup.service.got] == ["phone"]
 
 
+async def test_device_that_its_service_refuses_neither_repeats_the_message_for_others_nor_stays(
+    setup: PushSetup,
+) -> None:
+    for device in ("other", "phone"):
+        await setup.subscribe("alice", device)
+    setup.service.answers["other"] = 403
+    await setup.ask()
+    await setup.push().run_once()
+    assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [("delivered", "")]
+    assert [name for name, _, _ in setup.service.got] == ["phone"]
+    assert len(await setup.items.find_all(KIND, "alice", setup.harness.clock.time)) == 1
+
+
+async def test_refusal_of_every_device_is_shown_and_forgets_none(setup: PushSetup) -> None:
+    await setup.subscribe("alice", "phone")
+    setup.service.answers["phone"] = 403  # perhaps our clock is wrong
+    await setup.ask()
+    await setup.push().run_once()
+    assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [
+        ("due", "the receiver answered HTTP 403")
+    ]
+    assert len(await setup.items.find_all(KIND, "alice", setup.harness.clock.time)) == 1
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+async def test_another_attempt_is_for_the_devices_that_have_not_got_it(setup: PushSetup, is_decided: bool) -> None:
+    for device in ("away", "phone"):
+        await setup.subscribe("alice", device)
+    setup.service.answers["away"] = 503
+    id = await setup.ask()
+    dispatcher = setup.push()
+    for attempt in range(3):
+        if is_decided and attempt == 1:
+            setup.harness.approve(id)
+        await dispatcher.run_once()
+        setup.pass_time()
+    assert [name for name, _, _ in setup.service.got] == ["phone"]
+    assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [
+        ("delivered", "the receiver answered HTTP 503")  # some have it, so they hear of the end
+    ]
+
+
 async def test_nobody_subscribed_is_said(setup: PushSetup) -> None:
     await setup.ask()
     await setup.push().run_once()
