@@ -34,15 +34,20 @@ STOP_SECONDS = 5.0
 def make_hook_server(
     runtime: Runtime, shares: "SessionShares", received: "ReceivedBytes", stop_seconds: float
 ) -> "HookServer | None":
-    """The server of the hooks, if they are configured; it listens from now on. Raises: ConfigError."""
+    """The server of the hooks, which listens from now on. None if there are none, or if another gateway answers them
+    and this one serves HTTP as well. Raises: ConfigError."""
     settings = runtime.settings
     if settings.hooks is None:
         return None
     from mcp_guard.downstream.hooks.server import HookServer
-    from mcp_guard.downstream.unix import listen
+    from mcp_guard.downstream.unix import is_answered, listen
     from mcp_guard.upstream.host import HostConnection
 
     hooks, socket = settings.hooks, settings.hooks.socket
+    if settings.serve is not None and is_answered(str(socket.path)):
+        runtime.note(f"another guard answers the hooks of coding agents on `{socket.path}`; this one does not")
+        runtime.note("hint: it takes over when it is started again without the other; or set hooks.socket for each")
+        return None
     try:
         socket.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

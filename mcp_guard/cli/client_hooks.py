@@ -1,7 +1,6 @@
 """`wrap --hooks` and `unwrap --hooks`: the hooks of a coding agent, by which the guard decides on its own tools."""
 
 import argparse
-import socket
 import tomllib
 from pathlib import Path
 
@@ -166,17 +165,10 @@ def _finish(
 
 def inspect_hooks(settings: Settings) -> HooksState:
     """How the hooks of the coding agents on this machine relate to this guard, for `doctor`."""
+    from mcp_guard.downstream.unix import is_answered
+
     path = str(settings.hooks.socket.path) if settings.hooks else ""
     return HooksState(path, bool(path) and is_answered(path), tuple(_hooked_files(settings)))
-
-
-def is_answered(path: str) -> bool:
-    """Whether something listens on this socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            return probe.connect_ex(path) == 0
-        except OSError:
-            return False
 
 
 def _hooked_files(settings: Settings) -> list[HookedFile]:

@@ -7,10 +7,12 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mcp_guard import hook_client
+from mcp_guard.clients import jsonc
 from mcp_guard.clients.known import PROJECT, USER, ConfigLocation, Host
 from mcp_guard.clients.records import fingerprint
 from mcp_guard.core.errors import ConfigError
@@ -126,9 +128,16 @@ def hook_command(agent: HookedAgent, socket: Path) -> str:
 
 
 def with_hooks(text: str, agent: HookedAgent, command: str, name: str) -> str:
-    """The file's text with the guard's hooks in place of any that it had. Raises: ConfigError."""
+    """The file's text with the guard's hooks in place of any that it had. Comments stay. Raises: ConfigError."""
     document = _read(text, name)
-    _remove(document)
+    has_comments = not _is_plain(text)
+    if has_comments and _has_hooks(document, agent.hooks(command)):
+        return text
+    if _remove(document) and has_comments:
+        hint = f"mcp-guard unwrap {agent.id} --hooks, then the same command again"
+        raise ConfigError(f"`{name}` has comments and other hooks of a guard", hint)
+    if has_comments:
+        return _insert(text, agent, command, name)
     for key, value in agent.more:
         document.setdefault(key, value)
     hooks = document.setdefault("hooks", {})
@@ -140,16 +149,57 @@ def with_hooks(text: str, agent: HookedAgent, command: str, name: str) -> str:
 def without_hooks(text: str, name: str) -> str:
     """The text without any of the guard's hooks; the same text if it has none. Raises: ConfigError."""
     document = _read(text, name)
-    return _write(document, text) if _remove(document) else text
+    if not _remove(document):
+        return text
+    if not _is_plain(text):
+        hint = f"take each entry with `{MARK}` out by hand"
+        raise ConfigError(f"`{name}` has comments, which would be lost, and has changed since the hooks came", hint)
+    return _write(document, text)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is JSON without comments."""
+    try:
+        json.loads(text.removeprefix("\ufeff") or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _has_hooks(document: Json, wanted: Mapping[str, list[Json]]) -> bool:
+    """Whether the guard's hooks are these already."""
+    hooks = document.get("hooks", {})
+    ours = {event: [entry for entry in entries if _is_guards(entry)] for event, entries in hooks.items()}
+    return {event: entries for event, entries in ours.items() if entries} == wanted
+
+
+def _insert(text: str, agent: HookedAgent, command: str, name: str) -> str:
+    """The text with the guard's hooks first in each event, and everything else as it was. Raises: ConfigError."""
+    root = jsonc.parse(text, name)
+    hooks, missing, edits = root.last("hooks"), dict[str, list[Json]](), list[jsonc.Edit]()
+    for event, entries in agent.hooks(command).items():
+        if hooks is not None and (listed := hooks.node.last(event)) is not None:
+            edits.append(_first_in(listed.node, json.dumps(entries[0])))
+        else:
+            missing[event] = entries
+    if hooks is not None and missing:
+        edits.append(_first_in(hooks.node, json.dumps(missing)[1:-1]))
+    members = {key: value for key, value in agent.more if root.last(key) is None}
+    members |= {"hooks": missing} if hooks is None else {}
+    if members:
+        edits.append(_first_in(root, json.dumps(members)[1:-1]))
+    return jsonc.apply_edits(text, edits)
+
+
+def _first_in(node: jsonc.Node, text: str) -> jsonc.Edit:
+    """Puts this before everything else in an object or array."""
+    at = node.start + 1
+    return at, at, f"{text}, " if node.members or node.items else text
 
 
 def _read(text: str, name: str) -> Json:
     """The file as an object whose `hooks` has lists of entries. Raises: ConfigError."""
-    try:
-        document = json.loads(text.removeprefix("\ufeff") or "{}")
-    except (ValueError, RecursionError) as error:
-        hint = "fix it, or take out its comments, which would be lost"
-        raise ConfigError(f"`{name}` is not plain JSON: {error}", hint) from None
+    document = jsonc.parse_value(text.removeprefix("\ufeff") or "{}", name)
     hooks = document.get("hooks", {}) if isinstance(document, dict) else None
     if not isinstance(hooks, dict) or not all(isinstance(entries, list) for entries in hooks.values()):
         raise ConfigError(f"`{name}` does not have lists of hooks by event", "fix the file; its agent cannot read it")

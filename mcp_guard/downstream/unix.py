@@ -103,6 +103,15 @@ def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket
     return listener
 
 
+def is_answered(path: str) -> bool:
+    """Whether something listens on this socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            return probe.connect_ex(path) == 0
+        except OSError:  # the path is too long for one
+            return False
+
+
 def _remove_stale(path: str, key: str) -> None:
     """Remove the socket of a guard that has ended. Raises: ConfigError if it is in use, or no socket; OSError."""
     try:

@@ -67,11 +67,33 @@ def test_a_deciding_hook_that_cannot_run_denies() -> None:
     assert subprocess.run(["/bin/sh", "-c", broken], capture_output=True).returncode == 2
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"hooks": []}', '{"hooks": {"Stop": {}}}', '{"a": 1, // why\n}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"hooks": []}', '{"hooks": {"Stop": {}}}'])
 def test_a_file_that_cannot_be_kept_as_it_is_is_refused(text: str) -> None:
     agent = find_agent("claude-code")
     with pytest.raises(ConfigError):
         with_hooks(text, agent, command(agent), "file")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, // why\n}', '{ /* none yet */ "hooks": {},}', "{// empty\n}",
+        f'{{"hooks": {{"PreToolUse": [ // checks\n {LINT},\n], "Stop": [],}}}}',
+    ],
+)  # fmt: skip
+def test_comments_stay(text: str) -> None:
+    agent = find_agent("claude-code")
+    after = with_hooks(text, agent, command(agent), "file")
+    assert read_hooks(after, agent, Path("file")).missing == ()
+    assert with_hooks(after, agent, command(agent), "file") == after
+    rest = iter(after)
+    assert all(character in rest for character in text)  # nothing is taken away
+    record = HookRecord(agent.id, "file", text, fingerprint(after))
+    assert unhooked(after, record, Path("file")) == text
+    with pytest.raises(ConfigError, match="has comments"):
+        unhooked(after + " ", record, Path("file"))
+    with pytest.raises(ConfigError, match="has comments"):
+        with_hooks(after, agent, hook_command(agent, Path("/other.sock")), "file")
 
 
 def test_removing_restores_the_file_byte_for_byte(tmp_path: Path) -> None:

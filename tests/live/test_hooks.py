@@ -381,6 +381,15 @@ def test_hooks_are_answered_beside_http(tmp_path: Path) -> None:
     guard = Guard(configure(tmp_path / "both", hooks=HOOKS + serving(port))).start()
     agent = Agent(guard, tmp_path)
     assert agent.before("1", command="ls") == ""
+    second = Forked(["serve", "--config", str(guard.config), "--port", str(free_port())], stderr=PIPE)
+    assert second.stderr is not None
+    noted = b""
+    while b"serving " not in noted:
+        noted += second.stderr.readline() or b"ended without serving "
+    second.terminate()
+    second.wait(20)
+    second.stderr.close()
+    assert b"another guard answers the hooks of coding agents on" in noted
     printed = guard.stop()
     assert f"on 127.0.0.1 port {port}" in printed
     assert agent.calls() == [("intent", "allow"), ("outcome", "unknown")]
