@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import assert_never
 
 from mcp_guard.core import approval as approval_rules
@@ -132,7 +133,6 @@ class Guard:
     keeps_requests: Callable[[], Awaitable[bool]] = _always
     """Whether requests for approval outlive the session, because its instance can come back. Raises: LedgerError."""
     waiting: dict[str, WaitingCalls] = field(default_factory=dict)
-    """The calls of this session that wait for each approval."""
     memory: InstanceHistories = field(default_factory=InstanceHistories)
     signals: Signals = field(default_factory=NoSignals)
 
@@ -448,7 +448,8 @@ class Guard:
         if why := self.ledger.why_not_dispatched(intent):
             return not_sent_execution(why, intent.approval)
         try:
-            return await self.upstreams.execute(intent, channel)
+            why_over = partial(self.ledger.why_not_dispatched, intent)
+            return await self.upstreams.execute(intent, channel._replace(why_over=why_over))
         except asyncio.CancelledError as cancelled:
             who = "the shutdown of the guard" if self.approvals.is_stopping else "the client"
             if isinstance(cancelled, CancelledUnsent):

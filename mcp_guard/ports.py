@@ -41,6 +41,8 @@ class ClientChannel(NamedTuple):
     opposed to a session that ends."""
     on_repeated: Callable[[], None] = lambda: None
     """Called if the client makes the same call again while this one waits for an approval."""
+    why_over: Callable[[], str] = lambda: ""
+    """Why the call may not be sent in another round; empty while it may."""
     envelope: Json | None = None
     """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
     deliver: Callable[[Json], bool] | None = None

@@ -149,11 +149,7 @@ class StatelessServerProtocol:
             required = stateless_client.read_input_required(reply) if method in ROUNDS else None
             if required is None:
                 return stateless_client.plain_reply(reply, of_task=method == GET_TASK)
-            if required.requests:
-                answers = await _ask(required, envelope[CAPABILITIES_KEY], channel)
-            else:
-                answers = {}
-                await asyncio.sleep(PAUSES[min(rounds.sent, len(PAUSES)) - 1])
+            answers = await _await_next_round(required, envelope[CAPABILITIES_KEY], channel, rounds.sent)
             params = stateless_client.next_round_params(params, required, answers)
         raise InputUnavailable(f"it still required input after {MAX_ROUNDS} rounds")
 
@@ -233,6 +229,20 @@ class StatelessServerProtocol:
     def close(self) -> None:
         if self._listening is not None:
             self._listening.cancel()
+
+
+async def _await_next_round(
+    required: stateless_client.InputRequired, capabilities: Json, channel: ClientChannel, sent: int
+) -> dict[str, Json]:
+    """The client's answers, or none after a pause. Raises: InputUnavailable, PeerLost if no other round may be sent."""
+    answers = {}
+    if required.requests:
+        answers = await _ask(required, capabilities, channel)
+    else:
+        await asyncio.sleep(PAUSES[min(sent, len(PAUSES)) - 1])
+    if why := channel.why_over():
+        raise PeerLost(f"{why}; an earlier round was sent")
+    return answers
 
 
 async def _ask(required: stateless_client.InputRequired, capabilities: Json, channel: ClientChannel) -> dict[str, Json]:

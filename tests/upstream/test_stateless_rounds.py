@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.ports import SILENT_CHANNEL
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost
 from mcp_guard.upstream.stateless import StatelessServerProtocol
 from mcp_guard.upstream.transport import RoundCount
@@ -37,9 +37,9 @@ class Upstream:
     def on_protocol_violation(self, violation: str) -> None:
         raise AssertionError(violation)
 
-    async def call(self) -> Json:
+    async def call(self, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         params = {"name": "pay", "arguments": {}}
-        return await self.protocol.request_until_complete("tools/call", params, SILENT_CHANNEL, 10, RoundCount())
+        return await self.protocol.request_until_complete("tools/call", params, channel, 10, RoundCount())
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(1, NotSent), (2, PeerLost), (3, PeerLost)])
@@ -70,3 +70,12 @@ async def test_a_round_that_is_withdrawn(rounds: int, expected: type[BaseExcepti
         await asyncio.sleep(0.001)
     call.cancel()
     assert await call is expected
+
+
+async def test_no_round_is_sent_by_a_guard_that_has_lost_its_lease() -> None:
+    """Another guard may have closed the call by then. The first round is the guard's own to check."""
+    upstream = Upstream(3)
+    lost = SILENT_CHANNEL._replace(why_over=lambda: "the lease ran out")
+    with pytest.raises(PeerLost, match="the lease ran out; an earlier round was sent"):
+        await upstream.call(lost)
+    assert upstream.left == 2
