@@ -14,7 +14,7 @@ from mcp_guard.core.decision import Evaluation, PolicyOutcome, apply_outcome_rul
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.blind_spots import BlindSpot, BlindSpots, PolicyReads, read_policy
 from mcp_guard.policy.cedar_text import quoted
-from mcp_guard.policy.request import View, view_of
+from mcp_guard.policy.request import View, narrow, view_of
 from mcp_guard.policy.source import Policy, as_json
 
 MAX_REDUCED = 16
@@ -101,7 +101,8 @@ class Ruleset:
     def decide(self, request: Json, entities: Entities, principal: Principal) -> PolicyOutcome:
         """The outcome of one request with its whole context. Raises: ValueError from Cedar if it cannot parse it."""
         policy_slice = self.slice(request["action"]["id"], principal)
-        return self.decide_slice(policy_slice, request, request["context"], entities)
+        narrowed = {**request, "context": narrow(request["context"], policy_slice.view)}
+        return self.decide_slice(policy_slice, narrowed, request["context"], entities)
 
     def decide_slice(self, policy_slice: Slice, request: Json, context: Json, entities: Entities) -> PolicyOutcome:
         """`context` is the whole context; the request may contain the part of it that the policies read.

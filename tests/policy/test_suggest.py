@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_guard.cli.policy.newly_permitted import find_newly_permitted
 from mcp_guard.cli.policy.suggest import CASES, cases, check_free, failures, refused, with_effects, write
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
@@ -86,6 +87,11 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     assert 'context.input.deal_id == "1"' in text
     assert "!(context.input has stage)" in text
     assert made.replay.never_more_permissive is False
+    permitted = find_newly_permitted(made, {"policies.cedar": PERMIT + HOLD}, latest_version(harness.store).schema)
+    assert permitted.nothing_else == "proved"
+    (example,) = permitted.examples
+    assert (example.tool, example.verdict) == ("crm__update_deal", "disproved")
+    assert "context.input.amount = 1" in " ".join(permitted.lines())
     engine = loaded(harness, made, tmp_path / "out")
     tools = harness.upstream.catalog
     results = run_cases(engine, tools, read_cases(tmp_path / "out" / CASES))
@@ -95,6 +101,30 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     assert "isError" not in (await call(harness, {"deal_id": "1", "amount": 130}))["result"]
     for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
         assert "held by" in (await call(harness, beyond))["result"]["content"][0]["text"], beyond
+    harness.close()
+
+
+async def test_each_version_is_parsed_once_and_not_for_each_decision(tmp_path: Path) -> None:
+    harness, asked = recorded_guard(tmp_path, PERMIT + HOLD), list[str]()
+    for amount in (110, 120, 150):
+        await approved(harness, {"deal_id": "1", "amount": amount})
+
+    def find(version: str) -> PolicyVersion | None:
+        asked.append(version)
+        return versions(harness.store)(version)
+
+    recorded, latest = list(decisions(harness.store)), latest_version(harness.store)
+    known = Knowledge(refused(harness.store))
+    build_candidate(
+        recorded,
+        latest,
+        find,
+        texts={"a.cedar": PERMIT + HOLD},
+        routes=("people",),
+        permits_file="b.cedar",
+        known=known,
+    )
+    assert (len(recorded), len(asked)) == (6, 1)
     harness.close()
 
 

@@ -12,6 +12,7 @@ from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, re
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_text
 from mcp_guard.cli.policy.inputs import add_span, recorded_environment
+from mcp_guard.cli.policy.newly_permitted import find_newly_permitted
 from mcp_guard.clients.effects import read_effects
 from mcp_guard.config import load
 from mcp_guard.config.errors import nearest_or
@@ -71,10 +72,13 @@ def main(arguments: list[str]) -> int:
     if options.out and candidate.suggestions.suggested:
         write(options.out, candidate, cases(store, candidate))
     reached = find_reached(settings)
+    permitted = find_newly_permitted(candidate, read_files(settings.policies), latest.schema)
     if options.json:
-        print_json(as_json(candidate) | {"reached": list(map(str, reached))}, indent=2)
+        more = {"reached": list(map(str, reached)), "newly_permits": permitted.to_json()}
+        print_json(as_json(candidate) | more, indent=2)
     else:
         print_candidate(candidate, options.out)
+        print_lines(permitted.lines())
         print_lines(f"warning: {reach}; {reach.fix}" for reach in reached)
     return 0 if candidate.suggestions.suggested else 1
 

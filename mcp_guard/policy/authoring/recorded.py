@@ -80,15 +80,18 @@ ADDED_LATER: Json = {"history": history_context(NO_HISTORY), "input_inexact": []
 class PolicyVersion:
     """The policies of one version, with the schema recorded at the time."""
 
-    def __init__(self, version: str, policies: Mapping[str, Policy], schema: Json) -> None:
+    def __init__(
+        self, version: str, policies: Mapping[str, Policy], schema: Json, parsed: Schema | None = None
+    ) -> None:
+        """`parsed` is the schema, if it was parsed before."""
         self.version = version
         self.schema = schema
         self.rules = Ruleset(policies, action_groups(schema))
-        self._parsed = Schema.from_json_str(json.dumps(schema))
+        self._parsed = parsed or Schema.from_json_str(json.dumps(schema))
 
     def under(self, policies: Mapping[str, Policy]) -> "PolicyVersion":
         """Other policies under the same schema."""
-        return PolicyVersion("candidate", policies, self.schema)
+        return PolicyVersion("candidate", policies, self.schema, self._parsed)
 
     def build_request(self, material: Json) -> CedarRequest:
         """The recorded request as a Cedar request. Raises: ValueError if it does not match the recorded schema."""

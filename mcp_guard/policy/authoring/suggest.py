@@ -20,6 +20,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.errors import PolicyError
@@ -416,13 +417,14 @@ def build_candidate(
     in_use = parse_texts(texts, None)[0].policies
     suggestions = suggest(decisions, latest.under(in_use), known, in_use.keys())
 
+    @cache
     def find_current(version: str) -> PolicyVersion | None:
-        """What would be decided without the suggestions."""
+        """What would be decided without the suggestions. Each version is parsed once, not once for each decision."""
         return found.under(in_use) if (found := find_version(version)) else None
 
     writer = _CandidateWriter(texts, routes, latest.schema, permits_file)
-    for suggestion in list(suggestions.suggested):
-        if problem := writer.problem_with(suggestion):
+    for suggestion in list(suggestions.suggested) if writer.problem_with(suggestions.suggested) else ():
+        if problem := writer.problem_with([suggestion]):
             suggestions.withdraw(suggestion, problem)
     while True:
         candidate_texts, policies = writer.write(suggestions.suggested)
@@ -445,10 +447,10 @@ class _CandidateWriter:
     schema: Json
     permits_file: str
 
-    def problem_with(self, suggestion: Suggestion) -> str:
-        """Why this suggestion alone cannot be written into the files; empty if it can."""
+    def problem_with(self, suggestions: list[Suggestion]) -> str:
+        """Why these suggestions cannot be written into the files; empty if they can."""
         try:
-            self.write([suggestion])
+            self.write(suggestions)
         except (ValueError, PolicyError) as error:
             return f"it does not fit the policies in use: {error}".splitlines()[0]
         return ""

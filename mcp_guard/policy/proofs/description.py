@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json
-from mcp_guard.policy.authoring.counterfactual import ABSENT, shown, value_at
-from mcp_guard.policy.cedar_text import is_plain, quoted
+from mcp_guard.policy.authoring.counterfactual import shown, value_at
+from mcp_guard.policy.cedar_text import Path, is_plain, quoted
 from mcp_guard.policy.proofs.prover import Counterexample
 from mcp_guard.policy.ruleset import entity_text, uid_of
 
@@ -21,9 +21,7 @@ def lines(found: Counterexample) -> Iterator[str]:
     yield f"action    {entity_text(*uid_of(asked['action']))}"
     yield f"resource  {entity_text(*uid_of(asked['resource']))}"
     yield from _tags(found.material)
-    for path in found.read:
-        if (value := value_at(found.material, path)) is not ABSENT and value != []:
-            yield f"{path[0]}{''.join(map(_attribute, path[1:]))} = {shown(value)}"
+    yield from (f"{written(path)} = {shown(value_at(found.material, path))}" for path in found.given())
     yield f"decided: {outcome_text(found.outcome)}"
     if found.was is not None:
         yield f"before:  {outcome_text(found.was)}"
@@ -35,8 +33,9 @@ def _tags(material: Json) -> Iterator[str]:
             yield f"resource.getTag({quoted(key)}) = {quoted(value)}"
 
 
-def _attribute(name: str) -> str:
-    return f".{name}" if is_plain(name) else f"[{quoted(name)}]"
+def written(path: Path) -> str:
+    """A path as policies have it."""
+    return path[0] + "".join(f".{name}" if is_plain(name) else f"[{quoted(name)}]" for name in path[1:])
 
 
 def outcome_text(outcome: PolicyOutcome) -> str:

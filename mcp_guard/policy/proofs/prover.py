@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json
+from mcp_guard.policy.authoring.counterfactual import ABSENT, value_at
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.claims import Claim, Policies
 from mcp_guard.policy.proofs.concrete import ConcreteRequest, preferences
@@ -47,6 +48,10 @@ class Counterexample:
     read: tuple[Path, ...]
     outcome: PolicyOutcome
     was: PolicyOutcome | None = None
+
+    def given(self) -> list[Path]:
+        """The parts that policies read and the request has."""
+        return [path for path in self.read if value_at(self.material, path) not in (ABSENT, [])]
 
 
 @dataclass(frozen=True, slots=True)
