@@ -249,7 +249,9 @@ class InstanceHistory:
         if first is None:
             return None
         origin = first.origin_of(value)
-        return ValueOrigin(given) if origin.origin is not Origin.TRUSTED and given is not None else origin
+        if origin.origin is not Origin.TRUSTED and given is not None:
+            return ValueOrigin(given)
+        return ValueOrigin(Origin.TRUSTED) if origin.origin is Origin.UNKNOWN and self._is_confirmed(value) else origin
 
     def _read_task(self) -> TaskText:
         if self._task_text is None:
@@ -290,6 +292,10 @@ class InstanceHistory:
         """What a server vouches for it as, as a whole, if this run has not written it there."""
         origin = self._passages.whole_origin(value)
         return None if origin is None or self._has_written(value) else origin
+
+    def _is_confirmed(self, value: str) -> bool:
+        """Whether a trusted result has what the agent guessed. A server that repeats an address knows nothing of it."""
+        return not matching.is_address(value) and self._passages.is_confirmed(value) and not self._has_written(value)
 
     def _has_written(self, value: str) -> bool:
         return len(self._written) >= self.limit or matching.contains_value(value, self._written)

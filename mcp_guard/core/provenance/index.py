@@ -90,6 +90,14 @@ class PassageIndex:
                 yield from block.passages
         yield from self._recent
 
+    def is_confirmed(self, value: str) -> bool:
+        """Whether a trusted result has it as a whole text. Raises: TooMuchMatching."""
+        whole = f"{BREAK}{value}{BREAK}"
+        return any(
+            passage.origin is Origin.TRUSTED and whole in f"{BREAK}{passage.text}{BREAK}"
+            for passage in self._candidates(value)
+        )
+
     def whole_origin(self, value: str) -> Origin | None:
         """What a server vouched for the value as, as a whole; None if none did."""
         blocks = (block.passages for block in self._blocks if value in block.others.whole)

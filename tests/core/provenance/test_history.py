@@ -143,6 +143,11 @@ def test_guess_confirmed_by_a_trusted_source_is_trusted() -> None:
     listing = (call(INBOX), [{"sender": "carl@corp.example", "body": ""}])
     looked_up = after((call(DIRECTORY, text="carl@corp.example"), "one moment"), listing)
     assert send(looked_up, "carl@corp.example").sinks == Origins(from_party=("to",))
+    known = (call(DIRECTORY, text="#W77"), {"order": "#W77", "asked": EVIL, "about": "once #W78"})
+    assert send(after(known), "#W77").sinks == Origins(from_trusted=("to",))
+    for value in ("#W78", EVIL):  # only mentioned, and an address
+        guessed = after((call(DIRECTORY, text=value), "none"), known)
+        assert send(guessed, value).sinks == Origins(unknown_origin=("to",))
     written = after((call(SEND, to="carl@corp.example"), "sent"), listing)
     assert send(written, "carl@corp.example").sinks == Origins(unknown_origin=("to",), repeated=("to",))
 
