@@ -1,25 +1,20 @@
 """A secret that requests of strangers need: whoever asks, and however often, it is read once in some seconds."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.secrets import read_secret
-from mcp_guard.settings import SecretReference
 
 KEPT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class KeptSecret:
-    """Reads it in a thread, as that may run a program. A failure is kept as long as a value."""
+    """`reader` reads it, in a thread, as that may run a program. A failure is kept as long as a value."""
 
-    reference: SecretReference
-    here: Path
+    reader: Callable[[], str]
     monotonic: Callable[[], float] = time.monotonic
     _value: str | ConfigError | None = field(default=None, repr=False)
     _read_at: float = 0
@@ -30,7 +25,7 @@ class KeptSecret:
         async with self._turn:
             if self._value is None or self.monotonic() - self._read_at >= KEPT_SECONDS:
                 try:
-                    self._value = await asyncio.to_thread(read_secret, self.reference, self.here, os.environ)
+                    self._value = await asyncio.to_thread(self.reader)
                 except ConfigError as error:
                     self._value = error
                 self._read_at = self.monotonic()

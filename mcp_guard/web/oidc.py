@@ -31,6 +31,7 @@ from mcp_guard.web.id_token import (
     read_person,
     with_userinfo,
 )
+from mcp_guard.web.kept_secret import KeptSecret
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client
@@ -44,8 +45,6 @@ TIMEOUT_SECONDS = 10
 METADATA_SECONDS = 3600
 KEYS_SECONDS = 300
 """How long metadata and keys are used before they are fetched again."""
-SECRET_SECONDS = 30
-"""How long the client secret is kept."""
 PAUSE_SECONDS = 5
 """Between two requests for the same document, whether they succeed or not: anybody can begin a sign-in."""
 ATTEMPT_SECONDS = 600
@@ -126,11 +125,8 @@ class OidcClient:
     ) -> None:
         self._provider = provider
         self._redirect_uri = redirect_uri
-        self._secret, self._network = secret, network
+        self._secret, self._network = KeptSecret(secret, monotonic), network
         self._clock, self._monotonic = clock, monotonic
-        self._secret_lock = anyio.Lock()
-        self._kept: tuple[str, float] | None = None
-        """The client secret, and when it was read."""
         self._metadata = _Cached(METADATA_SECONDS)
         self._keys = _Cached(KEYS_SECONDS)
 
@@ -310,16 +306,12 @@ class OidcClient:
         )  # fmt: skip
 
     async def _client_secret(self) -> str:
-        """Read by one at a time, in a thread, and kept for a while: anybody can begin a sign-in, and reading may run a
-        program. Raises: SignInFailed."""
-        async with self._secret_lock:
-            if self._kept is None or self._monotonic() - self._kept[1] > SECRET_SECONDS:
-                try:
-                    self._kept = await anyio.to_thread.run_sync(self._secret), self._monotonic()
-                except ConfigError as error:
-                    problem = f"this guard cannot read its client secret: {error.message}"
-                    raise SignInFailed(problem, ASK_OPERATOR, 500) from None
-            return self._kept[0]
+        """Raises: SignInFailed."""
+        try:
+            return await self._secret.read()
+        except ConfigError as error:
+            problem = f"this guard cannot read its client secret: {error.message}"
+            raise SignInFailed(problem, ASK_OPERATOR, 500) from None
 
     def _authenticate(
         self, metadata: Json, headers: dict[str, str], body: str, secret: str

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.secrets import read_secret
 from mcp_guard.settings import SecretReference
 from mcp_guard.web.kept_secret import KEPT_SECONDS, KeptSecret
 from tests.notify.test_delivery import keep
@@ -12,7 +13,7 @@ from tests.notify.test_delivery import keep
 
 async def test_what_was_read_and_that_it_failed_are_kept_for_some_seconds(tmp_path: Path) -> None:
     now = 0.0
-    secret = KeptSecret(SecretReference("file", "secret"), tmp_path, lambda: now)
+    secret = KeptSecret(lambda: read_secret(SecretReference("file", "secret"), tmp_path, {}), lambda: now)
     for _ in range(2):
         with pytest.raises(ConfigError, match="cannot read `secret`"):
             await secret.read()

@@ -15,7 +15,8 @@ from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
 from mcp_guard.network import Network
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
-from mcp_guard.web.oidc import PAUSE_SECONDS, SECRET_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
+from mcp_guard.web.kept_secret import KEPT_SECONDS
+from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
     ALICE,
     CAROL,
@@ -133,7 +134,7 @@ async def test_the_secret_is_read_once_for_many_sign_ins(provider: IdentityProvi
     await sign_in(used)
     assert len(read) == 1
     assert read[0] != threading.main_thread().name
-    clock.ahead += SECRET_SECONDS + 1
+    clock.ahead += KEPT_SECONDS
     await sign_in(used)
     assert len(read) == 2
 

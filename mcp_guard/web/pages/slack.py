@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs
 
 from starlette.background import BackgroundTask
@@ -27,6 +28,7 @@ from mcp_guard.core.visible_text import VisibleText, join, quote, say
 from mcp_guard.notify.kept import MESSAGE
 from mcp_guard.notify.slack import APPROVE, DENY, SERVICE, call_api
 from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.secrets import read_secret
 from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.kept_secret import KeptSecret
@@ -47,8 +49,8 @@ def routes(console: Console) -> list[Route]:
         for notifier in console.settings.notifiers.values()
         if notifier.kind == SERVICE and notifier.options.get("signing_secret") is not None
     )
-    secrets = {app.options["signing_secret"]: app.base_dir for app in apps}
-    kept = {reference: KeptSecret(reference, folder) for reference, folder in secrets.items()}
+    folders = {app.options["signing_secret"]: app.base_dir for app in apps}
+    kept = {secret: KeptSecret(partial(read_secret, secret, here, os.environ)) for secret, here in folders.items()}
     return [Route(PATH, _SlackPage(console, apps, kept).take, methods=["POST"])] if apps else []
 
 
