@@ -116,7 +116,8 @@ async def _serve_stdio(
     """`bound` is what binds the credential of an instance that is not in the ledger yet."""
     issue = [runtime.issue(instance, bound)] if bound is not None else []
     await runtime.start(*issue, runtime.begin(instance))
-    session = runtime.make_session(instance, transport, upstreams, ends_instance=True)
+    started = runtime.with_those_of_user(upstreams, instance)
+    session = runtime.make_session(instance, transport, started, ends_instance=True)
     async with asyncio.TaskGroup() as tasks:
         background = runtime.start_background(tasks)
         await transport.serve(session)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_guard.configured_secrets import configured_secrets
 from mcp_guard.settings import SecretReference, Settings
 
 LOCK = "requirements-all.lock"
@@ -38,7 +39,7 @@ def _keyring(settings: Settings) -> Iterator[str]:
     for name, server in settings.upstreams.items():
         if server.oauth and server.oauth.in_keyring:
             yield f'`upstreams.{name}.oauth.keep = "keyring"`'
-    references = [secret.reference for secret in settings.secrets]
+    references = [secret.reference for secret in configured_secrets(settings)]
     for entry in dict.fromkeys(reference.name for reference in references if reference.source == "keyring"):
         yield f'the secret `{{ keyring = "{entry}" }}`'
 

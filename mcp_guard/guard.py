@@ -236,7 +236,8 @@ class Guard:
         """
         if call.problems or call.tool is None:
             return call
-        if reason := self.upstreams.why_unavailable(call.tool.server):
+        server = call.tool.server
+        if reason := self.upstreams.why_unavailable(server) or await self.upstreams.why_unauthorized(server):
             return call._replace(problems=(NOT_AVAILABLE, reason))
         try:
             history = self.memory.history_for(call)

@@ -30,6 +30,9 @@ class ClientChannel(NamedTuple):
     """None if the client asked for no progress."""
     on_approval_requested: Callable[[Approval], None] = lambda _: None
     """Called when a person has been asked to decide, so that the client can show where."""
+    on_sign_in_needed: Callable[[str], bool] = lambda _: False
+    """Called if the user has to sign in to this upstream before the call can be made. Returns whether the client shows
+    where, so that waiting may help."""
     on_left_pending: Callable[[Approval], None] = lambda _: None
     """Called when the reply is sent although the call is still held, for a client that can come back to it."""
     ask: Ask | None = None
@@ -407,6 +410,10 @@ class Upstreams(Protocol):
     def why_absent(self, server: str) -> str | None:
         """Why the tools of this upstream may not be listed, because it is down or has not listed any; None if it has.
         Raises: KeyError if there is no such upstream."""
+
+    async def why_unauthorized(self, server: str) -> str | None:
+        """Why this upstream cannot be called as the user of the session, or None; None also if it is not called as its
+        users. A token that is due is renewed."""
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send the call of a durable intent to its upstream, and return its outcome.

@@ -57,6 +57,7 @@ from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.start import make_upstream
 from mcp_guard.upstream.status_file import StatusFile, status_path
 from mcp_guard.upstream.transport import Upstream
+from mcp_guard.upstream.user import user_of
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
@@ -306,10 +307,18 @@ class Runtime:
             if server.share and self._shared is not None:
                 upstreams.append(self._shared.connect(name, instance.agent.name))
             else:
-                upstream = make_upstream(self.settings, name, self._secrets, self._sign_ins.of)
-                upstream.start()
-                upstreams.append(upstream)
+                upstreams.append(self._start_upstream(name, instance))
         return upstreams
+
+    def _start_upstream(self, name: str, instance: Instance) -> Upstream:
+        upstream = make_upstream(self.settings, name, self._secrets, self._sign_ins.of, user_of(instance))
+        upstream.start()
+        return upstream
+
+    def with_those_of_user(self, started: Sequence[Upstream], instance: Instance) -> list[Upstream]:
+        """The upstreams that were started before the instance was known, and those that are called as its user."""
+        upstreams = {upstream.name: upstream for upstream in started}
+        return [upstreams.get(name) or self._start_upstream(name, instance) for name in self.settings.upstreams]
 
     def _make_guard(
         self, policies: PoliciesInForce, upstreams: UpstreamGroup, keeps_requests: Callable[[], Awaitable[bool]]
@@ -326,6 +335,7 @@ class Runtime:
                 re.compile(pattern) if pattern else None,
                 settings.forward_meta,
                 tuple(ResourceLabels(pattern, returns) for pattern, returns in settings.uris.items()),
+                frozenset(name for name, upstream in settings.upstreams.items() if upstream.as_user),
             ),
             hold_seconds=settings.hold_seconds,
             withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,

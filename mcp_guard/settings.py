@@ -1,6 +1,6 @@
 """The operator's configuration as plain values, which is the only form in which it is passed on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -114,18 +114,32 @@ class NetworkSettings:
     proxies_loopback: bool = False
 
 
+class Grant(StrEnum):
+    """How tokens are obtained: by the guard itself, by a sign-in, or for the token of the caller (RFC 8693; ID-JAG)."""
+
+    CLIENT_CREDENTIALS = "client_credentials"
+    AUTHORIZATION_CODE = "authorization_code"
+    TOKEN_EXCHANGE = "token_exchange"  # noqa: S105
+    ID_JAG = "id_jag"
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
     """How the guard obtains tokens for one upstream.
 
-    With `is_interactive`, a user signs in; otherwise tokens are for the guard itself (client credentials). Empty
+    With `as_user`, each user of the guard has tokens of their own; otherwise all sessions use the guard's. Empty
     addresses are discovered. An empty `resource` means the upstream's address. `allowed_scopes` are those that the
     upstream may ask for, `token_auth` and `client_key` how the client identifies itself to the token endpoint.
+    Without a `client_id` the guard is known by its metadata document or registers itself (`registration`; empty: as the
+    server takes it). `identity_provider` is where an ID-JAG comes from; `audience` and `subject_token_type` are sent
+    with an exchange.
     """
 
     client_id: str
     client_secret: SecretReference | None = None
-    is_interactive: bool = False
+    registration: str = ""
+    grant: Grant = Grant.CLIENT_CREDENTIALS
+    as_user: bool = False
     token_url: str = ""
     authorization_url: str = ""
     issuer: str = ""
@@ -138,6 +152,14 @@ class OAuthSettings:
     token_auth: str = ""
     client_key: SecretReference | None = None
     client_key_id: str = ""
+    audience: str = ""
+    subject_token_type: str = ""
+    identity_provider: "OAuthSettings | None" = None
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person signs in with a browser."""
+        return self.grant is Grant.AUTHORIZATION_CODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +182,16 @@ class UpstreamSettings:
     is_legacy_sse: bool = False
     oauth: OAuthSettings | None = None
     network: NetworkSettings = field(default_factory=NetworkSettings)
+
+    @property
+    def as_user(self) -> bool:
+        """Whether it is called as the user on whose behalf the agent calls the guard."""
+        return self.oauth is not None and self.oauth.as_user
+
+    @property
+    def signs_users_in(self) -> bool:
+        """Whether each of those users signs in to it."""
+        return self.oauth is not None and self.oauth.as_user and self.oauth.is_interactive
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,22 +451,6 @@ class Settings:
         return (*sections, *look_ups, *others)
 
     @property
-    def secrets(self) -> tuple[ConfiguredSecret, ...]:
-        """Every secret that the configuration refers to."""
-        found = (
-            *(secret for name, upstream in self.upstreams.items() for secret in _secrets_of_upstream(name, upstream)),
-            *_secrets_in_options("notifiers", self.notifiers),
-            *_secrets_in_options("witnesses", self.witnesses),
-            ("network.proxy", self.network.proxy, 0),
-            ("ledger.database", self.database, 0),
-            ("web.oidc.client_secret", self.web.client_secret if self.web else None, 0),
-            ("ledger.shared_secret", self.shared_secret, MIN_SHARED_SECRET),
-            *(_secrets_of_telemetry(self.telemetry) if self.telemetry else ()),
-        )
-        secrets = ((key, value, minimum) for key, value, minimum in found if isinstance(value, SecretReference))
-        return tuple(ConfiguredSecret(*secret) for secret in secrets)
-
-    @property
     def unsafe_keys(self) -> tuple[str, ...]:
         """The keys in the configuration, with their tables, that switch off a guarantee."""
         routes = (
@@ -454,30 +470,3 @@ class Settings:
     def pages(self) -> str:
         """The address of the pages, where links lead."""
         return self.web.url if self.web else self.inbox
-
-
-def _secrets_of_upstream(name: str, upstream: UpstreamSettings) -> Iterator[tuple[str, object, int]]:
-    """Keys, what is configured there, and the minimum of characters; the same for the others below."""
-    key = f"upstreams.{name}"
-    for variable, reference in upstream.secrets.items():
-        yield f"{key}.{'headers' if upstream.url else 'env'}.{variable}", reference, 0
-    yield f"{key}.bearer", upstream.bearer, 0
-    if upstream.oauth is not None:
-        yield f"{key}.oauth.client_secret", upstream.oauth.client_secret, 0
-        yield f"{key}.oauth.client_key", upstream.oauth.client_key, 0
-    if upstream.network.proxies_loopback:  # it has a proxy of its own, instead of that of `[network]`
-        yield f"{key}.network.proxy", upstream.network.proxy, 0
-
-
-def _secrets_in_options(
-    section: str, named: Mapping[str, NotifierSettings] | Mapping[str, WitnessSettings]
-) -> Iterator[tuple[str, object, int]]:
-    for name, settings in named.items():
-        for key, value in settings.options.items():
-            yield f"{section}.{name}.{key}", value, 0
-
-
-def _secrets_of_telemetry(telemetry: TelemetrySettings) -> Iterator[tuple[str, object, int]]:
-    yield "telemetry.metrics_token", telemetry.metrics_token, MIN_METRICS_TOKEN
-    for header, reference in telemetry.otlp_secrets.items():
-        yield f"telemetry.otlp_headers.{header}", reference, 0

@@ -72,7 +72,7 @@ def test_example_configuration_loads() -> None:
 def test_example_configuration_has_every_key() -> None:
     text = EXAMPLE.read_text()
     for model in models(Config):
-        for name in model.model_fields:
+        for name in (field.alias or name for name, field in model.model_fields.items()):
             assert f"{name} =" in text or f"[{name}" in text or f".{name}]" in text or f".{name}." in text, (
                 f"{model.__name__}.{name}"
             )

@@ -12,6 +12,7 @@ import pytest
 
 from mcp_guard.config.file import Config, check
 from mcp_guard.config.types import SecretConfig
+from mcp_guard.configured_secrets import configured_secrets
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.outbound import DeliveryError, Destination
@@ -100,6 +101,13 @@ oauth = { client_id = "guard", client_secret = SECRET, token_url = "https://logi
 [upstreams.by_key]
 url = "https://mcp.example.com"
 oauth = { client_id = "guard", client_key = SECRET, token_url = "https://login.example.com" }
+[upstreams.as_user]
+url = "https://mcp.example.com"
+[upstreams.as_user.oauth]
+as = "user"
+grant = "id_jag"
+client_id = "guard"
+identity_provider = { issuer = "https://a.example", client_id = "guard", client_secret = SECRET, client_key = SECRET }
 [notifiers.hook]
 kind = "webhook"
 url = "https://example.com"
@@ -159,9 +167,9 @@ def test_list_of_secrets_has_every_one_that_can_be_configured(tmp_path: Path) ->
     numbers = itertools.count()
     text = re.sub("SECRET", lambda _: f'{{ file = "{next(numbers)}" }}', EVERY_SECRET)
     settings = check(text, tmp_path / "mcp-guard.toml")
-    listed = {secret.reference.name: secret.key for secret in settings.secrets}
+    listed = {secret.reference.name: secret.key for secret in configured_secrets(settings)}
     configured = next(numbers)
-    assert len(listed) == len(settings.secrets) == configured
+    assert len(listed) == len(configured_secrets(settings)) == configured
     assert set(listed) == {reference.name for reference in references(settings)}
     schema = json.dumps(Config.model_json_schema())
     assert schema.count("#/$defs/SecretConfig") == configured, "is the new kind of secret in `EVERY_SECRET`?"

@@ -66,6 +66,9 @@ class InProcessTools:
     def why_absent(self, server: str) -> str | None:
         return None
 
+    async def why_unauthorized(self, server: str) -> str | None:
+        return None
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         assert intent.call.tool is not None
         plain, error = self._run(intent.call.tool.name, orjson.loads(intent.call.canonical))

@@ -1,6 +1,7 @@
 """`mcp-guard instances`: issue, delegate and revoke the credentials of agent runs."""
 
 import argparse
+import asyncio
 import re
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings
+from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.start_notes import note_if_new
 from mcp_guard.storage.rows import InstanceRow
 
@@ -272,6 +274,9 @@ def revoke(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
             lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), allow_new=allow_new)
         )
         ids = [instance.id for instance in gone]
+    signed_out = asyncio.run(SignInStorage(settings).forget(name)) if scope == "user" else []
     message = f"revoked {scope} `{name}`; {revoked_text(ids, withdrawn)}"
-    print_result(options.json, {"scope": scope, "name": name, "instances": ids, "withdrawn": withdrawn}, message)
+    message += f"; signed them out of {', '.join(f'`{upstream}`' for upstream in signed_out)}" if signed_out else ""
+    answer = {"scope": scope, "name": name, "instances": ids, "withdrawn": withdrawn}
+    print_result(options.json, answer | ({"signed_out": signed_out} if signed_out else {}), message)
     return 0

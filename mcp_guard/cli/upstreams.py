@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 
 from mcp_guard.app import listed_tools
 from mcp_guard.cli.options import Parser, add_config, add_json
@@ -19,8 +21,10 @@ from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
+from mcp_guard.upstream.oauth.registration import ClientRegistration
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.upstream.oauth.token_storage import TokenStorage
+from mcp_guard.upstream.user import UpstreamUser
 from mcp_guard.verifier.progress import Progress
 
 
@@ -28,12 +32,14 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
     sign_ins = SignInStorage(settings)
-    oauth, storage = find_sign_in(settings, options.name, sign_ins)
+    user = UpstreamUser(options.user, options.issuer) if options.user else None
+    oauth, storage = find_sign_in(settings, options.name, sign_ins, user)
     sign_ins.prepare()
     try:
         if options.verb == "logout":
             return asyncio.run(logout(options, storage))
-        return asyncio.run(login(settings, options, oauth, storage))
+        find_client = partial(sign_ins.client_registration, options.name, credentials=read_credentials(settings, oauth))
+        return asyncio.run(login(settings, options, oauth, find_client, storage))
     except NoToken as why:
         raise UpstreamError(f"upstream `{options.name}`: {why}", "see docs/howto/secrets.md") from None
 
@@ -49,12 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for verb in (signing_in, signing_out):
         verb.add_argument("name", metavar="UPSTREAM", help="a name from [upstreams] in the configuration")
+        verb.add_argument(
+            "--user", metavar="USER", default="", help="this user's, of an upstream that is called as users"
+        )
+        verb.add_argument("--issuer", metavar="URL", default="", help="the issuer in [issuers] that calls the user so")
         add_config(verb)
         add_json(verb)
     return parser
 
 
-def find_sign_in(settings: Settings, name: str, sign_ins: SignInStorage) -> tuple[OAuthSettings, TokenStorage]:
+def find_sign_in(
+    settings: Settings, name: str, sign_ins: SignInStorage, user: UpstreamUser | None
+) -> tuple[OAuthSettings, TokenStorage]:
     """Raises: ConfigError, LedgerError."""
     server = settings.upstreams.get(name)
     if server is None:
@@ -66,10 +78,31 @@ def find_sign_in(settings: Settings, name: str, sign_ins: SignInStorage) -> tupl
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` does not require a user to sign in", hint)
-    return server.oauth, sign_ins.of(name)
+    if server.as_user != (user is not None):
+        verb = "requires" if server.as_user else "takes no"
+        raise ConfigError(
+            f"upstream `{name}` {verb} `--user`: `[upstreams.{name}.oauth] as` says whose sign-in calls it",
+            f"mcp-guard upstreams login {name}{' --user USER' if server.as_user else ''}",
+        )
+    return server.oauth, sign_ins.of(name, user)
 
 
-async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSettings, storage: TokenStorage) -> int:
+def read_credentials(settings: Settings, oauth: OAuthSettings) -> ClientCredentials:
+    """Raises: ConfigError."""
+
+    def read(reference: SecretReference | None) -> str:
+        return read_secret(reference, settings.path.parent, os.environ) if reference else ""
+
+    return ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
+
+
+async def login(
+    settings: Settings,
+    options: argparse.Namespace,
+    oauth: OAuthSettings,
+    find_client: Callable[[str], ClientRegistration],
+    storage: TokenStorage,
+) -> int:
     def show(address: str) -> None:
         print_text(f"sign in here: {address}", file=sys.stderr)
         if not options.no_browser:
@@ -77,17 +110,14 @@ async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSet
 
             webbrowser.open(address)
 
-    def read(reference: SecretReference | None) -> str:
-        return read_secret(reference, settings.path.parent, os.environ) if reference else ""
-
-    credentials = ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
     upstream = settings.upstreams[options.name]
     network = read_network(upstream.network, settings.path.parent, os.environ)
-    tokens = await sign_in(upstream.url, oauth, network, credentials, show, tuple(options.scope.split()))
+    tokens = await sign_in(upstream.url, oauth, network, find_client, show, tuple(options.scope.split()))
     async with storage.locked() as held:
         await held.write(tokens)
     lasts = "" if tokens.refresh else "; there is no refresh token, so the sign-in ends when the access token expires"
-    text = f"signed in to `{options.name}`; the tokens are stored {storage.where}{lasts}"
+    whose = f" as `{options.user}`" if options.user else ""
+    text = f"signed in to `{options.name}`{whose}; the tokens are stored {storage.where}{lasts}"
     print_result(options.json, {"upstream": options.name, "refreshable": bool(tokens.refresh)}, text)
     return 0
 

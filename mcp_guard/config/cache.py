@@ -44,6 +44,7 @@ from mcp_guard.policy.time_of_call import find_zone
 from mcp_guard.settings import (
     AgentSettings,
     ClientLimits,
+    Grant,
     HookSettings,
     InstanceScope,
     NetworkSettings,
@@ -79,7 +80,7 @@ def _drift_rule(*members: Any) -> object:
 
 
 VALUES: tuple[type, ...] = (
-    Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, HookSettings, Identity, IdentityProvider,
+    Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Grant, HookSettings, Identity, IdentityProvider,
     InstanceScope, Limits,
     Mode, NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction,
     ResourceRule, RoleClaim, Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings,

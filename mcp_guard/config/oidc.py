@@ -14,6 +14,7 @@ Claims = dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Fi
 class OidcRolesConfig(Model):
     """What people may do besides deciding the requests of their routes, by the values of claims."""
 
+    user: Claims = {}
     viewer: Claims = {}
     auditor: Claims = {}
     operator: Claims = {}

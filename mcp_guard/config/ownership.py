@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcp_guard.configured_secrets import configured_secrets
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import NotifierSettings, Settings, WitnessSettings
 
@@ -139,7 +140,7 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
         yield place.options.get("command") or (), place.base_dir
     for upstream in settings.upstreams.values():
         yield upstream.argv, upstream.cwd
-    for secret in settings.secrets:
+    for secret in configured_secrets(settings):
         yield secret.reference.words, settings.path.parent
 
 

@@ -1,6 +1,7 @@
 """The section `[upstreams]`: MCP servers that the guard starts, or reaches over HTTP."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -10,31 +11,80 @@ from pydantic import Field, field_validator, model_validator
 from mcp_guard.config.network import UpstreamNetworkConfig
 from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
-from mcp_guard.settings import NetworkSettings, OAuthSettings, UpstreamSettings
+from mcp_guard.settings import Grant, NetworkSettings, OAuthSettings, UpstreamSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+
+
+EXCHANGES = (Grant.TOKEN_EXCHANGE, Grant.ID_JAG)
 
 
 TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 """How a client identifies itself to a token endpoint (RFC 7591 §2)."""
 
 
-class OAuthConfig(Model):
-    """OAuth 2.1 tokens, of the guard itself or of a user who signs in (`mcp-guard upstreams login`)."""
+def is_open(url: str) -> bool:
+    """Whether others on the way could read what is sent there."""
+    return url.startswith("http://") and (urlsplit(url).hostname or "") not in LOOPBACK
 
-    grant: Literal["client_credentials", "authorization_code"] = "client_credentials"
+
+class OAuthClientConfig(Model):
+    """The guard as a client of one authorization server."""
+
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretConfig | None = None
     issuer: Url | None = None
     token_url: Url | None = None
-    authorization_url: Url | None = None
-    scope: str = ""
-    resource: str | Literal[False] | None = None
-    allowed_scopes: tuple[str, ...] | None = None
     token_auth: TokenAuth | None = None
     client_key: SecretConfig | None = None
     client_key_id: str = ""
+
+    @model_validator(mode="after")
+    def is_private(self) -> Self:
+        if self.token_auth == "private_key_jwt" and self.client_key is None:  # noqa: S105
+            raise ValueError("`private_key_jwt` requires `client_key`")
+        for url in (self.issuer, self.token_url):
+            if url and is_open(url):
+                raise ValueError(f"`{url}` must use https, because secrets are sent to it")
+        return self
+
+    def client_settings(self) -> OAuthSettings:
+        return OAuthSettings(
+            client_id=self.client_id,
+            client_secret=self.client_secret.reference() if self.client_secret else None,
+            issuer=self.issuer or "",
+            token_url=self.token_url or "",
+            token_auth=self.token_auth or "",
+            client_key=self.client_key.reference() if self.client_key else None,
+            client_key_id=self.client_key_id,
+        )
+
+
+class IdentityProviderConfig(OAuthClientConfig):
+    """The company's identity provider, which issues ID-JAGs for its users."""
+
+    @model_validator(mode="after")
+    def is_named(self) -> Self:
+        if self.issuer is None and self.token_url is None:
+            raise ValueError("set `issuer` or `token_url` to the identity provider that exchanges users' tokens")
+        return self
+
+
+class OAuthConfig(OAuthClientConfig):
+    """OAuth 2.1 tokens, of the guard itself or of each user."""
+
+    client_id: str = ""
+    registration: Literal["document", "dynamic"] | None = None
+    grant: Grant = Grant.CLIENT_CREDENTIALS
+    as_: Annotated[Literal["guard", "user"], Field(alias="as")] = "guard"
+    authorization_url: Url | None = None
+    identity_provider: IdentityProviderConfig | None = None
+    audience: str = ""
+    subject_token_type: Annotated[str, Field(pattern=r"^(urn:[!-~]+)?$")] = ""
+    scope: str = ""
+    resource: str | Literal[False] | None = None
+    allowed_scopes: tuple[str, ...] | None = None
     redirect_port: Annotated[int, Field(ge=0, lt=65536)] = 0
     keep: Literal["file", "keyring"] = "file"
 
@@ -48,33 +98,52 @@ class OAuthConfig(Model):
         return resource
 
     @model_validator(mode="after")
+    def is_for_guard_or_users(self) -> Self:
+        is_user, grant = self.as_ == "user", self.grant
+        if is_user and grant is Grant.CLIENT_CREDENTIALS:
+            raise ValueError('`as = "user"` requires `grant`: "token_exchange", "id_jag" or "authorization_code"')
+        if not is_user and grant in EXCHANGES:
+            raise ValueError(f'grant `{grant}` requires `as = "user"`')
+        if grant is Grant.TOKEN_EXCHANGE and self.issuer is None and self.token_url is None:
+            raise ValueError("grant `token_exchange` requires `issuer` or `token_url`: users' tokens are sent there")
+        if (grant is Grant.ID_JAG) != (self.identity_provider is not None):
+            raise ValueError("grant `id_jag` and the table `identity_provider` require each other")
+        if grant is Grant.ID_JAG and self.token_url is not None and not self.audience:
+            raise ValueError("grant `id_jag` with `token_url` requires `audience`: the issuer of that token endpoint")
+        if self.keep == "keyring" and is_user:
+            raise ValueError("`keep` is for the guard's own sign-in; those of users are sealed")
+        return self
+
+    @model_validator(mode="after")
     def is_complete(self) -> Self:
-        if self.grant == "client_credentials" and self.client_secret is None and self.client_key is None:
+        if not self.client_id and self.grant is not Grant.AUTHORIZATION_CODE:
+            raise ValueError("`client_id` may be left out only with the grant `authorization_code`")
+        if not self.client_id and (self.client_secret is not None or self.client_key is not None):
+            raise ValueError("`client_secret` and `client_key` are those of a `client_id`: set that, too")
+        if self.client_id and self.registration:
+            raise ValueError("`registration` is for a guard that is not registered: leave out `client_id`")
+        if self.grant is Grant.CLIENT_CREDENTIALS and self.client_secret is None and self.client_key is None:
             raise ValueError("grant `client_credentials` requires `client_secret` or `client_key`")
-        if self.token_auth == "private_key_jwt" and self.client_key is None:  # noqa: S105
-            raise ValueError("`private_key_jwt` requires `client_key`")
-        if self.grant == "authorization_code" and (self.token_url is None) != (self.authorization_url is None):
+        if self.grant is Grant.AUTHORIZATION_CODE and (self.token_url is None) != (self.authorization_url is None):
             raise ValueError("set both `token_url` and `authorization_url`, or neither to have them discovered")
-        for url in (self.issuer, self.token_url, self.authorization_url):
-            if url and url.startswith("http://") and (urlsplit(url).hostname or "") not in LOOPBACK:
-                raise ValueError(f"`{url}` must use https, because secrets are sent to it")
+        if self.authorization_url and is_open(self.authorization_url):
+            raise ValueError(f"`{self.authorization_url}` must use https, because secrets are sent to it")
         return self
 
     def settings(self) -> OAuthSettings:
-        return OAuthSettings(
-            client_id=self.client_id,
-            client_secret=self.client_secret.reference() if self.client_secret else None,
-            is_interactive=self.grant == "authorization_code",
-            token_url=self.token_url or "",
+        return replace(
+            self.client_settings(),
+            registration=self.registration or "",
+            grant=self.grant,
+            as_user=self.as_ == "user",
             authorization_url=self.authorization_url or "",
-            issuer=self.issuer or "",
+            identity_provider=self.identity_provider.client_settings() if self.identity_provider else None,
+            audience=self.audience,
+            subject_token_type=self.subject_token_type,
             scope=self.scope,
             resource=self.resource or "",
             sends_resource=self.resource is not False,
             allowed_scopes=self.allowed_scopes,
-            token_auth=self.token_auth or "",
-            client_key=self.client_key.reference() if self.client_key else None,
-            client_key_id=self.client_key_id,
             redirect_port=self.redirect_port,
             in_keyring=self.keep == "keyring",
         )

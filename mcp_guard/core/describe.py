@@ -63,6 +63,8 @@ class DescriptionRules:
     forward_meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
     labels: tuple[ResourceLabels, ...] = ()
     """Of resources, by patterns of their URIs."""
+    called_as_user: frozenset[str] = frozenset()
+    """The upstreams that are called as the user whom the instance acts for."""
 
     def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
         """The call with its facts and history, and the change and risk that follow from them."""
@@ -115,6 +117,7 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         problems=tuple(problems),
         redaction=tool.rule.redaction if tool else Redaction(),
         trace=trace_id(meta),
+        authority="user" if tool is not None and tool.server in rules.called_as_user else "",
     )
 
 

@@ -332,6 +332,9 @@ class Call(NamedTuple):
     trace: str = ""
     """The id of the trace that it belongs to (W3C, 32 hexadecimal digits), for its receipts; no decision depends on it.
     """
+    authority: str = ""
+    """Under whose authority the upstream is called: `user`, that of the user; empty, the guard's own credential if any.
+    """
 
 
 @dataclass(frozen=True, slots=True)

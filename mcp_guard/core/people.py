@@ -40,6 +40,12 @@ class People:
     users: frozenset[str] = frozenset()
 
 
+def canonical_identity(people: People, identity: Identity) -> Identity:
+    """The same for all identities of an approver: what is one person's is found under each of them."""
+    approver = people.approvers.get(identity)
+    return identity if approver is None else Identity(OWN_NAMES, approver)
+
+
 @dataclass(frozen=True, slots=True)
 class Requesters:
     """The approvers who made a request, or may have; and whether nothing says who its user is."""

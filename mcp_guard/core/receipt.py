@@ -135,8 +135,8 @@ def instance_fields(instance: Instance) -> Json:
 
 
 CALL_FIELDS = (
-    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "trace", "purpose", "ticket",
-    "reason", "claimed", "upstream", "tool", "definition", "resource",
+    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "trace", "purpose",
+    "authority", "ticket", "reason", "claimed", "upstream", "tool", "definition", "resource",
 )  # fmt: skip
 
 
@@ -147,6 +147,7 @@ def call_fields(call: Call) -> Json:
         "call": call.id,
         "trace": call.trace,
         "purpose": None if call.purpose == "call" else call.purpose,
+        "authority": call.authority,
         "ticket": call.task.ticket,
         "reason": call.task.reason,
         "claimed": _claimed(call),

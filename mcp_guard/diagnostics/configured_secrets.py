@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
+from mcp_guard.configured_secrets import configured_secrets
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.diagnostics.snapshot import SecretState
 from mcp_guard.secrets import COMMAND_SECONDS, read_configured
@@ -17,7 +18,7 @@ def inspect_secrets(settings: Settings, limit: float = COMMAND_SECONDS) -> tuple
     here = settings.path.parent
     return tuple(
         SecretState(secret, is_read=False) if secret.reference.source == "command" else _read(secret, here, limit)
-        for secret in (*settings.secrets, *_created_secret(settings))
+        for secret in (*configured_secrets(settings), *_created_secret(settings))
     )
 
 

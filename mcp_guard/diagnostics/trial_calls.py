@@ -52,6 +52,9 @@ class InertUpstreams:
     def why_absent(self, server: str) -> str | None:
         return None
 
+    async def why_unauthorized(self, server: str) -> str | None:
+        return None
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         self.sent.append(intent.call.name)
         raise AssertionError("a trial call was let through")

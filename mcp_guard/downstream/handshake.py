@@ -40,6 +40,7 @@ from mcp_guard.protocol.versions import (
     can_open_urls,
     is_stateless,
     merge_instructions,
+    sign_in_elicitation,
     withhold,
 )
 
@@ -115,6 +116,7 @@ class HandshakeAdapter:
         return ClientChannel(
             progress,
             on_approval_requested=self._show_approval,
+            on_sign_in_needed=self._show_sign_in,
             ask=self._ask_all,
             seconds_left=wait.seconds_left,
             on_wait_cancelled=wait.on_cancelled,
@@ -165,10 +167,20 @@ class HandshakeAdapter:
         The answer decides nothing: whoever follows the link must sign in there.
         """
         if self._opens_urls and self._session.inbox:
-            elicitation = {**approval_elicitation(approval, self._session.inbox), "elicitationId": approval.id}
-            task = self._session.tasks.create_task(self._show(elicitation))
-            self._unawaited.add(task)
-            task.add_done_callback(self._unawaited.discard)
+            self._show_url({**approval_elicitation(approval, self._session.inbox), "elicitationId": approval.id})
+
+    def _show_sign_in(self, upstream: str) -> bool:
+        """Show the user where they sign in to an upstream, if the client can open URLs. Returns whether it can."""
+        can_show = self._opens_urls and bool(self._session.inbox)
+        if can_show:
+            elicitation = sign_in_elicitation(upstream, self._session.inbox)
+            self._show_url({**elicitation, "elicitationId": random_text(16)})
+        return can_show
+
+    def _show_url(self, elicitation: Json) -> None:
+        task = self._session.tasks.create_task(self._show(elicitation))
+        self._unawaited.add(task)
+        task.add_done_callback(self._unawaited.discard)
 
     async def _show(self, elicitation: Json) -> None:
         with suppress(PeerLost, TimeoutError):

@@ -27,6 +27,7 @@ from mcp_guard.downstream.request_params import can_be_answered, cancelled_id, p
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.downstream.transport import DownstreamTransport
+from mcp_guard.downstream.user_sign_in import await_sign_in
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
@@ -369,13 +370,12 @@ class Session:
         self._announcer.on_settled()
 
     async def call(self, request: ToolCallRequest, channel: ClientChannel) -> Json:
-        """Guard a tool call that names its tool as the client does. A tool that is listed by another name is unknown.
-
-        Returns the `result` or `error` member of the reply.
-        """
+        """Guard a tool call that names its tool as the client does; returns the `result` or `error` member of the reply.
+        A tool that is listed by another name is unknown."""
         if not self._settled:
             await self.settle()
         name = self._full_name(request.name)
+        await await_sign_in(self.upstreams, name, channel, lambda: self.guard.hold_limit(channel))
         tool = self.upstreams.find_tool(name)
         if tool is not None and self.upstreams.connections[tool.server].is_starting:
             await self.upstreams.started(tool.server)

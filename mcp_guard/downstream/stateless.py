@@ -42,9 +42,14 @@ from mcp_guard.protocol.methods import (
     UNSUBSCRIBE,
 )
 from mcp_guard.protocol.stateless_server import Envelope
-from mcp_guard.protocol.versions import approval_elicitation, can_open_urls, merge_instructions
+from mcp_guard.protocol.versions import (
+    approval_elicitation,
+    can_open_urls,
+    merge_instructions,
+    sign_in_elicitation,
+)
 
-GUARD = "(guard)"
+GUARD, SIGN_IN = "(guard)", "sign-in"
 """The requester of the guard's own tasks: no upstream can have this name."""
 MAX_ROUNDS = 8
 """After so many rounds a held call is answered in words: the SDKs' clients give up after ten."""
@@ -243,6 +248,7 @@ class StatelessAdapter:
         channel = ClientChannel(
             progress=(lambda update: self._send_progress(multi, update)) if multi.token is not None else None,
             on_approval_requested=lambda approval: self._show_approval(multi, shown, approval),
+            on_sign_in_needed=lambda upstream: self._show_sign_in(multi, shown, upstream),
             on_left_pending=note_pending,
             ask=lambda requests: self._rounds.ask(multi, requests),
             envelope=wire.client_meta(multi.envelope, may_have_task=self._tasks.may_start),
@@ -265,6 +271,8 @@ class StatelessAdapter:
         if shown:  # the round was answered at once
             multi.seconds_left = held.seconds_left
         is_over = multi.round > MAX_ROUNDS or (multi.round > 1 and multi.seconds_left < MIN_ROUND_SECONDS)
+        if SIGN_IN in shown and multi.pending is None:
+            return wire.input_required(self._seal(multi), shown, reply.get("result"))
         if multi.pending is None or not knows_rounds or is_over:
             return wire.complete_result(method, reply)
         multi.approval = multi.pending.id
@@ -295,6 +303,14 @@ class StatelessAdapter:
         multi.approval = approval.id
         if self._session.inbox and can_open_urls(multi.envelope.capabilities):
             shown["approval"] = {"method": ELICIT, "params": approval_elicitation(approval, self._session.inbox)}
+
+    def _show_sign_in(self, multi: MultiRoundRequest, shown: Json, upstream: str) -> bool:
+        """Have the user shown where they sign in to an upstream, once: the client comes back at once, and the call then
+        waits for them. Returns whether the client can open URLs."""
+        can_show = bool(self._session.inbox) and can_open_urls(multi.envelope.capabilities)
+        if can_show and multi.round == 1:
+            shown[SIGN_IN] = {"method": ELICIT, "params": sign_in_elicitation(upstream, self._session.inbox)}
+        return can_show
 
     # Notifications of the client
 

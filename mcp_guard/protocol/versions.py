@@ -77,6 +77,12 @@ def can_open_urls(capabilities: object) -> bool:
     return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
 
 
+def sign_in_elicitation(upstream: str, pages: str) -> dict[str, Any]:
+    """The params of an elicitation in URL mode that leads to where the user signs in to an upstream."""
+    message = f"Sign in to {upstream}, so that agents can call it for you."
+    return {"mode": "url", "url": f"{pages}/upstreams#{upstream}", "message": message}
+
+
 def approval_elicitation(approval: Approval, inbox: str) -> dict[str, Any]:
     """The params of an elicitation in URL mode that leads to the approval page."""
     message = f"{approval.subject.tool} waits for approval by {', '.join(approval.routes)}."

@@ -92,8 +92,8 @@ class Engine(Protocol):
     def open_items(self, folder: Path) -> Items:
         """What the pages of the gateways share. It is made if it is not there. `folder` is as for used proofs."""
 
-    def open_sign_ins(self) -> SignIns | None:
-        """Where the gateways of the ledger share sign-ins at upstreams; None if their state folder is all they need."""
+    def open_sign_ins(self, folder: Path) -> SignIns:
+        """Where the gateways of the ledger share sign-ins at upstreams. `folder` is as for used proofs."""
 
     def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> Presence:
         """The presence of this process as the guard with this new id. `lease_seconds` is for how long others wait for a

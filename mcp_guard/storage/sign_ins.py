@@ -1,4 +1,4 @@
-"""The contract of sign-ins at upstreams that are kept with the ledger: sealed, so the engine cannot read them."""
+"""The contract of sign-ins at upstreams that all gateways of a ledger share: sealed, so the engine cannot read them."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -23,4 +23,5 @@ class SignIns(Protocol):
     """For all gateways on one ledger."""
 
     def locked(self, upstream: str) -> AbstractAsyncContextManager[HeldSignIn]:
-        """Waits while another process holds this sign-in; it does so no longer than it lives. Raises: LedgerError."""
+        """The sign-in of this name: an upstream's, or `UPSTREAM/ID` for one of its users. Waits while another process
+        holds it; that does so no longer than it lives. Raises: LedgerError."""

@@ -101,7 +101,7 @@ class Connection:
         self._closed = asyncio.Event()
         self._interrupted = asyncio.Event()
         """Set when the transport has closed, or the upstream has ended its session."""
-        self._renewal = SessionRenewal()
+        self.renewal = SessionRenewal()
         self.peer = Peer(self._write, self, self._transport.withdraw)
 
     def why_unavailable(self) -> str | None:
@@ -115,7 +115,7 @@ class Connection:
     @property
     def is_starting(self) -> bool:
         """Whether its first listing is still to come, or the first in a new session after the last one has ended."""
-        return self._renewal.is_under_way or not self.listing_tried.is_set()
+        return self.renewal.is_under_way or not self.listing_tried.is_set()
 
     @property
     def reports_tool_changes(self) -> bool:
@@ -153,7 +153,7 @@ class Connection:
             if is_open and await self._serve_sessions(handshake, client_is_ready, on_listed):
                 failures = 0
             last_words = await self._transport.last_words(self._down or "closed", at_start=not is_open)
-            self._renewal.end()
+            self.renewal.fail()
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
                 self.listing_tried.set()
@@ -168,7 +168,7 @@ class Connection:
                 listener.note(report)
             self.last_words = last_words
             await self._transport.close()
-            await asyncio.sleep(delay)
+            await self.renewal.rest(delay)
             if self._transport.starts_slowly:
                 await start_in_thread(self._transport)
             else:
@@ -189,7 +189,7 @@ class Connection:
             is_listed = await self.listings[LIST_TOOLS].refresh()
             self.listing_tried.set()
             await on_listed()
-            self._renewal.end()
+            self.renewal.end()
             was_listed |= is_listed or await self._retry_listing(on_listed)
             await self._interrupted.wait()
             is_open = await self._renew(handshake)
@@ -233,7 +233,7 @@ class Connection:
         if self._closed.is_set():
             return False
         self._interrupted.clear()
-        await self._renewal.pause()
+        await self.renewal.pause()
         if not self.listings[LIST_TOOLS].failure and await self._agree(handshake):
             return True
         if not self._closed.is_set():
@@ -242,7 +242,7 @@ class Connection:
 
     async def wait_for_renewal(self) -> bool:
         """If a new session is being started, wait for it, but not for long. Returns whether there is one now."""
-        return await self._renewal.wait() and self._down is None
+        return await self.renewal.wait() and self._down is None
 
     async def _open_transport(self) -> bool:
         self._arrivals.drop()
@@ -402,7 +402,7 @@ class Connection:
     def _lose_session(self, reason: str) -> None:
         if self._down is None:
             self._down = reason
-            self._renewal.begin()
+            self.renewal.begin()
         self._interrupted.set()
 
     def on_reachable(self) -> None:

@@ -1,5 +1,6 @@
 """What an upstream is sent of a decided call: the params of a request, or the answer to its question."""
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -20,6 +21,19 @@ def request_params(call: Call, trace: Json | None) -> dict[str, Any]:
     if meta := call.meta if trace is None else {**without_trace(call.meta), **trace}:
         params["_meta"] = meta
     return params
+
+
+def deciding_answers(
+    channel: ClientChannel, decide: Callable[[Mapping[str, Json], dict[str, Json]], Awaitable[dict[str, Json]]]
+) -> ClientChannel:
+    """A channel whose answers reach the upstream with the next round, as far as `decide` says that it may have them."""
+    if (ask := channel.ask) is None:
+        return channel
+
+    async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
+        return await decide(questions, await ask(questions))
+
+    return channel._replace(ask=ask_client)
 
 
 def deliver_answer(intent: Intent, channel: ClientChannel) -> Execution:

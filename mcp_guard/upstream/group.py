@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,15 +20,16 @@ from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL, GUARDED, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection
-from mcp_guard.upstream.decided import deliver_answer, request_params
+from mcp_guard.upstream.decided import deciding_answers, deliver_answer, request_params
 from mcp_guard.upstream.last_listing import LastListings
 from mcp_guard.upstream.list_reader import REFRESH_SECONDS, ListReader
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
-from mcp_guard.upstream.outcome import outcome_of, with_rounds
+from mcp_guard.upstream.outcome import outcome_of, with_object, with_rounds
 from mcp_guard.upstream.renewal import send_again_if_renewed
 from mcp_guard.upstream.start_wait import LONE_START_SECONDS, PATIENT_SECONDS, StartWait
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount, Upstream
+from mcp_guard.upstream.user_tokens import UserTokens
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.host import HostConnection
@@ -54,7 +55,7 @@ class UpstreamGroup:
 
     def __init__(
         self,
-        upstreams: "Iterable[Upstream | SharedConnection | HostConnection]",
+        upstreams: "Sequence[Upstream | SharedConnection | HostConnection]",
         rules: Mapping[str, ToolRule],
         pins: Pins,
         *,
@@ -70,6 +71,7 @@ class UpstreamGroup:
             upstream.name: Connection(upstream, on_status) if isinstance(upstream, Upstream) else upstream
             for upstream in upstreams
         }
+        self._user_tokens = UserTokens(upstreams)
         self.pins = pins
         self._pins_failed = False
         """Whether the ledger could not be read when the pins were last checked."""
@@ -79,8 +81,7 @@ class UpstreamGroup:
         """How long it took to make the catalog the last time."""
         self.is_closed = False
         self._rules, self._unpinned, self._forward_meta = rules, unpinned, forward_meta
-        self._on_catalog = on_catalog
-        self._on_status = on_status
+        self._on_catalog, self._on_status = on_catalog, on_status
         self._listener: UpstreamListener = NoListener()
         self._capabilities: frozenset[str] = frozenset()
         """Those of the client that upstreams may list more tools for."""
@@ -184,13 +185,20 @@ class UpstreamGroup:
         await self.rebuild()
 
     async def _stands_in(self, connection: "AnyConnection") -> list[Json]:
-        """What an upstream that is starting listed in its last run, as far as it is still accepted; it may be nothing.
+        """What an upstream that is starting or lacks a token listed in its last run, as far as it is still accepted.
 
         INVARIANT: only definitions that are pinned (promise P6), and no call reaches the upstream before it is there.
         """
-        if self._last_listings is None or not connection.is_starting:
+        if self._last_listings is None or not (connection.is_starting or connection.name in self._user_tokens):
             return []
         return await self._last_listings.accepted_tools(connection.name, self.pins)
+
+    async def find_user_token(self, server: str) -> bool:
+        """As `UserTokens.reach`."""
+        return await self._user_tokens.reach(server, self.connections.get(server))
+
+    async def why_unauthorized(self, server: str) -> str | None:
+        return await self._user_tokens.why_unauthorized(server)
 
     async def started(self, server: str) -> None:
         """Wait until an upstream that is starting, or begins a new session, is there, but not for long."""
@@ -221,6 +229,8 @@ class UpstreamGroup:
 
     async def _on_listed(self, connection: "AnyConnection") -> None:
         """Rebuild the catalog, unless upstreams are still waited for."""
+        if connection.name in self._user_tokens and not connection.listings[LIST_TOOLS].is_known:
+            connection.listings[LIST_TOOLS].keep(await self._stands_in(connection))
         if self._is_waiting:
             if self.are_starting:
                 return
@@ -278,7 +288,8 @@ class UpstreamGroup:
         """For the next run."""
         if self._last_listings is not None:
             for name, connection in self.connections.items():
-                if not connection.is_starting and connection.why_unavailable() is None:
+                is_listed = not connection.is_starting or name in self._user_tokens
+                if is_listed and connection.why_unavailable() is None:
                     self._last_listings.remember(name, [tool for tool in tools if tool.server == name])
 
     async def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
@@ -397,25 +408,18 @@ class UpstreamGroup:
         call = intent.call
         assert call.tool is not None
         connection = self.connections[call.tool.server]
-        method = call.tool.method or CALL_TOOL
-        if method in ANSWERS:
+        if call.tool.method in ANSWERS:
             return deliver_answer(intent, channel)
         params, rounds = request_params(call, channel.trace), RoundCount()
         if connection.protocol is not None:
-            channel = self._deciding_answers(connection.name, channel)
-        execution = await outcome_of(connection.call(method, params, channel, rounds), connection, intent.approval)
-        return with_rounds(execution, rounds, call.id)
+            channel = deciding_answers(channel, partial(self._decided, connection.name))
+        work = connection.call(call.tool.method or CALL_TOOL, params, channel, rounds)
+        return with_rounds(await outcome_of(work, connection, intent.approval), rounds, call.id)
 
-    def _deciding_answers(self, server: str, channel: ClientChannel) -> ClientChannel:
-        """A channel whose answers reach the upstream with the next round, as far as it may have them."""
-        if (ask := channel.ask) is None:
-            return channel
-
-        async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
-            answers = await self._listener.on_answers(server, questions, await ask(questions))
-            return {key: self.forwarded_answer(answer) for key, answer in answers.items()}
-
-        return channel._replace(ask=ask_client)
+    async def _decided(self, server: str, asked: Mapping[str, Json], answers: dict[str, Json]) -> dict[str, Json]:
+        """What the upstream gets of these answers of the client."""
+        decided = await self._listener.on_answers(server, asked, answers)
+        return {key: self.forwarded_answer(answer) for key, answer in decided.items()}
 
     # Everything that is not a tool call
 
@@ -439,7 +443,7 @@ class UpstreamGroup:
     async def _relay(self, server: str, method: str, params: Json, channel: ClientChannel) -> Json:
         connection = self.connections[server]
         if connection.protocol is not None and self.decided:
-            channel = self._deciding_answers(server, channel)
+            channel = deciding_answers(channel, partial(self._decided, server))
         try:
             send = partial(connection.request, method, self._forwarded(params), channel)
             reply = await send_again_if_renewed(send, connection.wait_for_renewal)
@@ -447,11 +451,7 @@ class UpstreamGroup:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as failure:
             return error(-32603, f"upstream `{server}`: {failure}")
-        if "result" not in reply or isinstance(reply["result"], dict):
-            return reply
-        if reply["result"] is None:  # some servers say so where there is nothing to say
-            return {"result": {}}
-        return error(-32603, f"upstream `{server}` answered `{method[:80]}` with a result that is no object")
+        return with_object(reply, f"upstream `{server}` answered `{method[:80]}` with a result that is no object")
 
     async def relay_to_all(self, servers: Sequence[str], method: str, params: Json, channel: ClientChannel) -> Json:
         """Pass a request on to several upstreams; returns the first `error` member, else the first `result`.

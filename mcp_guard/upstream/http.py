@@ -8,20 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcp_guard.configured_secrets import oauth_secrets
 from mcp_guard.core.errors import ConfigError, GuardError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.server_address import server_of
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, UpstreamSettings
-from mcp_guard.upstream.transport import MessageHandler
+from mcp_guard.upstream.transport import MessageHandler, TokenState
+from mcp_guard.upstream.user import UpstreamUser
 
 if TYPE_CHECKING:
     from mcp_guard.network import Network
     from mcp_guard.upstream.http_session import UpstreamHttpSession
     from mcp_guard.upstream.last_words import LastWords
+    from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
     from mcp_guard.upstream.oauth.token_storage import TokenStorage
     from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
+
+FOR_USERS_ONLY = (
+    'is called as users (`as = "user"`), and this session acts for nobody; state whom: `--on-behalf-of`, '
+    "agents.NAME.on_behalf_of or a token of an issuer in [issuers]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,13 @@ class HttpServerParameters:
     name: str
     server: UpstreamSettings
     here: Path
-    tokens: "Callable[[str], TokenStorage]"
-    """Where the tokens of the upstream of this name are kept, if a user signs in. Raises: ConfigError, LedgerError."""
+    tokens: "Callable[[str, UpstreamUser | None], TokenStorage]"
+    """Where the tokens of the upstream of this name are kept, if a user signs in: this user's, or the one that all
+    sessions use. Raises: ConfigError, LedgerError."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     sends_trace: bool = False
+    user: UpstreamUser | None = None
+    """Who calls, for an upstream that is called as its users."""
 
 
 class HttpTransport:
@@ -44,13 +55,13 @@ class HttpTransport:
         server = parameters.server
         self.diagnostics = server_of(server.url)
         self.unscrubbed_secrets: tuple[str, ...] = ()
-        client_secret = server.oauth.client_secret if server.oauth else None
-        client_key = server.oauth.client_key if server.oauth else None
         proxy = server.network.proxy if isinstance(server.network.proxy, SecretReference) else None
-        self.starts_slowly = is_slow([*server.secrets.values(), server.bearer, client_secret, client_key, proxy])
+        self.starts_slowly = is_slow(
+            [*server.secrets.values(), server.bearer, *oauth_secrets(server.oauth).values(), proxy]
+        )
         self._parameters = parameters
         self._headers: dict[str, str] = {}
-        self._client_secret = self._client_key = ""
+        self._client_secrets: dict[str, str] = {}
         self._network: Network | None = None
         self._start_failure: str | None = "is not started"
         self._token_provider: OAuthTokenProvider | None = None
@@ -66,10 +77,8 @@ class HttpTransport:
             )
             if server.bearer is not None:
                 headers["authorization"] = f"Bearer {self._read_secret('bearer', server.bearer, unscrubbed)}"
-            if server.oauth is not None and server.oauth.client_secret is not None:
-                self._client_secret = self._read_secret("client_secret", server.oauth.client_secret, unscrubbed)
-            if server.oauth is not None and server.oauth.client_key is not None:
-                self._client_key = self._read_secret("client_key", server.oauth.client_key, unscrubbed)
+            for key, reference in oauth_secrets(server.oauth).items():
+                self._client_secrets[key] = self._read_secret(key, reference, unscrubbed)
             self._network = self._read_network(unscrubbed)
             for header, value in headers.items():
                 if not re.fullmatch(r"[\x20-\x7e]*", value):
@@ -100,30 +109,61 @@ class HttpTransport:
     async def _sign_in(self, oauth: OAuthSettings) -> str | None:
         """Get an access token. Returns why there is none, or None."""
         from mcp_guard.upstream.oauth.discovery import NoToken
-        from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
-        from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
-        if self._token_provider is None:
-            parameters = self._parameters
-            assert self._network is not None
-            try:
-                storage = await asyncio.to_thread(parameters.tokens, parameters.name) if oauth.is_interactive else None
-            except GuardError as failure:
-                return f"sign-in failed: {failure.message}"
-            self._token_provider = OAuthTokenProvider(
-                parameters.name,
-                parameters.server.url,
-                oauth,
-                self._network,
-                lambda: ClientCredentials(self._client_secret, self._client_key),
-                storage=storage,
-                scrubber=parameters.scrubber,
-            )
+        if oauth.as_user and self._parameters.user is None:
+            return FOR_USERS_ONLY
         try:
-            await self._token_provider.ready()
+            if self._token_provider is None:
+                self._token_provider = await self._make_provider(oauth)
+            await self._token_provider.check()
+        except GuardError as failure:
+            return f"sign-in failed: {failure.message}"
         except NoToken as failure:
             return f"sign-in failed: {failure}"
         return None
+
+    async def why_unauthorized(self) -> str | None:
+        """As `UserToken.why_unauthorized`."""
+        parameters = self._parameters
+        failure = await self._sign_in(parameters.server.oauth) if parameters.server.oauth else None
+        return f"upstream `{parameters.name}` {failure}" if failure else None
+
+    async def find(self) -> TokenState:
+        """As `UserToken.find`."""
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        try:
+            return TokenState.USED if self._token_provider is None else await self._token_provider.find()
+        except NoToken:  # the call is refused for it
+            return TokenState.USED
+
+    async def _make_provider(self, oauth: OAuthSettings) -> "OAuthTokenProvider":
+        """Raises: ConfigError, LedgerError."""
+        from mcp_guard.upstream.oauth.exchange import UserExchange
+        from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
+
+        parameters, network, storage, exchange = self._parameters, self._network, None, None
+        assert network is not None
+        if oauth.is_interactive:
+            storage = await asyncio.to_thread(parameters.tokens, parameters.name, parameters.user)
+        elif oauth.as_user and parameters.user is not None:
+            exchange = UserExchange(parameters.user, oauth, network, self._credentials("identity_provider."))
+        return OAuthTokenProvider(
+            parameters.name,
+            parameters.server.url,
+            oauth,
+            network,
+            self._credentials,
+            storage=storage,
+            exchange=exchange,
+            scrubber=parameters.scrubber,
+        )
+
+    def _credentials(self, prefix: str = "") -> "ClientCredentials":
+        from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
+
+        secrets = self._client_secrets
+        return ClientCredentials(secrets.get(f"{prefix}client_secret", ""), secrets.get(f"{prefix}client_key", ""))
 
     async def open(self, handler: MessageHandler, on_pressure: Callable[[bool], None], max_message_bytes: int) -> bool:
         server, failure = self._parameters.server, self._start_failure

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json
 from mcp_guard.core.replies import not_sent_execution, tool_error
-from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply
+from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply, error
+from mcp_guard.protocol.methods import INTERNAL_ERROR
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 if TYPE_CHECKING:
@@ -77,3 +78,12 @@ def _read_reply(server: str, reply: Json) -> Execution:
         detail = str(reply["error"].get("message", ""))[:500]
         return Execution(ExecutionStatus.UPSTREAM_ERROR, reply, detail)
     return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{server}` answered with neither result nor error")
+
+
+def with_object(reply: Json, otherwise: str) -> Json:
+    """The `result` or `error` member of a reply; `otherwise` is the error in place of a result that is no object."""
+    if "result" not in reply or isinstance(reply["result"], dict):
+        return reply
+    if reply["result"] is None:  # some servers say so where there is nothing to say
+        return {"result": {}}
+    return error(INTERNAL_ERROR, otherwise)

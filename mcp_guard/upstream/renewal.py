@@ -1,4 +1,4 @@
-"""The time between the end of a session with an upstream and the next one over the same transport."""
+"""The time between the end of a session with an upstream and the next one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,6 +19,8 @@ class SessionRenewal:
     def __init__(self) -> None:
         self._ended: asyncio.Event | None = None
         self._earliest = 0.0
+        self._hurried = asyncio.Event()
+        self._is_resting = self._is_serving = False
 
     @property
     def is_under_way(self) -> bool:
@@ -27,6 +29,31 @@ class SessionRenewal:
     def begin(self) -> None:
         self._ended = self._ended or asyncio.Event()
 
+    async def rest(self, seconds: float) -> None:
+        """Wait before the transport is started again, unless `await_start` ends that, or has been called since it
+        failed."""
+        self._is_resting = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), seconds)
+        self._is_resting = False
+        self._hurried.clear()
+
+    async def await_start(self, seconds: float, *, at_once: bool) -> None:
+        """Wait for a transport that is being started, but not for long. `at_once`: what it has failed for, or is
+        failing for, is there now, so start it without a rest."""
+        if self._is_serving or (self._is_resting and not at_once):
+            return
+        self.begin()
+        if at_once:
+            self._hurried.set()
+        await self.wait(seconds)
+
+    def fail(self) -> None:
+        """The transport has failed. That ends a renewal, unless it is started again at once."""
+        self._is_serving = False
+        if not self._hurried.is_set():
+            self._end()
+
     async def pause(self) -> None:
         """Wait until the upstream may be asked for a session again."""
         now = asyncio.get_running_loop().time()
@@ -34,17 +61,22 @@ class SessionRenewal:
         await asyncio.sleep(self._earliest - PAUSE_SECONDS - now)
 
     def end(self) -> None:
-        """It has succeeded or failed."""
+        """The upstream is there and has been listed, as far as it could be."""
+        self._is_serving = True
+        self._hurried.clear()
+        self._end()
+
+    def _end(self) -> None:
         if self._ended is not None:
             self._ended.set()
             self._ended = None
 
-    async def wait(self) -> bool:
+    async def wait(self, seconds: float = WAIT_SECONDS) -> bool:
         """Wait for its end, but not for long. Returns whether it was under way."""
         if self._ended is None:
             return False
         with suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._ended.wait()
         return True
 

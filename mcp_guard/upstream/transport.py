@@ -6,6 +6,7 @@ A transport moves frames between the guard and one upstream. `connection.py` dec
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_guard.core.message_remains import OversizedLine
@@ -119,9 +120,29 @@ async def start_in_thread(transport: Transport) -> None:
         raise
 
 
+class TokenState(Enum):
+    """Of the token of a user: in use (or nothing that the user has to see to), there but not in use yet, missing."""
+
+    USED = auto()
+    ARRIVED = auto()
+    MISSING = auto()
+
+
+class UserToken(Protocol):
+    """The token of the user who calls, for an upstream that is called as its users."""
+
+    async def why_unauthorized(self) -> str | None:
+        """Why the upstream cannot be called as the user now, in words for the agent, or None. A token that is due is
+        renewed."""
+
+    async def find(self) -> "TokenState":
+        """Whether there is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One configured upstream: how it is reached, which secrets its messages may not contain, and its limits."""
+    """One configured upstream: how it is reached, which secrets its messages may not contain, and its limits. If it is
+    called as its users, `user_token` is that of the session's."""
 
     name: str
     transport: Transport
@@ -129,6 +150,7 @@ class Upstream:
     max_message_bytes: int
     call_seconds: float
     max_listing_bytes: int = 2 * 1024 * 1024
+    user_token: UserToken | None = None
 
     def start(self) -> None:
         """Start its process at once, so that it warms up meanwhile; not where reading its secrets may block."""

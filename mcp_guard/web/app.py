@@ -18,6 +18,7 @@ from mcp_guard.ledger.receipt_search import ReceiptSearch
 from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import Settings
 from mcp_guard.shared_secret import read_shared_secret
+from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.items import Items
@@ -31,6 +32,7 @@ from mcp_guard.web.pages.oidc import CALLBACK
 from mcp_guard.web.passkeys import Challenges, Passkeys
 from mcp_guard.web.search import LedgerSearch
 from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
+from mcp_guard.web.upstream_sign_ins import UpstreamSignIns
 from mcp_guard.web.view import HERE
 
 REALM_BYTES = 16
@@ -56,6 +58,9 @@ def make_console(
         proofs=answered,
         provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
         search=LedgerSearch(ReceiptSearch(find_engine(ledger_place(settings)), settings.state_dir), reader),
+        upstream_sign_ins=UpstreamSignIns(
+            settings, origin, SignInStorage(settings), SealedAttempts(secret.derive("upstream-sign-in"), answered)
+        ),
         navigation=tuple(link for page in PAGES for link in page.NAV),
         assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),
     )

@@ -37,6 +37,7 @@ from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.roles import Role, approver_of, roles_by_claims, roles_of_approver
 from mcp_guard.web.search import LedgerSearch
 from mcp_guard.web.sessions import ENROLMENT_LIFETIME, BrowserSession, BrowserSessions, Person
+from mcp_guard.web.upstream_sign_ins import UpstreamSignIns
 from mcp_guard.web.view import make_pages
 
 NO_ROUTE, NOT_FOUND = "Not Found", "There is no page at this address."
@@ -86,6 +87,7 @@ class Console:
     proofs: ProofMemory
     """What was used and must not be used again, at any gateway."""
     search: LedgerSearch
+    upstream_sign_ins: UpstreamSignIns
     provider: ProviderSignIns | None = None
     """The identity provider that people sign in with, if there is one."""
     navigation: tuple[NavigationLink, ...] = ()

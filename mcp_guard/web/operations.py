@@ -50,6 +50,8 @@ async def take(console: Console, viewer: BrowserSession, credential: Json) -> Js
     signed = SignedOperation(statement, key.id, evidence(credential))
     result = await console.writer.submit(operations.perform_op(signed))
     await console.record_use(key, count)
+    if statement.action == "user.revoke":
+        await console.upstream_sign_ins.storage.forget(statement.target["name"])
     return result
 
 

@@ -9,9 +9,11 @@ from mcp_guard.settings import Settings
 
 
 class Role(StrEnum):
-    """`VIEWER` reads everything but payloads. `APPROVER` reads and decides the requests of their routes. `AUDITOR`
-    reads everything with payloads. `OPERATOR` also changes what a viewer reads."""
+    """`USER` signs in to upstreams that are called as them, and sees nothing else. `VIEWER` reads everything but
+    payloads. `APPROVER` reads and decides the requests of their routes. `AUDITOR` reads everything with payloads.
+    `OPERATOR` also changes what a viewer reads."""
 
+    USER = "user"
     VIEWER = "viewer"
     APPROVER = "approver"
     AUDITOR = "auditor"

@@ -120,6 +120,7 @@ def _facts(receipt: Receipt) -> list[tuple[str, str, str]]:
     values: dict[str, object] = {
         "Owner": receipt.get("owner"),
         "On behalf of": receipt.get("on_behalf_of"),
+        "Upstream called as": "the user" if receipt.get("authority") == "user" else None,
         "Ticket": receipt.get("ticket"),
         "Stated reason": receipt.get("reason"),
         "Tool": receipt.get("tool"),

@@ -59,7 +59,7 @@ async def _find_sign_ins(console: Console) -> Mapping[str, str]:
     settings = console.settings
     storage, due = SignInStorage(settings), {}
     for name, upstream in settings.upstreams.items():
-        if upstream.oauth is None or not upstream.oauth.is_interactive:
+        if upstream.oauth is None or not upstream.oauth.is_interactive or upstream.as_user:
             continue
         try:
             async with storage.of(name).locked() as held:

@@ -28,12 +28,25 @@ from mcp.client.auth.extensions.client_credentials import (
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
+from mcp_guard.app import NoClient, NoPins
+from mcp_guard.config import load
+from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.protocol.methods import LATEST
+from mcp_guard.runtime import make_upstream_group
+from mcp_guard.sign_ins import SignInStorage
+from mcp_guard.upstream.start import make_upstream
+from mcp_guard.upstream.user import UpstreamUser
 from tests.live.running_guard import ALLOW_ALL, command, write_config
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
 CONTEXT: dict[str, Any] = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
 MODE: Any = "legacy" if os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "") < "2026" else "auto"
 CLIENT_ID = "https://conformance-test.local/client-metadata.json"
+OF_USERS = "auth/enterprise-managed-authorization"
+ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
+PROVIDER = (
+    f'identity_provider = {{ client_id = "{CONTEXT.get("idp_client_id")}", issuer = "{CONTEXT.get("idp_issuer")}" }}'
+)
 RETURN = "http://127.0.0.1:1/callback"
 ARGUMENTS: dict[str, dict[str, Any]] = {"add_numbers": {"a": 5, "b": 3}}
 
@@ -87,13 +100,15 @@ def configure(folder: Path, url: str, more: str = "") -> Path:
     upstream = f'[upstreams.far]\nurl = "{url}"\n'
     if SCENARIO.startswith("auth/"):
         grant = "client_credentials" if "client-credentials" in SCENARIO else "authorization_code"
+        if SCENARIO == OF_USERS:
+            grant, more = "id_jag", f'{more}\nas = "user"\nsubject_token_type = "{ID_TOKEN}"\n{PROVIDER}'
         upstream += f'[upstreams.far.oauth]\ngrant = "{grant}"\nallowed_scopes = ["*"]\n{more}\n'
-        upstream += f'client_id = "{CONTEXT.get("client_id", CLIENT_ID)}"\n'
+        if client := CONTEXT.get("client_id", CLIENT_ID if SCENARIO.endswith("cimd") else ""):
+            upstream += f'client_id = "{client}"\n'
         for key, name in (("client_secret", "client_secret"), ("client_key", "private_key_pem")):
-            secret = CONTEXT.get(name, "registered" if SCENARIO.endswith(("auth-basic", "auth-post")) else "")
-            if secret and (key == "client_secret" or name in CONTEXT):
+            if name in CONTEXT:
                 (folder / key).touch(0o600)
-                (folder / key).write_text(secret)
+                (folder / key).write_text(CONTEXT[name])
                 upstream += f'{key} = {{ file = "{key}" }}\n'
     return write_config(folder, upstream, ALLOW_ALL, guard="plain_names = true")
 
@@ -146,6 +161,29 @@ async def use(client: Client, config: Path | None) -> None:
             await client.call_tool(tool.name, ARGUMENTS.get(tool.name, {}))
 
 
+async def list_as_user(folder: Path, url: str) -> None:
+    """List the tools over the guard's own connection, as the user of the scenario's token, whose issuer publishes no
+    keys: so a guard that serves HTTP would not take it. Where an error names the issuer, do what it says."""
+    user = UpstreamUser("demo-user@example.com", CONTEXT["idp_issuer"], CONTEXT["idp_id_token"])
+    for _ in range(2):
+        settings = load(configure(folder, url, f'issuer = "{NAMED[0]}"' if NAMED else ""))
+        upstream = make_upstream(settings, "far", Scrubber(), SignInStorage(settings).of, user)
+        upstream.start()
+        group, notes = make_upstream_group(settings, [upstream], NoPins(), is_patient=True), list[str]()
+        hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "conformance", "version": "1"}}
+        async with asyncio.TaskGroup() as tasks:
+            await group.start(hello, tasks, NoClient(notes.append), prefer_stateless=MODE == "auto")
+            group.announce()
+            await group.ready()
+            await group.close()
+        sys.stderr.write("\n".join(notes) + "\n")
+        NAMED.extend(re.findall(r"names the authorization server `([^`]+)`, which is not trusted", "".join(notes)))
+
+
+NAMED: list[str] = []
+"""The issuers that errors have named."""
+
+
 async def main(how: str, url: str) -> None:
     if how == "direct":
         auth = own_provider(url) if SCENARIO.startswith("auth/") else None
@@ -155,6 +193,9 @@ async def main(how: str, url: str) -> None:
                 await use(client, None)
         return
     with tempfile.TemporaryDirectory() as name:
+        if SCENARIO == OF_USERS:
+            await list_as_user(Path(name), url)
+            return
         config = prepare(Path(name), url)
         words = command("run", "--config", str(config))
         server = StdioServerParameters(command=words[0], args=words[1:], env={"PYTHONPATH": os.getcwd()})

@@ -30,7 +30,8 @@ NO_KEY_OF_THEIR_OWN = {file.Config, notifiers.DesktopConfig, risk.RiskConfig, se
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
     file.GuardConfig, file.LimitsConfig, file.AgentConfig, upstreams.UpstreamConfig,
-    upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
+    upstreams.OAuthConfig, upstreams.IdentityProviderConfig,
+    network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
     tools.ResourceTypeConfig, tools.UriConfig, tools.RateConfig, file.ApproverConfig, file.PersonConfig,
     file.IdentityConfig, file.RouteConfig, notifiers.WebhookConfig,
     notifiers.SlackConfig, notifiers.TeamsConfig, notifiers.PushConfig, notifiers.EmailConfig, notifiers.CommandConfig,
@@ -66,7 +67,8 @@ def keys(model: type[BaseModel]) -> dict[str, str]:
     """The keys in its own table, without those documented once for all kinds."""
     for_all = ledger.WitnessBase.model_fields if model is not ledger.WitnessBase else {}
     inherited = for_all if issubclass(model, ledger.WitnessBase) else {}
-    own = {name: field for name, field in model.model_fields.items() if name != "kind" and name not in inherited}
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    own = {name: field for name, field in fields.items() if name != "kind" and name not in inherited}
     return {name: "required" if field.is_required() else shown(field.default) for name, field in own.items()}
 
 

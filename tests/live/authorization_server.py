@@ -46,10 +46,10 @@ class Authority:
         lines = path.read_text().splitlines() if path.exists() else []
         return [item for item in map(json.loads, lines) if item["what"] == what]
 
-    def section(self, secret: str, grant: str = "client_credentials", more: str = "") -> str:
+    def section(
+        self, secret: str, grant: str = "client_credentials", more: str = "", client_id: str = "guard & co"
+    ) -> str:
         """The TOML of the upstream `far`; `secret` is the TOML of the secret's source, or empty."""
-        said = f"client_secret = {secret}" if secret else ""
-        return (
-            f'[upstreams.far]\nurl = "{self.url}/mcp"\n[upstreams.far.oauth]\ngrant = "{grant}"\n'
-            f'client_id = "guard & co"\n{said}\n{more}\n'
-        )
+        said = f"client_secret = {secret}\n" if secret else ""
+        said += f'client_id = "{client_id}"\n' if client_id else ""
+        return f'[upstreams.far]\nurl = "{self.url}/mcp"\n[upstreams.far.oauth]\ngrant = "{grant}"\n{said}{more}\n'

@@ -264,6 +264,26 @@ def test_client_secret_is_not_sent_to_a_server_named_only_by_the_upstream(tmp_pa
         assert stranger.asked("token") == authority.asked("token") == []
 
 
+def test_guard_registers_itself_where_no_client_is_configured(tmp_path: Path) -> None:
+    with Authority(tmp_path, lasts=0.4) as authority:
+        config = configure(tmp_path, authority.section("", "authorization_code", client_id=""))
+        assert "registers no clients automatically; register the guard with the redirect" in sign_in(config).stderr
+        authority.behave(metadata={"registration_endpoint": f"{authority.url}/register"}, registers=False)
+        refused = sign_in(config).stderr
+        assert "does not register the guard (HTTP status 400)" in refused
+        assert "canary" not in refused
+        authority.behave(registers=True, lasts=3600)
+        assert sign_in(config).returncode == 0
+        registered = authority.asked("registered")[-1]
+        assert (registered["application_type"], registered["client_name"]) == ("native", "mcp-guard")
+        with Client(config) as client:
+            client.start()
+            client.tools()
+            authority.drop()
+            assert text(client.call("far__echo")) == "done"
+        assert [item["client"] for item in authority.asked("token")] == [registered["client_id"]] * 2
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
@@ -273,6 +293,12 @@ def test_client_secret_is_not_sent_to_a_server_named_only_by_the_upstream(tmp_pa
             "set both `token_url` and `authorization_url`",
         ),
         ("", "requires `client_secret`"),
+        ('as = "user"', "requires `grant`"),
+        ('grant = "token_exchange"', 'requires `as = "user"`'),
+        ('as = "user"\ngrant = "token_exchange"', "requires `issuer` or `token_url`"),
+        ('as = "user"\ngrant = "id_jag"', "require each other"),
+        ('as = "user"\ngrant = "authorization_code"\nkeep = "keyring"', "those of users are sealed"),
+        ('registration = "dynamic"\ngrant = "authorization_code"', "leave out `client_id`"),
     ],
 )
 def test_invalid_oauth_section_is_refused(tmp_path: Path, more: str, why: str) -> None:

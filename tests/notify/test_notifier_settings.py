@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.config.file import check
+from mcp_guard.configured_secrets import configured_secrets
 from mcp_guard.core.errors import ConfigError
 
 APP = """token = { env = "TOKEN" }
@@ -44,7 +45,8 @@ def test_routes_that_accept_slack_know_its_users_and_follow_its_messages(tmp_pat
     assert settings.slack_users == {("T012AB3CD", "U012AB3CD"): "alice"}
     assert settings.routes["people"].accept == ("slack",)
     assert settings.routes["people"].follow == ("one",)
-    assert {secret.key for secret in settings.secrets} >= {"notifiers.one.token", "notifiers.one.signing_secret"}
+    secrets = {secret.key for secret in configured_secrets(settings)}
+    assert secrets >= {"notifiers.one.token", "notifiers.one.signing_secret"}
 
 
 def test_slack_user_is_one_of_a_workspace(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ class Recorder:
     def why_absent(self, server: str) -> str | None:
         return self.troubles.get(server)
 
+    async def why_unauthorized(self, server: str) -> str | None:
+        return None
+
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         if self.before is not None:
             await self.before(intent)

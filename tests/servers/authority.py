@@ -31,6 +31,8 @@ REFRESH: dict[str, bool] = {}
 """Refresh tokens, and whether they are unused."""
 ALL: list[str] = []
 """Every secret that it was told or gave."""
+OF: dict[str, list[str]] = {}
+"""By access token: what was given with it, and to the client before."""
 CODES: dict[str, dict[str, str]] = {}
 
 
@@ -92,6 +94,7 @@ async def token(request: Request) -> Response:
     access, refresh = f"access-{secrets.token_urlsafe(48)}", f"refresh-{secrets.token_urlsafe(48)}"
     access = behaviour.get("access", access)
     ALL.extend((access, refresh))
+    OF[access] = [access, refresh, *OF.get("", [])]
     GOOD[access] = time.time() + behaviour["lasts"]
     answer = {"access_token": access, "token_type": "Bearer", "expires_in": behaviour["lasts"]}
     if form["grant_type"] != "client_credentials":
@@ -99,6 +102,19 @@ async def token(request: Request) -> Response:
         answer["refresh_token"] = refresh
     note("gave", access=access, refresh=answer.get("refresh_token", ""))
     return JSONResponse(answer)
+
+
+async def register(request: Request) -> Response:
+    asked = await request.json()
+    note("register", **asked)
+    if how().get("registers") is False:
+        return JSONResponse({"error": "invalid_client_metadata", "error_description": "canary-of-the-server"}, 400)
+    given = {**asked, "client_id": f"registered-{secrets.token_hex(4)}"}
+    if asked["token_endpoint_auth_method"] != "none":
+        given["client_secret"] = f"registered-{secrets.token_urlsafe(24)}"
+        OF[""] = [given["client_secret"]]
+    note("registered", **given)
+    return JSONResponse(given, 201)
 
 
 async def drop(request: Request) -> Response:
@@ -134,7 +150,9 @@ async def mcp(request: Request) -> Response:
 
 def answer(message: dict, given: str, behaviour: dict) -> Response:
     method, leak = message["method"], behaviour["leak"]
-    known = [behaviour["secret"], given, *ALL] if leak else []
+    known = [behaviour["secret"], given, *ALL] if leak is True else []
+    if leak == "own" and method == "tools/call":
+        known = OF[given]
     told = " ".join(dict.fromkeys(item for item in known if item))
     if method == "initialize":
         capabilities: dict[str, Any] = {"tools": {}}
@@ -184,6 +202,7 @@ def main() -> None:
         Route("/authorize", authorize),
         Route("/token", token, methods=["POST"]),
         Route("/drop", drop, methods=["POST"]),
+        Route("/register", register, methods=["POST"]),
         Route("/mcp", mcp, methods=["GET", "POST", "DELETE"]),
     ]
     uvicorn.run(Starlette(routes=routes), port=PORT, log_level="warning")

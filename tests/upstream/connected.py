@@ -83,7 +83,7 @@ async def connected(
     """Once the first listing has succeeded or failed."""
     settings = UpstreamSettings((), env=headers, url=url, is_legacy_sse=old)
     transport = HttpTransport(
-        HttpServerParameters("far", settings, Path(), lambda name: FileTokenStorage(Path(), name))
+        HttpServerParameters("far", settings, Path(), lambda name, _: FileTokenStorage(Path(), name))
     )
     connection = Connection(Upstream("far", transport, Scrubber(), MESSAGE_BYTES, 20.0), lambda: None)
     listener, client_is_ready = Listener(), asyncio.Event()

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from mcp_guard.core.people import Identity
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
@@ -30,8 +31,7 @@ class Ledger:
 
     def storage(self, name: str = "far", secret: SharedSecret = SECRET) -> TokenStorage:
         """As another process has it."""
-        sign_ins = find_engine(self.database).open_sign_ins()
-        assert sign_ins is not None
+        sign_ins = find_engine(self.database).open_sign_ins(Path())
         return SharedTokenStorage(sign_ins, name, secret)
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
@@ -55,13 +55,26 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(database)
 
 
-@pytest.fixture(params=["files", "database"])
+ANN, PAGE = Identity("https://login.example", "ann"), "https://guard.example/upstreams"
+
+
+def of_user(folder: Path, user: Identity = ANN, name: str = "far", secret: SharedSecret = SECRET) -> TokenStorage:
+    """Beside a ledger that is a file."""
+    return SharedTokenStorage(find_engine(folder / "ledger.sqlite").open_sign_ins(folder), name, secret, user, PAGE)
+
+
+@pytest.fixture(params=["files", "files of users", "database", "database of users"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], TokenStorage]:
     """Makes the storage of another process."""
     if request.param == "files":
         return lambda: FileTokenStorage(tmp_path / "sign-ins", "far")
+    if request.param == "files of users":
+        return lambda: of_user(tmp_path)
     ledger: Ledger = request.getfixturevalue("ledger")
-    return ledger.storage
+    if request.param == "database":
+        return ledger.storage
+    sign_ins = find_engine(ledger.database).open_sign_ins(tmp_path)
+    return lambda: SharedTokenStorage(sign_ins, "far", SECRET, ANN, PAGE)
 
 
 async def stored(storage: TokenStorage) -> Tokens | None:
@@ -119,6 +132,25 @@ async def test_what_is_in_the_database_is_sealed_for_its_upstream_and_its_gatewa
         await stored(ledger.storage("near"))
     await store(ledger.storage("near"))
     assert await stored(ledger.storage("near")) == TOKENS
+
+
+async def test_what_a_user_keeps_is_sealed_for_them_and_their_upstream(tmp_path: Path) -> None:
+    await store(of_user(tmp_path))
+    [sealed] = (tmp_path / "sign-ins").glob("far.*.sealed")
+    assert sealed.stat().st_mode & 0o777 == 0o600
+    assert b"canary" not in sealed.read_bytes()
+    others = (Identity("https://login.example", "bob"), "far"), (Identity("", "ann"), "far"), (ANN, "near")
+    for user, name in others:
+        storage = of_user(tmp_path, user, name)
+        assert await stored(storage) is None
+        await store(storage)
+        [own] = {*(tmp_path / "sign-ins").glob("*.sealed")} - {sealed}
+        own.write_bytes(sealed.read_bytes())
+        with pytest.raises(NoToken, match=f"was changed; sign in at {PAGE}"):
+            await stored(storage)
+        own.unlink()
+    with pytest.raises(NoToken, match="sealed with another"):
+        await stored(of_user(tmp_path, secret=replace(SECRET, secret="x" * 32)))
 
 
 async def test_new_tokens_are_stored_although_the_connection_was_lost(ledger: Ledger) -> None:

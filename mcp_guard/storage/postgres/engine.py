@@ -166,7 +166,7 @@ class PostgresEngine:
 
         return ItemsTable(self.database)
 
-    def open_sign_ins(self) -> SignIns:
+    def open_sign_ins(self, folder: Path) -> SignIns:
         from mcp_guard.storage.postgres.sign_ins import SignInsTable
 
         return SignInsTable(self.database)

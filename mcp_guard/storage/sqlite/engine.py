@@ -12,6 +12,7 @@ from mcp_guard.storage.items import Items
 from mcp_guard.storage.older import OlderLedger
 from mcp_guard.storage.presence import guards_of_machine
 from mcp_guard.storage.rows import InspectedLedger
+from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.file_location import FileLocation
 from mcp_guard.storage.sqlite.presence import LockPresence
@@ -127,8 +128,10 @@ class SqliteEngine:
 
         return ItemsFile(folder / "web.sqlite")
 
-    def open_sign_ins(self) -> None:
-        """Guards on one file share a machine."""
+    def open_sign_ins(self, folder: Path) -> SignIns:
+        from mcp_guard.storage.sqlite.sign_ins import SignInsFolder
+
+        return SignInsFolder(folder / "sign-ins")
 
     def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> LockPresence:
         return LockPresence(folder, guard)

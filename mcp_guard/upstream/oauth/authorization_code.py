@@ -14,10 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import httpx2 as httpx
+
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_endpoints, http_client, is_secure_url
-from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, TokenClient
+from mcp_guard.upstream.oauth.registration import ClientRegistration, OwnClient
+from mcp_guard.upstream.oauth.token_endpoint import TokenClient
 from mcp_guard.upstream.oauth.token_storage import Tokens
 
 SIGN_IN_SECONDS = 300.0
@@ -62,39 +65,57 @@ class AuthorizationRequest:
             raise NoToken(f"the authorization server refused: `{error}`{hint}")
         return query["code"]
 
+    def form(self, code: str) -> dict[str, str]:
+        """What the token endpoint is sent for the code."""
+        return {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self.redirect,
+            "code_verifier": self.verifier,
+        }
+
 
 async def sign_in(
     url: str,
     settings: OAuthSettings,
     network: Network,
-    credentials: ClientCredentials,
+    find_client: Callable[[str], ClientRegistration],
     show: Callable[[str], None],
     scopes: tuple[str, ...] = (),
 ) -> Tokens:
-    """Sign in to the upstream at `url`, with these scopes besides. `show` brings the user to a URL. Raises: NoToken."""
+    """Sign in to the upstream at `url`, with these scopes besides. `find_client` takes the redirect, `show` brings the
+    user to a URL. Raises: NoToken."""
     async with http_client(network) as http:
-        endpoints = await discover_endpoints(http, url, settings)
-        offline = ("offline_access",) if endpoints.offers_offline_access and not settings.scope else ()
-        scope = " ".join(dict.fromkeys((*endpoints.scope.split(), *scopes, *offline)))
-        endpoints = replace(endpoints, scope=scope)
-        if not endpoints.authorization or not is_secure_url(endpoints.authorization):
-            raise NoToken(
-                "the authorization server has no authorization endpoint;"
-                " set oauth.authorization_url and oauth.token_url"
-            )
+        endpoints = await discover_authorization(http, url, settings, scopes)
         listener = _listen(settings.redirect_port)
         request = AuthorizationRequest(f"http://127.0.0.1:{listener.getsockname()[1]}/callback")
+        client = await find_client(request.redirect).find(http, url, settings, endpoints)
         callback = _Callback(lambda query: request.read_code(query, endpoints))
         async with await asyncio.start_server(callback.on_connection, sock=listener):
-            show(request.url(endpoints, settings))
+            show(request.url(endpoints, client.settings))
             code = await callback.wait()
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": request.redirect,
-            "code_verifier": request.verifier,
-        }
-        return await TokenClient(http, network, url, settings, credentials).request(endpoints, form)
+        return await redeem(http, network, url, client, endpoints, request.form(code))
+
+
+async def redeem(
+    http: httpx.AsyncClient, network: Network, url: str, client: OwnClient, endpoints: Endpoints, form: dict[str, str]
+) -> Tokens:
+    """The tokens for a code, with what their refresh needs. Raises: NoToken."""
+    tokens = await TokenClient(http, network, url, client.settings, client.credentials).request(endpoints, form)
+    return client.keep_with(tokens)
+
+
+async def discover_authorization(
+    http: httpx.AsyncClient, url: str, settings: OAuthSettings, scopes: tuple[str, ...] = ()
+) -> Endpoints:
+    """The endpoints for a sign-in at the upstream at `url`, with the scopes that it asks for. Raises: NoToken."""
+    endpoints = await discover_endpoints(http, url, settings)
+    offline = ("offline_access",) if endpoints.offers_offline_access and not settings.scope else ()
+    if not endpoints.authorization or not is_secure_url(endpoints.authorization):
+        raise NoToken(
+            "the authorization server has no authorization endpoint; set oauth.authorization_url and oauth.token_url"
+        )
+    return replace(endpoints, scope=" ".join(dict.fromkeys((*endpoints.scope.split(), *scopes, *offline))))
 
 
 def _listen(port: int) -> socket.socket:

@@ -7,8 +7,8 @@ host that the configuration does not name (see `is_trusted`).
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,6 +51,10 @@ class Endpoints:
     vouched_by: str = ""
     """The issuer in the configuration whose metadata names the endpoints (see `is_trusted`)."""
     scope: str = ""
+    registration: str = ""
+    """Where clients register themselves (RFC 7591)."""
+    takes_client_documents: bool = False
+    """Whether a client may be known by the URL of its metadata."""
     offers_offline_access: bool = False
     """Whether a sign-in may ask for a refresh token by the scope `offline_access`."""
 
@@ -90,9 +94,25 @@ async def discover_endpoints(http: httpx.AsyncClient, url: str, settings: OAuthS
         resource = settings.resource or url
         token, authorization, scope = settings.token_url, settings.authorization_url, settings.scope
         return Endpoints(token, authorization, settings.issuer, resource, scope=scope)
-    try:
+    with _explained():
         async with asyncio.timeout(DISCOVERY_SECONDS):
             return await _Discovery(http, url, settings).run()
+
+
+async def discover_issuer(http: httpx.AsyncClient, settings: OAuthSettings) -> Endpoints:
+    """The endpoints of the issuer that the settings name, for no resource. Raises: NoToken."""
+    if settings.token_url:
+        return Endpoints(settings.token_url, "", settings.issuer)
+    with _explained():
+        async with asyncio.timeout(DISCOVERY_SECONDS):
+            return await _Discovery(http, settings.issuer, settings).server_endpoints(settings.issuer)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises: NoToken, for what goes wrong with a discovery."""
+    try:
+        yield
     except TimeoutError:
         raise NoToken(f"discovery was not completed within {DISCOVERY_SECONDS:g} s") from None
     except (ValueError, httpx.InvalidURL) as error:
@@ -119,7 +139,7 @@ class _Discovery:
         metadata = await self._first_document(candidates, ("resource", "authorization_servers")) or {}
         resource = settings.resource or self._resource(metadata)
         issuer = self._issuer(metadata)
-        endpoints = await self._server_endpoints(issuer)
+        endpoints = await self.server_endpoints(issuer)
         for kind, endpoint in (("token", endpoints.token), ("authorization", endpoints.authorization)):
             if endpoint and not is_trusted(endpoint, url, settings, endpoints.vouched_by):
                 problem = f"`{issuer[:200]}` names the {kind} endpoint `{endpoint[:200]}`, which is on another host"
@@ -193,7 +213,7 @@ class _Discovery:
                 url = followed
         raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=response.request)
 
-    async def _server_endpoints(self, issuer: str) -> Endpoints:
+    async def server_endpoints(self, issuer: str) -> Endpoints:
         """Without `resource` and `scope`."""
         candidates = [_well_known(issuer, path) for path in SERVER_PATHS]
         if urlsplit(issuer).path.strip("/"):
@@ -219,6 +239,8 @@ class _Discovery:
             auth_methods=tuple(map(str, methods)) if isinstance(methods, list) else (),
             names_issuer=metadata.get("authorization_response_iss_parameter_supported") is True,
             vouched_by=self.settings.issuer,
+            registration=str(metadata.get("registration_endpoint") or ""),
+            takes_client_documents=metadata.get("client_id_metadata_document_supported") is True,
             offers_offline_access="offline_access" in read_scopes(metadata.get("scopes_supported")),
         )
 

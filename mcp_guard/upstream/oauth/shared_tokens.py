@@ -1,8 +1,11 @@
-"""The tokens of one upstream with the ledger, for all gateways: sealed with a key that only the gateways have.
+"""Sign-ins that all gateways share: sealed with a key that only the gateways have.
 
-AES-256-GCM (NIST SP 800-38D); the name of the upstream is bound, so that one upstream never gets the tokens of another.
+AES-256-GCM (NIST SP 800-38D). The origin, the upstream and the user are bound, so that no upstream and no user ever
+gets the tokens of another.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,32 +15,54 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.people import Identity
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.sign_ins import HeldSignIn, SignIns
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, parse_tokens, tokens_text
+from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, login_command, parse_tokens, tokens_text
 
 PURPOSE = "sign-ins"
-DOMAIN = b"mcp-guard/sign-in/v1\0"
+DOMAIN, USER_DOMAIN = b"mcp-guard/sign-in/v1\0", b"mcp-guard/user-sign-in/v1\0"
 ID_BYTES, NONCE_BYTES = 8, 12
+NOBODY = "nobody has signed in; "
 
 
 @dataclass(frozen=True, slots=True)
 class SharedTokenStorage:
-    """Implements `TokenStorage`."""
+    """Implements `TokenStorage`: the sign-in that all sessions use, or a `user`'s, who signs in at `page`."""
 
     sign_ins: SignIns
     name: str
     secret: SharedSecret
+    user: Identity | None = None
+    page: str = ""
     where: str = "with the ledger"
+
+    @property
+    def login(self) -> str:
+        return f"sign in at {self.page}" if self.user else login_command(self.name)
+
+    @property
+    def missing(self) -> str:
+        return f"user `{self.user.subject}` has not signed in; {self.login}" if self.user else NOBODY + self.login
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[HeldTokens]:
         try:
-            async with self.sign_ins.locked(self.name) as held:
-                yield _SealedTokens(held, self.name, self.secret)
+            async with self.sign_ins.locked(self._row()) as held:
+                yield _SealedTokens(held, self, self._bound())
         except LedgerError as error:
             raise NoToken(f"the sign-in cannot be shared: {error.message}") from None
+
+    def _row(self) -> str:
+        """The name that the engine knows it by, which says nothing of the user to those who do not know them."""
+        return f"{self.name}/{hashlib.sha256(self._bound()).hexdigest()[:32]}" if self.user else self.name
+
+    def _bound(self) -> bytes:
+        if self.user is None:
+            return DOMAIN + self.name.encode()
+        bound = [self.secret.origin, self.name, self.user.issuer, self.user.subject]
+        return USER_DOMAIN + json.dumps(bound).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +70,8 @@ class _SealedTokens:
     """Implements `HeldTokens`."""
 
     held: HeldSignIn
-    name: str
-    secret: SharedSecret
+    storage: SharedTokenStorage
+    bound: bytes
 
     async def read(self) -> Tokens | None:
         sealed = await self.held.read()
@@ -54,8 +79,8 @@ class _SealedTokens:
 
     async def write(self, tokens: Tokens) -> None:
         nonce = os.urandom(NONCE_BYTES)
-        text = self._key().encrypt(nonce, tokens_text(tokens).encode(), self._bound())
-        await self.held.write(bytes.fromhex(self.secret.id) + nonce + text)
+        text = self._key().encrypt(nonce, tokens_text(tokens).encode(), self.bound)
+        await self.held.write(bytes.fromhex(self.storage.secret.id) + nonce + text)
 
     async def remove(self) -> bool:
         was_signed_in = bool(await self.held.read())
@@ -66,18 +91,15 @@ class _SealedTokens:
     def _open(self, sealed: bytes) -> Tokens:
         """Raises: NoToken."""
         id, nonce, text = sealed[:ID_BYTES], sealed[ID_BYTES:][:NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
-        if id.hex() != self.secret.id:
+        if id.hex() != self.storage.secret.id:
             raise NoToken(
                 "the sign-in was sealed with another `ledger.shared_secret`; "
-                f"give all gateways the same, or: mcp-guard upstreams login {self.name}"
+                f"give all gateways the same, or: {self.storage.login}"
             )
         try:
-            return parse_tokens(self._key().decrypt(nonce, text, self._bound()))
+            return parse_tokens(self._key().decrypt(nonce, text, self.bound))
         except (InvalidTag, ValueError, TypeError):
-            raise NoToken(f"the stored sign-in was changed; mcp-guard upstreams login {self.name}") from None
+            raise NoToken(f"the stored sign-in was changed; {self.storage.login}") from None
 
     def _key(self) -> AESGCM:
-        return AESGCM(self.secret.derive(PURPOSE))
-
-    def _bound(self) -> bytes:
-        return DOMAIN + self.name.encode()
+        return AESGCM(self.storage.secret.derive(PURPOSE))

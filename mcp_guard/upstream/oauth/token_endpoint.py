@@ -25,6 +25,8 @@ TOKEN_SECONDS = 60.0
 MAX_LIFETIME_SECONDS = 10 * 365 * 86400
 MAX_TOKEN_LENGTH = 16 * 1024
 ASSERTION_SECONDS = 120
+ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
+TOKEN_NAMES = {ID_JAG: "ID-JAG"}
 NO_RESOURCE_CODES = ("901002", "9010010")
 """Errors of Microsoft Entra that mean that `resource` must be left out."""
 
@@ -47,8 +49,10 @@ class TokenClient:
     settings: OAuthSettings
     credentials: ClientCredentials
 
-    async def request(self, endpoints: Endpoints, form: dict[str, str]) -> Tokens:
-        """Send a request to the token endpoint (RFC 6749 §4.1.3, §4.4, §6; RFC 7636; RFC 8707).
+    async def request(self, endpoints: Endpoints, form: dict[str, str], issued: str = "") -> Tokens:
+        """Send a request to the token endpoint (RFC 6749 §4.1.3, §4.4, §6; RFC 7636; RFC 8693; RFC 8707).
+
+        The answer must have a bearer token, or a token of the type `issued` (RFC 8693 §3), which is no access token.
 
         It is repeated only if the endpoint says that it issued no token, because of `resource` or of how the client
         identified itself (RFC 6749 §5.2): then without, or the other way.
@@ -70,7 +74,7 @@ class TokenClient:
                 del methods[0]
             else:
                 break
-        tokens = _read_tokens(answer, form.get("refresh_token", ""))
+        tokens = _read_tokens(answer, form.get("refresh_token", ""), issued)
         return replace(
             tokens,
             token_endpoint=endpoints.token,
@@ -197,7 +201,7 @@ def _parse(body: bytes, content_type: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _read_tokens(answer: _Answer, refresh: str) -> Tokens:
+def _read_tokens(answer: _Answer, refresh: str, issued: str = "") -> Tokens:
     """The tokens in an answer. `refresh` is the refresh token that stays valid unless the answer has another.
 
     Raises: NoToken.
@@ -209,8 +213,9 @@ def _read_tokens(answer: _Answer, refresh: str) -> Tokens:
         raise NoToken(f"the token endpoint answered with HTTP status {answer.status}{code}")
     access, kind = answer.members.get("access_token"), answer.members.get("token_type")
     is_bearer = kind is None or str(kind).strip().lower() in ("", "bearer", "bearertoken")  # RFC 6749 §7.1
-    if not _is_usable(access) or not is_bearer:
-        raise NoToken(f"the token endpoint returned no bearer token{code}")
+    is_wanted = answer.members.get("issued_token_type") == issued if issued else is_bearer
+    if not _is_usable(access) or not is_wanted:
+        raise NoToken(f"the token endpoint returned no {TOKEN_NAMES.get(issued, 'bearer token')}{code}")
     new_refresh = answer.members.get("refresh_token")
     lifetime, renew_at = _seconds(answer.members.get("expires_in")), 0.0
     if lifetime:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,13 @@ class Tokens:
     vouched_by: str = ""
     scope: str = ""
     """What was asked for."""
+    client_id: str = ""
+    """Whose they are, with its secret if it has one, where neither is configured."""
+    client_secret: str = field(default="", repr=False)
+
+
+def login_command(upstream: str) -> str:
+    return f"mcp-guard upstreams login {upstream}"
 
 
 def tokens_text(tokens: Tokens) -> str:
@@ -63,10 +70,17 @@ class HeldTokens(Protocol):
 
 
 class TokenStorage(Protocol):
-    """Stores one upstream's tokens. `where` says for people where that is."""
+    """Stores one upstream's tokens. For people, `where` says where that is, `login` how somebody signs in, and
+    `missing` that nobody has."""
 
     @property
     def where(self) -> str: ...
+
+    @property
+    def login(self) -> str: ...
+
+    @property
+    def missing(self) -> str: ...
 
     def locked(self) -> AbstractAsyncContextManager[HeldTokens]:
         """Excludes other guards and commands; ends with its process, however that ends. Raises: NoToken."""
@@ -83,6 +97,14 @@ class FileTokenStorage:
     @property
     def where(self) -> str:
         return "in the keyring" if self.in_keyring else f"in {self.folder}"
+
+    @property
+    def login(self) -> str:
+        return login_command(self.name)
+
+    @property
+    def missing(self) -> str:
+        return f"nobody has signed in; {self.login}"
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[HeldTokens]:

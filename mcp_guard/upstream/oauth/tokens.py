@@ -11,8 +11,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import pairwise
 
-import httpx2 as httpx
-
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
@@ -24,11 +22,16 @@ from mcp_guard.upstream.oauth.discovery import (
     discover_endpoints,
     http_client,
 )
+from mcp_guard.upstream.oauth.exchange import UserExchange
+from mcp_guard.upstream.oauth.registration import client_of
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, TokenClient
 from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
+from mcp_guard.upstream.transport import TokenState
 
 MAX_SCRUBBED_TOKENS = 32
 """How many tokens of an upstream are scrubbed: those in use and their predecessors, which have expired by then."""
+CHECK_SECONDS = 1.0
+"""How long a user's sign-in is used for requests that are no calls before it is looked whether it is still kept."""
 MIN_CHANGES = 6
 """How often a random token changes between small letters, capitals and digits, at least, but for a
 capital that begins a word; names and dates do less often."""
@@ -50,12 +53,13 @@ class OAuthTokenProvider:
         credentials: Callable[[], ClientCredentials],
         *,
         storage: TokenStorage | None,
+        exchange: UserExchange | None,
         scrubber: Scrubber,
     ) -> None:
-        """`storage` has the sign-in of a user, if one signs in."""
+        """`storage` has the sign-in of a user, if one signs in; `exchange` gets tokens for the user who calls."""
         self._name = name
         self._url, self._settings, self._network, self._credentials = url, settings, network, credentials
-        self._storage = storage
+        self._storage, self._exchange = storage, exchange
         self._scrubber = scrubber
         self._scrubbed: deque[tuple[Scrubber, str]] = deque()
         self._tokens: Tokens | None = None
@@ -63,14 +67,40 @@ class OAuthTokenProvider:
         self._scopes: tuple[str, ...] = ()
         """What the upstream demanded besides."""
         self._renewing = asyncio.Lock()
+        self._checked_at = time.monotonic()
 
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._tokens.access}"} if self._tokens else {}
 
     async def ready(self) -> None:
         """Make sure that the token is valid for a while. Raises: NoToken."""
+        if self._tokens is None or _is_due(self._tokens) or time.monotonic() - self._checked_at > CHECK_SECONDS:
+            await self.check()
+
+    async def check(self) -> None:
+        """As `ready`; of a user's own sign-in, also that it is still the one that is kept: they may have signed out or
+        in elsewhere. Raises: NoToken."""
+        if self._storage is not None and self._settings.as_user:
+            async with self._renewing, self._storage.locked() as held:
+                stored = await held.read()
+                if stored is None:
+                    self._tokens = None
+                elif self._tokens is not None and stored != self._tokens:
+                    self._scrub(stored)
+                    self._tokens = stored
+            self._checked_at = time.monotonic()
         if self._tokens is None or _is_due(self._tokens):
             await self.renew(self.headers())
+
+    async def find(self) -> TokenState:
+        """Whether there is a user's sign-in, in use or not yet. Raises: NoToken."""
+        if self._storage is None or not self._settings.as_user:
+            return TokenState.USED
+        async with self._storage.locked() as held:
+            stored = await held.read()
+        if stored is None:
+            return TokenState.MISSING
+        return TokenState.ARRIVED if self._tokens is None else TokenState.USED
 
     async def renew(self, refused: dict[str, str]) -> None:
         """Replace the token in these headers. Raises: NoToken."""
@@ -116,29 +146,29 @@ class OAuthTokenProvider:
         if stored is not None and (self._tokens is None or stored.access != self._tokens.access):
             return stored
         wanted = " ".join(scopes)[:300]
-        login = f"mcp-guard upstreams login {self._name} --scope '{wanted}'"
-        raise NoToken(f"it requires the scope `{wanted}`; {login}")
+        raise NoToken(f"it requires the scope `{wanted}`; {self._storage.login} --scope '{wanted}'")
 
     async def _request_new(self) -> Tokens:
         async with http_client(self._network) as http:
             endpoints = self._endpoints or await discover_endpoints(http, self._url, self._settings)
             scope = " ".join(dict.fromkeys((*endpoints.scope.split(), *self._scopes)))
             form = {"grant_type": "client_credentials"}
-            tokens = await self._client(http).request(replace(endpoints, scope=scope), form)
+            if self._exchange is not None:
+                form = await self._exchange.form(http, replace(endpoints, scope=scope))
+                self._learn("assertion", form.get("assertion", ""))
+            client = TokenClient(http, self._network, self._url, self._settings, self._credentials())
+            tokens = await client.request(replace(endpoints, scope=scope), form)
             self._endpoints = replace(endpoints, resource=tokens.resource)
             return tokens
-
-    def _client(self, http: httpx.AsyncClient) -> TokenClient:
-        return TokenClient(http, self._network, self._url, self._settings, self._credentials())
 
     async def _refresh(self) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
         assert self._storage is not None
-        login = f"mcp-guard upstreams login {self._name}"
+        login = self._storage.login
         async with self._storage.locked() as held:
             stored = await held.read()
             if stored is None:
-                raise NoToken(f"nobody has signed in; {login}")
+                raise NoToken(self._storage.missing)
             self._scrub(stored)
             if not _is_due(stored) and (self._tokens is None or stored.access != self._tokens.access):
                 return stored  # another process has refreshed it
@@ -146,9 +176,11 @@ class OAuthTokenProvider:
                 raise NoToken(f"the sign-in has expired; {login}")
             endpoints = _endpoints_of(stored)
             form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
+            own = client_of(stored, self._settings, self._credentials())
             async with http_client(self._network) as http:
+                client = TokenClient(http, self._network, self._url, own.settings, own.credentials)
                 try:
-                    tokens = await self._client(http).request(endpoints, form)
+                    tokens = own.keep_with(await client.request(endpoints, form))
                 except NoToken as error:
                     raise NoToken(f"{error}; {login}") from None
             self._scrub(tokens)
@@ -156,11 +188,15 @@ class OAuthTokenProvider:
             return tokens
 
     def _scrub(self, tokens: Tokens) -> None:
-        for kind, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
-            scrubber = self._scrubber.base if _looks_random(value) else self._scrubber
-            known = any(value == scrubbed for _, scrubbed in self._scrubbed)
-            if value and not known and scrubber.learn(f"{self._name} {kind}", value):
-                self._scrubbed.append((scrubber, value))
+        self._learn("access token", tokens.access)
+        self._learn("refresh token", tokens.refresh)
+        self._learn("client secret", tokens.client_secret)
+
+    def _learn(self, kind: str, value: str) -> None:
+        scrubber = self._scrubber.base if _looks_random(value) else self._scrubber
+        known = any(value == scrubbed for _, scrubbed in self._scrubbed)
+        if value and not known and scrubber.learn(f"{self._name} {kind}", value):
+            self._scrubbed.append((scrubber, value))
         while len(self._scrubbed) > MAX_SCRUBBED_TOKENS:
             scrubber, value = self._scrubbed.popleft()
             scrubber.forget(value)

@@ -62,7 +62,7 @@ class _OidcPages:
             attempt = Attempt.begin(return_path(body.get("to")), demand.max_age)
             url = await self.sign_ins.client.authorization_url(attempt, demand)
         except SignInFailed as failure:
-            return _answer(failure)
+            return failure_answer(failure)
         sealed = self.sign_ins.attempts.seal(attempt, self.console.now())
         return JSONResponse({"url": url, "state": attempt.state, "sealed": sealed})
 
@@ -98,7 +98,7 @@ class _OidcPages:
             await self.sign_ins.attempts.settle(attempt, console.now())
             person = self._person(signed_in)
         except SignInFailed as failure:
-            return _answer(failure)
+            return failure_answer(failure)
         token = await welcome(console, request, person, keys)
         answer = {"go": attempt.to} | ({"token": token} if console.is_local else {})
         return console.fresh(JSONResponse(answer), "storage")
@@ -137,7 +137,7 @@ class _OidcPages:
         return Response(status_code=200)
 
 
-def _answer(failure: SignInFailed) -> Response:
+def failure_answer(failure: SignInFailed) -> Response:
     answer = {"problem": visible_line(failure.message), "hint": visible_line(failure.hint)}
     return JSONResponse(answer, failure.status)
 

@@ -76,3 +76,27 @@ setInterval(quietly(pollPart), POLL_MILLISECONDS);
 const load = quietly(loadParts);
 new MutationObserver(load).observe(document.documentElement, { childList: true }); // on loopback the body comes later
 load();
+
+// Signing in to an upstream, as oneself. This tab keeps what completes it until the browser comes back.
+const UPSTREAM_SIGN_IN = "mcp-guard.upstream-sign-in";
+
+async function beginUpstreamSignIn(upstream) {
+  const begun = await post("/upstreams/sign-in", { upstream });
+  sessionStorage.setItem(UPSTREAM_SIGN_IN, begun.sealed);
+  return { go: begun.url };
+}
+
+async function finishUpstreamSignIn() {
+  const query = location.search.slice(1);
+  history.replaceState(null, "", location.pathname); // the code stays in no history
+  const sealed = sessionStorage.getItem(UPSTREAM_SIGN_IN) ?? "";
+  sessionStorage.removeItem(UPSTREAM_SIGN_IN);
+  return post("/upstreams/finish", { query, sealed });
+}
+
+document.addEventListener("click", (event) => {
+  const { signInTo, signOutOf } = event.target.closest("button")?.dataset ?? {};
+  if (signInTo) attempt(() => beginUpstreamSignIn(signInTo));
+  if (signOutOf) attempt(() => post("/upstreams/sign-out", { upstream: signOutOf }).then(() => location.reload()));
+});
+if (document.body.dataset.page === "upstream-sign-in") attempt(finishUpstreamSignIn);

@@ -1,0 +1,140 @@
+"""Who the guard is as a client where a person signs in: as its operator has registered it, else by the URL of its own
+metadata document, else by registering itself.
+
+Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document), dynamic client registration (RFC 7591).
+What the guard says of itself is public, and a registration is kept for its authorization server and its redirect only.
+"""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx2 as httpx
+import orjson
+
+from mcp_guard.core.bounded import join_bounded
+from mcp_guard.network import explain
+from mcp_guard.settings import OAuthSettings
+from mcp_guard.upstream.http_body import read_decoded
+from mcp_guard.upstream.oauth.discovery import MAX_METADATA_BYTES, Endpoints, NoToken, is_secure_url, is_trusted
+from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials
+from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
+
+DOCUMENT_PATH = "/oauth/client-metadata.json"
+CALLBACK_PATH = "/upstreams/callback"
+LOOPBACK_REDIRECT = "http://127.0.0.1/callback"
+"""At any port (RFC 8252 §7.3)."""
+METHOD, NONE = "token_endpoint_auth_method", "none"
+AUTH_METHODS = (NONE, "client_secret_basic", "client_secret_post")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnClient:
+    """The guard as a client of one authorization server: settings with its `client_id`, and how it proves that."""
+
+    settings: OAuthSettings
+    credentials: ClientCredentials
+
+    def keep_with(self, tokens: Tokens) -> Tokens:
+        """The tokens with what their refresh needs."""
+        return replace(tokens, client_id=self.settings.client_id, client_secret=self.credentials.secret)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRegistration:
+    """How a client is found whose `client_id` is not configured. `document` is the URL of the guard's own metadata,
+    empty without an https origin; `kept` has a registration for this `redirect`."""
+
+    redirect: str
+    document: str = ""
+    kept: TokenStorage | None = None
+    credentials: ClientCredentials = field(default_factory=ClientCredentials)
+
+    async def find(self, http: httpx.AsyncClient, url: str, settings: OAuthSettings, at: Endpoints) -> OwnClient:
+        """Raises: NoToken."""
+        if settings.client_id:
+            return OwnClient(settings, self.credentials)
+        if self.document and (settings.registration or ("document" if at.takes_client_documents else "")) == "document":
+            return OwnClient(replace(settings, client_id=self.document, token_auth=NONE), ClientCredentials())
+        if not at.registration:
+            what = f"`{at.issuer[:200]}` registers no clients automatically"
+            raise NoToken(f"{what}; register the guard with the redirect `{self.redirect}`, and set oauth.client_id")
+        if not is_secure_url(at.registration) or not is_trusted(at.registration, url, settings, at.vouched_by):
+            raise NoToken(f"the registration endpoint `{at.registration[:200]}` is not trusted; set oauth.client_id")
+        if self.kept is None:
+            return await self._register(http, settings, at)
+        async with self.kept.locked() as held:
+            known = await held.read()
+            if known is not None and known.token_endpoint == at.token:
+                return _own(settings, known)
+            client = await self._register(http, settings, at)
+            await held.write(client.keep_with(Tokens("", token_endpoint=at.token, posts_secret=_posts(client))))
+            return client
+
+    async def _register(self, http: httpx.AsyncClient, settings: OAuthSettings, at: Endpoints) -> OwnClient:
+        """Raises: NoToken; its message has nothing that the server wrote."""
+        method = next((method for method in AUTH_METHODS if method in at.auth_methods), NONE)
+        body = {**client_metadata((self.redirect,)), METHOD: method}
+        body |= {"scope": at.scope} if at.scope else {}
+        try:
+            async with (
+                asyncio.timeout(TOKEN_SECONDS),
+                http.stream("POST", at.registration, json=body, headers={"accept": "application/json"}) as response,
+            ):
+                answer = _parse(await join_bounded(read_decoded(response), MAX_METADATA_BYTES) or b"")
+        except httpx.HTTPError as error:
+            raise NoToken(f"the registration endpoint cannot be reached: {explain(error)}") from None
+        except TimeoutError:
+            raise NoToken(f"the registration endpoint did not answer within {TOKEN_SECONDS:g} s") from None
+        id, secret, method = answer.get("client_id"), answer.get("client_secret"), answer.get(METHOD, method)
+        if not response.is_success or not isinstance(id, str) or not id or method not in AUTH_METHODS:
+            problem = f"the authorization server does not register the guard (HTTP status {response.status_code})"
+            raise NoToken(f"{problem}; register it yourself and set oauth.client_id")
+        settings = replace(settings, client_id=id, token_auth=str(method))
+        return OwnClient(settings, ClientCredentials(secret if isinstance(secret, str) and method != NONE else ""))
+
+
+def client_metadata(redirects: tuple[str, ...]) -> dict[str, Any]:
+    """What the guard says of itself (RFC 7591 §2)."""
+    is_native = all(redirect.startswith("http://127.0.0.1") for redirect in redirects)
+    return {
+        "client_name": "mcp-guard",
+        "redirect_uris": list(redirects),
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "application_type": "native" if is_native else "web",
+    }
+
+
+def client_document(origin: str) -> dict[str, Any]:
+    """The metadata document of the guard whose pages are at this https origin."""
+    redirects = (origin + CALLBACK_PATH, LOOPBACK_REDIRECT)
+    return {"client_id": origin + DOCUMENT_PATH, "client_uri": origin, **client_metadata(redirects), METHOD: NONE}
+
+
+def document_url(origin: str) -> str:
+    """Where that is; empty if others cannot fetch it from there over https."""
+    return origin + DOCUMENT_PATH if origin.startswith("https://") else ""
+
+
+def client_of(tokens: Tokens, settings: OAuthSettings, credentials: ClientCredentials) -> OwnClient:
+    """The client that got these tokens: the configured one, or else the one that is kept with them."""
+    return OwnClient(settings, credentials) if settings.client_id else _own(settings, tokens)
+
+
+def _own(settings: OAuthSettings, kept: Tokens) -> OwnClient:
+    method = "client_secret_post" if kept.posts_secret else "client_secret_basic" if kept.client_secret else NONE
+    settings = replace(settings, client_id=kept.client_id, token_auth=method)
+    return OwnClient(settings, ClientCredentials(kept.client_secret))
+
+
+def _posts(client: OwnClient) -> bool:
+    return client.settings.token_auth == "client_secret_post"  # noqa: S105
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

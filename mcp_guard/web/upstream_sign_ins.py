@@ -1,0 +1,128 @@
+"""Sign-ins of the people on the pages at upstreams that are called as their users.
+
+INVARIANT: a person signs in for themselves only. What the upstream gives is kept under the identity with which the
+viewer is signed in here, whatever link has brought them; the browser that began it completes it.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.people import OWN_NAMES, Identity
+from mcp_guard.network import Network
+from mcp_guard.secrets import read_network, read_secret
+from mcp_guard.settings import OAuthSettings, SecretReference, Settings
+from mcp_guard.sign_ins import SignInStorage
+from mcp_guard.upstream.oauth.authorization_code import AuthorizationRequest, discover_authorization, redeem
+from mcp_guard.upstream.oauth.discovery import NoToken, http_client
+from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, ClientRegistration
+from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
+from mcp_guard.web.id_token import SignInFailed
+from mcp_guard.web.oidc import Attempt
+from mcp_guard.web.oidc_attempts import SealedAttempts
+from mcp_guard.web.sessions import Person
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSignIns:
+    """Those of one ledger, at the origin of the pages."""
+
+    settings: Settings
+    origin: str
+    storage: SignInStorage
+    attempts: SealedAttempts
+
+    def names(self) -> list[str]:
+        """The upstreams that each user signs in to."""
+        return sorted(name for name, server in self.settings.upstreams.items() if server.signs_users_in)
+
+    async def states(self, person: Person) -> dict[str, str]:
+        """By upstream: why they have to sign in there; empty if they have. Raises: LedgerError, ConfigError."""
+        states = {}
+        for name in self.names():
+            try:
+                async with self.storage.of_user(name, identity_of(person)).locked() as held:
+                    states[name] = "" if await held.read() is not None else "not signed in"
+            except NoToken as error:
+                states[name] = str(error)
+        return states
+
+    async def begin(self, name: str, person: Person, now: Micros) -> Json:
+        """Where the browser goes, and what it keeps until it comes back. Raises: UpstreamError, ConfigError."""
+        async with _explained(name):
+            url, oauth, network, registration = await self._client(name)
+            attempt = replace(Attempt.begin(name), nonce=person.owner)
+            request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
+            async with http_client(network) as http:
+                endpoints = await discover_authorization(http, url, oauth)
+                client = await registration.find(http, url, oauth, endpoints)
+            address = request.url(endpoints, client.settings)
+        return {"url": address, "sealed": self.attempts.seal(attempt, now)}
+
+    async def finish(self, query: dict[str, str], sealed: object, person: Person, now: Micros) -> str:
+        """Keep what the upstream gives for the answer in `query`. Returns the upstream's name.
+
+        Raises: SignInFailed, UpstreamError, LedgerError, ConfigError.
+        """
+        attempt = self.attempts.unseal(sealed, query.get("state"), now)
+        if attempt.nonce != person.owner:
+            raise SignInFailed("somebody else has begun this sign-in", "begin it again on the page Upstreams", 403)
+        await self.attempts.settle(attempt, now)
+        name = attempt.to
+        async with _explained(name):
+            url, oauth, network, registration = await self._client(name)
+            request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
+            async with http_client(network) as http:
+                endpoints = await discover_authorization(http, url, oauth)
+                code = request.read_code(query, endpoints)
+                client = await registration.find(http, url, oauth, endpoints)
+                tokens = await redeem(http, network, url, client, endpoints, request.form(code))
+            async with self.storage.of_user(name, identity_of(person)).locked() as held:
+                await held.write(tokens)
+        return name
+
+    async def sign_out(self, name: str, person: Person) -> None:
+        """Raises: UpstreamError, LedgerError, ConfigError."""
+        self._check(name)
+        async with _explained(name), self.storage.of_user(name, identity_of(person)).locked() as held:
+            await held.remove()
+
+    def _check(self, name: str) -> None:
+        """Raises: UpstreamError."""
+        if name not in self.names():
+            raise UpstreamError(f"users do not sign in to `{name[:100]}`", "see the page Upstreams")
+
+    async def _client(self, name: str) -> tuple[str, OAuthSettings, Network, ClientRegistration]:
+        """The upstream's address, and the guard as a client of its authorization server. Raises: UpstreamError,
+        ConfigError."""
+        self._check(name)
+        server, here = self.settings.upstreams[name], self.settings.path.parent
+        oauth = server.oauth
+        assert oauth is not None
+
+        def read(reference: SecretReference | None) -> str:
+            return read_secret(reference, here, os.environ) if reference else ""
+
+        credentials = await asyncio.to_thread(
+            lambda: ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
+        )
+        registration = self.storage.client_registration(name, self.origin + CALLBACK_PATH, credentials)
+        return server.url, oauth, read_network(server.network, here, os.environ), registration
+
+
+def identity_of(person: Person) -> Identity:
+    """Who somebody on the pages is as the user of an agent."""
+    return Identity(person.issuer, person.subject) if person.issuer else Identity(OWN_NAMES, person.approver)
+
+
+@asynccontextmanager
+async def _explained(name: str) -> AsyncIterator[None]:
+    """Raises: UpstreamError, for no token."""
+    try:
+        yield
+    except NoToken as error:
+        raise UpstreamError(f"upstream `{name}`: {error}", "begin the sign-in again on the page Upstreams") from None
