@@ -370,8 +370,8 @@ class Session:
         self._announcer.on_settled()
 
     async def call(self, request: ToolCallRequest, channel: ClientChannel) -> Json:
-        """Guard a tool call that names its tool as the client does; returns the `result` or `error` member of the reply.
-        A tool that is listed by another name is unknown."""
+        """Guard a tool call that names its tool as the client does; a tool that is listed by another name is unknown.
+        Returns the `result` or `error` member of the reply."""
         if not self._settled:
             await self.settle()
         name = self._full_name(request.name)
