@@ -196,9 +196,8 @@ class Guard:
             return ledger_failed(error)
         subject = approval.subject
         if approval.state not in approval_rules.OPEN and not subject.has_exact_arguments:
-            return tool_error(
-                f"{why_not_approved(approval)}; its arguments are not kept, so make the call itself again"
-            )
+            again = "its arguments are not kept, so make the call itself again"
+            return tool_error(f"{why_not_approved(approval)}; {again}")
         held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, subject.meta)
         return await self.handle_call(instance, held_call, channel)
 

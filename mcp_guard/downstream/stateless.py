@@ -258,9 +258,8 @@ class StatelessAdapter:
         )
         try:
             if held.approval is not None and self._session.guard.policies.may_hold:
-                request = ToolCallRequest(
-                    AWAIT, {"approval": held.approval}, wire.without_envelope(params).get("_meta")
-                )
+                meta = wire.without_envelope(params).get("_meta")
+                request = ToolCallRequest(AWAIT, {"approval": held.approval}, meta)
                 reply = reply_to(method, await self._session.call(request, channel))
             else:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
