@@ -45,7 +45,6 @@ class DecisionTerms:
 
     lets: Term
     routes: Mapping[str, Term]
-    policies: tuple[PolicyTerms, ...]
 
 
 WAYS = (
@@ -98,7 +97,7 @@ class Decisions:
     def decide(self, policies: Iterable[Policy]) -> DecisionTerms:
         terms, candidates = self._terms, [policy for policy in policies if self._may_match(policy)]
         alternatives = _alternatives(candidates, self._known)
-        translated = tuple(self._translate(policy, alternatives) for policy in candidates)
+        translated = [self._translate(policy, alternatives) for policy in candidates]
         seen = [(each, terms.all(each.holds, terms.negate(each.blind))) for each in translated]
         fails = terms.any(
             *(terms.all(each.fails, terms.negate(each.blind)) for each in translated),
@@ -114,7 +113,6 @@ class Decisions:
                 route: terms.any(*(holds for each, holds in forbids if route in each.policy.routes))
                 for route in sorted(routes)
             },
-            translated,
         )
 
     def holds(self, policy: Policy) -> Term:
