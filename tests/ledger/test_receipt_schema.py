@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import GrantTerms, Route
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import KINDS
@@ -126,6 +127,7 @@ def approvers_keys(harness: Harness) -> None:
 
 
 async def calls_of_every_ending(harness: Harness) -> None:
+    harness.guard = replace(harness.guard, describe_with=DescriptionRules(called_as_user=frozenset({"crm"})))
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "nonesuch", {})
     await call(harness, "crm__purge", {})
