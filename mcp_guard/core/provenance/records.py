@@ -26,15 +26,17 @@ MAX_NAME = 200
 
 
 def records(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[Leaf]]:
-    """The leaves of each object. An object within another one is a record of its own."""
+    """The texts and numbers of each object. An object within another one is a record of its own, and what is listed in one
+    belongs to none: it names others.
+    """
     if isinstance(value, list):
         for item in value:
             yield from records(item, (*path, "*"))
     elif isinstance(value, dict):
         own: list[Leaf] = []
         for name, item in value.items():
-            items, at = (item, (*path, name, "*")) if isinstance(item, list) else ([item], (*path, name))
-            own += [(at, leaf) for leaf in items if isinstance(leaf, str | int | float) and not isinstance(leaf, bool)]
+            if isinstance(item, str | int | float) and not isinstance(item, bool):
+                own.append(((*path, name), item))
             yield from records(item, (*path, name))
         if own:
             yield own

@@ -191,6 +191,10 @@ def test_identifier_of_a_record_that_the_task_names_comes_from_the_task() -> Non
     assert in_task(task, "m9", (call(INBOX, text="other"), answer[1])) == Origins(from_trusted=("to",))
 
 
+def test_what_is_listed_beside_a_name_of_the_task_is_not_named_by_it() -> None:
+    assert in_task("Tell Anna", "Bob", (call(DIRECTORY, text="x"), {"people": ["Anna", "Bob"]})).from_task == ()
+
+
 def test_identifier_that_a_server_only_repeats_is_not_its_own() -> None:
     echo = (call(DIRECTORY, text=EVIL), {"asked": EVIL, "name": "Kick-off minutes"})
     assert in_task("File the Kick-off minutes", EVIL, echo) == Origins(unknown_origin=("to",))
