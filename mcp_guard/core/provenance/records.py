@@ -26,8 +26,8 @@ MAX_NAME = 200
 
 
 def records(value: Any, path: tuple[str, ...] = ()) -> Iterator[list[Leaf]]:
-    """The texts and numbers of each object. An object within another one is a record of its own, and what is listed in one
-    belongs to none: it names others.
+    """The texts and numbers of each object. An object within another one is a record of its own, and the elements of a
+    list belong to none: they name others.
     """
     if isinstance(value, list):
         for item in value:
