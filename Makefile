@@ -23,8 +23,8 @@ dist: $(VENV)/.uv  ## build a release: wheel, source distribution, lock files an
 	@printf 'built in %s:\n' "$(CURDIR)/dist"
 	@ls dist
 
-# Two more than there are processors: many tests wait for processes and time limits.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# One more than there are processors: many tests wait for processes and time limits.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev  ## run all checks and tests
 	@$(MAKE) -s -j check .collected .installed

@@ -167,6 +167,8 @@ HASHED_NAMES = {"verb": "deed"}
 """Fields of `ToolRule` under the names that policy versions have always been hashed with."""
 NOT_HASHED = frozenset({"notify_fields"})
 """Fields of `ToolRule` that no decision depends on."""
+HASHED_IF_SET = frozenset({"parties"})
+"""Fields that versions of earlier releases did not have."""
 
 
 def rule_text(rule: ToolRule) -> str:
@@ -174,7 +176,8 @@ def rule_text(rule: ToolRule) -> str:
 
     INVARIANT: the same bytes in every release, or an upgrade would make every pending approval stale.
     """
-    names = [member.name for member in fields(rule) if member.name not in NOT_HASHED]
+    left_out = NOT_HASHED | {name for name in HASHED_IF_SET if not getattr(rule, name)}
+    names = [member.name for member in fields(rule) if member.name not in left_out]
     return f"ToolRule({', '.join(f'{HASHED_NAMES.get(name, name)}={getattr(rule, name)!r}' for name in names)})"
 
 

@@ -379,9 +379,9 @@ def test_table_on_a_terminal_and_plain_lines_elsewhere(config: Path) -> None:
 
 
 def test_every_check_reports_something_for_a_running_guard(config: Path) -> None:
-    """Except the upstreams, which are started only on request and named only when they fail, and what is not
-    configured: the pages, the identity provider and the approval of policies."""
-    assert len(doctor(config)[1]) == len(CHECKS) - 4
+    """Except the upstreams and a connection, which are started only on request and named only when they fail, and what
+    is not configured: the pages, the identity provider and the approval of policies."""
+    assert len(doctor(config)[1]) == len(CHECKS) - 5
 
 
 def test_mode_is_named_whatever_else_is_reported(config: Path) -> None:

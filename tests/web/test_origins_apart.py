@@ -121,7 +121,9 @@ def client(other: Other) -> Iterator[WebClient]:
 
 def own_routes(client: WebClient, other: Other) -> list[Route]:
     settings = load(other.config.parent.parent / "b" / other.config.name)
-    console: Any = SimpleNamespace(settings=settings, reader=None, provider=None, offers_push=True)
+    console: Any = SimpleNamespace(
+        settings=settings, reader=None, provider=None, offers_push=True, upstream_sign_ins=None
+    )
     return [route for page in PAGES for route in page.routes(console)]
 
 
