@@ -27,6 +27,7 @@ from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.settings import Settings
+from mcp_guard.diagnostics.trial_calls import InertUpstreams
 from mcp_guard.upstream.catalog import build_catalog
 
 HOUR = 3600 * 1_000_000
@@ -41,33 +42,12 @@ class Clock:
     wall = now
 
 
-class InProcessTools:
-    """Implements `ports.Upstreams` with functions of this process."""
+class InProcessTools(InertUpstreams):
+    """Its tools are functions of this process."""
 
     def __init__(self, catalog: dict[str, Tool], run: Run) -> None:
-        self.catalog = catalog
+        super().__init__(catalog.values())
         self._run = run
-
-    def find_tool(self, listed_as: str) -> Tool | None:
-        return self.catalog.get(listed_as)
-
-    def tools(self) -> list[Tool]:
-        return list(self.catalog.values())
-
-    def listed(self, server: str, method: str) -> list[Json]:
-        return []
-
-    def why_quarantined(self, listed_as: str) -> str | None:
-        return None
-
-    def why_unavailable(self, server: str) -> str | None:
-        return None
-
-    def why_absent(self, server: str) -> str | None:
-        return None
-
-    async def why_unauthorized(self, server: str) -> str | None:
-        return None
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         assert intent.call.tool is not None

@@ -90,7 +90,7 @@ async def enrol_with_code(
     """
 
     def op(tx: Transaction) -> ApproverKey:
-        if kind != "enrolment_code" and any(key.approver == approver.id for key in tx.store.approver_keys()):
+        if kind != "enrolment_code" and ever_had_key(tx.store.approver_keys(), approver.id):
             raise ApprovalError(
                 f"`{approver.id}` has or had a key, and this code permits only a first one",
                 f"sign in with the passkey, or with a new code: mcp-guard approvers code {approver.id} --enrol",
@@ -131,7 +131,7 @@ async def enrol_with_sign_in(
     """
 
     def op(tx: Transaction) -> ApproverKey:
-        if any(key.approver == approver.id for key in tx.store.approver_keys()):
+        if ever_had_key(tx.store.approver_keys(), approver.id):
             raise ApprovalError(
                 f"`{approver.id}` has or had a key, and a sign-in permits only a first one",
                 f"sign in with a code: mcp-guard approvers code {approver.id} --enrol",
@@ -187,6 +187,11 @@ def voucher(origin: str, approver: str, new: NewKey) -> bytes:
 
 def keys_in_use(keys: Iterable[ApproverKey], approver: str) -> list[ApproverKey]:
     return [key for key in keys if key.approver == approver and key.removed is None]
+
+
+def ever_had_key(keys: Iterable[ApproverKey], approver: str) -> bool:
+    """Removed keys count: whoever has found a lost one may have found a code as well."""
+    return any(key.approver == approver for key in keys)
 
 
 def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverKey:

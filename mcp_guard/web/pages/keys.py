@@ -17,6 +17,7 @@ from mcp_guard.ledger.approvals.approver_keys import (
     enrol_with_code,
     enrol_with_key,
     enrol_with_sign_in,
+    ever_had_key,
     keys_in_use,
     voucher,
 )
@@ -112,7 +113,7 @@ class _KeyPages:
         Raises: ApprovalError.
         """
         code, name = viewer.enrolment_code(self.console.now()), viewer.approver
-        is_first = not any(key.approver == name for key in keys)  # a removed key counts: its finder may have the code
+        is_first = not ever_had_key(keys, name)
         if code is not None and (code == "enrolment_code" or is_first):
             return code
         if self.console.passkeys_among(keys, viewer):
