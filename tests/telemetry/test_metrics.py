@@ -46,9 +46,11 @@ def values(family: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
 
 
 def scrape_after(url: str, call: tuple[str, ...]) -> dict[str, Metric]:
-    """Nothing until this outcome, tool and upstream are counted."""
+    """Nothing until this outcome, tool and upstream are counted and no intent is open."""
     found = scrape(url)
-    return found if call in values(found["mcp_guard_calls"], "_total") else {}
+    counted = call in values(found["mcp_guard_calls"], "_total")
+    # the ledger is read a moment before the calls are counted
+    return found if counted and values(found["mcp_guard_ledger_open_intents"]) == {(): 0} else {}
 
 
 def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
