@@ -292,7 +292,10 @@ class Ledger(Protocol):
     async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
         """Open tasks of these upstreams that it is time to ask about, by what each said of its pace: some of them, and
         whether any is open. No other session of this process gets them until it is time again. Those of other instances
-        are given a little later, and those of guards that run elsewhere not at all: whose they are should ask."""
+        are given a little later, and those of guards that run elsewhere not at all: whose they are should ask.
+
+        INVARIANT: only those of the user that `asking` acts for, with whose token an upstream may be reached.
+        """
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         """Record how the call of a task has ended, as `conclude` does, unless any guard has. Returns the sequence

@@ -185,14 +185,10 @@ class TaskRequests:
                 await asyncio.wait_for(self._started.wait(), WATCH_SECONDS if is_busy else IDLE_SECONDS)
 
     async def ask_about_due(self) -> bool:
-        """Ask about the tasks whose turn it is. Returns whether any goes on. Raises: LedgerError.
-
-        INVARIANT: only about those of this session's user, with whose token an upstream may be reached.
-        """
+        """Ask about the tasks whose turn it is. Returns whether any goes on. Raises: LedgerError."""
         due, is_busy = await self._guard.ledger.due_tasks(self._upstreams.connections.keys(), self._instance)
         for task in due:
-            if task.instance.on_behalf_of == self._instance.on_behalf_of:
-                await self._look(task, OWN_CHANNEL, answered=False)
+            await self._look(task, OWN_CHANNEL, answered=False)
         return is_busy
 
     async def show(self, id: str) -> None:

@@ -25,7 +25,7 @@ from mcp_guard.core.receipt import (
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
-from mcp_guard.ledger.tasks import NotedTask, end_task, find_task, note_task, open_tasks
+from mcp_guard.ledger.tasks import TaskTurns, end_task, find_task, note_task, open_tasks
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UpstreamTask, UseSums
 from mcp_guard.storage.contract import Reads, Store
@@ -36,10 +36,6 @@ LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 
 INVARIANT: nothing else does.
 """
-FOREIGN_TASK_SECONDS = 5.0
-"""How long the sessions of an instance have to ask about its tasks, before others do."""
-MAX_DUE_TASKS = 16
-"""How many tasks a session is given to ask about at once."""
 LOADED_AS = "policies loaded"
 """Under this the ledger notes the version of the policies that were loaded last."""
 
@@ -67,8 +63,7 @@ class SqlLedger:
         """The call whose sums were read last, at what time, and what was read for its intent."""
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts that this process has submitted and not committed yet, by counter and key."""
-        self._task_told_at: dict[str, Micros] = {}
-        """When `due_tasks` last told of each open task, by call."""
+        self.task_turns = TaskTurns()
         self._late: list[Op[int]] = []
         """Outcomes that could not be written. They are few, because nothing new runs meanwhile."""
         self.cancelled_calls = 0
@@ -281,29 +276,22 @@ class SqlLedger:
         return seq
 
     def _note_task(self, intent: Intent, execution: Execution, answered: bool, tx: Transaction) -> int:
-        self._task_told_at[intent.call.id] = tx.now
+        self.task_turns.note(intent.call.id, tx.now)
         return note_task(tx, intent, execution)
 
     async def find_task(self, call: str) -> UpstreamTask | None:
         return await self.writer.query(lambda store: find_task(store, call))
 
     async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
-        tasks = await self.writer.query(lambda store: open_tasks(store, self.presence, servers))
-        now = self.writer.now()
-
-        def is_due(task: NotedTask) -> bool:
-            seconds = task.poll_seconds + (FOREIGN_TASK_SECONDS if task.instance != asking.id else 0)
-            return now >= self._task_told_at.get(task.call, 0) + seconds * approval_rules.SECOND
-
-        due = [task.call for task in tasks if is_due(task)][:MAX_DUE_TASKS]
-        self._task_told_at |= dict.fromkeys(due, now)
+        tasks = await self.writer.query(lambda store: open_tasks(store, self.presence, servers, asking))
+        due = self.task_turns.take(tasks, asking.id, self.writer.now())
         found = [await self.find_task(call) for call in due]
         return [task for task in found if task is not None], bool(tasks)
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         kept = self._kept_response_bytes
         seq = await self.writer.submit(lambda tx: end_task(tx, task, call, execution, answered, kept))
-        self._task_told_at.pop(task.call, None)
+        self.task_turns.end(task.call)
         return seq
 
     @property

@@ -4,13 +4,13 @@ The note has what no receipt may have: the upstream's id of the task, which may 
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import orjson
 
 from mcp_guard.core import exact_json, tasks
-from mcp_guard.core.model import Call, Execution, Json, Micros
+from mcp_guard.core.model import Call, Execution, Instance, Json, Micros
 from mcp_guard.core.receipt import CALL_FIELDS, outcome_draft
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Transaction
@@ -18,6 +18,12 @@ from mcp_guard.ports import Intent, UpstreamTask
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.presence import Presence
 from mcp_guard.storage.rows import task_note
+
+OTHERS_SECONDS = 5.0
+"""How long the sessions of an instance have to ask about its tasks, before others do."""
+MAX_DUE = 16
+"""How many tasks a session is given to ask about at once."""
+LONGEST_TURN = int((tasks.MAX_POLL_SECONDS + OTHERS_SECONDS) * tasks.SECOND)
 
 
 class NotedTask(NamedTuple):
@@ -87,12 +93,51 @@ def _payload(store: Store, seq: int, name: str) -> Json | None:
     return exact_json.loads(kept) if kept else None
 
 
-def open_tasks(store: Store, presence: Presence, servers: Collection[str]) -> list[NotedTask]:
-    """The open tasks of these upstreams, without those of guards that run elsewhere."""
+def open_tasks(store: Store, presence: Presence, servers: Collection[str], asking: Instance) -> list[NotedTask]:
+    """The open tasks of these upstreams for this instance's user, without those of guards that run elsewhere."""
     noted = [(_noted(store, intent), guard) for intent, guard in store.open_calls()]
     found = [(task, guard) for task, guard in noted if task is not None and task.server in servers]
     ours = {presence.guard, *presence.find_dead(store, {guard for _, guard in found})} if found else ()
-    return [task for task, guard in found if guard in ours]
+    return [task for task, guard in found if guard in ours and _have_one_user(store, task.instance, asking)]
+
+
+def _have_one_user(store: Store, instance: str, asking: Instance) -> bool:
+    if instance == asking.id:
+        return True
+    row = store.instance(instance)
+    user = asking.on_behalf_of, asking.user_issuer
+    return row is not None and (row.instance.on_behalf_of, row.instance.user_issuer) == user
+
+
+class TaskTurns:
+    """When each task was last asked about, as far as that decides whose turn it is, so that no two sessions of this
+    process ask at once."""
+
+    def __init__(self) -> None:
+        self._asked_at: dict[str, Micros] = {}
+
+    def __len__(self) -> int:
+        return len(self._asked_at)
+
+    def note(self, call: str, now: Micros) -> None:
+        """The upstream has just said how the task of this call goes."""
+        self._asked_at[call] = now
+
+    def end(self, call: str) -> None:
+        self._asked_at.pop(call, None)
+
+    def take(self, open_tasks: Iterable[NotedTask], asking: str, now: Micros) -> list[str]:
+        """The calls of those that this instance asks about now."""
+        # After the longest turn it is everybody's, as if nothing were known: so tasks that others end are forgotten.
+        self._asked_at = {call: at for call, at in self._asked_at.items() if now < at + LONGEST_TURN}
+
+        def is_due(task: NotedTask) -> bool:
+            seconds = task.poll_seconds + (OTHERS_SECONDS if task.instance != asking else 0)
+            return now >= self._asked_at.get(task.call, 0) + seconds * tasks.SECOND
+
+        due = [task.call for task in open_tasks if is_due(task)][:MAX_DUE]
+        self._asked_at |= dict.fromkeys(due, now)
+        return due
 
 
 def end_task(

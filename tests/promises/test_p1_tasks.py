@@ -32,6 +32,13 @@ STATES: dict[str, Json] = {
 }
 ENDINGS = {"completed": "ok", "failed": "upstream_error", "cancelled": "cancelled", "forgotten": "unknown"}
 INSTANCES = {id: make_instance(id) for id in ("run_1", "run_2")}
+"""Two of one user."""
+OTHERS = {
+    "run_3": make_instance("run_3", on_behalf_of="eve"),
+    "run_4": make_instance("run_4", user_issuer="https://login.example"),  # where somebody else is called like that
+    "run_5": make_instance("run_5", on_behalf_of=None),
+}
+"""Those of other users."""
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(("call", "watch", "change", *METHODS)),
@@ -96,7 +103,7 @@ class ClientSession:
 
 def make_client(harness: Harness, upstream: TaskUpstream, instance: str) -> TaskRequests:
     guard = replace(harness.guard, upstreams=upstream)
-    session = ClientSession(guard, INSTANCES[instance], upstream)
+    session = ClientSession(guard, (INSTANCES | OTHERS)[instance], upstream)
     return TaskRequests(session, lambda _: None)  # type: ignore[arg-type]
 
 
@@ -149,3 +156,35 @@ def test_nothing_about_a_task_reaches_an_upstream_without_the_intent_of_its_call
     ledger: tuple[Harness, TaskUpstream], steps: Sequence[Step]
 ) -> None:
     asyncio.run(follow(*ledger, [("call", "run_1", 0, ""), ("call", "run_2", 0, ""), *steps]))
+
+
+async def test_a_session_asks_by_itself_only_about_tasks_of_its_own_user(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    harness.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, (INSTANCES | OTHERS).values())))
+    upstream = TaskUpstream(harness.upstream.catalog, agree=harness.upstream.agree, folder=tmp_path)
+    guard = replace(harness.guard, upstreams=upstream)
+    await guard.call(INSTANCES["run_1"], ToolCallRequest("crm__note", {"text": "x"}))
+    upstream.states["secret-0"] = "completed"
+    harness.clock.time += 60 * SECOND
+    for id in OTHERS:
+        assert not await make_client(harness, upstream, id).ask_about_due()
+        assert harness.receipts("outcome") == []
+    assert await make_client(harness, upstream, "run_2").ask_about_due()  # the others have not taken its turn
+    assert [outcome["ending"] for outcome in harness.receipts("outcome")] == ["ok"]
+    harness.close()
+
+
+async def test_turns_of_tasks_that_others_have_ended_are_forgotten(tmp_path: Path) -> None:
+    here, there = open_harness(tmp_path), open_harness(tmp_path)
+    here.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    upstream = TaskUpstream(here.upstream.catalog, agree=here.upstream.agree, folder=tmp_path)
+    guard, turns = replace(here.guard, upstreams=upstream), here.ledger.ledger.task_turns
+    reply = await guard.call(INSTANCES["run_1"], ToolCallRequest("crm__note", {"text": "x"}))
+    upstream.states["secret-0"] = "completed"
+    await make_client(there, upstream, "run_1").handle("tasks/get", {"taskId": reply["task"]["taskId"]}, SILENT_CHANNEL)
+    assert len(here.receipts("outcome")) == len(turns) == 1
+    here.clock.time += 100 * SECOND
+    assert not await make_client(here, upstream, "run_1").ask_about_due()
+    assert len(turns) == 0
+    here.close()
+    there.close()
