@@ -15,7 +15,7 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest, ToolRule
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.authoring.generalize import FreeText, bound, is_prose
+from mcp_guard.policy.authoring.generalize import FreeText, bound, bounded_parts, is_prose
 from mcp_guard.policy.authoring.past import decisions, latest_version, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.authoring.suggest import (
@@ -253,6 +253,32 @@ def test_a_question_names_the_option_that_answers_it(path: str, shown: str, free
     question = _ask_about_text(("agent", "t", "Tool"), 3, FreeText(path, 3))
     assert question.text == f"may `{shown}` be any text? it had 3 different values"
     assert question.if_so == f"mcp-guard policy suggest --free {free}"
+
+
+SITES = [f"https://{number}.example/x" for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("uris", "paths", "free", "asked"),
+    [
+        (["mem://a"] * 3, ["x y"] * 3, (), []),  # what bounds the URI bounds its parts
+        (SITES, ["/a/b/1.txt", "/a/b/2.txt", "/a/b/3.txt"], (), ["uri", "query"]),
+        (SITES, ["x", "y", "z"], ("uri",), ["resource.path", "query"]),
+        (SITES, ["x", "y", "z"], ("uri", "path", "query"), []),
+    ],
+)
+def test_what_is_open_about_a_uri_is_one_question(
+    uris: list[str], paths: list[str], free: tuple[str, ...], asked: list[str]
+) -> None:
+    parts = [{"path": path, "query": f"?{number}"} for number, path in enumerate(paths)]
+    kind: Json = {"attributes": {name: {"type": "String"} for name in ("path", "query")}}
+    inputs = [{"uri": uri} for uri in uris]
+    if asked:
+        with pytest.raises(FreeText) as text:
+            bounded_parts(inputs, parts, kind, free)
+        assert [text.value.path.removeprefix("context.input."), *text.value.also] == asked
+    else:
+        assert bounded_parts(inputs, parts, kind, free)["attributes"].keys() == set(free) - {"uri"}
 
 
 @pytest.mark.parametrize(

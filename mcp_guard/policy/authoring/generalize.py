@@ -33,18 +33,24 @@ class Unbounded(Exception):
 class FreeText(Unbounded):
     """The values at `path` are no bound for the values to come. `distinct` is how many there were.
 
-    `may_be` is what a person has to answer, and `because` why the values do not.
+    `may_be` is what a person has to answer, and `because` why the values do not. The answer holds for the `also`, too.
     """
 
-    def __init__(self, path: str, distinct: int, may_be: str = "any text", because: str = "") -> None:
+    def __init__(
+        self, path: str, distinct: int, may_be: str = "any text", because: str = "", also: Sequence[str] = ()
+    ) -> None:
         self.path = path
-        self.had = f"{distinct} different value{'' if distinct == 1 else 's'}"
+        self.distinct = distinct
         self.may_be = may_be
         self.because = because
+        self.also = also
+        self.had = f"{distinct} different value{'' if distinct == 1 else 's'}"
         super().__init__(f"`{path}` had {self.had}, which do not repeat")
 
     def question(self, name: str) -> str:
-        return f"may `{name}` be {self.may_be}? it had {self.had}{self.because}"
+        *names, last = (f"`{item}`" for item in (name, *self.also))
+        asked = f"{', '.join(names)} and {last}" if names else last
+        return f"may {asked} be {self.may_be}? it had {self.had}{self.because}"
 
 
 PROSE = frozenset(
@@ -55,7 +61,7 @@ PROSE = frozenset(
 MIN_REPEATED = 2
 """How often each value of a name has occurred on average."""
 LONGEST_NAME = 200
-NAME = re.compile(r"\S+")
+NAME = re.compile(r"\S*")
 FOLDER = re.compile(r"(?:(?!file:)[a-z][a-z0-9+.-]*://[^/*]+|/[^/*]+/[^/*]+)/(?:[^/*]+/)*")
 """A folder that is not one of the root's, or a URL up to a slash after its host."""
 HOST = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#\s]+)")
@@ -122,6 +128,26 @@ def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_list
             text = f"(if {has} then {text} else true)"
         comment = condition.comment if len(given) == of else f"given in {len(given)} of {of} calls"
         yield replace(condition, text=text, comment=comment)
+
+
+def bounded_parts(inputs: Sequence[Json], resources: Sequence[Json], kind: Json, free: Collection[str]) -> Json:
+    """The schema type of the parts that conditions are needed on of the URIs in these inputs. What bounds a URI bounds
+    its parts, so those that cannot be bounded are left out then.
+
+    Raises: FreeText about the URI and all of its parts that cannot be bounded, so that it is one question.
+    """
+    unbounded = dict[str, FreeText]()
+    at = {"uri": "context.input.uri", **{name: f"resource.{name}" for name in sorted(kind["attributes"])}}
+    for name in at.keys() - set(free):
+        try:
+            bound(at[name], [values[name] for values in (inputs if name == "uri" else resources)])
+        except FreeText as why:
+            unbounded[name] = why
+    if unbounded and ("uri" in unbounded or "uri" in free):
+        first, *also = filter(unbounded.__contains__, at)
+        text = unbounded[first]
+        raise FreeText(text.path, text.distinct, text.may_be, text.because, also)
+    return {"attributes": {name: inner for name, inner in kind["attributes"].items() if name not in unbounded}}
 
 
 def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | None:

@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+from mcp_guard.core.decided_methods import READ, SUBSCRIBE
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Outcome
@@ -32,6 +33,7 @@ from mcp_guard.policy.authoring.generalize import (
     Condition,
     FreeText,
     Unbounded,
+    bounded_parts,
     record_conditions,
     refuse_own,
 )
@@ -47,8 +49,6 @@ Group = tuple[str, str, str]
 """Agent, tool, and type of resource."""
 MIN_CALLS = 3
 """How many calls a suggestion needs by default."""
-
-
 DESTRUCTIVE = "may it run without approval? it is destructive: what it overwrites or deletes is lost"
 RISK = "risk.score: at most the highest of these calls; mcp-guard show SEQ lists what raised it"
 UNLESS = "unless\n{\n"
@@ -239,7 +239,8 @@ def _ask_about_text(group: Group, calls: int, text: FreeText, may_destroy: bool 
     top = re.match(r'(?:resource)?\.?(?:\["(.*?)"\]|([^.\[]+))', name)
     argument = (top[1] or top[2]) if top else name
     also = f" --destructive {shlex.quote(group[1])}" if may_destroy else ""
-    command = f"mcp-guard policy suggest{also} --free {shlex.quote(f'{group[1]}.{argument}')}"
+    freed = ",".join(f"{group[1]}.{name}" for name in (argument, *text.also))
+    command = f"mcp-guard policy suggest{also} --free {shlex.quote(freed)}"
     return Question(group, calls, text.question(name), command)
 
 
@@ -303,11 +304,15 @@ def _conditions(
     if hidden := sorted({path for context in contexts for path in context.get("input_inexact", ())}):
         raise Unbounded(f"`{hidden[0]}` has a value in some calls that no policy can compare exactly")
     inputs = [context["input"] for context in contexts]
+    entities = version.schema[""]["entityTypes"]
+    kind = entities.get(type, {}).get("shape", {"attributes": {}})
+    resources = [attributes_of(decision, "resource") for decision in basis]
+    if tool.endswith((READ, SUBSCRIBE)):
+        kind = bounded_parts(inputs, resources, kind, free)
     yield from record_conditions("context.input", inputs, attributes["input"], free, known.listed.get(tool, ()))
-    unseen = {name.partition("/")[0] for context in contexts for name in context["input_unknown"]} - free
-    if unseen:
-        raise FreeText(f"context.input.{min(unseen)}", len(contexts))
     unknown = sorted({name for context in contexts for name in context["input_unknown"]})
+    if unseen := {name.partition("/")[0] for name in unknown} - free:
+        raise FreeText(f"context.input.{min(unseen)}", len(contexts))
     yield _within("context.input_unknown", unknown)
     if type != TOOL:
         yield from _change_conditions([context["change"] for context in contexts], attributes["change"], free)
@@ -324,14 +329,10 @@ def _conditions(
     members = attributes.get("meta", {"attributes": {}})["attributes"]
     meta = {"attributes": {name: kind for name, kind in members.items() if name not in FORWARDED_BY_DEFAULT}}
     yield from record_conditions("context.meta", [context.get("meta", {}) for context in contexts], meta, free)
-    entity_types = version.schema[""]["entityTypes"]
-    user = {"on_behalf_of": entity_types["AgentInstance"]["shape"]["attributes"]["on_behalf_of"]}
+    user = {"on_behalf_of": entities["AgentInstance"]["shape"]["attributes"]["on_behalf_of"]}
     principals = [attributes_of(decision, "principal") for decision in basis]
     yield from record_conditions("principal", principals, {"attributes": user}, (), user)
-    resource = entity_types.get(type, {}).get("shape", {"attributes": {}})
-    yield from record_conditions(
-        "resource", [attributes_of(decision, "resource") for decision in basis], resource, free
-    )
+    yield from record_conditions("resource", resources, kind, free)
 
 
 FLAGS = ("untrusted_seen", "sensitive_seen", "orders_seen")
@@ -464,8 +465,7 @@ class _CandidateWriter:
                 if gate not in files:
                     raise PolicyError(f"the gate `{gate}` no longer exists")
                 texts[files[gate]] = with_exception(texts[files[gate]], gate, suggestion.exception())
-        permits = "\n".join(suggestion.permit() for suggestion in suggestions if not suggestion.gates)
-        if permits:
+        if permits := "\n".join(suggestion.permit() for suggestion in suggestions if not suggestion.gates):
             file = self.permits_file
             texts[file] = f"{texts[file]}\n{permits}" if file in texts else permits
         source, problems = parse_texts(texts, self.routes)
