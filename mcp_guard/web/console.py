@@ -219,15 +219,17 @@ class Console:
 
     # Answers
 
+    def links_for(self, viewer: BrowserSession) -> list[NavigationLink]:
+        return [link for link in self.navigation if not viewer.roles.isdisjoint(link.roles)]
+
     def page(self, template: str, viewer: BrowserSession | None, status: int = 200, **values: Any) -> HTMLResponse:
         who = self.votes.people.get(viewer.approver, viewer.name) if viewer else ""
-        links = [link for link in self.navigation if viewer and not viewer.roles.isdisjoint(link.roles)]
         return HTMLResponse(
             self.templates.get_template(template).render(
                 assets=f"/static/{self.assets}",
                 viewer=viewer,
                 who=who,
-                navigation=links,
+                navigation=self.links_for(viewer) if viewer else [],
                 uses_cookie=not self.is_local,
                 offers_push=self.offers_push,
                 provider=self.settings.web.provider if self.settings.web else None,

@@ -2,11 +2,13 @@
 // Usage: node identity_provider.mjs PORT CLIENT (JSON); prints a line when it listens.
 //
 // A person signs in by any name; `ACCOUNTS` has their claims. The button "with a second factor" gives `acr` and `amr`.
-// A test posts to /control/rotate for new keys; to /control/logout for the latest back-channel logout token, which is sent
+// Clients may be named by the URL of their metadata document, at a host that is this machine, and get tokens for the
+// resource that they ask for. A test posts to /control/rotate for new keys; to /control/logout for the latest back-channel logout token, which is sent
 // nowhere else; to /control/alter with `claims` or `header`, and in the next ID token
 // they are replaced (null removes one) before it is signed; to /control/answer with parameters that replace those of the
 // next redirect to the client.
 import { createServer } from "node:http";
+import { get } from "node:https";
 import { SignJWT, decodeJwt, decodeProtectedHeader, exportJWK, generateKeyPair, importJWK } from "jose";
 import Provider from "oidc-provider";
 
@@ -15,6 +17,7 @@ const issuer = `http://localhost:${port}`;
 const ACCOUNTS = {
   "alice-at-idp": { name: "Alice Example", email: "alice@example.com", email_verified: true, groups: ["approvers"] },
   "carol-at-idp": { name: "Carol Example", email: "carol@example.com", email_verified: true, groups: ["audit"] },
+  "dave-at-idp": { name: "Dave Example", groups: ["staff"] },
   "mallory-at-idp": { name: "Mallory", email: "alice@example.com", email_verified: false, groups: [] },
 };
 const STRONG = "urn:example:strong";
@@ -43,6 +46,17 @@ async function resign(token) {
   return new SignJWT(Object.fromEntries(claims)).setProtectedHeader(header).sign(secret);
 }
 
+/** A document of this machine, whatever its host is called. */
+function fetchHere(url) {
+  const lookup = (_, options, done) => done(null, [{ address: "127.0.0.1", family: 4 }]);
+  return new Promise((resolve, reject) => {
+    get(url, { lookup }, async (response) => {
+      const headers = { "content-type": response.headers["content-type"] };
+      resolve(new Response(await read(response), { status: response.statusCode, headers }));
+    }).on("error", reject);
+  });
+}
+
 async function start() {
   const provider = new Provider(issuer, {
     clients: [client],
@@ -56,8 +70,21 @@ async function start() {
     },
     conformIdTokenClaims: client.client_id !== "all-in-id-token", // otherwise only userinfo has them
     cookies: { keys: ["only for tests"] },
-    features: { devInteractions: { enabled: false }, backchannelLogout: { enabled: true } },
-    fetch: async (_, options) => {
+    features: {
+      devInteractions: { enabled: false },
+      backchannelLogout: { enabled: true },
+      clientIdMetadataDocument: { enabled: true, ack: "draft-02" },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: () => [],
+        getResourceServerInfo: () => ({ scope: "write", accessTokenFormat: "jwt" }),
+        useGrantedResource: () => true,
+      },
+    },
+    fetch: async (url, options) => {
+      if (options.method === "GET") {
+        return fetchHere(url);
+      }
       logoutToken = new URLSearchParams(await new Response(options.body).text()).get("logout_token");
       return new Response("", { status: 200 });
     },
@@ -67,6 +94,7 @@ async function start() {
       const { account, client: asking } = ctx.oidc;
       const grant = new provider.Grant({ clientId: asking.clientId, accountId: account.accountId });
       grant.addOIDCScope("openid profile email groups");
+      Object.keys(ctx.oidc.resourceServers ?? {}).forEach((resource) => grant.addResourceScope(resource, "write"));
       await grant.save();
       return grant;
     },

@@ -1,6 +1,7 @@
 """A certified OpenID Provider (npm `oidc-provider`) in a process of its own, and a person who signs in there."""
 
 import json
+import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ NODE = str(
 SCRIPT = Path(__file__).parent.parent / "node" / "identity_provider.mjs"
 SECRET = "the secret: of a client, with 100 % of what is hard to encode"
 STRONG = "urn:example:strong"
-ALICE, CAROL, MALLORY = "alice-at-idp", "carol-at-idp", "mallory-at-idp"
+ALICE, CAROL, DAVE, MALLORY = "alice-at-idp", "carol-at-idp", "dave-at-idp", "mallory-at-idp"
 
 
 @dataclass
@@ -62,6 +63,8 @@ class IdentityProvider:
 
     issuer: str
     client: Json
+    trusts: Path | None = None
+    """The certificate of the guard's pages."""
     process: "subprocess.Popen[str] | None" = None
 
     def control(self, action: str, body: Json | None = None) -> str:
@@ -74,7 +77,8 @@ class IdentityProvider:
 
     def start(self) -> None:
         command = [NODE, str(SCRIPT), str(urlsplit(self.issuer).port), json.dumps(self.client)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        env = {**os.environ, **({"NODE_EXTRA_CA_CERTS": str(self.trusts)} if self.trusts else {})}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate(timeout=10)[1]
@@ -86,13 +90,15 @@ class IdentityProvider:
 
 
 @contextmanager
-def identity_provider(guard: str, port: int | None = None, **client: Any) -> Iterator[IdentityProvider]:
+def identity_provider(
+    guard: str, port: int | None = None, trusts: Path | None = None, **client: Any
+) -> Iterator[IdentityProvider]:
     """`guard` is the address of the guard's pages, and `client` what is registered otherwise."""
     registered = {
         "client_id": "guard", "client_secret": SECRET, "redirect_uris": [f"{guard}/sign-in/oidc/callback"],
         "post_logout_redirect_uris": [f"{guard}/sign-in"], **client,
     }  # fmt: skip
-    provider = IdentityProvider(f"http://localhost:{port or free_port()}", registered)
+    provider = IdentityProvider(f"http://localhost:{port or free_port()}", registered, trusts)
     try:
         provider.start()
         yield provider

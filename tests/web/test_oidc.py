@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from tests.live.running_guard import cli, log, text
-from tests.web.identity_provider import ALICE, CAROL, MALLORY, STRONG
+from mcp_guard.web.pages import PAGES
+from tests.live.running_guard import Client, cli, log, text
+from tests.web.identity_provider import ALICE, CAROL, DAVE, MALLORY, STRONG
 from tests.web.inbox_process import free_port
 from tests.web.oidc_scenario import ROUTE, OidcPerson, OidcScenario, oidc_scenario
 from tests.web.software_passkey import SoftwarePasskey
@@ -139,6 +140,39 @@ def test_roles_come_from_claims_for_somebody_who_is_no_approver(scenario: OidcSc
     assert status == 200  # an auditor reads it
     assert "Carol Example" in page
     assert 'id="decide"' not in page
+
+
+def test_a_user_signs_in_to_upstreams_and_sees_nothing_else(scenario: OidcScenario) -> None:
+    dave = scenario.client()
+    assert dave.sign_in(DAVE) == (200, {"go": "/"})
+    assert dave.web.get("/")[0] == 303
+    status, page = dave.web.get("/upstreams")
+    assert status == 200
+    assert 'data-sign-in-to="notes"' in page
+    assert "Last failures" not in page
+    paths = {link.path for module in PAGES for link in module.NAV} - {"/", "/upstreams"}
+    assert {path: dave.web.get(path)[0] for path in paths} == dict.fromkeys(paths, 403)
+    assert dave.web.get("/policy-changes/replay")[0] == 403
+
+
+def test_whoever_signs_in_to_an_upstream_is_its_user_and_their_sign_out_ends_that(scenario: OidcScenario) -> None:
+    """The provider knows the guard by its metadata document, which it fetches from the pages."""
+    alice = scenario.client()
+    assert alice.sign_in()[0] == 200
+    status, begun = alice.web.post("/upstreams/sign-in", {"upstream": "notes"})
+    assert status == 200, begun
+    [client_id] = parse_qs(urlsplit(begun["url"]).query)["client_id"]
+    assert client_id == f"{scenario.on.url}/oauth/client-metadata.json"
+    with Client(scenario.on.config, ("--on-behalf-of", "alice")) as client:
+        client.start()
+        client.tools()
+        assert "user `alice` has not signed in" in text(client.call("notes__write", {"text": "x"}))
+        query = alice.there.sign_in(begun["url"])
+        finished = alice.web.post("/upstreams/finish", {"query": query, "sealed": begun["sealed"]})
+        assert finished == (200, {"go": "/upstreams#notes"}), finished
+        assert f"noted for {ALICE}" in text(client.call("notes__write", {"text": "x"}))
+        assert alice.web.post("/upstreams/sign-out", {"upstream": "notes"})[0] == 200
+        assert "user `alice` has not signed in" in text(client.call("notes__write", {"text": "x"}))
 
 
 def test_operator_signs_out_somebody_who_is_no_approver(scenario: OidcScenario) -> None:

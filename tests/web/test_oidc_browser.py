@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.live.running_guard import cli, log
 from tests.proof_size import in_full
 from tests.web.axe import violations
-from tests.web.identity_provider import ALICE, STRONG
+from tests.web.identity_provider import ALICE, DAVE, STRONG
 from tests.web.inbox_process import add_passkeys, enrol, free_port, inbox
 from tests.web.oidc_scenario import ROUTE, OidcScenario, oidc_scenario
 from tests.web.web_process import browser_at
@@ -49,9 +49,9 @@ def page(chromium: Browser) -> Iterator[Page]:
     context.close()
 
 
-def sign_in_there(page: Page, scenario: OidcScenario, button: str = "Sign in") -> None:
+def sign_in_there(page: Page, scenario: OidcScenario, button: str = "Sign in", login: str = ALICE) -> None:
     page.wait_for_url(f"{scenario.provider.issuer}/**", timeout=40_000)
-    page.get_by_label("Name").fill(ALICE)
+    page.get_by_label("Name").fill(login)
     page.get_by_role("button", name=button, exact=True).click()
 
 
@@ -97,6 +97,23 @@ def test_a_request_is_approved_from_its_link_after_signing_in_and_signing_in_aga
     page.wait_for_url(f"{scenario.provider.issuer}/**", timeout=40_000)
     page.get_by_role("button", name="Yes, sign me out").click()
     page.wait_for_url(f"{scenario.on.url}/sign-in*")
+
+
+def test_a_user_signs_in_to_an_upstream_and_out_again(scenario: OidcScenario, page: Page) -> None:
+    page.goto(scenario.on.url)
+    page.get_by_role("button", name="Sign in with Example").click()
+    sign_in_there(page, scenario, login=DAVE)
+    page.wait_for_url(f"{scenario.on.url}/upstreams")
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Upstreams"])
+    own = page.locator("#notes")
+    expect(own).to_contain_text("not signed in")
+    check_page(page)
+    own.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{scenario.on.url}/upstreams#notes")  # the provider knows them already
+    expect(own.locator(".tag")).to_have_text("signed in")
+    check_page(page)
+    own.get_by_role("button", name="Sign out").click()
+    expect(own.locator(".tag")).to_have_text("not signed in")
 
 
 @in_full

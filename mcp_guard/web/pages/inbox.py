@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, ApprovalState
@@ -17,7 +17,7 @@ from mcp_guard.storage.rows import RequestRow
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.open_requests import OpenRequests
 from mcp_guard.web.pages.keys import key_cards
-from mcp_guard.web.roles import Role
+from mcp_guard.web.roles import EVERYONE, Role
 from mcp_guard.web.sessions import BrowserSession
 from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_card, may_see
 
@@ -50,7 +50,9 @@ class _InboxPages:
 
     async def show_list(self, request: Request) -> Response:
         console, is_part = self.console, request.query_params.get("part") == "list"
-        viewer = await console.allowed(request, *ROLES, is_part=is_part)
+        viewer = await console.allowed(request, *(ROLES if is_part else EVERYONE), is_part=is_part)
+        if viewer.roles.isdisjoint(ROLES):  # somebody who has just signed in
+            return RedirectResponse(console.links_for(viewer)[0].path, 303)
         after = _read_position(request.query_params.get("after", ""), FIRST)
         found = await self._find_open(viewer, after)
         cards = [card for card in self._cards(viewer, found.approvals) if card.state == "requested"]

@@ -23,10 +23,11 @@ from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.policy_replays import PolicyReplays
-from mcp_guard.web.roles import EVERYONE, Role
+from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.sessions import BrowserSession
 
-NAV = (NavigationLink("/policy-changes", "Policy changes", EVERYONE),)
+ROLES = READERS | {Role.APPROVER}
+NAV = (NavigationLink("/policy-changes", "Policy changes", ROLES),)
 PURPOSE = "policy-approval"
 
 
@@ -62,7 +63,7 @@ class _PolicyChanges:
 
     async def show(self, request: Request) -> Response:
         console = self.console
-        viewer = await console.allowed(request, *EVERYONE)
+        viewer = await console.allowed(request, *ROLES)
         sets = await console.reader.read(_read_sets)
         proposal = sets.state.open
         return console.page(
@@ -93,7 +94,7 @@ class _PolicyChanges:
     async def replay(self, request: Request) -> Response:
         """The part of the page that says what the proposed set would have decided, or how far it is with that."""
         console = self.console
-        viewer = await console.allowed(request, *EVERYONE, is_part=True)
+        viewer = await console.allowed(request, *ROLES, is_part=True)
         sets = await console.reader.read(_read_sets)
         if sets.state.open is None:
             raise ApprovalError("nothing waits for approval any more", "reload the page")
