@@ -152,11 +152,14 @@ class Raw:
     def call(self, name: str, arguments: Json | None = None) -> Json:
         return reply(self.request("tools/call", {"name": name, "arguments": arguments or {}}))
 
-    def stateless(self, method: str, params: Json | None = None, headers: Headers | None = None) -> httpx.Response:
+    def stateless(
+        self, method: str, params: Json | None = None, headers: Headers | None = None, **capabilities: Json
+    ) -> httpx.Response:
         """A request of revision 2026-07-28, with the headers that mirror it."""
-        meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": {}}
+        meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": capabilities}
         said = {**(params or {}), "_meta": meta}
-        mirrored = {"mcp-protocol-version": REVISION, "mcp-method": method, "mcp-name": str(said.get("name", ""))}
+        name = str(said.get("name", said.get("taskId", "")))
+        mirrored = {"mcp-protocol-version": REVISION, "mcp-method": method, "mcp-name": name}
         return self.request(method, said, {**mirrored, **(headers or {})})
 
 

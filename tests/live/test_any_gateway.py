@@ -11,11 +11,15 @@ import pytest
 
 from mcp_guard.identity.dpop import thumbprint
 from tests.adversary.test_p7_proof_replay import JWK, prove, status
+from tests.live.authorization_server import Authority
 from tests.live.http_guard import PREFIX, REVISION, Raw, Served, free_port, reply, serving
-from tests.live.running_guard import Json, cli, enrol, scripted, seen, write_config
+from tests.live.running_guard import Json, cli, enrol, scripted, seen, text, write_config
 from tests.live.test_session import held
 from tests.live.test_stateless import ECHO, HOLD_POLICIES
+from tests.live.test_user_sign_in import sign_in
 from tests.storage.postgres_server import server
+from tests.web.inbox_client import InboxClient
+from tests.web.inbox_process import inbox
 
 URL = "https://guard.example/mcp"
 LEDGER = '[ledger]\ndatabase = { env = "DATABASE_URL" }\nshared_secret = { env = "SHARED_SECRET" }\n'
@@ -29,10 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(folder: Path) -> Iterator[list[Served]]:
+def authority(folder: Path) -> Iterator[Authority]:
+    """An upstream that its users sign in to."""
+    with Authority(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fleet(folder: Path, authority: Authority) -> Iterator[list[Served]]:
     """Two gateways with a state folder each, as on two machines, which have the ledger's key and a secret in common."""
     env = {"DATABASE_URL": server().url, "SHARED_SECRET": "canary-shared-secret-of-gateways"}
-    gateways = [gateway(folder, name, env) for name in ("here", "there")]
+    of_users = authority.section("", "authorization_code", 'as = "user"')
+    gateways = [gateway(folder, name, env, of_users) for name in ("here", "there")]
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)  # for commands
@@ -43,14 +55,14 @@ def fleet(folder: Path) -> Iterator[list[Served]]:
         yield gateways
 
 
-def gateway(folder: Path, name: str, env: dict[str, str]) -> Served:
+def gateway(folder: Path, name: str, env: dict[str, str], of_users: str) -> Served:
     (folder / name / "state").mkdir(mode=0o700, parents=True)
     port = free_port()
     config = write_config(
         folder / name,
-        scripted("up", folder),
+        scripted("up", folder) + of_users,
         HOLD_POLICIES,
-        serving(port, f'url = "{URL}"') + LEDGER,
+        serving(port, f'url = "{URL}"') + LEDGER + f"[inbox]\nport = {free_port()}\n",
         guard='origin = "any-gateway.example/ledger"\nhold_seconds = 1',
     )
     return Served(config, port, env=env)
@@ -119,6 +131,29 @@ def test_a_question_of_an_upstream_is_answered_where_its_call_runs(fleet: list[S
     done = ask(here.raw(token), back, roots)["result"]
     assert json.loads(done["content"][0]["text"]) == answer
     assert made(folder) == calls + 1
+
+
+def test_a_user_signs_in_to_an_upstream_at_one_gateway_for_all(fleet: list[Served], authority: Authority) -> None:
+    here, there = fleet
+
+    def call() -> str:
+        agent = here.raw(here.issue("--on-behalf-of", "alice")[1])
+        agent.start()
+        return text(agent.call("far__echo"))
+
+    assert "user `alice` has not signed in" in call()
+    with inbox(there.config) as pages:
+        code = json.loads(cli("approvers", "code", "alice", "--json", "--config", str(there.config)).stdout)["code"]
+        alice = InboxClient(pages).sign_in(code)
+        sign_in(alice)
+        assert call() == "done"
+        [gave] = authority.asked("gave")
+        kept = cli("instances", "revoke", "--user", "alice", "--why", "left", "--config", str(there.config)).stdout
+        assert "signed them out of `far`" in kept
+        assert "not signed in" in str(alice.get("/upstreams")[1])
+    assert "user `alice` has not signed in" in call()
+    files = [path.read_bytes() for path in here.config.parent.parent.rglob("state/**/*") if path.is_file()]
+    assert not any(gave[kind].encode() in data for kind in ("access", "refresh") for data in files)
 
 
 def test_a_call_that_was_shown_goes_on_after_its_gateway_was_killed(fleet: list[Served], folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.live.http_guard import Raw, Served, free_port, reply, serving
 from tests.live.running_guard import ALLOW_ALL, SERVERS, Json, cli, log, text, upstream, write_config
 from tests.live.test_session import eventually, held
 from tests.live.test_stateless import Stateless, approve
@@ -19,11 +20,10 @@ HOLD = f"""{ALLOW_ALL}
 TASKS: Json = {"extensions": {EXTENSION: {}}, "elicitation": {"form": {}}}
 
 
-def configure(folder: Path, policies: str = ALLOW_ALL, guard: str = "", more: str = "") -> Path:
-    server = upstream(
-        "up", sys.executable, str(SERVERS / "tasks.py"), str(folder / "up.log"), str(folder / "tasks.json")
-    )
-    return write_config(folder, server, policies, more, guard)
+def configure(folder: Path, policies: str = ALLOW_ALL, guard: str = "", more: str = "", server: str = "") -> Path:
+    """`server` are more lines about the upstream."""
+    words = (sys.executable, str(SERVERS / "tasks.py"), str(folder / "up.log"), str(folder / "tasks.json"))
+    return write_config(folder, upstream("up", *words) + server, policies, more, guard)
 
 
 class Tasked(Stateless):
@@ -231,6 +231,30 @@ def test_one_approval_makes_one_task(tmp_path: Path) -> None:
     assert len(sent(tmp_path, "tools/call")) == 1
     assert endings(config) == ["ok"]
     cli("verify", "--config", str(config))
+
+
+def test_sessions_of_a_shared_upstream_have_their_own_tasks(tmp_path: Path) -> None:
+    port = free_port()
+    config = configure(tmp_path, more=serving(port), server="share = true\n")
+    with Served(config, port) as served:
+        first, second = (served.raw(served.issue()[1]) for _ in range(2))
+
+        def ask(client: Raw, method: str, **params: Any) -> Json:
+            return reply(client.stateless(method, params, **TASKS))
+
+        ids = [
+            ask(client, "tools/call", name="up__work", arguments={})["result"]["taskId"] for client in (first, second)
+        ]
+        go_on(tmp_path, status="completed", result=text_result("of the second"))
+        assert text(ask(second, "tasks/get", taskId=ids[1])["result"]) == "of the second"
+        assert ask(first, "tasks/get", taskId=ids[0])["result"]["status"] == "working"
+        for client, id in ((first, ids[1]), (second, ids[0])):
+            refused = ask(client, "tasks/cancel", taskId=id)["error"]
+            assert refused["message"] == "this instance has no task of this id"
+        assert "result" in ask(first, "tasks/cancel", taskId=ids[0])
+        eventually(lambda: len(endings(config)) == 2)
+    assert {item["taskId"] for item in sent(tmp_path, "tasks/cancel")} == {"secret-1"}
+    assert sorted(endings(config)) == ["cancelled", "ok"]
 
 
 LABELLED = """

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.http_guard import Raw, Served, await_answer, free_port, serving
+from tests.live.http_guard import Raw, Served, await_answer, free_port, reply, serving
 from tests.live.preloaded_cli import DEVNULL, Forked
 from tests.live.running_guard import SERVERS, Json, cli, log, text, write_config
+from tests.live.test_session import eventually
+from tests.live.test_tasks import TASKS
 from tests.promises.test_p10_secrets_stay import find
 from tests.web.identity_provider import NODE
 
@@ -121,6 +123,27 @@ def test_a_caller_without_a_token_to_exchange_is_told_what_is_missing(company: C
         raw = company.served.raw(company.served.issue("--agent", "tester", *options)[1])
         raw.start()
         assert why in text(raw.call("notes__write", {"text": "x"}))
+
+
+def test_a_task_is_asked_about_with_the_token_of_its_user(company: Company) -> None:
+    tasks, clients = {}, {}
+    for user in (ANN, BOB):
+        clients[user] = company.served.raw(company.token(user))
+        later = {"name": "notes__later", "arguments": {}}
+        tasks[user] = reply(clients[user].stateless("tools/call", later, **TASKS))["result"]["taskId"]
+    refused = reply(clients[BOB].stateless("tasks/get", {"taskId": tasks[ANN]}, **TASKS))["error"]
+    assert refused["message"] == "this instance has no task of this id"
+    (company.folder / "done").touch()
+    ended = reply(clients[ANN].stateless("tasks/get", {"taskId": tasks[ANN]}, **TASKS))["result"]
+    assert text(ended) == "done for ann"
+    outcome = ("log", "--kind", "outcome", "--json", "--last", "1000", "--config", str(company.served.config))
+    ended_calls = eventually(
+        lambda: [item for item in json.loads(cli(*outcome).stdout) if item["call"] == tasks[BOB]]
+    )  # the guard asks about Bob's by itself
+    assert [item["ending"] for item in ended_calls] == ["ok"]
+    looks = company.kept("looks")
+    assert {look["user"] for look in looks} == {ANN, BOB}
+    assert all(look["user"] == look["of"] for look in looks)
 
 
 def test_tokens_of_users_are_found_nowhere(company: Company) -> None:

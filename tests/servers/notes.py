@@ -2,7 +2,9 @@
 
 Usage: notes.py PORT ISSUER FOLDER. At /mcp it takes access tokens of the issuer for itself; at /jag/mcp those that its
 own authorization server gives for an ID-JAG of the issuer. `FOLDER/notes.jsonl` gets each note with the user of its
-token, `FOLDER/tokens.jsonl` each token and assertion that it saw. A session that another user continues is an error.
+token, `FOLDER/tokens.jsonl` each token and assertion that it saw. A session that another user continues is an error. In
+revision 2026-07-28 `later` is a task, until the file `FOLDER/done` is there; `FOLDER/looks.jsonl` gets who asked about
+whose.
 """
 
 import json
@@ -19,13 +21,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+REVISION, EXTENSION = "2026-07-28", "io.modelcontextprotocol/tasks"
 PORT, ISSUER, FOLDER = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 HERE = f"http://127.0.0.1:{PORT}"
 GIVEN: dict[str, str] = {}
 """Tokens of the own authorization server, and for whom they are."""
 SESSIONS: dict[str, str] = {}
 """By id: the user who opened it."""
-TOOLS = [{"name": "write", "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}}}]
+TIMES = {"createdAt": "2026-11-29T10:00:00Z", "lastUpdatedAt": "2026-11-29T10:00:00Z", "ttlMs": 60_000}
+TASKS: dict[str, str] = {}
+"""By id: the user whose task it is."""
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}}
+TOOLS = [{"name": name, "inputSchema": SCHEMA} for name in ("write", "later")]
 
 
 def keep(name: str, **members: object) -> None:
@@ -91,12 +98,24 @@ async def mcp(request: Request) -> Response:
         SESSIONS[headers["mcp-session-id"]] = user
         info = {"name": "notes", "version": "1"}
         result = {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": info}
+    elif method == "server/discover":
+        capabilities: dict[str, Any] = {"tools": {}, "extensions": {EXTENSION: {}}}
+        result = {"resultType": "complete", "supportedVersions": [REVISION], "capabilities": capabilities}
     elif method == "tools/list":
-        result = {"tools": TOOLS}
+        result = {"resultType": "complete", "tools": TOOLS}
+    elif method == "tools/call" and params["name"] == "later":
+        id = secrets.token_hex(8)
+        TASKS[id] = user
+        result = {"resultType": "task", "taskId": id, "status": "working", **TIMES}
+    elif method == "tasks/get":
+        keep("looks", user=user, of=TASKS[params["taskId"]])
+        ended = {"status": "completed", "result": {"content": [{"type": "text", "text": f"done for {user}"}]}}
+        state = ended if (FOLDER / "done").exists() else {"status": "working"}
+        result = {"resultType": "complete", "taskId": params["taskId"], **TIMES, **state}
     elif method == "tools/call":
         keep("notes", user=user, text=params["arguments"]["text"])
         said = f"noted for {user}, who showed {request.headers['authorization']}"
-        result = {"content": [{"type": "text", "text": said}]}
+        result = {"resultType": "complete", "content": [{"type": "text", "text": said}]}
     else:
         return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "unknown"}})
     return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result}, headers=headers)
