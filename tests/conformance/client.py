@@ -47,6 +47,8 @@ ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 PROVIDER = (
     f'identity_provider = {{ client_id = "{CONTEXT.get("idp_client_id")}", issuer = "{CONTEXT.get("idp_issuer")}" }}'
 )
+MIGRATION = "auth/authorization-server-migration"
+NAMES_ANOTHER = re.compile(r"names the authorization server `([^`]+)`, ")
 RETURN = "http://127.0.0.1:1/callback"
 ARGUMENTS: dict[str, dict[str, Any]] = {"add_numbers": {"a": 5, "b": 3}}
 
@@ -127,12 +129,15 @@ def sign_in(config: Path, *more: str) -> str:
 def prepare(folder: Path, url: str) -> Path:
     """A configuration with which the guard can reach the server, and its sign-in."""
     config = configure(folder, url)
-    if not SCENARIO.startswith("auth/"):
-        return config
+    return sign_in_as_told(folder, url, config) if SCENARIO.startswith("auth/") else config
+
+
+def sign_in_as_told(folder: Path, url: str, config: Path) -> Path:
+    """Sign in; with another configuration if an error names an authorization server to trust."""
     probe = command("doctor", "--upstreams", "--config", str(config))
     is_interactive = "client-credentials" not in SCENARIO
     said = sign_in(config) if is_interactive else subprocess.run(probe, capture_output=True, text=True).stderr
-    if named := re.search(r"names the authorization server `([^`]+)`, which is not trusted", said):
+    if named := NAMES_ANOTHER.search(said):
         config = configure(folder, url, f'issuer = "{named[1]}"')
         said = sign_in(config) if is_interactive else ""
     sys.stderr.write(said + "\n")
@@ -177,7 +182,7 @@ async def list_as_user(folder: Path, url: str) -> None:
             await group.ready()
             await group.close()
         sys.stderr.write("\n".join(notes) + "\n")
-        NAMED.extend(re.findall(r"names the authorization server `([^`]+)`, which is not trusted", "".join(notes)))
+        NAMED.extend(NAMES_ANOTHER.findall("".join(notes)))
 
 
 NAMED: list[str] = []
@@ -197,10 +202,16 @@ async def main(how: str, url: str) -> None:
             await list_as_user(Path(name), url)
             return
         config = prepare(Path(name), url)
-        words = command("run", "--config", str(config))
-        server = StdioServerParameters(command=words[0], args=words[1:], env={"PYTHONPATH": os.getcwd()})
-        async with Client(server, mode=MODE, elicitation_callback=answer_with_defaults) as client:
-            await use(client, config)
+        await use_through_guard(config)
+        if SCENARIO == MIGRATION:  # the server has moved meanwhile
+            await use_through_guard(sign_in_as_told(Path(name), url, config))
+
+
+async def use_through_guard(config: Path) -> None:
+    words = command("run", "--config", str(config))
+    server = StdioServerParameters(command=words[0], args=words[1:], env={"PYTHONPATH": os.getcwd()})
+    async with Client(server, mode=MODE, elicitation_callback=answer_with_defaults) as client:
+        await use(client, config)
 
 
 if __name__ == "__main__":

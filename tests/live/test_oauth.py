@@ -51,6 +51,15 @@ def test_guard_obtains_its_own_token_from_the_announced_server(tmp_path: Path) -
         assert asked["resource"] == f"{authority.url}/mcp"
 
 
+def test_where_an_upstream_has_moved_is_said(tmp_path: Path) -> None:
+    with Authority(tmp_path, issuer="https://moved.example") as authority:
+        section = authority.section("", "authorization_code", f'issuer = "{authority.url}"')
+        words = ("upstreams", "login", "far", "--no-browser", "--config", str(write_config(tmp_path, section)))
+        said = cli(*words, check=False).stderr
+    assert f"names the authorization server `https://moved.example`, and not `{authority.url}`" in said
+    assert "set oauth.issuer to it if you trust it" in said
+
+
 def test_token_is_renewed_before_it_expires(tmp_path: Path) -> None:
     with (
         Authority(tmp_path, secret=SECRET, lasts=0.4) as authority,

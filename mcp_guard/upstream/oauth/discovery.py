@@ -164,7 +164,8 @@ class _Discovery:
         servers = [server for server in listed if isinstance(server, str)] if isinstance(listed, list) else []
         same = [server for server in servers if server.rstrip("/") == settings.issuer.rstrip("/")]
         if settings.issuer and servers and not same:
-            raise NoToken(f"its metadata does not name the authorization server `{settings.issuer}`")
+            problem = f"its metadata names the authorization server `{servers[0][:200]}`, and not `{settings.issuer}`"
+            raise NoToken(f"{problem}; set oauth.issuer to it if you trust it, and sign in again")
         issuer = settings.issuer or (servers[0] if servers else _base(self.url))  # fallback before RFC 9728: the origin
         if not settings.issuer and not is_secure_url(issuer):
             raise NoToken(f"it names the authorization server `{issuer[:200]}`, which does not use https")
