@@ -32,7 +32,7 @@ from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.guard import Guard
-from mcp_guard.identity.instances import Issuer, random_text
+from mcp_guard.identity.instances import Issuer, call_id
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.keeper import PresenceKeeper
@@ -83,7 +83,7 @@ def make_tool_names(settings: Settings) -> ToolNames:
 
 def new_call_id() -> str:
     """A unique id. Ids increase with time, so that the ledger's index of calls grows at its end."""
-    return f"call_{CLOCK.now():x}{random_text(4)}"
+    return call_id(CLOCK.now())
 
 
 def make_upstream_group(

@@ -447,7 +447,12 @@ class Settings:
         ]
         counted = [(("rates", counter.name, "tools"), counter.tools) for counter in self.counters]
         watched = [(("risk", "signals", signal.name, "tools"), signal.tools) for signal in self.signals]
-        others = [ConfiguredName(name, key, names) for key, names in (*counted, *watched) for name in names]
+        drills = [
+            (("routes", name, "drill"), [rule.tool for rule in route.drills.rules])
+            for name, route in self.routes.items()
+            if route.drills
+        ]
+        others = [ConfiguredName(name, key, names) for key, names in (*counted, *watched, *drills) for name in names]
         return (*sections, *look_ups, *others)
 
     @property

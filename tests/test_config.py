@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from mcp_guard.config import load
 from mcp_guard.config.file import Config
 from mcp_guard.config.ledger import WitnessConfig
+from mcp_guard.core.drills import DrillRule, Drills
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.tlog import note
 from mcp_guard.core.tool_pins import FirstUse, PinRule
@@ -35,6 +36,17 @@ by = ["argument:/card"]
 tools = ["crm__x"]
 [tools.crm__x]
 redact = ["/card"]
+"""
+
+DRILLED = """[approvers.alice]
+name = "Alice"
+[routes.people]
+approvers = ["alice"]
+drills = "1 in 20"
+[[routes.people.drill]]
+tool = "crm__x"
+why = "a hundred times too much"
+multiply = { n = 100 }
 """
 
 
@@ -102,6 +114,11 @@ def test_minimal_configuration_loads(tmp_path: Path) -> None:
     assert settings.state_dir == tmp_path / "state"
     assert settings.upstreams["crm"].argv == ("crm",)
     assert not settings.unsafe_skip_fsync
+
+
+def test_drills_say_how_often_and_what_is_wrong(tmp_path: Path) -> None:
+    rule = DrillRule("crm__x", "a hundred times too much", {}, {"n": 100}, ())
+    assert read(tmp_path, GOOD + DRILLED).routes["people"].drills == Drills(20, (rule,))
 
 
 def test_pinned_members_are_configurable_globally_and_per_upstream(tmp_path: Path) -> None:
@@ -173,6 +190,16 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD + '[resources.Deal.attributes]\nx = "text"', "resources.Deal.attributes.x"),
         (GOOD + ROUTE, "routes.people.approvers: approver `alice` is not configured"),
         (GOOD + "[routes.people]\napprovers = []", "routes.people.approvers"),
+        (GOOD + DRILLED.replace('drills = "1 in 20"', 'drills = "5%"'), "routes.people.drills: `5%` is no rate"),
+        (GOOD + DRILLED.replace('drills = "1 in 20"', ""), "routes.people.drills: no rate says how often"),
+        (GOOD + DRILLED.partition("[[")[0], "nothing says what is wrong in a drill; add [[routes.people.drill]]"),
+        (GOOD + DRILLED.replace("crm__x", "erp__x"), "routes.people.drill.tool: upstream `erp` is not configured"),
+        (GOOD + DRILLED.replace("multiply = { n = 100 }", ""), "nothing makes the request wrong"),
+        (GOOD + DRILLED + 'borrow = ["n"]', "an argument is changed twice"),
+        (
+            GOOD.replace("[guard]", '[guard]\npolicy_approval = "people"') + DRILLED,
+            "routes.people.drills: the route approves policies",
+        ),
         (GOOD + PEOPLE + ROUTE + "quorum = 2", "routes.people.quorum: quorum 2 exceeds the route's 1 approver"),
         (GOOD + PEOPLE + ROUTE + 'escalate_to = "people"', "routes.people.escalate_to: `people` is not another route"),
         (GOOD + PEOPLE + ROUTE + 'notify = ["desk"]', "routes.people.notify: notifier `desk` is not configured"),

@@ -24,6 +24,7 @@ from mcp_guard import __version__
 from mcp_guard.config.ownership import read_own
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
+from mcp_guard.core.drills import DrillRule, Drills
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.identity_provider import IdentityProvider, RoleClaim
 from mcp_guard.core.model import (
@@ -80,8 +81,8 @@ def _drift_rule(*members: Any) -> object:
 
 
 VALUES: tuple[type, ...] = (
-    Agent, AgentSettings, ClientLimits, Effect, FactsRule, FirstUse, Grant, HookSettings, Identity, IdentityProvider,
-    InstanceScope, Limits,
+    Agent, AgentSettings, ClientLimits, DrillRule, Drills, Effect, FactsRule, FirstUse, Grant, HookSettings, Identity,
+    IdentityProvider, InstanceScope, Limits,
     Mode, NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction,
     ResourceRule, RoleClaim, Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings,
     SignerSettings, SignInRule, SocketSettings, TelemetrySettings, ToolRule, UpstreamSettings, WebSettings,

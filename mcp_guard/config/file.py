@@ -19,10 +19,11 @@ from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_o
 from mcp_guard.config.hooks import HooksConfig, pin_rules, upstream_names, with_host_rules
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.network import NetworkConfig
-from mcp_guard.config.notifiers import AnyNotifier, NotifierConfig, followers, options_of, slack_teams, slack_users
+from mcp_guard.config.notifiers import NotifierConfig, options_of, slack_teams, slack_users
 from mcp_guard.config.positions import Path as KeyPath
 from mcp_guard.config.positions import describe_syntax_error, find_line, key_lines
 from mcp_guard.config.risk import RiskConfig
+from mcp_guard.config.routes import RouteConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config.telemetry import TelemetryConfig, check_metrics
 from mcp_guard.config.time_zone import ZoneName
@@ -39,14 +40,12 @@ from mcp_guard.config.tools import (
 from mcp_guard.config.types import Model, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.config.web import WebConfig
-from mcp_guard.core.approval import SECOND, Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Mode
 from mcp_guard.core.names import NAME_LIMIT
 from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
 from mcp_guard.core.request_meta import BAGGAGE, FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
-from mcp_guard.core.sign_in import SignInRule
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import (
@@ -93,42 +92,6 @@ class ApproverConfig(Model):
 
 class PersonConfig(Model):
     identities: tuple[IdentityConfig, ...] = ()
-
-
-class RouteConfig(Model):
-    approvers: Annotated[tuple[str, ...], Field(min_length=1)]
-    quorum: Annotated[int, Field(ge=1)] = 1
-    expires_seconds: Annotated[int, Field(gt=0)] = 3600
-    escalate_to: str | None = None
-    escalate_after_seconds: Annotated[int, Field(gt=0)] = 900
-    notify: tuple[str, ...] = ()
-    accept: tuple[Literal["slack"], ...] = ()
-    text: str = ""
-    unsafe_self_approval: bool = False
-    acr: tuple[Annotated[str, Field(pattern=r"^[!-~]{1,255}$")], ...] = ()
-    mfa: bool = False
-    signed_in_within_seconds: Annotated[int, Field(gt=0)] | None = None
-
-    @property
-    def sign_in(self) -> SignInRule | None:
-        rule = SignInRule(self.acr, self.mfa, self.signed_in_within_seconds or 0)
-        return rule if rule.to_json() else None
-
-    def route(self, name: str, notifiers: Mapping[str, AnyNotifier]) -> Route:
-        return Route(
-            name=name,
-            approvers=self.approvers,
-            expires=self.expires_seconds * SECOND,
-            unsafe_self_approval=self.unsafe_self_approval,
-            quorum=self.quorum,
-            escalate_to=self.escalate_to,
-            escalate_after=self.escalate_after_seconds * SECOND,
-            notify=self.notify,
-            text=self.text,
-            sign_in=self.sign_in,
-            follow=followers(self.notify, notifiers),
-            accept=self.accept,
-        )
 
 
 class InboxConfig(Model):
@@ -352,6 +315,8 @@ class Config(Model):
                 raise ValueError(f"routes.{name}.notify: {what}; add [web] with their `url`")
         if route.accept:
             self._check_acceptance(name, route)
+        upstreams = upstream_names(self.upstreams, self.hooks)
+        route.check_drills(f"routes.{name}", upstreams, approves_policies=name == self.guard.policy_approval)
 
     def _check_acceptance(self, name: str, route: RouteConfig) -> None:
         """What the buttons of a chat need, so that a route does not accept votes that nobody can give."""

@@ -10,6 +10,7 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.drills import Drills
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
@@ -32,6 +33,8 @@ class ApprovalState(StrEnum):
     STALE = "stale"
     CONSUMED = "consumed"
     REVOKED = "revoked"
+    MISSED = "missed"
+    """A drill that was approved. It permits nothing."""
 
 
 class ApprovalEvent(StrEnum):
@@ -44,11 +47,13 @@ class ApprovalEvent(StrEnum):
     RELEASE = "release"
     """The call that consumed it was provably not sent. Only the transaction that records this outcome may release."""
     REVOKE = "revoke"
+    MISS = "miss"
 
 
 TRANSITIONS: Mapping[tuple[ApprovalState, ApprovalEvent], ApprovalState] = {
     (ApprovalState.REQUESTED, ApprovalEvent.APPROVE): ApprovalState.APPROVED,
     (ApprovalState.REQUESTED, ApprovalEvent.DENY): ApprovalState.DENIED,
+    (ApprovalState.REQUESTED, ApprovalEvent.MISS): ApprovalState.MISSED,
     (ApprovalState.REQUESTED, ApprovalEvent.EXPIRE): ApprovalState.EXPIRED,
     (ApprovalState.REQUESTED, ApprovalEvent.WITHDRAW): ApprovalState.WITHDRAWN,
     (ApprovalState.REQUESTED, ApprovalEvent.OUTDATE): ApprovalState.STALE,
@@ -96,6 +101,7 @@ class Route:
     """The notifiers among `notify` that report the end of a request, too."""
     accept: tuple[str, ...] = ()
     """The services whose buttons decide, without a key: `slack`."""
+    drills: Drills | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,8 @@ class RouteRule:
     self_approval: bool = False
     sign_in: SignInRule | None = None
     accept: tuple[str, ...] = ()
+    drills: bool = False
+    """Whether some requests of the route are drills, which all of its approvers sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,9 @@ class Approval:
         return replace(self, votes=(*self.votes, vote))
 
     def to_json(self) -> Json:
-        return asdict(self) | {"subject": self.subject.to_json()}
+        """INVARIANT: nothing in it tells a drill from any other request while people can decide."""
+        is_open = self.state is ApprovalState.REQUESTED
+        return asdict(self) | {"subject": (replace(self.subject, drill=None) if is_open else self.subject).to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +261,7 @@ def rules_as_json(approval: Approval) -> list[Json]:
             **({"sign_in": rule.sign_in.to_json()} if rule.sign_in else {}),
         }
         | ({"accept": list(rule.accept)} if rule.accept else {})
+        | ({"drills": True} if rule.drills else {})
         for rule in approval.rules
     ]
 
@@ -331,7 +342,9 @@ def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
     """The rule of a route for one request. If nothing says who its user is, one of two approvers is not the user."""
     needs_two = is_user_unknown and not route.unsafe_self_approval
     quorum = max(route.quorum, 2) if needs_two else route.quorum
-    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in, route.accept)
+    return RouteRule(
+        route.name, route.approvers, quorum, route.unsafe_self_approval, route.sign_in, route.accept, bool(route.drills)
+    )
 
 
 def escalate_rule(

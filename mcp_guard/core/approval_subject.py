@@ -96,6 +96,8 @@ class ApprovalSubject:
     redacted: tuple[str, ...] | None = None
     """JSON pointers to the values that are kept no longer than the request is open; None without redaction."""
     erased: bool = False
+    drill: Json | None = None
+    """Of a drill, what its decision hash commits to: why it is wrong, and the arguments that are (`core.drills`)."""
 
     @property
     def name_user(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import attribution, caller, mandate, name_of_approver, reason_texts, target
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text
 
@@ -54,6 +55,9 @@ def _is_step(kind: str) -> bool:
 def _not_sent(steps: Sequence[Receipt], now: str) -> VisibleText:
     """The sentence of a call without an intent, by its latest step."""
     asked = steps[0]
+    if drill := steps[-1].get("drill"):
+        likeness = say("a request like one of {}, which it never made: {}", caller(asked), target(asked))
+        return say("{} {}; {}", results_text(drill), likeness, NEVER)
     state, is_open = _state(steps, now)
     verb, sent = ("asks for", NOT_YET) if is_open else ("asked for", NEVER)
     asks = say("{}, {} {}{}", caller(asked), verb, target(asked), mandate(asked))

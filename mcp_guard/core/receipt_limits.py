@@ -20,7 +20,7 @@ ALWAYS_FITS = MAX_TEXT_BYTES // 6
 """Characters that fit whatever they are: JSON takes at most six bytes for one, a control character."""
 NEVER_CUT = frozenset(
     ("rationale", "terms", "signature", "public", "details", "rules", "free", "vouched_by", "old", "new", "possession",
-     "evidence", "seqs", "operation", "rule", "approved_by", "policy_approval", "signed_in")
+     "evidence", "seqs", "operation", "rule", "approved_by", "policy_approval", "signed_in", "drill")
 )  # fmt: skip
 """Members of a receipt that others signed or that a verifier counts. A receipt in which they do not fit is refused."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import reason_texts, revoked, service_mark
 from mcp_guard.core.visible_text import join, quote, say, value_text
 
@@ -23,7 +24,8 @@ def summarize_receipt(receipt: Receipt) -> str:
             name, routes = receipt.get("name"), join(", ", map(quote, receipt.get("routes", [])))
             by = say("{}{}", quote(name), service_mark(receipt)) if name else receipt.get("note") or routes
             rationale = say(": {}", receipt["rationale"]) if "rationale" in receipt else ""
-            return say("{}: {}{}", receipt["approval"], by, rationale)
+            drill = say(" ({})", results_text(receipt["drill"])) if "drill" in receipt else ""
+            return say("{}: {}{}{}", receipt["approval"], by, rationale, drill)
         case "grant.used" | "grant.released":
             return say("{}: use {} of {}", receipt["grant"], receipt["use"], receipt["uses"])
         case kind if kind.startswith("grant."):

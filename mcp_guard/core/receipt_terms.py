@@ -42,6 +42,8 @@ def counts_of(receipt: Receipt) -> list[Pair]:
     """What this receipt is counted as: how a call was decided (`call`), and how it ended (`ending`, `trouble`)."""
     if is_look_up(receipt):
         return []
+    if "drill" in receipt:
+        return [("call", "drill")]
     match receipt["kind"]:
         case "intent":
             return [("call", "approved" if receipt.get("approval") else "allowed")]

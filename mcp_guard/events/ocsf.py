@@ -52,6 +52,7 @@ CLASSES: dict[str, tuple[int, int]] = {
     "approval.escalated": (ACCESS, OTHER),
     "approval.granted": (ACCESS, 1),
     "approval.denied": (ACCESS, OTHER),
+    "approval.missed": (ACCESS, OTHER),
     "approval.expired": (ACCESS, 2),
     "approval.withdrawn": (ACCESS, 2),
     "approval.stale": (ACCESS, 2),

@@ -16,6 +16,7 @@ NOTEWORTHY_KINDS = (
     "ledger.migrated",
     "grant.given",
     "approver.enrolled",
+    "approval.missed",
 )
 
 

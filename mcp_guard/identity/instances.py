@@ -66,6 +66,14 @@ class Issuer:
         self.public_key.verify(signature, data)
 
 
+def approval_id() -> str:
+    return f"ap_{random_text(10)}"
+
+
+def call_id(now: Micros) -> str:
+    return f"call_{now:x}{random_text(4)}"
+
+
 def random_text(length: int) -> str:
     """Random text with five bits per character, from the system's secure source."""
     return "".join(ALPHABET[byte & 31] for byte in os.urandom(length))

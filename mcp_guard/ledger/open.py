@@ -9,7 +9,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import RateCounter
 from mcp_guard.core.people import People
-from mcp_guard.identity.instances import random_text
+from mcp_guard.identity.instances import approval_id
 from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keeper import new_guard_id
@@ -179,7 +179,7 @@ def open_ledger(
         writer,
         settings.routes,
         settings.people,
-        lambda: f"ap_{random_text(10)}",
+        approval_id,
         ApprovalWatcher(writer),
         settings.open_requests,
         settings.attributes,

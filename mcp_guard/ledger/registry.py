@@ -20,7 +20,7 @@ from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.rows import RevocationKey
+from mcp_guard.storage.rows import NO_INSTANCE, RevocationKey
 
 FOREVER = 2**62
 """Until when a disabled agent is revoked; finite, so that enabling the agent is a compare-and-set."""
@@ -120,7 +120,8 @@ def leave(tx: Transaction, instance: Instance) -> None:
 
 def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
     """Withdraw the open requests of an instance, and revoke its grants."""
-    for approval in tx.store.approvals(OPEN, instance):
+    drills = [drill for drill in tx.store.approvals(OPEN, NO_INSTANCE) if drill.instance == instance]
+    for approval in [*tx.store.approvals(OPEN, instance), *drills]:
         event = ApprovalEvent.WITHDRAW if approval.state is ApprovalState.REQUESTED else ApprovalEvent.OUTDATE
         transitions.move(tx, approval, event, note)
     for grant in tx.store.grants(instance, "active"):

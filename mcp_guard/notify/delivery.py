@@ -1,4 +1,5 @@
-"""Delivers notifications about open approval requests and new approver keys, and expires and escalates the requests.
+"""Delivers notifications about open approval requests and new approver keys, expires and escalates the requests, and
+puts drills.
 
 A delivery is written to the ledger file in the same transaction as the request, so none is lost when a process ends;
 every guard and inbox on the ledger takes part. After a crash a message may be delivered twice, but while its request is
@@ -20,7 +21,9 @@ from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRu
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.drill_counts import due_routes
 from mcp_guard.ledger.approvals.transitions import ENDED
+from mcp_guard.ledger.drills import DrillIds, put_drill
 from mcp_guard.ledger.policy_approvals import PROPOSED, read_state
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import KEEPING, NOTIFIERS
@@ -39,6 +42,8 @@ LEASE = 60 * SECOND
 """How long an attempt is reserved for the process that makes it: longer than any notifier may take."""
 RETRY_SECONDS = (2, 10, 60, 300, 900)
 """Waits between attempts. A message whose attempt after the last wait fails has failed for good."""
+DRILL_PAUSE = 60 * SECOND
+"""After an attempt to put a drill on a route, before the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,13 @@ class NotificationDispatcher:
     inbox: str
     state: NotifierState | None = None
     """What notifiers keep; None if none of them keeps anything."""
+    drills: DrillIds | None = None
+    """None if no route has drills."""
     retry_seconds: tuple[float, ...] = RETRY_SECONDS
     _open: dict[str, _Deadlines] = field(default_factory=dict)
     """The open requests, without what they ask for: that can be large, and is read once."""
+    _drilled: dict[str, Micros] = field(default_factory=dict)
+    """By route, when a drill was put on it, or tried to be."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -90,8 +99,10 @@ class NotificationDispatcher:
         await asyncio.gather(*(self._deliver(delivery) for delivery in await self._find_due()))
 
     async def _find_due(self) -> list[Delivery]:
-        """Expire and escalate what is due, then find the messages that are."""
+        """Put drills, expire and escalate what is due, then find the messages that are."""
         now = self.writer.now()
+        if self.drills is not None:
+            await self._put_drills(self.drills, now)
         await self._find_open()
         for id, deadlines in list(self._open.items()):
             if now >= deadlines.expires:
@@ -103,6 +114,12 @@ class NotificationDispatcher:
             del self._open[id]  # to be read again if it is still open
         now = self.writer.now()  # what has just ended is due, too
         return await self.reader.read(lambda store: store.due_deliveries(now))
+
+    async def _put_drills(self, ids: DrillIds, now: Micros) -> None:
+        for name in await self.reader.read(lambda store: due_routes(store, self.routes, now)):
+            if now >= self._drilled.get(name, 0) + DRILL_PAUSE:
+                self._drilled[name] = now
+                await self._write(partial(put_drill, route=self.routes[name], routes=self.routes, ids=ids))
 
     async def _find_open(self) -> None:
         """Read the deadlines of requests that are new, and forget those that are decided."""

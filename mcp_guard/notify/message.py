@@ -15,6 +15,7 @@ from mcp_guard.core.approval_card import (
     is_irreversible,
     notified_fields,
 )
+from mcp_guard.core.drill_results import drill_lines, drill_member
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
@@ -32,6 +33,7 @@ ENDINGS = {
     ApprovalState.WITHDRAWN: "was withdrawn",
     ApprovalState.STALE: "is out of date",
     ApprovalState.REVOKED: "was revoked",
+    ApprovalState.MISSED: "was approved",
 }
 """How a request ended, in words."""
 ENDED_SECONDS = 24 * 3600
@@ -147,7 +149,8 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
     subject, link = approval.subject, f"{inbox}/requests/{approval.id}"
     resource = subject.resource or Resource("Tool", subject.tool)
     target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
-    ending = ENDINGS[approval.state]
+    drill = drill_lines(approval)
+    ending = "was a drill" if drill else ENDINGS[approval.state]
     votes = [
         {"verdict": vote.verdict, "approver": vote.approver, "name": vote.name, "rationale": vote.rationale}
         | ({"method": vote.method} if vote.method else {})
@@ -164,9 +167,13 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
         "votes": votes,
         "decision_hash": approval.decision_hash,
         "link": link,
-    }
+    } | ({"drill": drill_member(approval)} if drill else {})
     decided = tuple(map(_vote_line, approval.votes))
-    lines = (say("The request of {} ({}) {}.", quote(subject.agent), quote(approval.instance), ending), *decided)
+    lines = (
+        say("The request of {} ({}) {}.", quote(subject.agent), quote(approval.instance), ending),
+        *decided,
+        *drill,
+    )
     title = say("{}: the request {}: {}", quote(subject.agent), ending, target)
     at = now // 1_000_000
     return Message(

@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mcp_guard.identity.instances import approval_id, call_id
+from mcp_guard.ledger.drills import DrillIds
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.notify import KEEPING
 from mcp_guard.notify.delivery import NotificationDispatcher
@@ -19,7 +21,9 @@ def make_dispatcher(
 ) -> NotificationDispatcher:
     """`items` may be None if no notifier keeps anything. Raises: ConfigError."""
     state = NotifierState(items, read_shared_secret(settings)) if items is not None and _keep(settings) else None
-    return NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages, state)
+    has_drills = any(route.drills for route in settings.routes.values())
+    drills = DrillIds(approval_id, lambda: call_id(writer.now())) if has_drills else None
+    return NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages, state, drills)
 
 
 @asynccontextmanager

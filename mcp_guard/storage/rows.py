@@ -12,6 +12,9 @@ SALT_BYTES = 16
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 """The names that payloads can have."""
 
+NO_INSTANCE = ""
+"""To which the rows of drills belong, so that nothing that asks for the requests of an instance finds them."""
+
 RevocationKey = tuple[str, str]
 """What is revoked: its kind (`instance`, `agent` or `user`) and its name."""
 

@@ -25,6 +25,10 @@ def conclude_full(report: Report, has_payloads: bool) -> None:
     if report.operations:
         changes = count(report.operations, "change")
         report.prove("operators", f"{changes} of an operator, each signed with the operator's own key")
+    if report.drills:
+        report.prove(
+            "drills", f"{count(report.drills, 'drill')}, committed to before anybody decided, and used by no call"
+        )
     _conclude_policies(report)
     if has_payloads:
         erased = f", {report.payloads_erased} erased and recorded as erased" if report.payloads_erased else ""

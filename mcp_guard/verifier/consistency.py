@@ -7,10 +7,11 @@ from datetime import datetime
 
 from .approver_keys import TrustedKeys
 from .cut_texts import begins_alike, cut_like
+from .drills import MISSED, check_drill, check_opening
 from .enrolled_keys import EnrolledKeys, check_recent
 from .format_4 import Format4Checker
 from .grant_terms import CLAIMS, bound_part, kept_claims
-from .granting import follow_vote
+from .granting import follow_vote, is_satisfied
 from .operations import OperationChecker
 from .receipts import REQUEST
 from .report import VerificationFailed
@@ -21,7 +22,7 @@ from .signatures import ABOUT, Receipt, statement
 
 CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
 """How the kinds of receipts begin that are checked against each other."""
-VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
+VERDICTS = {"approval.granted": "approve", "approval.denied": "deny", MISSED: "approve"}
 RELEASES = ("approval.released", "grant.released")
 
 
@@ -89,6 +90,7 @@ class ConsistencyChecker:
         self.votes = 0
         self.self_approvals = SelfApprovals()
         self.reported = ReportedVotes()
+        self.drills = 0
         self._ids: set[bytes] = set()
         """Hashes of the ids of all approvals: a signature must not be used again under its id."""
         self._held: tuple[int, Receipt] | None = None
@@ -105,6 +107,7 @@ class ConsistencyChecker:
         self.votes, self.self_approvals = before.votes, before.self_approvals
         self.reported = before.reported
         if isinstance(before, ConsistencyChecker):
+            self.drills = before.drills
             self.keys, self.operations = before.keys, before.operations
             self.intents, self._ids = before.intents, before._ids
         else:
@@ -274,6 +277,8 @@ class ConsistencyChecker:
             self._check_request(seq, receipt)
             return
         approval = self.approvals.get(id)
+        check_opening(seq, receipt)
+        self.drills += "drill" in receipt
         if approval is None and self._began_before(id):
             if kind in VERDICTS:
                 self._check_signer(seq, receipt)
@@ -282,7 +287,7 @@ class ConsistencyChecker:
         if approval is None:
             raise VerificationFailed(seq, f"`{kind}` of approval `{id}`, which is unknown or has ended")
         self._check_step(seq, receipt, approval)
-        if kind in ("approval.granted", "approval.denied"):
+        if kind in VERDICTS:
             self._check_vote(seq, receipt, approval)
         self._move(seq, receipt, approval)
 
@@ -315,6 +320,12 @@ class ConsistencyChecker:
             _check_approvers(seq, receipt, approval)
             approval.state, self._consumed = kind, (seq, f"approval `{id}`")
         else:
+            if "drill" in receipt:
+                check_drill(seq, receipt, approval)
+            if kind == MISSED and not is_satisfied(approval):
+                raise VerificationFailed(
+                    seq, f"drill `{id}` is recorded as missed, but its routes require more approvals"
+                )
             del self.approvals[id]
 
     def _check_request(self, seq: int, receipt: Receipt) -> None:

@@ -209,6 +209,7 @@ class _FullVerification:
         report.approvers_keys_given = self.requirements.approvers is not None
         if isinstance(self.consistency, ConsistencyChecker):
             report.operations = self.consistency.operations.count
+            report.drills = self.consistency.drills
         self.consistency.self_approvals.report(report)
         self.consistency.reported.report(report)
         report.policies = len(self.policies.versions)

@@ -86,6 +86,7 @@ class _RangeVerification:
         report.approvers_keys_given = self.requirements.approvers is not None
         self.consistency.self_approvals.report(report)
         self.consistency.reported.report(report)
+        report.drills = self.consistency.drills
         conclude_range(report, holds_payloads)
 
     def _find_signers(self) -> list[tuple[int, Signer]]:

@@ -76,6 +76,8 @@ class Report:
     """Those in which, on some route, nobody but the agent's owner or user has approved."""
     first_self_approval: int | None = None
     """The receipt that completed the first of them."""
+    drills: int = 0
+    """Requests that were made to be wrong, and are of no call (`drills.py`)."""
     reported_votes: int = 0
     """Votes that no key has signed, but a service has reported (`reported_votes.py`)."""
     first_reported_vote: int | None = None

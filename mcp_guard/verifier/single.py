@@ -66,6 +66,7 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     report.approvers_keys_given = requirements.approvers is not None
     consistency.self_approvals.report(report)
     consistency.reported.report(report)
+    report.drills = consistency.drills
     conclude_bundle(report)
 
 

@@ -153,6 +153,8 @@ def call_result(receipts: Sequence[Receipt], now: str) -> tuple[str, str]:
         return "running", WAITING
     if kind == "decision":
         return ("denied", BAD) if last.get("outcome") == "deny" else ("held", WAITING)
+    if "drill" in last:
+        return "drill", QUIET
     if kind == "approval.denied":
         return "denied", BAD
     if kind in REFUSED:

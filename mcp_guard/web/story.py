@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from mcp_guard.core.call_summary import is_look_up, summarize_call
+from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import claim_mark, name_of_approver, reason_texts, shown_kind
 from mcp_guard.core.receipt_summary import summarize_receipt
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible, visible_json, visible_lines
@@ -205,6 +206,8 @@ def _step_title(receipt: Receipt) -> tuple[str, str]:
             return say("Approved by {}", name_of_approver(receipt)), GOOD
         case "approval.denied":
             return say("Denied by {}", name_of_approver(receipt)), BAD
+        case "approval.missed":
+            return say("Drill missed by {}", name_of_approver(receipt)), QUIET
         case _:
             return str(shown_kind(receipt)).replace(".", " ").capitalize(), QUIET
 
@@ -247,10 +250,13 @@ def _decision_lines(receipt: Receipt) -> list[tuple[str, str]]:
 
 def _approval_lines(receipt: Receipt) -> list[tuple[str, str]]:
     signature: Any = receipt.get("signature") or {}
+    member = receipt.get("drill")
+    drill = say("{} {}", results_text(member), member["why"]) if member else VisibleText("")
     how = "a passkey" if "authenticator_data" in signature else "a key file"
     rules = receipt.get("rules", []) if receipt["kind"] == "approval.requested" else []
     routes = [say("{}: {} of {}", rule["route"], rule["quorum"], ", ".join(rule["approvers"])) for rule in rules]
     return [
+        ("Drill", drill),
         ("Rationale", visible(receipt.get("rationale"))),
         ("Signed with", say("{}, {}", how, receipt.get("key")) if signature else VisibleText("")),
         ("Who may approve", join("; ", routes)),

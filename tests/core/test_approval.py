@@ -41,6 +41,7 @@ ENDS = {
     ApprovalState.WITHDRAWN,
     ApprovalState.STALE,
     ApprovalState.REVOKED,
+    ApprovalState.MISSED,
 }
 
 
@@ -58,6 +59,7 @@ def test_transition_table_matches_the_design() -> None:
     assert reached[ApprovalState.REQUESTED] == {
         ApprovalState.APPROVED,
         ApprovalState.DENIED,
+        ApprovalState.MISSED,
         ApprovalState.EXPIRED,
         ApprovalState.WITHDRAWN,
         ApprovalState.STALE,

@@ -28,6 +28,7 @@ from mcp_guard.storage.engines import open_store
 from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.identity_receipts import definitions_of_every_fate, signed_by_an_operator, who_may_call
 from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config
+from tests.promises.drilling import drills_of_every_fate
 from tests.promises.four_eyes import policies_of_every_fate
 from tests.promises.harness import (
     ALLOW,
@@ -173,6 +174,8 @@ async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     found = harness.receipts()
     harness.close()
     (folder / "live").mkdir()
+    (folder / "drills").mkdir()
+    found += await drills_of_every_fate(folder / "drills")
     return found + await policies_of_every_fate(folder / "four") + list(live(folder / "live"))
 
 

@@ -17,6 +17,7 @@ from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.drill_counts import note_request
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Conflict
@@ -54,7 +55,7 @@ class ApprovalRequests:
 
     async def get(self, id: str) -> Approval | None:
         row = await self.writer.query(lambda store: store.approval(id))
-        return row[0] if row else None
+        return row[0] if row and row[0].subject.drill is None else None
 
     async def requests_of(self, instance: Instance, count: int) -> tuple[list[Approval], int]:
         return await self.writer.query(lambda store: store.requests_of(instance.id, count))
@@ -102,6 +103,7 @@ class ApprovalRequests:
             if not kept.subject.has_exact_arguments:
                 asked = replace(asked, subject=replace(subject, redacted=kept.subject.redacted))
             transitions.add_request(tx, asked, kept, tx.add(decision_draft(call, decision, salt)), self.routes)
+            note_request(tx, asked, self.routes)
             return asked
 
         asked = await self.writer.submit(op)

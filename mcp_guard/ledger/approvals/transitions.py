@@ -9,6 +9,7 @@ import orjson
 
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Route, RouteRule, Vote, advance
+from mcp_guard.core.drill_results import drill_member
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
@@ -21,6 +22,7 @@ from mcp_guard.ports import Conflict
 RECEIPT_KINDS = {
     ApprovalState.APPROVED: "approval.granted",
     ApprovalState.DENIED: "approval.denied",
+    ApprovalState.MISSED: "approval.missed",
     ApprovalState.EXPIRED: "approval.expired",
     ApprovalState.WITHDRAWN: "approval.withdrawn",
     ApprovalState.STALE: "approval.stale",
@@ -145,6 +147,8 @@ def move(
     current, receipts = find_approval(tx, approval.id)
     moved = replace(approval, state=advance(current.state, event, f"mcp-guard approvals show {approval.id}"), note=note)
     fields = {**receipt_fields(approval), "note": note, "follows": [receipts[-1]], **(more or {})}
+    if moved.subject.drill is not None:
+        fields["drill"] = drill_member(moved)
     kind = RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
     seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
@@ -177,6 +181,8 @@ def record_vote(tx: Transaction, approval: Approval, vote: Vote) -> Approval:
         seq = tx.add(Draft("approval.granted", fields))
         tx.store.move_approval(voted, ApprovalState.REQUESTED, "", [*receipts, seq])
         return voted
+    if approval.subject.drill is not None:  # INVARIANT: a drill is never approved, and gives no grant
+        return move(tx, voted, ApprovalEvent.MISS, vote.rationale, signed)
     approved = move(tx, voted, ApprovalEvent.APPROVE, vote.rationale, signed)
     if vote.terms is not None:
         grants.give_grant(tx, approved, vote.terms, receipt_fields(approved))
@@ -237,5 +243,5 @@ def _forget_exact_request(tx: Transaction, settled: Approval, requested: int) ->
         kept = tx.store.payloads(requested).get("subject")
         document = kept or orjson.dumps(settled.subject.without_payloads().to_json())
         tx.store.replace_subject(settled.id, document.decode())
-    if settled.state is not ApprovalState.DENIED:
+    if settled.state is not ApprovalState.DENIED or settled.subject.drill is not None:
         tx.store.forget_nonce(settled.id, lookup=settled.state is not ApprovalState.CONSUMED)

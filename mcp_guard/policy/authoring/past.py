@@ -26,9 +26,13 @@ def decisions(
 ) -> Iterator[RecordedDecision]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
+    drills: set[str | None] = set()
+    """Calls that nobody made. The receipt that says so comes after their decision, so it is read before it."""
     with store.reading():
         for row in store.receipts_back():
-            if row.kind in DECIDING and b'"purpose"' not in row.body:
+            if row.kind.startswith("approval.") and b'"drill":{' in row.body and "drill" in json.loads(row.body):
+                drills.add(row.call)
+            if row.call not in drills and row.kind in DECIDING and b'"purpose"' not in row.body:
                 if (since and json.loads(row.body)["time"] < since) or len(wanted) == last:
                     break
                 wanted.append(row.seq)

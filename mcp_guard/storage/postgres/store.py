@@ -28,6 +28,7 @@ from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_
 from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
+from mcp_guard.storage.sql.approvals import EARLIER
 from mcp_guard.storage.sql.paging import PagedReads
 from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.sql.rates import FORGET_USES, LAST_TOTAL
@@ -339,7 +340,7 @@ class PostgresStore(PagedReads, SqlStore):
         self._unsent.append((translate(sql), values))
 
     def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
-        query = "SELECT state, subject, votes FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"
+        query = f"SELECT state, subject, votes FROM approval {EARLIER}"
         for state, text, votes in self._run(query, (requested, count)):
             subject = json.loads(text)
             resource = subject["resource"]

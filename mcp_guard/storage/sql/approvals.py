@@ -14,7 +14,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.sign_in import SignIn, SignInRule
-from mcp_guard.storage.rows import ApproverKey, Delivery, RequestRow
+from mcp_guard.storage.rows import NO_INSTANCE, ApproverKey, Delivery, RequestRow
 from mcp_guard.storage.sql.queries import Queries
 
 HOUR = 3600 * 1_000_000
@@ -27,6 +27,8 @@ DECIDED = {str(ApprovalState.CONSUMED): "approve", str(ApprovalState.DENIED): "d
 MAX_PARAMETERS = 500
 REQUEST = "id, state, requested, expires, rules"
 """The columns of a `RequestRow`."""
+EARLIER = f"WHERE requested < ? AND instance <> '{NO_INSTANCE}' ORDER BY requested DESC LIMIT ?"
+"""Requests of calls, not drills."""
 Row = tuple[Any, ...]
 
 
@@ -36,10 +38,11 @@ class ApprovalQueries(Queries):
     # Approvals
 
     def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
+        owner = NO_INSTANCE if approval.subject.drill else approval.instance
         values = (
-            approval.id, str(approval.state), approval.instance, approval.lookup, approval.request_hash,
-            approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject.to_json()), "[]",
-            approval.requested, approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
+            approval.id, str(approval.state), owner, approval.lookup, approval.request_hash, approval.decision_hash,
+            approval.nonce, _dump(approval.rules), json.dumps(approval.subject.to_json()), "[]", approval.requested,
+            approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
         )  # fmt: skip
         self._write(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
 
@@ -381,16 +384,17 @@ def _read_rule(rule: Json) -> RouteRule:
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
     id, state, instance, lookup, request_hash, decision_hash, nonce, rules, subject, votes, *rest = row
     requested, expires, note, outcome, answered, receipts = rest
+    about = ApprovalSubject.from_json(json.loads(subject))
     approval = Approval(
         id=id,
         state=ApprovalState(state),
-        instance=instance,
+        instance=instance or about.instance,
         lookup=lookup,
         request_hash=request_hash,
         decision_hash=decision_hash,
         nonce=nonce,
         rules=tuple(map(_read_rule, json.loads(rules))),
-        subject=ApprovalSubject.from_json(json.loads(subject)),
+        subject=about,
         votes=tuple(_read_vote(vote) for vote in json.loads(votes)),
         requested=requested,
         expires=expires,

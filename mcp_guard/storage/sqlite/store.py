@@ -17,6 +17,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Join, Reads
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import TreeHead
+from mcp_guard.storage.sql.approvals import EARLIER
 from mcp_guard.storage.sql.schema import TABLES, VERSION
 from mcp_guard.storage.sql.store import SqlStore
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
@@ -44,7 +45,7 @@ class SqliteQueries(SqlStore):
 
     def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
         members = ", ".join(f"json_extract(subject, '$.{name}')" for name in ("agent", "tool", "resource"))
-        query = f"SELECT state, {members}, votes FROM approval WHERE requested < ? ORDER BY requested DESC LIMIT ?"
+        query = f"SELECT state, {members}, votes FROM approval {EARLIER}"
         return self._run(query, (requested, count))
 
     def explain(self, failure: Exception) -> LedgerError:

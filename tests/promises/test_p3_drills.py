@@ -1,0 +1,185 @@
+"""P3: an approval of a drill permits nothing, and nobody can tell a drill from a request before they have decided."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.approval import ApprovalState, GrantTerms
+from mcp_guard.core.drills import DrillRule, Drills
+from mcp_guard.core.model import ToolCallRequest
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.approvals.drill_counts import due_routes
+from tests.promises.drilling import (
+    HUNDREDFOLD,
+    INSTANCE,
+    ROUTE,
+    ask,
+    call_approved,
+    drilling,
+    expire,
+    make_drill,
+    put,
+)
+from tests.promises.engines import verify
+from tests.promises.harness import SECOND, Harness, pending_id, text
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+OTHER_DEAL = DrillRule("crm__update_deal", "another deal than the ticket names", {"deal_id": "13"}, {}, ())
+
+
+@pytest.fixture
+def harness(tmp_path: Path, each_engine: str) -> Iterator[Harness]:
+    harness = drilling(tmp_path)
+    yield harness
+    harness.close()
+
+
+async def test_drill_looks_like_any_other_request_until_it_is_decided(harness: Harness) -> None:
+    id = await make_drill(harness)
+    real = pending_id(await ask(harness, 170))
+    first, second = (harness.store.approval(one)[0] for one in (id, real))
+    for shown in (first.to_json(), harness.receipts("approval.requested")[-2], harness.receipts("decision")[-2]):
+        assert "drill" not in json.dumps(shown).replace('"drills": true', "").replace(id, "")
+    assert shape(first.to_json()) == shape(second.to_json())
+    requested, decisions = harness.receipts("approval.requested")[-2:], harness.receipts("decision")[-2:]
+    assert shape(requested[0]) == shape(requested[1])
+    assert shape(decisions[0]) == shape(decisions[1])
+    assert first.subject.arguments["amount"] in (15_000, 16_000)
+    assert first.subject.present == {"amount": 100, "stage": "open"}
+
+
+def shape(value: Any) -> Any:
+    """The names and types of the members."""
+    if isinstance(value, dict):
+        return {name: shape(member) for name, member in value.items()}
+    return [shape(item) for item in value] if isinstance(value, list | tuple) else type(value).__name__
+
+
+async def test_missed_drill_permits_nothing_and_gives_no_grant(harness: Harness, tmp_path: Path) -> None:
+    id = await make_drill(harness)
+    writes = len(harness.upstream.writes())
+    harness.approve(id, terms=GrantTerms(5, 600, ("amount",)))
+    missed = harness.store.approval(id)[0]
+    assert missed.state is ApprovalState.MISSED
+    assert harness.store.grants() == []
+    wrong = missed.subject.arguments
+    assert "pending" in text(await harness.guard.call(INSTANCE, ToolCallRequest("crm__update_deal", wrong)))
+    resumed = await harness.guard.call(INSTANCE, ToolCallRequest("guard__await", {"approval": id}))
+    assert "no approval" in text(resumed) or "unknown" in text(resumed)
+    assert len(harness.upstream.writes()) == writes
+    [receipt] = harness.receipts("approval.missed")
+    assert (receipt["drill"]["missed"], receipt["verdict"], receipt["drill"]["changed"]) == (
+        ["alice"],
+        "approve",
+        ["amount"],
+    )
+    report = verify(tmp_path)
+    assert report.ok, report.problem
+    assert report.drills == 1
+
+
+async def test_caught_drill_is_receipted_as_one(harness: Harness, tmp_path: Path) -> None:
+    id = await make_drill(harness)
+    harness.approve(id, verdict="deny")
+    [receipt] = harness.receipts("approval.denied")
+    assert receipt["drill"]["caught"] == ["alice"]
+    assert receipt["drill"]["why"] == HUNDREDFOLD.why
+    assert verify(tmp_path).ok
+
+
+async def test_each_vote_on_a_route_with_a_quorum_is_judged(tmp_path: Path) -> None:
+    harness = drilling(tmp_path, replace(ROUTE, quorum=2))
+    for amount in (150, 160):
+        id = pending_id(await ask(harness, amount))
+        harness.approve(id)
+        harness.approve(id, "carol")
+        await ask(harness, amount)
+    harness.clock.time += 300 * SECOND
+    assert put(harness)
+    [drill] = harness.store.approvals([ApprovalState.REQUESTED])
+    harness.approve(drill.id)
+    assert "drill" not in harness.receipts("approval.granted")[-1]
+    harness.approve(drill.id, "carol", "deny")
+    ended = harness.receipts("approval.denied")[-1]["drill"]
+    assert (ended["missed"], ended["caught"]) == (["alice"], ["carol"])
+    assert verify(tmp_path).ok
+    harness.close()
+
+
+async def test_undecided_drill_expires_and_says_so(harness: Harness, tmp_path: Path) -> None:
+    expire(harness, await make_drill(harness))
+    [receipt] = harness.receipts("approval.expired")
+    assert not receipt["drill"].keys() & {"caught", "missed"}
+    assert verify(tmp_path).ok
+
+
+async def test_drill_ends_with_its_instance(harness: Harness) -> None:
+    id = await make_drill(harness)
+    harness.end()
+    assert harness.store.approval(id)[0].state is ApprovalState.WITHDRAWN
+    assert "drill" in harness.receipts("approval.withdrawn")[0]
+
+
+async def test_agent_never_sees_a_drill(harness: Harness) -> None:
+    id = await make_drill(harness)
+    listed = await harness.guard.call(INSTANCE, ToolCallRequest("guard__requests", {}))
+    assert id not in json.dumps(listed)
+    assert harness.store.open_size(INSTANCE.id) == (0, 0)
+
+
+async def test_rate_is_exact_over_two_gateways_and_a_restart(tmp_path: Path) -> None:
+    gateways = [drilling(tmp_path), drilling(tmp_path)]
+    made = 0
+    for amount in range(150, 158):
+        gateway = gateways[amount % 2]
+        await call_approved(gateway, amount)
+        set_clocks(gateways)
+        made += sum(put(each) for each in gateways)
+        set_clocks(gateways)
+        for drill in gateway.store.approvals([ApprovalState.REQUESTED]):
+            gateway.approve(drill.id, verdict="deny")
+        if amount == 153:
+            gateways.pop().close()
+            gateways.append(drilling(tmp_path))
+        set_clocks(gateways)
+    assert made == 4
+    assert due_routes(gateways[0].store, gateways[0].ledger.approvals.routes, gateways[0].clock.time) == []
+    for gateway in gateways:
+        gateway.close()
+
+
+def set_clocks(gateways: list[Harness]) -> None:
+    now = max(gateway.clock.time for gateway in gateways) + 301 * SECOND
+    for gateway in gateways:
+        gateway.clock.time = now
+
+
+async def test_drill_names_another_resource(tmp_path: Path) -> None:
+    harness = drilling(tmp_path, replace(ROUTE, drills=Drills(2, (OTHER_DEAL,))))
+    drill = harness.store.approval(await make_drill(harness))[0]
+    assert drill.subject.resource.id == drill.subject.arguments["deal_id"] == "13"
+    assert harness.receipts("approval.requested")[-1]["resource"] == {"type": "Deal", "id": "13"}
+    assert verify(tmp_path).ok
+    harness.close()
+
+
+async def test_no_drill_is_put_while_another_is_open_or_no_instance_runs(harness: Harness) -> None:
+    id = await make_drill(harness)
+    for amount in (170, 180):
+        await call_approved(harness, amount)
+    harness.clock.time += 300 * SECOND
+    assert not put(harness)
+    harness.approve(id, verdict="deny")
+    harness.ledger.writer.run(lambda tx: registry.end(tx, INSTANCE))
+    assert not put(harness)
+
+
+async def test_drills_say_nothing_of_earlier_requests(harness: Harness) -> None:
+    harness.approve(await make_drill(harness), verdict="deny")
+    real = harness.store.approval(pending_id(await ask(harness, 170)))[0]
+    earlier = harness.store.earlier_requests(real)
+    assert (earlier.done, earlier.denied) == (2, 0)
