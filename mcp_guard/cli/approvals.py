@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +13,7 @@ from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signa
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text, to_type
 from mcp_guard.config import load
-from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
+from mcp_guard.core.approval import OPEN, SECOND, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
 from mcp_guard.core.approval_card import (
     UNDO,
     ArgumentRow,
@@ -27,6 +27,7 @@ from mcp_guard.core.approval_card import (
     signal_words,
 )
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.drill_results import drill_lines, drill_member, is_told
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
             "watch": partial(watch, writer),
             "show": partial(show, writer),
             "revoke": partial(revoke, votes),
+            "stats": partial(show_statistics, writer, settings.approvers),
         }
         return verbs.get(options.verb, partial(decide, votes))(options)
 
@@ -71,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         "grant": "approve the call and a limited number of similar ones",
     }
     deciding = {verdict: verbs.add_parser(verdict, help=helps[verdict]) for verdict in VERDICTS}
+    counting = verbs.add_parser("stats", help="show how each approver decides: how much, how fast, and drills caught")
+    counting.add_argument(
+        "--since", dest="seconds", type=duration, default=30 * 86400, metavar="TIME", help="default: 30d"
+    )
     revoking = verbs.add_parser("revoke", help="revoke a grant, or an approval that has not been used")
     for verb in (showing, revoking, *deciding.values()):
         verb.add_argument("id", metavar="ID")
@@ -88,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in deciding.values():
         add_key_options(verb)
     add_grant_options(deciding["grant"])
-    for verb in (listing, watching, showing, revoking, *deciding.values()):
+    for verb in (listing, watching, showing, counting, revoking, *deciding.values()):
         add_config(verb)
         add_json(verb)
     return parser
@@ -165,6 +171,30 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
+def show_statistics(writer: Writer, people: Mapping[str, str], options: argparse.Namespace) -> int:
+    from mcp_guard.core.approver_statistics import count_votes, rate_words, time_words  # for this verb alone
+
+    now = writer.now()
+    requests = writer.read(lambda store: store.requests_since(now - options.seconds * SECOND))
+    statistics = count_votes(requests, people, now)
+    if options.json:
+        print_json(statistics.to_json(), indent=2)
+        return 0
+    rows = [
+        (
+            record.approver,
+            *(record.counts[name] for name in ("waiting", "approved", "denied")),
+            time_words(record.median_seconds),
+            rate_words(record),
+        )
+        for record in statistics.records
+    ]
+    print_table(("approver", "waiting", "approved", "denied", "median time", "drills caught"), rows)
+    if statistics.undecided:
+        print_text(f"nobody decided on {statistics.undecided} of {statistics.drills} drills", file=sys.stderr)
+    return 0
+
+
 def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     deliveries = writer.read(lambda store: store.deliveries(approval.id))
     recent = writer.read(lambda store: store.recent_calls(approval))
@@ -219,6 +249,7 @@ def describe(approval: Approval, now: int) -> list[str]:
     ]
     lines = [
         f"{approval.id}  {_state(approval, now)}  {_left_of(approval, now)}".rstrip(),
+        *(f"  {line}" for line in drill_lines(approval)),
         f"  who            {who}",
         *(unknown_user_lines(subject, approval.state) if subject.unknown_user else []),
         f"  what           {what(approval)}",
@@ -301,8 +332,11 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     usable_key(votes.writer.read(lambda store: store.approver_keys()), id, options.approver)
     statement = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
     approval = votes.record(statement, id, signature_of(key, statement.text()))
+    drill = drill_lines(approval, options.approver)
     if options.json:
-        print_json(approval.to_json(), indent=2)
+        print_json(approval.to_json() | ({"drill": drill_member(approval)} if drill else {}), indent=2)
+    elif drill:
+        print_lines([say("{}: {}", approval.id, drill[0]), *drill[1:]])
     elif approval.state is ApprovalState.REQUESTED:
         rules, voted = rules_as_json(approval), [vote.approver for vote in approval.votes]
         so_far, missing = approvals_so_far(rules, voted), approvals_missing(rules, voted)
@@ -329,7 +363,8 @@ def what(approval: Approval) -> VisibleText:
 
 def _state(approval: Approval, now: int) -> str:
     lapsed = approval.state in OPEN and now >= approval.expires
-    return "expired" if lapsed else str(approval.state)
+    state = "expired" if lapsed else str(approval.state)
+    return f"drill, {state}" if is_told(approval) else state
 
 
 def _left_of(approval: Approval, now: int) -> str:

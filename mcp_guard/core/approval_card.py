@@ -4,7 +4,7 @@ Values are made visible where they are shown (`core/visible_text.py`); what is a
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -240,6 +240,18 @@ class EarlierRequests:
     denied: int = 0
     last_denial: Verdict | None = None
     is_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRequest:
+    """A request as far as statistics of approvers need it. `votes` are the first verdict of each, and its time."""
+
+    is_drill: bool
+    state: str
+    requested: Micros
+    expires: Micros
+    approvers: frozenset[str]
+    votes: Mapping[str, tuple[str, Micros]]
 
 
 def earlier_lines(earlier: EarlierRequests, subject: ApprovalSubject) -> list[VisibleText]:

@@ -1,74 +1,67 @@
 """How approvers decide: how much, how fast, and how many drills each caught. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
 from mcp_guard.core.approval import SECOND, ApprovalState
+from mcp_guard.core.approval_card import CountedRequest
 from mcp_guard.core.drill_results import RESULTS
 from mcp_guard.core.model import Json, Micros
 
-
-@dataclass(frozen=True, slots=True)
-class Voted:
-    """A request as far as the statistics need it: when it was made and until when it was open, who could decide on it,
-    and by approver, their last verdict and its time."""
-
-    is_drill: bool
-    state: str
-    requested: Micros
-    expires: Micros
-    approvers: frozenset[str]
-    votes: Mapping[str, tuple[str, Micros]]
+COUNTED = ("approved", "denied", "caught", "missed", "waiting")
+DECISIONS = {"approve": "approved", "deny": "denied"}
 
 
 @dataclass(slots=True)
 class ApproverRecord:
-    """One approver's decisions in some time. Drills are counted apart; times to decide, in seconds, are of both."""
+    """One approver's decisions in some time. Drills are counted apart; `seconds`, the times to decide, are of both."""
 
     approver: str
     name: str
-    approved: int = 0
-    denied: int = 0
-    caught: int = 0
-    missed: int = 0
-    waiting: int = 0
-    """Open requests of their routes that they have not voted on."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What they `approved` and `denied`, the drills that they `caught` and `missed`, and the requests of their routes
+    that are `waiting` for them."""
     seconds: list[float] = field(default_factory=list)
 
     @property
+    def drills(self) -> int:
+        return self.counts["caught"] + self.counts["missed"]
+
+    @property
     def catch_rate(self) -> float | None:
-        drills = self.caught + self.missed
-        return self.caught / drills if drills else None
+        return self.counts["caught"] / self.drills if self.drills else None
+
+    @property
+    def median_seconds(self) -> float | None:
+        return median(self.seconds) if self.seconds else None
 
     def to_json(self) -> Json:
+        rates = {"catch_rate": self.catch_rate, "median_seconds": self.median_seconds}
         return {
             "approver": self.approver,
             "name": self.name,
-            "approved": self.approved,
-            "denied": self.denied,
-            "waiting": self.waiting,
-            "median_seconds": round(median(self.seconds), 1) if self.seconds else None,
-            "drills": {"caught": self.caught, "missed": self.missed},
-            "catch_rate": None if self.catch_rate is None else round(self.catch_rate, 3),
+            **{name: self.counts[name] for name in COUNTED},
+            **{name: None if value is None else round(value, 3) for name, value in rates.items()},
         }
 
 
 @dataclass(frozen=True, slots=True)
 class ApproverStatistics:
-    """By approver; and the drills that are over, with those among them that nobody decided on."""
+    """By approver; and how many drills are over, and on how many of them nobody decided."""
 
     records: list[ApproverRecord]
     drills: int
     undecided: int
 
     def to_json(self) -> Json:
-        approvers = [record.to_json() for record in self.records]
-        return {"approvers": approvers, "drills": {"ended": self.drills, "undecided": self.undecided}}
+        drills = {"ended": self.drills, "undecided": self.undecided}
+        return {"approvers": [record.to_json() for record in self.records], "drills": drills}
 
 
-def count_votes(requests: Iterable[Voted], people: Mapping[str, str], now: Micros) -> ApproverStatistics:
-    """The statistics of these people (names by id). An open drill counts as any request."""
+def count_votes(requests: Iterable[CountedRequest], people: Mapping[str, str], now: Micros) -> ApproverStatistics:
+    """The statistics of these people (names by id). INVARIANT: an open drill counts as any other request."""
     records = {id: ApproverRecord(id, name) for id, name in people.items()}
     drills = undecided = 0
     for request in requests:
@@ -78,11 +71,25 @@ def count_votes(requests: Iterable[Voted], people: Mapping[str, str], now: Micro
         undecided += is_drill and not request.votes
         for approver, (verdict, at) in request.votes.items():
             if (record := records.get(approver)) is not None:
-                counted = RESULTS[verdict] if is_drill else {"approve": "approved", "deny": "denied"}[verdict]
-                setattr(record, counted, getattr(record, counted) + 1)
+                record.counts[(RESULTS if is_drill else DECISIONS)[verdict]] += 1
                 record.seconds.append((at - request.requested) / SECOND)
         if is_open and now < request.expires:
-            for approver in request.approvers - request.votes.keys():
-                if approver in records:
-                    records[approver].waiting += 1
+            for approver in request.approvers & records.keys() - request.votes.keys():
+                records[approver].counts["waiting"] += 1
     return ApproverStatistics(list(records.values()), drills, undecided)
+
+
+def time_words(seconds: float | None) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def rate_words(record: ApproverRecord) -> str:
+    """`2 of 3 (67 %)`."""
+    if record.catch_rate is None:
+        return "–"
+    return f"{record.counts['caught']} of {record.drills} ({record.catch_rate:.0%})".replace("%", " %")

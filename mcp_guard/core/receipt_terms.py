@@ -18,6 +18,8 @@ ENTRY, CALL, OTHER = "entry", "call", "other"
 SEARCHED = ("kind", "agent", "instance", "user", "ticket", "tool", "resource", "outcome", "risk", "approver", "policy")
 """The filters that the index answers. A call is found by its id in the ledger itself."""
 TOTALS = ("agent", "instance")
+DRILL = ("call", "drill")
+"""What the receipt that ends a drill is counted as."""
 MAX_VALUE = 200
 """Characters of a value that are compared."""
 NO_POLICY = "no policy permits it"
@@ -43,7 +45,7 @@ def counts_of(receipt: Receipt) -> list[Pair]:
     if is_look_up(receipt):
         return []
     if "drill" in receipt:
-        return [("call", "drill")]
+        return [DRILL]
     match receipt["kind"]:
         case "intent":
             return [("call", "approved" if receipt.get("approval") else "allowed")]

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,7 @@ import orjson
 
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_filters import MIN_VERSION_LENGTH
-from mcp_guard.core.receipt_terms import ENTRY, MAX_VALUE, OTHER, counts_of, first_counts_of, terms_of, totals_of
+from mcp_guard.core.receipt_terms import DRILL, ENTRY, MAX_VALUE, OTHER, counts_of, first_counts_of, terms_of, totals_of
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import Engine, open_receipt_index
 from mcp_guard.storage.receipt_index import MAX_TERMS, EntryPage, IndexedReceipt, IndexPosition, ReceiptIndex
@@ -66,6 +66,13 @@ def index_receipt(row: ReceiptRow) -> IndexedReceipt:
         return IndexedReceipt(row.seq, row.at, None, {("kind", row.kind[:MAX_VALUE]), (ENTRY, OTHER)}, (), ())
 
 
+def _index_with_drill(row: ReceiptRow, store: Store) -> IndexedReceipt:
+    indexed = index_receipt(row)
+    if DRILL not in indexed.counts:
+        return indexed
+    return replace(indexed, takes_back=index_receipt(store.receipts_with_calls([row.seq])[0]))
+
+
 def catch_up(index: ReceiptIndex, store: Store, seconds: float, is_stopped: Callable[[], bool]) -> bool:
     """Add what the ledger has and the index lacks, for about so long. What is of another ledger is forgotten first.
 
@@ -84,7 +91,7 @@ def catch_up(index: ReceiptIndex, store: Store, seconds: float, is_stopped: Call
         if not rows:
             return True
         after = IndexPosition(rows[-1].seq + 1, bytes(rows[-1].leaf))
-        index.add([index_receipt(row) for row in rows], position, after)
+        index.add([_index_with_drill(row, store) for row in rows], position, after)
         if time.monotonic() > end or is_stopped():
             return after.size == size
 

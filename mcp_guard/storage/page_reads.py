@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval_card import CountedRequest
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Micros
 from mcp_guard.storage.rows import InstanceRow, ReceiptRow, RequestRow
@@ -30,6 +31,9 @@ class PageReads(Protocol):
     def requests_before(self, before: tuple[Micros, str], count: int) -> list[RequestRow]:
         """The requests that were made before this time, or then and have a lower id, the newest first. Reads no
         subject."""
+
+    def requests_since(self, since: Micros) -> list[CountedRequest]:
+        """Those that were made since then. Reads no subject."""
 
     def approvals_among(self, ids: Collection[str]) -> list[Approval]:
         """These approvals, in any order."""

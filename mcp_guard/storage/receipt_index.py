@@ -37,6 +37,8 @@ class IndexedReceipt:
     counts: Sequence[Pair]
     first_counts: Sequence[Pair]
     totals: Sequence[Pair] = ()
+    takes_back: "IndexedReceipt | None" = None
+    """An earlier receipt that is counted no more: the first of a drill, which this one says was of no call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from mcp_guard.core.approval_card import (
     other_arguments,
     signal_words,
 )
+from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import has_hidden, join, quote, reviewed_code, say, shorten, visible, visible_lines
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
@@ -88,6 +89,8 @@ class ApprovalCard:
     """What earlier votes grant besides, and another one must."""
     has_approved: bool
     """Whether the viewer has approved it, so that they may only deny it."""
+    drill: tuple[str, ...]
+    """What the viewer is told of a drill; empty for any other request, and before they have decided."""
     is_own: bool
     """Whether it is the viewer's own request, so that their approval is recorded as self-approved."""
 
@@ -129,6 +132,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
     resource = subject.resource
     has_expired = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     has_voted = viewer in {vote.approver for vote in approval.votes}
+    drill = tuple(drill_lines(approval, viewer))
     is_approver = any(may_decide(rule, viewer, subject.requesters) for rule in approval.rules)
     return ApprovalCard(
         approval=approval,
@@ -146,9 +150,10 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         undo=UNDO if is_irreversible(subject) else "",
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         claimed=subject.claimed,
-        can_decide=is_approver and approval.state is ApprovalState.REQUESTED and not has_expired,
+        can_decide=is_approver and not drill and approval.state is ApprovalState.REQUESTED and not has_expired,
         terms=next((vote.terms for vote in approval.votes), None),
         has_approved=has_voted,
+        drill=drill,
         is_own=approval.is_requester(viewer),
     )
 

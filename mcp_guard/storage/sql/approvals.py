@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, Vote
-from mcp_guard.core.approval_card import EarlierRequests, RecentCalls, Verdict
+from mcp_guard.core.approval_card import CountedRequest, EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
@@ -117,6 +117,10 @@ class ApprovalQueries(Queries):
     def requests_before(self, before: tuple[Micros, str], count: int) -> list[RequestRow]:
         where = "WHERE (requested, id) < (?, ?) ORDER BY requested DESC, id DESC LIMIT ?"
         return list(map(_read_request, self._run(f"SELECT {REQUEST} FROM approval {where}", (*before, count))))
+
+    def requests_since(self, since: Micros) -> list[CountedRequest]:
+        query = "SELECT instance, state, requested, expires, rules, votes FROM approval WHERE requested >= ?"
+        return [_read_counted(row) for row in self._run(query, (since,))]
 
     def approvals_among(self, ids: Collection[str]) -> list[Approval]:
         found: list[Approval] = []
@@ -348,6 +352,12 @@ def _batches(ids: Iterable[str]) -> Iterator[tuple[str, ...]]:
 def _read_request(row: Row) -> RequestRow:
     id, state, requested, expires, rules = row
     return RequestRow(id, state, requested, expires, _read_approvers(rules))
+
+
+def _read_counted(row: Row) -> CountedRequest:
+    instance, state, requested, expires, rules, votes = row
+    first = {vote["approver"]: (vote["verdict"], vote["at"]) for vote in reversed(json.loads(votes))}
+    return CountedRequest(instance == NO_INSTANCE, state, requested, expires, _read_approvers(rules), first)
 
 
 @lru_cache(maxsize=1000)

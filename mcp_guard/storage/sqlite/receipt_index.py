@@ -145,6 +145,9 @@ class ReceiptIndexFile:
                         totals.update(receipt.totals)
                     postings.update((self._term_id(term), entry) for term in receipt.terms)
                 tally.update((hour, *pair) for pair in counts)
+                if (drill := receipt.takes_back) is not None:
+                    tally.subtract((drill.at // HOUR, *pair) for pair in (*drill.counts, *drill.first_counts))
+                    totals.subtract(drill.totals)
             self._db.executemany("INSERT INTO entry VALUES (?, ?, ?)", entries)
             self._add_postings(postings, {entry for entry, _, _ in entries})
             self._db.executemany(ADD_TALLY, [(*key, number) for key, number in sorted(tally.items())])

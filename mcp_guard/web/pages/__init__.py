@@ -8,6 +8,7 @@ from starlette.routing import Route
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import (
     agents,
+    approvers,
     inbox,
     keys,
     ledger,
@@ -37,8 +38,8 @@ class PageModule(Protocol):
 
 
 PAGES: tuple[PageModule, ...] = (
-    inbox, requests, overview, ledger, story, agents, policies, policy_changes, tools, upstreams, operations, keys,
-    sign_in, oidc, slack, push,
+    inbox, requests, overview, ledger, story, agents, policies, policy_changes, tools, upstreams, operations, approvers,
+    keys, sign_in, oidc, slack, push,
 )  # fmt: skip
 FROM_ELSEWHERE: Mapping[str, int] = {oidc.BACK_CHANNEL: oidc.MAX_LOGOUT_BYTES, slack.PATH: slack.MAX_BODY_BYTES}
 """Paths of requests that no page of ours makes, and how many bytes they may have. They have no session and another

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement, check_sign_in
 from mcp_guard.core.approval_card import earlier_lines, recent_lines
+from mcp_guard.core.drill_results import is_told
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
@@ -100,7 +101,8 @@ class _RequestPages:
             raise ApprovalError("the passkey signed for another request")
         approval = await console.writer.submit(console.votes.record_op(statement, key.id, evidence(credential)))
         await console.record_use(key, count)
-        return JSONResponse({"state": str(approval.state), "go": "/"})
+        go = f"/requests/{approval.id}" if is_told(approval, viewer.approver) else "/"
+        return JSONResponse({"state": str(approval.state), "go": go})
 
     async def revoke(self, request: Request) -> Response:
         console = self.console

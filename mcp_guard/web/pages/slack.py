@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, ApprovalState
+from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import VisibleText, join, quote, say
@@ -140,7 +141,8 @@ class _SlackPage:
         if press.button not in buttons:
             raise ApprovalError(f"the message has no button to {verdict}", "open the request and decide there")
         op = self.console.votes.record_reported_op(press.approval, approver, verdict, SERVICE, press.reported())
-        return still_missing(await self.console.writer.submit(op))
+        approval = await self.console.writer.submit(op)
+        return join(" ", drill_lines(approval, approver)) or still_missing(approval)
 
     async def _buttons(self, press: Press) -> list[str] | None:
         """The buttons of this message; None if the guard has not posted it about this request."""
