@@ -113,6 +113,8 @@ class Scrubber:
         self._values: dict[str, str] = {}
         self._extensions: WeakSet[Scrubber] = WeakSet()
         self._lock: threading.RLock = threading.RLock() if base is None else base._lock
+        self._needles_by_value: dict[tuple[str, bool], set[bytes]] = {}
+        """By value, and whether all values are ASCII: finding them out takes long, and many tokens may be known."""
         self._needles: tuple[tuple[bytes, bytes], ...] = ()
         self._minimal: tuple[tuple[bytes, bytes], ...] = ()
         self._with_spaces: tuple[tuple[bytes, bytes], ...] = ()
@@ -146,15 +148,17 @@ class Scrubber:
                 self._rebuild()
 
     def _rebuild(self) -> None:
-        for extension in self._extensions:
-            extension._rebuild()
         values = {**self._values, **self.base._values}
         needles: dict[bytes, bytes] = {}
         is_ascii = all(value.isascii() and value.isprintable() for value in values)
         steps = (partial(undo_backslashes, ascii_only=is_ascii), undo_entities, undo_percent)
-        for value, name in values.items():
-            for needle in _needles_of(value, steps):
-                needles.setdefault(needle, f"[secret {name}]".encode())
+        known = {**self.base._needles_by_value, **self._needles_by_value}
+        self._needles_by_value = {
+            (value, is_ascii): known.get((value, is_ascii)) or _needles_of(value, steps) for value in values
+        }
+        for (value, _), found in self._needles_by_value.items():
+            for needle in found:
+                needles.setdefault(needle, f"[secret {values[value]}]".encode())
         for needle, mark in needles.items():
             if any(other in mark for other in needles):
                 needles[needle] = b"[***]"  # shorter than any secret
@@ -168,6 +172,8 @@ class Scrubber:
         self._has_number = any(value.isdecimal() for value in values)
         self._runs = PackedRuns(min(map(len, needles), default=MIN_SECRET_BYTES), is_ascii)
         self.longest = LONGEST_FACTOR * len(self._needles[0][0]) if needles else 0
+        for extension in self._extensions:
+            extension._rebuild()
 
     def clean(self, line: bytes) -> bytes:
         """The line without secrets; the same bytes if it has none. JSON stays JSON."""
@@ -367,7 +373,8 @@ def _parts(value: str) -> set[str]:
             parts |= {password, unquote(password)}
         lines = [*text.split(), *text.splitlines()] if not members or text is not value else []
         parts |= {line for part in lines if len(line := part.strip()) >= MIN_PART_LENGTH and _PEM_FRAME not in line}
-    parts |= {text.strip("'\"") for name, text in _NAMED.findall(value) if looks_secret(name) or name.lower() == "pwd"}
+    named = _NAMED.findall(value) if "=" in value or ":" in value else []  # it takes long to find none in a token
+    parts |= {text.strip("'\"") for name, text in named if looks_secret(name) or name.lower() == "pwd"}
     return {part for part in parts if len(part.encode()) >= MIN_SECRET_BYTES}
 
 

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.secret_scrubber import WITHHELD, Scrubber, looks_secret, password_of
-from tests.growth import assert_linear
+from tests.growth import assert_linear, assert_once_below, cpu_seconds
 
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=6, max_size=40).filter(lambda text: text.strip() == text)
 
@@ -285,6 +285,21 @@ def test_longer_of_two_overlapping_secrets_is_removed_whole() -> None:
     made = scrubber("abcdef", "SHORT")
     made.learn("LONG", "abcdefghij")
     assert made.clean(b"x abcdefghij y abcdef") == b"x [secret LONG] y [secret SHORT]"
+
+
+def test_learning_a_token_takes_no_longer_when_many_are_known() -> None:
+    """Each user of an upstream has some, and their sessions have scrubbers of their own."""
+
+    def learn_all(tokens: list[str]) -> None:
+        made = Scrubber()
+        sessions = [Scrubber(made), Scrubber(made)]
+        for token in tokens:
+            made.learn("TOKEN", token)
+        assert all(session.clean(f"it is {token}".encode()) == b"it is [secret TOKEN]" for session in sessions)
+
+    luck = random.Random(1)
+    tokens = [f"{luck.randbytes(500).hex()}.{number}" for number in range(20)]
+    assert_once_below(0.5, lambda: cpu_seconds(lambda: learn_all(tokens)))
 
 
 def test_short_value_is_not_scrubbed() -> None:
