@@ -1,8 +1,9 @@
 """Shared by all tests: Hypothesis profiles, and the order in which test files start."""
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from zlib import crc32
 
@@ -39,6 +40,15 @@ ONE_OF = {
 }  # fmt: skip
 """Test files whose cases cost a process or a browser each. `make test` runs one of so many cases of each of their
 tests, `make proofs` all."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, None, None]:
+    """What is imported is no garbage and stays: looking through it again and again takes a quarter of the time."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def is_sampled(items: list[pytest.Item]) -> Iterator[bool]:
