@@ -109,6 +109,14 @@ METHODS = {
         ),
     )
 }
+MEMBERS = {
+    **dict.fromkeys((READ, SUBSCRIBE), {"uri"}),
+    GET_PROMPT: {"name", "arguments"},
+    COMPLETE: {"ref", "argument", "context"},
+    ELICIT: {"action", "content"},
+    SAMPLE: {"role", "content", "model", "stopReason"},
+}
+"""What a request or answer may have in it, beside `_meta`."""
 ATTRIBUTES = {method.type: method.attributes for method in METHODS.values()}
 """The attributes of each type of entity; all are texts."""
 
@@ -126,6 +134,9 @@ def make_operations(servers: Iterable[str], areas: Collection[str], rules: Mappi
 
 def read_request(tool: Tool, arguments: Json, listed: Listed) -> Facts | str:
     """The facts of what a request is about, or why it must be denied, in words for the agent."""
+    assert tool.method is not None
+    if unknown := sorted(arguments.keys() - MEMBERS[tool.method]):  # no policy would see them
+        return f"the request has a member `{unknown[0][:100]}`, which MCP does not define for `{tool.method}`"
     match tool.method:
         case "resources/read" | "resources/subscribe":
             values = _read_uri(tool, arguments, listed)
@@ -195,8 +206,10 @@ def _read_completion(tool: Tool, arguments: Json) -> Json | str:
     ref, argument, context = (arguments.get(name) for name in ("ref", "argument", "context"))
     if not isinstance(ref, dict) or not isinstance(argument, dict):
         return "`ref` and `argument` must be objects"
-    kind = "prompt" if ref.get("type") == "ref/prompt" else "resource"
-    of, name, value = ref.get("name" if kind == "prompt" else "uri"), argument.get("name"), argument.get("value")
+    kind, named = ("prompt", "name") if ref.get("type") == "ref/prompt" else ("resource", "uri")
+    if ref.keys() - {"type", named} or argument.keys() - {"name", "value"}:
+        return f"`ref` may have `type` and `{named}`, and `argument` `name` and `value`"
+    of, name, value = ref.get(named), argument.get("name"), argument.get("value")
     if not all(isinstance(text, str) and len(text) <= MAX_PART_LENGTH for text in (of, name, value)):
         return "what is completed, its argument and the value so far must be texts"
     parts = _read_parts(context.get("arguments") if isinstance(context, dict) else context, "argument")

@@ -16,8 +16,6 @@ ACTIONS = ("accept", "decline", "cancel")
 
 def carries_data(method: str, reply: Json) -> bool:
     """Whether a client's answer has anything in it beside yes or no."""
-    if "result" not in reply:
-        return False
     result = reply["result"]
     if method != ELICIT or not isinstance(result, dict):
         return True

@@ -3,9 +3,12 @@
 A server may decode a URI before it acts on it, resolve `..` in it or match it against its templates. A policy that
 compares text must see what the server will see. So percent-encoding must be in its normal form (RFC 3986 §6.2.2.2), no
 segment may be `.` or `..`, no delimiter of the path may be hidden by encoding, and the parameters of a template must be
-unambiguous. Everything takes linear time.
+unambiguous. A URI of a scheme whose hosts programs rewrite (https://url.spec.whatwg.org/#special-scheme) must have its
+host as they would write it, and there is no fragment: it is not sent to a server that takes URIs apart, and read by one
+that does not. Everything takes linear time.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +26,12 @@ _SLASHES = re.compile("/{2,}")
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
 _DEEP = re.compile(r"\{\+[^{}]*\}|\{[^{}]*\*\}")
 _VARIABLE = re.compile(r"[A-Za-z0-9_.]+")
+_FOREIGN = re.compile(r"[ \"<>^`{|}]|^\s|\s$")
+"""What no URI contains (RFC 3986 §2), and what some programs trim."""
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21", "file": ""}
+"""By each scheme of which programs rewrite hosts."""
 AMBIGUOUS = "it fits the template `{}` in more than one way, so its parameters are ambiguous"
 
 
@@ -50,7 +59,6 @@ def read_resource(uri: str, templates: Iterable[str] = ()) -> ResourceUri | str:
     if problem := _why_refused(uri):
         return problem
     scheme, _, rest = uri.partition(":")
-    rest, _, _ = rest.partition("#")
     rest, _, query = rest.partition("?")
     host, path = "", rest
     if rest.startswith("//"):
@@ -81,12 +89,43 @@ def _why_refused(uri: str) -> str:
         return "it contains a backslash, a control character or an invisible one"
     if _STRAY_PERCENT.search(uri):
         return "it contains `%` without two hexadecimal digits"
-    rest = uri.partition("#")[0].partition(":")[2].partition("?")[0]
+    if "#" in uri:
+        return "it contains a fragment (`#`)"
+    if found := _FOREIGN.search(uri):
+        return f"it contains `{found[0]}`, which must be encoded"
+    scheme, _, rest = uri.partition(":")
+    rest = rest.partition("?")[0]
     if re.search("%(2f|5c)", rest, re.IGNORECASE):
         return "it encodes a slash or backslash of its path (`%2F`, `%5C`)"
     if any(segment in (".", "..") for segment in unquote(rest).split("/")):
         return "it contains `.` or `..` as a segment of its path"
+    if scheme in DEFAULT_PORTS and not _is_host_normal(scheme, rest):
+        return f"its host is not written as programs write it (`{scheme}://`, lower case, no default port)"
     return _why_encoding_refused(uri)
+
+
+def _is_host_normal(scheme: str, rest: str) -> bool:
+    if not rest.startswith("//"):
+        return False
+    authority, slash, _ = rest[2:].partition("/")
+    if scheme == "file":
+        return not authority and bool(slash)
+    host, colon, port = authority.rpartition(":") if not authority.endswith("]") else (authority, "", "")
+    host = host if colon else authority
+    if colon and (not port.isdecimal() or port != str(int(port)) or port == DEFAULT_PORTS[scheme]):
+        return False
+    if host.startswith("["):
+        return _is_address(host[1:-1], ipaddress.IPv6Address)
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        return _is_address(host, ipaddress.IPv4Address)
+    return _HOST_NAME.fullmatch(host) is not None
+
+
+def _is_address(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> bool:
+    try:
+        return str(kind(text)) == text
+    except ValueError:
+        return False
 
 
 def _why_encoding_refused(uri: str) -> str:
@@ -115,7 +154,7 @@ def match_template(template: str, uri: str) -> dict[str, str] | str | None:
     """
     if len(template) > MAX_TEMPLATE_LENGTH:
         return None
-    whole = uri.partition("#")[0]
+    whole = uri
     pattern, in_query = _split_query(template)
     query = ""
     if in_query is not None:

@@ -14,12 +14,22 @@ from mcp_guard.core.replies import META
 from mcp_guard.guard import Guard
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import error
-from mcp_guard.protocol.methods import CALL_TOOL, LIST_PROMPTS, LIST_RESOURCES, LIST_TEMPLATES
+from mcp_guard.protocol.methods import (
+    CALL_TOOL,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    METHOD_NOT_FOUND,
+)
 from mcp_guard.upstream.group import UpstreamGroup
 
 DENIED = -32003
 """The code of a request that was denied, or is held for approval."""
 NOT_PASSED_ON = "the answer was not passed on"
+ERROR_CODES = (-1, INVALID_PARAMS, INTERNAL_ERROR, METHOD_NOT_FOUND)
+"""Those that an upstream is told of an error that a client answers with; anything else of it could carry data."""
 Deliver = Callable[[Json], bool]
 """Gives an upstream the `result` or `error` member of an answer. False if it is not there any more."""
 LISTED_FOR = {LIST_RESOURCES: READ, LIST_TEMPLATES: READ, LIST_PROMPTS: GET_PROMPT}
@@ -51,6 +61,10 @@ class DecidedRequests:
 
         INVARIANT: an answer that is decided and carries data is delivered by the execution of its intent only.
         """
+        if self.includes(method) and "result" not in reply:
+            code = reply["error"].get("code")
+            deliver(error(code if code in ERROR_CODES else INTERNAL_ERROR, "the client answered with an error"))
+            return
         if not self.includes(method) or not carries_data(method, reply):
             deliver(reply)
             return

@@ -48,11 +48,34 @@ def test_parameters_that_could_be_read_in_two_ways_are_refused(template: str, ur
         ("crm://a/%0a", "control"),
         ("crm://a\n", "control"), ("crm://a\\b", "backslash"), ("crm://a%zz", "hexadecimal"),
         ("CRM://a", "scheme in lower case"), ("/etc/passwd", "scheme in lower case"), ("crm://%ff", "UTF-8"),
-        ("crm://" + "a" * 20_000, "characters"),
+        ("crm://" + "a" * 20_000, "characters"), ("crm://deals/42#x", "fragment"),
+        ("file:///a#/../../etc/passwd", "fragment"), ("crm://deals/43 ", "must be encoded"),
+        ("crm://deals/43\u00a0", "must be encoded"), ("crm://a{b", "must be encoded"),
     ],
 )  # fmt: skip
 def test_a_uri_that_a_server_could_read_in_another_way_is_refused(uri: str, reason: str) -> None:
     assert reason in str(read_resource(uri))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["https://EXAMPLE.com/d/43", "https://example.com:443/d/43", "https:example.com/d/43", "https:/example.com/d/43",
+     "https:///example.com/d/43", "https://\uff45xample.com/d/43", "https://exam\u00adple.com/d", "file://localhost/x",
+     "file:etc/x", "file:/etc/x", "file://", "http://0x7f.1/x", "http://127.1/x", "http://1/x", "https://a.example./x",
+     "https://u@a.example/x", "https://a.example:/x", "https://a.example:0444/x", "https://a%2eb/x", "https://[0::1]/x",
+     "ws://a.example:80", "https://127.0.0.01/", "https://"],
+)  # fmt: skip
+def test_a_host_that_programs_would_rewrite_is_refused(uri: str) -> None:
+    assert isinstance(read_resource(uri), str)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["https://example.com/d/43", "https://example.com", "http://127.0.0.1:8080/x", "https://[::1]/x", "file:///etc/x",
+     "https://xn--bcher-kva.example/x?q=%20", "memo://Insights", "mem:x", "https://a-1.example:444/"],
+)  # fmt: skip
+def test_a_host_as_programs_write_it_is_read(uri: str) -> None:
+    assert isinstance(read_resource(uri), ResourceUri)
 
 
 def test_a_parameter_that_leaves_its_place_is_refused() -> None:
@@ -60,7 +83,7 @@ def test_a_parameter_that_leaves_its_place_is_refused() -> None:
 
 
 def test_policies_see_the_parts_as_the_server_does() -> None:
-    read = read_resource("crm://Deals//caf%C3%A9/x?q=a%20b#there", ["crm://Deals//{name}/x{?q}"])
+    read = read_resource("crm://Deals//caf%C3%A9/x?q=a%20b", ["crm://Deals//{name}/x{?q}"])
     assert read == ResourceUri(
         "crm", "deals", "/café/x", "q=a b", "crm://Deals//{name}/x{?q}", {"name": "café", "q": "a b"}
     )

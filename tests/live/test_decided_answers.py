@@ -56,14 +56,15 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield client
 
 
-def answer(client: Client, question: Json, result: Json) -> Json:
+def answer(client: Client, question: Json, result: Json, error: Json | None = None) -> Json:
     """Call a tool that asks this question, and give this answer. Returns the answer that the upstream got."""
     folder = client.config.parent
     (folder / "script.json").write_text(json.dumps({"asks": [question], "result": {"content": []}}))
     id = client.send("tools/call", {"name": "up__any", "arguments": {}})
     while (message := client.read()).get("method") != question["method"]:
         client.others.append(message)
-    client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode())
+    given = {"result": result} if error is None else {"error": error}
+    client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], **given}).encode())
     reply = client.wait(id)
     got = [json.loads(line) for line in (folder / "up.log").read_text().splitlines()][-1]
     if got.get("id") == "ask-0":
@@ -83,6 +84,11 @@ def test_a_permitted_answer_reaches_the_upstream_as_it_is_with_a_receipt(client:
     assert cli("verify", "--config", str(client.config)).returncode == 0
 
 
+def test_an_error_of_the_client_carries_nothing_of_its_words(client: Client) -> None:
+    answer(client, FORM, {}, {"code": 5, "message": "hidden-words", "data": {"name": "hidden-words"}})
+    assert "hidden-words" not in (client.config.parent / "up.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
@@ -98,6 +104,7 @@ def test_a_permitted_answer_reaches_the_upstream_as_it_is_with_a_receipt(client:
         (accept(name="Ann", age=-1), "`age` must be an integer within the bounds"),
         (accept(name="Ann", color="blue"), "`color` must be one of: red"),
         (accept(name="Ann", other="x"), "has no field `other`"),
+        (accept(name="Ann") | {"password": "hunter2"}, "a member `password`, which MCP does not define"),
         ({"action": "perhaps"}, "`action` must be one of"),
         ({"action": "decline", "content": {"name": "x"}}, "only an accepted form"),
     ],
