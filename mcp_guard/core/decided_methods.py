@@ -110,7 +110,8 @@ METHODS = {
     )
 }
 MEMBERS = {
-    **dict.fromkeys((READ, SUBSCRIBE), {"uri"}),
+    READ: {"uri"},
+    SUBSCRIBE: {"uri"},
     GET_PROMPT: {"name", "arguments"},
     COMPLETE: {"ref", "argument", "context"},
     ELICIT: {"action", "content"},

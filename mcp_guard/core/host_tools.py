@@ -9,10 +9,11 @@ names of each agent to these.
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
-from urllib.parse import urlsplit
 
 from mcp_guard.core import shell_effects
 from mcp_guard.core.model import Effect, Json, ToolRule
@@ -66,13 +67,16 @@ SECRET_FOLDERS = names(
 EXAMPLES = re.compile(r"\.env\.(example|sample|template|dist)|.*\.pub", re.IGNORECASE)
 """Names that look like those of secrets and hold none."""
 PROTECTED = re.compile(
-    r"""(^|/)( \.claude/(settings[^/]*\.json|hooks/.*|agents/.*|commands/.*|skills/.*) | \.claude\.json | \.mcp\.json
-    | \.gemini/.* | \.cursor/.* | \.codex/.* | \.git/.* | \.githooks/.* | \.husky/.* | \.vscode/.* | \.idea/.*
-    | \.github/workflows/.* | \.envrc | \.(bash|zsh)rc | \.(bash_|z)?profile | \.zshenv | \.gitconfig
-    | (CLAUDE|AGENTS|GEMINI)(\.local)?\.md | \.cursorrules )$""",
+    r"""(^|/)( \.(claude|gemini|cursor|codex|git|githooks|husky|vscode|idea|circleci|devcontainer)(/.*)?
+    | \.claude\.json | \.mcp\.json | \.github/(workflows|actions)/.* | \.github/copilot-instructions\.md
+    | \.gitlab-ci\.yml | \.envrc | \.(bash|zsh)rc | \.(bash_|z)?profile | \.zshenv | \.gitconfig | \.?mise\.toml
+    | \.yarnrc(\.yml)? | \.pre-commit-config\.yaml | \.?lefthook\.ya?ml | \.lintstagedrc.* | lint-staged\.config\..*
+    | (CLAUDE|AGENTS|GEMINI)(\.local|\.override)?\.md | \.(cursor|windsurf|cline)rules(/.*|-.*)? )$""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""Files that steer an agent, or that other programs run without being asked."""
+"""Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
+SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
+"""Names that a pattern must not stand for, unless it stands for any name."""
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -82,6 +86,14 @@ def may_hold_secrets(path: str) -> bool:
         return False
     folders = {part.lower() for part in parts} | {f"{a}/{b}".lower() for a, b in pairwise(parts)}
     return bool(folders & SECRET_FOLDERS) or any(SECRET_NAMES.fullmatch(part) for part in parts)
+
+
+def may_match_secrets(pattern: str) -> bool:
+    """Whether it is a pattern of a shell that stands for names of secrets, and not for all names or those of a type."""
+    last = pattern.rstrip("/").rpartition("/")[2]
+    if not any(sign in last for sign in "*?[") or last.strip("*") == "":
+        return False
+    return any(fnmatchcase(name, last) and (last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES)
 
 
 def is_protected(path: str) -> bool:
@@ -180,6 +192,9 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
     `said` are the members of the agent's input under the names of the definitions, and `rest` its other members; `dump`
     writes a value as JSON. Raises: UnknownShape.
     """
+    if not place.root.startswith("/") or not place.folder.startswith("/"):
+        raise UnknownShape("the folder of the call is not an absolute path")
+    place = replace(place, resolve=lru_cache(maxsize=None)(place.resolve))
     arguments: Json = {"options": sorted(rest), "more": dump(dict(rest)) if rest else ""}
     if name == "Bash":
         return arguments | _of_line(_text(said, "command"), place)
@@ -195,6 +210,9 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
     properties = definition["inputSchema"]["properties"]
     if "path" in properties:
         arguments |= _of_path(said, place, is_optional=name in ("Glob", "Grep"))
+        if name in ("Glob", "Grep"):
+            files = [*([said.get("pattern")] if name == "Glob" else []), *rest.values()]
+            arguments |= _of_patterns([text for text in files if isinstance(text, str)], place, arguments)
     for member in properties.keys() - arguments.keys():
         arguments[member] = said[member] if properties[member] == FLAG else _text(said, member)
     return arguments
@@ -225,21 +243,39 @@ def _of_path(said: Mapping[str, Any], place: Workspace, is_optional: bool = Fals
     }
 
 
+def _of_patterns(patterns: Iterable[str], place: Workspace, path: Json) -> Json:
+    """What a search looks at beside its path: by patterns for names of files, or by what the guard does not know."""
+    folders = [posixpath.join(path["path"], re.split(r"[*?\[{]", pattern, maxsplit=1)[0]) for pattern in patterns]
+    return {
+        "inside": path["inside"] and all(map(place.holds, folders)),
+        "secret": path["secret"] or any(may_hold_secrets(text) or may_match_secrets(text) for text in patterns),
+    }
+
+
+_URL = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])?(:[0-9]+)?([/?#][!-\[\]-~\x80-\U0010ffff]*)?"
+)
+
+
 def _of_url(url: str) -> Json:
-    try:
-        parts = urlsplit(url)
-        site = parts.hostname or ""
-    except ValueError:
-        raise UnknownShape("`url` cannot be read") from None
-    return {"url": url, "site": site, "scheme": parts.scheme}
+    """INVARIANT: programs read such a URL in one way; they take backslashes, white space and users otherwise."""
+    found = _URL.fullmatch(url)
+    if found is None or (found[1].lower() in ("http", "https") and not found[2]):
+        raise UnknownShape("`url` is not SCHEME://HOST/PATH without a user, white space and backslashes")
+    return {"url": url, "site": (found[2] or "").lower().strip("[]"), "scheme": found[1].lower()}
 
 
-_PATCHED = re.compile(r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)$", re.MULTILINE)
+_PATCHED = re.compile(r"\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)")
+_OF_PATCHES = ("*** Begin Patch", "*** End Patch", "*** End of File")
 
 
 def _of_patch(patch: str, place: Workspace) -> Json:
-    """A patch in the format of Codex's `apply_patch`."""
-    paths = [place.absolute(path.strip()) for path in _PATCHED.findall(patch)]
+    """A patch in the format of Codex's `apply_patch`, which takes headers with white space around them."""
+    headers = [line.strip() for line in patch.splitlines() if line.lstrip().startswith("***")]
+    found = [(header, _PATCHED.fullmatch(header)) for header in headers if header not in _OF_PATCHES]
+    if unknown := [header for header, path in found if path is None]:
+        raise UnknownShape(f"the patch has an unknown header, `{unknown[0][:80]}`")
+    paths = [place.absolute(path[1].strip()) for _, path in found if path is not None]
     if not paths or not patch.lstrip().startswith("*** Begin Patch"):
         raise UnknownShape("the patch names no files")
     return {
@@ -255,7 +291,7 @@ def _of_line(command: str, place: Workspace) -> Json:
     line = parse_line(command, place.folder)
     commands = line.commands
     doubts = set(line.doubts)
-    if any(map(shell_effects.runs_another, commands)):
+    if any(map(shell_effects.runs_another, commands)) or any(_is_git_elsewhere(one, place) for one in commands):
         doubts.add(Doubt.RUNS_PROGRAM)
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]
@@ -278,6 +314,11 @@ def _of_line(command: str, place: Workspace) -> Json:
     }
 
 
+def _is_git_elsewhere(command: SimpleCommand, place: Workspace) -> bool:
+    """Whether Git runs in another folder than the workspace's: it would run programs that a repository there names."""
+    return shell_effects.program_name(command) == "git" and place.resolve(command.folder) != place.resolve(place.root)
+
+
 def _network(line: ShellLine) -> shell_effects.NetworkUse:
     if any(path.startswith(("/dev/tcp/", "/dev/udp/")) for path in (*line.writes, *line.reads)):
         return shell_effects.NetworkUse.YES
@@ -293,7 +334,8 @@ def _normal(paths: Iterable[str]) -> list[str]:
 
 
 def _secrets(commands: Iterable[SimpleCommand], paths: Iterable[str], place: Workspace) -> Iterable[str]:
-    yield from (word for one in commands for word in one.arguments if may_hold_secrets(word))
+    words = [word for one in commands for word in (*one.arguments, *shell_effects.attached_values(one))]
+    yield from (word for word in words if may_hold_secrets(word) or may_match_secrets(word))
     for path in paths:
         if may_hold_secrets(path) or may_hold_secrets(place.resolve(path)):
             yield posixpath.normpath(path)

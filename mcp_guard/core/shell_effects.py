@@ -7,6 +7,7 @@ means; those in `policies/coding-agent` ask a person about everything that is no
 """
 
 import posixpath
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -84,19 +85,25 @@ GIT_LOCAL = names(
     "show show-ref stash status switch tag worktree"
 )
 GIT_HARMLESS_OPTIONS = frozenset({"--no-pager", "-P", "--no-optional-locks"})
+COMPARISONS = names("-eq -ne -lt -le -gt -ge")
+EDITORS = {"commit": ("-m", "-F", "--message", "--file", "--no-edit", "-C", "--reuse-message")}
+"""What keeps Git from running an editor, which takes commands."""
 FIND_ACTIONS = ("-exec", "-ok", "-delete", "-fprint", "-fls")
 RISKY_OPTIONS = {"rg": ("--pre", "--hostname-bin"), "fd": ("-x", "-X", "--exec"), "sort": ("--compress",)}
 """Options by which a program runs another one."""
 GIT_RISKY = ("--ext", "--exec", "--upload-pack", "--receive-pack", "--open-files-in-pager", "--o", "-O")
 """Beginnings of options of Git by which it runs a program or writes a file."""
+GIT_ASKS = ("--int", "--pa", "--ed")
+"""Beginnings of options by which it asks for commands."""
 
 
 def program_name(command: SimpleCommand) -> str:
     """The program's name; a path outside the system's folders is left as it is, because anything may be there."""
+    program = posixpath.normpath(command.program) if command.program.startswith("/") else command.program
     for folder in SYSTEM_FOLDERS:
-        if command.program.startswith(folder) and "/" not in command.program[len(folder) :]:
-            return command.program[len(folder) :]
-    return command.program
+        if program.startswith(folder) and "/" not in program[len(folder) :]:
+            return program[len(folder) :]
+    return program
 
 
 def operation(command: SimpleCommand) -> str:
@@ -125,14 +132,33 @@ def runs_another(command: SimpleCommand) -> bool:
     name, arguments = program_name(command), command.arguments
     if name in RUNNERS or name.startswith(("python", "perl", "ruby")):
         return True
+    if name in ("test", "["):  # shells evaluate subscripts, and zsh operands that are no numbers
+        return bool({"-v", "-R"} & {*arguments}) or (
+            not COMPARISONS.isdisjoint(arguments) and not all(map(_is_harmless_operand, arguments))
+        )
+    if name == "printf":
+        return bool(arguments) and arguments[0].startswith("-v")
     if name == "find":
         return any(word.startswith(FIND_ACTIONS) for word in arguments)
     if name == "git":
         verb, rest = _git_verb(arguments)
         before = arguments[: len(arguments) - len(rest) - (1 if verb else 0)]
         strange = [word for word in before if word not in GIT_HARMLESS_OPTIONS]
+        if verb in EDITORS and not any(word.startswith(EDITORS[verb]) or _has_message(word) for word in rest):
+            return True
+        if verb == "add" and any(word in ("-i", "-p", "-e") or word.startswith(GIT_ASKS) for word in rest):
+            return True
         return bool(strange) or any(word.startswith(GIT_RISKY) for word in rest) or (verb == "grep" and "-O" in rest)
     return any(word.startswith(RISKY_OPTIONS.get(name, ("\0",))) for word in arguments)
+
+
+def _is_harmless_operand(word: str) -> bool:
+    return word in COMPARISONS or word in ("]", "!", "-a", "-o") or re.fullmatch(r"-?[0-9]+", word) is not None
+
+
+def _has_message(word: str) -> bool:
+    """Whether it is a cluster of options such as `-am`."""
+    return word.startswith("-") and not word.startswith("--") and bool(re.match(r"-[a-zA-Z]*[mFC]", word))
 
 
 def network_use(command: SimpleCommand) -> NetworkUse:
@@ -164,10 +190,10 @@ def installs_packages(command: SimpleCommand) -> bool:
 
 def forces_push(command: SimpleCommand) -> bool:
     """Whether it is a `git push` that may remove or replace commits or branches of the other side."""
-    if program_name(command) != "git":
-        return False
-    verb, rest = _git_verb(command.arguments)
-    return verb == "push" and any(map(_forces, rest))
+    name, words = posixpath.basename(program_name(command)), command.arguments
+    if name == "git":  # an option that is not known may have taken the word before
+        name, words = ("git-push", words[words.index("push") + 1 :]) if "push" in words else ("", ())
+    return name == "git-push" and any(map(_forces, words))
 
 
 def _forces(word: str) -> bool:
@@ -179,8 +205,16 @@ def _forces(word: str) -> bool:
 
 
 def named_paths(command: SimpleCommand) -> list[str]:
-    """Each argument that may be a path, and what follows `=` in an option: absolute, not normalized."""
+    """Each argument that may be a path, and what follows `=` or letters in an option: absolute, not normalized."""
     words = [word for word in command.arguments if word and not word.startswith("-")]
     values = [word.partition("=")[2] for word in command.arguments if "=" in word]
-    attached = [word[2:] for word in command.arguments if word.startswith("-") and "/" in word and "=" not in word]
-    return [posixpath.join(command.folder, path) for path in (*words, *values, *attached) if path and "://" not in path]
+    found = [*words, *values, *attached_values(command)]
+    if network_use(command) is not NetworkUse.NO:
+        found = [path for path in found if "://" not in path]
+    return [posixpath.join(command.folder, path) for path in found if path]
+
+
+def attached_values(command: SimpleCommand) -> list[str]:
+    """What may be the value of an option in the same word, after up to eight letters: `.env` of `-rf.env`."""
+    options = [word for word in command.arguments if re.match("-[A-Za-z0-9]+[./]", word) and "=" not in word]
+    return [word[at:] for word in options for at in range(2, min(len(word), 10)) if word[1:at].isalnum()]

@@ -18,7 +18,8 @@ class Doubt(StrEnum):
     """Why a line may do something else than its parsed commands say."""
 
     SYNTAX = "syntax"
-    """The line cannot be read: an open quote, a control character, an operator without a command."""
+    """The line cannot be read: an open quote, a control character, an operator without a command, a pattern as the
+    target of a redirection, or it is too long."""
     EXPANSION = "expansion"
     """A variable, a substitution, arithmetic or a brace expansion."""
     GLOB = "glob"
@@ -77,14 +78,28 @@ REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">
 READS, WRITES = frozenset({"<", "<>"}), frozenset({"<>", ">", ">>", ">|", "&>", "&>>", ">&"})
 EXPANDS = re.compile(r"\$[A-Za-z_0-9({\[!@*#?$'\"-]|`")
 UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+PLAIN = re.compile(r"[^\s;&|<>()\\'\"$`*?\[{=~]+")
+IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
+MAX_LENGTH, MAX_WORDS = 16 * 1024, 1000
+"""Of a line that is read, so that reading it takes milliseconds. A longer one is a `Doubt.SYNTAX`."""
 
 
 @dataclass(slots=True)
 class Word:
-    """A word as it is being read: its literal text, and whether any of it was quoted."""
+    """A word: its literal text, where in it the first quote was, and whether it is a pattern."""
 
     text: str = ""
-    is_quoted: bool = False
+    quoted_at: int | None = None
+    is_pattern: bool = False
+
+    @property
+    def is_quoted(self) -> bool:
+        return self.quoted_at is not None
+
+    @property
+    def is_assignment(self) -> bool:
+        name = ASSIGNMENT.match(self.text)
+        return name is not None and (self.quoted_at is None or self.quoted_at >= name.end())
 
 
 @dataclass(slots=True)
@@ -122,47 +137,56 @@ class _Reader:
         return tokens
 
     def word(self) -> Word:
-        word = Word()
+        word, parts, length = Word(), list[str](), 0
         while self.at < len(self.line) and self.line[self.at] not in " \t\n;&|<>()":
-            char = self.line[self.at]
-            self.at += 1
-            if char == "\\":
-                self.escaped(word)
-            elif char == "'":
-                word.is_quoted = True
-                word.text += self.until("'")
-            elif char == '"':
-                word.is_quoted = True
-                self.double_quoted(word)
+            if plain := PLAIN.match(self.line, self.at):
+                part, self.at = plain[0], plain.end()
             else:
-                self.note_expansion(char, word)
-                word.text += char
+                char = self.line[self.at]
+                self.at += 1
+                quotes = char in "'\"" or (char == "\\" and not self.line.startswith("\n", self.at))
+                if quotes and word.quoted_at is None:
+                    word.quoted_at = length
+                if char == "\\":
+                    part = self.escaped()
+                elif char == "'":
+                    part = self.until("'")
+                elif char == '"':
+                    part = self.double_quoted()
+                else:
+                    self.note_expansion(char, word, parts[-1][-1] if parts else "")
+                    part = char
+            if part:
+                parts.append(part)
+                length += len(part)
+        word.text = "".join(parts)
         return word
 
-    def escaped(self, word: Word) -> None:
-        if self.at == len(self.line):
+    def escaped(self) -> str:
+        char = self.line[self.at : self.at + 1]
+        if not char:
             self.doubts.add(Doubt.SYNTAX)
-        elif self.line[self.at] != "\n":
-            word.is_quoted = True
-            word.text += self.line[self.at]
         self.at += 1
+        return char.replace("\n", "")
 
-    def note_expansion(self, char: str, word: Word) -> None:
-        """Note what the shell makes of this character, which is not quoted and was just read."""
+    def note_expansion(self, char: str, word: Word, before: str) -> None:
+        """Note what the shell makes of this character, which is not quoted and was just read; `before` is the one
+        before it in the word."""
         if char in "$`" and EXPANDS.match(self.line, self.at - 1):
             self.doubts.add(Doubt.EXPANSION)
         elif char in "*?[":
             self.doubts.add(Doubt.GLOB)
-        elif char == "{" and not self.line.startswith("}", self.at) and self._in_a_word(word):
+            word.is_pattern = True
+        elif char == "{" and not self.line.startswith("}", self.at) and self._in_a_word(before):
             self.doubts.add(Doubt.EXPANSION)
-        elif char == "=" and not word.text:
+        elif char == "=" and not before:
             self.doubts.add(Doubt.EXPANSION)  # zsh replaces `=NAME` by the path of a program
-        elif char == "~" and (not word.text or word.text[-1] in "=:"):
+        elif char == "~" and (not before or before in "=:"):
             self.doubts.add(Doubt.TILDE)
 
-    def _in_a_word(self, word: Word) -> bool:
+    def _in_a_word(self, before: str) -> bool:
         """Whether the `{` that was just read is more than the reserved word."""
-        return bool(word.text) or self.line[self.at : self.at + 1] not in ("", " ", "\t", "\n", ";")
+        return bool(before) or self.line[self.at : self.at + 1] not in ("", " ", "\t", "\n", ";")
 
     def until(self, quote: str) -> str:
         end = self.line.find(quote, self.at)
@@ -172,20 +196,26 @@ class _Reader:
         text, self.at = self.line[self.at : end], end + 1
         return text
 
-    def double_quoted(self, word: Word) -> None:
+    def double_quoted(self) -> str:
+        parts = []
         while self.at < len(self.line) and self.line[self.at] != '"':
+            if plain := IN_DOUBLE_QUOTES.match(self.line, self.at):
+                parts.append(plain[0])
+                self.at = plain.end()
+                continue
             char = self.line[self.at]
             if char == "\\" and self.line[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\", "\n"):
-                word.text += self.line[self.at + 1].replace("\n", "")
+                parts.append(self.line[self.at + 1].replace("\n", ""))
                 self.at += 2
                 continue
             if char in "$`" and EXPANDS.match(self.line, self.at):
                 self.doubts.add(Doubt.EXPANSION)
-            word.text += char
+            parts.append(char)
             self.at += 1
         if self.at >= len(self.line):
             self.doubts.add(Doubt.SYNTAX)
         self.at += 1
+        return "".join(parts)
 
 
 @dataclass(slots=True)
@@ -245,6 +275,8 @@ class _Parser:
             return  # another descriptor of the same command
         if sign == "<&" or word.text.startswith("!"):  # `>! FILE` is an operator of zsh
             self.doubts.add(Doubt.SYNTAX)
+        if word.is_pattern:  # it stands for another path, if that is the only one
+            self.doubts.add(Doubt.SYNTAX)
         path = posixpath.join(self.folder, word.text)
         if sign in WRITES:
             self.writes.append(path)
@@ -255,7 +287,7 @@ class _Parser:
         if operator == "&":
             self.doubts.add(Doubt.BACKGROUND)
         words = self.words
-        while words and not words[0].is_quoted and ASSIGNMENT.match(words[0].text):
+        while words and words[0].is_assignment:
             self.doubts.add(Doubt.ASSIGNMENT)
             words = words[1:]
         if words and words[0].text in RESERVED and not words[0].is_quoted:
@@ -266,14 +298,15 @@ class _Parser:
             if self.has_moved and self.last not in ("&&", "|", "|&"):
                 self.doubts.add(Doubt.FOLDER)
             self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder))
-            self.follow_folder(self.commands[-1], operator)
+            self.follow_folder(self.commands[-1], operator, any(word.is_pattern for word in words))
         self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
 
-    def follow_folder(self, command: SimpleCommand, operator: str) -> None:
+    def follow_folder(self, command: SimpleCommand, operator: str, is_pattern: bool) -> None:
         """Whatever follows `cd FOLDER &&` runs there."""
         if command.program not in CHANGES_FOLDER or operator == "":
             return
-        is_plain = command.program == "cd" and len(command.words) == 2 and not command.words[1].startswith("-")
+        is_plain = not is_pattern and command.program == "cd" and len(command.words) == 2
+        is_plain = is_plain and not command.words[1].startswith("-")
         if is_plain and operator == "&&" and not self.is_piped and command.words[1]:
             self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True
         else:
@@ -282,8 +315,12 @@ class _Parser:
 
 def parse_line(line: str, folder: str) -> ShellLine:
     """What the line runs in a shell that starts in `folder`, an absolute path."""
+    if len(line) > MAX_LENGTH:
+        return ShellLine(doubts=frozenset({Doubt.SYNTAX}))
     reader = _Reader(line)
     if UNREADABLE.search(line):
         reader.doubts.add(Doubt.SYNTAX)
     tokens = reader.tokens()
+    if len(tokens) > MAX_WORDS:
+        return ShellLine(doubts=frozenset({*reader.doubts, Doubt.SYNTAX}))
     return _Parser(folder, reader.doubts).take(tokens)

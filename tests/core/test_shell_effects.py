@@ -44,7 +44,8 @@ def test_other_uses_of_package_managers_install_nothing(line: str) -> None:
     "line",
     ["git push -f", "git push --force", "git push --force-with-lease origin x", "git push origin +main", "git push -uf",
      "git -C x push --forc", "git push --mirror", "git push origin :main", "git push --delete origin x",
-     "git push -d origin x", "/usr/bin/git push -f", "git -c a=b push --force"],
+     "git push -d origin x", "/usr/bin/git push -f", "/usr//bin/git push -f",
+     "git --exec-path x push -f", "/usr/lib/git-core/git-push -f", "git -c a=b push --force"],
 )  # fmt: skip
 def test_a_push_that_replaces_or_removes_is_forced(line: str) -> None:
     assert shell_effects.forces_push(only(line))
@@ -59,13 +60,17 @@ def test_other_pushes_are_not_forced(line: str) -> None:
     "line",
     ["sudo ls", "env ls", "xargs rm", "bash -c ls", "python3 -c x", "python3.12 x.py", "find . -exec rm x", "eval ls",
      "find . -delete", "git -c core.pager=x log", "git log --output=x", "git diff --ext-diff", "rg --pre x y",
-     ". x.sh", "source x", "sed -i s/a/b/ x", "awk x", "time ls", "git --exec-path=/tmp status"],
+     ". x.sh", "source x", "sed -i s/a/b/ x", "awk x", "time ls", "git --exec-path=/tmp status",
+     "test -v x[$(id)]", "[ x[1] -eq 1 ]", "printf -v x y", "printf -vPATH ./bin", "git commit", "git commit -a",
+     "git add -p", "git add --patch x"],
 )  # fmt: skip
 def test_a_program_that_runs_another_is_recognized(line: str) -> None:
     command = SimpleCommand(tuple(line.split()), "/w")
     assert shell_effects.runs_another(command)
 
 
-@pytest.mark.parametrize("line", ["ls", "git status", "git --no-pager diff", "find . -name x", "grep -r x .", "rg x"])
+@pytest.mark.parametrize("line", ["ls", "git status", "git --no-pager diff", "find . -name x", "grep -r x .", "rg x",
+     "test -f x", "[ 1 -eq 2 ]",
+     "printf %s x", "git commit -m x", "git commit -am x", "git commit --message=x", "git add x"])  # fmt: skip
 def test_a_program_that_runs_no_other_is_plain(line: str) -> None:
     assert not shell_effects.runs_another(only(line))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.host_tools import DEFINITIONS, OTHER, Workspace, arguments_of
+from mcp_guard.core.host_tools import DEFINITIONS, OTHER, UnknownShape, Workspace, arguments_of
 from mcp_guard.downstream.hooks.dialects import DIALECTS, Dialect, Event, Kind, UnknownPayload, find_dialect
 
 COMMON = {"session_id": "s", "transcript_path": "/t", "cwd": "/w"}
@@ -114,7 +114,23 @@ def test_arguments_come_from_the_agents_own_names(tool: str, input: dict[str, An
 
 
 def test_tools_of_servers_are_told_by_their_names() -> None:
-    assert find_dialect("claude-code").mcp_tool("mcp__crm__update__deal") == ("crm", "update__deal")
+    for id, tool, read in (
+        ("claude-code", "mcp__crm__update_deal", ("crm", "update_deal", True)),
+        ("claude-code", "mcp__crm__crm__update_deal", ("crm", "crm__update_deal", True)),
+        ("claude-code", "mcp__crm__evil__tool", ("crm", "evil__tool", False)),
+        ("gemini-cli", "mcp_crm_evil_tool", ("crm", "evil_tool", False)),
+        ("cursor", "MCP:crm", ("crm", "", False)),
+    ):
+        assert find_dialect(id).mcp_tool(tool) == read
+
+
+def test_a_member_that_could_be_read_from_two_names_is_unknown() -> None:
+    shape = find_dialect("gemini-cli").shape_of("list_directory")
+    with pytest.raises(UnknownShape, match="`path` and `dir_path` may both be its path"):
+        shape.read({"path": ".", "dir_path": ".ssh"})
+
+
+def test_other_tools_are_no_servers() -> None:
     assert find_dialect("claude-code").mcp_tool("Bash") is None
 
 

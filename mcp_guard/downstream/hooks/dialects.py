@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.canonical import Unacceptable, parse
-from mcp_guard.core.host_tools import OTHER
+from mcp_guard.core.host_tools import OTHER, UnknownShape
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible
 
@@ -62,6 +62,8 @@ class Answer:
 
 
 NOTHING = Answer()
+MAX_ID = 512
+"""Characters of the name of a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,16 @@ class ToolShape:
     ignored: tuple[str, ...] = ()
 
     def read(self, input: Json) -> tuple[Json, Json]:
-        """The arguments under the guard's names, and the other members."""
+        """The arguments under the guard's names, and the other members. Raises: UnknownShape if the agent could read
+        one of them from two members."""
         said: Json = dict(self.defaults)
         rest = {name: value for name, value in input.items() if name not in self.ignored}
         for argument, names in self.members.items():
-            name = next((name for name in names if name in rest), None)
-            if name is not None:
-                said[argument] = rest.pop(name)
+            given = [name for name in names if name in rest]
+            if len(given) > 1:
+                raise UnknownShape(f"`{given[0]}` and `{given[1]}` may both be its {argument}")
+            if given:
+                said[argument] = rest.pop(given[0])
         return said, rest
 
 
@@ -110,12 +115,13 @@ class Dialect:
     def shape_of(self, tool: str) -> ToolShape:
         return self.tools.get(tool) or ToolShape(OTHER)
 
-    def mcp_tool(self, tool: str) -> tuple[str, str] | None:
-        """Server and tool, if it is one of an MCP server."""
+    def mcp_tool(self, tool: str) -> tuple[str, str, bool] | None:
+        """Server and tool, if it is one of an MCP server, and whether the name says for certain which server's."""
         if not self.mcp_prefix or not tool.startswith(self.mcp_prefix):
             return None
         server, _, name = tool.removeprefix(self.mcp_prefix).partition(self.mcp_separator)
-        return server, name
+        own = name.removeprefix(f"{server}{self.mcp_separator}")  # as a guard lists the tools of its upstreams
+        return server, name, bool(own) and self.mcp_separator not in own
 
     def read(self, payload: bytes, max_values: int) -> Event:
         """Raises: UnknownPayload."""
@@ -148,6 +154,8 @@ class Dialect:
             raise UnknownPayload(f"unknown shape of `{name}`; this guard knows it {known}")
 
         session, folder = text(self.session), text(*self.folder, required=kind is Kind.BEFORE)
+        if len(session) > MAX_ID:
+            raise UnknownPayload(f"`{self.session}` has more than {MAX_ID} characters")
         if kind not in (Kind.BEFORE, Kind.AFTER, Kind.FAILED):
             prompt = text("prompt", required=False) if kind is Kind.PROMPT else ""
             return Event(kind, name, session, folder, part=text("agent_id", required=False), prompt=prompt)

@@ -220,17 +220,19 @@ class HookServer:
         """The session of this name, which begins with its first event. Raises: GuardError, LimitReached."""
         key = asking.key
         lock = self._beginning.setdefault(key, asyncio.Lock())
-        async with lock:
-            session = self._sessions.get(key)
-            if session is not None and self._is_over(session.session.instance):
-                session.end("the credential of its session expired")
-                session = None
-            if session is None or session.is_closed or session.ended.is_set():
-                session = await self._begin(asking)
-            session.used = asyncio.get_running_loop().time()
-        if not lock.locked() and self._beginning.get(key) is lock:
-            del self._beginning[key]
-        return session
+        try:
+            async with lock:
+                session = self._sessions.get(key)
+                if session is not None and self._is_over(session.session.instance):
+                    session.end("the credential of its session expired")
+                    session = None
+                if session is None or session.is_closed or session.ended.is_set():
+                    session = await self._begin(asking)
+                session.used = asyncio.get_running_loop().time()
+                return session
+        finally:
+            if not lock.locked() and self._beginning.get(key) is lock:
+                del self._beginning[key]
 
     async def _begin(self, asking: "Asking") -> HookSession:
         request, event, agent, key = asking.request, asking.event, asking.agent, asking.key

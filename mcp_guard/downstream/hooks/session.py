@@ -196,8 +196,8 @@ class HookSession:
         """Raises: UnknownShape."""
         place = self._place(event.folder)
         if (mcp := self._dialect.mcp_tool(event.tool)) is not None:
-            server, tool = mcp
-            said = {"server": server, "tool": tool, "guarded": self._is_guarded(server)}
+            server, tool, is_certain = mcp
+            said = {"server": server, "tool": tool, "guarded": is_certain and self._is_guarded(server)}
             return "Mcp", arguments_of("Mcp", said, event.input, place, _dump)
         shape = self._dialect.shape_of(event.tool)
         said, rest = shape.read(event.input)
