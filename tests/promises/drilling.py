@@ -9,11 +9,11 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.drills import DrillIds, put_drill
-from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, NOW, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 HUNDREDFOLD = DrillRule("crm__update_deal", "no ticket asks for so much", {}, {"amount": 100}, ())
 ROUTE = Route("people", ("alice", "carol", "erin"), 3600 * SECOND, drills=Drills(2, (HUNDREDFOLD,)))
-INSTANCE = make_instance()
+INSTANCE = make_instance(expires=NOW + 10**9 * SECOND)
 IDS = itertools.count()
 
 

@@ -1,7 +1,9 @@
 """P3: an approval of a drill permits nothing, and nobody can tell a drill from a request before they have decided."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,18 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalState, GrantTerms
 from mcp_guard.core.drills import DrillRule, Drills
-from mcp_guard.core.model import ToolCallRequest
+from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.identity.instances import approval_id, call_id
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.drill_counts import due_routes
+from mcp_guard.ledger.drills import DrillIds
+from mcp_guard.ledger.receipt_search import catch_up
+from mcp_guard.notify.delivery import NotificationDispatcher
+from mcp_guard.notify.message import make_ended_message, make_message
+from mcp_guard.policy.authoring.past import decisions
+from mcp_guard.policy.authoring.recorded import DECIDING
+from mcp_guard.storage.engines import open_receipt_index
+from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
 from tests.promises.drilling import (
     HUNDREDFOLD,
     INSTANCE,
@@ -25,7 +36,7 @@ from tests.promises.drilling import (
     put,
 )
 from tests.promises.engines import verify
-from tests.promises.harness import SECOND, Harness, pending_id, text
+from tests.promises.harness import NOW, SECOND, Harness, pending_id, text
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 OTHER_DEAL = DrillRule("crm__update_deal", "another deal than the ticket names", {"deal_id": "13"}, {}, ())
@@ -183,3 +194,54 @@ async def test_drills_say_nothing_of_earlier_requests(harness: Harness) -> None:
     real = harness.store.approval(pending_id(await ask(harness, 170)))[0]
     earlier = harness.store.earlier_requests(real)
     assert (earlier.done, earlier.denied) == (2, 0)
+
+
+async def test_dispatcher_puts_a_drill_and_notifies_of_it_like_of_any_request(harness: Harness) -> None:
+    for amount in (150, 160):
+        await call_approved(harness, amount)
+    harness.clock.time += 300 * SECOND
+    ledger, ids = harness.ledger, DrillIds(approval_id, lambda: call_id(harness.clock.now()))
+    routes = {"people": replace(ROUTE, notify=("one",))}
+    dispatcher = NotificationDispatcher(ledger.writer, ledger.reader, routes, {}, "http://localhost", drills=ids)
+    await dispatcher.run_once()
+    await dispatcher.run_once()
+    [drill] = harness.store.approvals([ApprovalState.REQUESTED])
+    [delivery] = harness.store.deliveries(drill.id)
+    assert (delivery.notifier, delivery.event) == ("one", "requested")
+    message = make_message(drill, "requested", "m", "http://localhost", harness.clock.now())
+    assert "drill" not in json.dumps([message.title, message.lines, message.data])
+    harness.approve(drill.id)
+    ended = make_ended_message(harness.store.approval(drill.id)[0], "m", "http://localhost", harness.clock.now())
+    assert "was a drill" in ended.title
+    assert "A drill, missed by alice." in ended.lines
+    await ledger.reader.close()
+
+
+async def test_drill_is_counted_as_a_call_only_while_it_is_open(harness: Harness, tmp_path: Path) -> None:
+    with closing(open_receipt_index(tmp_path)) as index:
+        for amount in (150, 160):
+            await call_approved(harness, amount)
+        before, calls = counted(index, harness), index.numbers("agent", ["agent"])
+        harness.clock.time += 300 * SECOND
+        assert put(harness)
+        while_open = counted(index, harness)
+        assert while_open["tool", "crm__update_deal"] == before["tool", "crm__update_deal"] + 1
+        [drill] = harness.store.approvals([ApprovalState.REQUESTED])
+        harness.approve(drill.id, verdict="deny")
+        assert +counted(index, harness) == before + Counter({("call", "drill"): 1})
+        assert index.numbers("agent", ["agent"]) == calls
+        assert [past.receipt["call"] for past in decisions(harness.store)] == [
+            receipt["call"] for receipt in harness.receipts() if receipt["kind"] in DECIDING and is_of_call(receipt)
+        ]
+
+
+def counted(index: ReceiptIndex, harness: Harness) -> Counter[tuple[str, str]]:
+    catch_up(index, harness.store, 5, lambda: False)
+    counts: Counter[tuple[str, str]] = Counter()
+    for _, kind, value, number in index.counts(NOW - HOUR, harness.clock.time + HOUR, 1):
+        counts[kind, value] += number
+    return counts
+
+
+def is_of_call(receipt: Json) -> bool:
+    return "purpose" not in receipt and not receipt["call"].startswith("call_x")

@@ -1,0 +1,70 @@
+"""Drills on the pages: like any request until they are decided, told at once; and how approvers decide."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.config.file import check
+from mcp_guard.core.approval import ApprovalState
+from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.web.app import make_app, make_console
+from tests.promises.drilling import HUNDREDFOLD, ROUTE, call_approved, drilling, put
+from tests.promises.harness import PEOPLE, SECOND
+from tests.web.test_pages_in_process import CONFIG, ORIGIN, Pages, enrol
+
+ROUTES = {"people": replace(ROUTE, approvers=("alice", "carol", "erin"))}
+ROLES = '[web.roles]\noperator = ["carol"]\n'
+
+
+@pytest.fixture
+async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
+    harness = drilling(tmp_path, ROUTES["people"])
+    config = CONFIG.replace("bob", "carol").replace("Bob", "Carol") + ROLES
+    settings = replace(check(config, tmp_path / "mcp-guard.toml"), state_dir=tmp_path)
+    ledger = harness.ledger
+    items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
+    votes = Votes(ledger.writer, ROUTES, {name: PEOPLE[name] for name in ("alice", "carol")})
+    made = Pages(harness, make_app(make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)), [])
+    yield made
+    for client in made.clients:
+        await client.aclose()
+    await items.close()
+    await proofs.close()
+    await ledger.reader.close()
+
+
+def words(page: str) -> str:
+    return " ".join(re.sub("<[^>]+>", " ", page).split())
+
+
+async def test_approver_is_told_of_a_drill_on_its_page_at_once(pages: Pages) -> None:
+    harness = pages.harness
+    for amount in (150, 160):
+        await call_approved(harness, amount)
+    harness.clock.time += 300 * SECOND
+    assert put(harness)
+    [drill] = harness.store.approvals([ApprovalState.REQUESTED])
+    client = await pages.sign_in(code=pages.code("alice", "enrolment_code"))
+    passkey, _ = await enrol(client)
+    shown = [await client.get(path) for path in ("/", f"/requests/{drill.id}", "/history", "/overview", "/ledger")]
+    assert not any("drill" in page.text.replace("/static", "").lower() for page in shown)
+    own = words((await client.get("/approvers")).text)
+    assert "Alice alice 1 2 0" in own, "the open drill waits like any request"
+    assert "Carol" not in own
+    body = {"verdict": "approve", "rationale": "looks right"}
+    options = (await client.post(f"/requests/{drill.id}/options", json=body)).json()
+    decided = await client.post(f"/requests/{drill.id}/decide", json=passkey.sign(options))
+    assert decided.json() == {"state": "missed", "go": f"/requests/{drill.id}"}
+    page = words((await client.get(f"/requests/{drill.id}")).text)
+    assert f"You missed it. A drill, missed by alice. What was wrong (amount): {HUNDREDFOLD.why}" in page
+    assert "drill, missed" in words((await client.get("/history")).text)
+    told = words((await client.get(f"/calls/{drill.subject.call}")).text)
+    assert "A drill, missed by alice. a request like one of agent" in told
+    everybody = words((await (await pages.sign_in("carol")).get("/approvers")).text)
+    assert "Alice alice 0 2 0" in everybody
+    assert "0 of 1 (0 %)" in everybody
+    assert "Carol carol 0 0 0" in everybody
+    assert (await client.get("/approvers?period=x")).status_code == 400
