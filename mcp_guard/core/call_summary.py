@@ -57,7 +57,7 @@ def _not_sent(steps: Sequence[Receipt], now: str) -> VisibleText:
     asked = steps[0]
     if drill := steps[-1].get("drill"):
         likeness = say("a request like one of {}, which it never made: {}", caller(asked), target(asked))
-        return say("{} {}; {}", results_text(drill), likeness, NEVER)
+        return say("a drill, {}: {}; {}", results_text(drill), likeness, NEVER)
     state, is_open = _state(steps, now)
     verb, sent = ("asks for", NOT_YET) if is_open else ("asked for", NEVER)
     asks = say("{}, {} {}{}", caller(asked), verb, target(asked), mandate(asked))

@@ -41,18 +41,23 @@ def drill_lines(approval: Approval, approver: str = "") -> list[VisibleText]:
     drill = approval.subject.drill
     if drill is None or not is_told(approval, approver):
         return []
-    own = _results(approval).get(approver)
+    results = _results(approval)
+    own, is_over = results.get(approver), approval.state is not ApprovalState.REQUESTED
     return [
         WHAT,
         *([say("You {} it.", own)] if own else []),
-        *([results_text(drill_member(approval))] if approval.state is not ApprovalState.REQUESTED else []),
+        *(
+            [say("It was {}.", results_text(drill_member(approval)))]
+            if is_over and results.keys() != {approver}
+            else []
+        ),
         say("What was wrong ({}): {}", join(", ", map(quote, drill["changed"])), labelled_text(drill["why"])),
     ]
 
 
 def results_text(drill: Mapping[str, Any]) -> VisibleText:
-    """Of a receipt's `drill`: who caught and who missed it."""
+    """Of a receipt's `drill`: `caught by alice, missed by carol`."""
     named = [
         say("{} by {}", result, join(", ", map(quote, drill[result]))) for result in RESULTS.values() if result in drill
     ]
-    return say("A drill, {}.", join(", ", named) or "on which nobody decided in time")
+    return join(", ", named) or VisibleText("not decided on in time")

@@ -24,7 +24,7 @@ def summarize_receipt(receipt: Receipt) -> str:
             name, routes = receipt.get("name"), join(", ", map(quote, receipt.get("routes", [])))
             by = say("{}{}", quote(name), service_mark(receipt)) if name else receipt.get("note") or routes
             rationale = say(": {}", receipt["rationale"]) if "rationale" in receipt else ""
-            drill = say(" ({})", results_text(receipt["drill"])) if "drill" in receipt else ""
+            drill = say(" (a drill, {})", results_text(receipt["drill"])) if "drill" in receipt else ""
             return say("{}: {}{}{}", receipt["approval"], by, rationale, drill)
         case "grant.used" | "grant.released":
             return say("{}: use {} of {}", receipt["grant"], receipt["use"], receipt["uses"])

@@ -251,7 +251,7 @@ def _decision_lines(receipt: Receipt) -> list[tuple[str, str]]:
 def _approval_lines(receipt: Receipt) -> list[tuple[str, str]]:
     signature: Any = receipt.get("signature") or {}
     member = receipt.get("drill")
-    drill = say("{} {}", results_text(member), member["why"]) if member else VisibleText("")
+    drill = say("{}: {}", results_text(member), member["why"]) if member else VisibleText("")
     how = "a passkey" if "authenticator_data" in signature else "a key file"
     rules = receipt.get("rules", []) if receipt["kind"] == "approval.requested" else []
     routes = [say("{}: {} of {}", rule["route"], rule["quorum"], ", ".join(rule["approvers"])) for rule in rules]

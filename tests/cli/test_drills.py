@@ -49,7 +49,6 @@ def test_drill_is_told_after_the_decision_and_counted(drill: tuple[Path, str]) -
     assert told == [
         f"{id}: This was a drill: a request made to be wrong, which nothing could execute.",
         "You caught it.",
-        "A drill, caught by alice.",
         f"What was wrong (amount): {HUNDREDFOLD.why}",
     ]
     assert f"{id}\tdrill, denied\t" in run(config, "list", "--all")
@@ -63,5 +62,5 @@ def test_drill_is_told_after_the_decision_and_counted(drill: tuple[Path, str]) -
     assert counted["drills"] == {"ended": 1, "undecided": 0}
     call = open_one["subject"]["call"]
     [line] = [line for line in cli("show", call, "--config", str(config)).stdout.splitlines() if "never made" in line]
-    assert "A drill, caught by alice. a request like one of agent" in line
+    assert "a drill, caught by alice: a request like one of agent" in line
     cli("verify", "--config", str(config))

@@ -213,7 +213,7 @@ async def test_dispatcher_puts_a_drill_and_notifies_of_it_like_of_any_request(ha
     harness.approve(drill.id)
     ended = make_ended_message(harness.store.approval(drill.id)[0], "m", "http://localhost", harness.clock.now())
     assert "was a drill" in ended.title
-    assert "A drill, missed by alice." in ended.lines
+    assert "It was missed by alice." in ended.lines
     await ledger.reader.close()
 
 

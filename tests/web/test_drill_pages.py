@@ -59,10 +59,10 @@ async def test_approver_is_told_of_a_drill_on_its_page_at_once(pages: Pages) -> 
     decided = await client.post(f"/requests/{drill.id}/decide", json=passkey.sign(options))
     assert decided.json() == {"state": "missed", "go": f"/requests/{drill.id}"}
     page = words((await client.get(f"/requests/{drill.id}")).text)
-    assert f"You missed it. A drill, missed by alice. What was wrong (amount): {HUNDREDFOLD.why}" in page
+    assert f"You missed it. What was wrong (amount): {HUNDREDFOLD.why}" in page
     assert "drill, missed" in words((await client.get("/history")).text)
     told = words((await client.get(f"/calls/{drill.subject.call}")).text)
-    assert "A drill, missed by alice. a request like one of agent" in told
+    assert "a drill, missed by alice: a request like one of agent" in told
     everybody = words((await (await pages.sign_in("carol")).get("/approvers")).text)
     assert "Alice alice 0 2 0" in everybody
     assert "0 of 1 (0 %)" in everybody

@@ -13,7 +13,7 @@ from mcp_guard.web.roles import Role
 
 SEE_ALL = frozenset({Role.AUDITOR, Role.OPERATOR})
 ROLES = SEE_ALL | {Role.APPROVER}
-NAV = (NavigationLink("/approvers", "Approvers", ROLES),)
+NAV: tuple[NavigationLink, ...] = ()
 DAY = 24 * 3600 * 1_000_000
 PERIODS = {"7d": 7, "30d": 30, "90d": 90}
 """By name, the number of days."""

@@ -16,6 +16,7 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
 from mcp_guard.web.charts import BarChart, Series, bar_chart, rank
 from mcp_guard.web.console import Console, NavigationLink
+from mcp_guard.web.pages import approvers
 from mcp_guard.web.pages.ledger import read_entry_rows
 from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.upstream_states import read_upstream_states
@@ -101,6 +102,7 @@ class _OverviewPages:
             ],
             waiting_count=requested,
             has_inbox=has_inbox,
+            sees_approvers=not viewer.roles.isdisjoint(approvers.ROLES),
             running=running,
             upstreams=await read_upstream_states(console),
             indexed=indexed,
