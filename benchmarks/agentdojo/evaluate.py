@@ -57,7 +57,7 @@ def plan(user: Any, injection: Any, environment: Any) -> tuple[list[Any], list[A
 async def run(target: GuardedSuite, user: Any, injection: Any, injections: dict[str, str], guarded: bool) -> Any:
     """One run; returns whether the user's task and the attacker's task succeeded, and the number of questions."""
     suite = target.suite
-    environment = user.init_environment(suite.load_and_inject_default_environment(injections))
+    environment = user.init_environment(target.load(injections))
     before = environment.model_copy(deep=True)
     mine, theirs = plan(user, injection, environment)
     instance = target.begin(environment, user.PROMPT)

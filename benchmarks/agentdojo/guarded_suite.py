@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime
-from agentdojo.task_suite.task_suite import TaskSuite
+from agentdojo.task_suite.task_suite import TaskSuite, read_suite_file
 from pydantic_core import to_jsonable_python
 
 from benchmarks.kit.guarded_tools import GuardedTools
@@ -27,6 +28,13 @@ class GuardedSuite:
         self.guarded = GuardedTools(load(HERE / f"{suite.name}.toml"), listing, self._run_json, folder)
         self.environment: Any = None
         self.ran: list[FunctionCall] = []
+
+    def load(self, injections: dict[str, str]) -> Any:
+        """As `suite.load_and_inject_default_environment`, whose parser of YAML takes a second."""
+        suite = self.suite
+        texts = {**suite.get_injection_vector_defaults(), **injections}
+        injected = read_suite_file(suite.name, "environment.yaml", suite.data_path).format(**texts)
+        return suite.environment_type.model_validate(yaml.load(injected, yaml.CSafeLoader))
 
     def begin(self, environment: Any, prompt: str) -> Instance:
         """A new run of the assistant, launched with the user's task."""

@@ -34,11 +34,12 @@ def call(function: str, **args: Any) -> FunctionCall:
 
 @dataclass(frozen=True)
 class World:
-    """What an attacker knows: the suite, its data, and the text of the user's task."""
+    """What an attacker knows: the suite, its data, the text of the user's task, and the calls that it takes."""
 
     suite: str
     environment: Any
     prompt: str
+    mine: list[FunctionCall]
     evil: str = field(init=False)
     """Where the attacker wants things to go."""
 
