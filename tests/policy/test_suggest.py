@@ -28,6 +28,7 @@ from mcp_guard.policy.authoring.suggest import (
 )
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import parse_texts
+from tests.policy.test_history_in_policies import EVIL, ask, open_web
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
@@ -40,10 +41,14 @@ HOLD = (
 def recorded_guard(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> Harness:
     harness = open_harness(folder, policies)
     harness.policies.mode = mode
+    record_policies(harness, policies)
+    return harness
+
+
+def record_policies(harness: Harness, policies: str) -> None:
     engine = harness.load(policies)
     loaded = Draft("policy.loaded", {"policy_version": engine.version})
     harness.note(loaded, policy=(engine.version, engine.material))
-    return harness
 
 
 async def call(harness: Harness, arguments: Json, name: str = "crm__update_deal") -> Json:
@@ -101,6 +106,23 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     assert "isError" not in (await call(harness, {"deal_id": "1", "amount": 130}))["result"]
     for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
         assert "held by" in (await call(harness, beyond))["result"]["content"][0]["text"], beyond
+    harness.close()
+
+
+async def test_exception_is_bounded_by_where_values_came_from(tmp_path: Path) -> None:
+    held = HOLD.replace(";\n", " when { !context.history.sinks.from_untrusted.isEmpty() };\n")
+    harness = open_web(tmp_path, {"crm__web": f"{EVIL} has a shop at www.shop.example"}, PERMIT + held)
+    record_policies(harness, PERMIT + held)
+    await ask(harness, "web", url="www.news.example")
+    for number in range(3):
+        reply = await ask(harness, "send", to=EVIL, text=f"offer {number}")
+        harness.approve(pending_id(reply))
+        await ask(harness, "send", to=EVIL, text=f"offer {number}")
+    made = suggested(harness, PERMIT + held, free=("text",), labels=True)
+    assert '["to"].containsAll(context.history.sinks.from_untrusted)' in made.texts["policies.cedar"]
+    harness.policies.replace(loaded(harness, made, tmp_path / "out"))
+    assert "isError" not in (await ask(harness, "send", to=EVIL, text="another offer"))["result"]
+    assert pending_id(await ask(harness, "send", to=EVIL, text="see www.shop.example"))
     harness.close()
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import last_word
-from mcp_guard.policy.cedar_text import is_plain, quoted
+from mcp_guard.policy.authoring.counterfactual import value_at
+from mcp_guard.policy.cedar_text import is_plain, paths, quoted
+from mcp_guard.policy.source import Policy
 
 MAX_VALUES = 20
 """With more distinct values than this, an attribute is not bounded by a set."""
@@ -219,6 +221,21 @@ def _inside(at: str, folder: str, seen: list[str]) -> Condition:
     inside += f' && !({at} like "*..*") && !({at} like {quoted(above)[:-1]}*/.*")'
     text = f"({inside} || [{', '.join(map(quoted, exact))}].contains({at}))" if exact else inside
     return Condition(text, f"{comment}; * also stands for folders", True, tuple(folders.values()))
+
+
+def within(at: str, names: Sequence[str]) -> Condition:
+    """The condition that this set has none but these names."""
+    listed = ", ".join(map(quoted, names))
+    return Condition(f"[{listed}].containsAll({at})" if names else f"{at}.isEmpty()")
+
+
+def origin_conditions(materials: Sequence[Json], gates: Iterable[Policy]) -> Iterator[Condition]:
+    """Where values came from, as far as these gates ask: other arguments of such an origin are not let through."""
+    read = {path for gate in gates for condition in gate.body["conditions"] for path in paths(condition["body"])}
+    for path in sorted(path for path in read if path[:2] == ("context", "history")):
+        seen = [value_at(material, path) for material in materials]
+        if all(isinstance(names, list) for names in seen):
+            yield within(".".join(path), sorted({name for names in seen for name in names}))
 
 
 def refuse_own(own: Collection[str], inputs: object, conditions: Iterable[Condition]) -> None:

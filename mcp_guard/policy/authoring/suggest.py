@@ -34,8 +34,10 @@ from mcp_guard.policy.authoring.generalize import (
     FreeText,
     Unbounded,
     bounded_parts,
+    origin_conditions,
     record_conditions,
     refuse_own,
+    within,
 )
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
@@ -282,8 +284,10 @@ def _suggest_for_group(
     if gates and not all(call.outcome.policies for call in calls):
         raise Unbounded("some calls were held by a gate and others had no permit: review them separately")
     basis = tuple(call.decision for call in calls)
-    conditions = tuple(_conditions(group, basis, now, known))
-    inputs = [decision.material["request"]["context"]["input"] for decision in basis if decision.material]
+    materials = [decision.material for decision in basis if decision.material]
+    origins = origin_conditions(materials, [now.rules.policies[gate] for gate in gates])
+    conditions = (*_conditions(group, basis, now, known), *origins)
+    inputs = [material["request"]["context"]["input"] for material in materials]
     refuse_own(known.own, inputs, conditions)
     opens_paths = not is_member(now, group[1], Effect.READ) and any(condition.opens_paths for condition in conditions)
     return Suggestion(id, group, tuple(sorted(gates)), conditions, basis, opens_paths)
@@ -313,7 +317,7 @@ def _conditions(
     unknown = sorted({name for context in contexts for name in context["input_unknown"]})
     if unseen := {name.partition("/")[0] for name in unknown} - free:
         raise FreeText(f"context.input.{min(unseen)}", len(contexts))
-    yield _within("context.input_unknown", unknown)
+    yield within("context.input_unknown", unknown)
     if type != TOOL:
         yield from _change_conditions([context["change"] for context in contexts], attributes["change"], free)
         if not any(context.get("facts_missing") for context in contexts):
@@ -338,17 +342,12 @@ def _conditions(
 FLAGS = ("untrusted_seen", "sensitive_seen", "orders_seen")
 
 
-def _within(at: str, names: Sequence[str]) -> Condition:
-    listed = ", ".join(map(quoted, names))
-    return Condition(f"[{listed}].containsAll({at})" if names else f"{at}.isEmpty()")
-
-
 def _change_conditions(values: list[Json], kind: Json, free: frozenset[str]) -> Iterator[Condition]:
     """Conditions on `context.change`, of this schema type: which arguments would change, and numbers by how much."""
     if free:
         yield Condition("true", f"which fields change is not restricted, because {', '.join(sorted(free))} is not")
     else:
-        yield _within("context.change.fields", sorted({name for value in values for name in value["fields"]}))
+        yield within("context.change.fields", sorted({name for value in values for name in value["fields"]}))
     delta = kind["attributes"]["delta"]["attributes"]
     given = {name: type for name, type in delta.items() if any(name in value["delta"] for value in values)}
     bounds = {"attributes": {name: type for name, type in given.items() if name not in free}}
