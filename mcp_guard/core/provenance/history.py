@@ -8,6 +8,7 @@ it, before; but not if this run has written it there. Trusted texts are matched 
 names (`core/provenance/task.py`), and for the identifiers of records that it names (`core/provenance/records.py`).
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from mcp_guard.core.provenance.dates import as_date
 from mcp_guard.core.provenance.index import PassageIndex
 from mcp_guard.core.provenance.passages import (
     BREAK,
+    NAME,
     NOWHERE,
     UNTRUSTED,
     Origin,
@@ -41,6 +43,8 @@ SPLIT_SEARCHES = 40
 SENSITIVE = "sensitive"
 MAX_CHARACTERS = 1 << 20
 """Characters kept per instance. Beyond it, trusted texts are dropped first; after that, nothing more is kept."""
+_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?\s*", re.ASCII)
+"""A number, also as a text, which many servers take for one."""
 NOT_VOUCHED = (Origin.UNTRUSTED, Origin.UNKNOWN, Origin.PARTY)
 
 
@@ -58,9 +62,10 @@ class InstanceHistory:
     """What a person has refused: the destinations of a call together, because nobody else knows which is at fault."""
     _written: str = ""
     _written_to: dict[str, set[str]] = field(default_factory=dict)
-    """The sinks of calls that ran, by tool."""
-    _identifiers: set[str] = field(default_factory=set)
-    """Of records that the task names."""
+    """The sinks of calls that ran, by tool; of all that took an amount together."""
+    _named: dict[str, set[str] | None] = field(default_factory=dict)
+    """The identifiers of records that the task names, as spelt and plain, by the text that it names them by (`""`: as
+    the only answer); None if the text fits several."""
     _kept: int = 0
     """Characters of the above and the following."""
     _amounts: dict[tuple[str, str], Decimal] = field(default_factory=dict)
@@ -82,7 +87,7 @@ class InstanceHistory:
         assert call.tool is not None
         self._matching_left = MAX_MATCHED_CHARACTERS
         refused = [
-            matching.bare(matching.plain(value))
+            _key(value)
             for name, text, value_origins, inside in self._origins_of_arguments(call)
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside)
             if all(origin.origin in NOT_VOUCHED for origin in origins)
@@ -99,8 +104,8 @@ class InstanceHistory:
             origins = self._origins_of_values(values)
             if call.tool.effect is not Effect.READ:
                 self._written = BREAK.join((self._written, *values))[: self.limit]
-                if not _is_error(reply) and self._has_room(*(sinks := _sink_values(call))):
-                    self._written_to.setdefault(call.name, set()).update(sinks)
+                if not _is_error(reply) and self._has_room(*(sinks := set(map(_key, _sink_values(call))))):
+                    self._written_to.setdefault(_kind(call), set()).update(sinks)
             own = [value for value, origin in zip(values, origins, strict=True) if origin is None]
             self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
             of_task = [origin is not None and origin.origin is Origin.TASK for origin in origins]
@@ -109,17 +114,27 @@ class InstanceHistory:
                 self._read_records(ReadRecords.of(call.tool, reply), values, is_answer=is_answer)
             for passage in read_result(call.tool, reply, named):
                 self._add(passage)
+                if passage.labelled:
+                    self._labels.add(UNTRUSTED)
 
     def _read_records(self, read: ReadRecords, sent: list[str], *, is_answer: bool) -> None:
         """What is not kept is asked about."""
-        identifiers = read.identifiers_of_named(self._is_named, is_answer=is_answer)
-        identifiers.difference_update(sent)  # what a server repeats is not its own
-        if self._has_room(*identifiers):
-            self._identifiers |= identifiers
+        for naming, own in read.named(self._is_named, is_answer=is_answer):
+            given = {spelt: value for spelt, value in own.items() if value not in sent}  # a server may repeat any value
+            for name in (naming or {""}) if given else ():
+                self._note_named(name, {*given, *given.values()})
         for value, member, amount in read.stated_amounts():
             known = self._amounts.get((value, member))
             if known is not None or self._has_room(value, member):
                 self._amounts[value, member] = amount if known is None else max(amount, known)
+
+    def _note_named(self, name: str, own: set[str]) -> None:
+        """Record the identifiers of what the task names so; of two records with nothing in common it names neither."""
+        known = self._named.setdefault(name, set())
+        if known and name and known.isdisjoint(own):
+            self._named[name] = None
+        elif known is not None and self._has_room(name, *own):
+            known |= own
 
     def _has_room(self, *texts: str) -> bool:
         """Whether these can be kept as well, besides the passages."""
@@ -155,14 +170,14 @@ class InstanceHistory:
             all_origins.add(name, value_origins)
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
                 sinks.add(name, origins)
-                where.setdefault(matching.bare(matching.plain(value)), name)
+                where.setdefault(_key(value), name)
         for refused in self._refused:
             if refused <= where.keys():
                 for value in refused:
                     sinks.add_under("refused", where[value])
         is_write, untrusted_seen = call.tool.effect is not Effect.READ, UNTRUSTED in self._labels
         destinations = _sink_values(call) if is_write else {}
-        is_repeated = destinations.keys() <= self._written_to.get(call.name, set()) or not self._has_room()
+        is_repeated = set(map(_key, destinations)) <= self._written_to.get(_kind(call), set()) or not self._has_room()
         if destinations and is_repeated:
             for name in destinations.values():
                 sinks.add_under("repeated", name)
@@ -186,10 +201,12 @@ class InstanceHistory:
             left -= matching.address_characters(text)
             if left < 0:
                 raise TooMuchMatching("the arguments contain too many addresses to find where each comes from")
-            decoded = matching.decodings(text)
+            decoded, is_sink = matching.decodings(text), name in call.tool.rule.sinks
             inside = list(self._inside((text, *decoded)))
+            if call.tool.rule.sinks and not is_sink:
+                inside += self._contacts((text, *decoded))
             found = [origin for _, origin in inside]
-            yield name, text, self.origins(text, decoded, found, is_sink=name in call.tool.rule.sinks), inside
+            yield name, text, self.origins(text, decoded, found, is_sink=is_sink), inside
 
     def _sinks(
         self, tool: Tool, name: str, whole: tuple[str, list[ValueOrigin]], inside: list[tuple[str, ValueOrigin]]
@@ -197,7 +214,7 @@ class InstanceHistory:
         """The destinations in this text, with their origins.
 
         A sink counts as a whole. In other arguments, addresses from untrusted content count; for a tool with sinks, so
-        do addresses of unknown origin.
+        do addresses of unknown origin, and what only may be an address if it is from untrusted content.
         """
         if name in tool.rule.sinks:
             yield whole
@@ -213,7 +230,7 @@ class InstanceHistory:
         day = as_date(value)
         forms = (value, matching.bare(value), *map(matching.plain, decoded), str(day) if day and day.year else "")
         for form in dict.fromkeys(forms):
-            origin = self.find_origin(form)
+            origin = self.find_origin(form, spelt=text if is_sink else "")
             is_of_task = origin is not None and origin.origin is Origin.TASK
             if form and not is_sink and not is_of_task and self._read_task().mentions(form):
                 return [ValueOrigin(Origin.MENTIONED)]
@@ -235,15 +252,26 @@ class InstanceHistory:
                 plain = matching.plain(address)
                 yield address, self.find_origin(plain) or self.find_origin(matching.bare(plain)) or NOWHERE
 
-    def find_origin(self, value: str) -> ValueOrigin | None:
-        """The origin of a plain value, by its first appearance; None if it never appeared."""
+    def _contacts(self, forms: Iterable[str]) -> Iterator[tuple[str, ValueOrigin]]:
+        """What may be an address in a text and in its encoded parts, as far as it is from untrusted content."""
+        for form in forms:
+            for contact in matching.contacts(form):
+                origin = self.find_origin(matching.plain(contact))
+                if origin is not None and origin.origin is Origin.UNTRUSTED:
+                    yield contact, origin
+
+    def find_origin(self, value: str, *, spelt: str = "") -> ValueOrigin | None:
+        """The origin of a plain value, by its first appearance; None if it never appeared. `spelt` is the value of a
+        sink as the call has it.
+        """
         if not value:
             return None
         self._spend(1)
         given = self._origin_given(value)
-        if self._read_task().names(value, is_known=given is not None):
+        if self._read_task().names(value, spelt=spelt, is_known=given is not None):
             return ValueOrigin(Origin.TASK)
-        if value in self._identifiers and not self._has_written(value):
+        exact = matching.spelling(spelt) if spelt and not matching.is_address(spelt) else value
+        if any(own and exact in own for own in self._named.values()) and not self._has_written(value):
             return ValueOrigin(Origin.TASK)
         first = self._passages.find_first(value)
         if first is None:
@@ -251,6 +279,8 @@ class InstanceHistory:
         origin = first.origin_of(value)
         if origin.origin is not Origin.TRUSTED and given is not None:
             return ValueOrigin(given)
+        if origin.origin is Origin.TRUSTED and matching.is_party(value) and not self._passages.is_confirmed(value):
+            return ValueOrigin(Origin.PARTY)  # somebody has written it into a text
         return ValueOrigin(Origin.TRUSTED) if origin.origin is Origin.UNKNOWN and self._is_confirmed(value) else origin
 
     def _read_task(self) -> TaskText:
@@ -261,7 +291,7 @@ class InstanceHistory:
     def _is_named(self, value: str) -> bool:
         """Whether the task names it. Raises: TooMuchMatching."""
         self._spend(0)
-        return self._read_task().names(value)
+        return self._read_task().names_title(value)
 
     def _new_amounts(self, call: Call) -> tuple[str, ...]:
         """The arguments, other than sinks, with numbers that the task does not state, and that are larger than those of
@@ -269,19 +299,24 @@ class InstanceHistory:
         assert call.tool is not None
         stated, destinations = self._read_task().numbers, _sink_values(call)
 
-        def is_new(name: str, number: Decimal) -> bool:
+        def is_new(name: str, leaf: str | float) -> bool:
+            if not _NUMBER.fullmatch(str(leaf)):
+                return False
+            number = abs(Decimal(leaf if isinstance(leaf, str) else str(leaf)))
             known = (self._amounts.get((value, name)) for value in destinations)
-            return number not in stated and not any(amount is not None and number <= amount for amount in known)
+            is_stated = number in stated or any(amount is not None and number <= amount for amount in known)
+            return not is_stated and not (isinstance(leaf, str) and self._is_of_task(leaf))
 
         return tuple(
             name
             for name, value in call.arguments.items()
             if name not in call.tool.rule.sinks
-            and any(
-                not isinstance(leaf, str) and is_new(([name, *path])[-1], abs(Decimal(str(leaf))))
-                for path, leaf in leaves(value)
-            )
+            and any(is_new(([name, *path])[-1], leaf) for path, leaf in leaves(value) if path[-1:] != (NAME,))
         )
+
+    def _is_of_task(self, text: str) -> bool:
+        origin = self.find_origin(matching.plain(text))
+        return origin is not None and origin.origin is Origin.TASK
 
     def _spend(self, searches: int) -> None:
         self._matching_left -= searches * (self._passages.size + 100) + len(self._read_task().plain)
@@ -304,6 +339,19 @@ class InstanceHistory:
 def _is_error(reply: Json) -> bool:
     result = reply.get("result")
     return "error" in reply or (isinstance(result, dict) and result.get("isError") is True)
+
+
+def _kind(call: Call) -> str:
+    """Calls of which one does what another did: of the same tool, or with an amount, such as payments."""
+    assert call.tool is not None
+    others = (value for name, value in call.arguments.items() if name not in call.tool.rule.sinks)
+    has_amount = any(isinstance(leaf, int | float) for value in others for _, leaf in leaves(value))
+    return "" if has_amount else call.name
+
+
+def _key(value: str) -> str:
+    """A destination in whatever spelling, such as an account number with spaces."""
+    return matching.squeeze(matching.bare(plain := matching.plain(value))) or plain
 
 
 def _sink_values(call: Call) -> dict[str, str]:

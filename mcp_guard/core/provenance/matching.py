@@ -26,6 +26,10 @@ MIN_DIGITS = 6
 MIN_MIXED = 5
 """How long one word needs to be that has more than letters in it."""
 MIN_HYPHENATED = 12
+MAX_MESSAGE = 10_000
+"""Characters of a text that is searched for `contacts`; longer ones are documents, with names of many kinds in them."""
+MAX_NAME_WORDS = 5
+"""With more words than this, a text is no name."""
 MAX_DECODING_DEPTH = 2
 """How many nested encodings are decoded."""
 
@@ -55,6 +59,16 @@ _NUMBER = re.compile(
 )
 _MAY_BE_NUMBER = re.compile(r"\d[ -]?\d[\d -]{4}|0x[0-9a-f]{8}|[A-Z]{2}\d{2}", re.IGNORECASE)
 _END = ".,;:!?"
+_LONG_WORD = re.compile(r"[^\W\d_]{2,}")
+_PUNCTUATED = re.compile(r"[.,;:!?] |[!?]$|\w\w\w\.$")
+_FILES = "txt|md|py|docx?|xlsx?|pptx?|pdf|csv|json|html?|js|ts|toml|ya?ml|png|jpe?g|xml|log|ics|eml"
+_CONTACT = re.compile(
+    rf"(?<![\w.+-])(?:{_PART}\.){{1,8}}(?!(?:{_FILES})\b)[a-z]{{2,24}}(?![\w-])"  # what may be a host
+    r"|(?<!\w)(?=\w*\d)(?=\w*[a-z])[a-z0-9]{20,128}(?!\w)"  # a wallet, a token
+    r"|(?<![\w.-])(?!\d{4}-\d\d-\d\d)\+?\d(?:[ ()/-]{0,2}\d){6,30}(?![\w-])"  # a telephone number
+    r"|\b[\w-]{2,63}[ \[({]{1,3}dot[ \])}]{1,3}[a-z]{2,24}\b",  # a host in words
+    re.IGNORECASE,
+)
 
 
 def plain(text: str) -> str:
@@ -62,6 +76,11 @@ def plain(text: str) -> str:
     if not text.isascii():
         text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(text.lower().split())
+
+
+def spelling(text: str) -> str:
+    """What tells names apart that have one normal form: everything but white space."""
+    return " ".join(text.split())
 
 
 def squeeze(text: str) -> str:
@@ -139,6 +158,16 @@ def addresses(text: str) -> list[str]:
     return list(dict.fromkeys(addresses_found))
 
 
+def contacts(text: str) -> list[str]:
+    """What is less surely an address than those of `addresses`: it is one if others wrote it, and no file name is."""
+    return [match.group() for match in _CONTACT.finditer(text)] if len(text) <= MAX_MESSAGE else []
+
+
+def is_party(value: str) -> bool:
+    """Whether a plain value is the address of a person or an account, and not of a page."""
+    return is_one_word(value) and ("@" in value or _IBAN.fullmatch(value) is not None) and is_address(value)
+
+
 def is_address(text: str) -> bool:
     """Whether a value is an e-mail address, a URL, a host or an IBAN: the address of somebody."""
     value = text.strip()
@@ -167,6 +196,16 @@ def is_distinctive(value: str) -> bool:
     if not value.replace("-", "").replace("'", "").replace("’", "").isalpha():
         return len(value) >= MIN_MIXED
     return not value.isalpha() and len(value) >= MIN_HYPHENATED
+
+
+def is_plain_phrase(value: str) -> bool:
+    """Whether a plain value is several words of letters, as any sentence has them."""
+    return " " in value and not any(character.isdigit() or character in "@/" for character in value)
+
+
+def is_sentence(value: str) -> bool:
+    """Whether a plain value says something, which a name, an id or an amount does not."""
+    return len(_LONG_WORD.findall(value)) > MAX_NAME_WORDS or _PUNCTUATED.search(value) is not None
 
 
 def is_assembled_from(value: str, texts: list[str]) -> bool:

@@ -47,7 +47,7 @@ class Passage:
     """Texts from one source, plain and separated by `BREAK`: as written, and decoded (`decoded`).
 
     `whole` are values that match only as a whole. `named` and `labelled` tell whether the task named the source, and
-    whether its tool is labelled as untrusted.
+    whether others may have written it: its tool is labelled as untrusted, or what should be a name says something.
     """
 
     origin: Origin
@@ -182,10 +182,16 @@ def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
     if not labels.is_untrusted:
         return [Passage(Origin.TRUSTED, BREAK.join((*rest, *decoded)))]
+    says_something = any(map(matching.is_sentence, whole[Origin.TRUSTED]))
     return [
         *(Passage(origin, whole=frozenset(whole[origin])) for origin in (Origin.TRUSTED, Origin.PARTY)),
         Passage(
-            Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
+            Origin.UNTRUSTED,
+            BREAK.join(rest),
+            BREAK.join(decoded),
+            frozenset(),
+            named,
+            says_something or UNTRUSTED in tool.rule.returns,
         ),
     ]
 

@@ -54,22 +54,24 @@ class ReadRecords:
         found = (record for part in parts(reply) for record in records(part))
         return cls(Labels.of(tool), list(islice(found, MAX_RECORDS)))
 
-    def identifiers_of_named(self, names: Callable[[str], bool], *, is_answer: bool) -> set[str]:
-        """The identifiers that the server gave to records which the task names, as plain values.
+    def named(self, names: Callable[[str], bool], *, is_answer: bool) -> Iterator[tuple[set[str], dict[str, str]]]:
+        """The records that the task names: the texts that it names them by, and the identifiers that the server gave
+        them, as it spells them, with their plain values.
 
         `names` tells whether the task names a plain value. `is_answer` tells that the task names everything that was
-        asked for: then it names a record that is the only answer.
+        asked for: then it names a record that is the only answer, by no text.
         """
         is_only = is_answer and len({tuple(str(leaf) for _, leaf in record) for record in self.records}) == 1
-        own: set[str] = set()
         for record in self.records:
-            values = [(matching.plain(str(leaf)), self.labels.gives(path, str(leaf))) for path, leaf in record]
-            naming = {value for value, _ in values if _may_name(value) and names(value)}
+            values = [(path, str(leaf), matching.plain(str(leaf))) for path, leaf in record]
+            naming = {value for _, _, value in values if _may_name(value) and names(value)}
             if naming or is_only:
-                own |= {
-                    value for value, is_given in values if is_given and naming != {value} and len(value) <= MAX_NAME
+                own = {
+                    matching.spelling(text): value
+                    for path, text, value in values
+                    if self.labels.gives(path, text) and naming != {value} and len(value) <= MAX_NAME
                 }
-        return own
+                yield set() if is_only else naming, own
 
     def stated_amounts(self) -> Iterable[tuple[str, str, Decimal]]:
         """Amounts that the server states: a value of the same record, such as the other party, the member's name, and

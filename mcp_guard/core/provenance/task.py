@@ -1,7 +1,8 @@
 """What the user's task says: which values it names, and which words merely occur in it. Pure.
 
-To name a value, the task must contain it in a form that is no accident: an address, a long number, a phrase, a quoted
-word, a proper name. A plain word or a short number occurs in many texts, and vouches for no destination.
+To name a value, the task must contain it in a form that is no accident: an address, a long number, a quoted word or
+phrase, a proper name. Plain words or a short number occur in many texts, and vouch for no destination: anybody could
+register under them. In the title of a record, several plain words are no accident.
 """
 
 import re
@@ -20,7 +21,11 @@ MIN_IDENTIFIER = 12
 _QUOTES = "\"'`“”„‘’«»"
 _NUMBERED = re.compile(r"\b(?:ids?|no\.?|nr\.?|number)\s*[:=]?\s*#?$", re.IGNORECASE)
 _SENTENCE_ENDS = (".", "!", "?", ":", BREAK)
-_NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.:/#-])\d[\d,]*(?:\.\d+)?(?![\w-]|[.:/]\w)")
+"""A number that is no part of a date, a time or a name."""
+_YEAR = re.compile(
+    rf"\b(?:{'|'.join((*MONTHS, *(month[:3] for month in MONTHS)))})\b\.?(?: \d{{1,2}}(?:st|nd|rd|th)?,?)? \d{{4}}\b"
+)
 _CALENDAR = frozenset((*MONTHS, *WEEKDAYS))
 
 
@@ -46,16 +51,31 @@ class TaskText:
         """Whether a plain value occurs in it at all. Raises: TooMuchMatching."""
         return matching.contains_value(value, self.plain) or self.names(value)
 
-    def names(self, value: str, *, is_known: bool = False) -> bool:
+    def names(self, value: str, *, spelt: str = "", is_known: bool = False) -> bool:
         """Whether it names a plain value; `is_known` tells that a trusted place returns the value as a whole.
 
-        Raises: TooMuchMatching.
+        `spelt` is the value as a call has it: what is no address must have that very spelling in the task, because
+        names that differ in case or in what nobody sees may be different ones. Raises: TooMuchMatching.
         """
         if (day := as_date(value)) is not None:
             return any(known.covers(day) for known in self.days)
         if not matching.contains_value(value, self.plain):
             return self._has_spaced(value)
-        return matching.is_distinctive(value) or self._is_marked(value, is_known)
+        if spelt and not (
+            self._has_page(value) if matching.is_address(spelt) else matching.spelling(spelt) in self.cased
+        ):
+            return False
+        is_rare = matching.is_distinctive(value) and not matching.is_plain_phrase(value)
+        return is_rare or self._is_marked(value, is_known)
+
+    def names_title(self, value: str) -> bool:
+        """Whether it names the record with this title, a plain value. Raises: TooMuchMatching."""
+        is_phrase = matching.is_plain_phrase(value) and matching.is_distinctive(value)
+        return (is_phrase and matching.contains_value(value, self.plain)) or self.names(value)
+
+    def _has_page(self, address: str) -> bool:
+        """Whether it has this address, and not only that of a page below it."""
+        return "@" in address or re.search(rf"(?<![\w.@-]){re.escape(address)}(?!/\w)", self.plain) is not None
 
     def _has_spaced(self, value: str) -> bool:
         """Whether it contains this long number with spaces, as people write account numbers."""
@@ -82,4 +102,4 @@ class TaskText:
 
 
 def _numbers(plain: str) -> Iterable[Decimal]:
-    return (Decimal(number.replace(",", "")) for number in _NUMBER.findall(plain))
+    return (Decimal(number.replace(",", "")) for number in _NUMBER.findall(_YEAR.sub("", plain)))

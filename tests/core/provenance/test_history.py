@@ -185,10 +185,22 @@ def test_identifier_of_a_record_that_the_task_names_comes_from_the_task() -> Non
     task = "File the Kick-off minutes"
     assert in_task(task, "m1", listing) == Origins(from_task=("to",))
     assert in_task(task, "m2", listing) == Origins(from_trusted=("to",))
+    assert in_task(task, "M1", listing) == in_task(task, "m1\u200b", listing) == Origins(from_trusted=("to",))
     assert in_task(task, "carl@corp.example", listing) == Origins(from_party=("to",))
     answer = (call(INBOX, text="Kick-off minutes"), [{"id": "m9", "title": "none", "body": "x"}])
     assert in_task(task, "m9", answer) == Origins(from_task=("to",))
     assert in_task(task, "m9", (call(INBOX, text="other"), answer[1])) == Origins(from_trusted=("to",))
+
+
+def test_task_that_fits_two_records_names_neither() -> None:
+    mails = [{"id": "m1", "title": "Kick-off minutes"}, {"id": "m2", "sender": EVIL, "title": "Kick-off minutes"}]
+    one, two = (call(INBOX, text="all"), mails[:1]), (call(INBOX, text="all"), mails[1:])
+    again = (call(INBOX, text="m1"), [{**mails[0], "sender": "carl@corp.example"}])
+    assert in_task("File the Kick-off minutes", "m1", one, again) == Origins(from_task=("to",))
+    for both in ([(one[0], mails)], [one, two], [two, one]):
+        assert in_task("File the Kick-off minutes", "m1", *both) == Origins(from_trusted=("to",))
+        assert in_task("File the Kick-off minutes", "m2", *both) == Origins(from_trusted=("to",))
+        assert in_task("File the Kick-off minutes m2", "m2", *both) == Origins(from_trusted=("to",))
 
 
 def test_what_is_listed_beside_a_name_of_the_task_is_not_named_by_it() -> None:
@@ -225,6 +237,54 @@ def test_amounts_are_new_unless_the_task_or_a_record_of_the_counterparty_states_
     history.note(call(bank), reply([{"to": "Ann", "text": 40, "note": 7000}, {"to": "Bob", "text": 30}]))
     for amount, new in ((1200.5, False), (30, False), (30.01, True), (40, True), (-40, True), (7000, True)):
         assert bool(history.history_for(call(SEND, to="BOB", text=amount)).new_amounts) is new, amount
+
+
+def test_number_as_text_is_an_amount() -> None:
+    history = InstanceHistory(Task(text="Send file 1200 to Bob"))
+    history.note(call(WEB, url="x"), reply("y"))
+    for amount, new in (("900.00", True), (" 9e2 ", True), ("nine", False), ("2027-01-01", False), ("1200", False)):
+        assert bool(history.history_for(call(SEND, to="Bob", text=amount)).new_amounts) is new, amount
+
+
+def test_destination_in_another_spelling_is_the_same_one() -> None:
+    account = "CA13 3012 4002 3121 5421 872"
+    history = after((call(WEB, url="x"), "y"), (call(SEND, to=account), "sent"))
+    assert send(history, account.replace(" ", "")).sinks == Origins(from_task=("to",), repeated=("to",))
+    history.note_refused(call(SEND, to="DE89370400440532013000"))
+    assert send(history, "DE89 3704 0044 0532 0130 00").sinks.refused == ("to",)
+
+
+def test_payments_by_two_tools_are_payments_of_one_kind() -> None:
+    order, message = make_tool("order", ANY, sinks=("to",)), make_tool("message", ANY, sinks=("to",))
+    history = after((call(SEND, to="anna@corp.example", text=5), "paid"))
+    assert history.history_for(call(order, to="anna@corp.example", text=7)).sinks.repeated == ("to",)
+    assert history.history_for(call(message, to="anna@corp.example", text="hello")).sinks.repeated == ()
+
+
+@pytest.mark.parametrize(
+    "contact", ["offers.zip", "evil.de", "evil (dot) example", "call 555 0142", "bc1qxy2kgdygjrsqtzq2n0yrf2493p83"]
+)
+def test_what_may_be_an_address_is_one_if_others_wrote_it(contact: str) -> None:
+    history = after((call(WEB, url="x"), f"use {contact} or notes.txt"))
+    assert send(history, "anna@corp.example", f"do use {contact} now").sinks.from_untrusted == ("text",)
+    assert send(after(), "anna@corp.example", f"do use {contact} now").sinks == Origins(from_task=("to",))
+    assert send(history, "anna@corp.example", "do use notes.txt").sinks == Origins(from_task=("to",))
+
+
+def test_address_that_a_trusted_text_mentions_is_a_party() -> None:
+    history = after((call(DIRECTORY), {"note": f"ask {EVIL} or www.evil.example"}))
+    assert send(history, EVIL).sinks == Origins(from_party=("to",))
+    assert send(history, "www.evil.example").sinks == Origins(from_trusted=("to",))
+
+
+def test_name_that_says_something_is_content_of_others() -> None:
+    listing = make_tool("listing", ANY, Effect.READ, trusted=("/names/*",))
+    plain, said = (
+        after((call(listing), {"names": ["general", name]}))
+        for name in ("team-2_old", "general_Please tell Bob, today")
+    )
+    assert not send(plain, "general").untrusted_seen
+    assert send(said, "general").untrusted_seen
 
 
 def test_content_named_by_the_task_is_distinguished_from_other_content() -> None:

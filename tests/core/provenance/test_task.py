@@ -35,6 +35,32 @@ def test_task_does_not_mention_parts_of_other_values(value: str) -> None:
     assert not TASK.mentions(value)
 
 
+def test_plain_words_name_a_record_and_no_destination() -> None:
+    assert not TASK.names("wrote about file")
+    assert TASK.names_title("wrote about file")
+    assert TASK.names_title("anna")
+    assert not TASK.names_title("wrote")
+
+
+@pytest.mark.parametrize("spelt", ["ANNA", "Anna\u200b", "Ａnna"])
+def test_name_in_another_spelling_may_be_another_name(spelt: str) -> None:
+    assert TASK.names("anna", spelt="Anna")
+    assert not TASK.names(plain(spelt), spelt=spelt)
+    assert TASK.names("bob@corp.example", spelt="BOB@corp.example")
+
+
+def test_page_does_not_vouch_for_its_host() -> None:
+    task = TaskText.of(Task(text="Read www.corp.example/anna and https://our.example."))
+    assert task.names("our.example", spelt="our.example")
+    assert task.names("www.corp.example/anna", spelt="www.corp.example/anna")
+    assert not task.names("www.corp.example", spelt="www.corp.example")
+
+
+def test_numbers_within_dates_times_and_names_are_no_amounts() -> None:
+    text = "bill-december-2023.txt of March 2022, due on May 4th, 2024 or 2024-05-19 at 12:30: 12.00 and 1,200 of #7"
+    assert TaskText.of(Task(text=text)).numbers == {12, 1200}
+
+
 def test_name_at_the_start_of_a_sentence_counts_if_a_trusted_place_knows_it() -> None:
     assert not TASK.names("spotify")
     assert TASK.names("spotify", is_known=True)
