@@ -54,6 +54,7 @@ def policy_environment(
         settings.configured_names,
         frozenset(known),
         operations_of(settings),
+        settings.sequences,
     )
 
 

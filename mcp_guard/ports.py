@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grants import Grant
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
+from mcp_guard.core.model import NOTHING, Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
 from mcp_guard.core.rates import RateIncrement, RateValue, RecordedUse
 from mcp_guard.core.tool_pins import Pin, Quarantine
 
@@ -62,8 +62,15 @@ SILENT_CHANNEL = ClientChannel()
 
 Reply = dict[str, Any]
 """The `result` or `error` member of the reply to a `tools/call`, or `task`, in place of a `result` of that type."""
-UseSums = Sequence[tuple[RateIncrement, int]]
-"""What a call adds to each counter, and what the committed calls in its window come to."""
+
+
+class UseSums(NamedTuple):
+    """What is committed of what a decision depends on."""
+
+    rates: Sequence[tuple[RateIncrement, int]] = ()
+    """What a call adds to each counter, and what the calls in its window come to."""
+    sequences: Mapping[str, bool] = NOTHING
+    """Whether the step of each sequence was taken, by name."""
 
 
 class Intent(NamedTuple):
@@ -116,7 +123,7 @@ class Conflict:
     reason: str
     """What changed, in words for the agent."""
     rates_only: bool = False
-    """Whether only rate counters changed, so that deciding again may help."""
+    """Whether only rate counters or sequences changed, so that deciding again may help."""
 
 
 class Clock(Protocol):
@@ -143,7 +150,7 @@ class Policies(Protocol):
 
     @property
     def counters(self) -> tuple[RateCounter, ...]:
-        """The rate counters and sequences whose values `decide` needs."""
+        """The rate counters whose values `decide` needs, beside those of all sequences."""
 
     @property
     def may_hold(self) -> bool:
@@ -174,7 +181,7 @@ class Policies(Protocol):
         """Decide on a described call at this time; any error is a deny (promise P2).
 
         The decision depends only on the arguments, `version` and whether the tool is observed; its `shadow` member also
-        depends on the shadow policies. `counts` holds the value of each of `counters`, by name.
+        depends on the shadow policies. `counts` holds the value of each of `counters` and sequences, by name.
         """
 
 
@@ -230,13 +237,13 @@ class Ledger(Protocol):
         """A call has ended, successfully or not. Called exactly once for each `begin_call`. Never raises."""
 
     async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
-        """What this call adds to each counter, and what is committed of it so far, for `count`.
+        """What this call adds to each counter, and what is committed of it and of the sequences so far, for `count`.
 
         Raises: ValueError if the call cannot be counted.
         """
 
     def count(self, sums: UseSums) -> Mapping[str, RateValue]:
-        """The value of each counter if this call happens, by name.
+        """The value of each counter if this call happens, and of each sequence, by name.
 
         INVARIANT: includes what this process has submitted and not committed yet. So if nothing is waited for between
         this and `intend`, no two calls of this process get one number. What is committed between `sum_uses` and this,
@@ -254,9 +261,9 @@ class Ledger(Protocol):
         """Record the decision and the intent, count the rates, and consume the approval or grant, in one transaction.
 
         Returns Conflict, and writes nothing, if the instance was barred, the tool's pin has changed, a rate is higher
-        than the decision assumed, or `held` cannot be consumed (any more). INVARIANT: an approval is consumed by one
-        intent at most, in any process, not counting those whose outcome is `not_sent` (promise P3). If the caller is
-        cancelled once the intent is durable, its outcome is recorded as not sent.
+        than the decision assumed, a sequence is not as it assumed, or `held` cannot be consumed (any more). INVARIANT:
+        an approval is consumed by one intent at most, in any process, not counting those whose outcome is `not_sent`
+        (promise P3). If the caller is cancelled once the intent is durable, its outcome is recorded as not sent.
         Raises: ValueError if the decision is a deny, needs an approval and there is none, or the reverse, or if the
         call cannot be counted.
         """

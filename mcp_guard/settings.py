@@ -10,7 +10,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.identity_provider import IdentityProvider
-from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
+from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, SequenceRule, ToolRule
 from mcp_guard.core.names import SEPARATOR, listed_name
 from mcp_guard.core.people import People
 from mcp_guard.core.tool_pins import PinRule
@@ -423,6 +423,7 @@ class Settings:
     """The areas of MCP that are decided beside tool calls (`core.decided_methods.AREAS`)."""
     uris: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The labels of resources, by patterns of their URIs."""
+    sequences: tuple[SequenceRule, ...] = ()
 
     @property
     def audience(self) -> str:
@@ -446,13 +447,15 @@ class Settings:
             if rule.facts is not None
         ]
         counted = [(("rates", counter.name, "tools"), counter.tools) for counter in self.counters]
+        steps = [(("sequences", rule.name, "tools"), rule.tools) for rule in self.sequences]
         watched = [(("risk", "signals", signal.name, "tools"), signal.tools) for signal in self.signals]
         drills = [
             (("routes", name, "drill"), [rule.tool for rule in route.drills.rules])
             for name, route in self.routes.items()
             if route.drills
         ]
-        others = [ConfiguredName(name, key, names) for key, names in (*counted, *watched, *drills) for name in names]
+        named = (*counted, *steps, *watched, *drills)
+        others = [ConfiguredName(name, key, names) for key, names in named for name in names]
         return (*sections, *look_ups, *others)
 
     @property

@@ -30,6 +30,8 @@ owner = "bob"
 [upstreams.crm]
 command = "crm"
 """
+STEP = '[sequences.s]\ntools = ["crm__x"]\n'
+REDACTED = 'same = "/a"\n[tools."crm__x"]\nredact = ["/a"]\n'
 BY_ARGUMENT = """[rates.r]
 window_seconds = 1
 by = ["argument:/card"]
@@ -263,6 +265,13 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
             "8",
             'rates.r: `by = ["argument:…"]` requires the tools that have it: ',
         ),
+        (GOOD + STEP.replace("crm__x", "cmr__x"), "9", "sequences.s.tools: upstream `cmr` is not configured; did you"),
+        (GOOD + STEP.replace('["crm__x"]', "[]"), "9", "sequences.s.tools: "),
+        (GOOD + STEP + 'counts = "refused"', "10", "sequences.s.counts: must be 'succeeded', 'started' or 'denied'"),
+        (GOOD + STEP + 'by = "agent"', "8", 'sequences.s: without "instance" in `by`, say how old the earlier call'),
+        (GOOD + STEP + 'earlier = "/id"', "8", "sequences.s: `earlier` is where the earlier call has what is compared"),
+        (GOOD + STEP + REDACTED, "8", "sequences.s: names an argument that tools.crm__x.redact keeps out of"),
+        (GOOD + STEP + "[rates.s]\nwindow_seconds = 1", "8", "sequences.s: there is a rate of this name"),
         (GOOD + '[network]\nproxy = "x"', "9", "network.proxy: must be an address that begins with https:// or "),
         (GOOD.replace('"crm"', '"crm"\nurl = "https://crm"'), "6", "both `command` and `url` are given"),
         (

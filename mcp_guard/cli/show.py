@@ -141,9 +141,9 @@ SEEN = {
 RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history, "reported": _reported}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
-    "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver",
-    "verdict", "self_approved", "reported", "rationale", "note", "approval", "policy_version", "definition", "pinned",
-    "members", "findings", "first_use", "by", "definitions", "scope", "instances",
+    "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "sequences", "routes",
+    "approver", "verdict", "self_approved", "reported", "rationale", "note", "approval", "policy_version", "definition",
+    "pinned", "members", "findings", "first_use", "by", "definitions", "scope", "instances",
 )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ from mcp_guard.core.model import (
     RateCounter,
     Redaction,
     ResourceRule,
+    SequenceRule,
+    StepOutcome,
     ToolRule,
 )
 from mcp_guard.core.people import Identity, People
@@ -84,8 +86,9 @@ VALUES: tuple[type, ...] = (
     Agent, AgentSettings, ClientLimits, DrillRule, Drills, Effect, FactsRule, FirstUse, Grant, HookSettings, Identity,
     IdentityProvider, InstanceScope, Limits,
     Mode, NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction,
-    ResourceRule, RoleClaim, Route, SecretReference, ServeSettings, SessionLimits, Settings, SignalSettings,
-    SignerSettings, SignInRule, SocketSettings, TelemetrySettings, ToolRule, UpstreamSettings, WebSettings,
+    ResourceRule, RoleClaim, Route, SecretReference, SequenceRule, ServeSettings, SessionLimits, Settings,
+    SignalSettings, SignerSettings, SignInRule, SocketSettings, StepOutcome, TelemetrySettings, ToolRule,
+    UpstreamSettings, WebSettings,
     WitnessSettings,
 )  # fmt: skip
 MAKERS: Mapping[str, Callable[..., Any]] = {

@@ -6,7 +6,7 @@ Every error names the file, the key and what to do.
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ from mcp_guard.config.tools import (
     EntityType,
     RateConfig,
     ResourceTypeConfig,
+    SequenceConfig,
     ToolConfig,
     UriConfig,
     reserved_types,
@@ -179,6 +180,7 @@ class Config(Model):
     resources: dict[EntityType, ResourceTypeConfig] = {}
     uris: dict[Annotated[str, Field(min_length=1)], UriConfig] = {}
     rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
+    sequences: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], SequenceConfig] = {}
     approvers: dict[str, ApproverConfig] = {}
     people: dict[str, PersonConfig] = {}
     routes: dict[str, RouteConfig] = {}
@@ -228,10 +230,10 @@ class Config(Model):
                 raise ValueError(
                     f"tools.{name}.resource.type: type `{type}` is not configured; add [resources.{type}.attributes]"
                 )
-        for name, rate in self.rates.items():
-            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in upstreams]:
-                raise ValueError(f"rates.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
-            rate.check_redaction(name, self.tools)
+        self._check_counted("rates", self.rates, upstreams)
+        self._check_counted("sequences", self.sequences, upstreams)
+        if both := self.rates.keys() & self.sequences.keys():
+            raise ValueError(f"sequences.{min(both)}: there is a rate of this name; choose another name")
         for name in self.resources:
             if name in reserved_types(self.guard.decide):
                 raise ValueError(f"resources.{name}: this type is reserved for the guard; choose another name")
@@ -288,6 +290,14 @@ class Config(Model):
         if self.telemetry is not None:
             check_metrics(self.telemetry, self.serve.settings(()) if self.serve else None)
         return self
+
+    def _check_counted(
+        self, section: str, entries: Mapping[str, RateConfig | SequenceConfig], upstreams: Collection[str]
+    ) -> None:
+        for name, entry in entries.items():
+            if unknown := [tool for tool in entry.tools if tool.partition("__")[0] not in upstreams]:
+                raise ValueError(f"{section}.{name}.tools: {no_upstream_of(unknown[0], self.upstreams)}")
+            entry.check_redaction(name, self.tools)
 
     def _check_route(self, name: str, route: RouteConfig) -> None:
         for approver in route.approvers:
@@ -382,6 +392,7 @@ class Config(Model):
             telemetry=self.telemetry.settings() if self.telemetry else None,
             web=self.web.settings(base_dir) if self.web else None,
             hooks=self.hooks.settings(base_dir, base_dir / guard.state_dir, self.connect) if self.hooks else None,
+            sequences=tuple(sequence.rule(name) for name, sequence in self.sequences.items()),
         )
 
     def _decided(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Tools, the types of their resources, and counters of their calls: `[tools]`, `[resources]` and `[rates]`."""
+"""Tools, the types of their resources, counters of their calls, and sequences: `[tools]`, `[resources]`, `[rates]` and
+`[sequences]`."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mcp_guard.config.types import Model
 from mcp_guard.core.approval import SECOND
-from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, SequenceRule, StepOutcome, ToolRule
 from mcp_guard.core.rates import ARGUMENT
 from mcp_guard.core.redaction import join_pointer, make_redaction, pointers_overlap
 
@@ -145,12 +146,54 @@ class RateConfig(Model):
         return (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
 
     def check_redaction(self, name: str, tools: Mapping[str, ToolConfig]) -> None:
-        """What is not stored is no key either: a hash of it could be guessed. Raises: ValueError."""
+        """Raises: ValueError."""
         pointers = [part.removeprefix(ARGUMENT) for part in self._by if part.startswith(ARGUMENT)]
-        for tool in self.tools:
-            redacted = tools[tool].redact if tool in tools else ()
-            if any(pointers_overlap(pointer, other) for pointer in pointers for other in redacted):
-                raise ValueError(f"rates.{name}.by: names an argument that tools.{tool}.redact keeps out of the ledger")
+        _check_redaction(f"rates.{name}.by", pointers, self.tools, tools)
 
     def counter(self, name: str) -> RateCounter:
         return RateCounter(name, self.window_seconds * SECOND, self._by, self.effects, self.tools, self.sum)
+
+
+def _check_redaction(
+    key: str, pointers: Collection[str], names: Collection[str], tools: Mapping[str, ToolConfig]
+) -> None:
+    """What is not stored is no key either: a hash of it could be guessed. Raises: ValueError."""
+    for tool in names:
+        redacted = tools[tool].redact if tool in tools else ()
+        if any(pointers_overlap(pointer, other) for pointer in pointers for other in redacted):
+            raise ValueError(f"{key}: names an argument that tools.{tool}.redact keeps out of the ledger")
+
+
+GroupedBy = Literal["instance", "agent", "user", "resource"]
+
+
+class SequenceConfig(Model):
+    """Whether a call of one of these tools came before. Without `within_seconds` it is one of the same instance."""
+
+    tools: Annotated[tuple[str, ...], Field(min_length=1)]
+    counts: StepOutcome = StepOutcome.SUCCEEDED
+    by: GroupedBy | Annotated[tuple[GroupedBy, ...], Field(min_length=1)] = ("instance",)
+    within_seconds: Annotated[int, Field(gt=0)] | None = None
+    same: NonRootPointer | None = None
+    earlier: NonRootPointer | None = None
+
+    @model_validator(mode="after")
+    def ends(self) -> "SequenceConfig":
+        if self.earlier is not None and self.same is None:
+            raise ValueError('`earlier` is where the earlier call has what is compared: add same = "/ARGUMENT"')
+        if self.within_seconds is None and "instance" not in self._by:
+            raise ValueError('without "instance" in `by`, say how old the earlier call may be: within_seconds = 86400')
+        return self
+
+    @property
+    def _by(self) -> tuple[str, ...]:
+        return (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+
+    def check_redaction(self, name: str, tools: Mapping[str, ToolConfig]) -> None:
+        """Raises: ValueError."""
+        pointers = [self.earlier or self.same] if self.same else []
+        _check_redaction(f"sequences.{name}", [pointer for pointer in pointers if pointer], self.tools, tools)
+
+    def rule(self, name: str) -> SequenceRule:
+        window = None if self.within_seconds is None else self.within_seconds * SECOND
+        return SequenceRule(name, self.tools, self.counts, self._by, window, self.same, self.earlier or self.same)

@@ -91,6 +91,8 @@ class ApprovalSubject:
     """The text that the configuration has for each route."""
     signed: Json
     """What approvers sign of the call in clear, with the commitment to its exact request (`core.approval`)."""
+    steps: tuple[tuple[str, str], ...] = ()
+    """The steps of sequences that a denial takes (`core.sequences`)."""
     numbers: tuple[str, ...] | None = None
     """JSON pointers to the arguments that are numbers of more digits than JSON libraries keep: stored as text."""
     redacted: tuple[str, ...] | None = None
@@ -155,6 +157,7 @@ class ApprovalSubject:
             "policies": list(self.policies),
             "reasons": list(self.reasons),
             "risk": {"score": self.risk.score, "level": self.risk.level, "signals": list(self.risk.signals)},
+            "steps": [list(step) for step in self.steps] or None,
             "numbers": exact_numbers(self.arguments) or None,
             "redacted": None if self.redacted is None else list(self.redacted),
             "erased": self.erased or None,
@@ -168,6 +171,8 @@ class ApprovalSubject:
         for name in LISTS:
             if name in members:
                 members[name] = tuple(members[name])
+        if "steps" in members:
+            members["steps"] = tuple((counter, key) for counter, key in members["steps"])
         if "numbers" in members and not members.get("redacted") and not members.get("erased"):
             members["arguments"] = with_exact_numbers(members["arguments"], members["numbers"])
         if "resource" in members:

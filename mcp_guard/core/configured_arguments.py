@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
-from mcp_guard.core.model import FactsRule, Json, RateCounter, Tool
+from mcp_guard.core.model import FactsRule, Json, RateCounter, SequenceRule, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.nearest import MAX_LISTED, folded, nearest
 from mcp_guard.core.redaction import join_pointer, split_pointer
@@ -74,8 +74,10 @@ class UnmatchedArgument:
         return f"{entry.title}: `{entry.tool}` declares {what} `{entry.written}`{effect}; {self.fix}"
 
 
-def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter]) -> Iterator[ConfiguredArgument]:
-    """Every argument that the configuration of these tools and counters names."""
+def configured_arguments(
+    tools: Iterable[Tool], counters: Iterable[RateCounter | SequenceRule]
+) -> Iterator[ConfiguredArgument]:
+    """Every argument that the configuration of these tools, counters and sequences names."""
     for tool in tools:
         name, rule, key = tool.listed_as, tool.rule, ("tools", tool.listed_as)
         for pointer in rule.redaction.arguments:
@@ -92,8 +94,7 @@ def configured_arguments(tools: Iterable[Tool], counters: Iterable[RateCounter])
             yield from _of_facts(tool, rule.facts)
     for counter in counters:
         for name, pointer in product(counter.tools, counter.pointers):
-            part = "sum" if pointer == counter.sum else "by"
-            yield ConfiguredArgument(name, ("rates", counter.name, part), pointer)
+            yield ConfiguredArgument(name, counter.key_of(pointer), pointer)
 
 
 def _of_facts(tool: Tool, rule: FactsRule) -> Iterator[ConfiguredArgument]:
@@ -107,7 +108,7 @@ def _of_facts(tool: Tool, rule: FactsRule) -> Iterator[ConfiguredArgument]:
 
 def find_unmatched_arguments(
     tools: Iterable[Tool],
-    counters: Iterable[RateCounter],
+    counters: Iterable[RateCounter | SequenceRule],
     attributes: Mapping[str, Collection[str]] = NO_ATTRIBUTES,
 ) -> list[UnmatchedArgument]:
     """The configured arguments that these tools do not declare. `attributes` are those of each type of resource."""

@@ -182,6 +182,48 @@ class RateCounter:
         found = [pointer for part in self.by if (pointer := part.removeprefix("argument:")) != part]
         return found if self.sum is None else [*found, self.sum]
 
+    def key_of(self, pointer: str) -> tuple[str, ...]:
+        """The key of the configuration that has this pointer."""
+        return "rates", self.name, "sum" if pointer == self.sum else "by"
+
+
+class StepOutcome(StrEnum):
+    """Which earlier calls count as a step of a sequence."""
+
+    SUCCEEDED = "succeeded"
+    """Its outcome is recorded, and is `ok`."""
+    STARTED = "started"
+    """Its intent is recorded: it may have run. Not if its outcome is `not_sent`."""
+    DENIED = "denied"
+    """Policies or an approver refused it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRule:
+    """A named sequence: whether a call of one of these tools counts as a step before the call that is decided.
+
+    `by` lists what both have in common (`core.sequences.GROUPED_BY`), `window` is how old the step may be; None: as old
+    as the instance. With `same`, a JSON pointer into the arguments, both are about the same value, which the step has
+    at `earlier`.
+    """
+
+    name: str
+    tools: tuple[str, ...]
+    counts: StepOutcome
+    by: tuple[str, ...]
+    window: Micros | None = None
+    same: str | None = None
+    earlier: str | None = None
+
+    @property
+    def pointers(self) -> list[str]:
+        """Where the arguments of its own tools are that it depends on."""
+        return [] if self.earlier is None else [self.earlier]
+
+    def key_of(self, pointer: str) -> tuple[str, ...]:
+        """The key of the configuration that has this pointer."""
+        return "sequences", self.name, "same" if pointer == self.same else "earlier"
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -352,10 +394,10 @@ class Decision(NamedTuple):
     """The decision on a call, with its reasons.
 
     `policies` are the ids of the determining policies, `routes` the approval routes to ask. `counts` are the rates at
-    the time of the decision (this call included; sums are decimals). `material` is the complete Cedar request as JSON,
-    so that the decision can be replayed. `decided_at` (RFC 3339) and `time_zone` (IANA) are the source of
-    `context.time`, and empty if no policy reads it. `would` is the decision that enforce mode would have made, if the
-    call is only observed; `shadow` is the decision of the shadow policies, if there are any.
+    the time of the decision (this call included; sums are decimals) and the sequences (booleans). `material` is the
+    complete Cedar request as JSON, so that the decision can be replayed. `decided_at` (RFC 3339) and `time_zone` (IANA)
+    are the source of `context.time`, and empty if no policy reads it. `would` is the decision that enforce mode would
+    have made, if the call is only observed; `shadow` is the decision of the shadow policies, if there are any.
     """
 
     outcome: Outcome

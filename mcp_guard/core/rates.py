@@ -109,13 +109,13 @@ def counter_keys(counter: RateCounter, call: Call) -> list[str]:
     Raises: ValueError.
     """
     if not any(part.startswith(ARGUMENT) for part in counter.by):
-        return ["\x1f".join(_KEY_PARTS[part](call) for part in counter.by)]
+        return ["\x1f".join(KEY_PARTS[part](call) for part in counter.by)]
     if not is_counted(counter, call):
         return [""]
     parts = [
         _argument_keys(counter, part.removeprefix(ARGUMENT), call)
         if part.startswith(ARGUMENT)
-        else [_KEY_PARTS[part](call)]
+        else [KEY_PARTS[part](call)]
         for part in counter.by
     ]
     keys = ["\x1f".join(key) for key in product(*parts)]
@@ -135,31 +135,45 @@ def _argument_keys(counter: RateCounter, pointer: str, call: Call) -> list[str]:
         raise ValueError(
             f"rate `{counter.name}` counts by `{pointer}`, which is no text or number, nor a list of them, in this call"
         )
-    return list(dict.fromkeys(hashlib.blake2b(_folded(item).encode(), digest_size=16).hexdigest() for item in values))
+    return list(dict.fromkeys(hash_text(folded_value(item)) for item in values))
 
 
-def _folded(value: str | float) -> str:
+def hash_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def folded_value(value: str | float) -> str:
     """The value without case, spaces and punctuation, so that another spelling of it is no new counterparty."""
     if not isinstance(value, str):
-        return str(int(value) if value == int(value) else value)
+        return plain_value(value)
     text = unicodedata.normalize("NFKC", value).casefold()
     return "".join(filter(str.isalnum, text)) or text
+
+
+def plain_value(value: str | float) -> str:
+    """The value as text; that of 2 and 2.0 is the same."""
+    return value if isinstance(value, str) else str(int(value) if value == int(value) else value)
 
 
 def _user(call: Call) -> str:
     return call.instance.on_behalf_of or f"agent:{call.instance.agent.name}"
 
 
-_KEY_PARTS: Mapping[str, Callable[[Call], str]] = {
+KEY_PARTS: Mapping[str, Callable[[Call], str]] = {
     "instance": lambda call: call.instance.id,
     "agent": lambda call: call.instance.agent.name,
     "user": _user,
     "tool": lambda call: call.name,
     "resource": lambda call: f"{call.resource.type}::{call.resource.id}",
 }
-COUNTED_BY = tuple(_KEY_PARTS)
+COUNTED_BY = tuple(KEY_PARTS)
 
 
 def counts_as_json(values: Mapping[str, RateValue]) -> dict[str, int | str]:
-    """The values as stored in receipts: sums as text, because JSON numbers are not decimals."""
-    return {name: value if isinstance(value, int) else f"{value:f}" for name, value in values.items()}
+    """The values as stored in receipts: sums as text, because JSON numbers are not decimals. Without the booleans,
+    which are no rates (`core.sequences`)."""
+    return {
+        name: value if isinstance(value, int) else f"{value:f}"
+        for name, value in values.items()
+        if not isinstance(value, bool)
+    }

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mcp_guard.core import canonical, exact_json, rates
+from mcp_guard.core import canonical, exact_json, rates, sequences
 from mcp_guard.core.model import (
     NO_HISTORY,
     NOTHING,
@@ -235,7 +235,9 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
         "because": [signal.because for signal in call.risk.signals],
     }
     fields["history"] = _past_fields(call.history)
-    fields["rates"] = rates.counts_as_json(decision.counts)
+    if decision.counts:
+        fields["rates"] = rates.counts_as_json(decision.counts)
+        fields["sequences"] = sequences.sequences_in(decision.counts)
     fields["changes"] = list(call.change.fields)
     fields["decided_at"] = decision.decided_at
     fields["time_zone"] = decision.time_zone

@@ -78,7 +78,7 @@ def run_refusal_tests(settings: Settings, environment: PolicyEnvironment) -> lis
         engine = load_policies(settings.policies, environment)
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
         scratch = LedgerSettings(
-            Path(folder), settings.origin, settings.routes, settings.counters
+            Path(folder), settings.origin, settings.routes, settings.counters, sequences=settings.sequences
         )  # and a key of its own
         ledger = open_ledger(scratch, CLOCK)
         try:

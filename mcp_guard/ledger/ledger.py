@@ -11,7 +11,18 @@ from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval, request_salt
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.grants import Grant, covers
-from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Instance, Micros, Outcome, RateCounter
+from mcp_guard.core.model import (
+    Call,
+    Decision,
+    Execution,
+    ExecutionStatus,
+    Instance,
+    Micros,
+    Outcome,
+    RateCounter,
+    SequenceRule,
+    StepOutcome,
+)
 from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import (
     Draft,
@@ -25,6 +36,7 @@ from mcp_guard.core.receipt import (
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
+from mcp_guard.ledger.sequences import add_steps, changed_sequence, read_sequences, reads_of
 from mcp_guard.ledger.tasks import TaskTurns, end_task, find_task, note_task, open_tasks
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UpstreamTask, UseSums
@@ -36,6 +48,7 @@ LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 
 INVARIANT: nothing else does.
 """
+NO_SUMS = UseSums()
 LOADED_AS = "policies loaded"
 """Under this the ledger notes the version of the policies that were loaded last."""
 
@@ -53,11 +66,13 @@ class SqlLedger:
         presence: Presence,
         *,
         counters: tuple[RateCounter, ...] = (),
+        sequences: tuple[SequenceRule, ...] = (),
         kept_response_bytes: int = 64 * 1024,
     ) -> None:
         self.writer = writer
         self.presence = presence
         self.counters = counters
+        self.sequences = sequences
         self._kept_response_bytes = kept_response_bytes
         self._looked: tuple[str, Micros, Reads] = "", 0, lambda _: None
         """The call whose sums were read last, at what time, and what was read for its intent."""
@@ -77,22 +92,31 @@ class SqlLedger:
     # Rates
 
     async def sum_uses(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> UseSums:
-        if not counters:
-            return ()
+        if not counters and not self.sequences:
+            return NO_SUMS
         counted = rates.rate_increments(call, counters)
 
         def query(store: Store) -> UseSums:
-            return [(use, _sum(store, use, now)) for use in counted]
+            sums = [(use, _sum(store, use, now)) for use in counted]
+            return UseSums(sums, read_sequences(store, self.sequences, call, now))
 
-        sums, look = await self.writer.look(query, _reads(call, counted, now))
+        sums, look = await self.writer.look(query, self._reads(call, counted, now))
         self._looked = call.id, now, look
         return sums
 
     def count(self, sums: UseSums) -> Mapping[str, RateValue]:
         """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
-        return rates.counted_values(
-            (use, used + self._pending.get((use.counter.name, use.key), 0)) for use, used in sums
+        values = rates.counted_values(
+            (use, used + self._pending.get((use.counter.name, use.key), 0)) for use, used in sums.rates
         )
+        return {**values, **sums.sequences} if sums.sequences else values
+
+    def _reads(self, call: Call, counted: list[RateIncrement], at: Micros) -> list[Reads]:
+        """What an intent checks, apart from what it uses up."""
+        assert call.tool is not None
+        standing = partial(registry.may_call, instance=call.instance, tool=call.tool, now=at)
+        sums = (partial(_sum, use=use, at=at) for use in counted)
+        return [standing, *sums, *reads_of(self.sequences, call, at)]
 
     def _reserve(self, counted: list[RateIncrement]) -> Callable[[], None]:
         """Count the uses as pending; the returned function releases them, once."""
@@ -129,7 +153,13 @@ class SqlLedger:
     # The steps of the story
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        return await self.writer.submit(lambda tx: tx.add(decision_draft(call, decision)))
+        def op(tx: Transaction) -> int:
+            seq = tx.add(decision_draft(call, decision))
+            if self.sequences and not call.problems:
+                add_steps(tx, self.sequences, call, StepOutcome.DENIED)
+            return seq
+
+        return await self.writer.submit(op)
 
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         if (decision.outcome, held is None) not in LETTING:
@@ -140,12 +170,16 @@ class SqlLedger:
         reads = [look]
         if looked != call.id:
             at = self.writer.now()
-            reads = _reads(call, counted, at)
+            reads = self._reads(call, counted, at)
         release = self._reserve(counted)
+        rules = self.sequences
 
         def op(tx: Transaction) -> Intent | Conflict:
             tx.on_durable.append(release)
-            if moved := _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision, at):
+            moved = _standing_conflict(tx, call) or _rates_conflict(tx, counted, decision, at)
+            if moved is None and rules:
+                moved = changed_sequence(tx, rules, call, decision.counts, at)
+            if moved is not None:
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
@@ -160,6 +194,8 @@ class SqlLedger:
             for use in counted:
                 tx.store.forget_uses(use.counter.name, use.key, tx.now - use.counter.window)
                 uses.append(tx.store.add_use(use.counter.name, use.key, tx.now, use.amount))
+            if rules:
+                uses += add_steps(tx, rules, call, StepOutcome.STARTED)
             approval = held.id if isinstance(held, Approval) else None
             grant = held.id if isinstance(held, Grant) else None
             return Intent(call, seq, guard, approval, grant, tuple(uses))
@@ -273,6 +309,8 @@ class SqlLedger:
             _give_back(tx, intent)
         elif intent.approval is not None:
             transitions.conclude(tx, intent.approval, seq, answered)
+        if self.sequences and execution.status is ExecutionStatus.OK:
+            add_steps(tx, self.sequences, intent.call, StepOutcome.SUCCEEDED)
         return seq
 
     def _note_task(self, intent: Intent, execution: Execution, answered: bool, tx: Transaction) -> int:
@@ -290,7 +328,8 @@ class SqlLedger:
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         kept = self._kept_response_bytes
-        seq = await self.writer.submit(lambda tx: end_task(tx, task, call, execution, answered, kept))
+        rules = self.sequences
+        seq = await self.writer.submit(lambda tx: end_task(tx, task, call, execution, answered, kept, sequences=rules))
         self.task_turns.end(task.call)
         return seq
 
@@ -346,13 +385,6 @@ def note_loaded(tx: Transaction, draft: Draft) -> None:
 def _sum(store: Store, use: RateIncrement, at: Micros) -> int:
     """What was used at this time."""
     return store.sum_uses(use.counter.name, use.key, at - use.counter.window)
-
-
-def _reads(call: Call, counted: list[RateIncrement], at: Micros) -> list[Reads]:
-    """What an intent checks, apart from what it uses up."""
-    assert call.tool is not None
-    standing = partial(registry.may_call, instance=call.instance, tool=call.tool, now=at)
-    return [standing, *(partial(_sum, use=use, at=at) for use in counted)]
 
 
 def _reads_of(held: Approval | Grant | str | None) -> list[Reads]:

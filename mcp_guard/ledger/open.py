@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import RateCounter
+from mcp_guard.core.model import RateCounter, SequenceRule
 from mcp_guard.core.people import People
 from mcp_guard.identity.instances import approval_id
 from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
@@ -45,6 +45,7 @@ class LedgerSettings:
     lease_seconds: float = LEASE_SECONDS
     attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
     """By resource type, the facts that an approver is shown."""
+    sequences: tuple[SequenceRule, ...] = ()
 
     @property
     def place(self) -> Place:
@@ -66,6 +67,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         signers=settings.signers,
         people=settings.people,
         attributes=settings.attributes,
+        sequences=settings.sequences,
     )
 
 
@@ -174,7 +176,13 @@ def open_ledger(
     except LedgerError:
         writer.close()
         raise
-    ledger = SqlLedger(writer, presence, counters=settings.counters, kept_response_bytes=settings.kept_response_bytes)
+    ledger = SqlLedger(
+        writer,
+        presence,
+        counters=settings.counters,
+        sequences=settings.sequences,
+        kept_response_bytes=settings.kept_response_bytes,
+    )
     approvals = ApprovalRequests(
         writer,
         settings.routes,
@@ -183,5 +191,6 @@ def open_ledger(
         ApprovalWatcher(writer),
         settings.open_requests,
         settings.attributes,
+        settings.sequences,
     )
     return OpenLedger(ledger, approvals, engine, engine.background_reader())

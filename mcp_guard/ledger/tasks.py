@@ -4,15 +4,25 @@ The note has what no receipt may have: the upstream's id of the task, which may 
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
 
 from mcp_guard.core import exact_json, tasks
-from mcp_guard.core.model import Call, Execution, Instance, Json, Micros
+from mcp_guard.core.model import (
+    Call,
+    Execution,
+    ExecutionStatus,
+    Instance,
+    Json,
+    Micros,
+    SequenceRule,
+    StepOutcome,
+)
 from mcp_guard.core.receipt import CALL_FIELDS, outcome_draft
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.sequences import add_steps
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Intent, UpstreamTask
 from mcp_guard.storage.contract import Store
@@ -141,7 +151,14 @@ class TaskTurns:
 
 
 def end_task(
-    tx: Transaction, task: UpstreamTask, call: Call, execution: Execution, answered: bool, kept_bytes: int
+    tx: Transaction,
+    task: UpstreamTask,
+    call: Call,
+    execution: Execution,
+    answered: bool,
+    kept_bytes: int,
+    *,
+    sequences: Sequence[SequenceRule] = (),
 ) -> int:
     """Returns the receipt of the outcome. INVARIANT: it is about the call as its intent has it."""
     intent = int(task.intent["seq"])
@@ -157,4 +174,6 @@ def end_task(
     approval = task.intent.get("approval") or {}
     if "id" in approval and "grant" not in approval:
         transitions.conclude(tx, approval["id"], seq, answered)
+    if sequences and execution.status is ExecutionStatus.OK:
+        add_steps(tx, sequences, call, StepOutcome.SUCCEEDED)
     return seq

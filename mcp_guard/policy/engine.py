@@ -4,7 +4,7 @@ Implements `ports.Policies`. A loaded engine never raises: any failure while dec
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 import cedarpy
@@ -26,6 +26,7 @@ from mcp_guard.core.model import (
     Micros,
     Outcome,
     RateCounter,
+    SequenceRule,
     Tool,
     ToolRule,
 )
@@ -38,6 +39,7 @@ from mcp_guard.policy.listing import ListingDecisions
 from mcp_guard.policy.request import (
     Inexpressible,
     build_context,
+    compared_pointers,
     history_context,
     narrow,
     reads_time,
@@ -100,6 +102,12 @@ class PolicyEnvironment:
     seen: Collection[str] = ()
     operations: tuple[Tool, ...] = ()
     """What stands for the methods that are decided beside tool calls (`core.decided_methods`)."""
+    sequences: tuple[SequenceRule, ...] = ()
+
+    @property
+    def counted(self) -> tuple[RateCounter | SequenceRule, ...]:
+        """What is configured about earlier calls."""
+        return (*self.counters, *self.sequences)
 
     @property
     def types(self) -> Mapping[str, Mapping[str, str]]:
@@ -131,7 +139,8 @@ class PolicyEnvironment:
 
     def schema(self) -> Json:
         """The schema of these tools, in Cedar's JSON form."""
-        return build_schema((*self.tools, *self.operations), self.types, self.counters, meta=self.meta)[0]
+        tools = (*self.tools, *self.operations)
+        return build_schema(tools, self.types, self.counters, meta=self.meta, sequences=self.sequences)[0]
 
     def schema_for(self, policies: Collection[Policy], *, with_retained: bool = False) -> CatalogSchema:
         """The schema that these policies are validated against; those in force against that of the listed tools."""
@@ -142,6 +151,7 @@ class PolicyEnvironment:
             self.listed().unlisted(policies),
             self.meta,
             has_time=with_retained or reads_time(policies),
+            sequences=self.sequences,
         )
 
     def unmatched(self) -> list[UnmatchedName]:
@@ -156,7 +166,7 @@ class PolicyEnvironment:
 
     def unmatched_arguments(self) -> list[UnmatchedArgument]:
         """The configured arguments that their tool does not declare, as far as its definition is known."""
-        return find_unmatched_arguments((*self.retained, *self.tools), self.counters, self.attributes)
+        return find_unmatched_arguments((*self.retained, *self.tools), self.counted, self.attributes)
 
     def without_facts(self) -> frozenset[str]:
         """The tools whose present state is not read."""
@@ -209,12 +219,13 @@ class PolicyEngine:
         self._time_zone = environment.time_zone
         self._shapes = schema.shapes
         self.counters = environment.counters
+        self.sequences = environment.sequences
         self.source = source
         self.problems = tuple(problems)
         self.unmatched = tuple(environment.unmatched())
         """The names of tools in the configuration that no tool has."""
         self.unmatched_arguments = tuple(
-            find_unmatched_arguments(environment.tools, environment.counters, environment.attributes)
+            find_unmatched_arguments(environment.tools, environment.counted, environment.attributes)
         )
         """The arguments in the configuration that their tool does not declare, of the tools that are listed."""
         self.withheld = withheld
@@ -245,6 +256,7 @@ class PolicyEngine:
             {"policies": dict(self.source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant,
              **({"withheld": sorted(self.withheld)} if self.withheld else {}),
+             **({"sequences": sorted(map(astuple, self.sequences))} if self.sequences else {}),
              **({"time_zone": self._time_zone} if self.reads_time else {})}, option=orjson.OPT_SORT_KEYS
         )  # fmt: skip
 
@@ -325,11 +337,14 @@ class PolicyEngine:
             if now is None:
                 raise Inexpressible("policies read `context.time`, and the time of the call is not known")
             context["time"] = time_context(now, self._time_zone)
-        if context["input_inexact"]:
-            require_exact(call, context["input_inexact"], self.counters)
         request_entities = self._request_entities(call)
         policy_slice = rules.slice(call.name, request_entities.principal)
         view = policy_slice.view
+        if context["input_inexact"]:
+            compared = compared_pointers(call, self.sequences, view)
+            require_exact(call, context["input_inexact"], self.counters, compared)
+        if self.sequences:
+            context["sequence"] = {rule.name: counts[rule.name] for rule in self.sequences}
         if call.history is not NO_HISTORY or view is None or "history" in view:
             context["history"] = history_context(call.history)
         request = {

@@ -9,7 +9,7 @@ Cedar parses the context for every call, which takes longer than deciding. So it
 question can read (docs/decisions/0029).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
@@ -17,7 +17,17 @@ import orjson
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, SURE_DIGITS, escape_token, unescape_token
 from mcp_guard.core.decided_methods import ANSWER, PARTS, as_text
-from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins, RateCounter
+from mcp_guard.core.model import (
+    Call,
+    CallHistory,
+    Change,
+    Instance,
+    Json,
+    Origins,
+    RateCounter,
+    SequenceRule,
+    StepOutcome,
+)
 from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
@@ -350,25 +360,44 @@ def build_context(
         },
         "change": _change(call.change, shape, converter.inexact, call.arguments),
         "task": {name: value for name, value in task.items() if value},
-        "rate": {name: _rate(name, value) for name, value in counts.items()},
+        "rate": {name: _rate(name, value) for name, value in counts.items() if not isinstance(value, bool)},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
     }
 
 
-def require_exact(call: Call, inexact: Iterable[str], counters: Iterable[RateCounter]) -> None:
-    """Refuse a call that is inexact where the configuration refers to it. Raises: Inexpressible.
+def reads_sequence(view: View | None, rule: SequenceRule) -> bool:
+    """Whether policies with this view of the context read the sequence."""
+    names = None if view is None else view.get("sequence", {})
+    return names is None or rule.name in names
 
-    A server may read `"02"` as the integer 2, which is another resource to policies and rates.
+
+def compared_pointers(call: Call, sequences: Iterable[SequenceRule], view: View | None) -> Iterator[str]:
+    """The arguments that sequences compare: of the call that policies with this view decide, and of the step that it
+    is itself."""
+    for rule in sequences:
+        if rule.same and reads_sequence(view, rule):
+            yield rule.same
+        if rule.earlier and rule.counts is StepOutcome.STARTED and call.name in rule.tools:
+            yield rule.earlier
+
+
+def require_exact(
+    call: Call, inexact: Iterable[str], counters: Iterable[RateCounter], others: Iterable[str] = ()
+) -> None:
+    """Refuse a call that is inexact where the configuration refers to it, or at one of the `others`.
+
+    A server may read `"02"` as the integer 2, which is another resource to policies and rates. Raises: Inexpressible.
     """
     assert call.tool is not None
     rule = call.tool.rule
     pointers = [pointer for counter in counters if is_counted(counter, call) for pointer in counter.pointers]
+    pointers += others
     pointers += [rule.resource.id] if rule.resource else []
     pointers += rule.facts.arguments.values() if rule.facts else []
     for path in inexact:
         if any(f"{pointer}/".startswith(f"/{path}/") for pointer in pointers):
             what = f"`{path}` must be exactly of the type that the tool declares"
-            raise Inexpressible(f"{what}, because the resource, its present state or a rate depends on it")
+            raise Inexpressible(f"{what}, because the resource, its present state, a rate or a sequence depends on it")
 
 
 def history_context(history: CallHistory) -> Json:

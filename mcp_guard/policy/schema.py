@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mcp_guard.core.decided_methods import ANSWER
-from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
+from mcp_guard.core.model import Effect, Json, Origins, RateCounter, SequenceRule, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
@@ -124,13 +124,16 @@ def _kind(counter: RateCounter) -> Kind:
     return Kind.INTEGER if counter.sum is None else Kind.NUMBER
 
 
-def shared_members(counters: Iterable[RateCounter], meta: Mapping[str, str], has_time: bool) -> Json:
+def shared_members(
+    counters: Iterable[RateCounter], sequences: Iterable[SequenceRule], meta: Mapping[str, str], has_time: bool
+) -> Json:
     """The members of `context` that have the same type in calls of all tools.
 
     `meta` maps the members of `_meta` that go on to their types.
     """
     text, count = {"type": "String"}, {"type": "Long"}
     rates = {counter.name: CEDAR_TYPES[_kind(counter)] for counter in sorted(counters, key=lambda each: each.name)}
+    steps = dict.fromkeys(sorted(rule.name for rule in sequences), CEDAR_TYPES[Kind.BOOLEAN])
     return {
         "input_unknown": STRINGS,
         "input_inexact": STRINGS,
@@ -140,6 +143,7 @@ def shared_members(counters: Iterable[RateCounter], meta: Mapping[str, str], has
         "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
         "task": record({"ticket": _optional(text), "reason": _optional(text)}),
         "rate": record(rates),
+        **({"sequence": record(steps)} if steps else {}),
         "risk": record({"score": count, "level": text, "signals": STRINGS}),
         "history": HISTORY,
         **({"time": TIME} if has_time else {}),
@@ -202,6 +206,8 @@ def build_schema(
     unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
     has_time: bool = True,
+    *,
+    sequences: tuple[SequenceRule, ...] = (),
 ) -> CatalogSchema:
     """The schema of these tools.
 
@@ -214,7 +220,7 @@ def build_schema(
     shapes: dict[str, Shape] = {}
     for method in sorted({tool.method for tool in tools if tool.method is not None}):
         actions[method] = {}
-    shared = shared_members(counters, meta, has_time)
+    shared = shared_members(counters, sequences, meta, has_time)
     for server in sorted({tool.server for tool in tools}):
         actions[f"server:{server}"] = {}
     for tool in tools:

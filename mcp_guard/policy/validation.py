@@ -246,7 +246,7 @@ def _in_words(errors: Iterable[str], against: ValidationSchema) -> Iterator[tupl
         if found := _NO_ATTRIBUTE.fullmatch(error):
             missing.setdefault((found["path"], found["type"]), []).append(found["tool"] or "")
     for (path, type), tools in missing.items():
-        yield _explain_no_attribute(path, type, tools, against), _rate_hint((_variable_of(type), *path.split(".")))
+        yield _explain_no_attribute(path, type, tools, against), _section_hint((_variable_of(type), *path.split(".")))
     others = [error for error in dict.fromkeys(errors) if not _NO_ATTRIBUTE.fullmatch(error)]
     distinct = {_IN_ACTION.sub("", error): error for error in reversed(others)}
     for error in reversed(distinct.values()):
@@ -262,12 +262,17 @@ def _in_words(errors: Iterable[str], against: ValidationSchema) -> Iterator[tupl
             yield _CEDAR_INTERNAL.sub("", error) + _did_you_mean(error, against), ""
 
 
-def _rate_hint(path: AttributePath) -> str:
-    """What to do if a policy reads a rate that is not configured, as after copying a pack without its `[rates]`."""
-    if path[:2] != ("context", "rate") or len(path) < 3:
+SECTIONS: Mapping[AttributePath, str] = {("context", "rate"): "rates", ("context", "sequence"): "sequences"}
+"""Where the configuration has what policies read at a path."""
+
+
+def _section_hint(path: AttributePath) -> str:
+    """What to do if a policy reads a rate or sequence that is not configured, as after copying a pack without it."""
+    section = SECTIONS.get(path[:2])
+    if section is None:
         return ""
-    what = "copy `[rates]` from the pack's example configuration (examples/packs in the repository)"
-    return f"{what}, or add `[rates.{path[2]}]` to the configuration"
+    what = f"copy `[{section}]` from the pack's example configuration (examples/packs in the repository)"
+    return f"{what}, or add `[{section}.{path[2] if len(path) > 2 else 'NAME'}]` to the configuration"
 
 
 def _did_you_mean(error: str, against: ValidationSchema) -> str:
@@ -322,7 +327,7 @@ def find_missing_attributes(policy: Policy, tools: list[str], against: Validatio
                 break
             if not any(path[end] in (against.attributes(tool, path[:end]) or ()) for tool in tools):
                 missing.append(path[: end + 1])
-                what, fix = _explain_missing(missing[-1], tools, against), _rate_hint(missing[-1])
+                what, fix = _explain_missing(missing[-1], tools, against), _section_hint(missing[-1])
                 yield PolicyProblem(policy.file, policy.id, what, fix=fix)
                 break
 

@@ -113,6 +113,10 @@ CASES = '[[case]]\nname = "x"\ntool = "up__echo"\noutcome = "allow"\n'
         (CASES + "arguments = 3", "x: `arguments` must be a table: { name = value }"),
         (CASES + 'groups = "testers"', 'x: `groups` must be a list of texts: ["…"]'),
         (CASES + 'rates = { writes = "x" }', "x: `rates` must be a table of numbers"),
+        (
+            CASES + "sequences = { looked = 1 }",
+            "x: `sequences` must be a table of true and false",
+        ),
         (CASES + "history = { sen = true }", "x: `history` must be a table with some of: tools, untrusted_seen"),
         (CASES.replace("outcome", "outcme"), "x: unknown key `outcme`\nhint: did you mean `outcome`?"),
         ('case = "x"', "cases are tables: [defaults] and [[case]]"),

@@ -53,6 +53,9 @@ PROMISES = [
      'has path && context.input.path like "*..*"', 'has path && context.input.path like "*/.."'),
     ("general", "", "write", "!context.history.sinks.instructed.isEmpty()",
      "unless { context.history.sinks.instructed.isEmpty() }", "when { false }"),
+    ("sequences", "", "desk__update_order", "!context.sequence.order_was_read",
+     "unless { context.sequence.order_was_read }", "unless { true }"),
+    ("sequences", "finance", "desk__refund", "context.sequence.refund_was_refused", "desk-leads,finance", "desk-leads"),
     ("coding-agent", "", "host__Bash", "context.input.force_push", "when { context.input.force_push }",
      "when { context.input.force_push && context.input.installs }"),
 ]  # fmt: skip

@@ -51,6 +51,7 @@ def test_a_call_that_a_sum_cannot_count_is_denied_as_by_the_guard(tmp_path: Path
         ('facts = { ntoe = "n" }', "no policy can read `ntoe` in `facts`; did you mean `note`?"),
         ('facts = { opened = "2026", vendors = 3, vendor = "v" }', ""),
         ("rates = { paid_today = 3 }", ""),
+        ("sequences = { loked = true }", "no sequence `loked` is configured in [sequences]; there are: none"),
     ],
 )
 def test_a_misspelt_rate_or_fact_of_a_case_is_a_difference(tmp_path: Path, line: str, says: str) -> None:

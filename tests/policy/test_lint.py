@@ -6,7 +6,7 @@ import pytest
 
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, SequenceRule, StepOutcome
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
@@ -215,6 +215,24 @@ def test_a_rate_that_a_reconnect_resets_is_pointed_out() -> None:
     for by, findings in ((("agent", "user"), 0), (("instance",), 1)):
         made = lint(read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, {"writes": by}))
         assert sum("reconnects" in finding.what for finding in made) == findings
+
+
+def test_a_sequence_that_tells_nothing_is_pointed_out() -> None:
+    tools = (make_tool(object_of(id={"type": "string"})), make_tool(object_of(), "other"))
+    rule = SequenceRule("looked", ("up__tool",), StepOutcome.SUCCEEDED, ("instance",), same="/id", earlier="/id")
+    environment = PolicyEnvironment(tools, sequences=(rule,))
+    texts = {
+        FINE: "note: no policy reads the sequence `looked`",
+        '@id("f") @reason("r") forbid (principal, action, resource) unless { context.sequence.looked };': "warning: "
+        "`context.sequence.looked` is never true in calls of `up__other`",
+        '@id("f") @reason("r") forbid (principal, action == Action::"up__tool", resource) '
+        "unless { context.sequence.looked };": "",
+        '@id("f") @reason("r") forbid (principal, action, resource) unless { context.sequence.loked };': "error: ",
+    }
+    for text, expected in texts.items():
+        made = lint(read_lint_input({"x.cedar": FINE + text}, None, ("people",), AGENTS, environment=environment))
+        findings = [f"{finding.level}: {finding.what}" for finding in made if "sequence" in finding.what]
+        assert any(finding.startswith(expected) for finding in findings) if expected else findings == [], findings
 
 
 def test_an_unknown_route_hides_no_misspelt_tool() -> None:

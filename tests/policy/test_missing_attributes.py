@@ -49,12 +49,21 @@ def test_the_refusal_names_the_tool_and_the_nearest_spelling(tmp_path: Path) -> 
         load(tmp_path, PERMIT + CLOSING.replace("stage", "stagge"), TYPED)
 
 
-@pytest.mark.parametrize("condition", ["context.rate has writes", "context.rate.writes > 5"])
-def test_a_rate_that_is_not_configured_is_to_be_copied_or_added(tmp_path: Path, condition: str) -> None:
+@pytest.mark.parametrize(
+    ("condition", "section"),
+    [
+        ("context.rate has writes", "rates.writes"),
+        ("context.rate.writes > 5", "rates.writes"),
+        ("context.sequence.looked", "sequences.NAME"),
+        ("context has sequence && context.sequence.looked", "sequences.NAME"),
+    ],
+)
+def test_what_is_not_configured_is_to_be_copied_or_added(tmp_path: Path, condition: str, section: str) -> None:
     with pytest.raises(PolicyError) as caught:
         load(tmp_path, f'@id("p") permit (principal, action, resource) when {{ {condition} }};', TYPED)
-    assert caught.value.hint.startswith("copy `[rates]` from the pack's example configuration (examples/packs in")
-    assert caught.value.hint.endswith("or add `[rates.writes]` to the configuration")
+    all_of_them = section.partition(".")[0]
+    assert caught.value.hint.startswith(f"copy `[{all_of_them}]` from the pack's example configuration (examples/packs")
+    assert caught.value.hint.endswith(f"or add `[{section}]` to the configuration")
 
 
 def test_one_tool_in_scope_with_the_attribute_is_enough(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from mcp_guard.core.model import (
     Json,
     RateCounter,
     ResourceRule,
+    SequenceRule,
     Task,
     Tool,
     ToolRule,
@@ -177,7 +178,8 @@ class Harness:
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
         routes = self.ledger.approvals.routes
-        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.ledger.counters, routes))
+        ledger = self.ledger.ledger
+        engine = load_policies(path, make_world(self.upstream.catalog, ledger.counters, routes, ledger.sequences))
         loaded = Draft("policy.loaded", {"policy_version": engine.version})
         with suppress(LedgerError):  # some tests use a read-only ledger
             if self.ledger.writer.read(lambda store: store.policy(engine.version)) is None:
@@ -217,10 +219,13 @@ class Harness:
 
 
 def make_world(
-    catalog: Mapping[str, Tool], counters: tuple[RateCounter, ...] = (), routes: Collection[str] = tuple(ROUTES)
+    catalog: Mapping[str, Tool],
+    counters: tuple[RateCounter, ...] = (),
+    routes: Collection[str] = tuple(ROUTES),
+    sequences: tuple[SequenceRule, ...] = (),
 ) -> PolicyEnvironment:
     attributes = {"Deal": {"amount": "number", "stage": "string"}}
-    return PolicyEnvironment(tuple(catalog.values()), attributes, counters, tuple(routes))
+    return PolicyEnvironment(tuple(catalog.values()), attributes, counters, tuple(routes), sequences=sequences)
 
 
 def make_instance(id: str = "run_1", **changes: Any) -> Instance:
@@ -239,6 +244,7 @@ def open_harness(
     people: People | None = None,
     database: Database | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    sequences: tuple[SequenceRule, ...] = (),
 ) -> Harness:
     """A guard on a new or shared ledger in `folder` or the database; `signed_by` is the first key of a new one."""
     clock = Clock()
@@ -252,6 +258,7 @@ def open_harness(
         attributes=SHOWN,
         database=database or engine().database(folder),
         lease_seconds=lease_seconds,
+        sequences=sequences,
     )
     ledger = open_ledger(settings, clock)
     if signed_by is not None:

@@ -40,11 +40,12 @@ def main(arguments: list[str]) -> int:
     folder = settings.policies if settings.policies.is_dir() else settings.policies.parent
     path = options.out or folder / f"{tool.listed_as}.cedar"
     counters = tuple(counter.name for counter in settings.counters)
+    sequences = tuple(rule.name for rule in settings.sequences)
     cases = path.with_suffix(".cases.toml")
     for file in (path, cases):
         if file.exists():
             raise PolicyError(f"`{file}` already exists", "name another file: --out FILE")
-    path.write_text(format_text(path, scaffold_policy(tool, group, route, counters), WIDTH))
+    path.write_text(format_text(path, scaffold_policy(tool, group, route, counters, sequences), WIDTH))
     cases.write_text(scaffold_cases(tool, group, route))
     cases.write_text(scaffold_cases(tool, group, route, decide_cases(cases, settings, world)))
     files = [str(path), str(cases)]

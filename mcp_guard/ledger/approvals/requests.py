@@ -12,10 +12,11 @@ from mcp_guard.core.approval_reach import why_never_granted
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED, hash_request
 from mcp_guard.core.grants import Grant, covers, resource_argument
-from mcp_guard.core.model import Call, Decision, Instance, Json, Tool
+from mcp_guard.core.model import Call, Decision, Instance, Json, SequenceRule, StepOutcome, Tool
 from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
+from mcp_guard.core.sequences import steps_of
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.drill_counts import note_request
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
@@ -43,6 +44,7 @@ class ApprovalRequests:
     limits: RequestLimits = field(default_factory=RequestLimits)
     attributes: Mapping[str, Iterable[str]] = field(default_factory=dict)
     """By resource type, the facts that an approver is shown."""
+    sequences: tuple[SequenceRule, ...] = ()
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
 
@@ -73,12 +75,16 @@ class ApprovalRequests:
         salt = rules.request_salt(nonce)
         signed = approved_members(call, decision) | {"commitment": request_commitment(call, salt)}
         unattributed = _make_subject(call, decision, bound, signed, routes, self.attributes.get(call.resource.type, ()))
+        steps = tuple(steps_of(self.sequences, call, StepOutcome.DENIED))
 
         def op(tx: Transaction) -> Approval | Conflict:
             requesters = self._find_requesters(tx, call.instance, routes)
             demanded = tuple(make_rule(route, requesters.is_user_unknown) for route in routes)
             subject = replace(
-                unattributed, requesting=requesters.approvers, unknown_user=requesters.is_user_unknown or None
+                unattributed,
+                requesting=requesters.approvers,
+                unknown_user=requesters.is_user_unknown or None,
+                steps=steps,
             )
             for open_one in tx.store.approvals_for(call.instance.id, lookup):
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires

@@ -23,6 +23,10 @@ def _is_rates(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _are_flags(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(flag, bool) for flag in value.values())
+
+
 def _is_number(value: object) -> bool:
     if isinstance(value, str):
         return _DECIMAL.fullmatch(value) is not None
@@ -47,6 +51,7 @@ TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("groups", "policies", "routes"), TEXTS),
     **dict.fromkeys(("arguments", "host", "facts", "meta"), TABLE),
     "rates": (_is_rates, 'a table of numbers: { counter = 3, sum = "120.50" }'),
+    "sequences": (_are_flags, "a table of true and false: { looked_first = true }"),
     "history": (_is_history, f"a table with some of: {', '.join(CallHistory.__slots__)}"),
     "outcome": (lambda value: value in OUTCOMES, f"one of: {', '.join(OUTCOMES)}"),
 }

@@ -18,6 +18,7 @@ A `NAME.cases.toml` file:
     meta = { "vendor/tenant" = "t" } # members of `_meta` that [guard] forward_meta lists
     history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # default: nothing seen
     rates = { writes_per_hour = 3 }  # counters, this call included; default: this call only
+    sequences = { looked_first = true }  # whether the step was taken before; default: false
     time = "2026-11-28T23:00:00Z"    # when it is decided; without an offset, in the operator's zone
     signals = ["on_call"]            # of [risk.signals], or unusual_for_agent; with their weights. Default: none
     outcome = "allow"                # allow, deny or require_approval
@@ -66,7 +67,7 @@ from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "host", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason",
-     "rates", "meta", "template", "history", "time", "signals", "outcome", "policies", "routes"}
+     "rates", "sequences", "meta", "template", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
 FORMAT = "docs/howto/write-a-policy.md explains the format"
@@ -190,7 +191,7 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, settings: 
     except ValueError as error:
         return CaseResult(case, None, (str(error),))
     call = call._replace(risk=sum_signals((*call.risk.signals, *raised)))
-    decision = _decide(engine, call, table.get("rates", {}), now or 0)
+    decision = _decide(engine, call, table, now or 0)
     return CaseResult(case, decision, tuple(_differences(table, decision)))
 
 
@@ -215,8 +216,9 @@ def _refused(table: Json, reason: str) -> tuple[str, ...]:
     return () if table["outcome"] == Outcome.DENY else (f"expected {table['outcome']}, got deny ({reason})",)
 
 
-def _decide(engine: PolicyEngine, call: Call, given_rates: Json, now: Micros) -> Decision:
+def _decide(engine: PolicyEngine, call: Call, table: Json, now: Micros) -> Decision:
     """As `Guard.decide`: a call that a sum cannot count is denied."""
+    given_rates, given_sequences = table.get("rates", {}), table.get("sequences", {})
     try:
         counts = {
             increment.counter.name: _rate(increment, given_rates)
@@ -224,16 +226,19 @@ def _decide(engine: PolicyEngine, call: Call, given_rates: Json, now: Micros) ->
         }
     except ValueError as uncountable:
         return Decision(Outcome.DENY, engine.version, reasons=(str(uncountable),))
-    return engine.decide(call, counts, now)
+    sequences = {rule.name: given_sequences.get(rule.name, False) for rule in engine.sequences}
+    return engine.decide(call, counts | sequences, now)
 
 
 def _misspelt_names(table: Json, tool: Tool, engine: PolicyEngine) -> Iterator[str]:
-    """The rates of a case that are not configured, and the facts that are nearly those that policies can read."""
-    counters = {counter.name for counter in engine.counters}
-    for name in sorted(table.get("rates", {}).keys() - counters):
-        near = nearest(name, counters)
-        known = f"did you mean `{near}`?" if near else f"there are: {', '.join(sorted(counters)) or 'none'}"
-        yield f"no rate `{name}` is configured in [rates]; {known}"
+    """The rates and sequences of a case that are not configured, and the facts that are nearly those that policies can
+    read."""
+    for kind, rules in (("rate", engine.counters), ("sequence", engine.sequences)):
+        configured = {rule.name for rule in rules}
+        for name in sorted(table.get(f"{kind}s", {}).keys() - configured):
+            near = nearest(name, configured)
+            known = f"did you mean `{near}`?" if near else f"there are: {', '.join(sorted(configured)) or 'none'}"
+            yield f"no {kind} `{name}` is configured in [{kind}s]; {known}"
     facts, rule = table.get("facts") or {}, tool.rule
     fields = rule.facts.fields if rule.facts else {}
     readable = {fields.get(argument, argument) for argument in tool.declared()}

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Effect, Json
+from mcp_guard.core.model import Effect, Json, StepOutcome
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import folded, nearest, suggest_tools
+from mcp_guard.core.redaction import split_pointer
 from mcp_guard.policy.authoring.impossible_times import find_impossible_times
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
+from mcp_guard.policy.request import reads_sequence, view_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.source import (
     ANNOTATIONS,
@@ -316,6 +318,31 @@ def rates_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
                 yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def sequences_that_tell_nothing(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Sequences that no policy reads, and those that policies read in calls of tools without the argument compared."""
+    environment = lint_input.environment
+    if environment is None:
+        return
+    against = ValidationSchema(environment.schema())
+    declared = {tool.listed_as: tool.declared() for tool in environment.tools}
+    for rule in environment.sequences:
+        readers = [policy for policy in lint_input.policies.values() if reads_sequence(view_of([policy]), rule)]
+        if not readers:
+            fix = f"read `context.sequence.{rule.name}`, or remove [sequences.{rule.name}]"
+            yield LintFinding("", "", f"no policy reads the sequence `{rule.name}`", fix, "note")
+        for policy in readers if rule.same else ():
+            argument = split_pointer(rule.same or "")[0]
+            lacking = [
+                tool for tool in against.tools_in_scope(policy) if argument not in declared.get(tool, (argument,))
+            ]
+            if lacking:
+                others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+                what = f"`context.sequence.{rule.name}` is never true in calls of `{lacking[0]}`{others}"
+                fix = f"narrow its scope, or correct sequences.{rule.name}.same: they have no argument `{argument}`"
+                level = "warning" if rule.counts is StepOutcome.SUCCEEDED else "note"
+                yield LintFinding(policy.file, policy.id, what, fix, level)
+
+
 def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
     """Tools in scope whose argument has a spelling that the policy does not read: the rule does not hold there."""
     if lint_input.schema is None:
@@ -391,6 +418,7 @@ CHECKS: tuple[Check, ...] = (
     uncovered_effects,
     unknown_principals,
     rates_reset_by_reconnecting,
+    sequences_that_tell_nothing,
     arguments_named_otherwise,
     local_time_is_utc,
     impossible_times,

@@ -27,6 +27,8 @@ def case_of(decision: RecordedDecision, request: Json, facts: Json | None) -> It
         yield f"time = {json.dumps(receipt['decided_at'])}"
     if context.get("rate"):
         yield f"rates = {inline({name: _as_number(count) for name, count in context['rate'].items()})}"
+    if context.get("sequence"):
+        yield f"sequences = {inline(context['sequence'])}"
     yield 'outcome = "allow"'
     yield ""
 

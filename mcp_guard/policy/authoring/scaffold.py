@@ -12,13 +12,15 @@ TIME = "2026-01-05T10:00:00"
 UNDECLARED = "an_argument_not_declared"
 
 
-def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
+def scaffold_policy(
+    tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = (), sequences: tuple[str, ...] = ()
+) -> str:
     """A policy file that is valid as generated: it permits the tool to one group and, unless it reads, adds a gate."""
     lines = [
         f"// {tool.listed_as}: {' '.join(str(tool.definition.get('description', '')).split())[:200]}",
         f"// A {tool.effect} tool of the server `{tool.server}`. A policy can read these attributes of a call:",
         "//",
-        *(f"//   {line}" for line in _available_attributes(tool, counters)),
+        *(f"//   {line}" for line in _available_attributes(tool, counters, sequences)),
         "",
         f'@id("{tool.listed_as}-permit")',
         "permit (",
@@ -45,7 +47,7 @@ def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[s
     return "\n".join(lines) + "\n"
 
 
-def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
+def _available_attributes(tool: Tool, counters: tuple[str, ...], sequences: tuple[str, ...]) -> Iterator[str]:
     shape = input_shape(tool)
     for name, inner in shape.fields.items() if shape else ():
         attribute = f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
@@ -57,6 +59,7 @@ def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str
     yield "context.task.ticket, context.task.reason (optional: test `context.task has ticket`)"
     yield "context.risk.level: low, medium, high"
     yield from (f"context.rate.{name}: calls in the window, including this one" for name in counters)
+    yield from (f"context.sequence.{name}: whether a call of [sequences.{name}] came before" for name in sequences)
     if tool.rule.resource:
         yield f"resource is {tool.rule.resource.type}, with the attributes from [resources] in the configuration"
 

@@ -293,8 +293,8 @@ def _suggest_for_group(
     return Suggestion(id, group, tuple(sorted(gates)), conditions, basis, opens_paths)
 
 
-RISING = ("rate", "risk")
-"""Members of the context of which less was never riskier."""
+BEFORE = ("rate", "risk", "sequence")
+"""Members of the context that say what came before, and how risky that makes the call."""
 
 
 def _conditions(
@@ -323,8 +323,8 @@ def _conditions(
         if not any(context.get("facts_missing") for context in contexts):
             yield Condition("context.facts_missing.isEmpty()")
     yield from _task_conditions([context["task"] for context in contexts])
-    counters = [{"rate": context["rate"], "risk": {"score": context["risk"]["score"]}} for context in contexts]
-    kinds = {name: {**attributes[name]} for name in RISING}
+    counters = [{**context, "risk": {"score": context["risk"]["score"]}} for context in contexts]
+    kinds = {name: {**attributes[name]} for name in BEFORE if name in attributes}
     kinds["risk"]["attributes"] = {"score": kinds["risk"]["attributes"]["score"]}
     yield from record_conditions("context", counters, {"attributes": kinds})
     if known.labels:
