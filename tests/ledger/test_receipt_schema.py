@@ -13,7 +13,16 @@ from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import GrantTerms, Route
 from mcp_guard.core.describe import DescriptionRules
-from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
+from mcp_guard.core.model import (
+    Effect,
+    Execution,
+    ExecutionStatus,
+    Json,
+    RateCounter,
+    SequenceRule,
+    StepOutcome,
+    ToolCallRequest,
+)
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import KINDS
 from mcp_guard.core.sign_in import SignIn
@@ -158,7 +167,9 @@ def keys_and_witnesses(harness: Harness) -> None:
 async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
     counters = (RateCounter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
-    harness = open_harness(folder, HOLD_POLICIES, counters, routes={"people": FIRST, "chiefs": CHIEFS})
+    sequences = (SequenceRule("looked", ("crm__get_deal",), StepOutcome.SUCCEEDED, ("instance",)),)
+    routes = {"people": FIRST, "chiefs": CHIEFS}
+    harness = open_harness(folder, HOLD_POLICIES, counters, routes=routes, sequences=sequences)
     read = harness.upstream.catalog["crm__get_deal"]
     harness.upstream.catalog[read.listed_as] = replace(
         read, rule=replace(read.rule, returns=("untrusted", "sensitive"))

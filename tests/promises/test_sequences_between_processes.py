@@ -34,6 +34,7 @@ from mcp_guard.policy.source import parse_policies, read_policies
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Conflict, Intent
 from tests.promises.engines import verify
 from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, Recorder, make_instance, open_harness, pending_id, text
+from tests.promises.test_p1_tasks import INSTANCES, TaskUpstream, make_client
 from tests.proof_size import sized
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -215,6 +216,21 @@ async def test_what_policies_or_an_approver_refused_is_a_step(tmp_path: Path) ->
     harness.close()
 
 
+async def test_a_task_is_a_step_once_it_has_ended_also_after_a_restart(tmp_path: Path) -> None:
+    harness = open_guard(tmp_path, LOOK_FIRST)
+    harness.ledger.writer.run(lambda tx: tx.store.add_instance(INSTANCES["run_1"]))
+    upstream = TaskUpstream(harness.upstream.catalog, agree=harness.upstream.agree, folder=tmp_path)
+    reply = await replace(harness.guard, upstreams=upstream).call(INSTANCES["run_1"], get())
+    assert "look at the deal first" in text(await harness.guard.call(INSTANCES["run_1"], update()))
+    harness.close()
+    harness = open_guard(tmp_path, LOOK_FIRST)
+    upstream.states["secret-0"] = "completed"
+    ask = {"taskId": reply["task"]["taskId"]}
+    await make_client(harness, upstream, "run_1").handle("tasks/get", ask, SILENT_CHANNEL)
+    assert text(await harness.guard.call(INSTANCES["run_1"], update())) == "done"
+    harness.close()
+
+
 async def test_a_replay_has_the_value_of_then(tmp_path: Path) -> None:
     harness = open_guard(tmp_path, LOOK_FIRST)
     call = partial(harness.guard.call, make_instance())
@@ -224,7 +240,8 @@ async def test_a_replay_has_the_value_of_then(tmp_path: Path) -> None:
     candidate = read_policies(tmp_path / "policies.cedar", ()).policies
     report = replay(decisions(harness.store), versions(harness.store), candidate)
     assert report.never_more_permissive
-    assert report.unlike == report.differences == []
+    assert not report.unlike
+    assert not report.differences
     assert report.matrix == {("deny", "deny"): 1, ("allow", "allow"): 2}
     loose = parse_policies({"a.cedar": ALLOW + ONCE}, ()).policies
     [difference] = replay(decisions(harness.store), versions(harness.store), loose).differences

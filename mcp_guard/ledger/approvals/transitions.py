@@ -153,7 +153,7 @@ def move(
     seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
     tx.moved_approvals.append(approval.id)
-    if moved.state is ApprovalState.DENIED:
+    if moved.state is ApprovalState.DENIED and not approval.subject.drill:
         for counter, key in approval.subject.steps:
             tx.store.add_use(counter, key, tx.now, 1)
     if current.state is ApprovalState.REQUESTED:
