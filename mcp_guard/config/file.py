@@ -370,7 +370,7 @@ class Config(Model):
             upstreams={name: upstream.settings(base_dir, network) for name, upstream in self.upstreams.items()},
             tool_rules=with_host_rules({name: tool.rule() for name, tool in self.tools.items()}, self.hooks),
             attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
-            counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
+            **self._counted(),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name, self.notifiers) for name, route in self.routes.items()},
             notifiers=self._notifiers(base_dir, network),
@@ -392,8 +392,11 @@ class Config(Model):
             telemetry=self.telemetry.settings() if self.telemetry else None,
             web=self.web.settings(base_dir) if self.web else None,
             hooks=self.hooks.settings(base_dir, base_dir / guard.state_dir, self.connect) if self.hooks else None,
-            sequences=tuple(sequence.rule(name) for name, sequence in self.sequences.items()),
         )
+
+    def _counted(self) -> dict[str, Any]:
+        sequences = tuple(sequence.rule(name) for name, sequence in self.sequences.items())
+        return {"counters": tuple(rate.counter(name) for name, rate in self.rates.items()), "sequences": sequences}
 
     def _decided(self) -> dict[str, Any]:
         areas = tuple(area for area in dict.fromkeys(self.guard.decide) if area != "tools")
