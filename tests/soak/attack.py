@@ -94,11 +94,19 @@ class Latency:
     calls: int
     p50: float
     p99: float
+    share: float
+    """How much of the time in which the guard wanted a processor it had one: others on the machine take the rest."""
 
     @classmethod
-    def of(cls, samples: list[float]) -> "Latency":
-        ordered = sorted(samples)
-        return cls(len(ordered), ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)])
+    def of(cls, samples: list[float], share: float) -> "Latency":
+        last, ordered = len(samples) - 1, sorted(samples)
+        return cls(len(ordered), ordered[len(ordered) // 2], ordered[min(last, len(ordered) * 99 // 100)], share)
+
+
+def processor_time(pid: int) -> tuple[int, int]:
+    """How long the main thread has run, and has waited for a processor, in nanoseconds."""
+    ran, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(ran), int(waited)
 
 
 async def open_wire(port: int, token: str, session: str = "") -> Wire:
@@ -125,8 +133,9 @@ async def send_always(port: int, token: str, session: str, frame: bytes, ids: It
                 await wire.close()
 
 
-async def measure(wire: Wire, seconds: float) -> Latency:
+async def measure(wire: Wire, pid: int, seconds: float) -> Latency:
     samples: list[float] = []
+    before = processor_time(pid)
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
         params = {"name": "up__echo", "arguments": {"text": str(len(samples))}}
@@ -135,14 +144,16 @@ async def measure(wire: Wire, seconds: float) -> Latency:
         assert reply["result"]["isError"] is False, reply  # a refusal takes less time than a call
         samples.append(time.perf_counter() - began)
         await asyncio.sleep(0.002)
-    return Latency.of(samples)
+    ran, waited = (after - earlier for after, earlier in zip(processor_time(pid), before, strict=True))
+    return Latency.of(samples, ran / (ran + waited))
 
 
 async def run(served: Served, names: list[str], seconds: float) -> tuple[Latency, dict[str, Latency]]:
+    pid = served.process.pid
     attacker, other = (served.issue()[1] for _ in range(2))
     first, quiet_wire = await open_wire(served.port, attacker), await open_wire(served.port, other)
-    await measure(quiet_wire, seconds / 4)
-    quiet, under = await measure(quiet_wire, seconds), {}
+    await measure(quiet_wire, pid, seconds / 4)
+    quiet, under = await measure(quiet_wire, pid, seconds), {}
     ids = iter(range(1, 1 << 60))
     for name in names:
         frame = ATTACKS[name]()
@@ -151,11 +162,11 @@ async def run(served: Served, names: list[str], seconds: float) -> tuple[Latency
             for _ in range(CONNECTIONS)
         ]
         await asyncio.sleep(min(1.0, seconds / 4))
-        under[name] = await measure(quiet_wire, seconds)
+        under[name] = await measure(quiet_wire, pid, seconds)
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        await measure(quiet_wire, seconds / 4)
+        await measure(quiet_wire, pid, seconds / 4)
     for wire in (first, quiet_wire):
         await wire.close()
     return quiet, under
@@ -180,10 +191,10 @@ async def wait_until_held(ledger: Path, count: int) -> None:
 
 async def run_held(served: Served, ledger: Path, seconds: float) -> tuple[Latency, Latency]:
     """An agent's latency on the idle guard, and while many large calls of others are held."""
-    other = served.issue()[1]
+    pid, other = served.process.pid, served.issue()[1]
     quiet_wire = await open_wire(served.port, other)
-    await measure(quiet_wire, seconds / 4)
-    quiet = await measure(quiet_wire, seconds)
+    await measure(quiet_wire, pid, seconds / 4)
+    quiet = await measure(quiet_wire, pid, seconds)
     await quiet_wire.close()  # the guard ends it if holding all those calls takes long
     async with asyncio.timeout(300), asyncio.TaskGroup() as tasks:
         held = []
@@ -196,7 +207,7 @@ async def run_held(served: Served, ledger: Path, seconds: float) -> tuple[Latenc
             await wait_until_held(ledger, len(held))
         quiet_wire = await open_wire(served.port, other)
         for _ in range(HELD_ROUNDS):
-            under = await measure(quiet_wire, seconds)
+            under = await measure(quiet_wire, pid, seconds)
             if under.p99 <= HELD_FACTOR * quiet.p99:
                 break
         for task in held:

@@ -107,7 +107,12 @@ def configure(folder: Path, more: str = "") -> Path:
 
 
 def on_stdio(folder: Path, calls: int) -> tuple[list[Sample], Load]:
-    guard, load, samples = GuardProcess(configure(folder), folder / "stderr", {}).start(), Load(random.Random(1)), []
+    guard, load, samples = (
+        GuardProcess(configure(folder), folder / "stderr", {}, new_interpreter=True),
+        Load(random.Random(1)),
+        [],
+    )
+    guard.start()
     assert guard.is_ready()
     decider = Decider(guard.config)
     decider.start()
