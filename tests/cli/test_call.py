@@ -1,14 +1,14 @@
 """`mcp-guard call`: an ordinary client of `run`, for people."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mcp_guard.cli.client import show
-from tests.live.running_guard import cli, command, enrol, scripted, seen, without_config, write_config
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import cli, enrol, scripted, seen, without_config, write_config
 
 POLICIES = """
 @id("may") permit (principal, action in [Action::"up__echo", Action::"up__malformed"], resource);
@@ -28,32 +28,41 @@ def config(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def held(config: Path) -> Iterator["subprocess.Popen[str]"]:
-    words = command("call", "up__echo", '{"text": "please"}', "--config", str(config))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def held(config: Path) -> Iterator[Forked]:
+    words = ("call", "up__echo", '{"text": "please"}', "--config", str(config))
+    process = Forked(words, stdout=PIPE, stderr=PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
         yield process
+        process.wait(30)
 
 
-def approval(held: "subprocess.Popen[str]") -> str:
+def approval(held: Forked) -> str:
     """The approval id that `call` prints as soon as the call is held."""
     assert held.stderr is not None
     said = iter(held.stderr.readline, "")  # the guard may have begun the ledger, and say so first
     return next(line.split()[2] for line in said if line.startswith("held: approval ap_"))
 
 
+def printed(held: Forked) -> str:
+    assert held.stdout is not None
+    text: str = held.stdout.read()
+    return text
+
+
 @pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)
-def test_call_waits_for_an_approval(config: Path, held: "subprocess.Popen[str]") -> None:
+def test_call_waits_for_an_approval(config: Path, held: Forked) -> None:
     alice = enrol(config)
     cli("approvals", "approve", approval(held), *alice, "--rationale", "ok")
-    assert ("please" in held.communicate()[0], held.returncode) == (True, 0)
+    assert ("please" in printed(held), held.wait()) == (True, 0)
     assert len(seen(config.parent, "up")) == 1
 
 
-def test_denial_ends_the_wait(config: Path, held: "subprocess.Popen[str]") -> None:
+def test_denial_ends_the_wait(config: Path, held: Forked) -> None:
     alice = enrol(config)
     cli("approvals", "deny", approval(held), *alice, "--rationale", "not today")
-    said = held.communicate()[0]
-    assert ("not today" in said, held.returncode) == (True, 1)
+    assert ("not today" in printed(held), held.wait()) == (True, 1)
     assert seen(config.parent, "up") == []
 
 

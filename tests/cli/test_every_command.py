@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 from tests.cli.conftest import Past
-from tests.live import running_guard
+from tests.live.preloaded_cli import run_warm
 from tests.live.running_guard import scripted, write_config, write_private
 
 
@@ -57,7 +56,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
     collector off.
     """
     if words[0] == "run":
-        done = subprocess.run(running_guard.command(*words), capture_output=True, text=True, timeout=60)
+        done = run_warm(tuple(words))
         return done.returncode, done.stdout, done.stderr
     try:
         code = main(words)

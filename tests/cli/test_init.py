@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.config import load
 from mcp_guard.core.model import Mode
+from tests.live.preloaded_cli import run_warm
 from tests.live.running_guard import Client as Raw
-from tests.live.running_guard import command, log, scripted, text
+from tests.live.running_guard import log, scripted, text
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +122,7 @@ def test_invalid_names_are_refused(words: list[str]) -> None:
 def test_init_asks_on_a_terminal(here: Path) -> None:
     terminal, end = pty.openpty()
     os.write(terminal, b"Bob\nAlice\nBob\n\ny\n")
-    done = subprocess.run(command("init"), stdin=end, capture_output=True, text=True, timeout=60)
-    solo = subprocess.run(command("init", "solo"), stdin=end, capture_output=True, text=True, timeout=60)
+    done, solo = run_warm(("init",), end), run_warm(("init", "solo"), end)
     os.close(end)
     os.close(terminal)
     assert "nobody else? let bob approve calls of their own agent" not in done.stdout

@@ -2,7 +2,6 @@
 
 import os
 import pty
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,14 @@ from mcp_guard.cli.output import is_coloured
 from mcp_guard.verifier.progress import Progress
 from tests.cli.conftest import Past
 from tests.ledger.sized_ledger import open_filled
-from tests.live.running_guard import command
+from tests.live.preloaded_cli import DEVNULL, Forked
 
 
 def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
     """What a command prints on a terminal connected to standard error and, if wanted, standard output."""
     reading, writing = pty.openpty()
-    subprocess.run(
-        command(*words), stderr=writing, stdout=writing if stdout else subprocess.DEVNULL, check=True,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **env},
-    )  # fmt: skip
+    terminal = {**os.environ, "TERM": "xterm", "COLUMNS": "200", **env}
+    assert Forked(words, stderr=writing, stdout=writing if stdout else DEVNULL, env=terminal).wait(60) == 0
     os.write(writing, b"END")  # so that the reader gets at least one byte
     os.close(writing)
     shown = b""

@@ -4,12 +4,12 @@ import json
 import os
 import pty
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import Json, cli, command, enrol, log, without_config
+from tests.live.preloaded_cli import Forked
+from tests.live.running_guard import Json, cli, enrol, log, without_config
 from tests.promises.test_p6_rug_pull import ECHO, ChangingUpstream, put
 
 WAITING = {"name": "fresh", "description": "ad\u200bds", "inputSchema": {"type": "object"}}
@@ -111,8 +111,8 @@ def test_unknown_tool_is_named(changing: ChangingUpstream, words: tuple[str, ...
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 7)])
 def test_accept_shows_colours_and_asks_on_a_terminal(changing: ChangingUpstream, answer: str, code: int) -> None:
     ours, theirs = pty.openpty()
-    words = command("tools", "accept", "up__echo", "--why", "seen", "--config", str(changing.config))
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    words = ("tools", "accept", "up__echo", "--why", "seen", "--config", str(changing.config))
+    process = Forked(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
     os.close(theirs)
     said = b""
     while b"[y/N]" not in said:

@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Past
+from tests.live.preloaded_cli import run_warm
 from tests.live.running_guard import cli, without_config, write_private
 
 KINDS = (
@@ -325,7 +324,7 @@ hint: write NAME.cases.toml beside the policies, or let mcp-guard policy new TOO
 
 
 def run(*words: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "mcp_guard.cli", *words], capture_output=True, text=True, timeout=30)
+    done = run_warm(words)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from mcp_guard.clients.known import CLIENTS, Client, ConfigLocation
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
 from tests.faults.disks import fill, small_disk
-from tests.live.running_guard import SERVERS, command
+from tests.live.preloaded_cli import PIPE, Forked, run_warm
+from tests.live.running_guard import SERVERS
 
 SECRET = "ghp_0123456789abcdef"
 GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"], "env": {"GITHUB_TOKEN": SECRET}}
@@ -205,7 +205,7 @@ def test_wrap_asks_for_confirmation_on_a_terminal(here: Path, answer: bytes, cod
     before = path.read_bytes()
     terminal, end = pty.openpty()
     os.write(terminal, answer)
-    done = subprocess.run(command("wrap"), stdin=end, capture_output=True, text=True, timeout=60)
+    done = run_warm(("wrap",), end)
     os.close(end)
     os.close(terminal)
     assert done.returncode == code
@@ -223,7 +223,7 @@ def test_wrap_asks_which_tools_are_reads(here: Path, answers: bytes, effect: str
     desktop(here, up={"command": sys.executable, "args": scripted, "env": {"LISTING": str(listing)}})
     terminal, end = pty.openpty()
     os.write(terminal, answers)
-    done = subprocess.run(command("wrap"), stdin=end, capture_output=True, text=True, timeout=60)
+    done = run_warm(("wrap",), end)
     os.close(end)
     os.close(terminal)
     assert done.returncode == 0
@@ -241,11 +241,10 @@ def test_file_changed_during_confirmation_is_not_overwritten(here: Path, verb: s
         assert main(["wrap", "--yes"]) == 0
     files = all_files(here / "guard")
     terminal, end = pty.openpty()
-    with subprocess.Popen(
-        command(verb), stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as asking:
-        assert asking.stdout
-        assert asking.stderr
+    asking = Forked((verb,), stdin=end, stdout=PIPE, stderr=PIPE, text=True)
+    assert asking.stdout
+    assert asking.stderr
+    with asking.stdout, asking.stderr:
         while asking.stdout.read(1) != "?":  # with a terminal it prints only the question
             assert asking.poll() is None
         path.write_text("{}")

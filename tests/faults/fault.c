@@ -1,4 +1,5 @@
-/* Faults in a process's own writes and syncs, for tests: LD_PRELOAD this, and FAULT_PAGE names a file that says which.
+/* Faults in a process's own writes and syncs, for tests: LD_PRELOAD this, and FAULT_PAGE names a file that says which;
+   a forked process may set it later.
    The page holds six longs: the process meant, what to do, after how many calls more, how many calls there were; how
    long a slow sync takes (ms), and when it returned (ns, CLOCK_MONOTONIC). SLOW and
    STOP count syncs alone, STOP_OUTPUT what goes to standard output. */
@@ -15,7 +16,7 @@
 enum { NOTHING, DIE_BEFORE, DIE_HALFWAY, DIE_AFTER, SYNC_FAILS, STOP_BEFORE, STOP_AFTER, SYNC_SLOW, STOP_OUTPUT };
 static volatile long *page;
 
-__attribute__((constructor)) static void open_page(void) {
+static void open_page(void) {
     const char *name = getenv("FAULT_PAGE");
     int fd = name ? open(name, O_RDWR) : -1;
     void *at = fd < 0 ? MAP_FAILED : mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -25,6 +26,7 @@ __attribute__((constructor)) static void open_page(void) {
 
 /* What to do in this call: its mode if its turn has come. */
 static long turn(int is_sync, int fd) {
+    if (!page) open_page();
     if (!page || page[0] != getpid()) return NOTHING;
     __atomic_add_fetch(&page[3], 1, __ATOMIC_SEQ_CST);
     if (page[1] == SYNC_FAILS) return SYNC_FAILS;

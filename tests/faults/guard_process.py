@@ -4,15 +4,16 @@ import fcntl
 import json
 import os
 import select
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import command
 
 Json = dict[str, Any]
 PATIENCE = 60.0
@@ -48,6 +49,8 @@ class GuardProcess:
     answered: threading.Condition = field(default_factory=threading.Condition)
     ended: bool = False
     patience: float = PATIENCE
+    new_interpreter: bool = False
+    """Start it as users do and not, to save time, from a process that has imported it already."""
 
     def start(self) -> "GuardProcess":
         self.launch()
@@ -56,14 +59,13 @@ class GuardProcess:
 
     def launch(self) -> None:
         """Start the guard without sending anything yet."""
-        with self.stderr.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(self.config)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={**os.environ, **self.environment},
-                bufsize=0,
+        words, env = ["run", "--config", str(self.config)], {**os.environ, **self.environment}
+        with self.stderr.open("ab") as file:
+            err = file.fileno()
+            self.process: Forked | subprocess.Popen[bytes] = (
+                subprocess.Popen(command(*words), stdin=PIPE, stdout=PIPE, stderr=err, env=env, bufsize=0)
+                if self.new_interpreter
+                else Forked(words, stdin=PIPE, stdout=PIPE, stderr=err, env=env, buffering=0)
             )
         self._gone, leave = os.pipe()
         self._leave = os.fdopen(leave, "wb")
@@ -100,8 +102,7 @@ class GuardProcess:
 
     def kill(self) -> None:
         """SIGKILL the guard; afterwards its output is read to the end and its upstream is gone."""
-        if self.process.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait(PATIENCE)
         self.reader.join(PATIENCE)
         assert self.process.stdin

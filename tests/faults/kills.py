@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Victim:
 def strike(victim: Victim) -> None:
     with victim.lock:
         if not victim.spared and victim.guard.process.returncode is None:
-            os.kill(victim.guard.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(victim.guard.pid, signal.SIGKILL)
 
 
 def at_a_time(victim: Victim, luck: random.Random) -> None:

@@ -46,7 +46,7 @@ def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> 
         pytest.skip("no C compiler: no failing syncs")
     config = write_config(tmp_path, scripted("up", tmp_path))
     page = Page(tmp_path / "page")
-    with Client(config, env=page.environment, new_interpreter=True) as client:
+    with Client(config, env=page.environment) as client:
         client.start()
         assert "one" in text(client.call("up__echo", {"text": "one"}))
         page.arm(client.process.pid, SYNC_FAILS)
@@ -69,7 +69,7 @@ def test_guard_killed_after_a_failed_sync_ran_no_call_without_intent(tmp_path: P
         pytest.skip("no C compiler: no failing syncs")
     config = write_config(tmp_path, scripted("up", tmp_path))
     page = Page(tmp_path / "page")
-    with Client(config, env=page.environment, new_interpreter=True) as client:
+    with Client(config, env=page.environment) as client:
         client.start()
         client.call("up__echo", {"text": "one"})
         page.arm(client.process.pid, SYNC_FAILS)

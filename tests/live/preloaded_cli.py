@@ -6,6 +6,7 @@ are shared.
 """
 
 import atexit
+import faulthandler
 import gc
 import json
 import os
@@ -55,7 +56,8 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big", signed=True) & 255)
 """
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
-_running: list[tuple["subprocess.Popen[bytes]", socket.socket, str]] = []
+_running: dict[str, tuple["subprocess.Popen[bytes]", socket.socket, str]] = {}
+"""By the library that is preloaded into it and what it forks, or nothing."""
 _one_at_a_time = threading.Lock()
 
 
@@ -74,19 +76,22 @@ class Forked:
         env: Mapping[str, str] | None = None,
         prelude: str = "",
         seconds: int = 0,
+        buffering: int = -1,
     ) -> None:
         """Descriptors are numbers, `PIPE` or `DEVNULL`. With `script`, that program runs in place of `mcp-guard`.
         `prelude` is Python that the process executes first. After so many `seconds`, unless 0, it is killed."""
         self.args = list(words)
         self.returncode: int | None = None
         self._answer, theirs = socket.socketpair()
-        asked: dict[str, Any] = {"words": self.args, "cwd": os.getcwd(), "env": dict(env or os.environ)}
+        env = dict(env or os.environ)
+        asked: dict[str, Any] = {"words": self.args, "cwd": os.getcwd(), "env": env}
         asked |= {"prelude": prelude, "seconds": seconds, "script": str(script or "")}
         body = json.dumps(asked).encode()
         mode = "" if text else "b"
-        files = [_file(stdin, mode, reading=True), _file(stdout, mode), _file(stderr, mode)]
-        kind = SCRIPT if script else CLIENT if words[0] in CLIENTS else COMMAND
-        socket.send_fds(_server(), [kind], [theirs.fileno(), *(given for given, _ in files)])
+        files = [_file(stdin, mode, buffering, reading=True), *(_file(to, mode, buffering) for to in (stdout, stderr))]
+        kind = SCRIPT if script else CLIENT if next(iter(words), "") in CLIENTS else COMMAND
+        server, _ = _server(env.get("LD_PRELOAD", ""))
+        socket.send_fds(server, [kind], [theirs.fileno(), *(given for given, _ in files)])
         theirs.close()
         for asked_for, (given, _) in zip((stdin, stdout, stderr), files, strict=True):
             if asked_for < 0:
@@ -129,14 +134,16 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-def _file(wanted: int, mode: str, *, reading: bool = False) -> tuple[int, IO[Any] | None]:
+def _file(wanted: int, mode: str, buffering: int, *, reading: bool = False) -> tuple[int, IO[Any] | None]:
     """The descriptor for the command, and our end if it is a pipe."""
     if wanted == DEVNULL:
         return os.open(os.devnull, os.O_RDWR), None
     if wanted != PIPE:
         return wanted, None
     read, write = os.pipe()
-    return (read, os.fdopen(write, "w" + mode)) if reading else (write, os.fdopen(read, "r" + mode))
+    if reading:
+        return read, os.fdopen(write, "w" + mode, buffering)
+    return write, os.fdopen(read, "r" + mode, buffering)
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -149,10 +156,10 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def run_warm(words: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
-    """Run a command with our environment and folder and no input; returns its output and exit code."""
+def run_warm(words: tuple[str, ...], stdin: int = DEVNULL) -> "subprocess.CompletedProcess[str]":
+    """Run a command with our environment and folder; returns its output and exit code."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        code = Forked(words, stdout=out.fileno(), stderr=err.fileno(), seconds=SECONDS).wait()
+        code = Forked(words, stdin=stdin, stdout=out.fileno(), stderr=err.fileno(), seconds=SECONDS).wait()
         return subprocess.CompletedProcess(words, code, *(_read(item.fileno()) for item in (out, err)))
 
 
@@ -160,9 +167,10 @@ def _read(file: int) -> str:
     return os.pread(file, os.fstat(file).st_size, 0).decode()
 
 
-def _server() -> socket.socket:
+def _server(library: str = "") -> tuple[socket.socket, str]:
+    """Its connection for this process, and the path of the socket for others."""
     with _one_at_a_time:
-        if not _running:
+        if library not in _running:
             ours, theirs = socket.socketpair()
             path = str(Path(tempfile.mkdtemp(prefix="warm")) / "socket")
             with theirs, socket.socket(socket.AF_UNIX) as listener:
@@ -170,27 +178,27 @@ def _server() -> socket.socket:
                 listener.listen(64)
                 files = [theirs.fileno(), listener.fileno()]
                 words = [sys.executable, "-m", __name__, *map(str, files)]
-                process = subprocess.Popen(words, pass_fds=files, stdin=DEVNULL)
-            _running.append((process, ours, path))
-            atexit.register(_stop)
-        return _running[0][1]
+                env = {**os.environ, "LD_PRELOAD": library} if library else None
+                process = subprocess.Popen(words, pass_fds=files, stdin=DEVNULL, env=env)
+            _running[library] = process, ours, path
+            atexit.register(_stop, *_running[library])
+        return _running[library][1:]
 
 
-def _stop() -> None:
-    for process, connection, path in _running:
-        connection.close()
-        process.wait()
-        shutil.rmtree(Path(path).parent)
+def _stop(process: "subprocess.Popen[bytes]", connection: socket.socket, path: str) -> None:
+    connection.close()
+    process.wait()
+    shutil.rmtree(Path(path).parent)
 
 
 def stand_in(script: Path, *words: str) -> tuple[str, ...]:
     """A command that others can start: it hands its files and this script, with these words, to a forked process."""
-    _server()
-    return (sys.executable, "-ISc", STAND_IN, _running[0][2], str(script), *words)
+    return (sys.executable, "-ISc", STAND_IN, _server()[1], str(script), *words)
 
 
 def serve(control: socket.socket, listener: socket.socket) -> None:
     """Fork for each request until the other end of `control` is closed, and report each exit code."""
+    faulthandler.enable()  # a command that is aborted prints where it is
     list(list_commands())  # every command is imported by now
     _import(*USED_BY_GUARDS)
     with selectors.DefaultSelector() as selector:

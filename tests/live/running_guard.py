@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -125,10 +126,10 @@ class Client:
         assert self.process.stderr
         self.process.stdin.close()
         try:
-            self.process.wait(20)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            self.process.send_signal(signal.SIGABRT)  # so that it prints what it is doing
+            raise AssertionError(f"the guard does not end: {self.process.stderr.read().decode()}") from None
         finally:
             self.stderr = self.process.stderr.read().decode()
             self.process.stdout.close()

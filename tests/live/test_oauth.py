@@ -12,7 +12,8 @@ import pytest
 
 from tests.live.authorization_server import Authority
 from tests.live.http_guard import NO_TLS
-from tests.live.running_guard import Client, cli, command, log, text, write_config
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import Client, cli, log, text, write_config
 from tests.live.test_session import eventually
 from tests.storage.postgres_server import server
 
@@ -28,15 +29,17 @@ def configure(folder: Path, section: str) -> Path:
 
 def sign_in(config: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     """Run `upstreams login` with a browser that follows the URL."""
-    words = command("upstreams", "login", "far", "--no-browser", "--config", str(config), *more)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    words = ("upstreams", "login", "far", "--no-browser", "--config", str(config), *more)
+    process = Forked(words, stdout=PIPE, stderr=PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
         said = process.stderr.readline()
         if "sign in here: " in said:
             address = said.partition("sign in here: ")[2].strip()
             httpx.get(address, trust_env=False, verify=NO_TLS, follow_redirects=True)
-        output, rest = process.communicate(timeout=20)
-    return subprocess.CompletedProcess(words, process.returncode, output, said + rest)
+        output, said = process.stdout.read(), said + process.stderr.read()
+    return subprocess.CompletedProcess(words, process.wait(20), output, said)
 
 
 def test_guard_obtains_its_own_token_from_the_announced_server(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import socket
-import subprocess
 from pathlib import Path
 
 from tests.live.http_guard import Served, await_answer, free_port, serving
-from tests.live.running_guard import cli, command, write_config
+from tests.live.preloaded_cli import Forked
+from tests.live.running_guard import cli, write_config
 from tests.live.test_session import eventually
 
 TOKEN = """
@@ -26,13 +26,15 @@ def test_serve_names_broken_policies_and_what_is_not_encrypted_when_it_starts(tm
     port = free_port()
     config = write_config(tmp_path, TOKEN, "permit (principal, action;", serving(port, 'host = "0.0.0.0"'))
     log = tmp_path / "log"
-    with log.open("w") as stderr, subprocess.Popen(command("serve", "--config", str(config)), stderr=stderr) as guard:
+    with log.open("w") as stderr:
+        guard = Forked(("serve", "--config", str(config)), stderr=stderr.fileno())
         try:
             for note in ("serving ", "the policies could not be loaded; every call is denied:\ntest.cedar:"):
                 eventually(lambda note=note: note in log.read_text())  # type: ignore[misc]
             await_answer(f"http://127.0.0.1:{port}/livez")  # it serves, and denies every call
         finally:
             guard.terminate()
+            guard.wait()
     for warning in (SERVED, SECRETS):
         assert log.read_text().count(warning) == 1
     assert "`here`" not in log.read_text()

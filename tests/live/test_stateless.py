@@ -271,7 +271,7 @@ async def official(config: Path, **options: Any) -> AsyncIterator[OfficialClient
 
 
 async def test_official_client_waits_for_approval_automatically(tmp_path: Path) -> None:
-    config = holding(tmp_path, hold=5)
+    config = holding(tmp_path, hold=30)
     results: list[Any] = []
 
     async def call(client: OfficialClient) -> None:
