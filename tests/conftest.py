@@ -33,8 +33,8 @@ ONE_OF = {
     "test_console_in_browser": 2, "test_database": 3, "test_documents": 3, "test_export": 3, "test_fault_table": 4,
     "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
     "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
-    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 3,
-    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 3, "test_p9_killed_at_each_transition": 4,
+    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 4,
+    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 5, "test_p9_killed_at_each_transition": 4,
     "test_packs": 3, "test_policy_pages": 2, "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2,
     "test_wrap": 2,
 }  # fmt: skip

@@ -42,13 +42,12 @@ def approval(held: Forked) -> str:
     """The approval id that `call` prints as soon as the call is held."""
     assert held.stderr is not None
     said = iter(held.stderr.readline, "")  # the guard may have begun the ledger, and say so first
-    return next(line.split()[2] for line in said if line.startswith("held: approval ap_"))
+    return str(next(line.split()[2] for line in said if line.startswith("held: approval ap_")))
 
 
 def printed(held: Forked) -> str:
     assert held.stdout is not None
-    text: str = held.stdout.read()
-    return text
+    return "".join(held.stdout)
 
 
 @pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)

@@ -106,7 +106,7 @@ def let_go(fleet: Fleet) -> None:
 
 async def kill_gateway(fleet: Fleet, gateway: Gateway) -> None:
     gateway.kill()
-    await gateway.process.wait()
+    await gateway.wait()
 
 
 async def pause_gateway(fleet: Fleet, gateway: Gateway) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from benchmarks.http_wire import Wire
 from tests.faults.fleet_network import GatewayNetwork
 from tests.faults.guard_process import Ask, Json
 from tests.live.http_guard import NO_TLS, PREFIX, REVISION, free_port
+from tests.live.preloaded_cli import Forked
 
 PATIENCE = 60.0
 ENVELOPE = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": {}}
@@ -48,32 +48,25 @@ class Gateway:
 
     @property
     def is_alive(self) -> bool:
-        return self.process.returncode is None
+        return self.process.poll() is None
 
     async def start(self) -> None:
         with self.stderr.open("ab") as stderr:
-            self.process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-m",
-                    "mcp_guard.cli",
-                    "serve",
-                    "--config",
-                    str(self.config),
-                    "--port",
-                    str(self.port),
-                ),
-                env={**os.environ, **self.environment},
-                stderr=stderr,
-            )
+            words = ("serve", "--config", str(self.config), "--port", str(self.port))
+            self.process = Forked(words, stderr=stderr.fileno(), env={**os.environ, **self.environment})
 
     def kill(self) -> None:
         if self.is_alive:
             os.kill(self.pid, signal.SIGKILL)
 
+    async def wait(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while self.is_alive:
+                await asyncio.sleep(0.02)
+
     async def kill_and_wait(self) -> None:
         self.kill()
-        await self.process.wait()
+        await self.wait()
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -88,7 +81,7 @@ class Gateway:
         """As a service manager stops it."""
         if self.is_alive:
             self.process.terminate()
-        await asyncio.wait_for(self.process.wait(), PATIENCE)
+        await self.wait()
 
     async def until_ready(self) -> None:
         """Raises: AssertionError if it is not ready in time."""

@@ -4,6 +4,7 @@ from tests.faults.fleet import open_fleet
 from tests.faults.fleet_faults import STEPS
 from tests.faults.fleet_race import race
 from tests.faults.fleet_run import Result, faults_in
+from tests.proof_size import sized
 
 SAMPLE = (
     ("intent: committed", "gateway paused"),
@@ -16,5 +17,6 @@ SAMPLE = (
 async def test_whatever_happens_to_a_fleet_nothing_runs_twice_or_without_an_intent() -> None:
     steps = {step.name: step for step in STEPS}
     async with open_fleet(1) as fleet:
-        assert await race(fleet, 12) == 8 * 12
+        approvals = sized(12, 6)
+        assert await race(fleet, approvals) == 8 * approvals
         await faults_in(fleet, Result(1), [(steps[name], fault) for name, fault in SAMPLE])

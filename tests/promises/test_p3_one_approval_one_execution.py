@@ -13,6 +13,7 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
 from tests.promises.engines import engine
 from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.proof_size import sized
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
@@ -58,7 +59,7 @@ async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path
 
 async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path, each_engine: str) -> None:
     """Both have decided and hold the same approval; both try to consume it at the same moment."""
-    for round in range({"sqlite": 25, "postgres": 5}[each_engine]):
+    for round in range({"sqlite": sized(25, 8), "postgres": sized(5, 3)}[each_engine]):
         folder = tmp_path / str(round)
         folder.mkdir()
         first, second = holding(folder), holding(folder)

@@ -217,7 +217,7 @@ def test_resigning_with_a_wrong_key_is_found_where_it_begins(scene: Scene, posit
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=sized(25, 12), deadline=None, derandomize=True)
 def test_any_flipped_bit_of_a_receipt_is_found(
     past: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
