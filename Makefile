@@ -250,10 +250,12 @@ $(VENV)/.apps: $(VENV)/.dev tests/apps/package-lock.json
 # An environment of its own, from a lock file.
 install = $(UV) venv -q --clear --python $(BIN)/python $(1) && VIRTUAL_ENV=$(CURDIR)/$(1) $(UV) pip sync -q --require-hashes $(2)
 
-browser:  # the tests of the inbox use Debian's Chromium
-	@command -v chromium > /dev/null || { \
+browser:  # the tests of the inbox use Debian's Chromium, mostly without its windows, where there is a package of that
+	@command -v chromium-headless-shell > /dev/null && command -v chromium > /dev/null || { \
 	  echo "installing chromium for the tests of the inbox"; \
-	  (apt-get update -q && apt-get install -y -q --no-install-recommends chromium) > /dev/null 2>&1; } || \
+	  (apt-get update -q; for package in chromium chromium-headless-shell; do \
+	    apt-get install -y -q --no-install-recommends $$package; done) > /dev/null 2>&1; }; \
+	  command -v chromium > /dev/null || \
 	  { echo "no chromium: install it (apt-get install chromium), as root or with your system's package manager" >&2; exit 1; }
 
 nginx:  # the tests of deploy/ use Debian's nginx; where Debian's servers cannot be reached, they are skipped

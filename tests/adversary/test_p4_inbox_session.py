@@ -22,10 +22,14 @@ from tests.web.inbox_process import add_passkeys, browser, enrol, free_port, inb
 
 STEAL = """async (inbox) => {
   const attempt = async (work) => { try { return String(await work()); } catch (error) { return `${error.name}`; } };
+  const isThere = (target) => { try { return target.location.href !== "about:blank"; } catch { return true; } };
+  const arrive = async (target) => {
+    for (let turn = 0; turn < 200 && !isThere(target); turn += 1) await new Promise((go) => setTimeout(go, 50));
+  };
   const opened = window.open(inbox, "inbox");
-  await new Promise((resolve) => setTimeout(resolve, 150));
+  await arrive(opened);
   const frame = document.createElement("iframe"); frame.src = inbox; document.body.append(frame);
-  await new Promise((resolve) => setTimeout(resolve, 150));
+  await arrive(frame.contentWindow);
   return {
     cookie: document.cookie,
     storage: JSON.stringify({ ...localStorage, ...sessionStorage }),

@@ -3,11 +3,12 @@
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect, sync_playwright
 
@@ -22,11 +23,19 @@ CLOSING: Json = {
     "guard_reason": "The customer signed this morning.",
 }
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+SHELL = shutil.which("chromium-headless-shell") or CHROMIUM
+"""Without windows, Chromium takes half the processor time. It shows no notifications."""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 expect.set_options(timeout=20_000)  # on a busy machine, five seconds are over before a page is loaded
+
+
+class OpenPage(Protocol):
+    """The fixture `open_page`."""
+
+    def __call__(self, **options: Any) -> Page: ...
 
 
 def free_port() -> int:
@@ -50,7 +59,7 @@ class InboxScenario:
         arguments = {**CLOSING, **changes}
         id = self.client.send("tools/call", {"name": "crm__update_deal", "arguments": arguments})
         while len(self.requests()) == before:
-            pass
+            time.sleep(0.05)  # each look is a process
         self.held.append(id)
         return id
 
@@ -89,9 +98,9 @@ def inbox(config: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
+def browser(program: str = SHELL, *flags: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
         yield launched
         launched.close()
 
@@ -129,3 +138,4 @@ def sign_in(page: Page, on: InboxScenario) -> None:
 def enrol(page: Page) -> None:
     page.get_by_role("button", name="Enrol a passkey").click()
     page.get_by_role("button", name="Enrol a passkey").wait_for(state="detached")
+    page.wait_for_load_state()  # the script of the page that follows

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import cli, command, scripted, write_config
+from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.running_guard import cli, scripted, write_config
 from tests.web.inbox_process import free_port
 from tests.web.web_client import WebClient
 from tests.web.web_process import HOST, OwnCertificate, make_certificate, web_section
@@ -19,7 +19,7 @@ from tests.web.web_process import HOST, OwnCertificate, make_certificate, web_se
 
 @dataclass
 class Served:
-    guard: "subprocess.Popen[str]"
+    guard: Forked
     url: str
     certificate: OwnCertificate
 
@@ -48,9 +48,12 @@ def served(tmp_path: Path) -> Iterator[Served]:
     certificate, port = make_certificate(tmp_path), free_port()
     more = f"[serve]\nport = {free_port()}\n{web_section(port)}"
     config = write_config(tmp_path, scripted("up", tmp_path), more=more)
-    with subprocess.Popen(command("serve", "--config", str(config)), stderr=subprocess.PIPE, text=True) as guard:
+    guard = Forked(("serve", "--config", str(config)), stderr=PIPE, text=True)
+    assert guard.stderr is not None
+    with guard.stderr:
         yield Served(guard, f"https://{HOST}:{port}", certificate)
         guard.kill()
+        guard.wait()
 
 
 def test_pages_are_served_again_after_their_process_died_and_end_with_the_guard(served: Served) -> None:
@@ -63,7 +66,9 @@ def test_pages_are_served_again_after_their_process_died_and_end_with_the_guard(
     wait_until_answered(served)
     [child] = served.children()
     served.guard.terminate()
-    _, log = served.guard.communicate(timeout=30)
+    assert served.guard.stderr is not None
+    log = served.guard.stderr.read()
+    served.guard.wait(30)
     assert "the process of the pages has ended; it starts again in 1 s. Calls are served meanwhile" in log
     assert log.count(f"serving the pages at {served.url} on 127.0.0.1 port") == 2
     assert not Path(f"/proc/{child}").exists()

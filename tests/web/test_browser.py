@@ -19,6 +19,7 @@ from tests.proof_size import in_full
 from tests.verifier.resign import sign_anew
 from tests.web.inbox_process import (
     InboxScenario,
+    OpenPage,
     add_authenticator,
     add_passkeys,
     browser,
@@ -44,20 +45,13 @@ def on(tmp_path: Path) -> Iterator[InboxScenario]:
 
 
 @pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    made = chromium.new_context()
-    yield made
-    made.close()
+def page(open_page: OpenPage) -> Page:
+    return open_page()
 
 
 @pytest.fixture
-def page(context: BrowserContext) -> Page:
-    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
-    made = context.new_page()
-    made.set_default_timeout(10_000)
-    made.on("pageerror", lambda error: pytest.fail(str(error)))
-    made.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
-    return made
+def context(page: Page) -> BrowserContext:
+    return page.context
 
 
 def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:

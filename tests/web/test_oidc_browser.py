@@ -12,7 +12,7 @@ from tests.live.running_guard import cli, log
 from tests.proof_size import in_full
 from tests.web.axe import violations
 from tests.web.identity_provider import ALICE, DAVE, STRONG
-from tests.web.inbox_process import add_passkeys, enrol, free_port, inbox
+from tests.web.inbox_process import OpenPage, add_passkeys, enrol, free_port, inbox
 from tests.web.oidc_scenario import ROUTE, OidcScenario, oidc_scenario
 from tests.web.web_process import browser_at
 
@@ -38,15 +38,8 @@ def chromium(scenario: OidcScenario) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
-    context = chromium.new_context(viewport={"width": 360, "height": 740})
-    made = context.new_page()
-    made.set_default_timeout(20_000)
-    made.on("pageerror", lambda error: pytest.fail(str(error)))
-    made.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
-    yield made
-    context.close()
+def page(open_page: OpenPage) -> Page:
+    return open_page(viewport={"width": 360, "height": 740})
 
 
 def sign_in_there(page: Page, scenario: OidcScenario, button: str = "Sign in", login: str = ALICE) -> None:

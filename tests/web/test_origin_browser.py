@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
+from playwright.sync_api import Browser, CDPSession, Page, expect
 
 from tests.live.running_guard import cli, log, text
 from tests.proof_size import in_full
 from tests.web.fleet_process import Fleet, fleet
-from tests.web.inbox_process import add_authenticator, add_passkeys, enrol, touch
+from tests.web.inbox_process import OpenPage, add_authenticator, add_passkeys, enrol, touch
 from tests.web.web_process import browser_at
 
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
@@ -36,16 +36,8 @@ def chromium(on: Fleet) -> Iterator[Browser]:
         yield launched
 
 
-def open_page(context: BrowserContext) -> Page:
-    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
-    return page
-
-
 def approve(page: Page, why: str) -> None:
+    page.wait_for_load_state()  # the script that approves runs once the page is parsed
     page.get_by_label("Rationale").fill(why)
     page.get_by_role("button", name="Approve").click()
 
@@ -55,13 +47,12 @@ def keys_of(on: Fleet) -> list[tuple[str, str]]:
 
 
 def test_request_is_approved_on_a_phone_at_another_gateway_than_the_one_that_holds_the_call(
-    on: Fleet, chromium: Browser
+    on: Fleet, open_page: OpenPage
 ) -> None:
     """The link leads to the request after the sign-in. Then the device is lost: another one is enrolled with a code of
     the operator, the old one signs nothing any more, and the ledger says so."""
-    context = chromium.new_context(**PHONE)
-    page = open_page(context)
-    devices = context.new_cdp_session(page)
+    page = open_page(**PHONE)
+    devices = page.context.new_cdp_session(page)
     devices.send("WebAuthn.enable")
     phone = add_authenticator(devices, "internal")
     call = on.hold()
@@ -82,7 +73,6 @@ def test_request_is_approved_on_a_phone_at_another_gateway_than_the_one_that_hol
     [granted] = log(on.config, "--kind", "approval.granted")
     assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
     check_lost_device(on, page, devices, phone)
-    context.close()
     cli("verify", "--config", str(on.config))
 
 
@@ -106,10 +96,9 @@ def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) ->
 
 
 @in_full
-def test_second_passkey_is_confirmed_with_the_first_and_signs_in(on: Fleet, chromium: Browser) -> None:
-    context = chromium.new_context(**DESKTOP)
-    page = open_page(context)
-    devices = context.new_cdp_session(page)
+def test_second_passkey_is_confirmed_with_the_first_and_signs_in(on: Fleet, open_page: OpenPage) -> None:
+    page = open_page(**DESKTOP)
+    devices = page.context.new_cdp_session(page)
     devices.send("WebAuthn.enable")
     laptop = add_authenticator(devices, "internal")
     page.goto(f"{on.url}/sign-in")
@@ -138,7 +127,6 @@ def test_second_passkey_is_confirmed_with_the_first_and_signs_in(on: Fleet, chro
     expect(page.get_by_role("heading", name="History")).to_be_visible()  # where they wanted to go
     expect(page.get_by_text("Bob", exact=True)).to_be_visible()
     check_revoked_person(on, page)
-    context.close()
     cli("verify", "--config", str(on.config))
 
 
@@ -156,12 +144,11 @@ def check_revoked_person(on: Fleet, page: Page) -> None:
 
 
 @in_full
-def test_page_of_a_request_that_was_decided_meanwhile_says_so(on: Fleet, chromium: Browser) -> None:
+def test_page_of_a_request_that_was_decided_meanwhile_says_so(on: Fleet, open_page: OpenPage) -> None:
     call = on.hold(deal_id="790", amount=12500.0)
     [request] = on.requests()
-    context = chromium.new_context(**DESKTOP)
-    page = open_page(context)
-    add_passkeys(context, page)
+    page = open_page(**DESKTOP)
+    add_passkeys(page.context, page)
     code = json.loads(cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout)["code"]
     page.goto(f"{on.url}/keys")
     page.get_by_label("One-time code").fill(code)
@@ -182,4 +169,3 @@ def test_page_of_a_request_that_was_decided_meanwhile_says_so(on: Fleet, chromiu
     page.unroute("**/state")
     page.reload()
     expect(page.get_by_text("the client cancelled the call")).to_be_visible()
-    context.close()

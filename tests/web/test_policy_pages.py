@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.live.running_guard import cli, log
 from tests.proof_size import in_full
 from tests.web.axe import violations
-from tests.web.inbox_process import add_passkeys, sign_in
+from tests.web.inbox_process import OpenPage, add_passkeys, sign_in
 from tests.web.screenshots import list_changed_definition
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import WebClient
@@ -48,17 +48,6 @@ def chromium(on: WebScenario) -> Iterator[Browser]:
         yield launched
 
 
-def open_page(chromium: Browser, **options: Any) -> Page:
-    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
-    context = chromium.new_context(**options)
-    page = context.new_page()
-    page.set_default_timeout(30_000)
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
-    add_passkeys(context, page)
-    return page
-
-
 def client(on: WebScenario, approver: str = "alice") -> WebClient:
     assert on.certificate is not None
     return WebClient(on.url, context=on.certificate.context).sign_in(on.code(approver))
@@ -82,14 +71,16 @@ def wait_for(page: Page, text: str) -> None:
     raise AssertionError(f"no `{text}` on {page.url}: {page.inner_text('main')}")
 
 
-def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, chromium: Browser) -> None:
-    page = open_page(chromium, **PHONE)
+def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, open_page: OpenPage) -> None:
+    page = open_page(**PHONE)
+    add_passkeys(page.context, page)
     sign_in(page, on)
     page.goto(f"{on.url}/policy-changes")
     wait_for(page, "waits for approval by 1 of alice, carol")
     expect(page.get_by_text("No policies have been approved yet, so every call is denied.")).to_be_visible()
     page.get_by_role("button", name="Enrol a passkey on this device").tap()
     expect(page.get_by_role("button", name="Approve")).to_be_enabled()
+    page.wait_for_load_state()  # the script that approves runs once the page is parsed
     page.get_by_role("button", name="Approve").tap()
     expect(page.get_by_role("alert")).to_contain_text("it is required and recorded")
     page.get_by_label("Rationale").fill("The reviewed set.")
@@ -129,14 +120,14 @@ def test_policies_are_approved_with_a_passkey_and_then_decide(on: WebScenario, c
     expect(page.get_by_role("table", name="Calls that would be decided differently")).to_contain_text("stricter")
     assert request["id"]
     cli("verify", "--config", str(on.config))
-    page.context.close()
 
 
 @in_full
-def test_changed_tool_is_shown_and_accepted_with_a_passkey(on: WebScenario, chromium: Browser) -> None:
+def test_changed_tool_is_shown_and_accepted_with_a_passkey(on: WebScenario, open_page: OpenPage) -> None:
     with ThreadPoolExecutor(1) as thread:  # the browser's own event loop runs in this one
         thread.submit(list_changed_definition, on).result()
-    page = open_page(chromium)
+    page = open_page()
+    add_passkeys(page.context, page)
     page.goto(f"{on.url}/keys")
     page.get_by_label("One-time code").fill(enrolment_code(on))
     page.get_by_role("button", name="Sign in with the code").click()
@@ -156,7 +147,6 @@ def test_changed_tool_is_shown_and_accepted_with_a_passkey(on: WebScenario, chro
     assert accepted["operation"]["operator"] == accepted["by"] == "alice"
     assert "client_data" in accepted["operation"]["signature"]
     assert "1 change of an operator, each signed" in cli("verify", "--config", str(on.config)).stdout.replace("\n", " ")
-    page.context.close()
 
 
 # What people may not do, and bad input

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from mcp_guard.cli.demo import prepare
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Client
-from tests.web.inbox_process import CHROMIUM, FLAGS, InboxScenario, free_port
+from tests.web.inbox_process import SHELL, InboxScenario, browser, free_port
 
 HOST = "guard.localtest.example"
 
@@ -105,12 +105,8 @@ def web_process(config: Path) -> Iterator[str]:
         process.stdout.close()
 
 
-@contextmanager
-def browser_at(*certificates: OwnCertificate) -> Iterator[Browser]:
+def browser_at(*certificates: OwnCertificate, program: str = SHELL) -> AbstractContextManager[Browser]:
     """Chromium, for which `HOST` is this machine and these certificates are valid."""
     fingerprints = ",".join(certificate.fingerprint for certificate in certificates)
-    trusting = [f"--ignore-certificate-errors-spki-list={fingerprints}", f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *trusting])
-        yield launched
-        launched.close()
+    trusting = f"--ignore-certificate-errors-spki-list={fingerprints}"
+    return browser(program, trusting, f"--host-resolver-rules=MAP {HOST} 127.0.0.1")
