@@ -71,13 +71,12 @@ class Served:
         """Start the process, without waiting until it serves."""
         words = ["serve", "--config", str(self.config), *self.options]
         env = {**os.environ, **self.env}
-        if self.descriptors is None and not self.new_interpreter:
-            self.process = Forked(words, stderr=PIPE, text=True, env=env)
+        if self.new_interpreter:
+            self.process = subprocess.Popen(command(*words), stderr=PIPE, text=True, env=env)
             return
-        words = command(*words)
-        if self.descriptors is not None:
-            words = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *words]
-        self.process = subprocess.Popen(words, stderr=PIPE, text=True, env=env)
+        limits = (self.descriptors, self.descriptors)
+        limit = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, {limits})" if self.descriptors else ""
+        self.process = Forked(words, stderr=PIPE, text=True, env=env, prelude=limit)
 
     def __enter__(self) -> Self:
         self.begin()

@@ -156,10 +156,13 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def run_warm(words: tuple[str, ...], stdin: int = DEVNULL) -> "subprocess.CompletedProcess[str]":
-    """Run a command with our environment and folder; returns its output and exit code."""
+def run_warm(
+    words: tuple[str, ...], stdin: int = DEVNULL, env: Mapping[str, str] = {}
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command with our environment and more, and our folder; returns its output and exit code."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        code = Forked(words, stdin=stdin, stdout=out.fileno(), stderr=err.fileno(), seconds=SECONDS).wait()
+        files, env = (out.fileno(), err.fileno()), {**os.environ, **env}
+        code = Forked(words, stdin=stdin, stdout=files[0], stderr=files[1], env=env, seconds=SECONDS).wait()
         return subprocess.CompletedProcess(words, code, *(_read(item.fileno()) for item in (out, err)))
 
 

@@ -16,6 +16,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.subscriptions import ResourceUpdated
 
 from tests.live.running_guard import Json, cli, command, log, upstream, write_config
+from tests.proof_size import in_full
 
 NODE_SERVERS = Path(__file__).parent.parent / "node" / "node_modules" / "@modelcontextprotocol"
 BIN = Path(sys.executable).parent
@@ -48,6 +49,7 @@ async def names(client: Client) -> set[str]:
     return {tool.name for tool in (await client.list_tools()).tools}
 
 
+@in_full  # as the one for git, which is in Python too
 async def test_mcp_server_time_works_behind_the_guard(tmp_path: Path) -> None:
     config = write_config(tmp_path, upstream("time", str(BIN / "mcp-server-time"), "--local-timezone", "UTC"))
     async with guarded(config) as client:

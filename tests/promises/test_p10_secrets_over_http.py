@@ -19,7 +19,8 @@ import pytest
 
 from tests.live.authorization_server import Authority
 from tests.live.http_guard import free_port
-from tests.live.running_guard import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
+from tests.live.preloaded_cli import run_warm
+from tests.live.running_guard import ALLOW_ALL, SERVERS, cli, upstream, write_config
 from tests.live.test_oauth import sign_in
 from tests.promises.test_p10_secrets_stay import HOLD, KEYRING, Listener, find, inbox_pages
 from tests.proof_size import sized
@@ -224,8 +225,10 @@ def test_keyring_entries_are_stored_listed_and_removed(tmp_path: Path) -> None:
     config = write_config(tmp_path, f'[upstreams.far]\nurl = "https://x.example/mcp"\nbearer = {toml}\n')
 
     def secrets(*words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
-        said = command("secrets", *words)
-        return subprocess.run(said, input=given, capture_output=True, text=True, env={**os.environ, **env})
+        typed = tmp_path / "typed"
+        typed.write_text(given)
+        with typed.open() as file:
+            return run_warm(("secrets", *words), file.fileno(), env)
 
     listed = secrets("list", "--config", str(config))
     assert listed.returncode == 1
