@@ -23,6 +23,8 @@ HISTORY = {
     "sensitive_seen": "sensitive content was read before",
     "orders_seen": "content with instructions to agents was read before",
 }
+UNDECIDED = ("approval.requested", "approval.escalated")
+"""Kinds after which people can still decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,14 @@ class Story:
         return [
             (is_look_up, list(steps)) for is_look_up, steps in groupby(self.steps, key=lambda step: step.is_look_up)
         ]
+
+
+def without_telling_look_ups(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """While people decide on a request of a route with drills, its receipts without the look-ups: a drill has none."""
+    own = [receipt for receipt in receipts if not is_look_up(receipt)]
+    last: Receipt = own[-1] if own else {}
+    is_open = last.get("kind") in UNDECIDED or (last.get("kind") == "approval.granted" and last.get("missing"))
+    return own if is_open and any(rule.get("drills") for rule in last.get("rules", ())) else list(receipts)
 
 
 def make_story(receipts: Sequence[Receipt], payloads: Payloads, now: str) -> Story:

@@ -17,8 +17,8 @@ INSTANCE = make_instance(expires=NOW + 10**9 * SECOND)
 IDS = itertools.count()
 
 
-def drilling(folder: Path, route: Route = ROUTE) -> Harness:
-    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={"people": route})
+def drilling(folder: Path, *routes: Route) -> Harness:
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={route.name: route for route in routes or (ROUTE,)})
     if harness.store.instance(INSTANCE.id) is None:
         harness.ledger.writer.run(lambda tx: registry.issue(tx, INSTANCE, {"by": "cli"}))
     return harness

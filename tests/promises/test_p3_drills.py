@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.approval import ApprovalState, GrantTerms
+from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.drills import DrillRule, Drills
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.identity.instances import approval_id, call_id
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.drill_counts import due_routes
-from mcp_guard.ledger.drills import DrillIds
+from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.ledger.drills import DrillIds, put_drill
 from mcp_guard.ledger.receipt_search import catch_up
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.notify.message import make_ended_message, make_message
@@ -36,7 +38,7 @@ from tests.promises.drilling import (
     put,
 )
 from tests.promises.engines import verify
-from tests.promises.harness import NOW, SECOND, Harness, pending_id, text
+from tests.promises.harness import NOW, PEOPLE, SECOND, Harness, pending_id, text
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 OTHER_DEAL = DrillRule("crm__update_deal", "another deal than the ticket names", {"deal_id": "13"}, {}, ())
@@ -119,6 +121,51 @@ async def test_each_vote_on_a_route_with_a_quorum_is_judged(tmp_path: Path) -> N
     assert (ended["missed"], ended["caught"]) == (["alice"], ["carol"])
     assert verify(tmp_path).ok
     harness.close()
+
+
+async def test_drill_is_judged_by_a_button_in_slack_too(tmp_path: Path) -> None:
+    harness = drilling(tmp_path, replace(ROUTE, accept=("slack",)))
+    writer, routes = harness.ledger.writer, harness.ledger.approvals.routes
+    votes, reported = Votes(writer, routes, PEOPLE), {"team": "T1", "user": "U1", "channel": "C1", "message": "1.2"}
+    ended = writer.run(votes.record_reported_op(await make_drill(harness), "alice", "approve", "slack", reported))
+    assert "You missed it." in drill_lines(ended, "alice")
+    assert "It was missed by alice." in drill_lines(ended, "carol")
+    assert verify(tmp_path).ok
+    harness.close()
+
+
+async def test_drill_that_has_escalated_is_one_all_the_same(tmp_path: Path) -> None:
+    lead = replace(ROUTE, name="lead", approvers=("carol",), drills=None)
+    route = replace(ROUTE, approvers=("alice",), escalate_to="lead", escalate_after=60 * SECOND)
+    harness = drilling(tmp_path, route, lead)
+    id = await make_drill(harness)
+    harness.clock.time += 61 * SECOND
+    harness.approve(id, "carol", "deny")
+    assert harness.receipts("approval.denied")[0]["drill"]["caught"] == ["carol"]
+    assert verify(tmp_path).ok
+    harness.close()
+
+
+async def test_drill_is_put_once_if_two_gateways_try_at_the_same_moment(tmp_path: Path, each_engine: str) -> None:
+    """The other one puts it while this one has read that it is due, where an engine allows that."""
+    other, harness = drilling(tmp_path), drilling(tmp_path)
+    for amount in (150, 160):
+        await call_approved(harness, amount)
+    set_clocks([other, harness])
+    raced: list[bool] = []
+
+    def approval() -> str:
+        if each_engine == "postgres" and not raced:
+            raced.append(put(other))
+        return "ap_second"
+
+    ids, routes = DrillIds(approval, lambda: "call_second"), harness.ledger.approvals.routes
+    is_put = harness.ledger.writer.run(lambda tx: put_drill(tx, routes["people"], routes, ids))
+    assert [is_put, *raced].count(True) == 1
+    assert len(harness.store.approvals([ApprovalState.REQUESTED])) == 1
+    assert not put(other)
+    for gateway in (other, harness):
+        gateway.close()
 
 
 async def test_undecided_drill_expires_and_says_so(harness: Harness, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from mcp_guard.config.file import check
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.web.app import make_app, make_console
-from tests.promises.drilling import HUNDREDFOLD, ROUTE, call_approved, drilling, put
-from tests.promises.harness import PEOPLE, SECOND
+from tests.promises.drilling import HUNDREDFOLD, ROUTE, ask, call_approved, drilling, put
+from tests.promises.harness import PEOPLE, SECOND, pending_id
 from tests.web.test_pages_in_process import CONFIG, ORIGIN, Pages, enrol
 
 ROUTES = {"people": replace(ROUTE, approvers=("alice", "carol", "erin"))}
@@ -68,3 +68,13 @@ async def test_approver_is_told_of_a_drill_on_its_page_at_once(pages: Pages) -> 
     assert "0 of 1 (0 %)" in everybody
     assert "Carol carol 0 0 0" in everybody
     assert (await client.get("/approvers?period=x")).status_code == 400
+
+
+async def test_look_ups_that_a_drill_lacks_are_left_out_while_people_decide(pages: Pages) -> None:
+    harness = pages.harness
+    id = pending_id(await ask(harness, 170))
+    call = harness.store.approval(id)[0].subject.call
+    client = await pages.sign_in()
+    assert "Look-up" not in (await client.get(f"/calls/{call}")).text
+    harness.approve(id, verdict="deny")
+    assert "Look-up" in (await client.get(f"/calls/{call}")).text

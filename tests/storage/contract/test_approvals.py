@@ -10,7 +10,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.grants import Grant
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
-from mcp_guard.storage.rows import ApproverKey, RequestRow
+from mcp_guard.storage.rows import NO_INSTANCE, ApproverKey, RequestRow
 from tests.storage.contract.engines import writing
 
 SUBJECT = ApprovalSubject(
@@ -233,3 +233,15 @@ def test_a_sign_in_code_is_used_once_and_in_time(store: Store, other: Store) -> 
         store.add_sign_in("c", "carol", "link", 50, 60)
         store.add_sign_in("d", "dana", "link", 60, 70)
     assert (other.has_sign_in("c"), other.has_sign_in("d")) == (False, True)
+
+
+def test_drills_are_of_no_instance_and_counted_apart(store: Store, asked: list[Approval]) -> None:
+    drill = make_approval("ap_4", 4, subject=replace(SUBJECT, instance="run_1", drill={"why": "too much"}))
+    with writing(store):
+        store.add_approval(drill, [7])
+    assert store.approval("ap_4") == (drill, [7])
+    assert store.requests_of("run_1", 10)[1] == store.open_size("run_1")[0] == 2
+    assert [found.id for found in store.approvals([ApprovalState.REQUESTED], NO_INSTANCE)] == ["ap_4"]
+    counted = store.requests_since(3)
+    assert sorted((request.requested, request.is_drill) for request in counted) == [(3, False), (4, True)]
+    assert counted[0].approvers == {"alice", "carol"}
