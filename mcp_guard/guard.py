@@ -15,14 +15,14 @@ from typing import assert_never
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import SECOND, Approval, ApprovalState
+from mcp_guard.core.confirmation import is_confirmed
 from mcp_guard.core.decided_methods import read_request
-from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, facts_arguments, hash_request, read_facts
+from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, hash_request, read_facts
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import (
     Call,
     Decision,
-    Effect,
     Execution,
     ExecutionStatus,
     Facts,
@@ -33,9 +33,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
-from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.instances import InstanceHistories
-from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
     MAX_REQUESTS,
@@ -55,8 +53,10 @@ from mcp_guard.core.replies import (
     refusal,
     reply_not_kept,
     tool_error,
+    why_cancelled,
     why_not_approved,
 )
+from mcp_guard.look_ups import confirm, prepare_look_up
 from mcp_guard.ports import (
     SILENT_CHANNEL,
     Approvals,
@@ -74,38 +74,10 @@ from mcp_guard.ports import (
 )
 from mcp_guard.protocol.jsonrpc import CancelledUnsent
 from mcp_guard.unlisted import why_unlisted
+from mcp_guard.waiting_calls import WaitingCalls
 
 MAX_ATTEMPTS = 8
 """How often a call is decided again because other processes keep changing its rate counters."""
-
-
-@dataclass(slots=True)
-class WaitingCalls:
-    """The calls of one session that wait for one approval. The latest that has not given up is the one that runs."""
-
-    channels: dict[int, ClientChannel] = field(default_factory=dict)
-    """By number, without those that have given up."""
-    running: int = 0
-    added: int = 0
-
-    @property
-    def latest(self) -> int | None:
-        return next(reversed(self.channels), None)
-
-    def add(self, channel: ClientChannel) -> int:
-        """The number of a new call."""
-        self.channels[self.added] = channel
-        self.running += 1
-        self.added += 1
-        return self.added - 1
-
-    def give_up(self, number: int) -> None:
-        del self.channels[number]
-
-    def leave(self) -> bool:
-        """One call waits no longer. Returns whether it was the last."""
-        self.running -= 1
-        return self.running == 0
 
 
 async def _always() -> bool:
@@ -179,7 +151,7 @@ class Guard:
         if not isinstance(cleared, Intent):
             return cleared
         execution = await self.execute(cleared, channel)
-        return await self.record_outcome(cleared, execution)
+        return await self.record_outcome(cleared, execution, channel)
 
     async def resume(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
         """Resume a held call of this instance: make it again, by the same path, or repeat its reply."""
@@ -246,7 +218,8 @@ class Guard:
         facts = await self.look_up(call) if has_facts else None
         if isinstance(facts, str):
             return call._replace(history=history, problems=(facts,))
-        call = self.describe_with.assess(call, facts, history)
+        differences = await self.ledger.count_differences(call.name) if call.tool.rule.confirm else 0
+        call = self.describe_with.assess(call, facts, history, differences)
         signals = await self.signals.raised(call)
         return call._replace(risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
 
@@ -257,22 +230,16 @@ class Guard:
         if call.tool.method is not None:
             return read_request(call.tool, call.arguments, self.upstreams.listed)
         assert call.tool.rule.facts is not None
-        rule = call.tool.rule.facts
-        name = listed_name(call.tool.server, rule.tool)
-        tool = self.upstreams.find_tool(name)
-        if tool is None or tool.effect is not Effect.READ:
-            return f"the present state cannot be read: `{name}` is not listed, or not configured with effect = read"
-        arguments = facts_arguments(rule, call.arguments)
-        if isinstance(arguments, str):
-            return arguments
-        read = describe(self.describe_with, call.id, call.instance, ToolCallRequest(name, arguments), tool)
-        redaction = for_look_up(call.redaction, rule, read.redaction)
-        intent = await self.ledger.look_up(read._replace(purpose="facts", redaction=redaction))
+        read = prepare_look_up(self.describe_with, self.upstreams, call)
+        if isinstance(read, str):
+            return read
+        intent = await self.ledger.look_up(read)
         if isinstance(intent, Conflict):
             return intent.reason
         execution = await self.execute(intent, SILENT_CHANNEL)
         await asyncio.shield(self.ledger.conclude(intent, execution))
-        return read_facts(rule, execution._replace(detail="") if redaction.result else execution)
+        known = execution._replace(detail="") if read.redaction.result else execution
+        return read_facts(call.tool.rule.facts, known, intent.seq)
 
     async def decide(self, call: Call) -> Decision:
         """Ask the policies. A call with problems is denied without asking.
@@ -451,7 +418,7 @@ class Guard:
             why_over = partial(self.ledger.why_not_dispatched, intent)
             return await self.upstreams.execute(intent, channel._replace(why_over=why_over))
         except asyncio.CancelledError as cancelled:
-            who = "the shutdown of the guard" if self.approvals.is_stopping else "the client"
+            who = why_cancelled(intent.call, self.approvals.is_stopping)
             if isinstance(cancelled, CancelledUnsent):
                 execution = not_sent_execution(f"cancelled by {who} before it was sent", intent.approval)
             else:
@@ -461,16 +428,29 @@ class Guard:
                 await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
             raise
 
-    async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
+    async def record_outcome(self, intent: Intent, execution: Execution, channel: ClientChannel) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
         if execution.status is not ExecutionStatus.NOT_SENT:
             self.memory.note(intent.call, execution.reply)
             self.signals.note(intent.call)
+            if is_confirmed(intent.call) and not execution.task:
+                execution = await self.confirm(intent, execution, channel)
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:
             return outcome_not_recorded(intent.call, execution, error)
         return execution.reply
+
+    async def confirm(self, intent: Intent, execution: Execution, channel: ClientChannel) -> Execution:
+        """The outcome with what the call has changed. If the client leaves meanwhile, it is recorded without that."""
+        seconds = channel.seconds_left()
+        try:
+            found = await confirm(self.look_up, self.ledger, self.upstreams, intent.call, execution, seconds)
+        except asyncio.CancelledError:
+            with suppress(LedgerError):  # as in `execute`
+                await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
+            raise
+        return execution._replace(confirmation=found)
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether the credential covers this tool and the policies might permit some call of it."""

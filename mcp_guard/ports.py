@@ -12,7 +12,19 @@ from typing import Any, NamedTuple, Protocol
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grants import Grant
-from mcp_guard.core.model import NOTHING, Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
+from mcp_guard.core.model import (
+    NOTHING,
+    Call,
+    Decision,
+    Execution,
+    Facts,
+    Instance,
+    Json,
+    Micros,
+    RateCounter,
+    Signal,
+    Tool,
+)
 from mcp_guard.core.rates import RateIncrement, RateValue, RecordedUse
 from mcp_guard.core.tool_pins import Pin, Quarantine
 
@@ -110,6 +122,8 @@ class UpstreamTask(NamedTuple):
     """The receipt of the intent."""
     request: Json | None
     """The params that were sent, as they are kept; None if they have been erased."""
+    facts: Facts | None = None
+    """The facts that it was decided on, as they are kept; None if there were none, or they have been erased."""
     outcome: Json | None = None
     """The receipt of the outcome; None while the task goes on."""
     response: Json | None = None
@@ -253,6 +267,15 @@ class Ledger(Protocol):
 
     async def why_barred(self, instance: Instance) -> str | None:
         """Why this instance may not call now (expired, or revoked with something it depends on); None if it may."""
+
+    async def count_differences(self, tool: str) -> int:
+        """How many calls of this tool, of any instance, have within 24 hours changed something else than they asked
+        for, by their outcomes (`core.confirmation`)."""
+
+    async def calls_meanwhile(self, call: Call, since: int) -> Sequence[tuple[int, str]] | None:
+        """Intent and tool of the other calls on the resource of this one that were under way at some time since the
+        receipt `since`, in order; None if that is too long ago. INVARIANT: every call of this ledger that has been sent
+        by now is considered."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision by which the call is not executed. Returns the sequence number of its receipt."""

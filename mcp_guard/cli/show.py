@@ -15,6 +15,7 @@ from mcp_guard.cli.ledger_reader import (
 )
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.call_summary import LOOK_UP, is_look_up, summarize_call
+from mcp_guard.core.confirmation import ChangedValue, changed_values, confirmation_words
 from mcp_guard.core.receipt import BY_SERVICE, caller, claim_mark, format_time, name_of_approver, revoked
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, shorten, visible, visible_json
 from mcp_guard.ledger.call_receipts import find_problem, find_receipts, last_call, read_payloads
@@ -85,10 +86,32 @@ def step(receipt: Receipt, payloads: dict[str, dict[str, object]]) -> list[str]:
         if receipt.get(name) not in (None, [], {}):
             shown = RENDERED.get(name, _plain)(receipt[name])
             lines.append(say("    {:<15} {}{}", name, shown, claim_mark(receipt, name)))
+    lines += changed_lines(receipt, payloads)
     for name, value in payloads[str(receipt["seq"])].items():
         if name in ("request", "response", "facts"):
             lines.append(say("    {:<15} {}", name, NOT_STORED if value is None else _plain(value)))
     return lines
+
+
+def changed_lines(outcome: Receipt, payloads: dict[str, dict[str, object]]) -> list[str]:
+    """What a confirmed call has changed, as far as its payloads are kept."""
+    confirmation, after = outcome.get("confirmation", {}), payloads[str(outcome["seq"])].get("facts")
+    intent = payloads.get(str(outcome["follows"][0]), {}) if confirmation else {}
+    request, before = intent.get("request"), intent.get("facts")
+    if not (isinstance(request, dict) and isinstance(before, dict) and isinstance(after, dict)):
+        return []
+    return [
+        say("    {:<15} {}", "change", _changed_value(value))
+        for value in changed_values(confirmation, request["arguments"], before, after)
+    ]
+
+
+def _changed_value(value: ChangedValue) -> VisibleText:
+    shown = [NONE if each is None else visible_json(each) for each in (value.before, value.after)]
+    change = say("{} → {}", *shown) if shown != [NONE, NONE] else VisibleText("")
+    wanted = say("asked for {}", visible_json(value.wanted)) if value.wanted is not None else VisibleText("")
+    mark = VisibleText(" (differs)" if value.is_difference else "")
+    return say("{}: {}{}", quote(value.name), join(", ", filter(None, [change, wanted])), mark)
 
 
 def indented(lines: list[str]) -> list[str]:
@@ -123,6 +146,12 @@ def _history(history: Any) -> VisibleText:
     return join("; ", [*seen, *sinks])
 
 
+def _confirmation(confirmation: Any) -> VisibleText:
+    actual = join(", ", map(quote, confirmation.get("actual", ())))
+    words = confirmation_words(confirmation)
+    return say("{}; facts that have changed: {}", words, actual) if actual else words
+
+
 def _reported(reported: Any) -> VisibleText:
     """A vote by a button of Slack."""
     names = ("user", "team", "channel", "message")
@@ -130,7 +159,7 @@ def _reported(reported: Any) -> VisibleText:
     return say("{}: {}", by, join(", ", (say("{} {}", name, quote(reported.get(name, "?"))) for name in names)))
 
 
-NOT_STORED = "(not stored; hash only)"
+NOT_STORED, NONE = "(not stored; hash only)", "(none)"
 MAX_SHOWN = 400
 """Characters of a value."""
 SEEN = {
@@ -138,12 +167,16 @@ SEEN = {
     "sensitive_seen": "sensitive content was read",
     "orders_seen": "it contains instructions to agents",
 }
-RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history, "reported": _reported}
+RENDERED = {
+    "resource": _resource, "approval": _approvers, "risk": _risk, "history": _history, "reported": _reported,
+    "confirmation": _confirmation,
+}  # fmt: skip
 SHOWN = (
-    "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
-    "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates", "sequences", "routes",
-    "approver", "verdict", "self_approved", "reported", "rationale", "note", "approval", "policy_version", "definition",
-    "pinned", "members", "findings", "first_use", "by", "definitions", "scope", "instances",
+    "tool", "resource", "ticket", "reason", "outcome", "ending", "confirmation", "rounds", "detail", "policies",
+    "reasons", "errors", "changes", "decided_at", "time_zone", "mode", "would", "shadow", "risk", "history", "rates",
+    "sequences", "routes", "approver", "verdict", "self_approved", "reported", "rationale", "note", "approval",
+    "policy_version", "definition", "pinned", "members", "findings", "first_use", "by", "definitions", "scope",
+    "instances",
 )  # fmt: skip
 
 

@@ -37,6 +37,14 @@ class FactsConfig(Model):
     arguments: dict[str, Pointer]
     result: Pointer = ""
     fields: dict[str, str] = {}
+    confirm: bool = False
+    also_changes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def confirms_what_also_changes(self) -> "FactsConfig":
+        if self.also_changes and not self.confirm:
+            raise ValueError("`also_changes` is for `confirm = true`, which is missing")
+        return self
 
 
 class ToolConfig(Model):
@@ -74,6 +82,12 @@ class ToolConfig(Model):
         return self
 
     @model_validator(mode="after")
+    def confirms_writes_only(self) -> "ToolConfig":
+        if self.effect is Effect.READ and self.facts and self.facts.confirm:
+            raise ValueError('`facts.confirm` is for tools that write, and this one has `effect = "read"`')
+        return self
+
+    @model_validator(mode="after")
     def notifies_nothing_confidential(self) -> "ToolConfig":
         for name in self.notify_fields:
             is_redacted = any(pointers_overlap(join_pointer([name]), pointer) for pointer in self.redact)
@@ -85,7 +99,8 @@ class ToolConfig(Model):
         return self
 
     def rule(self) -> ToolRule:
-        facts = FactsRule(**dict(self.facts)) if self.facts else None
+        config = self.facts
+        facts = FactsRule(config.tool, config.arguments, config.result, config.fields) if config else None
         return ToolRule(
             effect=self.effect,
             resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
@@ -100,6 +115,8 @@ class ToolConfig(Model):
             parties=self.parties,
             sinks=self.sinks,
             notify_fields=self.notify_fields,
+            confirm=config is not None and config.confirm,
+            also_changes=config.also_changes if config else (),
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import attribution, caller, mandate, name_of_approver, reason_texts, target
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text
@@ -34,14 +35,20 @@ def summarize_call(receipts: Sequence[Receipt], now: str) -> list[VisibleText]:
     call that was asked for is told, never a look-up that the guard made for it.
     """
     own = [receipt for receipt in receipts if not is_look_up(receipt)]
-    endings = {seq: receipt.get("ending") for receipt in own if is_outcome(receipt) for seq in receipt["follows"]}
+    outcomes = {seq: receipt for receipt in own if is_outcome(receipt) for seq in receipt["follows"]}
     if intents := [receipt for receipt in own if receipt["kind"] == "intent"]:
-        return [attribution(intent, endings.get(intent["seq"])) for intent in intents]
+        return [_sent(intent, outcomes.get(intent["seq"], {})) for intent in intents]
     asked = [receipt for receipt in own if "tool" in receipt and _is_step(receipt["kind"])]
     if asked:
         return [_not_sent(asked, now)]
     look_ups = [receipt for receipt in receipts if is_look_up(receipt)]
     return [say("{}; no decision is recorded", attribution(look_ups[0]))] if look_ups else []
+
+
+def _sent(intent: Receipt, outcome: Receipt) -> VisibleText:
+    """The sentence of a call that was sent, and what reading the resource again has shown."""
+    sentence, confirmation = attribution(intent, outcome.get("ending")), outcome.get("confirmation")
+    return say("{}; {}", sentence, confirmation_words(confirmation)) if confirmation else sentence
 
 
 def is_outcome(receipt: Receipt) -> bool:

@@ -66,8 +66,9 @@ class DescriptionRules:
     called_as_user: frozenset[str] = frozenset()
     """The upstreams that are called as the user whom the instance acts for."""
 
-    def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
-        """The call with its facts and history, and the change and risk that follow from them."""
+    def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY, differences: int = 0) -> Call:
+        """The call with its facts and history, and the change and risk that follow from them. `differences` is how many
+        calls of its tool have lately changed something else than they asked for."""
         tool = call.tool
         assert tool is not None
         if self.labels and tool.method is not None:
@@ -75,7 +76,7 @@ class DescriptionRules:
             call = call._replace(tool=tool)
         rule = tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        risk_input = risk.RiskInput(tool, call.arguments, facts, change, call.task, history)
+        risk_input = risk.RiskInput(tool, call.arguments, facts, change, call.task, history, differences)
         return call._replace(facts=facts, history=history, change=change, risk=risk.assess(risk_input))
 
 
@@ -170,8 +171,8 @@ def facts_arguments(rule: FactsRule, arguments: Json) -> Json | str:
         return f"the present state cannot be read: the arguments have no `{missing.args[0]}`"
 
 
-def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
-    """The facts in the read tool's reply, or the reason why there are none."""
+def read_facts(rule: FactsRule, execution: Execution, intent: int = 0) -> Facts | str:
+    """The facts in the read tool's reply, or the reason why there are none. `intent` is that of the look-up."""
     result = execution.reply.get("result")
     if execution.status is not ExecutionStatus.OK or not isinstance(result, dict):
         return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.status}"
@@ -179,7 +180,7 @@ def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
         values = exact_json.with_texts(canonical.read_pointer(_structured(result), rule.result))
         if not isinstance(values, dict):
             raise ValueError(f"`{rule.result}` is not an object")
-        return Facts(values, canonical.digest_json(values))
+        return Facts(values, canonical.digest_json(values), intent)
     except (KeyError, ValueError, Unacceptable) as error:
         return f"the present state cannot be read with `{rule.tool}`: no facts in its result: {error}"
 
@@ -208,9 +209,7 @@ def compute_change(
     Arguments that only identify the resource are left out. INVARIANT: an argument without a fact counts as a change, so
     that a missing fact can never hide one.
     """
-    identifying = set(_top_level(rule.arguments.values() if rule else ())) | set(
-        _top_level((resource.id,) if resource else ())
-    )
+    identifying = identifying_arguments(resource, rule)
     if facts is None:
         return Change(tuple(sorted(arguments.keys() - identifying)))
     names = rule.fields if rule else {}
@@ -221,12 +220,19 @@ def compute_change(
             continue
         has_fact = names.get(name, name) in facts.values
         present = facts.values[names.get(name, name)] if has_fact else None
-        if not has_fact or not _same(present, wanted):
+        if not has_fact or not is_same(present, wanted):
             fields.append(name)
         if has_fact and _is_number(present) and _is_number(wanted):
             with suppress(Inexact):
                 delta[name] = EXACT.subtract(Decimal(str(wanted)), Decimal(str(present))).copy_abs()
     return Change(tuple(sorted(fields)), delta)
+
+
+def identifying_arguments(resource: ResourceRule | None, rule: FactsRule | None) -> set[str]:
+    """The arguments that only say which resource it is."""
+    return set(_top_level(rule.arguments.values() if rule else ())) | set(
+        _top_level((resource.id,) if resource else ())
+    )
 
 
 def _top_level(pointers: Iterable[str]) -> list[str]:
@@ -237,12 +243,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _same(present: object, wanted: object) -> bool:
+def is_same(present: object, wanted: object) -> bool:
     """JSON equality: unlike Python, `true` is not `1`."""
     if _is_number(present) and _is_number(wanted):
         return Decimal(str(present)) == Decimal(str(wanted))
     if isinstance(present, dict) and isinstance(wanted, dict):
-        return present.keys() == wanted.keys() and all(_same(present[key], wanted[key]) for key in wanted)
+        return present.keys() == wanted.keys() and all(is_same(present[key], wanted[key]) for key in wanted)
     if isinstance(present, list) and isinstance(wanted, list):
-        return len(present) == len(wanted) and all(map(_same, present, wanted))
+        return len(present) == len(wanted) and all(map(is_same, present, wanted))
     return type(present) is type(wanted) and present == wanted

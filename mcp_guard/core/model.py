@@ -159,6 +159,10 @@ class ToolRule:
     redaction: Redaction = Redaction()
     notify_fields: tuple[str, ...] = ()
     """Arguments whose values notifications may carry. They affect no decision."""
+    confirm: bool = False
+    """Whether the guard reads the facts again after each call, and compares them with what was asked for."""
+    also_changes: tuple[str, ...] = ()
+    """Facts that the tool changes beside those that arguments name, such as a time: no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +256,8 @@ class Facts:
 
     values: Json
     hash: str
+    read: int = field(default=0, compare=False)
+    """The sequence number of the intent of the look-up; 0 if there was none."""
 
 
 class Change(NamedTuple):
@@ -414,12 +420,41 @@ class Decision(NamedTuple):
     shadow: AdvisoryDecision | None = None
 
 
+class Finding(StrEnum):
+    """What reading the facts after a call has shown. `UNCHANGED` is said only of a call that did not end well, and
+    `UNREAD` if the facts could not be read."""
+
+    AS_REQUESTED = "as_requested"
+    UNCHANGED = "unchanged"
+    DIFFERS = "differs"
+    UNREAD = "unread"
+
+
+class Confirmation(NamedTuple):
+    """What a call has changed, by the facts before and after it (`core.confirmation`).
+
+    `actual` are the facts that have changed, `missed` the arguments whose value is not there afterwards, `unseen` those
+    that no fact shows, and `beside` the facts that have changed although the call does not name them. `others` are the
+    intents of other calls that were under way on the same resource meanwhile, if there is a difference.
+    """
+
+    finding: Finding
+    because: str = ""
+    actual: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    others: tuple[int, ...] = ()
+    facts: Facts | None = None
+    """The facts after the call."""
+
+
 class Execution(NamedTuple):
     """The result of a dispatched call: its status, and the reply for the client (`result` or `error` of JSON-RPC).
 
     `rounds` is how often the request was sent: once, plus once for each time the upstream first asked the client for
     input. With `task`, the upstream's id of a task, the call goes on as that task, and `reply` has only a `task` member
-    (`core.tasks`).
+    (`core.tasks`). `confirmation` is None if the tool is not configured with `confirm`.
     """
 
     status: ExecutionStatus
@@ -427,3 +462,4 @@ class Execution(NamedTuple):
     detail: str = ""
     rounds: int = 1
     task: str = ""
+    confirmation: Confirmation | None = None

@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 import orjson
 
 from mcp_guard.core import canonical, exact_json, rates, sequences
+from mcp_guard.core.confirmation import NOT_READ_AGAIN, confirmation_fields, is_confirmed, unread
 from mcp_guard.core.model import (
     NO_HISTORY,
     NOTHING,
     AdvisoryDecision,
     Call,
     CallHistory,
+    Confirmation,
     Decision,
     Execution,
+    ExecutionStatus,
     Instance,
     Json,
     Micros,
@@ -32,7 +35,7 @@ from mcp_guard.core.model import (
     Origins,
 )
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
-from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
+from mcp_guard.core.redaction import LARGE, redact_execution, redact_facts, redact_fields, redact_receipt, texts_of
 from mcp_guard.core.visible_text import VisibleText, is_connective, join, labelled_text, quote, say, value_text
 
 SCHEMA_VERSION = 1
@@ -303,7 +306,23 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
         fields["rounds"] = execution.rounds
     if call.redaction:
         fields = redact_fields(fields, texts_of(call))
-    return Draft("outcome", fields, {"response": response})
+    payloads = {"response": response}
+    if is_confirmed(call) and execution.status is not ExecutionStatus.NOT_SENT:
+        _add_confirmation(call, execution.confirmation or unread(NOT_READ_AGAIN), fields, payloads)
+    return Draft("outcome", fields, payloads)
+
+
+def _add_confirmation(call: Call, confirmation: Confirmation, fields: Json, payloads: dict[str, bytes]) -> None:
+    """What the call has changed, and as a payload the facts after it."""
+    texts = texts_of(call) if call.redaction else ()
+    fields["confirmation"] = confirmation_fields(confirmation, texts)
+    if confirmation.facts is None:
+        return
+    values = confirmation.facts.values
+    if call.redaction:
+        values, removed = redact_facts(call, confirmation.facts)
+        fields["redacted"] = [*fields["redacted"], *removed]
+    payloads["facts"] = canonical.canonicalize(values, LARGE, exact=True)
 
 
 VERB = re.compile(r"(?!(?:called|is calling|tried to call|asked|asks)\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")
@@ -335,7 +354,7 @@ def attribution(receipt: Mapping[str, Any], ending: str | None = ENDED_OK) -> Vi
     """
     if receipt.get("purpose") == "facts":
         return say(
-            "the guard {} the present state{} with {} to decide a call of {}, instance {}",
+            "the guard {} the present state{} with {} for a call of {}, instance {}",
             "is reading" if ending == INTENDED else "read",
             _of(receipt.get("resource")),
             *(quote(receipt.get(name, "?")) for name in ("tool", "agent", "instance")),

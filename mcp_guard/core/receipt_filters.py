@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mcp_guard.core.model import ExecutionStatus, Outcome
+from mcp_guard.core.confirmation import differs
+from mcp_guard.core.model import ExecutionStatus, Finding, Outcome
 from mcp_guard.core.receipt import KINDS, VOTED, shown_kind
 
 Receipt = dict[str, Any]
-OUTCOMES = tuple(map(str, (*Outcome, *(f"would_{outcome}" for outcome in Outcome), *ExecutionStatus)))
-"""What was decided, what would have been in enforce mode, and how a call ended."""
+OUTCOMES = tuple(map(str, (*Outcome, *(f"would_{outcome}" for outcome in Outcome), *ExecutionStatus, Finding.DIFFERS)))
+"""What was decided, what would have been in enforce mode, how a call ended, and whether it changed something else."""
 RISK_LEVELS = ("low", "medium", "high")
 MIN_VERSION_LENGTH = 8
 """Hexadecimal digits that are taken for the beginning of a policy version."""
@@ -59,7 +60,8 @@ def _resource(receipt: Receipt) -> list[object]:
 
 def _outcomes(receipt: Receipt) -> list[object]:
     would = receipt.get("would")
-    return [receipt.get("outcome"), receipt.get("ending"), *([f"would_{would['outcome']}"] if would else [])]
+    others = [*([f"would_{would['outcome']}"] if would else []), *([str(Finding.DIFFERS)] if differs(receipt) else [])]
+    return [receipt.get("outcome"), receipt.get("ending"), *others]
 
 
 def _risk(receipt: Receipt) -> list[object]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import reason_texts, revoked, service_mark
 from mcp_guard.core.visible_text import join, quote, say, value_text
@@ -16,7 +17,9 @@ def summarize_receipt(receipt: Receipt) -> str:
         case "decision":
             return join("; ", reason_texts(receipt)) or ", ".join(receipt.get("policies", []))
         case "outcome":
-            return str(receipt.get("detail", ""))
+            confirmation = receipt.get("confirmation")
+            words = [confirmation_words(confirmation)] if confirmation else []
+            return join("; ", [*filter(None, [receipt.get("detail")]), *words])
         case "policy.loaded" | "policy.rejected":
             text = "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
             return text + (" (shadow)" if "shadow" in receipt else "")

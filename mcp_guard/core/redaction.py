@@ -14,7 +14,7 @@ import orjson
 
 from mcp_guard.core import canonical, exact_json
 from mcp_guard.core.approval_subject import ApprovalSubject
-from mcp_guard.core.model import Call, Execution, ExecutionStatus, FactsRule, Json, Redaction
+from mcp_guard.core.model import Call, Execution, ExecutionStatus, Facts, FactsRule, Json, Redaction
 
 MARK = "[redacted]"
 MIN_TEXT_LENGTH = 4
@@ -79,7 +79,14 @@ def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[
     texts = texts_of(call)
     after = redact_texts(reply, texts)
     redacted = [f"/response{pointer}" for pointer in removed] or (["/response"] if after != execution.reply else [])
-    return Execution(execution.status, after, redact_texts(detail, texts)), redacted
+    return execution._replace(reply=after, detail=redact_texts(detail, texts)), redacted
+
+
+def redact_facts(call: Call, facts: Facts) -> tuple[Json, list[str]]:
+    """Facts that were read after the call as they may be kept, and pointers to what was removed."""
+    values, removed = redact_pointers(facts.values, call.redaction.facts)
+    after = redact_texts(values, (*texts_of(call), *texts_of(call._replace(facts=facts))))
+    return after, [f"/facts{pointer}" for pointer in removed] or (["/facts"] if after != values else [])
 
 
 def redact_subject(call: Call, subject: ApprovalSubject) -> ApprovalSubject:

@@ -162,6 +162,13 @@ def reply_not_kept(approval: Approval) -> Json:
     return tool_error(text, approval=approval.id, receipt=approval.outcome)
 
 
+def why_cancelled(call: Call, is_stopping: bool) -> str:
+    """Who has cancelled this call."""
+    if is_stopping:
+        return "the shutdown of the guard"
+    return "the client" if call.purpose == "call" else "the guard, which no longer waits for it"
+
+
 def cancelled_execution(detail: str) -> Execution:
     """The outcome of a call that its client cancelled. The client gets the reply if it asks for it later."""
     text = f"{detail}. It may have taken effect: look at the resource before you repeat it."

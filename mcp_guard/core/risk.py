@@ -22,6 +22,8 @@ class RiskInput(NamedTuple):
     change: Change
     task: Task
     history: CallHistory = NO_HISTORY
+    differences: int = 0
+    """How many calls of the tool have lately changed something else than they asked for (`core.confirmation`)."""
 
 
 def destructive_tool(call: RiskInput) -> Signal | None:
@@ -83,6 +85,14 @@ def tainted_and_sensitive(call: RiskInput) -> Signal | None:
     return Signal("tainted_and_sensitive", 20, because) if both else None
 
 
+def differed_before(call: RiskInput) -> Signal | None:
+    if not call.differences:
+        return None
+    calls = "a call" if call.differences == 1 else f"{call.differences} calls"
+    because = f"{calls} of `{call.tool.listed_as}` changed something else than was asked for in the last 24 hours"
+    return Signal("differed_before", 20, because)
+
+
 def _list(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -98,6 +108,7 @@ SIGNALS: tuple[Callable[[RiskInput], Signal | None], ...] = (
     instructed_destination,
     unknown_destination,
     tainted_and_sensitive,
+    differed_before,
 )
 
 

@@ -12,13 +12,24 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from mcp_guard.core.confirmation import is_confirmed, unread
 from mcp_guard.core.describe import describe
 from mcp_guard.core.errors import LedgerError, UpstreamError
-from mcp_guard.core.model import Call, Execution, ExecutionStatus, Json, Micros, Redaction, ToolCallRequest
+from mcp_guard.core.model import (
+    Call,
+    Confirmation,
+    Execution,
+    ExecutionStatus,
+    Json,
+    Micros,
+    Redaction,
+    ToolCallRequest,
+)
 from mcp_guard.core.replies import tool_error
 from mcp_guard.core.tasks import CANCEL_TASK, ENDED, EXTENSION, GET_TASK, UPDATE_TASK
 from mcp_guard.downstream.decided_requests import DENIED, NOT_PASSED_ON, reply_to
 from mcp_guard.downstream.session import Session
+from mcp_guard.look_ups import confirm
 from mcp_guard.ports import ClientChannel, UpstreamTask
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import error
@@ -124,11 +135,20 @@ class TaskRequests:
 
     async def _end(self, task: UpstreamTask, execution: Execution, answered: bool) -> None:
         call = self._describe(task)
+        if is_confirmed(call):
+            execution = execution._replace(confirmation=await self._confirm(task, call, execution))
         await self._guard.ledger.end_task(task, call, execution, answered)
         if execution.status is not ExecutionStatus.UNKNOWN and call.tool is not None:
             self._guard.memory.note(call, execution.reply)
             if isinstance(result := execution.reply.get("result"), dict):
                 self._session.on_result(task.server, result)
+
+    async def _confirm(self, task: UpstreamTask, call: Call, execution: Execution) -> Confirmation:
+        """What the call has changed by the time that its task has ended."""
+        if task.facts is None or task.intent.get("redacted"):
+            return unread("what it was decided on is not kept")
+        described = self._guard.describe_with.assess(call, task.facts)
+        return await confirm(self._guard.look_up, self._guard.ledger, self._upstreams, described, execution, None)
 
     def _describe(self, task: UpstreamTask) -> Call:
         """The call, as far as it is kept, with what is configured now for the results of its tool.

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from mcp_guard.core.confirmation import confirmation_words, differs
+from mcp_guard.core.model import Finding
 from mcp_guard.core.receipt import INTENDED, attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
@@ -30,14 +32,18 @@ def summary(receipt: Receipt) -> VisibleText:
     if "scope" in receipt:
         words = say("{} {}", words, revoked(receipt))
     reasons = join("; ", reason_texts(receipt)) if kind == "decision" else "; ".join(receipt.get("reasons", []))
+    if confirmation := receipt.get("confirmation"):
+        words = say("{}: {}", words, confirmation_words(confirmation))
     reason = receipt.get("detail") or reasons or receipt.get("reason") or receipt.get("note")
     return say("{}: {}", words, value_text(reason)) if reason else words
 
 
 def severity(receipt: Receipt) -> int:
     """0: normal; 1: noteworthy; 2: needs attention."""
-    if receipt.get("ending") in UNCERTAIN_ENDINGS:
+    if receipt.get("ending") in UNCERTAIN_ENDINGS or differs(receipt):
         return 2
+    if (receipt.get("confirmation") or {}).get("finding") == Finding.UNREAD:
+        return 1
     refused = receipt.get("outcome") == "deny" or receipt["kind"] in NOTEWORTHY_KINDS
     return 1 if refused or receipt.get("ending", "ok") != "ok" else 0
 

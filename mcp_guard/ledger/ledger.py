@@ -36,6 +36,7 @@ from mcp_guard.core.receipt import (
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import grants, transitions
+from mcp_guard.ledger.confirmations import calls_meanwhile, count_differences, note_finding
 from mcp_guard.ledger.sequences import add_steps, changed_sequence, read_sequences, reads_of
 from mcp_guard.ledger.tasks import TaskTurns, end_task, find_task, note_task, open_tasks
 from mcp_guard.ledger.writer import Op, Transaction, Writer
@@ -149,6 +150,15 @@ class SqlLedger:
     async def why_barred(self, instance: Instance) -> str | None:
         now = self.writer.now()
         return await self.writer.query(lambda store: registry.why_barred(store, instance, now))
+
+    # What calls have changed
+
+    async def count_differences(self, tool: str) -> int:
+        now = self.writer.now()
+        return await self.writer.query(lambda store: count_differences(store, tool, now))
+
+    async def calls_meanwhile(self, call: Call, since: int) -> Sequence[tuple[int, str]] | None:
+        return await self.writer.query(lambda store: calls_meanwhile(store, call, since))
 
     # The steps of the story
 
@@ -305,6 +315,7 @@ class SqlLedger:
     def _record(self, intent: Intent, draft: Draft, execution: Execution, answered: bool, tx: Transaction) -> int:
         tx.store.close_call(intent.seq)
         seq = tx.add(draft, hashed_only=len(draft.payloads["response"]) > self._kept_response_bytes)
+        note_finding(tx, draft, intent.approval)
         if execution.status is ExecutionStatus.NOT_SENT:
             _give_back(tx, intent)
         elif intent.approval is not None:

@@ -14,6 +14,7 @@ from mcp_guard.core.model import (
     Call,
     Execution,
     ExecutionStatus,
+    Facts,
     Instance,
     Json,
     Micros,
@@ -22,6 +23,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt import CALL_FIELDS, outcome_draft
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.confirmations import note_finding
 from mcp_guard.ledger.sequences import add_steps
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Intent, UpstreamTask
@@ -93,9 +95,17 @@ def find_task(store: Store, call: str) -> UpstreamTask | None:
         noted.expires,
         intent=intent,
         request=_payload(store, intent["seq"], "request"),
+        facts=_facts(store, intent["seq"], receipts),
         outcome=outcome,
         response=_payload(store, outcome["seq"], "response") if outcome is not None else None,
     )
+
+
+def _facts(store: Store, intent: int, receipts: list[Json]) -> Facts | None:
+    """What the call of this intent was decided on, with the look-up that read it."""
+    values = _payload(store, intent, "facts")
+    reads = [receipt["seq"] for receipt in receipts if receipt["kind"] == "intent" and receipt["seq"] < intent]
+    return None if values is None else Facts(values, "", reads[-1] if reads else intent)
 
 
 def _payload(store: Store, seq: int, name: str) -> Json | None:
@@ -172,8 +182,10 @@ def end_task(
     tx.store.close_call(intent)
     seq = tx.add(draft._replace(fields=fields), hashed_only=len(draft.payloads["response"]) > kept_bytes)
     approval = task.intent.get("approval") or {}
-    if "id" in approval and "grant" not in approval:
-        transitions.conclude(tx, approval["id"], seq, answered)
+    used = approval["id"] if "id" in approval and "grant" not in approval else None
+    note_finding(tx, draft, used)
+    if used is not None:
+        transitions.conclude(tx, used, seq, answered)
     if sequences and execution.status is ExecutionStatus.OK:
         add_steps(tx, sequences, call, StepOutcome.SUCCEEDED)
     return seq

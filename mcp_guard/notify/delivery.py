@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import methodcaller
 
+import orjson
+
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRule
 from mcp_guard.core.errors import LedgerError
@@ -23,12 +25,19 @@ from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.drill_counts import due_routes
 from mcp_guard.ledger.approvals.transitions import ENDED
+from mcp_guard.ledger.confirmations import DIFFERED
 from mcp_guard.ledger.drills import DrillIds, put_drill
 from mcp_guard.ledger.policy_approvals import PROPOSED, read_state
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import KEEPING, NOTIFIERS
 from mcp_guard.notify.kept import RECEIVERS, Kept, NotifierState
-from mcp_guard.notify.message import Message, make_ended_message, make_enrolment_message, make_message
+from mcp_guard.notify.message import (
+    Message,
+    make_differed_message,
+    make_ended_message,
+    make_enrolment_message,
+    make_message,
+)
 from mcp_guard.notify.policy_message import make_proposal_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
@@ -213,6 +222,10 @@ class NotificationDispatcher:
         if row is not None and delivery.event == ENDED:
             is_over = row[0].state is not ApprovalState.REQUESTED
             return make_ended_message(row[0], id, self.inbox, now) if is_over else None
+        if row is not None and delivery.event == DIFFERED:
+            seq = row[0].outcome
+            outcome = None if seq is None else await self.reader.read(methodcaller("receipt", seq))
+            return make_differed_message(row[0], orjson.loads(outcome.body), id, self.inbox, now) if outcome else None
         if row is None or row[0].state is not ApprovalState.REQUESTED:
             return None
         return make_message(row[0], delivery.event, id, self.inbox, now)

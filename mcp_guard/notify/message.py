@@ -15,12 +15,14 @@ from mcp_guard.core.approval_card import (
     is_irreversible,
     notified_fields,
 )
+from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 from mcp_guard.ledger.approvals.transitions import ENDED
+from mcp_guard.ledger.confirmations import DIFFERED
 
 MAX_VALUE, MAX_REASON = MAX_FIELD, 1000
 """Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
@@ -67,6 +69,11 @@ class Message:
     """The ids of the approvers who may decide on the request."""
     accepts: tuple[str, ...] = ()
     """The services in which the request may be decided by a button (`accept` of each of its routes)."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to decide (any more)."""
+        return self.event in (ENDED, DIFFERED)
 
     @property
     def type(self) -> str:
@@ -178,6 +185,34 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
     at = now // 1_000_000
     return Message(
         id, ENDED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
+        audience=_audience(approval),
+    )  # fmt: skip
+
+
+def make_differed_message(approval: Approval, outcome: Json, id: str, inbox: str, now: int) -> Message:
+    """About an approved call that changed something else. `outcome` is the receipt that says so. Names only."""
+    subject, link = approval.subject, f"{inbox}/requests/{approval.id}"
+    resource = subject.resource or Resource("Tool", subject.tool)
+    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    data = {
+        "event": DIFFERED,
+        "approval": approval.id,
+        "agent": subject.agent,
+        "instance": approval.instance,
+        "tool": subject.tool,
+        "resource": asdict(resource),
+        "receipt": outcome["seq"],
+        "confirmation": outcome["confirmation"],
+        "link": link,
+    }
+    words = shorten(confirmation_words(outcome["confirmation"]), MAX_REASON)
+    lines = (
+        say("The resource was {}.", words),
+        say("See what has changed: mcp-guard show {}", subject.call),
+    )
+    title, at = say("{}: not what was approved: {}", quote(subject.agent), target), now // 1_000_000
+    return Message(
+        id, DIFFERED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
         audience=_audience(approval),
     )  # fmt: skip
 

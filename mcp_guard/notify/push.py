@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import shorten
 from mcp_guard.ledger.approvals.transitions import ENDED
+from mcp_guard.ledger.confirmations import DIFFERED
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, as_error, post
@@ -288,6 +289,8 @@ def payload(message: Message) -> bytes:
     it. Of a request that is over, it changes the notification that is on the screen, without a sound."""
     is_over = message.event == ENDED
     body = "There is nothing left to decide." if is_over else message.caution or "Open it to review and decide."
+    if message.event == DIFFERED:
+        body = "Open it to see what has changed."
     parts: Json = {"title": shorten(message.title, MAX_TITLE), "body": shorten(body, MAX_BODY)}
     parts |= {"path": urlsplit(message.link).path, "tag": _tag(message)}
     return json.dumps(parts | ({"over": True} if is_over else {})).encode()

@@ -56,7 +56,7 @@ def send(destination: Destination, message: Message, kept: Kept | None) -> None:
     buttons = _deciding_buttons(message) if takes_votes else []
     body = make_body(message, buttons)
     answer = call_api(destination, "chat.postMessage", {"channel": destination.options["channel"], **body})
-    if message.approval:
+    if message.approval and not message.is_over:
         place: Json = {"channel": str(answer.get("channel", "")), "ts": str(answer.get("ts", ""))}
         place["buttons"] = [button["action_id"] for button in buttons]
         kept.add_message(message.approval, place, (message.expires + KEPT_SECONDS) * 1_000_000)
@@ -126,7 +126,7 @@ def make_body(message: Message, buttons: Sequence[dict[str, Any]] = ()) -> dict[
 
 
 def _verb(message: Message) -> str:
-    return "Open the request" if message.event == "ended" else "Review and decide"
+    return "Open the request" if message.is_over else "Review and decide"
 
 
 def _deciding_buttons(message: Message) -> list[dict[str, Any]]:

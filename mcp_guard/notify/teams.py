@@ -44,7 +44,7 @@ def make_body(message: Message) -> bytes:
 
 def _dump(message: Message, rows: list[dict[str, Any]]) -> bytes:
     title = fit(_text(message.title), MAX_TITLE)
-    verb = "Open the request" if message.event == "ended" else "Review and decide"
+    verb = "Open the request" if message.is_over else "Review and decide"
     heading = {"type": "TextRun", "text": title, "weight": "Bolder", "size": "Medium"}
     card = {
         "$schema": SCHEMA,

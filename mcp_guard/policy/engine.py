@@ -177,7 +177,7 @@ HASHED_NAMES = {"verb": "deed"}
 """Fields of `ToolRule` under the names that policy versions have always been hashed with."""
 NOT_HASHED = frozenset({"notify_fields"})
 """Fields of `ToolRule` that no decision depends on."""
-HASHED_IF_SET = frozenset({"parties"})
+HASHED_IF_SET = frozenset({"parties", "confirm", "also_changes"})
 """Fields that versions of earlier releases did not have."""
 
 

@@ -83,6 +83,6 @@ class ObservedGuard(Guard):
             step.set_attribute("mcp_guard.ending", str(execution.status))
             return execution
 
-    async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
+    async def record_outcome(self, intent: Intent, execution: Execution, channel: ClientChannel) -> Reply:
         with self.steps.step("conclude"):
-            return await Guard.record_outcome(self, intent, execution)
+            return await Guard.record_outcome(self, intent, execution, channel)

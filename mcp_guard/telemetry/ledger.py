@@ -56,6 +56,12 @@ class ObservedLedger:
     async def why_barred(self, instance: Instance) -> str | None:
         return await self.ledger.why_barred(instance)
 
+    async def count_differences(self, tool: str) -> int:
+        return await self.ledger.count_differences(tool)
+
+    async def calls_meanwhile(self, call: Call, since: int) -> Sequence[tuple[int, str]] | None:
+        return await self.ledger.calls_meanwhile(call, since)
+
     async def refuse(self, call: Call, decision: Decision) -> int:
         began = time.perf_counter()
         receipt = await self.ledger.refuse(call, decision)

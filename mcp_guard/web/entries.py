@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_guard.core.call_summary import REFUSED, is_look_up
+from mcp_guard.core.confirmation import differs
 from mcp_guard.core.receipt import KINDS, VOTED, name_of_approver, reason_texts, shown_kind
 from mcp_guard.core.receipt_summary import summarize_receipt
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible
@@ -147,7 +148,10 @@ def call_result(receipts: Sequence[Receipt], now: str) -> tuple[str, str]:
     last = receipts[-1]
     kind = last["kind"]
     if kind == "outcome" or kind in ("approval.released", "grant.released"):
-        ending = next((str(each.get("ending")) for each in reversed(receipts) if each["kind"] == "outcome"), "unknown")
+        outcome = next((each for each in reversed(receipts) if each["kind"] == "outcome"), {})
+        ending = str(outcome.get("ending", "unknown"))
+        if differs(outcome):
+            return f"{ENDINGS.get(ending, ending)}, differs", BAD
         return ENDINGS.get(ending, ending), GOOD if ending == "ok" else BAD
     if any(each["kind"] == "intent" for each in receipts):
         return "running", WAITING
@@ -173,7 +177,7 @@ def _why(receipts: Sequence[Receipt], look: str) -> VisibleText:
     if last["kind"] == "approval.denied" and last.get("rationale"):
         return shorten(last["rationale"], MAX_WHY)
     if look == BAD and last["kind"] == "outcome":
-        return shorten(last.get("detail", ""), MAX_WHY)
+        return shorten(summarize_receipt(last), MAX_WHY)
     decisions = [receipt for receipt in receipts if receipt["kind"] == "decision"]
     if decisions and look in (BAD, WAITING):
         return shorten(

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from mcp_guard.core.call_summary import is_look_up, summarize_call
+from mcp_guard.core.confirmation import changed_values, confirmation_words, differs
 from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import claim_mark, name_of_approver, reason_texts, shown_kind
 from mcp_guard.core.receipt_summary import summarize_receipt
@@ -35,6 +36,9 @@ class ChangeRow:
     before: str
     after: str
     is_change: bool
+    actual: str = ""
+    """What was read after the call, if that differs from the value before it or from what was asked for."""
+    is_difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ class Story:
     policies: tuple[str, ...]
     steps: tuple[Step, ...]
     seqs: tuple[int, ...]
+
+    @property
+    def has_actual(self) -> bool:
+        """Whether it is known what the call has changed."""
+        return any(row.actual for row in self.changes)
 
     @property
     def groups(self) -> list[tuple[bool, list[Step]]]:
@@ -106,7 +115,7 @@ def make_story(receipts: Sequence[Receipt], payloads: Payloads, now: str) -> Sto
         facts=tuple(_facts(subject)),
         agent=str(subject.get("agent", "")),
         instance=str(subject.get("instance", "")),
-        changes=tuple(_changes(subject, payloads.get(subject["seq"], {}))) if decided else (),
+        changes=tuple(_changes(subject, _outcome_of(subject, own), payloads)) if decided else (),
         changed_names=tuple(map(visible, subject.get("changes", []))),
         policies=tuple(policies),
         steps=tuple(_step(receipt, payloads.get(receipt["seq"], {})) for receipt in receipts),
@@ -153,23 +162,38 @@ def _short_hash(value: object) -> str:
     return text[:HASH_SHOWN] + "…" if len(text) > HASH_SHOWN else text
 
 
-def _changes(subject: Receipt, payloads: Mapping[str, object]) -> list[ChangeRow]:
-    request, facts = payloads.get("request"), payloads.get("facts")
+def _outcome_of(intent: Receipt, receipts: Sequence[Receipt]) -> Receipt:
+    """Empty if there is none."""
+    return next(
+        (receipt for receipt in receipts if receipt.get("follows") == [intent["seq"]] and "ending" in receipt), {}
+    )
+
+
+def _changes(subject: Receipt, outcome: Receipt, payloads: Payloads) -> list[ChangeRow]:
+    of_subject = payloads.get(subject["seq"], {})
+    request, facts = of_subject.get("request"), of_subject.get("facts")
     arguments = request.get("arguments") if isinstance(request, dict) else None
     if not isinstance(arguments, dict):
         return []
     present = facts if isinstance(facts, dict) else {}
     changed = set(subject.get("changes", []))
+    after = payloads.get(outcome.get("seq", -1), {}).get("facts")
+    values = (
+        changed_values(outcome.get("confirmation", {}), arguments, present, after) if isinstance(after, dict) else []
+    )
+    actual = {value.name: value for value in values}
     rows = [
         ChangeRow(
             visible(name),
             _value(present[name]) if name in present else "",
-            _value(value),
+            _value(arguments[name]) if name in arguments else "",
             name in changed,
+            _value(actual[name].after) if name in actual else "",
+            name in actual and actual[name].is_difference,
         )
-        for name, value in arguments.items()
+        for name in [*arguments, *(name for name in actual if name not in arguments)]
     ]
-    return sorted(rows, key=lambda row: not row.is_change)
+    return sorted(rows, key=lambda row: not (row.is_change or row.is_difference))
 
 
 def _value(value: object) -> VisibleText:
@@ -209,7 +233,7 @@ def _step_title(receipt: Receipt) -> tuple[str, str]:
             return ("Sent, as approved" if receipt.get("approval") else "Allowed and sent"), GOOD
         case "outcome":
             ending = str(receipt.get("ending"))
-            return f"Result: {ENDINGS.get(ending, ending)}", GOOD if ending == "ok" else BAD
+            return f"Result: {ENDINGS.get(ending, ending)}", GOOD if ending == "ok" and not differs(receipt) else BAD
         case "approval.requested":
             return "Approval requested", WAITING
         case "approval.granted":
@@ -229,10 +253,11 @@ def _step_lines(receipt: Receipt) -> list[tuple[str, str]]:
     if kind in ("decision", "intent"):
         return _decision_lines(receipt)
     if kind == "outcome":
-        size = receipt.get("response_bytes")
+        size, confirmation = receipt.get("response_bytes"), receipt.get("confirmation")
         reply = say("{} bytes", f"{size:,}") if isinstance(size, int) else VisibleText("")
         return [
             ("Detail", visible(receipt.get("detail", ""))),
+            ("Confirmed", confirmation_words(confirmation) if confirmation else VisibleText("")),
             ("Reply", reply),
             ("Redacted", join(", ", receipt.get("redacted", []))),
         ]

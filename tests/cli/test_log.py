@@ -73,7 +73,7 @@ def test_since_lists_everything_since_then_and_not_only_the_latest(
         ("--last some", "argument --last: `some` is not a whole number of at least 1"),
         ("--since lately", "argument --since: `lately` is not a time; write 2026-01-31, "),
         ("--since today --until 2020-01-01", "--since is after --until"),
-        ("--outcome denied", "argument --outcome: `denied` is not one of 13 values; did you mean `deny`?"),
+        ("--outcome denied", "argument --outcome: `denied` is not one of 14 values; did you mean `deny`?"),
         ("--kind decison", "did you mean `decision`?"),
     ],
 )

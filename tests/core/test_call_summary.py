@@ -117,7 +117,7 @@ def test_a_reason_cannot_continue_the_sentence() -> None:
 
 def test_a_call_that_was_never_decided_is_told_by_its_look_up() -> None:
     [sentence] = summarize_call(READ, NOW)
-    assert sentence.endswith("to decide a call of bot, instance run_1; no decision is recorded")
+    assert sentence.endswith("for a call of bot, instance run_1; no decision is recorded")
 
 
 def test_receipts_of_no_call_have_no_sentence() -> None:

@@ -82,4 +82,4 @@ def test_the_attribution_sentence(more: dict[str, object], sentence: str) -> Non
 
 def test_facts_lookup_is_attributed_to_the_guard() -> None:
     said = attribution({**INTENT, "purpose": "facts", "tool": "crm__get_deal"})
-    assert said.startswith("the guard read the present state on Deal 789 with crm__get_deal to decide a call of")
+    assert said.startswith("the guard read the present state on Deal 789 with crm__get_deal for a call of")

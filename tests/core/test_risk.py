@@ -23,6 +23,7 @@ ROWS = [
     ("instructed_destination", CALM._replace(history=CallHistory(sinks=Origins(instructed=("stage",))))),
     ("unknown_destination", CALM._replace(history=CallHistory(sinks=Origins(unknown_origin=("stage",))))),
     ("tainted_and_sensitive", CALM._replace(history=CallHistory(untrusted_seen=True, sensitive_seen=True))),
+    ("differed_before", CALM._replace(differences=2)),
 ]
 
 

@@ -174,8 +174,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "deal 789: stage Closed Won, amount 50,000",
         "updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice, under policy version",
         "billing_contact_email and discount_rate may not be edited",
-        "verified: 25 receipts",
-        "NOT VERIFIED: receipt 14",
+        "verified: 29 receipts",
+        "NOT VERIFIED: receipt 16",
         "completed as expected",
     ):
         assert expected in shown
@@ -191,7 +191,7 @@ def test_show_after_the_demo_tells_of_the_call_that_was_denied_not_of_the_facts_
         lines[0],
     )
     steps = [re.sub(r"\d\S*Z", "TIME", line) for line in lines if re.match(r" *\d+  ", line)]
-    assert steps == ["22  TIME  decision", "    20  TIME  intent (look-up)", "    21  TIME  outcome (look-up)"]
+    assert steps == ["26  TIME  decision", "    24  TIME  intent (look-up)", "    25  TIME  outcome (look-up)"]
 
 
 def test_commands_of_the_readme_run_as_printed(example: Path, tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ async def calls_of_every_ending(harness: Harness) -> None:
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "nonesuch", {})
     await call(harness, "crm__purge", {})
+    update = harness.upstream.catalog["crm__update_deal"]
+    harness.upstream.catalog["crm__update_deal"] = replace(update, rule=replace(update.rule, confirm=True))
     harness.load(HOLD_POLICIES.replace('Action::"crm__note", ', "") + EARLY)
     arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
     harness.approve(pending_id(await call(harness, "crm__update_deal", arguments)))

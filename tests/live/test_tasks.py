@@ -291,3 +291,15 @@ def test_the_result_of_a_task_is_labelled_and_redacted_like_that_of_a_call(tmp_p
         kept = b"".join(file.read_bytes() for file in (tmp_path / "state").glob("ledger.sqlite*"))
     assert b"4711-0815" not in kept
     assert b"hunter22" not in kept
+
+
+def test_what_a_task_has_changed_is_confirmed_when_it_has_ended(tmp_path: Path) -> None:
+    facts = '[tools."up__work".facts]\ntool = "get"\narguments = {}\nconfirm = true'
+    config = configure(tmp_path, more=f'[tools."up__get"]\neffect = "read"\n{facts}')
+    with Tasked(config) as client:
+        task = client.make(said="hi")
+        go_on(tmp_path, status="completed", result=text_result("done"), text="ho")
+        assert client.look(task["taskId"])["result"]["status"] == "completed"
+    [outcome] = [receipt for receipt in log(config, "--kind", "outcome") if "purpose" not in receipt]
+    assert outcome["confirmation"] == {"finding": "differs", "actual": ["text"], "missed": ["text"]}
+    cli("verify", "--config", str(config))

@@ -45,7 +45,8 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
             intent = await harness.guard.record_intent(call, decision, held)
             if isinstance(intent, Intent):
                 os.write(mine, f"{number}\n".encode())
-                await harness.guard.record_outcome(intent, await harness.guard.execute(intent, SILENT_CHANNEL))
+                execution = await harness.guard.execute(intent, SILENT_CHANNEL)
+                await harness.guard.record_outcome(intent, execution, SILENT_CHANNEL)
 
     asyncio.run(use_approvals())
     wins.put(len(harness.upstream.sent))

@@ -2,7 +2,8 @@
 
 Usage: tasks.py LOG STATE. Every message that it gets is appended to LOG. STATE is a file with the tasks by id: they
 outlive the server, and a test says there how each goes on. `work` makes a task that goes on until then; `ask` one that
-asks for a form, and ends with what it is told; `plain` makes none. Without the extension in a request, every tool
+asks for a form, and ends with what it is told; `plain` makes none, nor does `get`, which
+tells what the state has as `text` of the latest task. Without the extension in a request, every tool
 answers at once.
 """
 
@@ -39,6 +40,8 @@ def text_result(text: str) -> dict[str, Any]:
 
 
 def call(path: Path, params: dict[str, Any]) -> dict[str, Any]:
+    if params["name"] == "get":
+        return text_result(json.dumps({"text": ([*read_state(path).values()] or [{}])[-1].get("text", "")}))
     offered = params["_meta"][f"{PREFIX}clientCapabilities"].get("extensions", {})
     if EXTENSION not in offered or params["name"] == "plain":
         return text_result("at once")
@@ -70,7 +73,7 @@ def answer(path: Path, method: str, params: dict[str, Any]) -> dict[str, Any] | 
             capabilities: dict[str, Any] = {"tools": {}, "extensions": {EXTENSION: {}}}
             return {"supportedVersions": [REVISION], "capabilities": capabilities}
         case "tools/list":
-            return {"tools": [{"name": name, "inputSchema": SCHEMA} for name in ("work", "ask", "plain")]}
+            return {"tools": [{"name": name, "inputSchema": SCHEMA} for name in ("work", "ask", "plain", "get")]}
         case "tools/call":
             return call(path, params)
         case "tasks/get" | "tasks/update" | "tasks/cancel":
