@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import cedarpy
 
+from mcp_guard.policy.nesting import find_too_deep
+
 _TOKEN = re.compile(
     r'(?:\s+|//[^\n]*)|("(?:\\.|[^"\\])*"|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|::|==|!=|<=|>=|&&|\|\||.)', re.DOTALL
 )
@@ -62,6 +64,8 @@ def _statements(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
 
 def find_syntax_problems(text: str) -> list[SyntaxProblem]:
     """What is wrong with a text that Cedar cannot parse: the first syntax error, else one for each policy."""
+    if deep := find_too_deep(text):
+        return [SyntaxProblem(position_of(text, deep[0]), f"too deep to be read: {deep[1]}")]
     tokens = _tokens(text)
     if not _may_continue(text) or (tokens and tokens[-1].text != ";"):
         return [_explain_syntax_error(text, tokens)]

@@ -18,6 +18,7 @@ from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.files import policy_files
+from mcp_guard.policy.nesting import find_too_deep
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ANNOTATIONS = (ID, GATE, REASON, ENFORCE)
@@ -98,6 +99,9 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     for file, text in texts.items():
         if found := _ODD_LINE_END.search(text):
             problems.append(_odd_line_end(file, text, found))
+            continue
+        if find_too_deep(text):
+            problems += _syntax_problems(file, text)
             continue
         try:
             bodies = json.loads(cedarpy.policies_to_json_str(text))
