@@ -19,22 +19,22 @@ def find_too_deep(text: str) -> tuple[int, str] | None:
     """Where the text nests too deep for its readers, and what is too much there; None if nothing is."""
     levels = [[0] * _KINDS]
     for match in _TOKEN.finditer(text):
-        token = match[1]
-        if token is None:
+        symbol = match[1]
+        if symbol is None:
             continue
-        if (kind := _LOOSEST.get(token)) is not None:
+        if (kind := _LOOSEST.get(symbol)) is not None:
             counts = levels[-1]
             counts[kind] += 1
             counts[kind + 1 :] = [0] * (_KINDS - kind - 1)
             if sum(map(sum, levels)) > MAX_OPERATORS:
                 return match.start(), f"more than {MAX_OPERATORS} operators around one operand"
-        if token in "([{":
+        if symbol in "([{":
             levels.append([0] * _KINDS)
             if len(levels) > MAX_BRACKETS:
                 return match.start(), f"more than {MAX_BRACKETS} brackets within each other"
-        elif token in ")]}":
+        elif symbol in ")]}":
             if len(levels) > 1:
                 levels.pop()
-        elif token not in _LOOSEST:
+        elif symbol not in _LOOSEST:
             levels[-1] = [0] * _KINDS
     return None

@@ -25,3 +25,6 @@ class SignIns(Protocol):
     def locked(self, upstream: str) -> AbstractAsyncContextManager[HeldSignIn]:
         """The sign-in of this name: an upstream's, or `UPSTREAM/ID` for one of its users. Waits while another process
         holds it; that does so no longer than it lives. Raises: LedgerError."""
+
+    async def read(self, upstream: str) -> bytes:
+        """What was written last, without waiting for whoever holds it; empty if there is none. Raises: LedgerError."""

@@ -45,8 +45,8 @@ class UpstreamSignIns:
         states = {}
         for name in self.names():
             try:
-                async with self.storage.of_user(name, identity_of(person)).locked() as held:
-                    states[name] = "" if await held.read() is not None else "not signed in"
+                tokens = await self.storage.of_user(name, identity_of(person)).look()
+                states[name] = "" if tokens is not None else "not signed in"
             except NoToken as error:
                 states[name] = str(error)
         return states

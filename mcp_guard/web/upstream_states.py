@@ -62,8 +62,7 @@ async def _find_sign_ins(console: Console) -> Mapping[str, str]:
         if upstream.oauth is None or not upstream.oauth.is_interactive or upstream.as_user:
             continue
         try:
-            async with storage.of(name).locked() as held:
-                tokens = await held.read()
+            tokens = await storage.of(name).look()
             if tokens is None:
                 due[name] = "nobody has signed in"
             elif not tokens.refresh and tokens.renew_at and tokens.renew_at * 1_000_000 < console.now():

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +117,24 @@ async def test_one_process_at_a_time_has_them(storage: Callable[[], TokenStorage
     one = storage()
     await asyncio.gather(*(refresh(each) for each in (one, one, storage(), storage(), storage())))
     assert used == ["0", "1", "2", "3", "4"]
+
+
+async def test_who_only_looks_does_not_wait_for_who_refreshes(storage: Callable[[], TokenStorage]) -> None:
+    assert await storage().look() is None
+    await store(storage())
+    async with storage().locked():
+        assert await asyncio.wait_for(storage().look(), 20) == TOKENS
+
+
+async def test_many_who_wait_leave_threads_to_who_has_the_lock(tmp_path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    for storage in (FileTokenStorage(tmp_path / "sign-ins", "far"), of_user(tmp_path)):
+        assert await asyncio.wait_for(asyncio.gather(*(stored(storage) for _ in range(5))), 20) == [None] * 5
+        waiting = asyncio.create_task(stored(storage))
+        async with storage.locked():
+            await asyncio.sleep(0)
+            waiting.cancel()
+        assert await asyncio.wait_for(stored(storage), 20) is None
 
 
 async def test_what_is_in_the_database_is_sealed_for_its_upstream_and_its_gateways(ledger: Ledger) -> None:

@@ -48,6 +48,13 @@ class SignInsTable:
             finally:
                 held.close()
 
+    async def read(self, upstream: str) -> bytes:
+        row = _HeldRow(self._database, upstream)
+        try:
+            return await row.read()
+        finally:
+            row.close()
+
 
 class _HeldRow:
     """Implements `HeldSignIn`."""

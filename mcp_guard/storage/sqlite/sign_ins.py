@@ -2,14 +2,13 @@
 lock that ends with its process."""
 
 import asyncio
-import fcntl
-import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.file_locks import hold_file_lock
 from mcp_guard.files import replace_file
 
 
@@ -21,17 +20,20 @@ class SignInsFolder:
 
     @asynccontextmanager
     async def locked(self, upstream: str) -> AsyncIterator["_HeldFile"]:
-        path = self.folder / upstream.replace("/", ".")
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(path.with_suffix(f"{path.suffix}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _explain(path, error) from None
-        try:
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-            yield _HeldFile(path.with_suffix(f"{path.suffix}.sealed"))
-        finally:
-            os.close(lock)
+        held = self._file(upstream)
+        async with AsyncExitStack() as lock:
+            try:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                await lock.enter_async_context(hold_file_lock(held.path.with_suffix(".lock")))
+            except OSError as error:
+                raise _explain(held.path, error) from None
+            yield held
+
+    async def read(self, upstream: str) -> bytes:
+        return await self._file(upstream).read()
+
+    def _file(self, upstream: str) -> "_HeldFile":
+        return _HeldFile(self.folder / f"{upstream.replace('/', '.')}.sealed")
 
 
 @dataclass(frozen=True, slots=True)

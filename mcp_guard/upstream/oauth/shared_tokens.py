@@ -7,8 +7,8 @@ gets the tokens of another.
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -48,11 +48,14 @@ class SharedTokenStorage:
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[HeldTokens]:
-        try:
+        with _explained():
             async with self.sign_ins.locked(self._row()) as held:
-                yield _SealedTokens(held, self, self._bound())
-        except LedgerError as error:
-            raise NoToken(f"the sign-in cannot be shared: {error.message}") from None
+                yield _SealedTokens(held, self)
+
+    async def look(self) -> Tokens | None:
+        with _explained():
+            sealed = await self.sign_ins.read(self._row())
+        return self.open(sealed) if sealed else None
 
     def _row(self) -> str:
         """The name that the engine knows it by, which says nothing of the user to those who do not know them."""
@@ -64,6 +67,36 @@ class SharedTokenStorage:
         bound = [self.secret.origin, self.name, self.user.issuer, self.user.subject]
         return USER_DOMAIN + json.dumps(bound).encode()
 
+    def seal(self, tokens: Tokens) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        text = self._key().encrypt(nonce, tokens_text(tokens).encode(), self._bound())
+        return bytes.fromhex(self.secret.id) + nonce + text
+
+    def open(self, sealed: bytes) -> Tokens:
+        """Raises: NoToken."""
+        id, nonce, text = sealed[:ID_BYTES], sealed[ID_BYTES:][:NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
+        if id.hex() != self.secret.id:
+            raise NoToken(
+                "the sign-in was sealed with another `ledger.shared_secret`; "
+                f"give all gateways the same, or: {self.login}"
+            )
+        try:
+            return parse_tokens(self._key().decrypt(nonce, text, self._bound()))
+        except (InvalidTag, ValueError, TypeError):
+            raise NoToken(f"the stored sign-in was changed; {self.login}") from None
+
+    def _key(self) -> AESGCM:
+        return AESGCM(self.secret.derive(PURPOSE))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises: NoToken for a LedgerError."""
+    try:
+        yield
+    except LedgerError as error:
+        raise NoToken(f"the sign-in cannot be shared: {error.message}") from None
+
 
 @dataclass(frozen=True, slots=True)
 class _SealedTokens:
@@ -71,35 +104,16 @@ class _SealedTokens:
 
     held: HeldSignIn
     storage: SharedTokenStorage
-    bound: bytes
 
     async def read(self) -> Tokens | None:
         sealed = await self.held.read()
-        return self._open(sealed) if sealed else None
+        return self.storage.open(sealed) if sealed else None
 
     async def write(self, tokens: Tokens) -> None:
-        nonce = os.urandom(NONCE_BYTES)
-        text = self._key().encrypt(nonce, tokens_text(tokens).encode(), self.bound)
-        await self.held.write(bytes.fromhex(self.storage.secret.id) + nonce + text)
+        await self.held.write(self.storage.seal(tokens))
 
     async def remove(self) -> bool:
         was_signed_in = bool(await self.held.read())
         if was_signed_in:
             await self.held.write(b"")
         return was_signed_in
-
-    def _open(self, sealed: bytes) -> Tokens:
-        """Raises: NoToken."""
-        id, nonce, text = sealed[:ID_BYTES], sealed[ID_BYTES:][:NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
-        if id.hex() != self.storage.secret.id:
-            raise NoToken(
-                "the sign-in was sealed with another `ledger.shared_secret`; "
-                f"give all gateways the same, or: {self.storage.login}"
-            )
-        try:
-            return parse_tokens(self._key().decrypt(nonce, text, self.bound))
-        except (InvalidTag, ValueError, TypeError):
-            raise NoToken(f"the stored sign-in was changed; {self.storage.login}") from None
-
-    def _key(self) -> AESGCM:
-        return AESGCM(self.storage.secret.derive(PURPOSE))

@@ -6,7 +6,6 @@ and the new tokens are durable before they are used.
 """
 
 import asyncio
-import fcntl
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.file_locks import hold_file_lock
 from mcp_guard.files import remove_stale_draft, replace_file
 from mcp_guard.secrets import import_keyring
 from mcp_guard.upstream.oauth.discovery import NoToken
@@ -85,6 +85,10 @@ class TokenStorage(Protocol):
     def locked(self) -> AbstractAsyncContextManager[HeldTokens]:
         """Excludes other guards and commands; ends with its process, however that ends. Raises: NoToken."""
 
+    async def look(self) -> Tokens | None:
+        """What is stored now, for whoever only shows it: another process may be about to replace it, and is not waited
+        for. Raises: NoToken."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileTokenStorage:
@@ -109,12 +113,11 @@ class FileTokenStorage:
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[HeldTokens]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.folder / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        async with hold_file_lock(self.folder / f"{self.name}.lock"):
             yield self
-        finally:
-            os.close(lock)
+
+    async def look(self) -> Tokens | None:
+        return await self.read()
 
     async def read(self) -> Tokens | None:
         return await asyncio.to_thread(self._read)
