@@ -3,6 +3,7 @@
 Values are made visible where they are shown (`core/visible_text.py`); what is a sentence here is visible already.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,8 +86,11 @@ class ArgumentRow:
     marks: tuple[str, ...]
     """`sensitive`, `destination`."""
     is_change: bool
-    decoded: tuple[tuple[str, str], ...]
-    """Encoded text in the requested value: the encoding, and what it says."""
+
+    @property
+    def decoded(self) -> tuple[tuple[str, str], ...]:
+        """Encoded text in the requested value: the encoding, and what it says. Not free for a long value."""
+        return tuple(decoded_texts(_as_text(self.after)))
 
 
 def argument_rows(subject: ApprovalSubject) -> tuple[ArgumentRow, ...]:
@@ -112,12 +116,11 @@ def _make_row(subject: ApprovalSubject, name: str) -> ArgumentRow:
             *(["sensitive"] if name in subject.sensitive else ()),
         ),
         is_change=name in subject.changes,
-        decoded=tuple(decoded_texts(_as_text(subject.arguments.get(name)))),
     )
 
 
 def _is_long(value: Any) -> bool:
-    return len(_as_text(value)) > LONG
+    return len(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) > LONG
 
 
 def _as_text(value: Any) -> str:

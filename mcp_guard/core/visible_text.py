@@ -187,7 +187,11 @@ def shorten(value: object, length: int) -> VisibleText:
 
 def visible_json(value: object, indent: int | None = None) -> VisibleText:
     r"""The value as JSON, in which hidden characters are written as JSON does, such as `\u202e`."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return visible_json_text(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def visible_json_text(text: str) -> VisibleText:
+    """As `visible_json`, for JSON text or its beginning."""
     if text.isascii() and "\x7f" not in text:
         return VisibleText(text)
     judged = _judge(text, " ")

@@ -153,7 +153,7 @@ class BrowserSessions:
         new = _token(hmac.digest(self.key, b"mcp-guard/rotation/v1" + token.encode(errors="replace"), "sha256"))
         if session.is_replaced:
             return new
-        value = orjson.loads(session.item.value) | {"rotated": now, "used": now, "code": None}
+        value = orjson.loads(session.item.value) | {"rotated": now, "code": None}
         await self.items.put(self._item(new, value, session.item.owner), now)
         if not await self._change(session.item, now, expires=now + GRACE, replaced=True, code=None):
             await self.items.delete(KIND, self._hash(new))  # the session was ended meanwhile

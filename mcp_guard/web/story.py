@@ -1,5 +1,6 @@
 """What the page of a call shows: what became of it, what was decided on, who approved, and each receipt as a step."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +11,16 @@ from mcp_guard.core.confirmation import changed_values, confirmation_words, diff
 from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import claim_mark, name_of_approver, reason_texts, shown_kind
 from mcp_guard.core.receipt_summary import summarize_receipt
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible, visible_json, visible_lines
+from mcp_guard.core.visible_text import (
+    VisibleText,
+    join,
+    quote,
+    say,
+    visible,
+    visible_json,
+    visible_json_text,
+    visible_lines,
+)
 from mcp_guard.web.entries import BAD, ENDINGS, GOOD, QUIET, WAITING, Receipt, call_result, minute
 
 Payloads = Mapping[int, Mapping[str, object]]
@@ -197,8 +207,9 @@ def _changes(subject: Receipt, outcome: Receipt, payloads: Payloads) -> list[Cha
 
 
 def _value(value: object) -> VisibleText:
-    text = value if isinstance(value, str) else visible_json(value)
-    return visible_lines(text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    cut = text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+    return visible_lines(cut) if isinstance(value, str) else visible_json_text(cut)
 
 
 def _step(receipt: Receipt, payloads: Mapping[str, object]) -> Step:
@@ -218,8 +229,9 @@ def _step(receipt: Receipt, payloads: Mapping[str, object]) -> Step:
 def _payload(value: object) -> str:
     if value is None:
         return "not stored; the receipt has only its hash"
-    text = visible_json(value, indent=2)
-    return text if len(text) <= MAX_VALUE else VisibleText(text[:MAX_VALUE] + "… (cut; the bundle has all of it)")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    shown = visible_json_text(text[:MAX_VALUE])
+    return shown if len(text) <= MAX_VALUE else VisibleText(shown + "… (cut; the bundle has all of it)")
 
 
 def _step_title(receipt: Receipt) -> tuple[str, str]:

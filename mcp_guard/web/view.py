@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from mcp_guard.web.sessions import BrowserSession
 HERE = Path(__file__).parent
 LISTED_CHANGES = 3
 """Changes on a card in the list, besides sensitive arguments and destinations, which are all there."""
+LISTED_LENGTH = 100
+"""Characters of a value that a card in the list may show."""
 RECENT = timedelta(days=7)
 _OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
 """Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
@@ -126,8 +128,30 @@ def make_key_card(key: ApproverKey, enrolment: Json, now: Micros) -> KeyCard:
     )
 
 
+def make_listed_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
+    """As in a list, which shows the beginning of a few arguments: costs the same for arguments of any length."""
+    return replace(
+        _make_card(approval, now, viewer), rows=tuple(map(_make_listed_row, argument_rows(approval.subject)))
+    )
+
+
 def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
-    """The card of a request as the approver `viewer` sees it at `now`."""
+    """The card of a request as the approver `viewer` sees it at `now`.
+
+    Makes every argument visible in full, which takes seconds for some megabytes.
+    """
+    subject = approval.subject
+    return replace(
+        _make_card(approval, now, viewer),
+        rows=tuple(map(_make_row, argument_rows(subject))),
+        facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
+        others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
+        meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
+    )
+
+
+def _make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
+    """Without the values that the agent and the upstreams choose."""
     subject = approval.subject
     resource = subject.resource
     has_expired = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
@@ -142,10 +166,10 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         target=say("{} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else "",
         seconds_left=max(0, -((now - approval.expires) // 1_000_000)),
         requested=format_minute(approval.requested),
-        rows=tuple(map(_make_row, argument_rows(subject))),
-        facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
-        others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
-        meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
+        rows=(),
+        facts=(),
+        others=(),
+        meta=(),
         signals=tuple(map(signal_words, subject.risk.signals)),
         undo=UNDO if is_irreversible(subject) else "",
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
@@ -156,6 +180,11 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         drill=drill,
         is_own=approval.is_requester(viewer),
     )
+
+
+def _make_listed_row(row: ArgumentRow) -> FieldRow:
+    before, after = (visible_lines(_text(value)[:LISTED_LENGTH]) for value in (row.before, row.after))
+    return FieldRow(visible(row.name), before, after, row.why_unknown, row.marks, row.is_change, (), False)
 
 
 def _make_row(row: ArgumentRow) -> FieldRow:

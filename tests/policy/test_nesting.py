@@ -1,5 +1,7 @@
 """Text that would overflow the stack of Cedar's parser, or of Python's, is refused where it says so."""
 
+from collections.abc import Callable
+
 import pytest
 
 from mcp_guard.core.errors import PolicyError
@@ -8,13 +10,13 @@ from mcp_guard.policy.nesting import MAX_BRACKETS, MAX_OPERATORS
 from mcp_guard.policy.source import parse_policies
 
 RULE = '@id("x") permit (principal, action, resource) when { %s };'
-NESTED = {
+NESTED: dict[str, Callable[[int], str]] = {
     "parentheses": lambda n: "(" * n + "true" + ")" * n,
     "sets": lambda n: "[" * n + "]" * n + " == []",
     "records": lambda n: "{a: " * n + "1" + "}" * n + " == 1",
     "calls": lambda n: "context" + ".contains(context" * n + ")" * n,
 }
-CHAINED = {
+CHAINED: dict[str, Callable[[int], str]] = {
     "and": lambda n: " && ".join(["true"] * n),
     "or": lambda n: "||".join(["true"] * n),
     "sums": lambda n: "1 == " + "+".join(["1"] * n),

@@ -1,5 +1,7 @@
 """The difference of two sets of policies shows what Cedar reads: nothing hides in a comment or comes out of one."""
 
+import time
+
 import pytest
 
 from mcp_guard.core.errors import PolicyError
@@ -15,6 +17,17 @@ def test_policy_that_becomes_a_comment_is_shown(sign: str) -> None:
     [change] = diff_sets({"a.cedar": CLOSING}, {"a.cedar": CLOSING.replace("\n", sign)})
     assert [line.text for line in change.lines if line.sign == "-"] == [*CLOSING.split("\n")[:-1], ""]
     assert [line.text for line in change.lines if line.sign == "+"] == [CLOSING.replace("\n", sign)]
+
+
+def test_lines_that_are_all_alike_take_no_time() -> None:
+    kinds = [f"// {number % 150}" for number in range(20_000)]
+    before, after = "\n".join(kinds), "\n".join(reversed(kinds))
+    began = time.process_time()
+    [change] = diff_sets({"a.cedar": before}, {"a.cedar": after})
+    assert time.process_time() - began < 2
+    assert "the whole file" in change.lines[0].text
+    assert [line.text for line in change.lines if line.sign == "-"] == before.split("\n")
+    assert [line.text for line in change.lines if line.sign == "+"] == after.split("\n")
 
 
 def test_blanks_that_push_a_policy_out_of_sight_are_counted() -> None:

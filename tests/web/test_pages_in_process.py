@@ -3,9 +3,9 @@
 import asyncio
 import html
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,79 +15,24 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mcp_guard.config.file import check
 from mcp_guard.core.approval import GrantTerms
-from mcp_guard.core.model import Agent, ToolCallRequest
 from mcp_guard.ledger.approvals import approver_keys
-from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
-from mcp_guard.ledger.approvals.sign_in_codes import make_code
-from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.storage.items import Item
-from mcp_guard.web.app import make_app, make_console
 from mcp_guard.web.console import ATTENDED
-from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, SameOriginMiddleware, ShareMiddleware
+from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
-from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
 from tests.web.software_passkey import SoftwarePasskey
 
-ORIGIN = "https://guard.example"
-CONFIG = f'''
-[guard]
-policies = "policies.cedar"
-[approvers.alice]
-name = "Alice"
-[approvers.bob]
-name = "Bob"
-[routes.people]
-approvers = ["alice", "bob"]
-quorum = 2
-[web]
-url = "{ORIGIN}"
-'''
 TERMS = GrantTerms(100, 7200, ("amount",))
-
-
-@dataclass
-class Pages:
-    harness: Harness
-    app: SameOriginMiddleware
-    clients: list[httpx.AsyncClient]
-
-    def client(self) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self.clients.append(httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers={"origin": ORIGIN}))
-        return self.clients[-1]
-
-    def code(self, approver: str = "alice", kind: CodeKind = "sign_in_code") -> str:
-        return make_code(self.harness.ledger.writer, approver, kind)
-
-    async def sign_in(self, approver: str = "alice", code: str = "") -> httpx.AsyncClient:
-        client = self.client()
-        reply = await client.post("/sign-in", content=f"code={code or self.code(approver)}")
-        assert reply.status_code == 200, reply.text
-        return client
-
-    async def hold(self) -> str:
-        call = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
-        return pending_id(await self.harness.guard.call(make_instance(agent=Agent("a", "zed", ())), call))
 
 
 @pytest.fixture
 async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
-    routes = {"people": replace(ROUTES["people"], quorum=2)}
-    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
-    settings = replace(check(CONFIG, tmp_path / "mcp-guard.toml"), state_dir=tmp_path)
-    ledger = harness.ledger
-    items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
-    votes = Votes(ledger.writer, routes, PEOPLE)
-    made = Pages(harness, make_app(make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)), [])
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await items.close()
-    await proofs.close()
-    await ledger.reader.close()
+    async with open_pages(tmp_path) as made:
+        yield made
 
 
 async def enrol(client: httpx.AsyncClient) -> tuple[SoftwarePasskey, httpx.Response]:
@@ -201,3 +146,27 @@ async def test_one_session_has_a_share_of_the_pages() -> None:
             for _ in range(3 * AT_ONCE):
                 all.create_task(client.get("/", headers={"authorization": f"Bearer {name}"} if name else {}))
     assert most == {"Bearer a": AT_ONCE, "Bearer b": AT_ONCE, "": 3 * AT_ONCE}
+
+
+async def test_a_held_call_with_long_arguments_costs_the_inbox_nothing(pages: Pages) -> None:
+    id = await pages.hold(memo="\u00e9" + "word " * 100_000, stage="\u00e9" * 100_000)
+    client = await pages.sign_in()
+    began = time.process_time()
+    for _ in range(2):
+        assert (await client.get("/?part=list")).status_code == 200
+    assert time.process_time() - began < 0.6  # 1.5 \u00b5s for each character of each page otherwise
+    page = await client.get(f"/requests/{id}")
+    assert "word " * 99_999 in page.text
+
+
+async def test_who_only_signs_in_to_upstreams_sees_nothing_else(tmp_path: Path) -> None:
+    async with open_pages(tmp_path, CONFIG + PROVIDER) as pages:
+        user, viewer = await pages.sign_in_by_provider("user"), await pages.sign_in_by_provider("viewer")
+        for path in ("/policy-changes", "/policy-changes/replay", "/overview", "/ledger", "/?part=list"):
+            assert (await user.get(path)).status_code == 403, path
+        for client, first in ((user, "/upstreams"), (viewer, "/overview")):
+            home = await client.get("/")
+            assert (home.status_code, home.headers["location"]) == (303, first)
+        page = await user.get("/upstreams")
+        assert page.status_code == 200, page.text
+        assert "/policy-changes" not in page.text

@@ -101,6 +101,17 @@ async def test_token_is_replaced_every_hour_and_the_old_one_ends_soon(sessions: 
     assert await sessions.find(new, NOW + LIMITS.lifetime + 1) is None
 
 
+async def test_new_token_is_no_use_of_the_session(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW)
+    await found(sessions, token, NOW + LIMITS.idle)
+    session = await sessions.find(token, NOW + ROTATION, is_use=False)
+    assert session is not None
+    new = await sessions.renew(token, session, NOW + ROTATION)
+    assert new is not None
+    assert await sessions.find(new, NOW + 2 * LIMITS.idle, is_use=False) is not None
+    assert await sessions.find(new, NOW + 2 * LIMITS.idle + 1, is_use=False) is None
+
+
 async def test_closed_session_ends_with_all_its_tokens(sessions: BrowserSessions) -> None:
     token, other = await sessions.open(ALICE, NOW), await sessions.open(ALICE, NOW)
     new = await sessions.renew(token, await found(sessions, token), NOW, force=True)

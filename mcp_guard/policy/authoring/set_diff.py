@@ -1,13 +1,16 @@
 """How two sets of policy files differ, line by line."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from mcp_guard.core.visible_text import reviewed_code, visible
 
 CONTEXT_LINES = 3
+MAX_EQUAL_PAIRS = 500_000
+"""Of a line before and a line after."""
 MAX_EMPTY_LINES = 5
 """That are shown in a row."""
 
@@ -45,10 +48,22 @@ def diff_sets(before: Mapping[str, str], after: Mapping[str, str]) -> list[FileD
 def _diff_lines(before: str, after: str) -> Iterator[DiffLine]:
     """INVARIANT: lines end only where Cedar ends them and its comments: who reads `// …` and then a policy on a line of
     its own must be right that the policy is none of the comment."""
-    lines = difflib.unified_diff(before.split("\n"), after.split("\n"), lineterm="", n=CONTEXT_LINES)
+    old, new = before.split("\n"), after.split("\n")
+    if _is_too_alike(old, new):
+        yield DiffLine("@", "@@ too many lines are alike to be compared: the whole file before, and after @@")
+        yield from (DiffLine("-", line) for line in old)
+        yield from (DiffLine("+", line) for line in new)
+        return
+    lines = difflib.unified_diff(old, new, lineterm="", n=CONTEXT_LINES)
     for number, line in enumerate(lines):
         if number >= 2:  # the names of the two files
             yield DiffLine(line[0], line if line[0] == "@" else line[1:])
+
+
+def _is_too_alike(old: Sequence[str], new: Sequence[str]) -> bool:
+    """Whether finding what is common to both would take seconds: difflib looks at every pair of equal lines."""
+    known = Counter(old)
+    return sum(known[line] for line in new) > MAX_EQUAL_PAIRS
 
 
 def show_files(files: Iterable[FileDiff]) -> list[FileDiff]:

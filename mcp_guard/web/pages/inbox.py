@@ -19,7 +19,7 @@ from mcp_guard.web.open_requests import OpenRequests
 from mcp_guard.web.pages.keys import key_cards
 from mcp_guard.web.roles import EVERYONE, Role
 from mcp_guard.web.sessions import BrowserSession
-from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_card, may_see
+from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_listed_card, may_see
 
 PAGE = 50
 """Requests or grants on a page."""
@@ -154,7 +154,7 @@ class _InboxPages:
 
     def _cards(self, viewer: BrowserSession, approvals: list[Approval]) -> list[ApprovalCard]:
         now = self.console.now()
-        return [make_card(approval, now, viewer.approver) for approval in approvals]
+        return [make_listed_card(approval, now, viewer.approver) for approval in approvals]
 
 
 @dataclass(frozen=True, slots=True)

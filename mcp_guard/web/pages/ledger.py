@@ -22,7 +22,10 @@ from mcp_guard.web.roles import READERS
 
 PAGE = 50
 """Entries on a page."""
-MAX_SUGGESTIONS, MAX_COMPARED = 50, 1000
+MAX_SUGGESTIONS = 50
+MAX_MEANT, MAX_COMPARED, MAX_LENGTH = 3, 200, 64
+"""For how many values a similar one is looked for, among how many, and how long they may be: comparing two takes time
+with the product of their lengths."""
 SUGGESTED = ("agent", "user", "tool", "approver", "policy")
 NAV = (NavigationLink("/ledger", "Ledger", READERS),)
 
@@ -76,16 +79,16 @@ class _LedgerPages:
             say("{} `{}`: too many match, or finding them takes too long; give more of its beginning", name, value)
             for name, value in found.too_broad
         ]
-        for name, value in found.unknown:
-            known = await self.console.search.read(partial(_known, name=name))
-            close = nearest(value, known)
+        for number, (name, value) in enumerate(found.unknown):
+            read = partial(_closest, name=name, value=value)
+            close = await self.console.search.read(read) if number < MAX_MEANT and len(value) <= MAX_LENGTH else ""
             meant = say("; did you mean `{}`?", close) if close else ""
             hints.append(say("no receipt has the {} `{}`{}", name, value, meant))
         return hints
 
 
-def _known(index: ReceiptIndex, name: str) -> list[str]:
-    return [value for value, _ in index.values(name, MAX_COMPARED)]
+def _closest(index: ReceiptIndex, name: str, value: str) -> str:
+    return nearest(value, (known for known, _ in index.values(name, MAX_COMPARED) if len(known) <= MAX_LENGTH))
 
 
 def _suggest(index: ReceiptIndex) -> dict[str, list[str]]:

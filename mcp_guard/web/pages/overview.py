@@ -20,7 +20,7 @@ from mcp_guard.web.pages import approvers
 from mcp_guard.web.pages.ledger import read_entry_rows
 from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.upstream_states import read_upstream_states
-from mcp_guard.web.view import approvers_of, make_card, may_see
+from mcp_guard.web.view import approvers_of, make_listed_card, may_see
 
 NAV = (NavigationLink("/overview", "Overview", READERS),)
 LISTED = 5
@@ -97,7 +97,7 @@ class _OverviewPages:
             denials=rank(charts.totals["denied_by"], LISTED),
             denied=await read_entry_rows(console, denied, now),
             waiting=[
-                (make_card(approval, now, viewer.approver), may_see(approvers_of(approval), viewer))
+                (make_listed_card(approval, now, viewer.approver), may_see(approvers_of(approval), viewer))
                 for approval in waiting
             ],
             waiting_count=requested,

@@ -97,8 +97,9 @@ class _PolicyPages:
         console = self.console
         viewer = await console.allowed(request, *OF_CANDIDATES)
         policy_set, texts = await self._candidate(request)
-        files = diff_sets(await console.reader.read(_texts_in_force), texts)
-        return console.page("policy_candidate.html", viewer, policy_set=policy_set, files=show_files(files))
+        before = await console.reader.read(_texts_in_force)
+        files = await asyncio.to_thread(lambda: show_files(diff_sets(before, texts)))
+        return console.page("policy_candidate.html", viewer, policy_set=policy_set, files=files)
 
     async def replay(self, request: Request) -> Response:
         viewer = await self.console.allowed(request, *OF_CANDIDATES, is_part=True)

@@ -1,5 +1,6 @@
 """Policies that wait for approval: how they differ from those in force, what they would have decided, and the votes."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -17,7 +18,7 @@ from mcp_guard.core.policy_approval import (
 )
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
-from mcp_guard.policy.authoring.set_diff import diff_sets, show_files
+from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets, show_files
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.operations import passkeys_to_sign
@@ -56,6 +57,10 @@ def _read_sets(store: Store) -> _Sets:
     return _Sets(state, in_force, read_texts(store, state.open.policy_set) if state.open else {})
 
 
+def _differences(sets: _Sets) -> list[FileDiff]:
+    return show_files(diff_sets(sets.in_force, sets.proposed))
+
+
 @dataclass(frozen=True, slots=True)
 class _PolicyChanges:
     console: Console
@@ -73,7 +78,7 @@ class _PolicyChanges:
             state=sets.state,
             proposal=proposal,
             missing=describe_missing(proposal) if proposal else "",
-            files=show_files(diff_sets(sets.in_force, sets.proposed)) if proposal else [],
+            files=await asyncio.to_thread(_differences, sets) if proposal else [],
             can_decide=self._can_decide(proposal, viewer),
             has_approved=proposal is not None and any(vote.approver == viewer.approver for vote in proposal.votes),
             sign_in_problem=self._sign_in_problem(proposal, viewer) if proposal else "",

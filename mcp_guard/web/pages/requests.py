@@ -1,5 +1,6 @@
 """One request: what it would do, who asks and why; its decision, signed with a passkey; and the end of a grant."""
 
+import asyncio
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,10 +44,11 @@ class _RequestPages:
         console, read = self.console, self.console.reader.read
         viewer = await console.allowed(request, *READERS)
         approval = await self._find_approval(request, viewer)
-        return console.page(
+        return await asyncio.to_thread(
+            console.page,
             "request.html",
             viewer,
-            card=make_card(approval, console.now(), viewer.approver),
+            card=await asyncio.to_thread(make_card, approval, console.now(), viewer.approver),
             recent=recent_lines(await read(lambda store: store.recent_calls(approval)), approval.subject),
             earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
             deliveries=await read(lambda store: store.deliveries(approval.id)),

@@ -110,13 +110,17 @@ class _ToolPages:
             effect=self._effect(entry),
             differences=await asyncio.to_thread(_differences, entry.pinned, shown) if entry.waiting else [],
             findings=(await self.findings.of(known))[name],
-            definition=visible_lines(json.dumps(shown.definition, indent=2, ensure_ascii=False)),
+            definition=await asyncio.to_thread(_definition, shown),
             target={"upstream": shown.upstream, "tool": entry.name, "definition": shown.hash},
             can_accept=shown.state is not PinState.PINNED,
             can_refuse=shown.state is not PinState.REFUSED,
             is_operator=Role.OPERATOR in viewer.roles,
             has_passkey=bool(await console.passkeys_of(viewer)),
         )
+
+
+def _definition(shown: Pin) -> VisibleText:
+    return visible_lines(json.dumps(shown.definition, indent=2, ensure_ascii=False))
 
 
 def _differences(before: Pin | None, after: Pin) -> list[DiffRow]:
