@@ -1,6 +1,6 @@
 """The pages at a real origin in this process, over a real ledger."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import httpx2 as httpx
 
 from mcp_guard.config.file import check
+from mcp_guard.core.approval import Route
 from mcp_guard.core.model import Agent, ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.approvals.sign_in_codes import make_code
@@ -80,11 +81,18 @@ class Pages:
 @asynccontextmanager
 async def open_pages(folder: Path, config: str = CONFIG) -> AsyncIterator[Pages]:
     routes = {"people": replace(ROUTES["people"], quorum=2)}
-    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes=routes)
+    async with pages_over(open_harness(folder, f"{ALLOW}\n{HOLD}", routes=routes), folder, config, routes) as made:
+        yield made
+
+
+@asynccontextmanager
+async def pages_over(
+    harness: Harness, folder: Path, config: str, routes: Mapping[str, Route], people: Mapping[str, str] = PEOPLE
+) -> AsyncIterator[Pages]:
     settings = replace(check(config, folder / "mcp-guard.toml"), state_dir=folder)
     ledger = harness.ledger
     items, proofs = ledger.engine.open_items(folder), ledger.engine.open_used_proofs(folder)
-    console = make_console(settings, Votes(ledger.writer, routes, PEOPLE), ledger.reader, items, proofs, ORIGIN)
+    console = make_console(settings, Votes(ledger.writer, routes, people), ledger.reader, items, proofs, ORIGIN)
     made = Pages(harness, console, make_app(console), [])
     yield made
     for client in made.clients:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.config.file import check
 from mcp_guard.core.approval import ApprovalState
-from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.web.app import make_app, make_console
 from tests.promises.drilling import HUNDREDFOLD, ROUTE, ask, call_approved, drilling, put
 from tests.promises.harness import PEOPLE, SECOND, pending_id
-from tests.web.test_pages_in_process import CONFIG, ORIGIN, Pages, enrol
+from tests.web.pages_in_process import CONFIG, Pages, pages_over
+from tests.web.test_pages_in_process import enrol
 
 ROUTES = {"people": replace(ROUTE, approvers=("alice", "carol", "erin"))}
 ROLES = '[web.roles]\noperator = ["carol"]\n'
@@ -23,17 +21,9 @@ ROLES = '[web.roles]\noperator = ["carol"]\n'
 async def pages(tmp_path: Path) -> AsyncIterator[Pages]:
     harness = drilling(tmp_path, ROUTES["people"])
     config = CONFIG.replace("bob", "carol").replace("Bob", "Carol") + ROLES
-    settings = replace(check(config, tmp_path / "mcp-guard.toml"), state_dir=tmp_path)
-    ledger = harness.ledger
-    items, proofs = ledger.engine.open_items(tmp_path), ledger.engine.open_used_proofs(tmp_path)
-    votes = Votes(ledger.writer, ROUTES, {name: PEOPLE[name] for name in ("alice", "carol")})
-    made = Pages(harness, make_app(make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)), [])
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await items.close()
-    await proofs.close()
-    await ledger.reader.close()
+    people = {name: PEOPLE[name] for name in ("alice", "carol")}
+    async with pages_over(harness, tmp_path, config, ROUTES, people) as made:
+        yield made
 
 
 def words(page: str) -> str:
