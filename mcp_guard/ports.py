@@ -339,7 +339,7 @@ class Approvals(Protocol):
     """Requests for approval and grants, shared with every process on the same ledger.
 
     Consistency, durability and errors as for `Ledger`. What a method returns may be changed by another process at any
-    time: only `Ledger.intend` decides whether an approval can still be consumed.
+    time: only `Ledger.intend` decides whether an approval can still be consumed. INVARIANT: none returns a drill.
     """
 
     async def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:

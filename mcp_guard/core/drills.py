@@ -16,6 +16,8 @@ from mcp_guard.core.model import Json, Micros
 COMMITMENT_TYPE = "mcp-guard/drill/v1"
 MAX_DELAY: Micros = 300 * 1_000_000
 """How long after the request that makes it due a drill is put, at most: a random time, so that they look unrelated."""
+MAX_DUE = 3
+"""How many drills of a route wait for a request to be made of, so that they do not come all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,9 @@ def count_request(count: DrillCount | None, one_in: int, draw: Callable[[int], i
     if count is None or count.counted == count.size:
         count = DrillCount(one_in, draw(one_in) + 1, due=count.due if count else ())
     count = replace(count, counted=count.counted + 1)
-    return replace(count, due=(*count.due, now + draw(MAX_DELAY))) if count.counted == count.drawn else count
+    if count.counted != count.drawn:
+        return count
+    return replace(count, due=(*count.due, now + draw(MAX_DELAY))[-MAX_DUE:])
 
 
 # What is signed
