@@ -166,10 +166,12 @@ class InstanceHistory:
         self._matching_left = MAX_MATCHED_CHARACTERS
         all_origins, sinks = _OriginCollector(), _OriginCollector()
         where: dict[str, str] = {}
+        is_unwatched = self._labels.isdisjoint((UNTRUSTED, SENSITIVE)) and _kind(call) != ""
         for name, text, value_origins, inside in self._origins_of_arguments(call):
             all_origins.add(name, value_origins)
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
-                sinks.add(name, origins)
+                if not (is_unwatched and {*origins} == {NOWHERE} and matching.is_identifier(value)):
+                    sinks.add(name, origins)
                 where.setdefault(_key(value), name)
         for refused in self._refused:
             if refused <= where.keys():

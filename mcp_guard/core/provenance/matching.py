@@ -61,6 +61,7 @@ _MAY_BE_NUMBER = re.compile(r"\d[ -]?\d[\d -]{4}|0x[0-9a-f]{8}|[A-Z]{2}\d{2}", r
 _END = ".,;:!?"
 _LONG_WORD = re.compile(r"[^\W\d_]{2,}")
 _PUNCTUATED = re.compile(r"[.,;:!?] |[!?]$|\w\w\w\.$")
+_IDENTIFIER = re.compile(r"(?![\w-]*[^\W_]{20})#?[\w-]{1,64}")
 _FILES = "txt|md|py|docx?|xlsx?|pptx?|pdf|csv|json|html?|js|ts|toml|ya?ml|png|jpe?g|xml|log|ics|eml"
 _CONTACT = re.compile(
     rf"(?<![\w.+-])(?:{_PART}\.){{1,8}}(?!(?:{_FILES})\b)[a-z]{{2,24}}(?![\w-])"  # what may be a host
@@ -161,6 +162,11 @@ def addresses(text: str) -> list[str]:
 def contacts(text: str) -> list[str]:
     """What is less surely an address than those of `addresses`: it is one if others wrote it, and no file name is."""
     return [match.group() for match in _CONTACT.finditer(text)] if len(text) <= MAX_MESSAGE else []
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a value can only name something at the server that takes it: no address, no phrase, no long token."""
+    return _IDENTIFIER.fullmatch(text.strip()) is not None and not is_address(text)
 
 
 def is_party(value: str) -> bool:

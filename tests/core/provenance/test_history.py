@@ -147,7 +147,7 @@ def test_guess_confirmed_by_a_trusted_source_is_trusted() -> None:
     assert send(after(known), "#W77").sinks == Origins(from_trusted=("to",))
     for value in ("#W78", EVIL):  # only mentioned, and an address
         guessed = after((call(DIRECTORY, text=value), "none"), known)
-        assert send(guessed, value).sinks == Origins(unknown_origin=("to",))
+        assert send(guessed, value).provenance.unknown_origin == ("text", "to")
     written = after((call(SEND, to="carl@corp.example"), "sent"), listing)
     assert send(written, "carl@corp.example").sinks == Origins(unknown_origin=("to",), repeated=("to",))
 
@@ -170,7 +170,7 @@ def test_word_of_the_task_vouches_for_no_destination() -> None:
     listing = (call(INBOX), [{"id": "13", "body": "x"}, {"id": "random", "body": "y"}])
     task = "What do we do on June 13? Pick some random place, and tell Anna"
     assert in_task(task, "13", listing) == in_task(task, "random", listing) == Origins(from_trusted=("to",))
-    assert in_task(task, "random") == Origins(unknown_origin=("to",))
+    assert in_task(task, "random") == Origins()
     assert in_task(task, "Anna") == Origins(from_task=("to",))
     history = InstanceHistory(Task(text=task))
     assert send(history, "Anna", "random").provenance == Origins(from_task=("to",), mentioned_by_task=("text",))
@@ -244,6 +244,22 @@ def test_number_as_text_is_an_amount() -> None:
     history.note(call(WEB, url="x"), reply("y"))
     for amount, new in (("900.00", True), (" 9e2 ", True), ("nine", False), ("2027-01-01", False), ("1200", False)):
         assert bool(history.history_for(call(SEND, to="Bob", text=amount)).new_amounts) is new, amount
+
+
+@pytest.mark.parametrize("value", ["#W9348897", "5753502325", "gift_card_77118", "bob"])
+def test_unknown_identifier_is_a_destination_once_others_may_have_chosen_it(value: str) -> None:
+    assert send(after(), value).sinks == Origins()
+    assert send(after(), value).provenance.unknown_origin == ("text", "to")
+    for seen in (WEB, make_tool("secrets", ANY, Effect.READ, returns=("sensitive",))):
+        assert send(after((call(seen, url="x"), "y")), value).sinks.unknown_origin == ("to",)
+    assert after().history_for(call(SEND, to=value, text=5)).sinks.unknown_origin == ("to",)  # a payment
+
+
+@pytest.mark.parametrize(
+    "value", ["Bob Bill", "evil.de", "DE89370400440532013000", "bc1qxy2kgdygjrsqtzq2n0yrf24", EVIL]
+)
+def test_unknown_address_or_phrase_is_always_a_destination(value: str) -> None:
+    assert send(after(), value).sinks.unknown_origin == ("to",)
 
 
 def test_destination_in_another_spelling_is_the_same_one() -> None:
