@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.proof_size import FULL, sized
 
 settings.register_profile(
-    "ci", max_examples=sized(200, 40), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=sized(200, 25), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

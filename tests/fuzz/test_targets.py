@@ -35,7 +35,7 @@ def test_fuzzed_input_is_parsed_correctly_or_refused(name: str) -> None:
     for seed in target.SEEDS:
         target.check(seed)
 
-    @settings(max_examples=FEW.get(name, sized(400, 200)), deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=FEW.get(name, sized(400, 100)), deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=200) | changed(target.SEEDS))
     def holds(data: bytes) -> None:
         target.check(data)

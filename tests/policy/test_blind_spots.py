@@ -478,7 +478,7 @@ ARGUMENTS = st.dictionaries(st.sampled_from(["s", "t", "S"]), VALUES) | st.build
 EVERYTHING = make_tool(object_of(s=STRING, t=STRING, o=object_of(x=STRING)), "everything")
 
 
-@settings(max_examples=sized(300, 50), deadline=None)
+@settings(max_examples=sized(300, 25), deadline=None)
 @given(SCHEMAS, POLICIES, st.booleans(), st.lists(ARGUMENTS, min_size=1, max_size=6))
 def test_a_condition_that_holds_for_the_plain_arguments_is_never_overlooked(
     schema: Json, policies: list[tuple[str, str, Condition]], permit_all: bool, calls: list[Json]

@@ -42,7 +42,7 @@ def read(text: str) -> Json:
     return next(iter(parsed["staticPolicies"].values()))
 
 
-@settings(max_examples=sized(400, 50), deadline=None)
+@settings(max_examples=sized(400, 25), deadline=None)
 @given(EXPRESSIONS)
 def test_cedar_parses_the_text_to_the_same_policy(written: str) -> None:
     try:

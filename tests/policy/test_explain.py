@@ -9,6 +9,7 @@ from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.explain import explain, lines
 from mcp_guard.policy.authoring.recorded import PolicyVersion
 from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, policies_of, requests
+from tests.proof_size import sized
 
 LIMIT = (
     '@id("work") permit (principal in Group::"g1", action, resource);'
@@ -78,7 +79,7 @@ def test_failed_policy_is_named() -> None:
     assert next(iter(lines(made))).startswith("denied, because a policy could not be evaluated")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 @given(TEXTS, requests())
 def test_every_decision_can_be_explained(written: str, posed: GeneratedRequest) -> None:
     version = PolicyVersion("then", policies_of(written), CEDAR)

@@ -28,7 +28,7 @@ def expected(ruling: PolicyOutcome, approvals: frozenset[str]) -> bool:
     return ruling.outcome is Outcome.ALLOW
 
 
-@settings(max_examples=sized(500, 50), deadline=None)
+@settings(max_examples=sized(500, 25), deadline=None)
 @given(TEXTS, requests())
 def test_the_exported_set_is_equal_to_the_outcome_rule(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)

@@ -21,7 +21,7 @@ WHOLE = (
 TEXTS = st.lists(st.tuples(*map(st.sampled_from, (*PARTS[:-1], (*PARTS[-1], *WHOLE)))), max_size=5).map(write)
 
 
-@settings(max_examples=sized(400, 50), deadline=None)
+@settings(max_examples=sized(400, 25), deadline=None)
 @given(TEXTS, requests())
 def test_omitted_context_does_not_change_the_decision(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)

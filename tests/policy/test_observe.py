@@ -22,7 +22,7 @@ HARD = (
 SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
 
 
-@settings(max_examples=sized(300, 50), deadline=None)
+@settings(max_examples=sized(300, 25), deadline=None)
 @given(TEXTS, requests())
 def test_always_enforced_policies_are_never_stricter_than_all_policies(written: str, asked: GeneratedRequest) -> None:
     """In observe mode only annotated policies block or hold a call."""

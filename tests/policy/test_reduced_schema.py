@@ -48,7 +48,7 @@ def errors(policies: dict[str, Policy], schema: Json) -> Counter[tuple[str, str]
     return Counter((error.policy_id, error.error) for error in result.errors)
 
 
-@settings(max_examples=sized(400, 40), deadline=None)
+@settings(max_examples=sized(400, 25), deadline=None)
 @given(POLICIES)
 def test_cedar_finds_the_same_errors(policies: dict[str, Policy]) -> None:
     every = errors(policies, SCHEMA)

@@ -34,7 +34,7 @@ ATTRIBUTES = {
 }
 
 
-@settings(max_examples=sized(500, 50))
+@settings(max_examples=sized(500, 25))
 @given(st.data())
 def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)
@@ -89,7 +89,7 @@ def all_optional(schema: Any) -> Any:
     return optional
 
 
-@settings(max_examples=sized(500, 50))
+@settings(max_examples=sized(500, 25))
 @given(st.data())
 def test_arguments_accepted_by_the_schema_are_seen(data: st.DataObject) -> None:
     """A JSON Schema validator is the oracle: only numbers that Cedar cannot hold are hidden. Alternatives are stricter:

@@ -13,9 +13,10 @@ from tests.policy.fixtures import PERMIT, make_tool
 from tests.policy.schemas import SCHEMAS
 from tests.policy.strategies import CEDAR, TEXTS, TOOLS
 from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
+from tests.proof_size import sized
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=sized(50, 15), deadline=None)
 @given(SCHEMAS)
 def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a"))
@@ -24,7 +25,7 @@ def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
         assert cedarpy.validate_policies(PERMIT, human(item)).validation_passed
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=sized(50, 15), deadline=None)
 @given(TEXTS)
 def test_policies_validate_alike_against_both_schemas(written: str) -> None:
     by_json = cedarpy.validate_policies(written, CEDAR)

@@ -9,7 +9,7 @@ from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
 from tests.proof_size import sized
 
 
-@settings(max_examples=sized(600, 50), deadline=None)
+@settings(max_examples=sized(600, 25), deadline=None)
 @given(TEXTS, requests())
 def test_slice_decides_like_the_whole_set(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
@@ -17,7 +17,7 @@ def test_slice_decides_like_the_whole_set(written: str, asked: GeneratedRequest)
     assert sliced == rules.decide_slice(rules.whole(), asked.request, asked.request["context"], asked.entities)
 
 
-@settings(max_examples=sized(600, 50), deadline=None)
+@settings(max_examples=sized(600, 25), deadline=None)
 @given(TEXTS, requests())
 def test_evaluating_a_slice_equals_evaluating_all_policies(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)

@@ -16,9 +16,10 @@ from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import Kind, input_shape
 from tests.policy.fixtures import make_tool, object_of
 from tests.policy.schemas import SCHEMAS
+from tests.proof_size import sized
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=sized(100, 25), deadline=None)
 @given(SCHEMAS)
 def test_starter_policy_validates_for_any_tool(schema: Any) -> None:
     tool = make_tool(schema)

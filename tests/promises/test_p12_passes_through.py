@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from tests.live.running_guard import SERVERS, Client, Json, log, upstream, write_config
 from tests.live.test_session import eventually
 from tests.live.test_stateless import PREFIX, Stateless
+from tests.proof_size import sized
 
 EXAMPLES = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=sized(20, 8),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 LEAF = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(codec="utf-8"))
 VALUE = st.recursive(

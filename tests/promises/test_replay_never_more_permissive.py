@@ -36,7 +36,7 @@ def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
     }
 
 
-@settings(max_examples=sized(600, 50), deadline=None)
+@settings(max_examples=sized(600, 25), deadline=None)
 @given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
 def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
     before, after = sets

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.protocol.stdio import LINES_PER_TURN, Line, Pipes
+from tests.proof_size import sized
 
 COUNT = 5000
 
@@ -172,7 +173,7 @@ async def test_a_frame_in_a_pipe_without_a_reader_counts_as_withdrawn() -> None:
 
 
 @given(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), st.integers(0, 200_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 def test_exactly_the_frames_that_nobody_has_read_anything_of_are_unsent(sizes: list[int], reads: int) -> None:
     async def run() -> None:
         writing = Writing()

@@ -29,7 +29,7 @@ from mcp_guard.verifier import verify_ledger as whole
 from mcp_guard.verifier.stored_hashes import StoredHashes
 from mcp_guard.verifier.workers import CHUNK, open_workers
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
-from tests.proof_size import in_full
+from tests.proof_size import in_full, sized
 
 SIZE = 700
 
@@ -426,7 +426,7 @@ def test_read_only_copy_is_verified(copy: Path) -> None:
 
 
 @given(size=st.integers(1, 300), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 def test_verifier_tree_agrees_with_the_guards_tree(size: int, data: st.DataObject) -> None:
     leaves = [merkle.leaf_hash(bytes([at % 256, at // 256])) for at in range(size)]
     edge: list[bytes] = []

@@ -67,7 +67,7 @@ def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:
     return folder
 
 
-def test_scenario_b_is_approved_with_a_passkey_and_proved(
+def test_scenario_b_is_approved_with_a_passkey_but_not_without_and_proved(
     on: InboxScenario, context: BrowserContext, page: Page, tmp_path: Path
 ) -> None:
     add_passkeys(context, page)
@@ -82,6 +82,11 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("alert")).to_have_text("Enter a rationale: it is required.")
     page.get_by_label("Rationale").fill("Signed contract seen.")
+    page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. Nothing was done.")
+    assert [request["state"] for request in on.requests()] == ["requested"]
+    page.evaluate("() => { delete navigator.credentials.get }")
     page.get_by_role("button", name="Approve").click()
     page.wait_for_url(f"{on.url}/")
     expect(page.get_by_text("No pending requests.")).to_be_visible()
@@ -192,20 +197,6 @@ def test_user_signs_out_and_in_again_with_a_passkey(on: InboxScenario, context: 
     expect(page.get_by_text("Alice")).to_be_visible()
 
 
-def test_nothing_is_decided_without_the_passkey(on: InboxScenario, context: BrowserContext, page: Page) -> None:
-    session = add_passkeys(context, page)
-    sign_in(page, on)
-    enrol(page)
-    on.hold()
-    page.locator("a.card").first.click()
-    session.send("WebAuthn.disable")
-    page.get_by_label("Rationale").fill("x")
-    page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
-    page.get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. Nothing was done.")
-    assert [request["state"] for request in on.requests()] == ["requested"]
-
-
 @in_full
 def test_further_passkey_is_confirmed_with_the_first(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     session = context.new_cdp_session(page)
@@ -235,10 +226,17 @@ def test_further_passkey_is_confirmed_with_the_first(on: InboxScenario, context:
     cli("verify", "--config", str(on.config))
 
 
-def test_sign_out_reaches_other_tabs_and_the_back_button(
+def test_printed_link_signs_in_and_signing_out_reaches_other_tabs_and_the_back_button(
     on: InboxScenario, context: BrowserContext, page: Page
 ) -> None:
-    sign_in(page, on)
+    printed = cli("approvers", "code", "alice", "--config", str(on.config)).stdout
+    [link] = re.findall(r"http://localhost:\S+(?=,)", printed)
+    page.goto(link)
+    expect(page.get_by_label("One-time code")).to_have_value(printed.partition("\n")[0])
+    assert page.url == f"{on.url}/sign-in"  # and the history does not keep it
+    page.get_by_role("button", name="Sign in with the code").click()
+    page.wait_for_url(f"{on.url}/")
+    expect(page.get_by_text("Alice")).to_be_visible()
     other = context.new_page()
     other.goto(f"{on.url}/history")
     expect(other.get_by_role("heading", name="History")).to_be_visible()
@@ -266,17 +264,6 @@ def test_link_of_a_notification_survives_the_sign_in(on: InboxScenario, page: Pa
     expect(page.get_by_role("row", name="stage Negotiation Closed Won")).to_be_visible()
     page.goto(f"{on.url}/requests/ap_none")
     expect(page.get_by_role("alert").first).to_have_text("no such request")
-
-
-def test_link_that_the_command_line_prints_has_the_code(on: InboxScenario, page: Page) -> None:
-    printed = cli("approvers", "code", "alice", "--config", str(on.config)).stdout
-    [link] = re.findall(r"http://localhost:\S+(?=,)", printed)
-    page.goto(link)
-    expect(page.get_by_label("One-time code")).to_have_value(printed.partition("\n")[0])
-    assert page.url == f"{on.url}/sign-in"  # and the history does not keep it
-    page.get_by_role("button", name="Sign in with the code").click()
-    page.wait_for_url(f"{on.url}/")
-    expect(page.get_by_text("Alice")).to_be_visible()
 
 
 BROKEN_WORDS = """() => {

@@ -244,7 +244,7 @@ PERMITS = {
 }
 
 
-@settings(max_examples=sized(200, 60), deadline=None)
+@settings(max_examples=sized(200, 25), deadline=None)
 @given(ARGUMENTS)
 def test_any_arguments_pass_where_no_policy_looks_at_them(arguments: str) -> None:
     call = make_call(TOOL, parse(b'{"params":{"arguments":%s}}' % arguments.encode())["params"]["arguments"])
@@ -254,7 +254,7 @@ def test_any_arguments_pass_where_no_policy_looks_at_them(arguments: str) -> Non
     assert canonicalize(call.arguments, exact=True) == call.canonical
 
 
-@settings(max_examples=sized(200, 60), deadline=None)
+@settings(max_examples=sized(200, 25), deadline=None)
 @given(ARGUMENTS, st.sampled_from(sorted(CONDITIONS)))
 def test_a_policy_never_decides_on_a_value_that_it_does_not_see_exactly(arguments: str, name: str) -> None:
     """The oracle is the condition on the plain arguments; only a value of the declared type is known to be harmless."""

@@ -35,7 +35,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PolicyEngine:
     return load_policies(path, PolicyEnvironment(TOOLS[:3], {"Deal": TYPES["Deal"]}, COUNTERS[:1]))
 
 
-@settings(max_examples=sized(2000, 40), deadline=None)
+@settings(max_examples=sized(2000, 25), deadline=None)
 @given(st.sampled_from(TOOLS[:3]), ARGUMENTS, FACTS | st.none(), st.integers(0, 253_402_300_799), st.integers(1, 100))
 def test_requests_fulfil_the_rules(
     engine: PolicyEngine,

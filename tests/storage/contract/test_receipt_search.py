@@ -18,6 +18,7 @@ from mcp_guard.storage.engines import find_engine, open_receipt_index
 from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, IndexedReceipt, IndexPosition, ReceiptIndex
 from mcp_guard.storage.rows import ReceiptRow, TreeHead
 from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
+from tests.proof_size import sized
 from tests.storage.contract.engines import Place, writing
 
 WHO = {"agent": "deal-agent", "instance": "run_1", "on_behalf_of": "dana", "ticket": "INC-1"}
@@ -191,7 +192,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReceiptIndex]:
 TERMS = [("agent", "a"), ("agent", "b"), ("tool", "t"), ("tool", "u"), ("outcome", "ok")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sized(60, 20), deadline=None)
 @given(
     entries=st.lists(st.sets(st.sampled_from(TERMS), min_size=1), max_size=60),
     wanted=st.lists(st.sets(st.sampled_from(TERMS), min_size=1), max_size=3),
