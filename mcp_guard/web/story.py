@@ -292,7 +292,7 @@ def _decision_lines(receipt: Receipt) -> list[tuple[str, str]]:
         ("Risk", join("; ", [score, *because]) if score else score),
         ("History", join("; ", (words for name, words in HISTORY.items() if history.get(name)))),
         ("Rates", join(", ", (say("{} {}", name, count) for name, count in (receipt.get("rates") or {}).items()))),
-        ("Before it", join(", ", map(quote, (n for n, taken in (receipt.get("sequences") or {}).items() if taken)))),
+        ("Came before", join(", ", map(quote, (n for n, taken in (receipt.get("sequences") or {}).items() if taken)))),
     ]
 
 

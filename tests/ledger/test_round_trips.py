@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
+from mcp_guard.core.model import Effect, RateCounter, SequenceRule, StepOutcome, ToolCallRequest
 from tests.ledger.on_database import RemoteGuard, remote_guard
 from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, pending_id, text
 
@@ -13,6 +13,9 @@ HOUR = 3600 * SECOND
 COUNTERS = (
     RateCounter("writes", HOUR, ("agent",), (Effect.WRITE,)),
     RateCounter("by_tool", HOUR, ("tool",), (Effect.WRITE,)),
+)
+SEQUENCES = tuple(
+    SequenceRule(f"is_{counts}", ("crm__note",), counts, ("agent",), HOUR, "/text", "/text") for counts in StepOutcome
 )
 
 
@@ -38,7 +41,7 @@ async def test_a_call_costs_three_exchanges(tmp_path: Path) -> None:
 
 
 async def test_what_a_call_counts_costs_no_further_exchange(tmp_path: Path) -> None:
-    async with remote_guard(tmp_path, counters=COUNTERS) as remote:
+    async with remote_guard(tmp_path, counters=COUNTERS, sequences=SEQUENCES) as remote:
         assert await cost(remote) == [BUDGET] * 3
         assert remote.store.sum_uses("writes", "agent", 0) == remote.store.sum_uses("by_tool", "crm__note", 0) == 4
 

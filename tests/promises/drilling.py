@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, GrantTerms, Route
 from mcp_guard.core.drills import DrillRule, Drills
-from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.core.model import Json, SequenceRule, StepOutcome, ToolCallRequest
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.drills import DrillIds, put_drill
@@ -18,7 +18,9 @@ IDS = itertools.count()
 
 
 def drilling(folder: Path, *routes: Route) -> Harness:
-    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={route.name: route for route in routes or (ROUTE,)})
+    refused = SequenceRule("refused", ("crm__update_deal",), StepOutcome.DENIED, ("agent",), 3600 * SECOND)
+    by_name = {route.name: route for route in routes or (ROUTE,)}
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes=by_name, sequences=(refused,))
     if harness.store.instance(INSTANCE.id) is None:
         harness.ledger.writer.run(lambda tx: registry.issue(tx, INSTANCE, {"by": "cli"}))
     return harness

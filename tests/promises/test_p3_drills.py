@@ -98,6 +98,7 @@ async def test_missed_drill_permits_nothing_and_gives_no_grant(harness: Harness,
 async def test_caught_drill_is_receipted_as_one(harness: Harness, tmp_path: Path) -> None:
     id = await make_drill(harness)
     harness.approve(id, verdict="deny")
+    assert not harness.store.sum_uses("denied:refused", "\x1fagent", 0)  # no call was denied
     [receipt] = harness.receipts("approval.denied")
     assert receipt["drill"]["caught"] == ["alice"]
     assert receipt["drill"]["why"] == HUNDREDFOLD.why
