@@ -67,7 +67,7 @@ async def confirm(
         return unread(f"the resource could not be read again: {error.message}")
     if others is None:
         return confirmation._replace(because=TOO_MANY)
-    tools = {tool: upstreams.find_tool(tool) for _, tool in others}
-    writes = [seq for seq, name in others if (tool := tools[name]) is None or tool.effect is not Effect.READ]
+    reads = {tool.listed_as for tool in upstreams.tools() if tool.effect is Effect.READ}
+    writes = [seq for seq, tool in others if tool not in reads]
     because = f"{len(writes) - MAX_OTHERS} earlier calls were under way, too" if len(writes) > MAX_OTHERS else ""
     return confirmation._replace(others=tuple(writes[-MAX_OTHERS:]), because=because)

@@ -1,12 +1,15 @@
 """What the page of a call shows of what it has changed."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from mcp_guard.core.model import Agent
 from mcp_guard.ledger.call_receipts import read_payloads
 from mcp_guard.web.entries import entry_row
 from mcp_guard.web.story import make_story
 from tests.promises.harness import make_instance
-from tests.promises.test_confirmed import open_confirmed, update
+from tests.promises.test_confirmed import UPDATE, open_confirmed, update
+from tests.web.pages_in_process import open_pages
 
 
 async def test_page_of_a_call_shows_the_value_afterwards_and_marks_the_difference(tmp_path: Path) -> None:
@@ -21,3 +24,16 @@ async def test_page_of_a_call_shows_the_value_afterwards_and_marks_the_differenc
     assert (story.result, story.look) == ("done, differs", "bad")
     assert entry_row(receipts[0]["seq"], receipts, "2026").why == "read again: DIFFERS: stage changed too"
     harness.close()
+
+
+async def test_approvers_see_on_the_request_what_happened(tmp_path: Path) -> None:
+    async with open_pages(tmp_path) as pages:
+        harness = pages.harness
+        tool = harness.upstream.catalog[UPDATE]
+        harness.upstream.catalog[UPDATE] = replace(tool, rule=replace(tool.rule, confirm=True))
+        id = await pages.hold()
+        for approver in ("alice", "bob"):
+            harness.approve(id, approver)
+        await harness.guard.call(make_instance(agent=Agent("a", "zed", ())), update(amount=150))
+        page = (await (await pages.sign_in()).get(f"/requests/{id}")).text
+        assert "The resource was read again: DIFFERS: amount not as requested." in page

@@ -1,6 +1,7 @@
 """One request: what it would do, who asks and why; its decision, signed with a passkey; and the end of a grant."""
 
 import asyncio
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +12,13 @@ from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement, check_sign_in
 from mcp_guard.core.approval_card import earlier_lines, recent_lines
+from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import is_told
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
+from mcp_guard.core.visible_text import VisibleText
+from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
@@ -53,6 +57,7 @@ class _RequestPages:
             earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
             deliveries=await read(lambda store: store.deliveries(approval.id)),
             texts=await read(lambda store: policy_texts(store, approval)),
+            happened=await read(lambda store: _what_happened(store, approval)),
             has_passkey=bool(await console.passkeys_of(viewer)),
             sign_in_problem=_sign_in_problem(console, viewer, approval),
             plain=plain,
@@ -133,6 +138,13 @@ def _read_terms(terms: Any) -> GrantTerms | None:
         return GrantTerms(int(terms["more"]), int(terms["seconds"]), tuple(str(name) for name in terms["free"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ApprovalError("a grant requires a number of calls, a time limit and a list of free arguments") from None
+
+
+def _what_happened(store: Store, approval: Approval) -> VisibleText:
+    """What reading the resource after the approved call has shown; empty if it was not read."""
+    row = None if approval.outcome is None else store.receipt(approval.outcome)
+    confirmation = row and json.loads(row.body).get("confirmation")
+    return confirmation_words(confirmation) if confirmation else VisibleText("")
 
 
 def _read_statement(subject: Json) -> VoteStatement:
