@@ -194,6 +194,7 @@ def _state(settings: Settings, agent: HookedAgent, path: Path, is_wrapped: bool)
         str(path),
         is_wrapped=is_wrapped,
         missing=state.missing,
+        off=state.off,
         has_hooks=bool(state.sockets),
         others=tuple(socket for socket in state.sockets if socket != ours),
         gone=tuple(program for program in state.programs if not Path(program).exists()),

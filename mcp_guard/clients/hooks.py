@@ -30,7 +30,8 @@ class HookedAgent:
     """Where a coding agent has its hooks, and for which events it gets them. `asking` are those that decide.
 
     `unit` is what its `timeout` counts in a second. Where `is_flat`, an event has a list of commands, else a list of
-    groups of them. `more` are members of the file, and `deciding` of hooks that decide.
+    groups of them. `more` are members of the file, and `deciding` of hooks that decide. `switches` are members, by
+    their path, with the value that switches all hooks off.
     """
 
     id: str
@@ -42,6 +43,7 @@ class HookedAgent:
     is_flat: bool = False
     more: tuple[tuple[str, object], ...] = ()
     deciding: tuple[tuple[str, object], ...] = ()
+    switches: tuple[tuple[str, bool], ...] = ()
 
     def hooks(self, command: str) -> dict[str, list[Json]]:
         """The hooks by event; `command` asks the guard."""
@@ -67,6 +69,7 @@ AGENTS: tuple[HookedAgent, ...] = (
         ("PreToolUse",),
         ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "Stop", "SessionEnd"),
         deciding=(("onFailure", "block"),),
+        switches=(("disableAllHooks", True),),
     ),
     HookedAgent(
         "codex",
@@ -88,6 +91,7 @@ AGENTS: tuple[HookedAgent, ...] = (
         ("BeforeTool",),
         ("AfterTool", "BeforeAgent", "AfterAgent", "SessionEnd"),
         unit=1000,
+        switches=(("hooksConfig.enabled", False), ("tools.enableHooks", False)),
     ),
     HookedAgent(
         "cursor",
@@ -238,19 +242,23 @@ def _is_guards(entry: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HookState:
-    """The guard's hooks in one file: the events that lack one, and the sockets that they ask on."""
+    """The guard's hooks in one file: the events that lack one, and the sockets that they ask on. `off` is the member
+    that switches all hooks off, if one does."""
 
     agent: HookedAgent
     path: Path
     missing: tuple[str, ...]
     sockets: tuple[str, ...]
     programs: tuple[str, ...]
+    off: str = ""
 
 
 def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     """Raises: ConfigError."""
     commands: dict[str, list[str]] = {}
-    for event, entries in _read(text, str(path)).get("hooks", {}).items():
+    document = _read(text, str(path))
+    off = next((name for name, value in agent.switches if _member(document, name) is value), "")
+    for event, entries in document.get("hooks", {}).items():
         for entry in entries:
             if _is_guards(entry):
                 inner = entry["hooks"] if isinstance(entry.get("hooks"), list) else [entry]
@@ -259,7 +267,13 @@ def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     missing = tuple(event for event in (*agent.asking, *agent.reporting) if event not in commands)
     sockets = {parts[parts.index(agent.id) + 1] for parts in words if agent.id in parts[:-1]}
     programs = {part for parts in words for part in (parts[0], *(p for p in parts if p.endswith(MARK)))}
-    return HookState(agent, path, missing, tuple(sorted(sockets)), tuple(sorted(programs)))
+    return HookState(agent, path, missing, tuple(sorted(sockets)), tuple(sorted(programs)), off)
+
+
+def _member(document: object, path: str) -> object:
+    for name in path.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 # Records
@@ -297,7 +311,8 @@ class HookRecords:
         return [record for record in records if record.path]
 
     def add(self, record: HookRecord) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path, data = self._path(Path(record.path)), json.dumps(asdict(record)).encode()
         (replace_file if path.exists() else create_file)(path, data)
 

@@ -29,6 +29,7 @@ _VARIABLE = re.compile(r"[A-Za-z0-9_.]+")
 _FOREIGN = re.compile(r"[ \"<>^`{|}]|^\s|\s$")
 """What no URI contains (RFC 3986 §2), and what some programs trim."""
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_OTHER_AUTHORITY = re.compile("@|:$|:0[0-9]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21", "file": ""}
 """By each scheme of which programs rewrite hosts."""
@@ -99,6 +100,8 @@ def _why_refused(uri: str) -> str:
         return "it encodes a slash or backslash of its path (`%2F`, `%5C`)"
     if any(segment in (".", "..") for segment in unquote(rest).split("/")):
         return "it contains `.` or `..` as a segment of its path"
+    if rest.startswith("//") and _OTHER_AUTHORITY.search(rest[2:].partition("/")[0]):
+        return "its authority has a user, an empty port or a port with leading zeros"
     if scheme in DEFAULT_PORTS and not _is_host_normal(scheme, rest):
         return f"its host is not written as programs write it (`{scheme}://`, lower case, no default port)"
     return _why_encoding_refused(uri)

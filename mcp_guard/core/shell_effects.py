@@ -39,7 +39,7 @@ RUNNERS = names(
     "ionice ksh lua make mawk nice node nodejs nohup npx osascript parallel perl php pipx powershell pwsh python "
     "python2 python3 ruby script sed setsid sh source stdbuf strace sudo su tclsh time timeout trap tsx uvx watch "
     "xargs zsh alias unalias declare export hash readonly set shopt typeset unset local read mapfile readarray "
-    "getopts"
+    "getopts let jobs compgen complete bind fc wait"
 )
 """Programs that run others, or code, by their arguments or input; and builtins that change what later words mean."""
 SUBCOMMANDS = names(

@@ -78,6 +78,7 @@ REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">
 READS, WRITES = frozenset({"<", "<>"}), frozenset({"<>", ">", ">>", ">|", "&>", "&>>", ">&"})
 EXPANDS = re.compile(r"\$[A-Za-z_0-9({\[!@*#?$'\"-]|`")
 UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+DESCRIPTOR = re.compile("-|[0-9]+-?")
 PLAIN = re.compile(r"[^\s;&|<>()\\'\"$`*?\[{=~]+")
 IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
 MAX_LENGTH, MAX_WORDS = 16 * 1024, 1000
@@ -235,6 +236,8 @@ class _Parser:
     """Whether the command is the end of a pipe, so that it runs in a subshell."""
     has_moved: bool = False
     """Whether a `cd` came before; it may have failed."""
+    has_alternative: bool = False
+    """Whether `||` came before in the list, so that the command may be left out."""
 
     def take(self, tokens: list[tuple[str, Word | str]]) -> ShellLine:
         for kind, value in tokens:
@@ -271,9 +274,11 @@ class _Parser:
             if sign != "<<<":
                 self.doubts.add(Doubt.HEREDOC)
             return
-        if sign in ("<&", ">&") and (word.text == "-" or (word.text.rstrip("-").isdecimal() and word.text.isascii())):
-            return  # another descriptor of the same command
-        if sign == "<&" or word.text.startswith("!"):  # `>! FILE` is an operator of zsh
+        if sign in ("<&", ">&"):
+            if DESCRIPTOR.fullmatch(word.text):
+                return  # another one of the same command
+            self.doubts.add(Doubt.SYNTAX)  # bash expands `>&FILE` twice, and ends `>&-` before more of a word
+        if word.text.startswith("!"):  # `>! FILE` is an operator of zsh
             self.doubts.add(Doubt.SYNTAX)
         if word.is_pattern:  # it stands for another path, if that is the only one
             self.doubts.add(Doubt.SYNTAX)
@@ -299,6 +304,8 @@ class _Parser:
                 self.doubts.add(Doubt.FOLDER)
             self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder))
             self.follow_folder(self.commands[-1], operator, any(word.is_pattern for word in words))
+        if operator == "||" or (operator in (";", "&", "\n") and self.has_command):
+            self.has_alternative = operator == "||"
         self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
 
     def follow_folder(self, command: SimpleCommand, operator: str, is_pattern: bool) -> None:
@@ -307,7 +314,7 @@ class _Parser:
             return
         is_plain = not is_pattern and command.program == "cd" and len(command.words) == 2
         is_plain = is_plain and not command.words[1].startswith("-")
-        if is_plain and operator == "&&" and not self.is_piped and command.words[1]:
+        if is_plain and operator == "&&" and not (self.is_piped or self.has_alternative) and command.words[1]:
             self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True
         else:
             self.doubts.add(Doubt.FOLDER)

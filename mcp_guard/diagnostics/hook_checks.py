@@ -51,6 +51,9 @@ def _of_file(file: HookedFile) -> CheckResults:
     again = f"mcp-guard wrap {file.id} --hooks --file {file.path}"
     if file.failure:
         return warning("hooks", file.failure, "fix the file; its agent cannot read it either")
+    if file.off:
+        what = f"{file.title} runs no hooks, because `{file.off}` in {file.path} says so: nothing of it is decided"
+        return problem("hooks", what, f"remove `{file.off}` from the file")
     if file.is_wrapped and not file.has_hooks:
         return problem(
             "hooks", f"{file.title} has lost the guard's hooks ({file.path}): nothing of it is decided", again

@@ -102,7 +102,8 @@ class ClientFile:
 @dataclass(frozen=True, slots=True)
 class HookedFile:
     """The hooks of a coding agent in one file. `missing` are the events without the guard's hook, `others` sockets of
-    other guards, `gone` programs that do not exist. `is_wrapped`: this guard has put its hooks there.
+    other guards, `gone` programs that do not exist, `off` the setting that switches all hooks off. `is_wrapped`: this
+    guard has put its hooks there.
     """
 
     title: str
@@ -114,6 +115,7 @@ class HookedFile:
     others: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     failure: str = ""
+    off: str = ""
 
 
 @dataclass(frozen=True, slots=True)

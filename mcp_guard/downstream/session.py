@@ -375,7 +375,7 @@ class Session:
         if not self._settled:
             await self.settle()
         name = self._full_name(request.name)
-        await await_sign_in(self.upstreams, name, channel, lambda: self.guard.hold_limit(channel))
+        await await_sign_in(self.guard, self.instance, self.upstreams, name, channel)
         tool = self.upstreams.find_tool(name)
         if tool is not None and self.upstreams.connections[tool.server].is_starting:
             await self.upstreams.started(tool.server)

@@ -113,7 +113,7 @@ class TaskRequests:
     async def _look(self, task: UpstreamTask, channel: ClientChannel, answered: bool = True) -> Json:
         """How the task goes. If it has ended, that is recorded first. Raises: LedgerError."""
         if task.outcome is not None and task.response is not None:
-            return self._tell(_as_ended(task))
+            return await self._tell(_as_ended(task))
         reply = await self._ask(task, GET_TASK, {}, channel)
         try:
             state, execution = _read_state(task, reply, self._guard.clock.now())
@@ -122,15 +122,17 @@ class TaskRequests:
         if execution is not None and task.outcome is None:
             await asyncio.shield(self._end(task, execution, answered))
         if state is not None:
-            return self._tell(state)
+            return await self._tell(state)
         if execution is None:
             return reply
-        return self._tell(_as_ended(await self._guard.ledger.find_task(task.call) or task))
+        return await self._tell(_as_ended(await self._guard.ledger.find_task(task.call) or task))
 
-    def _tell(self, state: Json) -> Json:
+    async def _tell(self, state: Json) -> Json:
+        """INVARIANT: nobody who is revoked hears of a task (promise P7). Raises: LedgerError."""
         if state["status"] in ENDED:
             self._open.discard(state["taskId"])
-        self._notify(state)
+        if await self._guard.ledger.why_barred(self._instance) is None:
+            self._notify(state)
         return {"result": state}
 
     async def _end(self, task: UpstreamTask, execution: Execution, answered: bool) -> None:

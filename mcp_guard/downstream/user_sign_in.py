@@ -1,10 +1,11 @@
 """A call to an upstream that its user has not signed in to: they are asked to, and the call waits for that."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
+from mcp_guard.core.model import Instance
 from mcp_guard.core.names import SEPARATOR
+from mcp_guard.guard import Guard
 from mcp_guard.ports import ClientChannel
 from mcp_guard.upstream.group import UpstreamGroup
 
@@ -13,14 +14,18 @@ LOOK_SECONDS = 1.0
 
 
 async def await_sign_in(
-    upstreams: UpstreamGroup, tool: str, channel: ClientChannel, seconds: Callable[[], float]
+    guard: Guard, instance: Instance, upstreams: UpstreamGroup, name: str, channel: ClientChannel
 ) -> None:
-    """Wait until the user has signed in to the upstream of this tool, if a client shows them where, but no longer than
-    `seconds` says then. Without a sign-in the call is refused like any that cannot be made."""
-    server = tool.partition(SEPARATOR)[0]
-    if await upstreams.find_user_token(server) or not channel.on_sign_in_needed(server):
+    """Wait until the user has signed in to the upstream of this tool, if some call of it could be made and a client
+    shows them where, but no longer than calls are held. Without a sign-in the call is refused like any that cannot be
+    made."""
+    server = name.partition(SEPARATOR)[0]
+    if await upstreams.find_user_token(server):
+        return
+    tool = upstreams.find_tool(name)
+    if tool is None or not guard.may_call(instance, tool) or not channel.on_sign_in_needed(server):
         return
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds()):
+        async with asyncio.timeout(guard.hold_limit(channel)):
             while not await upstreams.find_user_token(server):  # noqa: ASYNC110 - another process keeps the sign-in
                 await asyncio.sleep(LOOK_SECONDS)

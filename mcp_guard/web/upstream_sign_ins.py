@@ -63,16 +63,17 @@ class UpstreamSignIns:
             address = request.url(endpoints, client.settings)
         return {"url": address, "sealed": self.attempts.seal(attempt, now)}
 
-    async def finish(self, query: dict[str, str], sealed: object, person: Person, now: Micros) -> str:
-        """Keep what the upstream gives for the answer in `query`. Returns the upstream's name.
+    async def finish(self, name: str, query: dict[str, str], sealed: object, person: Person, now: Micros) -> None:
+        """Keep what the upstream gives for the answer in `query`, which came by the redirect of this upstream.
 
         Raises: SignInFailed, UpstreamError, LedgerError, ConfigError.
         """
         attempt = self.attempts.unseal(sealed, query.get("state"), now)
         if attempt.nonce != person.owner:
             raise SignInFailed("somebody else has begun this sign-in", "begin it again on the page Upstreams", 403)
+        if attempt.to != name:
+            raise SignInFailed("this is the answer to another sign-in", "begin it again on the page Upstreams", 403)
         await self.attempts.settle(attempt, now)
-        name = attempt.to
         async with _explained(name):
             url, oauth, network, registration = await self._client(name)
             request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
@@ -83,7 +84,6 @@ class UpstreamSignIns:
                 tokens = await redeem(http, network, url, client, endpoints, request.form(code))
             async with self.storage.of_user(name, identity_of(person)).locked() as held:
                 await held.write(tokens)
-        return name
 
     async def sign_out(self, name: str, person: Person) -> None:
         """Raises: UpstreamError, LedgerError, ConfigError."""
@@ -110,7 +110,7 @@ class UpstreamSignIns:
         credentials = await asyncio.to_thread(
             lambda: ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
         )
-        registration = self.storage.client_registration(name, self.origin + CALLBACK_PATH, credentials)
+        registration = self.storage.client_registration(name, self.origin + CALLBACK_PATH + name, credentials)
         return server.url, oauth, read_network(server.network, here, os.environ), registration
 
 

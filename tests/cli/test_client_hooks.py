@@ -74,6 +74,8 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     shown = run(capsys, "doctor")[1]
     assert "nothing answers hooks on" in shown
     settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"disableAllHooks": True}))
+    assert "runs no hooks, because `disableAllHooks`" in run(capsys, "doctor")[1]
     del settings["hooks"]["PostToolUse"]
     file.write_text(json.dumps(settings))
     assert "no hook for PostToolUse" in run(capsys, "doctor")[1]

@@ -212,6 +212,19 @@ def test_a_subscriber_is_told_how_its_task_goes(client: Tasked) -> None:
     client.notify("notifications/cancelled", {"requestId": id})
 
 
+def test_a_subscriber_who_is_revoked_is_told_no_more(config: Path) -> None:
+    with Tasked(config) as other:
+        task = other.make()
+        other.send("subscriptions/listen", {"notifications": {"taskIds": [task["taskId"]]}})
+        assert [other.read()["method"] for _ in range(2)][-1] == "notifications/tasks"
+        instance = log(config, "--kind", "intent")[-1]["instance"]
+        cli("instances", "revoke", "--instance", instance, "--why", "left", "--config", str(config))
+        go_on(config.parent, status="completed", result=text_result("not for them"))
+        eventually(lambda: log(config, "--kind", "outcome")[-1]["call"] == task["taskId"])
+        other.process.stdin.close()  # type: ignore[union-attr]
+        assert b"not for them" not in other.process.stdout.read()  # type: ignore[union-attr]
+
+
 def test_one_approval_makes_one_task(tmp_path: Path) -> None:
     config = configure(tmp_path, HOLD, "hold_seconds = 0.1")
     request: Json = {"name": "up__work", "arguments": {"text": "hi"}}

@@ -45,12 +45,12 @@ def begin(person: InboxClient) -> tuple[str, str]:
     status, begun = person.post("/upstreams/sign-in", {"upstream": "far"})
     assert status == 200, begun
     back = httpx.get(begun["url"], trust_env=False, verify=NO_TLS).headers["location"]
-    assert back.startswith(f"{person.url}/upstreams/callback?")
+    assert back.startswith(f"{person.url}/upstreams/callback/far?")
     return urlsplit(back).query, begun["sealed"]
 
 
-def finish(person: InboxClient, query: str, sealed: str) -> Answer:
-    return person.post("/upstreams/finish", {"query": query, "sealed": sealed})
+def finish(person: InboxClient, query: str, sealed: str, upstream: str = "far") -> Answer:
+    return person.post("/upstreams/finish", {"upstream": upstream, "query": query, "sealed": sealed})
 
 
 def sign_in(person: InboxClient) -> None:
@@ -85,6 +85,8 @@ def test_users_sign_in_for_themselves_and_out_again(world: World) -> None:
     query, sealed = begin(alice)
     status, answer = finish(bob, query, sealed)
     assert (status, answer["problem"]) == (403, "somebody else has begun this sign-in")
+    status, answer = finish(alice, query, sealed, "near")  # by the redirect of another upstream (RFC 9700 §4.4)
+    assert (status, answer["problem"]) == (403, "this is the answer to another sign-in")
     assert finish(alice, query, sealed)[0] == 200
     assert finish(alice, query, sealed)[1]["problem"] == "this sign-in was completed already"
     assert "signed in" in str(alice.get("/upstreams")[1])
@@ -108,6 +110,8 @@ def test_a_client_of_the_handshake_shows_where_and_the_call_waits(world: World) 
     with Client(world.config, ("--on-behalf-of", "bob")) as client:
         client.start("2025-11-25", **CAN_SHOW)
         client.tools()
+        assert "not available" in text(client.call("far__unknown"))
+        assert not [message for message in client.others if "method" in message]  # it leads to no sign-in
         call = client.send("tools/call", {"name": "far__echo", "arguments": {}})
         while (message := client.read()).get("method") != "elicitation/create":
             client.others.append(message)
@@ -152,7 +156,7 @@ def test_tokens_of_sign_ins_are_found_nowhere(world: World) -> None:
     alice = world.person("alice")
     sign_in(alice)
     [registered] = world.authority.asked("registered")  # once for all users
-    assert registered["redirect_uris"] == [f"{world.pages}/upstreams/callback"]
+    assert registered["redirect_uris"] == [f"{world.pages}/upstreams/callback/far"]
     asked = world.authority.asked("token")
     assert {(item["grant_type"], item["client"]) for item in asked} == {("authorization_code", registered["client_id"])}
     tokens = {item[kind] for item in world.authority.asked("gave") for kind in ("access", "refresh")}

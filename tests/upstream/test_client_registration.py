@@ -8,7 +8,7 @@ from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken
 from mcp_guard.upstream.oauth.registration import ClientRegistration, client_document, document_url
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 
-URL, REDIRECT = "https://far.example/mcp", "https://guard.example/upstreams/callback"
+URL, REDIRECT = "https://far.example/mcp", "https://guard.example/upstreams/callback/far"
 NOBODY = OAuthSettings("", grant=Grant.AUTHORIZATION_CODE)
 AT = Endpoints("https://far.example/token", "https://far.example/authorize", "https://far.example")
 
@@ -39,7 +39,7 @@ async def test_a_registration_endpoint_elsewhere_is_not_trusted() -> None:
 
 
 def test_the_document_is_that_of_its_own_url() -> None:
-    document = client_document("https://guard.example")
+    document = client_document("https://guard.example", ["far"])
     assert document["client_id"] == document_url("https://guard.example")
     assert REDIRECT in document["redirect_uris"]
     assert document["token_endpoint_auth_method"] == "none"

@@ -168,7 +168,7 @@ def test_whoever_signs_in_to_an_upstream_is_its_user_and_their_sign_out_ends_tha
         client.tools()
         assert "user `alice` has not signed in" in text(client.call("notes__write", {"text": "x"}))
         query = alice.there.sign_in(begun["url"])
-        finished = alice.web.post("/upstreams/finish", {"query": query, "sealed": begun["sealed"]})
+        finished = alice.web.post("/upstreams/finish", {"upstream": "notes", "query": query, "sealed": begun["sealed"]})
         assert finished == (200, {"go": "/upstreams#notes"}), finished
         assert f"noted for {ALICE}" in text(client.call("notes__write", {"text": "x"}))
         assert alice.web.post("/upstreams/sign-out", {"upstream": "notes"})[0] == 200

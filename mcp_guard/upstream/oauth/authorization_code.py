@@ -28,6 +28,10 @@ DONE = b"Signed in. This page can be closed."
 REFUSED = b"Not signed in; the terminal says why. This page can be closed."
 
 
+class OtherRequest(NoToken):
+    """The redirect does not answer this request: anybody can open its address."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
     """One request to the authorization server through the browser."""
@@ -53,9 +57,9 @@ class AuthorizationRequest:
         return f"{endpoints.authorization}{separator}{urlencode(query)}"
 
     def read_code(self, query: dict[str, str], endpoints: Endpoints) -> str:
-        """The code in the query of the redirect. Raises: NoToken."""
+        """The code in the query of the redirect. Raises: NoToken, OtherRequest."""
         if not hmac.compare_digest(query.get("state", "").encode(), self.state.encode()):
-            raise NoToken("the `state` in the redirect is not the one that the guard sent")
+            raise OtherRequest("the `state` in the redirect is not the one that the guard sent")
         issuer = query.get("iss")
         if (issuer is not None or endpoints.names_issuer) and endpoints.issuer and issuer != endpoints.issuer:
             raise NoToken("the redirect is from another issuer")  # RFC 9207
@@ -164,6 +168,8 @@ class _Callback:
             return b"", "404 Not Found"
         try:
             self._code.set_result(self._read_code({name: values[-1] for name, values in parse_qs(query).items()}))
+        except OtherRequest:
+            return REFUSED, "400 Bad Request"
         except NoToken as failure:
             self._code.set_exception(failure)
             return REFUSED, "400 Bad Request"

@@ -6,6 +6,7 @@ What the guard says of itself is public, and a registration is kept for its auth
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +22,9 @@ from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredent
 from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 
 DOCUMENT_PATH = "/oauth/client-metadata.json"
-CALLBACK_PATH = "/upstreams/callback"
+CALLBACK_PATH = "/upstreams/callback/"
+"""Before the upstream's name. Each has a redirect of its own, so that no authorization server gets the code of another
+one (RFC 9700 §4.4)."""
 LOOPBACK_REDIRECT = "http://127.0.0.1/callback"
 """At any port (RFC 8252 §7.3)."""
 METHOD, NONE = "token_endpoint_auth_method", "none"
@@ -106,9 +109,9 @@ def client_metadata(redirects: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def client_document(origin: str) -> dict[str, Any]:
-    """The metadata document of the guard whose pages are at this https origin."""
-    redirects = (origin + CALLBACK_PATH, LOOPBACK_REDIRECT)
+def client_document(origin: str, upstreams: Iterable[str]) -> dict[str, Any]:
+    """The metadata document of the guard whose pages are at this https origin, for sign-ins to these upstreams."""
+    redirects = (*(origin + CALLBACK_PATH + name for name in upstreams), LOOPBACK_REDIRECT)
     return {"client_id": origin + DOCUMENT_PATH, "client_uri": origin, **client_metadata(redirects), METHOD: NONE}
 
 

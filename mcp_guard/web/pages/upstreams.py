@@ -30,7 +30,7 @@ def routes(console: Console) -> list[Route]:
     return [
         Route("/upstreams", pages.show),
         Route("/upstreams/sign-in", pages.begin, methods=["POST"]),
-        Route(CALLBACK_PATH, pages.callback),
+        Route(CALLBACK_PATH + "{upstream}", pages.callback),
         Route(DOCUMENT_PATH, pages.client_document),
         Route("/upstreams/finish", pages.finish, methods=["POST"]),
         Route("/upstreams/sign-out", pages.sign_out, methods=["POST"]),
@@ -74,13 +74,13 @@ class _UpstreamPages:
         """What the guard is as a client, for authorization servers that fetch it. Anybody may read it."""
         if self.console.is_local:
             raise HTTPException(404)
-        return JSONResponse(client_document(self.console.origin))
+        return JSONResponse(client_document(self.console.origin, self.sign_ins.names()))
 
     async def finish(self, request: Request) -> Response:
         viewer, body = await self.console.allowed(request, *EVERYONE), await read_json(request)
         try:
-            query = read_query(str(body.get("query", "")))
-            name = await self.sign_ins.finish(query, body.get("sealed"), viewer.person, self.console.now())
+            name, query = str(body.get("upstream", "")), read_query(str(body.get("query", "")))
+            await self.sign_ins.finish(name, query, body.get("sealed"), viewer.person, self.console.now())
         except SignInFailed as failure:
             return failure_answer(failure)
         return JSONResponse({"go": f"/upstreams#{name}"})

@@ -88,10 +88,11 @@ async function beginUpstreamSignIn(upstream) {
 
 async function finishUpstreamSignIn() {
   const query = location.search.slice(1);
+  const upstream = location.pathname.split("/").pop();
   history.replaceState(null, "", location.pathname); // the code stays in no history
   const sealed = sessionStorage.getItem(UPSTREAM_SIGN_IN) ?? "";
   sessionStorage.removeItem(UPSTREAM_SIGN_IN);
-  return post("/upstreams/finish", { query, sealed });
+  return post("/upstreams/finish", { upstream, query, sealed });
 }
 
 document.addEventListener("click", (event) => {
