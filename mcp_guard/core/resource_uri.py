@@ -100,16 +100,16 @@ def _why_refused(uri: str) -> str:
         return "it encodes a slash or backslash of its path (`%2F`, `%5C`)"
     if any(segment in (".", "..") for segment in unquote(rest).split("/")):
         return "it contains `.` or `..` as a segment of its path"
-    if rest.startswith("//") and _OTHER_AUTHORITY.search(rest[2:].partition("/")[0]):
-        return "its authority has a user, an empty port or a port with leading zeros"
-    if scheme in DEFAULT_PORTS and not _is_host_normal(scheme, rest):
-        return f"its host is not written as programs write it (`{scheme}://`, lower case, no default port)"
+    if not _is_authority_normal(scheme, rest):
+        return "its host is not as programs write it (`//`, lower case, no user, no default or empty port)"
     return _why_encoding_refused(uri)
 
 
-def _is_host_normal(scheme: str, rest: str) -> bool:
-    if not rest.startswith("//"):
+def _is_authority_normal(scheme: str, rest: str) -> bool:
+    if rest.startswith("//") and _OTHER_AUTHORITY.search(rest[2:].partition("/")[0]):
         return False
+    if scheme not in DEFAULT_PORTS or not rest.startswith("//"):
+        return scheme not in DEFAULT_PORTS
     authority, slash, _ = rest[2:].partition("/")
     if scheme == "file":
         return not authority and bool(slash)

@@ -63,7 +63,8 @@ def test_a_uri_that_a_server_could_read_in_another_way_is_refused(uri: str, reas
      "https:///example.com/d/43", "https://\uff45xample.com/d/43", "https://exam\u00adple.com/d", "file://localhost/x",
      "file:etc/x", "file:/etc/x", "file://", "http://0x7f.1/x", "http://127.1/x", "http://1/x", "https://a.example./x",
      "https://u@a.example/x", "https://a.example:/x", "https://a.example:0444/x", "https://a%2eb/x", "https://[0::1]/x",
-     "ws://a.example:80", "crm://@deals/43", "crm://:@deals/43", "crm://deals:/43", "crm://deals:080/43", "https://127.0.0.01/", "https://"],
+     "ws://a.example:80", "crm://@deals/43", "crm://:@deals/43", "crm://deals:/43", "crm://deals:080/43",
+     "https://127.0.0.01/", "https://"],
 )  # fmt: skip
 def test_a_host_that_programs_would_rewrite_is_refused(uri: str) -> None:
     assert isinstance(read_resource(uri), str)
