@@ -422,18 +422,6 @@ def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[
     raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"approvers of the route: {approvers}")
 
 
-def check_rationale(rationale: str, most: int) -> None:
-    """Raises: ApprovalError if there is none, or it has more than `most` characters."""
-    if not rationale.strip():
-        raise ApprovalError("a rationale is required", 'add --rationale "…"')
-    if len(rationale) > most:
-        raise ApprovalError(f"a rationale must have at most {most} characters", "shorten it")
-    try:
-        rationale.encode()
-    except UnicodeEncodeError:
-        raise ApprovalError("the rationale is not valid Unicode text", "type it again") from None
-
-
 def check_may_revoke(approval: Approval, id: str, approver: str) -> None:
     """`id` is of this approval, or of a grant that it gave. Raises: ApprovalError."""
     if not any(approver in rule.approvers for rule in approval.rules):

@@ -9,6 +9,7 @@ from mcp_guard.core.approval import MAX_STATEMENT_AGE
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.signed_words import check_keepable, check_words
 
 STATEMENT_TYPE = "mcp-guard/operation/v1"
 MAX_REASON_LENGTH = 500
@@ -75,14 +76,8 @@ def check_signable(statement: OperationStatement) -> None:
     ):
         names = ", ".join(expected)
         raise ApprovalError(f"the target of `{statement.action}` must have {names}", "repeat it from its page")
-    if not statement.reason.strip():
-        raise ApprovalError("a reason is required", "say why; the reason is recorded")
-    if len(statement.reason) > MAX_REASON_LENGTH:
-        raise ApprovalError(f"a reason must have at most {MAX_REASON_LENGTH} characters", "shorten it")
-    try:
-        "".join((statement.reason, *texts)).encode()
-    except UnicodeEncodeError:
-        raise ApprovalError("it is not valid Unicode text", "type it again") from None
+    check_words(statement.reason, "reason", MAX_REASON_LENGTH)
+    check_keepable(texts)
 
 
 def check_operation(statement: OperationStatement, origin: str, now: Micros) -> None:

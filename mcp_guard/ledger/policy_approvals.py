@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from mcp_guard.core import policy_approval as rules
-from mcp_guard.core.approval import Route, RouteRule, check_rationale
+from mcp_guard.core.approval import Route, RouteRule
 from mcp_guard.core.canonical import digest
 from mcp_guard.core.errors import ApprovalError, LedgerError
 from mcp_guard.core.model import Json
@@ -28,6 +28,7 @@ from mcp_guard.core.policy_approval import (
 )
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.sign_in import SignIn
+from mcp_guard.core.signed_words import check_words
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.ledger import LOADED_AS, SqlLedger, note_loaded
@@ -134,7 +135,7 @@ class PolicyApprovals:
     ) -> Op[PolicyStatement]:
         """The statement for this approver to sign. The op raises ApprovalError if they may not vote, also because of
         how they are signed in, or the proposal is not open."""
-        check_rationale(rationale, rules.MAX_RATIONALE_LENGTH)
+        check_words(rationale, "rationale", rules.MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> PolicyStatement:
             _, proposal = self._check_vote(tx, id, approver, verdict)

@@ -287,6 +287,14 @@ def count_removed(keys: Iterable[ApproverKey], approver: str) -> int:
     return sum(key.approver == approver and key.removed is not None for key in keys)
 
 
+def text_of(body: Json, name: str) -> str:
+    """A member of a body; empty if it has none. Raises: HTTPException."""
+    text = body.get(name, "")
+    if not isinstance(text, str):
+        raise HTTPException(400, f"`{name}` must be text")
+    return text
+
+
 async def read_json(request: Request) -> Json:
     """Raises: HTTPException."""
     try:

@@ -132,7 +132,9 @@ def test_changed_statement_removed_key_and_foreign_key_are_refused(operator: Ope
         ("instance.revoke", {"name": 7}, "because", "must have name"),
         ("instance.revoke", {"name": "run_1"}, " ", "a reason is required"),
         ("instance.revoke", {"name": "run_1"}, "x" * 501, "at most 500 characters"),
-        ("instance.revoke", {"name": "run_1"}, "\ud800", "not valid Unicode"),
+        ("instance.revoke", {"name": "run_1"}, "why \ud800", "cannot be kept"),
+        ("instance.revoke", {"name": "run_1\0"}, "why", "cannot be kept"),
+        ("instance.revoke", {"name": "run_1"}, "\u200b", "a reason is required"),
     ],
 )
 def test_impossible_statements_are_not_prepared(

@@ -132,12 +132,16 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
     for body, problem in (
         ({"verdict": "approve", "rationale": "x"}, "you have no passkey of http"),
         ({"verdict": "approve", "rationale": " "}, "a rationale is required"),
+        ({"verdict": "approve", "rationale": "\u202e\u200b"}, "a rationale is required"),
+        ({"verdict": "approve", "rationale": "x\0"}, "cannot be kept"),
         ({"verdict": "maybe", "rationale": "x"}, "`verdict` must be approve or deny"),
         ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant requires"),
     ):
         reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **alice)
         assert reply.status == 409
         assert problem in reply.problem
+    body = {"verdict": "approve", "rationale": None}
+    assert ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **alice).status == 400
     for junk in ({}, {"response": {"clientDataJSON": "e30"}}, {"id": "x", "response": {"clientDataJSON": "%%"}}):
         assert ask(on, "POST", f"/requests/{id}/decide", json.dumps(junk), **alice).status == 409
     assert ask(on, "POST", f"/requests/{id}/decide", "[]", **alice).status == 400

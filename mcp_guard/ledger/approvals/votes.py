@@ -14,6 +14,7 @@ from mcp_guard.core.approval import Approval, ApprovalEvent, GrantTerms, Route, 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
+from mcp_guard.core.signed_words import check_words
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.grants import revoke_grant
@@ -57,7 +58,7 @@ class Votes:
         terms: GrantTerms | None = None,
         signed_in: SignIn | None = None,
     ) -> Op[VoteStatement]:
-        rules.check_rationale(rationale, MAX_RATIONALE_LENGTH)
+        check_words(rationale, "rationale", MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> VoteStatement:
             approval = self._check_vote(tx, id, approver, verdict)
@@ -134,7 +135,7 @@ class Votes:
         return self.writer.run(self.revoke_op(id, approver, note))
 
     def revoke_op(self, id: str, approver: str, note: str) -> Op[str]:
-        rules.check_rationale(note, MAX_RATIONALE_LENGTH)
+        check_words(note, "rationale", MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> str:
             self._check_enrolled(approver)

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.web import operations
-from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.console import Console, NavigationLink, read_json, text_of
 from mcp_guard.web.roles import Role
 
 NAV: tuple[NavigationLink, ...] = ()
@@ -27,7 +27,7 @@ class _Operations:
 
     async def options(self, request: Request) -> Response:
         viewer, body = await self.console.allowed(request, Role.OPERATOR), await read_json(request)
-        action, reason = str(body.get("action", "")), str(body.get("reason", ""))
+        action, reason = text_of(body, "action"), text_of(body, "reason")
         target = operations.texts(body.get("target"))
         return JSONResponse(await operations.options(self.console, viewer, action, target, reason))
 

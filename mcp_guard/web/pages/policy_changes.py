@@ -20,7 +20,7 @@ from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
 from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets, show_files
 from mcp_guard.storage.contract import Store
-from mcp_guard.web.console import Console, NavigationLink, read_json
+from mcp_guard.web.console import Console, NavigationLink, read_json, text_of
 from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.policy_replays import PolicyReplays
@@ -118,7 +118,7 @@ class _PolicyChanges:
         console = self.console
         viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
         id, verdict = str(body.get("proposal", "")), str(body.get("verdict", ""))
-        rationale, signed_in = str(body.get("rationale", "")), viewer.person.sign_in
+        rationale, signed_in = text_of(body, "rationale"), viewer.person.sign_in
         op = self._approvals().prepare_op(id, viewer.approver, verdict, rationale, signed_in)
         statement = await console.writer.submit(op)
         passkeys = await passkeys_to_sign(console, viewer)

@@ -19,7 +19,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.storage.contract import Store
-from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json
+from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json, text_of
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import Role
 from mcp_guard.web.sessions import BrowserSession
@@ -86,7 +86,7 @@ class _RequestPages:
         verdict = body.get("verdict")
         if verdict not in ("approve", "deny"):
             raise ApprovalError("`verdict` must be approve or deny")
-        rationale, terms = str(body.get("rationale", "")), _read_terms(body.get("terms"))
+        rationale, terms = text_of(body, "rationale"), _read_terms(body.get("terms"))
         signed_in = viewer.person.sign_in
         op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms, signed_in)
         statement = await console.writer.submit(op)
@@ -114,7 +114,7 @@ class _RequestPages:
     async def revoke(self, request: Request) -> Response:
         console = self.console
         viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
-        op = console.votes.revoke_op(request.path_params["id"], viewer.approver, str(body.get("rationale", "")))
+        op = console.votes.revoke_op(request.path_params["id"], viewer.approver, text_of(body, "rationale"))
         await console.writer.submit(op)
         return JSONResponse({"go": "/"})
 
