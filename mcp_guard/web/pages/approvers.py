@@ -37,7 +37,9 @@ class _ApproverPages:
         everybody = console.votes.people
         people = everybody if sees_all else {id: name for id, name in everybody.items() if id == viewer.approver}
         now = console.now()
-        requests = await console.reader.read(lambda store: store.requests_since(now - PERIODS[period] * DAY))
+        since = now - PERIODS[period] * DAY
+        # tens of thousands of requests take seconds, so they are counted where they are read
+        statistics = await console.reader.read(lambda store: count_votes(store.requests_since(since), people, now))
         return console.page(
             "approvers.html",
             viewer,
@@ -45,7 +47,7 @@ class _ApproverPages:
             problem=problem,
             period=period,
             periods=PERIODS,
-            statistics=count_votes(requests, people, now),
+            statistics=statistics,
             sees_all=sees_all,
             has_drills=any(route.drills for route in console.votes.routes.values()),
             rate_words=rate_words,
