@@ -24,7 +24,8 @@ class LedgerSearch:
     def __init__(self, search: ReceiptSearch, reader: BackgroundReader) -> None:
         self._search, self._reader = search, reader
         self._looked_at = asyncio.Event()
-        self._indexed = 0
+        self._indexed: int | None = None
+        """The size of the ledger when the index was last complete; None until it was compared with this ledger."""
 
     async def read(self, query: Callable[[ReceiptIndex], T]) -> T:
         """What a query of the index finds, with the latest receipts if they can be added quickly.

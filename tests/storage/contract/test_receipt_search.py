@@ -18,6 +18,7 @@ from mcp_guard.storage.engines import find_engine, open_receipt_index
 from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, IndexedReceipt, IndexPosition, ReceiptIndex
 from mcp_guard.storage.rows import ReceiptRow, TreeHead
 from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
+from mcp_guard.web.search import LedgerSearch
 from tests.proof_size import sized
 from tests.storage.contract.engines import Place, writing
 
@@ -163,6 +164,19 @@ def test_the_index_of_another_ledger_is_forgotten(store: Store, place: Place, se
     assert found(search, agent="other") == (4,)
     assert found(search, kind="guard.started") == (9,)
     assert search.read(lambda index: index.numbers("agent", ["other"])) == {"other": 1}
+
+
+async def test_an_index_of_a_ledger_that_was_given_up_is_forgotten_before_the_first_receipt(
+    store: Store, place: Place, search: ReceiptSearch
+) -> None:
+    with closing(open_receipt_index(place.folder)) as index:
+        of_another = IndexedReceipt(0, 0, None, {("agent", "of-another")}, (), ())
+        assert index.add([of_another], index.position(), IndexPosition(1, b"of another ledger"))
+    reader = find_engine(place.place).background_reader()
+    try:
+        assert await LedgerSearch(search, reader).read(lambda index: index.position().size) == 0
+    finally:
+        await reader.close()
 
 
 def test_processes_that_add_the_same_receipts_at_once_add_them_once(store: Store, place: Place) -> None:
