@@ -96,7 +96,7 @@ def sequences_of(harness: Harness) -> list[tuple[Json, Json]]:
             taken.append(calls[id])
         elif kind == "outcome" and "purpose" not in receipt and receipt["ending"] == "ok":
             taken.append(calls[id]._replace(outcome=StepOutcome.SUCCEEDED))
-        elif kind == "outcome" and receipt["ending"] == "not_sent":
+        elif kind == "outcome" and "purpose" not in receipt and receipt["ending"] == "not_sent":
             taken.remove(calls[id])
         elif kind == "approval.denied" or (
             kind == "decision" and receipt["outcome"] == "deny" and "material" in receipt
