@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,17 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.core.visible_text import has_hidden, join, quote, reviewed_code, say, shorten, visible, visible_lines
+from mcp_guard.core.visible_text import (
+    VisibleText,
+    has_hidden,
+    join,
+    quote,
+    reviewed_code,
+    say,
+    shorten,
+    visible,
+    visible_lines,
+)
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey
@@ -36,6 +46,7 @@ from mcp_guard.web.sessions import BrowserSession
 HERE = Path(__file__).parent
 LISTED_CHANGES = 3
 """Changes on a card in the list, besides sensitive arguments and destinations, which are all there."""
+REMOVED_SINCE = VisibleText(" (with a key that was removed since; they can still deny)")
 LISTED_LENGTH = 100
 """Characters of a value that a card in the list may show."""
 RECENT = timedelta(days=7)
@@ -135,14 +146,14 @@ def make_listed_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCa
     )
 
 
-def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
-    """The card of a request as the approver `viewer` sees it at `now`.
+def make_card(approval: Approval, now: Micros, viewer: str, removed: Collection[str] = ()) -> ApprovalCard:
+    """The card of a request as the approver `viewer` sees it at `now`. `removed` are the keys that were removed.
 
     Makes every argument visible in full, which takes seconds for some megabytes.
     """
     subject = approval.subject
     return replace(
-        _make_card(approval, now, viewer),
+        _make_card(approval, now, viewer, removed),
         rows=tuple(map(_make_row, argument_rows(subject))),
         facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
         others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
@@ -150,7 +161,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
     )
 
 
-def _make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
+def _make_card(approval: Approval, now: Micros, viewer: str, removed: Collection[str] = ()) -> ApprovalCard:
     """Without the values that the agent and the upstreams choose."""
     subject = approval.subject
     resource = subject.resource
@@ -172,7 +183,7 @@ def _make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
         meta=(),
         signals=tuple(map(signal_words, subject.risk.signals)),
         undo=UNDO if is_irreversible(subject) else "",
-        rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
+        rules=tuple(_describe_rule(approval, rule, removed) for rule in approval.rules),
         claimed=subject.claimed,
         can_decide=is_approver and not drill and approval.state is ApprovalState.REQUESTED and not has_expired,
         terms=next((vote.terms for vote in approval.votes), None),
@@ -201,7 +212,7 @@ def _make_row(row: ArgumentRow) -> FieldRow:
     )
 
 
-def _describe_rule(approval: Approval, rule: RouteRule) -> Json:
+def _describe_rule(approval: Approval, rule: RouteRule, removed: Collection[str]) -> Json:
     subject = approval.subject
     return {
         "route": rule.route,
@@ -209,7 +220,7 @@ def _describe_rule(approval: Approval, rule: RouteRule) -> Json:
         "approved_by": join(
             ", ",
             (
-                quote(vote.name or vote.approver)
+                say("{}{}", quote(vote.name or vote.approver), REMOVED_SINCE if vote.key in removed else "")
                 for vote in approval.votes
                 if vote.verdict == "approve" and may_decide(rule, vote.approver, subject.requesters)
             ),

@@ -140,8 +140,8 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
         reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **alice)
         assert reply.status == 409
         assert problem in reply.problem
-    body = {"verdict": "approve", "rationale": None}
-    assert ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **alice).status == 400
+    no_text = '{"verdict": "approve", "rationale": null}'
+    assert ask(on, "POST", f"/requests/{id}/options", no_text, **alice).status == 400
     for junk in ({}, {"response": {"clientDataJSON": "e30"}}, {"id": "x", "response": {"clientDataJSON": "%%"}}):
         assert ask(on, "POST", f"/requests/{id}/decide", json.dumps(junk), **alice).status == 409
     assert ask(on, "POST", f"/requests/{id}/decide", "[]", **alice).status == 400

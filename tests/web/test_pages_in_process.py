@@ -148,6 +148,19 @@ async def test_one_session_has_a_share_of_the_pages() -> None:
     assert most == {"Bearer a": AT_ONCE, "Bearer b": AT_ONCE, "": 3 * AT_ONCE}
 
 
+async def test_the_next_approver_is_told_of_a_vote_by_a_key_that_was_removed(pages: Pages) -> None:
+    id = await pages.hold()
+    alice = await pages.sign_in(code=pages.code("alice", "enrolment_code"))
+    passkey, _ = await enrol(alice)
+    options = await alice.post(f"/requests/{id}/options", json={"verdict": "approve", "rationale": "ok"})
+    assert (await alice.post(f"/requests/{id}/decide", json=passkey.sign(options.json()))).status_code == 200
+    bob = await pages.sign_in("bob")
+    assert "approved by Alice<" in (await bob.get(f"/requests/{id}")).text.replace("</dd>", "<")
+    [kept] = [key for key in pages.harness.store.approver_keys() if key.approver == "alice" and key.removed is None]
+    approver_keys.remove(pages.harness.ledger.writer, "alice", kept.id, "lost")
+    assert "approved by Alice (with a key that was removed since" in (await bob.get(f"/requests/{id}")).text
+
+
 async def test_a_held_call_with_long_arguments_costs_the_inbox_nothing(pages: Pages) -> None:
     id = await pages.hold(memo="\u00e9" + "word " * 100_000, stage="\u00e9" * 100_000)
     client = await pages.sign_in()

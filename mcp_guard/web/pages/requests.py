@@ -48,11 +48,12 @@ class _RequestPages:
         console, read = self.console, self.console.reader.read
         viewer = await console.allowed(request, *READERS)
         approval = await self._find_approval(request, viewer)
+        removed = {key.id for key in await console.keys() if key.removed is not None}
         return await asyncio.to_thread(
             console.page,
             "request.html",
             viewer,
-            card=await asyncio.to_thread(make_card, approval, console.now(), viewer.approver),
+            card=await asyncio.to_thread(make_card, approval, console.now(), viewer.approver, removed),
             recent=recent_lines(await read(lambda store: store.recent_calls(approval)), approval.subject),
             earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
             deliveries=await read(lambda store: store.deliveries(approval.id)),

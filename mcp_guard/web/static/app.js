@@ -277,9 +277,10 @@ async function refresh() {
       return copy.innerHTML;
     };
     if (stable(fresh) !== stable(live)) {
-      const at = document.activeElement?.getAttribute("href");
+      const name = ["href", "data-revoke"].find((attribute) => document.activeElement?.hasAttribute(attribute));
+      const at = name && document.activeElement.getAttribute(name);
       live.innerHTML = text;
-      if (at) live.querySelector(`a[href="${CSS.escape(at)}"]`)?.focus();
+      if (name) live.querySelector(`[${name}="${CSS.escape(at)}"]`)?.focus();
       tick();
     }
     const count = live.firstElementChild.dataset.count;
