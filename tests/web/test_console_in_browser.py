@@ -26,7 +26,8 @@ LOOKS: dict[str, dict[str, Any]] = {
 PATHS = (
     "/overview", "/ledger", "/ledger?user=dana&risk=medium", "/ledger?since=lately", "/calls/{call}", "/ledger/0",
     "/agents", "/agents/deal-update-agent", "/upstreams", "/", "/requests/{request}", "/history", "/grants", "/keys",
-    "/policies", "/policies/decision?what={call}", "/policy-changes", "/tools", "/tools/crm__update_deal", "/nonesuch",
+    "/policies", "/policies/decision?what={call}", "/policy-changes", "/tools", "/tools/crm__update_deal", "/approvers",
+    "/nonesuch",
 )  # fmt: skip
 VIEWS = [(look, path) for look in sized([*LOOKS], ["phone"]) for path in PATHS]
 OUTSIDE = """[...document.querySelectorAll("main *")].filter((element) =>
