@@ -30,7 +30,8 @@ SLOWEST_FIRST = (
 The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""
 
 ONE_OF = {
-    "test_console_in_browser": 2, "test_database": 3, "test_documents": 3, "test_export": 3, "test_fault_table": 4,
+    "test_console_in_browser": 2, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
+    "test_fault_table": 4,
     "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
     "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
     "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 4,

@@ -9,6 +9,7 @@ from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.shapes import Kind, Shape, input_shape
 from tests.live.running_guard import upstream, write_config
 from tests.live.test_real_servers import BIN, node
+from tests.proof_size import in_full
 
 
 def kinds(shape: Shape) -> set[Kind]:
@@ -16,6 +17,7 @@ def kinds(shape: Shape) -> set[Kind]:
     return {shape.kind, *(kind for item in inner for kind in kinds(item))}
 
 
+@in_full  # packs are tested with recorded listings of these servers
 async def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -> None:
     upstreams = [
         upstream("git", str(BIN / "mcp-server-git")),
