@@ -93,7 +93,7 @@ RISKY_OPTIONS = {"rg": ("--pre", "--hostname-bin"), "fd": ("-x", "-X", "--exec")
 """Options by which a program runs another one."""
 GIT_RISKY = ("--ext", "--exec", "--upload-pack", "--receive-pack", "--open-files-in-pager", "--o", "-O")
 """Beginnings of options of Git by which it runs a program or writes a file."""
-GIT_ASKS = ("--int", "--pa", "--ed")
+GIT_ASKS = ("--int", "--pa", "--e")
 """Beginnings of options by which it asks for commands."""
 
 
@@ -146,7 +146,7 @@ def runs_another(command: SimpleCommand) -> bool:
         strange = [word for word in before if word not in GIT_HARMLESS_OPTIONS]
         if verb in EDITORS and not any(word.startswith(EDITORS[verb]) or _has_message(word) for word in rest):
             return True
-        if verb == "add" and any(word in ("-i", "-p", "-e") or word.startswith(GIT_ASKS) for word in rest):
+        if verb in ("add", "commit") and any(word.startswith(GIT_ASKS) or _asks(word) for word in rest):
             return True
         return bool(strange) or any(word.startswith(GIT_RISKY) for word in rest) or (verb == "grep" and "-O" in rest)
     return any(word.startswith(RISKY_OPTIONS.get(name, ("\0",))) for word in arguments)
@@ -159,6 +159,11 @@ def _is_harmless_operand(word: str) -> bool:
 def _has_message(word: str) -> bool:
     """Whether it is a cluster of options such as `-am`."""
     return word.startswith("-") and not word.startswith("--") and bool(re.match(r"-[a-zA-Z]*[mFC]", word))
+
+
+def _asks(word: str) -> bool:
+    """Whether it is a cluster of options with `-e`, `-i` or `-p`, before any that takes the rest as its value."""
+    return re.match(r"-[^-mFCct]*[eip]", word) is not None
 
 
 def network_use(command: SimpleCommand) -> NetworkUse:

@@ -18,8 +18,8 @@ class Doubt(StrEnum):
     """Why a line may do something else than its parsed commands say."""
 
     SYNTAX = "syntax"
-    """The line cannot be read: an open quote, a control character, an operator without a command, a pattern as the
-    target of a redirection, or it is too long."""
+    """The line cannot be read: an open quote, a control character, an operator without a command, a target of a
+    redirection or a line continuation that shells read in several ways, or it is too long."""
     EXPANSION = "expansion"
     """A variable, a substitution, arithmetic or a brace expansion."""
     GLOB = "glob"
@@ -78,11 +78,11 @@ REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">
 READS, WRITES = frozenset({"<", "<>"}), frozenset({"<>", ">", ">>", ">|", "&>", "&>>", ">&"})
 EXPANDS = re.compile(r"\$[A-Za-z_0-9({\[!@*#?$'\"-]|`")
 UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-DESCRIPTOR = re.compile("-|[0-9]+-?")
 PLAIN = re.compile(r"[^\s;&|<>()\\'\"$`*?\[{=~]+")
 IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
 MAX_LENGTH, MAX_WORDS = 16 * 1024, 1000
-"""Of a line that is read, so that reading it takes milliseconds. A longer one is a `Doubt.SYNTAX`."""
+"""Of a line that is read, so that reading it takes milliseconds. The rest of a longer one is a `Doubt.SYNTAX`."""
+DESCRIPTOR = re.compile(r"-|[0-9]+-?")
 
 
 @dataclass(slots=True)
@@ -116,6 +116,7 @@ class _Reader:
             if self.line[self.at] in " \t":
                 self.at += 1
             elif self.line.startswith("\\\n", self.at):
+                self.note_continuation(self.at)
                 self.at += 2
             elif self.line[self.at] == "#":
                 end = self.line.find("\n", self.at)
@@ -167,8 +168,15 @@ class _Reader:
         char = self.line[self.at : self.at + 1]
         if not char:
             self.doubts.add(Doubt.SYNTAX)
+        if char == "\n":
+            self.note_continuation(self.at - 1)
         self.at += 1
         return char.replace("\n", "")
+
+    def note_continuation(self, at: int) -> None:
+        """A shell removes the backslash and the new line before it reads: `$\\⏎(` is `$(`, and `&\\⏎&` is `&&`."""
+        if at and self.line[at - 1] not in " \t\n":
+            self.doubts.add(Doubt.SYNTAX)
 
     def note_expansion(self, char: str, word: Word, before: str) -> None:
         """Note what the shell makes of this character, which is not quoted and was just read; `before` is the one
@@ -205,8 +213,12 @@ class _Reader:
                 self.at = plain.end()
                 continue
             char = self.line[self.at]
-            if char == "\\" and self.line[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\", "\n"):
-                parts.append(self.line[self.at + 1].replace("\n", ""))
+            if self.line.startswith("\\\n", self.at):
+                self.note_continuation(self.at)
+                self.at += 2
+                continue
+            if char == "\\" and self.line[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\"):
+                parts.append(self.line[self.at + 1])
                 self.at += 2
                 continue
             if char in "$`" and EXPANDS.match(self.line, self.at):
@@ -236,8 +248,8 @@ class _Parser:
     """Whether the command is the end of a pipe, so that it runs in a subshell."""
     has_moved: bool = False
     """Whether a `cd` came before; it may have failed."""
-    has_alternative: bool = False
-    """Whether `||` came before in the list, so that the command may be left out."""
+    is_certain: bool = True
+    """Whether the command runs if all before it in its list succeed: no `||` came before it."""
 
     def take(self, tokens: list[tuple[str, Word | str]]) -> ShellLine:
         for kind, value in tokens:
@@ -250,7 +262,7 @@ class _Parser:
             elif kind == "redirect":
                 assert isinstance(value, str)
                 self.sign, self.has_redirection = value, True
-            else:
+            elif value != "\n" or self.has_command or self.last in ("\n", ";", "&"):  # else the line goes on
                 assert isinstance(value, str)
                 if not self.has_command and value != "\n" and Doubt.COMPOUND not in self.doubts:
                     self.doubts.add(Doubt.SYNTAX)  # an operator where a command should be; a new line may be there
@@ -275,9 +287,9 @@ class _Parser:
                 self.doubts.add(Doubt.HEREDOC)
             return
         if sign in ("<&", ">&"):
-            if DESCRIPTOR.fullmatch(word.text):
-                return  # another one of the same command
-            self.doubts.add(Doubt.SYNTAX)  # bash expands `>&FILE` twice, and ends `>&-` before more of a word
+            if DESCRIPTOR.fullmatch(word.text) and not word.is_quoted:
+                return  # another descriptor of the same command
+            self.doubts.add(Doubt.SYNTAX)  # Bash expands a path twice, and what follows `>&-` is a word of its own
         if word.text.startswith("!"):  # `>! FILE` is an operator of zsh
             self.doubts.add(Doubt.SYNTAX)
         if word.is_pattern:  # it stands for another path, if that is the only one
@@ -299,14 +311,13 @@ class _Parser:
             self.doubts.add(Doubt.COMPOUND)
         if words and not words[0].text:
             self.doubts.add(Doubt.SYNTAX)
-        elif words:
-            if self.has_moved and self.last not in ("&&", "|", "|&"):
-                self.doubts.add(Doubt.FOLDER)
+        if self.has_command and self.has_moved and self.last not in ("&&", "|", "|&"):
+            self.doubts.add(Doubt.FOLDER)
+        if words and words[0].text:
             self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder))
             self.follow_folder(self.commands[-1], operator, any(word.is_pattern for word in words))
-        if operator == "||" or (operator in (";", "&", "\n") and self.has_command):
-            self.has_alternative = operator == "||"
         self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
+        self.is_certain = operator != "||" and (self.is_certain or operator in (";", "\n", "&"))
 
     def follow_folder(self, command: SimpleCommand, operator: str, is_pattern: bool) -> None:
         """Whatever follows `cd FOLDER &&` runs there."""
@@ -314,7 +325,7 @@ class _Parser:
             return
         is_plain = not is_pattern and command.program == "cd" and len(command.words) == 2
         is_plain = is_plain and not command.words[1].startswith("-")
-        if is_plain and operator == "&&" and not (self.is_piped or self.has_alternative) and command.words[1]:
+        if is_plain and operator == "&&" and self.is_certain and not self.is_piped and command.words[1]:
             self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True
         else:
             self.doubts.add(Doubt.FOLDER)
@@ -322,12 +333,8 @@ class _Parser:
 
 def parse_line(line: str, folder: str) -> ShellLine:
     """What the line runs in a shell that starts in `folder`, an absolute path."""
-    if len(line) > MAX_LENGTH:
-        return ShellLine(doubts=frozenset({Doubt.SYNTAX}))
-    reader = _Reader(line)
-    if UNREADABLE.search(line):
-        reader.doubts.add(Doubt.SYNTAX)
+    reader = _Reader(line[:MAX_LENGTH])
     tokens = reader.tokens()
-    if len(tokens) > MAX_WORDS:
-        return ShellLine(doubts=frozenset({*reader.doubts, Doubt.SYNTAX}))
-    return _Parser(folder, reader.doubts).take(tokens)
+    if len(line) > MAX_LENGTH or len(tokens) > MAX_WORDS or UNREADABLE.search(reader.line):
+        reader.doubts.add(Doubt.SYNTAX)
+    return _Parser(folder, reader.doubts).take(tokens[:MAX_WORDS])

@@ -76,11 +76,26 @@ DOUBTED = {
     "cd .gi? && echo x": Doubt.FOLDER,
     "echo " + "a" * 20_000: Doubt.SYNTAX,
     "a " * 2_000: Doubt.SYNTAX,
-    "ls >& o": Doubt.SYNTAX,
-    "echo x >&'$(id)f'": Doubt.SYNTAX,
-    "cat 2>&-.env": Doubt.SYNTAX,
-    "true || cd sub && echo > ../x": Doubt.FOLDER,
     "true ||\n cd sub && echo > ../x": Doubt.FOLDER,
+    'echo "$\\\n(id)"': Doubt.SYNTAX,
+    "echo $\\\n'\\x2eenv'": Doubt.SYNTAX,
+    "a &\\\n& b": Doubt.SYNTAX,
+    "echo >\\\n&f": Doubt.SYNTAX,
+    "echo >&f": Doubt.SYNTAX,
+    "echo >&'$(id)f'": Doubt.SYNTAX,
+    "echo >&.claude\\'/settings.json": Doubt.SYNTAX,
+    "echo >&'1'": Doubt.SYNTAX,
+    "cat 2>&-.env": Doubt.SYNTAX,
+    "cat 2>& -.env": Doubt.SYNTAX,
+    "cat >&1-x": Doubt.SYNTAX,
+    "true || cd sub && echo > ../x": Doubt.FOLDER,
+    "true || a && cd sub && echo > ../x": Doubt.FOLDER,
+    "cd sub && a || > x": Doubt.FOLDER,
+    "ls |\n cd sub && echo > ../x": Doubt.FOLDER,
+    "a &&\n": Doubt.SYNTAX,
+    "a |&\n#": Doubt.SYNTAX,
+    "a ;&b": Doubt.SYNTAX,
+    ";&>": Doubt.SYNTAX,
     "sleep 9 &": Doubt.BACKGROUND,
     "a & b": Doubt.BACKGROUND,
     "cd a; echo > x": Doubt.FOLDER,
@@ -95,6 +110,7 @@ REDIRECTED = {
     "echo hi >>f 2>e <i": (["/w/f", "/w/e"], ["/w/i"]),
     "ls 2>&1 >/dev/null": (["/dev/null"], []),
     "ls &> o": (["/w/o"], []),
+    "ls 2>&1- 3>&- <&0": ([], []),
     "ls >| o": (["/w/o"], []),
     "> f": (["/w/f"], []),
     "2>e ls": (["/w/e"], []),
@@ -102,6 +118,8 @@ REDIRECTED = {
     "cd sub && echo > x": (["/w/sub/x"], []),
     "cd /etc && echo > x": (["/etc/x"], []),
     "cd .. && cd a && echo > x": (["/w/../a/x"], []),
+    "a || b; cd sub && echo > x": (["/w/sub/x"], []),
+    "cd sub &&\n echo > x": (["/w/sub/x"], []),
     "echo > '$HOME'": (["/w/$HOME"], []),
     "ls2>x": (["/w/x"], []),
 }
@@ -126,6 +144,11 @@ def test_redirections_are_resolved_in_the_folder_where_they_happen(line: str) ->
     assert parsed.doubts == frozenset()
 
 
+def test_a_line_that_is_too_long_is_read_as_far_as_it_may_be() -> None:
+    for rest in (" # " + "x" * 20_000, " x" * 2_000):
+        assert parse_line(f"git push --force{rest}", "/w").commands[0].words[:3] == ("git", "push", "--force")
+
+
 def test_a_command_knows_the_folder_that_it_runs_in() -> None:
     parsed = parse_line("cd sub && ls | wc", "/w")
     assert [command.folder for command in parsed.commands] == ["/w", "/w/sub", "/w/sub"]
@@ -133,7 +156,7 @@ def test_a_command_knows_the_folder_that_it_runs_in() -> None:
 
 PIECES = st.sampled_from(
     ["p", "q", " ", " ", " ", "'", '"', "\\", "&&", "||", ";", "|", ">", ">>", "<", "2>", "f", "-x", "a b", "$X", "*",
-     "~", "{", "}", "(", "#", "\n", "=", "!", "&", "$(p)", "`p`", "<<<", ">&", "1"]
+     "~", "{", "}", "(", "#", "\n", "=", "!", "&", "$(p)", "`p`", "<<<", ">&", "1", "-", "\\\n", "$", "|"]
 )  # fmt: skip
 
 
