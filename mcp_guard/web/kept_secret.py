@@ -1,26 +1,29 @@
-"""A secret that requests of strangers need: whoever asks, and however often, it is read once in some seconds."""
+"""A secret, or settings with one, that requests of strangers need: however often they ask, it is read once in some
+seconds."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from mcp_guard.core.errors import ConfigError
 
+T = TypeVar("T")
 KEPT_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class KeptSecret:
+class KeptSecret(Generic[T]):
     """`reader` reads it, in a thread, as that may run a program. A failure is kept as long as a value."""
 
-    reader: Callable[[], str]
+    reader: Callable[[], T]
     monotonic: Callable[[], float] = time.monotonic
-    _value: str | ConfigError | None = field(default=None, repr=False)
+    _value: T | ConfigError | None = field(default=None, repr=False)
     _read_at: float = 0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def read(self) -> str:
+    async def read(self) -> T:
         """Raises: ConfigError."""
         async with self._turn:
             if self._value is None or self.monotonic() - self._read_at >= KEPT_SECONDS:
@@ -29,6 +32,7 @@ class KeptSecret:
                 except ConfigError as error:
                     self._value = error
                 self._read_at = self.monotonic()
-        if isinstance(self._value, ConfigError):
-            raise ConfigError(self._value.message, self._value.hint)
-        return self._value
+            value = self._value
+        if isinstance(value, ConfigError):
+            raise ConfigError(value.message, value.hint)
+        return value

@@ -110,9 +110,9 @@ class _Cached:
 
 
 class OidcClient:
-    """Signs people in with one provider. `secret` reads the client's secret, empty if it has none, and blocks;
-    `network` reads the network settings, each time anew; `clock` is the time in seconds, and `monotonic` measures how
-    old documents are."""
+    """Signs people in with one provider. `secret` reads the client's secret, empty if it has none, and `network` the
+    network settings; both block, and what they read is used for some seconds. `clock` is the time in seconds, and
+    `monotonic` measures how old documents are."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class OidcClient:
     ) -> None:
         self._provider = provider
         self._redirect_uri = redirect_uri
-        self._secret, self._network = KeptSecret(secret, monotonic), network
+        self._secret, self._network = KeptSecret(secret, monotonic), KeptSecret(network, monotonic)
         self._clock, self._monotonic = clock, monotonic
         self._metadata = _Cached(METADATA_SECONDS)
         self._keys = _Cached(KEYS_SECONDS)
@@ -349,9 +349,10 @@ class OidcClient:
         later = f"try again in a minute; {ASK_OPERATOR}"
         sent = {"accept": "application/json", "accept-encoding": ACCEPT_ENCODING, **(headers or {})}
         try:
+            network = await self._network.read()
             with anyio.fail_after(TIMEOUT_SECONDS):
                 async with (
-                    self._network().async_client(timeout=TIMEOUT_SECONDS) as http,
+                    network.async_client(timeout=TIMEOUT_SECONDS) as http,
                     http.stream(method, url, content=body, headers=sent) as response,
                 ):
                     if target := redirect_target(response):

@@ -4,11 +4,10 @@ INVARIANT: a person signs in for themselves only. What the upstream gives is kep
 viewer is signed in here, whatever link has brought them; the browser that began it completes it.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json, Micros
@@ -22,6 +21,7 @@ from mcp_guard.upstream.oauth.discovery import NoToken, http_client
 from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, ClientRegistration
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.web.id_token import SignInFailed
+from mcp_guard.web.kept_secret import KeptSecret
 from mcp_guard.web.oidc import Attempt
 from mcp_guard.web.oidc_attempts import SealedAttempts
 from mcp_guard.web.sessions import Person
@@ -35,6 +35,8 @@ class UpstreamSignIns:
     origin: str
     storage: SignInStorage
     attempts: SealedAttempts
+    kept: dict[str, KeptSecret[tuple[ClientCredentials, Network]]] = field(default_factory=dict, init=False)
+    """What proves the guard to the authorization server, and the network settings, by upstream."""
 
     def names(self) -> list[str]:
         """The upstreams that each user signs in to."""
@@ -107,11 +109,13 @@ class UpstreamSignIns:
         def read(reference: SecretReference | None) -> str:
             return read_secret(reference, here, os.environ) if reference else ""
 
-        credentials = await asyncio.to_thread(
-            lambda: ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
-        )
+        def read_all() -> tuple[ClientCredentials, Network]:
+            credentials = ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
+            return credentials, read_network(server.network, here, os.environ)
+
+        credentials, network = await self.kept.setdefault(name, KeptSecret(read_all)).read()
         registration = self.storage.client_registration(name, self.origin + CALLBACK_PATH + name, credentials)
-        return server.url, oauth, read_network(server.network, here, os.environ), registration
+        return server.url, oauth, network, registration
 
 
 def identity_of(person: Person) -> Identity:

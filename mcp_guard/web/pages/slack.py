@@ -75,7 +75,7 @@ class Press:
 class _SlackPage:
     console: Console
     apps: tuple[NotifierSettings, ...]
-    secrets: Mapping[SecretReference, KeptSecret]
+    secrets: Mapping[SecretReference, KeptSecret[str]]
     """The signing secrets of the apps."""
 
     async def take(self, request: Request) -> Response:
