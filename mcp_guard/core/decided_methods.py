@@ -231,11 +231,16 @@ def _read_answer(tool: Tool, arguments: Json) -> Json | str:
         names = ("role", "model", "stopReason")
         parts = {name: value for name in names if isinstance(value := arguments.get(name), str)}
         blocks = content if isinstance(content, list) else [content]
-        texts = (block.get("text") for block in blocks if isinstance(block, dict))
-        text = "\n".join(text for text in texts if isinstance(text, str))
+        text = "\n".join(map(_text_of_block, blocks))
     return (
         parts if isinstance(parts, str) else {"server": tool.server, "method": tool.method, "text": text, PARTS: parts}
     )
+
+
+def _text_of_block(block: object) -> str:
+    """A block of text as it is, and any other as JSON, so that policies see all that is sent."""
+    is_text = isinstance(block, dict) and block.keys() <= {"type", "text"} and isinstance(block.get("text"), str)
+    return str(block["text"]) if is_text and isinstance(block, dict) else as_text(block)
 
 
 def as_text(value: object) -> str:

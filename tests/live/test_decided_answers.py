@@ -139,3 +139,6 @@ def test_what_a_model_writes_for_an_upstream_is_decided(client: Client) -> None:
     secret = {**written, "content": {"type": "text", "text": "the secret"}}
     assert "not passed on" in json.dumps(answer(client, SAMPLE, secret))
     assert log(client.config, "--kind", "decision")[-1]["reasons"] == ["no secrets"]
+    used = {"type": "tool_use", "id": "1", "name": "n", "input": {"of": "the secret"}}
+    assert "not passed on" in str(answer(client, SAMPLE, {"role": "assistant", "content": [used], "model": "m"}))
+    assert log(client.config, "--kind", "decision")[-1]["reasons"] == ["no secrets"]
