@@ -7,12 +7,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from mcp_guard.cli.demo import prepare
 from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import cli, log, text
 from tests.proof_size import in_full
@@ -24,10 +26,12 @@ from tests.web.inbox_process import (
     add_passkeys,
     browser,
     enrol,
+    free_port,
     inbox_scenario,
     sign_in,
     touch,
 )
+from tests.web.web_process import web_process
 
 ORIGIN = "crm-example.local/ledger"
 
@@ -52,6 +56,20 @@ def page(open_page: OpenPage) -> Page:
 @pytest.fixture
 def context(page: Page) -> BrowserContext:
     return page.context
+
+
+def test_a_page_on_loopback_follows_where_it_is_sent(chromium: Browser, tmp_path: Path) -> None:
+    config, port = prepare(tmp_path), free_port()
+    web = f'[web]\nurl = "http://localhost:{port}"\nlisten = "127.0.0.1:{port}"\nlocal_sign_in = false\n'
+    oidc = '[web.oidc]\nissuer = "https://idp.example"\nclient_id = "g"\n'
+    config.write_text(f"{config.read_text()}\n{web}{oidc}")
+    with web_process(config) as url, closing(chromium.new_context()) as context:
+        page = context.new_page()
+        made = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(config))
+        page.goto(f"{url}/sign-in#{json.loads(made.stdout)['code']}")
+        page.locator("#code").press("Enter")
+        expect(page.get_by_role("button", name="Enrol a passkey")).to_be_visible()
+        assert page.url == f"{url}/keys"
 
 
 def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:

@@ -39,7 +39,7 @@ async function send(path, options = {}) {
   const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }), ...(isAttended && { "mcp-guard-attended": "1" }) };
   isAttended = false;
   const credentials = usesCookie ? "same-origin" : "omit";
-  const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials, redirect: "error" });
+  const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials, redirect: options.redirect ?? "error" });
   const renewed = reply.headers.get("mcp-guard-session");
   if (renewed && localStorage.getItem(SESSION) === token) localStorage.setItem(SESSION, renewed);
   if (reply.status === 401) {
@@ -90,8 +90,9 @@ async function fill() {
     history.replaceState(null, "", location.pathname);
   } else if (page === "shell") {
     if (!localStorage.getItem(SESSION)) return askToSignIn();
-    const reply = await send(location.href);
+    const reply = await send(location.href, { redirect: "follow", mode: "same-origin" });
     if (reply.status === 401) return undefined;
+    if (reply.redirected) history.replaceState(null, "", reply.url);
     const filled = new DOMParser().parseFromString(await reply.text(), "text/html");
     document.title = filled.title;
     document.body = document.adoptNode(filled.body);
