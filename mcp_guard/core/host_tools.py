@@ -17,6 +17,7 @@ from typing import Any
 
 from mcp_guard.core import shell_effects
 from mcp_guard.core.model import Effect, Json, ToolRule
+from mcp_guard.core.resource_uri import is_host_normal
 from mcp_guard.core.shell_line import Doubt, ShellLine, SimpleCommand, names, parse_line
 
 HOST = "host"
@@ -30,14 +31,17 @@ class UnknownShape(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Where the agent works. `resolve` follows the links of an absolute path, as the agent's system would.
+    """Where the agent works. `root` is the folder that the agent was started for, `folder` where the call is made.
 
-    `root` is the folder that the agent was started for, `folder` where the call is made.
+    `resolve` follows the links of an absolute path, as the agent's system would. `finds_repository` says whether Git
+    finds a `.git` from a folder upwards before anything else, and `expand` what a pattern stands for.
     """
 
     root: str
     folder: str
     resolve: Callable[[str], str] = posixpath.normpath
+    finds_repository: Callable[[str], bool] = lambda _: True
+    expand: Callable[[str], list[str]] = lambda _: []
 
     def absolute(self, path: str) -> str:
         return posixpath.join(self.folder, path)
@@ -77,6 +81,8 @@ PROTECTED = re.compile(
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
+MAX_PATTERN, MAX_EXPANDED = 256, 20
+"""Characters of a pattern that are compared in full, and patterns of a line that are looked up."""
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -93,6 +99,8 @@ def may_match_secrets(pattern: str) -> bool:
     last = pattern.rstrip("/").rpartition("/")[2]
     if not any(sign in last for sign in "*?[") or last.strip("*") == "":
         return False
+    if len(last) > MAX_PATTERN:
+        last = last[:MAX_PATTERN].partition("[")[0] + "*"  # stands for all that the whole one does
     return any(fnmatchcase(name, last) and (last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES)
 
 
@@ -260,21 +268,25 @@ _URL = re.compile(
 def _of_url(url: str) -> Json:
     """INVARIANT: programs read such a URL in one way; they take backslashes, white space and users otherwise."""
     found = _URL.fullmatch(url)
-    if found is None or (found[1].lower() in ("http", "https") and not found[2]):
-        raise UnknownShape("`url` is not SCHEME://HOST/PATH without a user, white space and backslashes")
+    if found is None or (found[1].lower() in ("http", "https") and not is_host_normal((found[2] or "").lower())):
+        raise UnknownShape("`url` is not SCHEME://HOST/PATH, or its host has another spelling, a user or white space")
     return {"url": url, "site": (found[2] or "").lower().strip("[]"), "scheme": found[1].lower()}
 
 
 _PATCHED = re.compile(r"\*\*\* (?:(?:Add|Update|Delete) File|Move to): (.+)")
+_HEADER = re.compile(r"\s*\*\*\* +[A-Z]")
+_SEPARATORS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _OF_PATCHES = ("*** Begin Patch", "*** End Patch", "*** End of File")
 
 
 def _of_patch(patch: str, place: Workspace) -> Json:
     """A patch in the format of Codex's `apply_patch`, which takes headers with white space around them."""
-    headers = [line.strip() for line in patch.splitlines() if line.lstrip().startswith("***")]
+    headers = [line.strip() for line in patch.split("\n") if _HEADER.match(line)]
     found = [(header, _PATCHED.fullmatch(header)) for header in headers if header not in _OF_PATCHES]
     if unknown := [header for header, path in found if path is None]:
         raise UnknownShape(f"the patch has an unknown header, `{unknown[0][:80]}`")
+    if unclear := [header for header, _ in found if _SEPARATORS.search(header)]:
+        raise UnknownShape(f"the patch has a path with a control character, {unclear[0][:80]!a}")
     paths = [place.absolute(path[1].strip()) for _, path in found if path is not None]
     if not paths or not patch.lstrip().startswith("*** Begin Patch"):
         raise UnknownShape("the patch names no files")
@@ -293,6 +305,10 @@ def _of_line(command: str, place: Workspace) -> Json:
     doubts = set(line.doubts)
     if any(map(shell_effects.runs_another, commands)) or any(_is_git_elsewhere(one, place) for one in commands):
         doubts.add(Doubt.RUNS_PROGRAM)
+    if any(map(shell_effects.follows_links, commands)):
+        doubts.add(Doubt.LINKS)
+    patterns = [posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns]
+    matches = [path for pattern in patterns[:MAX_EXPANDED] for path in place.expand(pattern)]
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]
     return {
@@ -307,16 +323,19 @@ def _of_line(command: str, place: Workspace) -> Json:
         "network": str(_network(line)),
         "installs": any(map(shell_effects.installs_packages, commands)),
         "force_push": any(map(shell_effects.forces_push, commands)),
-        "outside": _normal(path for path in touched if not place.holds(path) and not _is_device(path)),
+        "outside": _normal(path for path in (*touched, *matches) if not place.holds(path) and not _is_device(path)),
         "writes_outside": any(not place.holds(path) and not _is_device(path) for path in line.writes),
         "protected": _normal(path for path in touched if is_protected(path) or is_protected(place.resolve(path))),
-        "secrets": sorted(set(_secrets(commands, touched, place))),
+        "secrets": sorted(set(_secrets(commands, (*touched, *matches), place))),
     }
 
 
 def _is_git_elsewhere(command: SimpleCommand, place: Workspace) -> bool:
     """Whether Git runs in another folder than the workspace's: it would run programs that a repository there names."""
-    return shell_effects.program_name(command) == "git" and place.resolve(command.folder) != place.resolve(place.root)
+    if shell_effects.program_name(command) != "git":
+        return False
+    folder = place.resolve(command.folder)
+    return folder != place.resolve(place.root) or not place.finds_repository(folder)
 
 
 def _network(line: ShellLine) -> shell_effects.NetworkUse:

@@ -117,6 +117,11 @@ def _is_authority_normal(scheme: str, rest: str) -> bool:
     host = host if colon else authority
     if colon and (not port.isdecimal() or port != str(int(port)) or port == DEFAULT_PORTS[scheme]):
         return False
+    return is_host_normal(host)
+
+
+def is_host_normal(host: str) -> bool:
+    """Whether a host, in lower case, is written as programs write it: not as `0x7f.1` or with a dot at its end."""
     if host.startswith("["):
         return _is_address(host[1:-1], ipaddress.IPv6Address)
     if _NUMBER.fullmatch(host.rpartition(".")[2]):

@@ -96,6 +96,15 @@ GIT_RISKY = ("--ext", "--exec", "--upload-pack", "--receive-pack", "--open-files
 GIT_ASKS = ("--int", "--pa", "--e")
 """Beginnings of options by which it asks for commands."""
 
+FOLLOWS_LINKS = {
+    **dict.fromkeys(("grep", "egrep", "fgrep"), re.compile("-[^-]*R|--d.*-r")),
+    **dict.fromkeys(("rg", "fd"), re.compile("-[^-]*L|--fo")),
+    "find": re.compile("-L$|-follow$"),
+    "du": re.compile("-[^-]*L|--dereference$"),
+    "diff": re.compile("-[^-]*r|--r"),
+}
+"""Options by which a program follows the links in the folders that it searches."""
+
 
 def program_name(command: SimpleCommand) -> str:
     """The program's name; a path outside the system's folders is left as it is, because anything may be there."""
@@ -150,6 +159,15 @@ def runs_another(command: SimpleCommand) -> bool:
             return True
         return bool(strange) or any(word.startswith(GIT_RISKY) for word in rest) or (verb == "grep" and "-O" in rest)
     return any(word.startswith(RISKY_OPTIONS.get(name, ("\0",))) for word in arguments)
+
+
+def follows_links(command: SimpleCommand) -> bool:
+    """Whether the program follows links in folders, so that it may read what is outside of those that are named."""
+    name, options = program_name(command), [word for word in command.arguments if word.startswith("-")]
+    if name == "ls":
+        letters = "".join(word for word in options if not word.startswith("--"))
+        return ("L" in letters or "--dereference" in options) and ("R" in letters or "--recursive" in options)
+    return name in FOLLOWS_LINKS and any(map(FOLLOWS_LINKS[name].match, options))
 
 
 def _is_harmless_operand(word: str) -> bool:

@@ -35,16 +35,20 @@ class Doubt(StrEnum):
     """A command goes on after the line has ended."""
     FOLDER = "folder"
     """A command runs in a folder that is not certain."""
+    LINKS = "links"
+    """A program follows the links in folders, which may lead anywhere."""
     RUNS_PROGRAM = "runs_program"
     """A program runs another one that it is told of (`sudo`, `xargs`, `find -exec`), or code (`eval`, `sh -c`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimpleCommand:
-    """One command. `folder` is where it runs: an absolute path, not normalized."""
+    """One command. `folder` is where it runs: an absolute path, not normalized. `patterns` are those of its words that
+    stand for names of files."""
 
     words: tuple[str, ...]
     folder: str
+    patterns: tuple[str, ...] = ()
 
     @property
     def program(self) -> str:
@@ -314,16 +318,17 @@ class _Parser:
         if self.has_command and self.has_moved and self.last not in ("&&", "|", "|&"):
             self.doubts.add(Doubt.FOLDER)
         if words and words[0].text:
-            self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder))
-            self.follow_folder(self.commands[-1], operator, any(word.is_pattern for word in words))
+            patterns = tuple(word.text for word in words if word.is_pattern)
+            self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder, patterns))
+            self.follow_folder(self.commands[-1], operator)
         self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
         self.is_certain = operator != "||" and (self.is_certain or operator in (";", "\n", "&"))
 
-    def follow_folder(self, command: SimpleCommand, operator: str, is_pattern: bool) -> None:
+    def follow_folder(self, command: SimpleCommand, operator: str) -> None:
         """Whatever follows `cd FOLDER &&` runs there."""
         if command.program not in CHANGES_FOLDER or operator == "":
             return
-        is_plain = not is_pattern and command.program == "cd" and len(command.words) == 2
+        is_plain = not command.patterns and command.program == "cd" and len(command.words) == 2
         is_plain = is_plain and not command.words[1].startswith("-")
         if is_plain and operator == "&&" and self.is_certain and not self.is_piped and command.words[1]:
             self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True

@@ -16,6 +16,7 @@ from mcp_guard.core.host_tools import (
     may_hold_secrets,
 )
 from mcp_guard.core.model import Json
+from mcp_guard.downstream.hooks.workspace import expand, finds_repository
 
 PLACE = Workspace("/w", "/w")
 
@@ -154,6 +155,13 @@ def test_files_that_steer_the_agent_are_protected(path: str) -> None:
         ("WebFetch", {"url": "https:///evil.com"}),
         ("WebFetch", {"url": "https://docs.python.org%2eevil.com/"}),
         ("WebFetch", {"url": " https://docs.python.org/"}),
+        ("WebFetch", {"url": "http://2130706433/"}),
+        ("WebFetch", {"url": "http://0x7f.1/"}),
+        ("WebFetch", {"url": "http://127.1:80/"}),
+        ("WebFetch", {"url": "http://localhost./"}),
+        ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\u2028/../../etc/motd\n+x\n*** End Patch"}),
+        ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\x0b/../../etc/motd\n+x\n*** End Patch"}),
+        ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\r/../../etc/motd\n+x\n*** End Patch"}),
         ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\n+x\n *** Rename File: b\n*** End Patch"}),
     ],
 )
@@ -204,6 +212,56 @@ def test_patterns_for_files_are_looked_at_like_paths() -> None:
     assert search("Glob", {"pattern": "**/*.py"}) == (True, False)
     assert search("Grep", {"pattern": "."}, glob=".env") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "/etc/.ssh"}, output_mode="content") == (True, False)  # type: ignore[arg-type]
+
+
+def test_a_long_pattern_is_looked_at_quickly_and_as_the_worst_case() -> None:
+    began = time.process_time()
+    for word, is_secret in (("[a" * 8000, True), ("i" * 300 + "*", False), ("id_r*" + "[x]" * 100, True)):
+        arguments = arguments_of("Grep", {"pattern": "x"}, {"glob": word}, PLACE, json.dumps)
+        assert arguments["secret"] is is_secret
+    assert time.process_time() - began < 0.5
+
+
+def test_a_pattern_names_what_it_stands_for(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / ".ssh").mkdir(parents=True)
+    for name in ("credentials.json", "a.py", ".ssh/x"):
+        (work / name).touch()
+    (work / "way").symlink_to("/etc")
+    place = Workspace(str(work), str(work), os.path.realpath, expand=expand)
+    assert bash("cat cred*", place)["secrets"] == [str(work / "credentials.json")]
+    assert bash("cat .s?h/*", place)["secrets"]
+    assert bash("cat *.py '*.json'", place)["secrets"] == []
+    assert str(work / "way" / "hosts") in bash("cat wa*/hosts", place)["outside"]
+
+
+def test_git_runs_only_where_it_finds_a_repository_that_the_agent_cannot_make(tmp_path: Path) -> None:
+    work = tmp_path / "repository" / "package"
+    (work.parent / ".git").mkdir(parents=True)
+    (work.parent / ".git" / "HEAD").touch()
+    work.mkdir()
+    place = Workspace(str(work), str(work), os.path.realpath, finds_repository=finds_repository)
+    assert bash("git status", place)["doubts"] == []
+    (work / "HEAD").touch()
+    assert bash("git status", place)["doubts"] == ["runs_program"]
+    (work / ".git").write_text("gitdir: ../.git")
+    assert bash("git status", place)["doubts"] == []
+
+
+@pytest.mark.parametrize("line", ["grep -R x .", "grep -nR x .", "rg -L x", "find -L . -name x", "ls -LR",
+     "diff -r a b", "grep --dereference-recursive x .", "rg --follow x", "find . -follow"])  # fmt: skip
+def test_following_links_of_folders_is_a_doubt(line: str) -> None:
+    assert bash(line)["doubts"] == ["links"]
+
+
+@pytest.mark.parametrize("line", ["grep -r R .", "rg x", "find . -name L", "ls -L", "ls -R", "diff a b"])
+def test_following_no_links_of_folders_is_plain(line: str) -> None:
+    assert bash(line)["doubts"] == []
+
+
+def test_a_rule_of_markdown_is_no_header_of_a_patch() -> None:
+    patch = "*** Begin Patch\n*** Update File: a\n@@\n ***\n+x\n*** End Patch"
+    assert arguments_of("Patch", {"patch": patch}, {}, PLACE, json.dumps)["paths"] == ["/w/a"]
 
 
 def test_a_long_list_of_files_is_described_quickly() -> None:
