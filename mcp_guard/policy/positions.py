@@ -1,8 +1,10 @@
-"""Finds the line and column of what an error is about: Cedar's errors, as its Python package gives them, have none.
+"""Finds policies in their files, and the line and column of what an error is about: Cedar's errors, as its Python
+package gives them, have none.
 
-For messages only. Wherever a position cannot be told, it is that of the whole policy, or left out.
+Positions are for messages only. Wherever a position cannot be told, it is that of the whole policy, or left out.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -125,15 +127,37 @@ def _find_missing(before: str, token: str) -> str:
     return next((mark for mark in candidates if mark != token and before and _may_continue(before + mark)), "")
 
 
-def find_policy(text: str, policy: str, about: str = "") -> Position | None:
-    """The position of the policy with this id, or of Cedar's `policyN`, the N-th; None if it is not in the text.
+class PolicyPositions:
+    """Where the policies of one text are, found in one pass."""
 
-    If `about`, an error message, quotes something in backticks that the policy has, it is the position of that.
-    """
-    for number, statement in enumerate(_statements(_tokens(text))):
-        if policy in (f"policy{number}", _id_of(statement)):
-            return position_of(text, _find_named(statement, about) or statement[0].start)
-    return None
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._statements = list(_statements(_tokens(text)))
+        self._numbers: dict[str, int] = {}
+        for number, statement in enumerate(self._statements):
+            self._numbers.setdefault(f"policy{number}", number)
+            self._numbers.setdefault(_id_of(statement), number)
+
+    def find(self, policy: str, about: str = "") -> Position | None:
+        """The position of the policy with this id, or of Cedar's `policyN`, the N-th; None if it is not in the text.
+
+        If `about`, an error message, quotes something in backticks that the policy has, it is the position of that.
+        """
+        number = self._numbers.get(policy)
+        if number is None:
+            return None
+        statement = self._statements[number]
+        return position_of(self._text, _find_named(statement, about) or statement[0].start)
+
+
+def policies_as_written(text: str) -> dict[str, str]:
+    """By `@id`, each policy of a text that Cedar can parse: from its first annotation to its `;`."""
+    statements = list(_statements(_tokens(text)))
+    written: dict[str, str] = {}
+    for name, body in json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"].items():
+        statement = statements[int(name.removeprefix("policy"))]
+        written[body.get("annotations", {}).get("id", "")] = text[statement[0].start : statement[-1].end]
+    return written
 
 
 def _id_of(statement: Sequence[Token]) -> str:

@@ -138,11 +138,13 @@ def locate(problems: list[PolicyProblem], texts: Mapping[str, str]) -> list[Poli
     """The same problems, with their positions in the files. Those of policies without a name have no other place."""
     if not problems:
         return problems
-    from mcp_guard.policy.positions import find_policy
+    from mcp_guard.policy.positions import PolicyPositions
+
+    files = {file: PolicyPositions(texts[file]) for file in {problem.file for problem in problems} & texts.keys()}
 
     def find(problem: PolicyProblem) -> PolicyProblem:
-        is_known = problem.at or not problem.policy or problem.file not in texts
-        position = None if is_known else find_policy(texts[problem.file], problem.policy, problem.text)
+        is_known = problem.at or not problem.policy or problem.file not in files
+        position = None if is_known else files[problem.file].find(problem.policy, problem.text)
         name = "" if _UNNAMED.fullmatch(problem.policy) else problem.policy
         return replace(problem, policy=name, at=str(position)) if position else problem
 

@@ -38,7 +38,7 @@ from mcp_guard.core.visible_text import (
     visible_lines,
 )
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS, authorization
-from mcp_guard.storage.contract import Store
+from mcp_guard.policy.positions import policies_as_written
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.roles import Role
 from mcp_guard.web.sessions import BrowserSession
@@ -248,16 +248,14 @@ def group_cards(cards: Iterable[ApprovalCard]) -> list[tuple[str, list[ApprovalC
     return [(say("{}: {}", key[0], key[1]), members) for key, members in groups.items()]
 
 
-def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
-    """Id and Cedar text of each policy that required approval; the text is empty if the ledger does not have it."""
-    material = store.policy(approval.subject.binding["policy_version"])
+def policy_texts(material: bytes | None, approval: Approval) -> list[tuple[str, str]]:
+    """Id and Cedar text of each policy that required approval; the text is empty if the ledger does not have it.
+    `material` is what the ledger has of the policy version."""
     files: dict[str, str] = json.loads(material)["policies"] if material else {}
-    texts: list[tuple[str, str]] = []
-    for id in approval.subject.policies:
-        pattern = re.compile(rf'@id\("{re.escape(id)}"\).*?;\s*$', re.DOTALL | re.MULTILINE)
-        text = next((match.group() for file in files.values() if (match := pattern.search(file))), "")
-        texts.append((id, reviewed_code(text.strip())))
-    return texts
+    written: dict[str, str] = {}
+    for text in files.values():
+        written |= policies_as_written(text)
+    return [(id, reviewed_code(written.get(id, ""))) for id in approval.subject.policies]
 
 
 def plain(value: Any) -> str:

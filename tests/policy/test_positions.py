@@ -1,12 +1,13 @@
 """Errors in policy files say where: Cedar's own, as its Python package gives them, have no position."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import ResourceRule
-from mcp_guard.policy.positions import find_policy, find_syntax_problems
+from mcp_guard.policy.positions import PolicyPositions, find_syntax_problems, policies_as_written
 from mcp_guard.policy.source import parse_texts
 from tests.policy.fixtures import load, make_tool, object_of
 
@@ -57,11 +58,28 @@ def test_every_policy_that_cedar_rejects_is_reported() -> None:
 
 def test_the_position_of_a_policy_is_that_of_what_the_error_quotes() -> None:
     text = FINE + '// @id("late")\n@id("late")\nforbid (principal, action, resource)\nwhen { context.input has a };\n'
-    assert find_policy(text, "late") == (4, 1)
-    assert find_policy(text, "policy1") == (4, 1)
-    assert find_policy(text, "late", "`context.input` is odd") == (6, 8)
-    assert find_policy(text, "late", "no `elsewhere`") == (4, 1)
-    assert find_policy(text, "missing") is None
+    positions = PolicyPositions(text)
+    assert positions.find("late") == (4, 1)
+    assert positions.find("policy1") == (4, 1)
+    assert positions.find("late", "`context.input` is odd") == (6, 8)
+    assert positions.find("late", "no `elsewhere`") == (4, 1)
+    assert positions.find("missing") is None
+
+
+def test_a_policy_is_quoted_as_it_is_parsed_whatever_comments_and_texts_say() -> None:
+    gate = '@reason("wiki;\\nmore;\n") @id("ga\\u{74}e") // why;\nforbid (principal, action, resource);'
+    decoy = (
+        '// @id("gate") permit nobody;\n@id("policy2") @note("@id(\\"gate\\");") permit (principal, action, resource);'
+    )
+    assert policies_as_written(f"{FINE}{decoy}\n{gate}\n{FINE.replace('fine', 'last')}")["gate"] == gate
+
+
+def test_many_policies_with_problems_are_located_in_one_pass() -> None:
+    begun = time.process_time()
+    _, problems = parse_texts({"a.cedar": "permit (principal, action, resource);\n" * 1000}, ())
+    assert [problem.at for problem in problems[:2]] == ["1:1", "2:1"]
+    assert len(problems) == 1000
+    assert time.process_time() - begun < 5  # it was 80 s
 
 
 POLICY = FINE + '\n@id("p")\n@reason("r")\nforbid (principal, action == Action::"up__tool", resource)\nwhen {{ {} }};\n'

@@ -23,6 +23,7 @@ from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
+from tests.promises.harness import HOLD
 from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
 from tests.web.software_passkey import SoftwarePasskey
 
@@ -103,6 +104,11 @@ def test_an_approver_is_another_account_at_each_page_and_ledger() -> None:
     made = [Passkeys(page, ledger=ledger).registration(session, "Alice", [], 1) for page, ledger in pages]
     assert len({options["user"]["id"] for options in made}) == 3
     assert {options["rp"]["id"] for options in made} == {"localhost"}
+
+
+async def test_a_request_shows_the_policy_that_asked_whole(pages: Pages) -> None:
+    client, id = await pages.sign_in(), await pages.hold()
+    assert f"<pre>{HOLD}</pre>" in html.unescape((await client.get(f"/requests/{id}")).text)
 
 
 async def test_a_slash_too_many_leads_nowhere_else(pages: Pages) -> None:

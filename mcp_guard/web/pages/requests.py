@@ -49,6 +49,7 @@ class _RequestPages:
         viewer = await console.allowed(request, *READERS)
         approval = await self._find_approval(request, viewer)
         removed = {key.id for key in await console.keys() if key.removed is not None}
+        material = await read(lambda store: store.policy(approval.subject.binding["policy_version"]))
         return await asyncio.to_thread(
             console.page,
             "request.html",
@@ -57,7 +58,7 @@ class _RequestPages:
             recent=recent_lines(await read(lambda store: store.recent_calls(approval)), approval.subject),
             earlier=earlier_lines(await read(lambda store: store.earlier_requests(approval)), approval.subject),
             deliveries=await read(lambda store: store.deliveries(approval.id)),
-            texts=await read(lambda store: policy_texts(store, approval)),
+            texts=await asyncio.to_thread(policy_texts, material, approval),
             happened=await read(lambda store: _what_happened(store, approval)),
             has_passkey=bool(await console.passkeys_of(viewer)),
             sign_in_problem=_sign_in_problem(console, viewer, approval),
