@@ -16,14 +16,16 @@ LOOK_SECONDS = 1.0
 async def await_sign_in(
     guard: Guard, instance: Instance, upstreams: UpstreamGroup, name: str, channel: ClientChannel
 ) -> None:
-    """Wait until the user has signed in to the upstream of this tool, if some call of it could be made and a client
-    shows them where, but no longer than calls are held. Without a sign-in the call is refused like any that cannot be
-    made."""
+    """Wait until the user has signed in to the upstream of this tool, if a client shows them where, but no longer than
+    calls are held. Without a sign-in the call is refused like any that cannot be made; so is one of a tool that the
+    upstream has not listed, once it has listed any."""
     server = name.partition(SEPARATOR)[0]
     if await upstreams.find_user_token(server):
         return
-    tool = upstreams.find_tool(name)
-    if tool is None or not guard.may_call(instance, tool) or not channel.on_sign_in_needed(server):
+    known = {tool.listed_as: tool for tool in upstreams.tools() if tool.server == server}
+    if known and (name not in known or not guard.may_call(instance, known[name])):
+        return
+    if not channel.on_sign_in_needed(server):
         return
     with suppress(TimeoutError):
         async with asyncio.timeout(guard.hold_limit(channel)):
