@@ -31,6 +31,7 @@ from mcp_guard.clients.records import fingerprint
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.model import Mode
 from mcp_guard.diagnostics.snapshot import HookedFile, HooksState
 from mcp_guard.settings import Settings
 
@@ -51,8 +52,11 @@ def install(options: argparse.Namespace) -> int:
     at = config_option(config)
     notes = [
         f"{agent.title} asks the guard before each of its own tools; without a running guard they are denied",
-        f"calls are those of agent `{settings.hooks.agent}`; policies to start with: policies/coding-agent",
+        f"calls are those of agent `{settings.hooks.agent}`; policies to start with: policies/coding-agent, whose file "
+        'goes into your policies, with groups = ["coding-agents"] for the agent and a route `maintainers`',
     ]
+    if settings.mode is Mode.OBSERVE:
+        notes.append('the guard observes: it blocks nothing until you set mode = "enforce" under [guard]')
     if agent.id == "codex":
         notes.append("Codex asks you once to trust the hook; until then it does not run it")
     if not changes:

@@ -40,6 +40,7 @@ from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, configured_keys
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
+from mcp_guard.policy.files import unread_folders
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Place
@@ -110,6 +111,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
+        unread_policies=tuple(map(str, unread_folders(settings.policies))),
         policy_approval=inspect_policy_approval(settings, ledger.place),
         agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
         approvers=frozenset(settings.approvers),

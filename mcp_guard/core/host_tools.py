@@ -81,8 +81,8 @@ PROTECTED = re.compile(
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
-MAX_PATTERN, MAX_EXPANDED = 256, 20
-"""Characters of a pattern that are compared in full, and patterns of a line that are looked up."""
+MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 256, 20, 64
+"""Characters of a pattern that are compared, patterns of a line that are looked up, and what braces stand for."""
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -102,6 +102,18 @@ def may_match_secrets(pattern: str) -> bool:
     if len(last) > MAX_PATTERN:
         last = last[:MAX_PATTERN].partition("[")[0] + "*"  # stands for all that the whole one does
     return any(fnmatchcase(name, last) and (last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES)
+
+
+def alternatives(pattern: str) -> list[str]:
+    """What a pattern with braces such as `*.{py,ts}` stands for. Very many are taken for one of a secret."""
+    done, left = list[str](), [pattern]
+    while left and len(done) + len(left) < MAX_ALTERNATIVES:
+        text = left.pop()
+        if (braces := re.search(r"\{([^{}]*)\}", text)) is None:
+            done.append(text)
+        else:
+            left += [text[: braces.start()] + part + text[braces.end() :] for part in braces[1].split(",")]
+    return [SECRET_SAMPLES[0]] if left else done
 
 
 def is_protected(path: str) -> bool:
@@ -256,7 +268,10 @@ def _of_patterns(patterns: Iterable[str], place: Workspace, path: Json) -> Json:
     folders = [posixpath.join(path["path"], re.split(r"[*?\[{]", pattern, maxsplit=1)[0]) for pattern in patterns]
     return {
         "inside": path["inside"] and all(map(place.holds, folders)),
-        "secret": path["secret"] or any(may_hold_secrets(text) or may_match_secrets(text) for text in patterns),
+        "secret": path["secret"]
+        or any(
+            may_hold_secrets(text) or may_match_secrets(text) for pattern in patterns for text in alternatives(pattern)
+        ),
     }
 
 

@@ -317,7 +317,9 @@ def policies(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.policies_failure is not None:
         what, fix = snapshot.policies_failure
         return problem("policies", what, fix)
-    return ok("policies", snapshot.policies_note)
+    what, fix = "the policies in `{}` are not in force: folders are not read", "move its files up, or the folder elsewhere"
+    results = [CheckResult("policies", Level.WARNING, what.format(name), fix) for name in snapshot.unread_policies]
+    return results or ok("policies", snapshot.policies_note)
 
 
 def policy_approval(snapshot: GuardSnapshot) -> CheckResults:

@@ -256,5 +256,7 @@ class GuardSnapshot:
     provider: ProviderState | None = None
     """The identity provider that people sign in with."""
     hooks: HooksState = HooksState()
+    unread_policies: tuple[str, ...] = ()
+    """Folders with policies that are not read."""
     connection: TrialConnection | None = None
     """None if no client was tried."""

@@ -77,6 +77,10 @@ def agent_of(peer: UnixPeer, users: Mapping[str, str]) -> str:
     return agents.pop()
 
 
+MAX_PATH = 107
+"""Bytes of a socket's path (unix(7))."""
+
+
 def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket:
     """A socket to which only users admitted by its mode and group can ever connect. `key` is its setting.
 
@@ -84,7 +88,10 @@ def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket
     """
     if not hasattr(socket, "SO_PEERCRED"):
         raise ConfigError(f"{key}: this system does not report who connects", "serve over HTTP, or on Linux")
-    listener, path = socket.socket(socket.AF_UNIX), str(settings.path)
+    path = str(settings.path)
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise ConfigError(f"{key}: `{path}` has over {MAX_PATH} bytes", f"set {key} to a shorter path")
+    listener = socket.socket(socket.AF_UNIX)
     old_umask = os.umask(0o177)
     try:
         _remove_stale(path, key)

@@ -12,6 +12,11 @@ def policy_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.cedar")) if path.is_dir() else [path]
 
 
+def unread_folders(path: Path) -> list[Path]:
+    """The folders in `path` that have policies, which are not read."""
+    return sorted({file.parent for file in path.glob("*/*.cedar")})
+
+
 FileStamps = tuple[tuple[str, int, int, int], ...]
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.downstream.unix import listen
+from mcp_guard.settings import SocketSettings
 from tests.live.running_guard import write_config
 
 SETTINGS = '{"model": "x",   "permissions": {}}'
@@ -64,6 +67,16 @@ def test_a_dry_run_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]
 def test_a_new_guard_is_made_for_hooks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "wrap", "claude-code", "--hooks", "--yes")[0] == 0
     assert '[hooks]\nagent = "claude-code"' in Path("mcp-guard.toml").read_text()
+    assert "blocks nothing until you set" in run(capsys, "wrap", "claude-code", "--hooks", "--yes")[1]
+    (Path("policies") / "pack").mkdir()
+    (Path("policies") / "pack" / "a.cedar").write_text("")
+    assert "policies/pack` are not in force" in run(capsys, "doctor")[1]
+
+
+def test_a_socket_with_too_long_a_path_is_said_to_be_that(tmp_path: Path) -> None:
+    settings = SocketSettings(tmp_path / ("x" * 108))
+    with pytest.raises(ConfigError, match="has over 107 bytes"):
+        listen(settings, "hooks.socket")
 
 
 def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,6 +211,10 @@ def test_patterns_for_files_are_looked_at_like_paths() -> None:
     assert search("Glob", {"pattern": "../x/*"}) == (False, False)
     assert search("Glob", {"pattern": "**/*.py"}) == (True, False)
     assert search("Grep", {"pattern": "."}, glob=".env") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob="{.env,x}") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob="**/.{a,en{b,v}}") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob="{a,b}" * 9) == (True, True)  # type: ignore[arg-type]
+    assert search("Glob", {"pattern": "src/**/*.{ts,tsx}"}) == (True, False)
     assert search("Grep", {"pattern": "/etc/.ssh"}, output_mode="content") == (True, False)  # type: ignore[arg-type]
 
 

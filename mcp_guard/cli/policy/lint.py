@@ -16,6 +16,7 @@ from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
+from mcp_guard.policy.files import unread_folders
 from mcp_guard.policy.source import EFFECTS, ListedNames, PolicyProblem, read_files
 from mcp_guard.settings import Settings
 
@@ -85,6 +86,7 @@ def validate(arguments: list[str]) -> int:
         names = {tool.listed_as for tool in (*world.tools, *world.operations)}
         unlisted = unlisted_names(settings.configured_names, names)
         print_lines(line for finding in findings for line in lines(finding))
+        notes += [f"{folder}: not read, because it is a folder" for folder in unread_folders(settings.policies)]
         print_lines([*notes, *dormant_notes(engine, world.listed()), *unlisted])
     return 0
 
