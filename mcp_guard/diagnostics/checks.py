@@ -317,8 +317,10 @@ def policies(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.policies_failure is not None:
         what, fix = snapshot.policies_failure
         return problem("policies", what, fix)
-    what, fix = "the policies in `{}` are not in force: folders are not read", "move its files up, or the folder elsewhere"
-    results = [CheckResult("policies", Level.WARNING, what.format(name), fix) for name in snapshot.unread_policies]
+    results: CheckResults = []
+    for folder in snapshot.unread_policies:
+        what = f"the policies in `{folder}` are not in force: folders are not read"
+        results += warning("policies", what, "move its files up, or the folder elsewhere")
     return results or ok("policies", snapshot.policies_note)
 
 
