@@ -14,7 +14,7 @@ from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, scripted
 from tests.live.test_session import eventually, held
 from tests.proof_size import sized
 
-CALLS, CONNECTIONS = sized(10_000, 1_000), 8
+CALLS, CONNECTIONS = sized(10_000, 800), 8
 HOLD_POLICIES = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
 """

@@ -88,6 +88,7 @@ def test_sample_ledger_verifies_and_has_every_kind(scene: Scene) -> None:
     assert report.ok, report.problem
     assert report.receipts >= 1000
     elsewhere = {
+        "approval.missed",
         "policy.proposed",
         "policy.approved",
         "policy.denied",
