@@ -221,7 +221,7 @@ def test_each_session_of_an_agent_is_an_instance(guard: Guard, tmp_path: Path) -
 
 def test_what_the_user_asked_for_is_the_task(guard: Guard, tmp_path: Path) -> None:
     agent = Agent(guard, tmp_path)
-    assert agent.event("UserPromptSubmit", prompt="Search for purple elephants, please.") == (0, {}, "")
+    assert agent.event("UserPromptSubmit", prompt='Search for "purple elephants", please.') == (0, {}, "")
     assert agent.before("1", "WebSearch", query="purple elephants") == ""
     assert "the user did not ask for this" in agent.before("2", "WebSearch", query="secret plans of somebody")
 
