@@ -164,6 +164,10 @@ class Console:
         request.state.viewer = viewer
         return viewer
 
+    async def find_owner(self, token: str) -> str | None:
+        """Whose session this token is; None if it is nobody's. Raises: LedgerError."""
+        return await self.sessions.find_owner(token, self.now())
+
     async def renew_token(self, request: Request, viewer: BrowserSession) -> None:
         """Replace the viewer's token now, because they may do more from now on."""
         token = carried_token(request, self.origin) or ""

@@ -1,7 +1,7 @@
 """What every request passes before a page sees it: its host, its origin, its body; and the headers of every answer."""
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -9,6 +9,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.web.carrier import carried_token, uses_cookie
 
 HEADERS = {
@@ -33,7 +34,7 @@ MAX_BODY_BYTES = 64 * 1024
 """Of any request. A rationale has at most 8 KiB, and comes back in the sealed statement."""
 BODY_SECONDS = 5
 AT_ONCE = 4
-"""Requests of one session that are answered at the same time."""
+"""Requests of one person that are answered at the same time."""
 KILL_SERVICE_WORKER = """self.addEventListener("install", () => self.skipWaiting());
 self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));
 """
@@ -87,20 +88,24 @@ class SameOriginMiddleware:
 
 
 class ShareMiddleware:
-    """Answers a few requests of a session at once, and lets the others of the same session wait: one viewer's many
-    searches do not keep an approver from the inbox."""
+    """Answers a few requests of a person at once, and lets their others wait, in whatever session: one viewer's many
+    searches do not keep an approver from the inbox. `find_owner` says whose session a token is, if it is anybody's."""
 
-    def __init__(self, app: Any, origin: str) -> None:
-        self._app, self._origin = app, origin
+    def __init__(self, app: Any, origin: str, find_owner: Callable[[str], Awaitable[str | None]]) -> None:
+        self._app, self._origin, self._find_owner = app, origin, find_owner
         self._shares: WeakValueDictionary[str, anyio.Semaphore] = WeakValueDictionary()
-        """By token, as long as a request with it is answered."""
+        """By owner, or by a token of nobody, as long as a request of theirs is answered."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         token = carried_token(Request(scope), self._origin) if scope["type"] == "http" else None
         if token is None:
             await self._app(scope, receive, send)
             return
-        share = self._shares.setdefault(token, anyio.Semaphore(AT_ONCE))
+        try:
+            owner = await self._find_owner(token)
+        except LedgerError:  # which the page will say
+            owner = None
+        share = self._shares.setdefault(owner or token, anyio.Semaphore(AT_ONCE))
         async with share:
             await self._app(scope, receive, send)
 

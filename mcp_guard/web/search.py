@@ -23,7 +23,7 @@ class LedgerSearch:
 
     def __init__(self, search: ReceiptSearch, reader: BackgroundReader) -> None:
         self._search, self._reader = search, reader
-        self._looked_at = asyncio.Event()
+        self._looked_at, self._turn = asyncio.Event(), asyncio.Lock()
         self._indexed: int | None = None
         """The size of the ledger when the index was last complete; None until it was compared with this ledger."""
 
@@ -34,11 +34,11 @@ class LedgerSearch:
         """
         self._looked_at.set()
         await self._catch_up(AT_ONCE_SECONDS)
-        return await asyncio.to_thread(self._search.read, query)
+        return await self._read(query)
 
     async def progress(self) -> tuple[int, int]:
         """How many receipts are indexed, and how many there are. Raises: LedgerError."""
-        indexed = await asyncio.to_thread(self._search.read, lambda index: index.position().size)
+        indexed = await self._read(lambda index: index.position().size)
         return indexed, max(indexed, await self._size())
 
     async def run(self, note: Callable[[str], None]) -> None:
@@ -66,6 +66,11 @@ class LedgerSearch:
                 await self._looked_at.wait()
         except TimeoutError:
             return
+
+    async def _read(self, query: Callable[[ReceiptIndex], T]) -> T:
+        """One at a time, as the index has it: who waits takes no thread from the other pages."""
+        async with self._turn:
+            return await asyncio.to_thread(self._search.read, query)
 
     async def _size(self) -> int:
         return await self._reader.read(lambda store: store.head().size)

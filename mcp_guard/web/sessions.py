@@ -145,6 +145,11 @@ class BrowserSessions:
         used = self._with(item, used=now)
         return _read(used if await self.items.swap(item, used) else item)  # or somebody else has noted it
 
+    async def find_owner(self, token: str, now: Micros) -> str | None:
+        """Whose session this token is; None if it is nobody's. It is no use of it. Raises: LedgerError."""
+        item = await self.items.get(KIND, self._hash(token), now)
+        return item.owner if item else None
+
     async def renew(self, token: str, session: BrowserSession, now: Micros, force: bool = False) -> str | None:
         """The token that replaces this one, once it is due or with `force`; None while it is not. Raises:
         LedgerError."""

@@ -1,8 +1,10 @@
 """The search index, for ledgers of each engine: what is found, what is counted, and what it does when it is behind."""
 
+import asyncio
 import itertools
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -175,6 +177,31 @@ async def test_an_index_of_a_ledger_that_was_given_up_is_forgotten_before_the_fi
     reader = find_engine(place.place).background_reader()
     try:
         assert await LedgerSearch(search, reader).read(lambda index: index.position().size) == 0
+    finally:
+        await reader.close()
+
+
+async def test_searches_that_wait_for_each_other_leave_threads_to_others(
+    store: Store, place: Place, search: ReceiptSearch
+) -> None:
+    is_searched, is_released = threading.Event(), threading.Event()
+
+    def wait(_: ReceiptIndex) -> bool:
+        is_searched.set()
+        return is_released.wait(5)
+
+    reader = find_engine(place.place).background_reader()
+    of_pages = LedgerSearch(search, reader)
+    try:
+        async with asyncio.TaskGroup() as searches:
+            for _ in range(40):
+                searches.create_task(of_pages.read(wait))
+            try:
+                async with asyncio.timeout(2):
+                    await asyncio.to_thread(is_searched.wait)
+                    await asyncio.to_thread(int)
+            finally:
+                is_released.set()
     finally:
         await reader.close()
 
