@@ -322,8 +322,8 @@ def _of_line(command: str, place: Workspace) -> Json:
         doubts.add(Doubt.RUNS_PROGRAM)
     if any(map(shell_effects.follows_links, commands)):
         doubts.add(Doubt.LINKS)
-    patterns = [posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns]
-    matches = [path for pattern in patterns[:MAX_EXPANDED] for path in place.expand(pattern)]
+    patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
+    matches = {path for pattern in sorted(patterns)[:MAX_EXPANDED] for path in place.expand(pattern)}
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]
     return {

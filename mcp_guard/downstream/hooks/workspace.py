@@ -4,7 +4,7 @@ import os
 import re
 from fnmatch import fnmatchcase
 
-MAX_ENTRIES = 2000
+MAX_ENTRIES = 1000
 """How many names are compared for one pattern. What is behind them is not found."""
 MAX_NAME = 255
 
