@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from mcp_guard.core.hidden_characters import DefinitionFinding, find_hidden, is_hidden, texts
+from mcp_guard.core.mixed_scripts import find_mixed_scripts
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.visible_text import visible, visible_line
@@ -110,18 +111,6 @@ def skeleton(name: str) -> str:
     return letters.replace("i", "l")
 
 
-def scripts(text: str) -> set[str]:
-    """The scripts of its letters, by the first word of their Unicode names."""
-    named = {unicodedata.name(c, "").split(" ")[0] for c in unicodedata.normalize("NFKC", text) if c.isalpha()}
-    return named - {"", "MODIFIER", "MASCULINE", "FEMININE"}
-
-
-_MIXABLE_SCRIPTS = (
-    frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "LATIN"}),
-    frozenset({"CJK", "HANGUL", "LATIN"}),
-)
-
-
 def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """A name of the tool or an argument, with letters of scripts that are not used together."""
     schema = tool.definition.get("inputSchema")
@@ -131,8 +120,7 @@ def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
         names += [(f"inputSchema/properties/{visible(name)}", name) for name in properties]
     for where, name in names:
         for word in re.split(r"[\W_]+", name):
-            mixed = scripts(word)
-            if len(mixed) > 1 and not any(mixed <= together for together in _MIXABLE_SCRIPTS):
+            if mixed := find_mixed_scripts(word):
                 text = f"`{visible(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
                 yield DefinitionFinding("mixed_scripts", where, text)
 

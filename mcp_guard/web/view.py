@@ -25,6 +25,7 @@ from mcp_guard.core.approval_card import (
     signal_words,
 )
 from mcp_guard.core.drill_results import drill_lines
+from mcp_guard.core.mixed_scripts import marked_words
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import (
     VisibleText,
@@ -49,6 +50,8 @@ LISTED_CHANGES = 3
 REMOVED_SINCE = VisibleText(" (with a key that was removed since; they can still deny)")
 LISTED_LENGTH = 100
 """Characters of a value that a card in the list may show."""
+MAX_WORD = 60
+"""Characters that are shown of a word that mixes scripts."""
 RECENT = timedelta(days=7)
 _OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
 """Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
@@ -69,6 +72,8 @@ class FieldRow:
     """Encoded text in the requested value: the encoding, and what it says."""
     has_hidden: bool
     """Whether characters of the values that show nothing are written as escapes."""
+    mixed: tuple[str, ...] = ()
+    """Words of the values with letters of several scripts, the odd ones as escapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,7 @@ def _make_row(row: ArgumentRow) -> FieldRow:
         is_change=row.is_change,
         decoded=tuple((encoding, plain(text)) for encoding, text in row.decoded),
         has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
+        mixed=tuple(shorten(VisibleText(word), MAX_WORD) for word in marked_words(f"{before} {after}")),
     )
 
 

@@ -106,9 +106,11 @@ def test_an_approver_is_another_account_at_each_page_and_ledger() -> None:
     assert {options["rp"]["id"] for options in made} == {"localhost"}
 
 
-async def test_a_request_shows_the_policy_that_asked_whole(pages: Pages) -> None:
-    client, id = await pages.sign_in(), await pages.hold()
-    assert f"<pre>{HOLD}</pre>" in html.unescape((await client.get(f"/requests/{id}")).text)
+async def test_a_request_shows_the_policy_that_asked_whole_and_letters_of_another_script(pages: Pages) -> None:
+    client, id = await pages.sign_in(), await pages.hold(stage="\u0421losed Won")
+    page = html.unescape((await client.get(f"/requests/{id}")).text)
+    assert f"<pre>{HOLD}</pre>" in page
+    assert r"mixes letters of several scripts: <code>\u{421}losed</code>" in page
 
 
 async def test_a_slash_too_many_leads_nowhere_else(pages: Pages) -> None:
