@@ -18,6 +18,7 @@ from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_har
 HUGE = 900_000
 WORST = "\x01"
 """A control character: six bytes of JSON for one."""
+LONGEST = "x" + WORST * 1999
 
 
 async def call(harness: Harness, name: str, arguments: Json) -> Any:
@@ -93,9 +94,9 @@ async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path
     harness = open_harness(tmp_path, ALLOW + HOLD, routes={"people": Route("people", people, 10**12, quorum=3)})
     held = pending_id(await call(harness, "crm__note", {"text": "hi"}))
     for person in people:
-        harness.approve(held, person, rationale=WORST * 2000)
+        harness.approve(held, person, rationale=LONGEST)
     assert text(await call(harness, "crm__note", {"text": "hi"})) == "done"
-    assert [receipt["rationale"] for receipt in harness.receipts("approval.granted")] == [WORST * 2000] * 3
+    assert [receipt["rationale"] for receipt in harness.receipts("approval.granted")] == [LONGEST] * 3
     [intent] = harness.receipts("intent")
     repeated = [by["rationale"] for by in intent["approval"]["approvers"]]
     assert all("… [cut from 2000" in item and len(json.dumps(item)) < 1000 for item in repeated)
