@@ -103,14 +103,12 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         tools, absent = list_tools(settings, quiet)
     environment = recorded_environment(settings, tools, absent)
     with as_in_force(settings, ledger.place) as judged:
-        failure, note, refusal_tests = check_policies(judged, environment)
+        snapshot["policies_failure"], snapshot["policies_note"], refusal_tests = check_policies(judged, environment)
         snapshot["hidden"] = tuple(find_hidden(judged, environment if tools else None))
         unnamed = tuple(all_unnamed_groups(judged))
     return GuardSnapshot(
         now=CLOCK.wall(),
         user=os.geteuid(),
-        policies_failure=failure,
-        policies_note=note,
         unread_policies=tuple(map(str, unread_folders(settings.policies))),
         policy_approval=inspect_policy_approval(settings, ledger.place),
         agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
