@@ -17,8 +17,6 @@ from functools import lru_cache
 from string import Formatter
 from typing import Any
 
-from mcp_guard.core.mixed_scripts import mark_odd_letters
-
 BLANK = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # joiners and fillers that are letters or marks
     "\u2800\U00013441\U00013442\U00016fe4\U0001d159"  # signs with an empty glyph
@@ -177,6 +175,8 @@ _FAR = re.compile(r"(?<=\S) {21,}|^ {61,}", re.MULTILINE)
 def reviewed_code(text: str) -> VisibleText:
     """Code for somebody who decides on it: blanks that would push what follows out of sight are counted, and letters
     that are of another script than their word are escaped."""
+    from mcp_guard.core.mixed_scripts import mark_odd_letters  # which few commands need
+
     return VisibleText(_FAR.sub(lambda blanks: f" [{len(blanks[0])} blanks] ", mark_odd_letters(visible_code(text))))
 
 

@@ -70,6 +70,8 @@ class ResourceOwners:
         for uri in before.keys() - listed.keys():
             if self._first.get(uri) == server:
                 del self._first[uri]
+                if (owner := self._lister(uri)) is not None:
+                    self._first[uri] = owner
         return foreign
 
     def _lister(self, uri: str, besides: str = "") -> str | None:

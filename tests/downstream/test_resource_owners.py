@@ -28,6 +28,9 @@ def test_oldest_claim_stays_until_it_is_withdrawn() -> None:
     owners.set_listed("b", [])
     assert owners.owner("x://1") == "a"
     assert owners.set_listed("b", ["x://1"]) == ["x://1"]
+    assert owners.set_listed("b", []) == []
+    assert owners.set_listed("c", ["x://1"]) == ["x://1"], "the oldest claim that is left"
+    assert owners.set_listed("c", ["x://1"]) == ["x://1"]
     owners.set_templates("a", ["y://{id}"])
     owners.set_templates("b", ["{+all}"])
     owners.set_templates("a", ["z://{id}", "y://{id}"])

@@ -58,7 +58,7 @@ def kept(installed: Installed) -> Path:
     """The folder that the demo creates."""
     done = installed.run("mcp-guard", "demo", "--keep", "crm")
     assert done.returncode == 0, done.stdout + done.stderr
-    for expected in ("amount 48,500", "denied by mcp-guard", "approved by Alice", "verified: 25", "NOT VERIFIED: "):
+    for expected in ("amount 48,500", "denied by mcp-guard", "approved by Alice", "verified: 29", "NOT VERIFIED: "):
         assert expected in done.stdout
     return installed.home / "crm"
 

@@ -175,7 +175,7 @@ def test_each_line_of_a_download_is_a_proof_for_anybody_with_the_key(
     on: WebScenario, viewer: WebClient, done: str, tmp_path: Path
 ) -> None:
     lines = viewer.get(f"/calls/{done}/bundle")[1].splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 6, "a call with its look-ups before and after"
     bundle = tmp_path / "bundle.json"
     bundle.write_text(lines[-1])
     key = on.config.parent / "state" / "ledger.pub"
@@ -183,7 +183,7 @@ def test_each_line_of_a_download_is_a_proof_for_anybody_with_the_key(
 
 
 def test_the_page_of_a_call_says_whether_it_is_proved(viewer: WebClient, done: str) -> None:
-    assert "4 receipts are signed by the guard" in page(viewer, f"/calls/{done}/proof")
+    assert "6 receipts are signed by the guard" in page(viewer, f"/calls/{done}/proof")
 
 
 def test_what_an_agent_writes_is_text(on: WebScenario, viewer: WebClient) -> None:

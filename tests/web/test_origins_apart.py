@@ -62,6 +62,7 @@ class Other:
             "what": (self.call, "0"),
             "name": ("zebra-agent", self.instance, "crm__update_deal"),
             "set": (self.candidate,),
+            "upstream": ("crm",),
         }
 
 
