@@ -233,7 +233,8 @@ def test_connecting_to_the_socket_again_and_again(tmp_path: Path) -> None:
 
 
 def resident_kib(pid: int) -> int:
-    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").open() if line.startswith("VmRSS"))
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 @as_root
