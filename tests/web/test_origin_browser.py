@@ -63,6 +63,7 @@ def test_request_is_approved_on_a_phone_at_another_gateway_than_the_one_that_hol
     page.get_by_role("button", name="Sign in with the code").tap()
     expect(page.get_by_role("row", name=re.compile("stage.*Negotiation.*Closed Won"))).to_be_visible()
     assert page.url == link
+    page.wait_for_load_state()  # the script that enrols runs once the page is parsed
     page.get_by_role("button", name="Enrol a passkey on this device").tap()
     expect(page.get_by_role("button", name="Approve")).to_be_enabled()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
