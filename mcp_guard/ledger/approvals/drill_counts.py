@@ -19,10 +19,14 @@ def _note_of(route: str) -> str:
     return f"drills {route}"
 
 
+def _read_count(store: Store, route: str) -> DrillCount | None:
+    noted = store.noted(_note_of(route))
+    return DrillCount.from_json(json.loads(noted)) if noted else None
+
+
 def find_due(store: Store, route: str, now: Micros) -> DrillCount | None:
     """The count of a route on which a drill is due."""
-    noted = store.noted(_note_of(route))
-    count = DrillCount.from_json(json.loads(noted)) if noted else None
+    count = _read_count(store, route)
     return count if count and count.due and min(count.due) <= now else None
 
 
@@ -38,8 +42,7 @@ def note_request(
     [rule, *others] = asked.rules
     drills = routes[rule.route].drills
     if drills is not None and not others:
-        noted = tx.store.noted(_note_of(rule.route))
-        count = DrillCount.from_json(json.loads(noted)) if noted else None
+        count = _read_count(tx.store, rule.route)
         keep_count(tx, rule.route, count_request(count, drills.one_in, draw, tx.now))
 
 
