@@ -12,19 +12,16 @@ from urllib.parse import urlencode
 import httpx2 as httpx
 import pytest
 
-from mcp_guard.config.file import check
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.notify.start import make_dispatcher
-from mcp_guard.web.app import make_app, make_console
 from tests.notify.slack_service import CHANNEL, SECRET, TEAM, TOKEN, Slack, sign, slack_service
 from tests.notify.test_delivery import keep
 from tests.notify.test_slack_app import buttons, notify_fields
-from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id
+from tests.web.pages_in_process import ORIGIN, pages_over
 
-ORIGIN = "https://guard.example"
 APPROVE, DENY = "mcp-guard-approve", "mcp-guard-deny"
 SECOND_CHANNEL, SECOND_TEAM, SECOND_SECRET = "C0SECOND", "T0SECOND", "b" * 32
 ROUTES = {
@@ -134,20 +131,11 @@ async def open_pages(folder: Path, more: str = "", quorum: int = 1) -> AsyncIter
     with slack_service() as slack:
         slack.channels = (CHANNEL, SECOND_CHANNEL)
         text = CONFIG.replace("MORE", more).replace("API", slack.url).replace('slack = "', f'slack = "{TEAM}/')
-        settings = replace(check(text, folder / "mcp-guard.toml"), state_dir=folder, routes=routes)
-        ledger = harness.ledger
-        items, proofs = ledger.engine.open_items(folder), ledger.engine.open_used_proofs(folder)
-        votes = Votes(ledger.writer, routes, PEOPLE)
-        console = make_console(settings, votes, ledger.reader, items, proofs, ORIGIN)
-        dispatcher = make_dispatcher(settings, ledger.writer, ledger.reader, items)
-        transport = httpx.ASGITransport(make_app(console))
-        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
-            try:
-                yield Pages(harness, client, dispatcher, slack, routes)
-            finally:
-                await items.close()
-                await proofs.close()
-                await ledger.reader.close()
+        async with pages_over(harness, folder, text, routes) as made:
+            client, ledger = made.client(), harness.ledger
+            del client.headers["origin"]  # Slack is no browser
+            dispatcher = make_dispatcher(made.console.settings, ledger.writer, ledger.reader, made.console.items)
+            yield Pages(harness, client, dispatcher, slack, routes)
 
 
 @pytest.fixture
