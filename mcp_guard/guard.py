@@ -238,6 +238,8 @@ class Guard:
             return intent.reason
         execution = await self.execute(intent, SILENT_CHANNEL)
         await asyncio.shield(self.ledger.conclude(intent, execution))
+        if why := self.ledger.why_not_dispatched(intent):  # what was read is what the ledger calls unknown by now
+            return why
         known = execution._replace(detail="") if read.redaction.result else execution
         return read_facts(call.tool.rule.facts, known, intent.seq)
 

@@ -296,7 +296,8 @@ class Ledger(Protocol):
         consumes nothing."""
 
     def why_not_dispatched(self, intent: Intent) -> str:
-        """Why this intent must not be dispatched any more; empty if it may be. To be asked last, before it is sent.
+        """Why this intent must not be dispatched any more; empty if it may be. To be asked last, before it is sent, and
+        before anything else is sent on what it has read.
 
         Other processes close the calls of a guard that they have not heard of for some time; a process that was paused
         meanwhile must not go on. Its outcome is `not_sent` then. Never raises.

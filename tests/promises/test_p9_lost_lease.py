@@ -190,6 +190,23 @@ async def test_what_was_intended_under_one_id_is_not_sent_under_the_next(tmp_pat
     harness.close()
 
 
+async def test_nothing_is_sent_on_what_was_read_under_the_id_before(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+
+    async def lose(intent: Intent) -> None:
+        before = harness.ledger.guard
+        engine().let_leases_run_out(tmp_path)
+        async with kept(harness):
+            await until(lambda: harness.ledger.guard != before)
+
+    harness.upstream.before = lose
+    async with harness.ledger.on_loop():
+        assert "the lease of this gateway ran out" in text(await harness.guard.call(make_instance(), DEAL))
+    assert harness.upstream.writes() == []
+    harness.close()
+    assert verify(tmp_path).ok
+
+
 async def lose_lease_in_a_call(folder: Path, then: Callable[[Harness], Coroutine[Any, Any, None]]) -> list[str]:
     harness = open_harness(folder)
 
