@@ -25,6 +25,7 @@ _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2
 _SLASHES = re.compile("/{2,}")
 _EXPRESSION = re.compile(r"\{([^{}]*)\}")
 _DEEP = re.compile(r"\{\+[^{}]*\}|\{[^{}]*\*\}")
+_PATH_SEGMENTS = re.compile(r"\{/([^{}]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z0-9_.]+")
 _FOREIGN = re.compile(r"[ \"<>^`{|}]|^\s|\s$")
 """What no URI contains (RFC 3986 §2), and what some programs trim."""
@@ -158,10 +159,25 @@ def match_template(template: str, uri: str) -> dict[str, str] | str | None:
     values are ambiguous.
 
     The expressions of RFC 6570 that servers use are read: `{var}` within a segment of the path, one `{+var}` or
-    `{var*}` for several segments, and `{?a,b}` at the end. Any other template fits nothing.
+    `{var*}` for several segments, one `{/var}` or `{/var*}` for a segment or several with their slash, or for nothing,
+    and `{?a,b}` at the end. Any other template fits nothing.
     """
     if len(template) > MAX_TEMPLATE_LENGTH:
         return None
+    found = _match_whole(_PATH_SEGMENTS.sub(r"/{\1}", template, count=1), uri)
+    if found is None and _PATH_SEGMENTS.search(template):
+        found = _match_whole(_PATH_SEGMENTS.sub("", template, count=1), uri)
+    if found is None:
+        return None
+    return AMBIGUOUS.format(template[:80]) if found.is_ambiguous else found.values
+
+
+class _Match(NamedTuple):
+    values: dict[str, str]
+    is_ambiguous: bool = False
+
+
+def _match_whole(template: str, uri: str) -> _Match | None:
     whole = uri
     pattern, in_query = _split_query(template)
     query = ""
@@ -188,14 +204,15 @@ def match_template(template: str, uri: str) -> dict[str, str] | str | None:
             return None
         ambiguous = ambiguous or name in values
         values[name] = value
-    return AMBIGUOUS.format(template[:80]) if ambiguous else values
+    return _Match(values, ambiguous)
 
 
 def variables(template: str) -> tuple[list[str], list[str]]:
     """The names of the parameters that every URI of the template has, and of those that it may have."""
     pattern, in_query = _split_query(template)
     found = [match[1].removeprefix("+").removesuffix("*") for match in _EXPRESSION.finditer(pattern)]
-    return [name for name in dict.fromkeys(found) if _VARIABLE.fullmatch(name)], sorted(in_query or ())
+    optional = {name.removeprefix("/") for name in found if name.startswith("/")} | (in_query or set())
+    return [name for name in dict.fromkeys(found) if _VARIABLE.fullmatch(name)], sorted(optional)
 
 
 def _split_query(template: str) -> tuple[str, frozenset[str] | None]:
@@ -204,11 +221,6 @@ def _split_query(template: str) -> tuple[str, frozenset[str] | None]:
     if start < 0 or not template.endswith("}") or "}" in template[start:-1]:
         return template, None
     return template[:start], frozenset(name.removesuffix("*") for name in template[start + 2 : -1].split(","))
-
-
-class _Match(NamedTuple):
-    values: dict[str, str]
-    is_ambiguous: bool = False
 
 
 def _match_segment(pattern: str, segment: str) -> _Match | None:

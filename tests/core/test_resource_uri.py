@@ -19,6 +19,13 @@ from mcp_guard.core.resource_uri import ResourceUri, match_template, read_resour
         ("x://{a}-{b}", "x://1-2", {"a": "1", "b": "2"}),
         ("f:///{+path}", "f:///a/b", {"path": "a/b"}),
         ("f:///{path*}/x/{q}", "f:///a/b/x/d", {"path": "a/b", "q": "d"}),
+        ("r://{o}/contents{/path*}", "r://me/contents/a/b", {"o": "me", "path": "a/b"}),
+        ("r://{o}/contents{/path*}", "r://me/contents", {"o": "me"}),
+        ("r://{o}/contents{/path*}", "r://me/contentsX/a", None),
+        ("r://{o}/contents{/path*}{?ref}", "r://me/contents/a?ref=x", {"o": "me", "path": "a", "ref": "x"}),
+        ("r://{o}{/id}", "r://me/7", {"o": "me", "id": "7"}),
+        ("r://{o}{/id}", "r://me/7/8", None),
+        ("r://{o}{/a}{/b}", "r://me/7/8", None),
         ("x://s{?q,r}", "x://s?q=1", {"q": "1"}),
         ("x://s{?q}", "x://s", {}),
         ("x://s{?q}", "x://s?other=1", None),
@@ -106,3 +113,4 @@ def test_whatever_a_client_encodes_is_read_back_or_refused(first: str, second: s
 
 def test_variables_of_a_template() -> None:
     assert variables("crm://{a}/{+b}{?c,d*}") == (["a", "b"], ["c", "d"])
+    assert variables("crm://{a}{/b*}{?c}") == (["a"], ["b", "c"])
