@@ -183,6 +183,29 @@ async def test_a_held_call_with_long_arguments_costs_the_inbox_nothing(pages: Pa
     assert "word " * 99_999 in page.text
 
 
+async def test_an_inbox_that_shows_what_there_is_costs_nothing(pages: Pages) -> None:
+    await pages.hold()
+    client = await pages.sign_in()
+
+    async def poll(page: httpx.Response) -> httpx.Response:
+        shown = page.text.partition('data-version="')[2].partition('"')[0]
+        return await client.get("/", params={"part": "list", "shown": shown})
+
+    first = await client.get("/")
+    assert ((await poll(first)).status_code, (await poll(first)).text) == (204, "")
+    await pages.hold(deal_id="2")
+    second = await poll(first)
+    assert second.text.count('href="/requests/') == 2
+    assert (await poll(second)).status_code == 204
+    pages.harness.clock.time += 10 * MINUTE
+    assert (await poll(second)).status_code == 204
+    for odd in ("x", "x.1.y", f"x.1.{'9' * 30}", "\u0661.1.\u0661"):
+        assert (await client.get("/", params={"part": "list", "shown": odd})).status_code == 200
+    pages.harness.clock.time += 55 * MINUTE
+    client = await pages.sign_in()
+    assert "No pending requests" in (await poll(second)).text
+
+
 async def test_who_only_signs_in_to_upstreams_sees_nothing_else(tmp_path: Path) -> None:
     async with open_pages(tmp_path, CONFIG + PROVIDER) as pages:
         user, viewer = await pages.sign_in_by_provider("user"), await pages.sign_in_by_provider("viewer")

@@ -29,18 +29,21 @@ from tests.web.web_process import browser_at
 
 SUBSCRIBING = """
 const document_ = %s;
-let subscription = null;
 const bytes = (buffer) => new Uint8Array(buffer);
 class Subscription {
   constructor(key) { this.options = { applicationServerKey: bytes(key).buffer }; }
   toJSON() { return document_; }
-  async unsubscribe() { subscription = null; return true; }
+  async unsubscribe() { localStorage.removeItem("subscribed"); return true; }
 }
 PushManager.prototype.subscribe = async function (options) {
   if (!options.userVisibleOnly || bytes(options.applicationServerKey).length !== 65) throw new Error("not so");
-  return (subscription = new Subscription(options.applicationServerKey));
+  localStorage.setItem("subscribed", JSON.stringify([...bytes(options.applicationServerKey)]));
+  return new Subscription(options.applicationServerKey);
 };
-PushManager.prototype.getSubscription = async () => subscription;
+PushManager.prototype.getSubscription = async () => {
+  const key = localStorage.getItem("subscribed");
+  return key && new Subscription(Uint8Array.from(JSON.parse(key)));
+};
 """
 
 
@@ -158,7 +161,12 @@ def test_request_is_approved_from_a_push_message_at_another_gateway(running: tup
         page.goto(address)
         until(page, lambda: not page.evaluate(SHOWN), "it stays")  # the page of what is over takes it off the screen
         assert [problem for problem in problems if "401" not in problem] == []
+        page.goto(f"{on.url}/keys")
+        page.get_by_text("It is on.").wait_for()
+        page.get_by_role("button", name="Sign out", exact=True).click()
+        page.wait_for_url(f"{on.url}/sign-in*")
         context.close()
+    assert devices(on, "alice") == 0
     [granted] = log(on.config, "--kind", "approval.granted")
     assert granted["rationale"] == "Seen on my phone."
     assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}

@@ -1,5 +1,6 @@
 """The inbox: the requests that wait for a decision, the active grants, and what was decided before, page by page."""
 
+import secrets
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,12 +48,16 @@ def routes(console: Console) -> list[Route]:
 class _InboxPages:
     console: Console
     open: OpenRequests = field(default_factory=OpenRequests)
+    run: str = field(default_factory=lambda: secrets.token_urlsafe(6))
+    """Of this process: what one has shown says nothing about another's, with other settings."""
 
     async def show_list(self, request: Request) -> Response:
         console, is_part = self.console, request.query_params.get("part") == "list"
         viewer = await console.allowed(request, *(ROLES if is_part else EVERYONE), is_part=is_part)
         if viewer.roles.isdisjoint(ROLES):  # somebody who has just signed in
             return RedirectResponse(console.links_for(viewer)[0].path, 303)
+        if is_part and await self._is_shown(request.query_params.get("shown", "")):
+            return Response(status_code=204)
         after = _read_position(request.query_params.get("after", ""), FIRST)
         found = await self._find_open(viewer, after)
         cards = [card for card in self._cards(viewer, found.approvals) if card.state == "requested"]
@@ -64,6 +69,7 @@ class _InboxPages:
             viewer,
             groups=group_cards(cards),
             count=found.count,
+            version=self._version(found.size, min([found.ends, *(grant.expires for grant in grants)])),
             after=found.next,
             is_first=after == FIRST,
             grants=grants,
@@ -72,16 +78,30 @@ class _InboxPages:
             new_keys=new_keys,
         )
 
+    def _version(self, size: int, ends: Micros) -> str:
+        """What a list shows: the ledger of this size, until something in it expires."""
+        return f"{self.run}.{size}.{ends}"
+
+    async def _is_shown(self, version: str) -> bool:
+        """Whether the list of this version is still what there is to show."""
+        ends = version.rpartition(".")[2]
+        if not (ends.isascii() and ends.isdecimal() and len(ends) < 20) or self.console.now() >= int(ends):
+            return False
+        head = await self.console.reader.read(lambda store: store.head())
+        return version == self._version(head.size, int(ends))
+
     async def _find_open(self, viewer: BrowserSession, after: Position) -> "_RequestPage":
         """A page of the open requests that the viewer may see, the oldest first, after this position."""
         now = self.console.now()
 
         def query(store: Store) -> _RequestPage:
+            size = store.head().size
             rows = [row for row in self.open.read(store) if now < row.expires and may_see(row.approvers, viewer)]
             start = bisect_right(rows, after, key=_position)
             page = rows[start : start + PAGE]
             next = _position_text(page[-1]) if len(rows) > start + PAGE else ""
-            return _RequestPage(_read_approvals(store, page), len(rows), next)
+            ends = min((row.expires for row in rows), default=LATEST[0])
+            return _RequestPage(_read_approvals(store, page), len(rows), next, size=size, ends=ends)
 
         return await self.console.reader.read(query)
 
@@ -160,12 +180,15 @@ class _InboxPages:
 @dataclass(frozen=True, slots=True)
 class _RequestPage:
     """`count` is the number of requests on all pages. `next` is the position of the next page, empty on the last.
-    `is_partial`: the search was paused before the page was full."""
+    `is_partial`: the search was paused before the page was full. `size` is that of the ledger, and `ends` when the
+    first of the requests expires."""
 
     approvals: list[Approval]
     count: int
     next: str
     is_partial: bool = False
+    size: int = 0
+    ends: Micros = 0
 
 
 def _read_approvals(store: Store, rows: Sequence[RequestRow]) -> list[Approval]:

@@ -229,7 +229,16 @@ async function follow(part) {
   }
 }
 
+// Whoever signs in next at this browser is not told of requests that another may decide.
+async function endNotifications() {
+  const registration = await navigator.serviceWorker?.getRegistration("/");
+  const subscription = await registration?.pushManager?.getSubscription();
+  if (!subscription) return;
+  await Promise.allSettled([post("/push/unsubscribe", subscription.toJSON()), subscription.unsubscribe()]);
+}
+
 async function signOut(path) {
+  await endNotifications();
   const answer = await post(path);
   if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
   localStorage.removeItem(SESSION);
@@ -262,28 +271,35 @@ function showKeys() {
 
 let shownCount = null;
 
+function showList(live, text) {
+  const fresh = document.createElement("div");
+  fresh.innerHTML = text;
+  const stable = (node) => {
+    const copy = node.cloneNode(true);
+    copy.querySelectorAll("[data-left]").forEach((counter) => counter.remove());
+    delete copy.firstElementChild.dataset.version;
+    return copy.innerHTML;
+  };
+  if (stable(fresh) === stable(live)) {
+    live.firstElementChild.dataset.version = fresh.firstElementChild.dataset.version;
+    return;
+  }
+  const name = ["href", "data-revoke"].find((attribute) => document.activeElement?.hasAttribute(attribute));
+  const at = name && document.activeElement.getAttribute(name);
+  live.innerHTML = text;
+  if (name) live.querySelector(`[${name}="${CSS.escape(at)}"]`)?.focus();
+  tick();
+}
+
 async function refresh() {
   for (const part of document.querySelectorAll("[data-follow]:not([data-busy])")) follow(part).catch(() => {});
   const page = document.body.dataset.page;
   if (page === "list" && document.getElementById("live")) {
-    const reply = await send(`/?part=list${location.search.replace("?", "&")}`);
-    if (!reply.ok) return undefined;
     const live = document.getElementById("live");
-    const text = await reply.text();
-    const fresh = document.createElement("div");
-    fresh.innerHTML = text;
-    const stable = (node) => {
-      const copy = node.cloneNode(true);
-      copy.querySelectorAll("[data-left]").forEach((counter) => counter.remove());
-      return copy.innerHTML;
-    };
-    if (stable(fresh) !== stable(live)) {
-      const name = ["href", "data-revoke"].find((attribute) => document.activeElement?.hasAttribute(attribute));
-      const at = name && document.activeElement.getAttribute(name);
-      live.innerHTML = text;
-      if (name) live.querySelector(`[${name}="${CSS.escape(at)}"]`)?.focus();
-      tick();
-    }
+    const shown = live.firstElementChild.dataset.version;
+    const reply = await send(`/?part=list&shown=${shown}${location.search.replace("?", "&")}`);
+    if (!reply.ok) return undefined;
+    if (reply.status !== 204) showList(live, await reply.text()); // 204: nothing has changed
     const count = live.firstElementChild.dataset.count;
     if (count !== shownCount && shownCount !== null) document.getElementById("news").textContent = `Open requests: ${count}`;
     shownCount = count;

@@ -10,25 +10,36 @@ async function serverKey() {
   return toBytes((await reply.json()).key);
 }
 
-// The subscription of this browser, unless it is for another key of the guard's.
-async function current() {
+// Who switched notifications on at this browser. Another person who signs in at it later takes nothing over.
+const OWNER = "mcp-guard-notified";
+const viewer = () => document.querySelector(".who span").title;
+
+async function ofBrowser() {
   const registration = await navigator.serviceWorker.getRegistration("/");
-  const subscription = await registration?.pushManager.getSubscription();
-  if (!subscription) return null;
-  if (sameBytes(new Uint8Array(subscription.options.applicationServerKey), await serverKey())) return subscription;
-  await subscription.unsubscribe();
-  return null;
+  return await registration?.pushManager.getSubscription();
+}
+
+// The viewer's subscription of this browser, unless it is for another key of the guard's.
+async function current() {
+  const subscription = await ofBrowser();
+  if (!subscription || localStorage.getItem(OWNER) !== viewer()) return null;
+  return sameBytes(new Uint8Array(subscription.options.applicationServerKey), await serverKey()) ? subscription : null;
+}
+
+async function subscribe() {
+  const registration = await navigator.serviceWorker.ready;
+  await (await ofBrowser())?.unsubscribe();
+  return registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: await serverKey() });
 }
 
 async function switchOn() {
   if ((await Notification.requestPermission()) !== "granted") {
     throw new Error("This browser does not allow notifications of this page. Allow them in its settings for this site.");
   }
-  const registration = await registered();
-  await navigator.serviceWorker.ready;
-  const options = { userVisibleOnly: true, applicationServerKey: await serverKey() };
-  const subscription = (await current()) ?? (await registration.pushManager.subscribe(options));
+  await registered();
+  const subscription = (await current()) ?? (await subscribe());
   await post("/push/subscriptions", subscription.toJSON());
+  localStorage.setItem(OWNER, viewer());
   await show();
 }
 
