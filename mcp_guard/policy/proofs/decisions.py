@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 
 from mcp_guard.core.canonical import escape_token
-from mcp_guard.policy.blind_spots import DELTA, FACTS, HIDDEN, PolicyReads, Read, read_policy
+from mcp_guard.policy.blind_spots import DELTA, FACTS, HIDDEN, INPUT, PolicyReads, Read, read_policy
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.expressions import Condition, Expressions
 from mcp_guard.policy.proofs.terms import Term
@@ -204,14 +204,29 @@ class Decisions:
         if not read.is_loosened(Hidden.UNKNOWN) or changed is None or not isinstance(delta, Record):
             return terms.false
         if not read.names:
-            return self._unknown_of("difference", "", self._known.key(read))
-        member, name = delta.member(read.names[0]), name_of(read.names[0])
-        absent = terms.true if member is None else terms.negate(member.present)
+            return self._some_difference_is_hidden(read, changed, delta)
         among = terms.false
         if inexact is not None:
-            nested = self._unknown_of("inexact", name)
+            nested = self._unknown_of("inexact", name_of(read.names[0]))
             among = terms.all(terms.negate(self.request.operators.is_empty(inexact)), nested)
-        return terms.all(absent, terms.any(self._contains(changed, name), among))
+        changes = terms.any(self._contains(changed, name_of(read.names[0])), among)
+        return terms.all(self._is_absent(delta, read.names[0]), changes)
+
+    def _some_difference_is_hidden(self, read: Read, changed: SetValue, delta: Record) -> Term:
+        """An unknown that holds if an argument changes that has no difference, for a read of all differences."""
+        terms, hidden = self._terms, self._unknown_of("difference", "", self._known.key(read))
+        arguments = self.request.at(INPUT)
+        names = delta.names | (arguments.names if isinstance(arguments, Record) else frozenset())
+        ways = [
+            terms.all(self._is_absent(delta, name), self._contains(changed, name_of(name))) for name in sorted(names)
+        ]
+        self.request.rules += [terms.implies(way, hidden) for way in ways]
+        self.wishes += [terms.negate(hidden), terms.implies(hidden, terms.any(*ways))]
+        return hidden
+
+    def _is_absent(self, record: Record, name: str) -> Term:
+        member = record.member(name)
+        return self._terms.true if member is None else self._terms.negate(member.present)
 
     def _unknown_of(self, *parts: str) -> Term:
         unknown = self._terms.unknown("hidden " + " ".join(parts), self._terms.sorts["Bool"])

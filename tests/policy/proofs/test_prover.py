@@ -101,6 +101,13 @@ def test_a_rule_that_never_applies_denies_what_it_cannot_see(prover: Prover, pat
     assert path.replace(".", "/") in (*context["input_unknown"], *context["input_null"])
 
 
+def test_a_rule_that_reads_all_differences_denies_a_change_without_one(prover: Prover) -> None:
+    when = select_calls(CHANGE, 'context.change.fields.contains("d") && !(context.change.delta has d)')
+    compares = policies_of(WRITES + rule("when { context.risk == context.change.delta }"))
+    assert prove(prover, Never(compares, when))[0] is Verdict.PROVED
+    assert prove(prover, Never(policies_of(WRITES), when))[0] is Verdict.DISPROVED
+
+
 def test_what_the_solver_does_not_know_is_not_proved_and_still_the_same_everywhere(prover: Prover) -> None:
     unknown = 'ip("10.0.0.1").isInRange(ip("10.0.0.0/8"))'
     old, new = gated(f"when {{ {unknown} }}"), gated(f"unless {{ {unknown} }}")
