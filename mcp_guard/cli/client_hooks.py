@@ -12,7 +12,15 @@ from mcp_guard.cli.client_files import (
     repeat_command,
     this_host,
 )
-from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, refuse_to_overwrite
+from mcp_guard.cli.init_templates import (
+    PACK,
+    POLICIES,
+    InitAnswers,
+    initial_files,
+    os_user,
+    refuse_to_overwrite,
+    shipped,
+)
 from mcp_guard.cli.output import print_json, print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.hooks import (
@@ -52,9 +60,13 @@ def install(options: argparse.Namespace) -> int:
     at = config_option(config)
     notes = [
         f"{agent.title} asks the guard before each of its own tools; without a running guard they are denied",
-        f"calls are those of agent `{settings.hooks.agent}`; policies to start with: policies/coding-agent, whose file "
-        'goes into your policies, with groups = ["coding-agents"] for the agent and a route `maintainers`',
+        f"calls are those of agent `{settings.hooks.agent}`",
     ]
+    if not any(path.name == PACK[1] for path in texts) and not (settings.policies / PACK[1]).exists():
+        notes.append(
+            f"policies to start with: copy {shipped() / POLICIES / PACK[0] / PACK[1]} into {settings.policies}, "
+            f'and give the agent groups = ["{PACK[2]}"], and the configuration a route `{PACK[3]}`'
+        )
     if settings.mode is Mode.OBSERVE:
         notes.append('the guard observes: it blocks nothing until you set mode = "enforce" under [guard]')
     if agent.id == "codex":
@@ -81,9 +93,9 @@ def _guard_texts(config: Path, agent_name: str | None, agent: HookedAgent) -> di
     """The guard's files with a section [hooks]: as they are, or those of a new guard. Raises: ConfigError."""
     file = read_file(config, missing_ok=True)
     if file.mode is None:
-        refuse_to_overwrite(config)
+        refuse_to_overwrite(config, decides_own_tools=True)
         user = os_user()
-        texts = dict(initial_files(config, InitAnswers(agent_name or agent.id, user, user)))
+        texts = initial_files(config, InitAnswers(agent_name or agent.id, user, user, decides_own_tools=True))
         agents = [agent_name or agent.id]
     else:
         texts, agents = {config: file.text}, list(load(config).agents)

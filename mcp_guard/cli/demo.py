@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from mcp_guard import cli
 from mcp_guard.cli.client import connect
 from mcp_guard.cli.guard_answers import GuardEnded, UnusableAnswer
+from mcp_guard.cli.init_templates import shipped
 from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
 from mcp_guard.cli.output import is_coloured, print_lines, print_text
 from mcp_guard.core.errors import ConfigError
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from mcp_guard.cli.guard_client import GuardClient
 
 OK, NEGATIVE = 0, 1
-SHIPPED = Path(__file__).parent.parent / "shipped"
-"""The example and its policies in a wheel (pyproject.toml puts them there)."""
-REPOSITORY = Path(__file__).parent.parent.parent
 TICKET = "INC-4451"
 CONFIG = "mcp-guard.toml"
 GRANTED = b'"kind":"approval.granted"'
@@ -81,7 +79,7 @@ def _make(folder: Path) -> None:
 
 def prepare(folder: Path) -> Path:
     """The example's configuration, server and policies, with its state and database, in `folder`."""
-    source = SHIPPED if SHIPPED.is_dir() else REPOSITORY
+    source = shipped()
     shutil.copy(source / "examples" / "crm" / "server.py", folder)
     shutil.copytree(source / "policies" / "crm", folder / "policies")
     text = (source / "examples" / "crm" / "config.toml").read_text()

@@ -12,8 +12,14 @@ from mcp_guard.clients.toml_sections import toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.policy.time_of_call import UTC_NAME, find_zone
 
+SHIPPED = Path(__file__).parent.parent / "shipped"
+"""The examples and policies in a wheel (pyproject.toml puts them there)."""
+REPOSITORY = Path(__file__).parent.parent.parent
 POLICIES, FIRST = "policies", "start.cedar"
 ROUTE = "reviewers"
+PACK = ("coding-agent", "coding_agent.cedar", "coding-agents", "maintainers")
+"""For the own tools of coding agents: the folder and file of its policies, the group that they are about, and the route
+that they ask."""
 
 FIRST_POLICIES = """\
 // A call that no policy permits is denied. In enforce mode, a tool that no policy permits is not even listed.
@@ -63,6 +69,21 @@ unless
   !context.history.sensitive_seen
 };
 """
+GATE_ENDS = """\
+unless
+{
+  action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
+  !context.history.sensitive_seen
+};
+"""
+GATE_ENDS_WITH_PACK = f"""\
+unless
+{{
+  action in Action::"server:host" || // the agent's own tools: {PACK[1]} says what is asked about
+  (action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
+   !context.history.sensitive_seen)
+}};
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,8 @@ class InitAnswers:
     approver: str
     enforces: bool = False
     unsafe_self_approval: bool = False
+    decides_own_tools: bool = False
+    """The agent is a coding agent whose own tools are decided, too (`[hooks]`)."""
 
     @property
     def is_alone(self) -> bool:
@@ -117,12 +140,22 @@ def machine_zone() -> str:
 
 def initial_files(config: Path, answers: InitAnswers) -> dict[Path, str]:
     """The files of a new guard, with their texts."""
-    return {config: config_text(answers), config.parent / POLICIES / FIRST: FIRST_POLICIES}
+    files, policies = {config: config_text(answers)}, config.parent / POLICIES
+    if not answers.decides_own_tools:
+        return files | {policies / FIRST: FIRST_POLICIES}
+    folder, file, _, _ = PACK
+    first = FIRST_POLICIES.replace(GATE_ENDS, GATE_ENDS_WITH_PACK)
+    return files | {policies / FIRST: first, policies / file: (shipped() / POLICIES / folder / file).read_text()}
 
 
-def refuse_to_overwrite(config: Path) -> None:
+def shipped() -> Path:
+    """The folder of the examples and policies that come with the guard."""
+    return SHIPPED if SHIPPED.is_dir() else REPOSITORY
+
+
+def refuse_to_overwrite(config: Path, decides_own_tools: bool = False) -> None:
     """Raises: ConfigError."""
-    for path in initial_files(config, InitAnswers("", "", "")):
+    for path in initial_files(config, InitAnswers("", "", "", decides_own_tools=decides_own_tools)):
         if path.exists():
             raise ConfigError(f"`{path}` already exists", "check it with mcp-guard doctor, or name another folder")
 
@@ -132,6 +165,16 @@ def config_text(answers: InitAnswers) -> str:
     self_approval = "" if answers.unsafe_self_approval else "# "
     is_solo = answers.is_alone and answers.unsafe_self_approval
     alone = (SOLO if is_solo else STUCK if answers.enforces else ALONE) if answers.is_alone else ""
+    groups = f'["agents", "{PACK[2]}"]' if answers.decides_own_tools else '["agents"]'
+    names = (ROUTE, PACK[3]) if answers.decides_own_tools else (ROUTE,)
+    routes = "\n".join(
+        f"""\
+[routes.{name}]
+approvers = [{toml_string(answers.approver_id)}]
+{self_approval}unsafe_self_approval = true        # lets the owner approve too; receipts say self-approved
+"""
+        for name in names
+    )
     limit = "" if answers.unsafe_self_approval else " and can never approve its calls"
     return f"""\
 # The configuration of a guard. mcp-guard's config.example.toml explains every key.
@@ -146,17 +189,14 @@ mode = "{mode}"                     # "observe" decides and records but blocks n
 # The program that calls tools. Its owner is responsible for it{limit}.
 [agents.{toml_key(answers.agent)}]
 owner = {toml_string(answers.owner)}
-groups = ["agents"]                  # in policies: principal in Group::"agents"
+groups = {groups:<28}# in policies: principal in Group::"agents"
 
 # A person who decides on held calls, with their own key: mcp-guard approvers add {answers.approver_id}
 [approvers.{toml_key(answers.approver_id)}]
 name = {toml_string(answers.approver)}
 
 # Who decides on calls that a policy holds with @require_approval("{ROUTE}").
-{alone}[routes.{ROUTE}]
-approvers = [{toml_string(answers.approver_id)}]
-{self_approval}unsafe_self_approval = true        # lets the owner approve too; receipts say self-approved
-
+{alone}{routes}
 # The MCP servers behind the guard. `mcp-guard wrap` moves a client's servers here; or add them by hand:
 # [upstreams.git]
 # command = "mcp-server-git"

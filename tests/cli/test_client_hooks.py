@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
+from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.downstream.unix import listen
 from mcp_guard.settings import SocketSettings
 from tests.live.running_guard import write_config
 
+PACK = Path(__file__).parents[2] / "policies" / "coding-agent" / "coding_agent.cedar"
 SETTINGS = '{"model": "x",   "permissions": {}}'
 
 
@@ -66,7 +68,12 @@ def test_a_dry_run_writes_nothing(home: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_new_guard_is_made_for_hooks(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "wrap", "claude-code", "--hooks", "--yes")[0] == 0
-    assert '[hooks]\nagent = "claude-code"' in Path("mcp-guard.toml").read_text()
+    settings = load(Path("mcp-guard.toml"))
+    assert settings.hooks is not None
+    assert (settings.hooks.agent, sorted(settings.routes)) == ("claude-code", ["maintainers", "reviewers"])
+    assert (Path("policies") / "coding_agent.cedar").read_text() == PACK.read_text()
+    assert run(capsys, "policy", "validate")[0] == 0
+    assert run(capsys, "policy", "fmt", "--check")[0] == 0
     assert "blocks nothing until you set" in run(capsys, "wrap", "claude-code", "--hooks", "--yes")[1]
     (Path("policies") / "pack").mkdir()
     (Path("policies") / "pack" / "a.cedar").write_text("")

@@ -119,6 +119,13 @@ def wait_for_message(page: Page, service: PushService, title: str) -> Json:
     return found()[-1]
 
 
+def sign_out(page: Page, url: str) -> None:
+    page.goto(f"{url}/keys")
+    page.get_by_text("It is on.").wait_for()
+    page.get_by_role("button", name="Sign out", exact=True).click()
+    page.wait_for_url(f"{url}/sign-in*")
+
+
 def test_request_is_approved_from_a_push_message_at_another_gateway(running: tuple[Fleet, PushService]) -> None:
     on, service = running
     assert on.certificate is not None
@@ -161,10 +168,7 @@ def test_request_is_approved_from_a_push_message_at_another_gateway(running: tup
         page.goto(address)
         until(page, lambda: not page.evaluate(SHOWN), "it stays")  # the page of what is over takes it off the screen
         assert [problem for problem in problems if "401" not in problem] == []
-        page.goto(f"{on.url}/keys")
-        page.get_by_text("It is on.").wait_for()
-        page.get_by_role("button", name="Sign out", exact=True).click()
-        page.wait_for_url(f"{on.url}/sign-in*")
+        sign_out(page, on.url)
         context.close()
     assert devices(on, "alice") == 0
     [granted] = log(on.config, "--kind", "approval.granted")
