@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mcp_guard.cli import COMMANDS, EXIT_CODES
 from mcp_guard.cli.policy.prove import CODES
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.receipt import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,11 @@ def test_the_receipt_reference_names_every_kind() -> None:
     for kind in KINDS:
         family, _, name = kind.partition(".")
         assert f"`{kind}`" in text or (f"`{family}." in text and f"`.{name}`" in text), kind
+
+
+def test_the_page_on_approvals_names_every_state() -> None:
+    page = (DOCS / "howto/approvals.md").read_text()
+    assert [state for state in ApprovalState if f"| `{state}` |" not in page] == []
 
 
 def test_links_between_documents_resolve() -> None:

@@ -144,9 +144,7 @@ def hash_text(text: str) -> str:
 
 def folded_value(value: str | float) -> str:
     """The value without case, spaces and punctuation, so that another spelling of it is no new counterparty."""
-    if not isinstance(value, str):
-        return plain_value(value)
-    text = unicodedata.normalize("NFKC", value).casefold()
+    text = unicodedata.normalize("NFKC", plain_value(value)).casefold()
     return "".join(filter(str.isalnum, text)) or text
 
 

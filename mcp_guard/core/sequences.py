@@ -20,6 +20,8 @@ UNKNOWN = "*"
 ANY = ""
 """Stands for the value of every step, for calls that may be about any object."""
 
+LOOSE_PARTS = {**KEY_PARTS, "resource": lambda call: f"{call.resource.type}::{folded_value(call.resource.id)}"}
+
 Step = tuple[str, str]
 """The counter and a key under which a step is kept."""
 
@@ -72,7 +74,8 @@ def is_taken(rule: SequenceRule, steps: Sequence[bool]) -> bool:
 
 def _key(rule: SequenceRule, call: Call, value: str) -> str:
     """The value comes first, so that no part of the group can be taken for one."""
-    return "\x1f".join([value, *(KEY_PARTS[part](call) for part in rule.by)])
+    parts = KEY_PARTS if rule.counts is StepOutcome.SUCCEEDED else LOOSE_PARTS
+    return "\x1f".join([value, *(parts[part](call) for part in rule.by)])
 
 
 def _values(rule: SequenceRule, call: Call, pointer: str) -> list[str] | None:

@@ -91,7 +91,9 @@ def test_counters_are_grouped_by_their_keys() -> None:
 BY_DEAL = RateCounter("paid", 1, ("agent", "argument:/deal_id"), (Effect.WRITE,), (UPDATE.listed_as,), "/amount")
 
 
-@pytest.mark.parametrize(("one", "other"), [("GB29 nwbk-6016", "gb29NWBK6016"), ("\uff11\uff12", "12"), (12, 12.0)])
+@pytest.mark.parametrize(
+    ("one", "other"), [("GB29 nwbk-6016", "gb29NWBK6016"), ("\uff11\uff12", "12"), (12, 12.0), (-12, "-12")]
+)
 def test_another_spelling_of_an_argument_is_the_same_counterparty(one: Any, other: Any) -> None:
     keys = [counter_keys(BY_DEAL, call()._replace(arguments={"deal_id": deal})) for deal in (one, other, "13")]
     assert keys[0] == keys[1] != keys[2]

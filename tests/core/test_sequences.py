@@ -1,7 +1,10 @@
 """Which earlier calls a call is compared with, and how their values are."""
 
+from dataclasses import replace
+
 import pytest
 
+from mcp_guard.core.decided_methods import METHODS, READ
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Call, SequenceRule, StepOutcome, ToolCallRequest
 from mcp_guard.core.sequences import asked_keys, is_taken, steps_of
@@ -34,6 +37,7 @@ def follows(rule: SequenceRule, step: Call, call: Call) -> bool:
         ({"deal_id": "7"}, {"deal_id": "8"}, False, False),
         ({"deal_id": "A-7"}, {"deal_id": "a7"}, False, True),  # another spelling
         ({"deal_id": 7}, {"deal_id": "7"}, True, True),
+        ({"deal_id": -7}, {"deal_id": "-7"}, True, True),
         ({"deal_id": ["7", "8"]}, {"deal_id": "8"}, True, True),
         ({"deal_id": "7"}, {"deal_id": ["7", "8"]}, False, True),  # of several, all must have been read
         ({"deal_id": ["7", "8"]}, {"deal_id": ["8", "7"]}, True, True),
@@ -53,6 +57,21 @@ def test_values_are_compared_towards_the_safe_side(
         (StepOutcome.DENIED, started),
     ):
         assert follows(rule_of(counts), call_of(step), call_of(call)) is expected, counts
+
+
+@pytest.mark.parametrize("counts", StepOutcome)
+def test_another_spelling_of_a_resource_is_the_same_for_what_policies_fear(counts: StepOutcome) -> None:
+    rule = rule_of(counts, by=("resource",), same=None, earlier=None)
+    is_feared = counts is not StepOutcome.SUCCEEDED
+    assert follows(rule, call_of({"deal_id": "A-7"}), call_of({"deal_id": "a7"})) is is_feared
+    assert follows(rule, call_of({"deal_id": "A-7"}), call_of({"deal_id": "A-7"}))
+    assert not follows(rule, call_of({"deal_id": "A-7"}), call_of({"deal_id": "A-8"}))
+
+
+def test_a_resource_that_was_read_is_a_step_under_the_name_of_its_method() -> None:
+    read = METHODS[READ].operation("crm", {})
+    rule = replace(rule_of(StepOutcome.STARTED, same=None, earlier=None), tools=(read.listed_as,))
+    assert follows(rule, call_of({"uri": "file:///a"}, tool=read), call_of({"deal_id": "7"}))
 
 
 @pytest.mark.parametrize("counts", StepOutcome)

@@ -249,6 +249,18 @@ async def test_a_replay_has_the_value_of_then(tmp_path: Path) -> None:
     harness.close()
 
 
+async def test_a_replay_denies_what_reads_a_sequence_that_was_not_counted_then(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    for request in (get(), update()):
+        assert text(await harness.guard.call(make_instance(), request)) == "done"
+    candidate = parse_policies({"a.cedar": ALLOW + LOOK_FIRST}, ()).policies
+    report = replay(decisions(harness.store), versions(harness.store), candidate)
+    assert report.matrix == {("allow", "allow"): 1, ("allow", "deny"): 1}
+    [difference] = report.differences
+    assert "sequence" in difference.would.errors[0]
+    harness.close()
+
+
 def race(folder: Path, number: int, barrier: Barrier, calls: int) -> None:
     """One process: at the same moment as all others, look and change at random."""
     harness = open_guard(folder, LOOK_FIRST + KEEP + ONCE)
