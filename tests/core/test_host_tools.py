@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mcp_guard.core.host_tools import (
     may_hold_secrets,
 )
 from mcp_guard.core.model import Json
-from mcp_guard.downstream.hooks.workspace import expand, finds_repository
+from mcp_guard.downstream.hooks.workspace import expand, finds_repository, follow_links
 
 PLACE = Workspace("/w", "/w")
 
@@ -224,6 +226,15 @@ def test_a_long_pattern_is_looked_at_quickly_and_as_the_worst_case() -> None:
         arguments = arguments_of("Grep", {"pattern": "x"}, {"glob": word}, PLACE, json.dumps)
         assert arguments["secret"] is is_secret
     assert time.process_time() - began < 0.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_path_whose_links_cannot_be_followed_is_an_unknown_shape(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # its links in /proc can no longer be read
+        (tmp_path / "link").symlink_to(f"/proc/{ended.pid}/cwd")
+        with pytest.raises(UnknownShape, match="links of"):
+            bash("cat link/x", Workspace(str(tmp_path), str(tmp_path), follow_links))
 
 
 def test_a_pattern_names_what_it_stands_for(tmp_path: Path) -> None:

@@ -4,9 +4,19 @@ import os
 import re
 from fnmatch import fnmatchcase
 
+from mcp_guard.core.host_tools import UnknownShape
+
 MAX_ENTRIES = 1000
 """How many names are compared for one pattern. What is behind them is not found."""
 MAX_NAME = 255
+
+
+def follow_links(path: str) -> str:
+    """Where this absolute path leads. Raises: UnknownShape if that cannot be read, as of `/proc/PID/cwd`."""
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise UnknownShape(f"the links of `{path[:80]}` cannot be followed: {error.strerror}") from None
 
 
 def finds_repository(folder: str) -> bool:
