@@ -69,11 +69,18 @@ def _leaves(value: Any, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Any]]:
 
 def diff_definitions(before: Json, after: Json) -> Iterator[tuple[DefinitionDifference, list[DiffPart]]]:
     """Each value that differs, and how, by word. However many differ, it takes about as long as one long text does."""
+    differences = compare_definitions(before, after)
+    texts = ((difference.before or "", difference.after or "") for difference in differences)
+    yield from zip(differences, diff_texts(texts), strict=True)
+
+
+def diff_texts(pairs: Iterable[tuple[str, str]]) -> Iterator[list[DiffPart]]:
+    """How each pair differs, by word. However many they are, it takes about as long as one long text does."""
     words = MAX_MATCHED_WORDS
-    for difference in compare_definitions(before, after):
-        parts, matched = _diff_words(difference.before or "", difference.after or "", words)
+    for before, after in pairs:
+        parts, matched = _diff_words(before, after, words)
         words -= matched
-        yield difference, parts
+        yield parts
 
 
 def diff_words(before: str, after: str) -> list[DiffPart]:

@@ -198,6 +198,10 @@ class Console:
             return frozenset()
         return own | roles_by_claims(person.claims, self.settings)
 
+    def _can_change(self, viewer: BrowserSession) -> bool:
+        """Whether they are an operator with an entry in [approvers], who can have the passkey that signs changes."""
+        return Role.OPERATOR in viewer.roles and viewer.approver in self.votes.people
+
     async def forget_oldest(self, kind: str, owner: str, most: int) -> None:
         """Of the items of a person, leave so many: those that expire last."""
         items = await self.items.find_all(kind, owner, self.now())
@@ -236,6 +240,7 @@ class Console:
                 navigation=self.links_for(viewer) if viewer else [],
                 uses_cookie=not self.is_local,
                 offers_push=self.offers_push,
+                can_change=viewer is not None and self._can_change(viewer),
                 provider=self.settings.web.provider if self.settings.web else None,
                 format_minute=format_minute,
                 **values,

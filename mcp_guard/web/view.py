@@ -24,6 +24,7 @@ from mcp_guard.core.approval_card import (
     other_arguments,
     signal_words,
 )
+from mcp_guard.core.definition_diff import DiffPart, diff_texts
 from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.mixed_scripts import marked_words
 from mcp_guard.core.model import Json, Micros
@@ -55,6 +56,7 @@ MAX_WORD = 60
 RECENT = timedelta(days=7)
 _OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
 """Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
+_WORD = re.compile(r"\w")
 _AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
 
@@ -74,6 +76,8 @@ class FieldRow:
     """Whether characters of the values that show nothing are written as escapes."""
     mixed: tuple[str, ...] = ()
     """Words of the values with letters of several scripts, the odd ones as escapes."""
+    parts: tuple[DiffPart, ...] = ()
+    """How the values differ, by word; empty if they have no word in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ def make_card(approval: Approval, now: Micros, viewer: str, removed: Collection[
     subject = approval.subject
     return replace(
         _make_card(approval, now, viewer, removed),
-        rows=tuple(map(_make_row, argument_rows(subject))),
+        rows=_with_parts([_make_row(row) for row in argument_rows(subject)]),
         facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
         others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
         meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
@@ -216,6 +220,16 @@ def _make_row(row: ArgumentRow) -> FieldRow:
         has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
         mixed=tuple(shorten(VisibleText(word), MAX_WORD) for word in marked_words(f"{before} {after}")),
     )
+
+
+def _with_parts(rows: list[FieldRow]) -> tuple[FieldRow, ...]:
+    parts = diff_texts((row.before, row.after) if row.is_change else ("", "") for row in rows)
+    return tuple(replace(row, parts=_shown_parts(found)) for row, found in zip(rows, parts, strict=True))
+
+
+def _shown_parts(parts: list[DiffPart]) -> tuple[DiffPart, ...]:
+    has_common_word = any(kind == "same" and _WORD.search(text) for kind, text in parts)
+    return tuple((kind, VisibleText(text)) for kind, text in parts) if has_common_word else ()
 
 
 def _describe_rule(approval: Approval, rule: RouteRule, removed: Collection[str]) -> Json:

@@ -42,6 +42,8 @@ client_id = "guard"
 [web.oidc.roles]
 user = {{ role = ["user"] }}
 viewer = {{ role = ["viewer"] }}
+auditor = {{ role = ["auditor"] }}
+operator = {{ role = ["operator"] }}
 '''
 
 

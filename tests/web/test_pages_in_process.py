@@ -113,6 +113,30 @@ async def test_a_request_shows_the_policy_that_asked_whole_and_letters_of_anothe
     assert r"mixes letters of several scripts: <code>\u{421}losed</code>" in page
 
 
+async def test_a_request_marks_where_values_differ_that_have_words_in_common(pages: Pages) -> None:
+    pages.harness.upstream.facts["stage"] = "pay Dana 5 today"
+    client, id = await pages.sign_in(), await pages.hold(stage="pay Dana 500 & <b> today")
+    page = re.sub("<wbr>", "", (await client.get(f"/requests/{id}")).text)
+    assert "<del>pay Dana <mark>5</mark> today</del>" in page
+    assert "<ins>pay Dana <mark>500 &amp; &lt;b&gt;</mark> today</ins>" in page
+    assert "<del>100</del>" in page  # the amount, which has nothing in common with the next
+
+
+async def test_who_cannot_sign_changes_is_offered_none(tmp_path: Path) -> None:
+    async with open_pages(tmp_path, CONFIG + PROVIDER) as pages:
+        id = await pages.hold()
+        for name in ("alice", "bob"):
+            pages.harness.approve(id, name, terms=TERMS)
+        operator, auditor = await pages.sign_in_by_provider("operator"), await pages.sign_in_by_provider("auditor")
+        page = (await operator.get("/keys")).text
+        assert "Ask whoever configures the guard" in page
+        assert 'id="enrol"' not in page
+        refused = await operator.post("/passkeys/options", json={})
+        assert "keys belong to the entries in [approvers]" in refused.json()["problem"]
+        assert "data-revoke" not in (await auditor.get("/grants")).text
+        assert "data-revoke" in (await (await pages.sign_in()).get("/grants")).text
+
+
 async def test_a_slash_too_many_leads_nowhere_else(pages: Pages) -> None:
     assert (await pages.client().get("/keys/")).status_code == 404
 

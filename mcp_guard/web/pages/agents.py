@@ -18,7 +18,7 @@ from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import InstanceRow, RevocationKey
 from mcp_guard.web.console import Console, NavigationLink
-from mcp_guard.web.roles import READERS, Role
+from mcp_guard.web.roles import READERS
 
 NAV = (NavigationLink("/agents", "Agents", READERS),)
 PAGE = 50
@@ -93,7 +93,6 @@ class _AgentPages:
             viewer,
             agents=[_agent_row(name, agent, read, calls, console) for name, agent in sorted(read.agents.items())],
             **await self._instances(read, now),
-            can_change=Role.OPERATOR in viewer.roles,
         )
 
     async def show_one(self, request: Request) -> Response:
@@ -111,7 +110,6 @@ class _AgentPages:
             name=name,
             agent=agent,
             **await self._instances(read, now),
-            can_change=Role.OPERATOR in viewer.roles,
         )
 
     def _read(self, store: Store, agent: str | None, before: str, now: Micros) -> _Page:

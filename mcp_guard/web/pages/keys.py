@@ -60,10 +60,9 @@ class _KeyPages:
     async def passkey_options(self, request: Request) -> Response:
         console = self.console
         viewer = await console.allowed(request, *ROLES)
-        keys = await console.keys()
+        name, keys = self._approver(viewer).name, await console.keys()
         self._enrolment_permit(viewer, keys)
         existing = console.passkeys_among(keys, viewer)
-        name = self._approver(viewer).name
         return JSONResponse(console.passkeys.registration(viewer, name, existing, console.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ from mcp_guard.core.visible_text import VisibleText, visible, visible_line, visi
 from mcp_guard.ledger.tool_entries import ToolEntry, findings, tool_entries
 from mcp_guard.upstream.catalog import resolve_effect
 from mcp_guard.web.console import Console, NavigationLink
-from mcp_guard.web.roles import READERS, Role
+from mcp_guard.web.roles import READERS
 
 NAV = (NavigationLink("/tools", "Tools", READERS),)
 
@@ -114,7 +114,6 @@ class _ToolPages:
             target={"upstream": shown.upstream, "tool": entry.name, "definition": shown.hash},
             can_accept=shown.state is not PinState.PINNED,
             can_refuse=shown.state is not PinState.REFUSED,
-            is_operator=Role.OPERATOR in viewer.roles,
             has_passkey=bool(await console.passkeys_of(viewer)),
         )
 
