@@ -160,7 +160,8 @@ def match_template(template: str, uri: str) -> dict[str, str] | str | None:
 
     The expressions of RFC 6570 that servers use are read: `{var}` within a segment of the path, one `{+var}` or
     `{var*}` for several segments, one `{/var}` or `{/var*}` for a segment or several with their slash, or for nothing,
-    and `{?a,b}` at the end. Any other template fits nothing.
+    and `{?a,b}` at the end, beside which a query may have other names, as servers ignore them. Any other template fits
+    nothing.
     """
     if len(template) > MAX_TEMPLATE_LENGTH:
         return None
@@ -200,10 +201,9 @@ def _match_whole(template: str, uri: str) -> _Match | None:
         values |= found.values
     for pair in filter(None, query.split("&")):
         name, _, value = pair.partition("=")
-        if in_query is None or name not in in_query:
-            return None
-        ambiguous = ambiguous or name in values
-        values[name] = value
+        if name in (in_query or ()):
+            ambiguous = ambiguous or name in values
+            values[name] = value
     return _Match(values, ambiguous)
 
 

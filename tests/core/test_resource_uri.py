@@ -28,7 +28,7 @@ from mcp_guard.core.resource_uri import ResourceUri, match_template, read_resour
         ("r://{o}{/a}{/b}", "r://me/7/8", None),
         ("x://s{?q,r}", "x://s?q=1", {"q": "1"}),
         ("x://s{?q}", "x://s", {}),
-        ("x://s{?q}", "x://s?other=1", None),
+        ("x://s{?q}", "x://s?other=1&q=1&more", {"q": "1"}),
         ("x://s/{a}.json", "x://s/a.json", {"a": "a"}),
         ("x://s/{a}{b}", "x://s/ab", None),
         ("x://s", "x://s", {}),
