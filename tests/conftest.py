@@ -30,17 +30,24 @@ SLOWEST_FIRST = (
 The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""
 
 ONE_OF = {
-    "test_console_in_browser": 2, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
+    "test_console_in_browser": 3, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
     "test_fault_table": 4,
     "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
     "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
-    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 3, "test_p3_not_sent": 3, "test_p8_exports": 4,
-    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 5, "test_p9_killed_at_each_transition": 4,
-    "test_packs": 3, "test_policy_pages": 2, "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2,
-    "test_wrap": 2,
+    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 4, "test_p3_not_sent": 3, "test_p8_exports": 4,
+    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 5, "test_p9_killed_at_each_transition": 6,
+    "test_pack_proofs": 2, "test_packs": 3, "test_pages_on_postgres": 3, "test_policy_pages": 2,
+    "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2, "test_real_servers": 2, "test_wrap": 2,
 }  # fmt: skip
 """Test files whose cases cost a process or a browser each. `make test` runs one of so many cases of each of their
 tests, `make proofs` all."""
+
+PAIRED = {
+    "test_decided_answers", "test_p13_upstream_limits", "test_p3_one_approval_one_execution",
+    "test_p4_nobody_approves_their_own", "test_p7_who_is_calling", "test_p9_tasks_outlive_guards",
+}  # fmt: skip
+"""Test files whose cases differ in what they show. `make test` runs each of them with one of two engines or protocol
+versions, half of them with the other, `make proofs` with both."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,12 +61,19 @@ def pytest_collection() -> Generator[None, None, None]:
 
 def is_sampled(items: list[pytest.Item]) -> Iterator[bool]:
     """Which items run. Each test keeps at least one case, and tests of the same parameters not all the same one."""
-    tests = [item.nodeid.partition("[")[0] for item in items]
+    tests = [_group(item) for item in items]
     cases, seen = Counter(tests), Counter[str]()
     for item, test in zip(items, tests, strict=True):
-        step = min(ONE_OF.get(item.path.stem, 1), cases[test])
+        step = min(2 if item.path.stem in PAIRED else ONE_OF.get(item.path.stem, 1), cases[test])
         yield FULL or seen[test] % step == crc32(test.encode()) % step
         seen[test] += 1
+
+
+def _group(item: pytest.Item) -> str:
+    """What one item of is enough."""
+    if item.path.stem in PAIRED:
+        return item.nodeid.replace("postgres", "sqlite").replace("stateless", "handshake")
+    return item.nodeid.partition("[")[0]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

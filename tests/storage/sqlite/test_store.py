@@ -7,8 +7,9 @@ from pathlib import Path
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
+from tests.proof_size import sized
 
-PROCESSES, ROUNDS = 4, 60
+PROCESSES, ROUNDS = 4, sized(60, 20)
 
 
 def open_each(folder: Path, together: Barrier, failures: "multiprocessing.Queue[list[str]]") -> None:
@@ -24,7 +25,7 @@ def open_each(folder: Path, together: Barrier, failures: "multiprocessing.Queue[
 
 
 def test_new_ledger_and_its_search_index_can_be_opened_concurrently(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     together, failures = context.Barrier(PROCESSES), context.Queue()
     racing = [context.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(PROCESSES)]
     for item in racing:
