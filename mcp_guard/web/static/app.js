@@ -229,8 +229,12 @@ async function follow(part) {
   }
 }
 
+// Set by push.js while the page renews its subscription.
+let renewal = Promise.resolve();
+
 // Whoever signs in next at this browser is not told of requests that another may decide.
 async function endNotifications() {
+  await renewal; // or it would arrive later, and last
   const registration = await navigator.serviceWorker?.getRegistration("/");
   const subscription = await registration?.pushManager?.getSubscription();
   if (!subscription) return;

@@ -71,7 +71,7 @@ document.addEventListener("click", (event) => {
 
 // Whoever opens the page goes on being notified.
 if (document.getElementById("push")) {
-  attempt(async () => {
+  renewal = attempt(async () => {
     if (await show()) await post("/push/subscriptions", (await current()).toJSON());
   });
 }
