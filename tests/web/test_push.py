@@ -142,6 +142,7 @@ def test_request_is_approved_from_a_push_message_at_another_gateway(running: tup
         page.goto(f"{on.url}/keys")
         page.get_by_label("One-time code").fill(on.code())
         page.get_by_role("button", name="Sign in with the code").click()
+        page.get_by_text("It is off.").wait_for()  # by the page's script, without which no button does anything
         page.get_by_role("button", name="Enrol a passkey").click()
         page.locator("li.card.flat").wait_for()
         page.get_by_role("button", name="Switch notifications on").click()
