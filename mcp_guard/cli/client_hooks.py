@@ -13,7 +13,10 @@ from mcp_guard.cli.client_files import (
     this_host,
 )
 from mcp_guard.cli.init_templates import (
-    PACK,
+    PACK_FILE,
+    PACK_FOLDER,
+    PACK_GROUP,
+    PACK_ROUTE,
     POLICIES,
     InitAnswers,
     initial_files,
@@ -62,10 +65,10 @@ def install(options: argparse.Namespace) -> int:
         f"{agent.title} asks the guard before each of its own tools; without a running guard they are denied",
         f"calls are those of agent `{settings.hooks.agent}`",
     ]
-    if not any(path.name == PACK[1] for path in texts) and not (settings.policies / PACK[1]).exists():
+    if not any(path.name == PACK_FILE for path in texts) and not (settings.policies / PACK_FILE).exists():
         notes.append(
-            f"policies to start with: copy {shipped() / POLICIES / PACK[0] / PACK[1]} into {settings.policies}, "
-            f'and give the agent groups = ["{PACK[2]}"], and the configuration a route `{PACK[3]}`'
+            f"policies to start with: copy {shipped() / POLICIES / PACK_FOLDER / PACK_FILE} into {settings.policies}, "
+            f'and give the agent groups = ["{PACK_GROUP}"], and the configuration a route `{PACK_ROUTE}`'
         )
     if settings.mode is Mode.OBSERVE:
         notes.append('the guard observes: it blocks nothing until you set mode = "enforce" under [guard]')

@@ -17,11 +17,12 @@ SHIPPED = Path(__file__).parent.parent / "shipped"
 REPOSITORY = Path(__file__).parent.parent.parent
 POLICIES, FIRST = "policies", "start.cedar"
 ROUTE = "reviewers"
-PACK = ("coding-agent", "coding_agent.cedar", "coding-agents", "maintainers")
-"""For the own tools of coding agents: the folder and file of its policies, the group that they are about, and the route
-that they ask."""
+PACK_FOLDER, PACK_FILE = "coding-agent", "coding_agent.cedar"
+"""The shipped policies for coding agents' own tools."""
+PACK_GROUP, PACK_ROUTE = "coding-agents", "maintainers"
+"""The group of agents that these policies permit, and the route from which they require approval."""
 
-FIRST_POLICIES = """\
+_BEFORE_EXCEPTIONS = """\
 // A call that no policy permits is denied. In enforce mode, a tool that no policy permits is not even listed.
 // `mcp-guard policy new TOOL` creates a policy file for one tool, such as crm__update_deal (server, two underscores,
 // tool).
@@ -63,23 +64,18 @@ forbid (
   action in Action::"write",
   resource
 )
-unless
-{
-  action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
-  !context.history.sensitive_seen
-};
 """
-GATE_ENDS = """\
-unless
-{
-  action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
-  !context.history.sensitive_seen
-};
-"""
-GATE_ENDS_WITH_PACK = f"""\
-unless
+FIRST_POLICIES = f"""\
+{_BEFORE_EXCEPTIONS}unless
 {{
-  action in Action::"server:host" || // the agent's own tools: {PACK[1]} says what is asked about
+  action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
+  !context.history.sensitive_seen
+}};
+"""
+FIRST_POLICIES_WITH_PACK = f"""\
+{_BEFORE_EXCEPTIONS}unless
+{{
+  action in Action::"server:host" || // the agent's own tools: {PACK_FILE} decides which calls need approval
   (action in [Action::"elicitation/create", Action::"sampling/createMessage"] &&
    !context.history.sensitive_seen)
 }};
@@ -143,9 +139,8 @@ def initial_files(config: Path, answers: InitAnswers) -> dict[Path, str]:
     files, policies = {config: config_text(answers)}, config.parent / POLICIES
     if not answers.decides_own_tools:
         return files | {policies / FIRST: FIRST_POLICIES}
-    folder, file, _, _ = PACK
-    first = FIRST_POLICIES.replace(GATE_ENDS, GATE_ENDS_WITH_PACK)
-    return files | {policies / FIRST: first, policies / file: (shipped() / POLICIES / folder / file).read_text()}
+    pack = (shipped() / POLICIES / PACK_FOLDER / PACK_FILE).read_text()
+    return files | {policies / FIRST: FIRST_POLICIES_WITH_PACK, policies / PACK_FILE: pack}
 
 
 def shipped() -> Path:
@@ -165,8 +160,8 @@ def config_text(answers: InitAnswers) -> str:
     self_approval = "" if answers.unsafe_self_approval else "# "
     is_solo = answers.is_alone and answers.unsafe_self_approval
     alone = (SOLO if is_solo else STUCK if answers.enforces else ALONE) if answers.is_alone else ""
-    groups = f'["agents", "{PACK[2]}"]' if answers.decides_own_tools else '["agents"]'
-    names = (ROUTE, PACK[3]) if answers.decides_own_tools else (ROUTE,)
+    groups = f'["agents", "{PACK_GROUP}"]' if answers.decides_own_tools else '["agents"]'
+    names = (ROUTE, PACK_ROUTE) if answers.decides_own_tools else (ROUTE,)
     routes = "\n".join(
         f"""\
 [routes.{name}]

@@ -234,7 +234,7 @@ let renewal = Promise.resolve();
 
 // Whoever signs in next at this browser is not told of requests that another may decide.
 async function endNotifications() {
-  await renewal; // or it would arrive later, and last
+  await renewal; // otherwise it could subscribe again after this
   const registration = await navigator.serviceWorker?.getRegistration("/");
   const subscription = await registration?.pushManager?.getSubscription();
   if (!subscription) return;
