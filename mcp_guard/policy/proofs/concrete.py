@@ -7,7 +7,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.terms import Model, Term
 from mcp_guard.policy.proofs.times import write_literal
-from mcp_guard.policy.proofs.unknown_request import DAY, INEXACT, LAST_SECOND, UNKNOWN, UnknownRequest
+from mcp_guard.policy.proofs.unknown_request import DAY, INEXACT, LAST_SECOND, TAG, UNKNOWN, UnknownRequest
 from mcp_guard.policy.proofs.values import LEAST, MOST, Scalar, SetValue, type_name
 from mcp_guard.policy.schema import INPUT_NULL, PRINCIPAL, TOOL
 from mcp_guard.policy.time_of_call import WEEKDAYS
@@ -80,8 +80,8 @@ class ConcreteRequest:
         return {"request": asked, "entities": entities}
 
     def read_paths(self) -> list[Path]:
-        """The parts of the request that policies read."""
-        return sorted(self._request.leaves)
+        """The parts of the request that policies read, except for tags."""
+        return sorted(path for path in self._request.leaves if path[0] != TAG)
 
     def _uid(self, type: str, id: Term) -> Json:
         return {"type": type, "id": self._text(self._model.value(id))}
@@ -113,11 +113,10 @@ class ConcreteRequest:
     def _elements(self, value: SetValue) -> list[Any]:
         return sorted((self._typed(value.element, each) for each in self._model.value(value.term)), key=repr)
 
-    def _tags(self) -> Iterator[tuple[str, str]]:
+    def _tags(self) -> Iterator[tuple[str, Any]]:
         for key, tag in self._request.tags.items():
-            assert isinstance(tag.value, Scalar)
             if self._model.value(tag.present):
-                yield key, self._text(self._model.value(tag.value.term))
+                yield key, self._value((TAG, key), self._request.tag_type)
 
     def _typed(self, type: str, value: Any) -> Any:
         match type:

@@ -30,7 +30,8 @@ def lines(found: Counterexample) -> Iterator[str]:
 def _tags(material: Json) -> Iterator[str]:
     for entity in material["entities"]:
         for key, value in entity.get("tags", {}).items():
-            yield f"resource.getTag({quoted(key)}) = {quoted(value)}"
+            members = {f".{name}": member for name, member in value.items()} if isinstance(value, dict) else {"": value}
+            yield from (f"resource.getTag({quoted(key)}){name} = {shown(each)}" for name, each in members.items())
 
 
 def written(path: Path) -> str:

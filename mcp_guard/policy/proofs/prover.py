@@ -17,7 +17,7 @@ from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.claims import Claim, Policies
 from mcp_guard.policy.proofs.concrete import ConcreteRequest, preferences
 from mcp_guard.policy.proofs.decisions import Decisions, ReadPolicies
-from mcp_guard.policy.proofs.terms import Answer, Term, Terms, can_hold
+from mcp_guard.policy.proofs.terms import Answer, Term, Terms, Unencodable, can_hold
 from mcp_guard.policy.proofs.trial import RequestTrial
 from mcp_guard.policy.proofs.unknown_request import UnknownRequest
 from mcp_guard.policy.ruleset import Ruleset, action_groups
@@ -93,7 +93,10 @@ class Prover:
 
     def _prove_for(self, tool: str, claim: Claim) -> ToolProof:
         decisions = self._decisions(tool)
-        answer = self._ask(decisions, claim.exception(self._terms, decisions))
+        try:
+            answer = self._ask(decisions, claim.exception(self._terms, decisions))
+        except Unencodable as error:  # outside of an expression, such as the name of a group
+            return ToolProof(tool, Verdict.NOT_PROVED, why=(str(error),))
         if answer.holds is False:
             return ToolProof(tool, Verdict.PROVED)
         inexact = [f"`{text}`: {why}" for text, why in decisions.expressions.inexact.items()]
@@ -132,7 +135,10 @@ class Prover:
 
     def _applies(self, tool: str, policy: Policy) -> Answer:
         decisions = self._decisions(tool)
-        return self._ask(decisions, self._terms.any(*decisions.conditions(policy)))
+        try:
+            return self._ask(decisions, self._terms.any(*decisions.conditions(policy)))
+        except Unencodable as error:
+            return Answer(None, why=str(error))
 
     def find_equal(self, policies: Policies) -> list[list[str]]:
         """The policies that apply to the same requests with the same effect and routes, in groups of at least two."""
@@ -153,7 +159,10 @@ class Prover:
         """Parts of these policies that differ in some request; one part if none do. What is not known differs."""
         for tool in self.tools if len(policies) > 1 else ():
             decisions = self._decisions(tool)
-            conditions = {policy.id: decisions.conditions(policy) for policy in policies}
+            try:
+                conditions = {policy.id: decisions.conditions(policy) for policy in policies}
+            except Unencodable:
+                return [[policy.id] for policy in policies]
             (_, at_first), *others = conditions.items()
             for id, at in others:
                 differs = self._terms.any(

@@ -38,6 +38,8 @@ UNKNOWN, INEXACT = ("context", "input_unknown"), ("context", "input_inexact")
 LEVELS = {"low": (LEAST, 29), "medium": (30, 59), "high": (60, 100)}
 """The scores of each level of risk (`core.risk.sum_signals`)."""
 LEVEL, SCORE = ("context", "risk", "level"), ("context", "risk", "score")
+TAG = "(tag)"
+"""What the paths of tags begin with."""
 DAY = 86_400_000
 LAST_SECOND = 253_402_300_799
 """The last second of the year 9999: no time of a call is later."""
@@ -105,14 +107,17 @@ class UnknownRequest:
     def has_tags(self) -> bool:
         return "tags" in self._types.get(self.resource_type, {})
 
+    @property
+    def tag_type(self) -> Json:
+        type: Json = self._types[self.resource_type]["tags"]
+        return type
+
     def tag(self, key: str) -> Member:
         """A tag of the resource. Raises: Unencodable if the key has a character that the solver lacks."""
         if key not in self.tags:
             self.terms.text(key)
             present = self.terms.unknown(f"has tag {key!r}", self.terms.sorts["Bool"])
-            self.tags[key] = Member(
-                present, Scalar("String", self.terms.unknown(f"tag {key!r}", self.terms.sorts["String"]))
-            )
+            self.tags[key] = Member(present, self._value((TAG, key), self.tag_type))
         return self.tags[key]
 
     def at(self, path: Path) -> Value | None:
@@ -262,7 +267,8 @@ class UnknownRequest:
 
 
 def _name(path: Path) -> str:
-    return ".".join(path)
+    """INVARIANT: another one for each path; names of arguments may contain any character."""
+    return repr(path)
 
 
 def _shape_at(shape: Shape | None, names: Path) -> Shape | None:

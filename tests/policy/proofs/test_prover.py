@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from mcp_guard.core.decided_methods import ELICIT, METHODS
 from mcp_guard.core.model import Effect, Outcome
 from mcp_guard.policy.proofs.claims import Claim, Never, NeverMorePermissive
+from mcp_guard.policy.proofs.description import lines
 from mcp_guard.policy.proofs.prover import Prover, ToolProof, Verdict, overall
 from mcp_guard.policy.proofs.selection import select_calls
 from mcp_guard.policy.schema import build_schema
@@ -154,3 +156,37 @@ def test_equal_questions_about_many_tools_are_asked_once() -> None:
     assert {proof.verdict for proof in proofs} == {Verdict.PROVED}
     assert len(proofs) == 50
     assert prover.questions == 1
+
+
+def test_arguments_whose_names_have_dots_are_others() -> None:
+    schema = object_of(**{"a.b": {"type": "string"}, "a": object_of(b={"type": "string"})})
+    prover = Prover(build_schema([make_tool(schema)], {}, ()))
+    dotted = 'when { context.input has "a.b" && context.input["a.b"] == "x" };'
+    policies = policies_of(PERMIT + f'@id("rule") forbid (principal, action, resource) {dotted}')
+    nested = select_calls("up__tool", 'context.input has a && context.input.a has b && context.input.a.b == "x"')
+    assert overall(prover.prove(Never(policies, nested))) is Verdict.DISPROVED
+
+
+@pytest.mark.parametrize(
+    ("scope", "condition"),
+    [('principal in Group::"\U00030000"', ""), ("principal", 'when { context.change.fields.contains("\U00030000") }')],
+)
+def test_what_the_solver_cannot_spell_is_not_proved(prover: Prover, scope: str, condition: str) -> None:
+    policies = policies_of(WRITES + f'@id("rule") forbid ({scope}, action, resource) {condition};')
+    verdict, proof = prove(prover, Never(policies, select_calls(CHANGE, None)))
+    assert (verdict, proof.why) == (Verdict.NOT_PROVED, ("the solver has no character as high as one in '\U00030000'",))
+    assert prover.find_dead(policies)[1].keys() == {"rule"}
+    assert prover.find_equal(policies) == []
+
+
+@pytest.mark.parametrize(("age", "verdict"), [(17, Verdict.PROVED), (19, Verdict.DISPROVED)])
+def test_fields_of_answers_have_types(age: int, verdict: Verdict) -> None:
+    operation = METHODS[ELICIT].operation("up", {})
+    schema = build_schema([operation], {"Answer": dict.fromkeys(METHODS[ELICIT].attributes, "string")}, ())
+    younger = 'resource.hasTag("age") && resource.getTag("age") has integer && resource.getTag("age").integer < {}'
+    rule = f'@id("rule") forbid (principal, action, resource) when {{ {younger.format(18)} }};'
+    policies = policies_of(PERMIT + rule)
+    [proof] = Prover(schema).prove(Never(policies, select_calls(operation.listed_as, younger.format(age))))
+    assert proof.verdict is verdict
+    if proof.counterexample:
+        assert 'resource.getTag("age").integer = 18' in lines(proof.counterexample)

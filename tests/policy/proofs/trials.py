@@ -23,8 +23,8 @@ from mcp_guard.policy.proofs.expressions import Condition
 from mcp_guard.policy.proofs.prover import Prover, Verdict
 from mcp_guard.policy.proofs.terms import Term, Terms
 from mcp_guard.policy.proofs.times import read_literal
-from mcp_guard.policy.proofs.unknown_request import UnknownRequest
-from mcp_guard.policy.proofs.values import Scalar, SetValue
+from mcp_guard.policy.proofs.unknown_request import TAG, UnknownRequest
+from mcp_guard.policy.proofs.values import SetValue
 from mcp_guard.policy.ruleset import action_groups, evaluate
 from mcp_guard.policy.source import Policy, parse_texts
 from tests.policy.proofs.random_policies import NAMES, SCHEMA, RandomPolicies, random_request
@@ -142,11 +142,9 @@ def assignments(request: UnknownRequest, material: Json) -> Iterator[Term]:
     yield terms.equal(request.agent.id, terms.text(material["entities"][0]["parents"][0]["id"]))
     groups = [terms.text(group["id"]) for group in material["entities"][1]["parents"]]
     yield terms.equal(request.groups.term, terms.set(terms.sorts["String"], groups))
-    tags = material["entities"][-1].get("tags", {})
+    roots[TAG] = tags = material["entities"][-1].get("tags", {})
     for key, tag in request.tags.items():
         yield terms.equal(tag.present, terms.boolean(key in tags))
-        if key in tags and isinstance(tag.value, Scalar):
-            yield terms.equal(tag.value.term, terms.text(tags[key]))
 
     def find(path: tuple[str, ...]) -> Any:
         value = roots[path[0]]
