@@ -95,6 +95,11 @@ class InstanceHistory:
         if refused:
             self._refused.add(frozenset(refused))
 
+    def without_texts(self) -> "InstanceHistory":
+        """What policies must not forget, in little memory: labels, tools and refusals. It keeps no further text, so
+        values are of unknown origin, and nothing that a server returns is trusted."""
+        return InstanceHistory(self.task, limit=0, _tools=self._tools, _labels=self._labels, _refused=self._refused)
+
     def _read_replies(self) -> None:
         """Read the replies recorded since the last evaluation."""
         unread, self._unread = self._unread, []

@@ -9,8 +9,9 @@ from mcp_guard.core.model import NO_HISTORY, Call, CallHistory, Instance, Json
 if TYPE_CHECKING:
     from mcp_guard.core.provenance.history import InstanceHistory
 
-MAX_INSTANCES = 500
-"""Instances kept by one process; the least recently used is dropped first."""
+MAX_INSTANCES, MAX_REMAINS = 500, 50_000
+"""Of how many instances one process keeps the texts, and of how many more what remains without them. Those that were
+not used for longest are dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class InstanceHistories:
 
     attentive: bool = False
     _histories: "dict[str, InstanceHistory]" = field(default_factory=dict)
+    _remains: "dict[str, InstanceHistory]" = field(default_factory=dict)
 
     @classmethod
     def of(cls, rules: Mapping[str, Any]) -> "InstanceHistories":
@@ -39,12 +41,17 @@ class InstanceHistories:
     def forget(self, instance: Instance) -> None:
         """Drop the history of an instance that has ended."""
         self._histories.pop(instance.id, None)
+        self._remains.pop(instance.id, None)
 
     def _of(self, instance: Instance) -> "InstanceHistory":
         from mcp_guard.core.provenance.history import InstanceHistory
 
-        history = self._histories.pop(instance.id, None) or InstanceHistory(instance.task)
+        remains = self._remains.pop(instance.id, None)
+        history = self._histories.pop(instance.id, None) or remains or InstanceHistory(instance.task)
         self._histories[instance.id] = history  # most recently used last
         if len(self._histories) > MAX_INSTANCES:
-            del self._histories[next(iter(self._histories))]
+            oldest = next(iter(self._histories))
+            self._remains[oldest] = self._histories.pop(oldest).without_texts()
+            if len(self._remains) > MAX_REMAINS:
+                del self._remains[next(iter(self._remains))]
         return history

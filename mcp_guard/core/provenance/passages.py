@@ -201,7 +201,8 @@ def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def parts(reply: Json) -> Iterator[Any]:
-    """The content that an agent reads in a reply: structured content, texts (parsed if they are JSON), errors."""
+    """The content that an agent reads in a reply, of whatever method: structured content, texts (parsed if they are
+    JSON), errors."""
     result = reply.get("result")
     if not isinstance(result, dict):
         yield reply.get("error")
@@ -209,8 +210,7 @@ def parts(reply: Json) -> Iterator[Any]:
     structured = result.get("structuredContent")
     if structured is not None:
         yield structured
-    content = result.get("content")
-    for block in content if isinstance(content, list) else ():
+    for block in _blocks(result):
         if not isinstance(block, dict):
             continue
         text = block.get("text")
@@ -220,6 +220,16 @@ def parts(reply: Json) -> Iterator[Any]:
         read = _as_json(text)
         if read is None or read != structured:
             yield text if read is None else read
+
+
+def _blocks(result: Json) -> Iterator[Any]:
+    """The blocks of a tool's result, the contents of a resource, or the messages of a prompt."""
+    for name in ("content", "contents", "messages"):
+        items = result.get(name)
+        for item in items if isinstance(items, list) else ():
+            block = item.get("content") if name == "messages" and isinstance(item, dict) else item
+            yield from block if isinstance(block, list) else [block]
+    yield {name: result[name] for name in ("description", "completion") if name in result}
 
 
 def _as_json(text: str) -> Any:
