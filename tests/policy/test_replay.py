@@ -101,3 +101,14 @@ async def test_altered_recorded_policies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="do not match its hash"):
         again(harness, NOTES)
     harness.close()
+
+
+@pytest.mark.parametrize("guarded", ["", "context has sequence && ", "context.sequence has changed && "])
+async def test_what_was_recorded_without_a_sequence_is_denied_by_who_reads_it(tmp_path: Path, guarded: str) -> None:
+    """The guard that has these policies knows the sequence of each call, so nothing passes because it is not there."""
+    harness = recorded_guard(tmp_path, NOTES)
+    await call(harness, "crm__note", {"text": "a"})
+    once = f'@id("once") forbid (principal, action, resource) when {{ {guarded}context.sequence.changed }};'
+    [difference] = again(harness, NOTES + once).differences
+    assert difference.would.outcome == "deny"
+    harness.close()

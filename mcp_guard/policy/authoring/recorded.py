@@ -13,7 +13,8 @@ from cedarpy import Entities, Schema
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.describe import HIDDEN, NO_SUCH_TOOL
-from mcp_guard.core.model import NO_HISTORY, Json
+from mcp_guard.core.model import NO_HISTORY, Json, Outcome
+from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.request import history_context
 from mcp_guard.policy.ruleset import Principal, Ruleset, action_groups, read_principal
 from mcp_guard.policy.schema import TOOL, with_time
@@ -73,6 +74,8 @@ def read_decision(
     return RecordedDecision(receipt, request)
 
 
+COUNTED = ("rate", "sequence")
+"""The members of the context that depend on the configuration of the time."""
 ADDED_LATER: Json = {"history": history_context(NO_HISTORY), "input_inexact": []}
 """Members of the context that a recorded request may lack, with their values in such a call."""
 
@@ -87,6 +90,8 @@ class PolicyVersion:
         self.version = version
         self.schema = schema
         self.rules = Ruleset(policies, action_groups(schema))
+        self._counted: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        """The rates and sequences that policies read, by the ids of these policies."""
         self._parsed = parsed or Schema.from_json_str(json.dumps(schema))
 
     def under(self, policies: Mapping[str, Policy]) -> "PolicyVersion":
@@ -102,6 +107,16 @@ class PolicyVersion:
         return CedarRequest(request, parsed, read_principal(request["principal"], entities))
 
     def decide(self, request: CedarRequest) -> PolicyOutcome:
+        """Policies that read a rate or sequence which the request was recorded without deny, also behind a `has`: a
+        guard that has these policies knows it."""
+        policy_slice = self.rules.slice(request.request["action"]["id"], request.principal)
+        if policy_slice.ids not in self._counted:
+            reads = {path[1:3] for id in policy_slice.ids for path in reads_of(self.rules.policies[id])}
+            self._counted[policy_slice.ids] = sorted(path for path in reads if path[0] in COUNTED and len(path) == 2)
+        context = request.request["context"]
+        for kind, name in self._counted[policy_slice.ids]:
+            if name not in context.get(kind, {}):
+                return PolicyOutcome(Outcome.DENY, (), errors=(f"`context.{kind}.{name}` was not recorded",))
         return self.rules.decide(*request)
 
     def could_list(self, action: str, principal: Iterable[Json] | None) -> bool:
