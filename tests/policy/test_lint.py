@@ -217,6 +217,24 @@ def test_a_rate_that_a_reconnect_resets_is_pointed_out() -> None:
         assert sum("reconnects" in finding.what for finding in made) == findings
 
 
+@pytest.mark.parametrize(
+    ("counts", "by", "level"),
+    [
+        (StepOutcome.DENIED, ("instance",), "warning"),
+        (StepOutcome.STARTED, ("instance", "resource"), "note"),
+        (StepOutcome.STARTED, ("agent",), None),
+        (StepOutcome.SUCCEEDED, ("instance",), None),
+    ],
+)
+def test_what_a_reconnect_makes_policies_forget_is_pointed_out(
+    counts: StepOutcome, by: tuple[str, ...], level: str | None
+) -> None:
+    environment = PolicyEnvironment((TOOLS[0],), sequences=(SequenceRule("feared", ("up__look",), counts, by),))
+    text = FINE + '@id("f") @reason("r") forbid (principal, action, resource) when { context.sequence.feared };'
+    made = lint(read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, environment=environment))
+    assert [item.level for item in made if "reconnects" in item.what] == ([level] if level else [])
+
+
 def test_a_sequence_that_tells_nothing_is_pointed_out() -> None:
     tools = (make_tool(object_of(id={"type": "string"})), make_tool(object_of(), "other"))
     rule = SequenceRule("looked", ("up__tool",), StepOutcome.SUCCEEDED, ("instance",), same="/id", earlier="/id")

@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
@@ -318,6 +319,18 @@ def rates_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
                 yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def sequences_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
+    """What policies fear in one run is forgotten in the next. A confidential read may be meant so, a refusal hardly."""
+    rules = lint_input.environment.sequences if lint_input.environment else ()
+    feared = [rule for rule in rules if rule.counts is not StepOutcome.SUCCEEDED and "instance" in rule.by]
+    for rule, policy in product(feared, lint_input.policies.values()):
+        if reads_sequence(view_of([policy]), rule):
+            what = f"a client that reconnects is a new instance, for which `context.sequence.{rule.name}` is false"
+            fix = f'set sequences.{rule.name}.by = ["agent"], and within_seconds'
+            level = "warning" if rule.counts is StepOutcome.DENIED else "note"
+            yield LintFinding(policy.file, policy.id, what, fix, level)
+
+
 def sequences_that_tell_nothing(lint_input: LintInput) -> Iterator[LintFinding]:
     """Sequences that no policy reads, and those that policies read in calls of tools without the argument compared."""
     environment = lint_input.environment
@@ -418,6 +431,7 @@ CHECKS: tuple[Check, ...] = (
     uncovered_effects,
     unknown_principals,
     rates_reset_by_reconnecting,
+    sequences_reset_by_reconnecting,
     sequences_that_tell_nothing,
     arguments_named_otherwise,
     local_time_is_utc,
