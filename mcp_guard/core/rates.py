@@ -5,6 +5,7 @@ One that is grouped by an argument which holds a list counts the call under each
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
 from mcp_guard.core.model import Call, RateCounter
+from mcp_guard.core.visible_text import is_hidden
 
 DECIMAL_DIGITS = 4
 MAX_TOTAL = 922_337_203_685_477_5807
@@ -142,10 +144,43 @@ def hash_text(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+_NUMBER = re.compile(r"[+-]?(\d*)(?:\.(\d*))?(?:e([+-]?\d{1,3}))?")
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+MAX_DECODINGS, MAX_DECODED = 3, 4096
+"""How often percent codes are decoded, and in texts of how many characters; no longer one is read as a number."""
+
+
 def folded_value(value: str | float) -> str:
-    """The value without case, spaces and punctuation, so that another spelling of it is no new counterparty."""
-    text = unicodedata.normalize("NFKC", plain_value(value)).casefold()
-    return "".join(filter(str.isalnum, text)) or text
+    """The value without case, accents, spaces, punctuation and leading zeros, so that another spelling of it is no new
+    counterparty: `A-7`, `a%2D007` and `a7`; 1000, `1e3` and `1,000`."""
+    text = plain_value(value)
+    is_short = len(text) <= MAX_DECODED
+    if "%" in text and is_short:
+        from urllib.parse import unquote
+
+        for _ in range(MAX_DECODINGS):
+            text = unquote(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text)
+    text = text.strip().casefold()
+    number = _NUMBER.fullmatch(text) if is_short else None
+    if number and (number[1] or number[2]):
+        text = _digits(number[1], number[2] or "", int(number[3] or 0))
+    return _LEADING_ZEROS.sub("", text.translate({ord(c): _folded_character(c) for c in set(text)})) or text
+
+
+def _folded_character(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    return character if character.isalnum() and not is_hidden(character) else ""
+
+
+def _digits(whole: str, fraction: str, exponent: int) -> str:
+    """The digits of a number without a point, as if it had been written without an exponent."""
+    digits, point = whole + fraction, len(whole) + exponent
+    padded = "0" * -point + digits + "0" * (point - len(digits))
+    point = max(point, 0)
+    return (padded[:point].lstrip("0") or "0") + padded[point:].rstrip("0")
 
 
 def plain_value(value: str | float) -> str:
@@ -162,7 +197,7 @@ KEY_PARTS: Mapping[str, Callable[[Call], str]] = {
     "agent": lambda call: call.instance.agent.name,
     "user": _user,
     "tool": lambda call: call.name,
-    "resource": lambda call: f"{call.resource.type}::{call.resource.id}",
+    "resource": lambda call: f"{call.resource.type}::{folded_value(call.resource.id)}",
 }
 COUNTED_BY = tuple(KEY_PARTS)
 

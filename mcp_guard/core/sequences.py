@@ -20,7 +20,7 @@ UNKNOWN = "*"
 ANY = ""
 """Stands for the value of every step, for calls that may be about any object."""
 
-LOOSE_PARTS = {**KEY_PARTS, "resource": lambda call: f"{call.resource.type}::{folded_value(call.resource.id)}"}
+EXACT_PARTS = {**KEY_PARTS, "resource": lambda call: f"{call.resource.type}::{call.resource.id}"}
 
 Step = tuple[str, str]
 """The counter and a key under which a step is kept."""
@@ -74,7 +74,7 @@ def is_taken(rule: SequenceRule, steps: Sequence[bool]) -> bool:
 
 def _key(rule: SequenceRule, call: Call, value: str) -> str:
     """The value comes first, so that no part of the group can be taken for one."""
-    parts = KEY_PARTS if rule.counts is StepOutcome.SUCCEEDED else LOOSE_PARTS
+    parts = EXACT_PARTS if rule.counts is StepOutcome.SUCCEEDED else KEY_PARTS
     return "\x1f".join([value, *(parts[part](call) for part in rule.by)])
 
 

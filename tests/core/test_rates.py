@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.describe import DescriptionRules, describe
-from mcp_guard.core.model import Call, Effect, RateCounter, ToolCallRequest
+from mcp_guard.core.model import Call, Effect, RateCounter, Resource, ToolCallRequest
 from mcp_guard.core.rates import (
     COUNTED_BY,
     MAX_TOTAL,
@@ -88,16 +88,30 @@ def test_counters_are_grouped_by_their_keys() -> None:
     assert counter_keys(RateCounter("n", 1, ("user", "resource"), ()), seen) == ["dana\x1fDeal::1"]
 
 
+BY_RESOURCE = RateCounter("n", 1, ("resource",), ())
 BY_DEAL = RateCounter("paid", 1, ("agent", "argument:/deal_id"), (Effect.WRITE,), (UPDATE.listed_as,), "/amount")
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("GB29 nwbk-6016", "gb29NWBK6016"), ("\uff11\uff12", "12"), (12, 12.0), (-12, "-12")]
-)
+    ("one", "other"),
+    [
+        ("GB29 nwbk-6016", "gb29NWBK6016"), ("\uff11\uff12", "12"), (12, 12.0), (-12, "-12"), (12, "012"), (12, "12.0"),
+        (1200, "1.2e3"), (1200, " +1200. "), (1200, "1,200"), (0.5, ".50"), ("\u0661\u0662", 12), ("A-12", "a0012"),
+        ("A-12", "a%2D12"), ("A-12", "A%252d%312"), ("a12", "a\u200b1\u31642"), ("\u00c9a", "ea"),
+    ],
+)  # fmt: skip
 def test_another_spelling_of_an_argument_is_the_same_counterparty(one: Any, other: Any) -> None:
     keys = [counter_keys(BY_DEAL, call()._replace(arguments={"deal_id": deal})) for deal in (one, other, "13")]
     assert keys[0] == keys[1] != keys[2]
     assert "12" not in str(keys)  # the ledger keeps no values in clear
+    resources = [Resource("Deal", str(deal)) for deal in (one, other, "13")]
+    keys = [counter_keys(BY_RESOURCE, call()._replace(resource=resource)) for resource in resources]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_long_text_is_compared_in_linear_time() -> None:
+    for text in ("1" * 300_000 + "x", "0" * 300_000 + "x", "%25" * 100_000):
+        counter_keys(BY_DEAL, call()._replace(arguments={"deal_id": text}))
 
 
 def test_a_call_with_several_counterparties_counts_under_each_and_the_largest_value_decides() -> None:

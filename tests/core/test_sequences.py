@@ -38,6 +38,7 @@ def follows(rule: SequenceRule, step: Call, call: Call) -> bool:
         ({"deal_id": "A-7"}, {"deal_id": "a7"}, False, True),  # another spelling
         ({"deal_id": 7}, {"deal_id": "7"}, True, True),
         ({"deal_id": -7}, {"deal_id": "-7"}, True, True),
+        ({"deal_id": 7}, {"deal_id": "007"}, False, True),
         ({"deal_id": ["7", "8"]}, {"deal_id": "8"}, True, True),
         ({"deal_id": "7"}, {"deal_id": ["7", "8"]}, False, True),  # of several, all must have been read
         ({"deal_id": ["7", "8"]}, {"deal_id": ["8", "7"]}, True, True),
