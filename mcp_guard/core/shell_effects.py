@@ -39,7 +39,8 @@ RUNNERS = names(
     "ionice ksh lua make mawk nice node nodejs nohup npx osascript parallel perl php pipx powershell pwsh python "
     "python2 python3 ruby script sed setsid sh source stdbuf strace sudo su tclsh time timeout trap tsx uvx watch "
     "xargs zsh alias unalias declare export hash readonly set shopt typeset unset local read mapfile readarray "
-    "getopts let jobs compgen complete bind fc wait"
+    "getopts let jobs compgen complete bind fc wait noglob - emulate autoload functions setopt unsetopt zmodload sched "
+    "vared float integer"
 )
 """Programs that run others, or code, by their arguments or input; and builtins that change what later words mean."""
 SUBCOMMANDS = names(
@@ -85,14 +86,16 @@ GIT_LOCAL = names(
     "show show-ref stash status switch tag worktree"
 )
 GIT_HARMLESS_OPTIONS = frozenset({"--no-pager", "-P", "--no-optional-locks"})
+SETS_VARIABLE = re.compile(r"%[-+ #'.*$0-9]*[hjlLtz]*n")
+"""In the format of `printf`: the variable that its argument names is set to how much has been printed."""
 COMPARISONS = names("-eq -ne -lt -le -gt -ge")
 EDITORS = {"commit": ("-m", "-F", "--message", "--file", "--no-edit", "-C", "--reuse-message")}
 """What keeps Git from running an editor, which takes commands."""
 FIND_ACTIONS = ("-exec", "-ok", "-delete", "-fprint", "-fls")
 RISKY_OPTIONS = {"rg": ("--pre", "--hostname-bin"), "fd": ("-x", "-X", "--exec"), "sort": ("--compress",)}
 """Options by which a program runs another one."""
-GIT_RISKY = ("--ext", "--exec", "--upload-pack", "--receive-pack", "--open-files-in-pager", "--o", "-O")
-"""Beginnings of options of Git by which it runs a program or writes a file."""
+GIT_RISKY = ("--ext-diff", "--exec", "--upload-pack", "--receive-pack", "--open-files-in-pager", "--output")
+"""Options of Git by which it runs a program or writes a file. It takes any unique beginning of them."""
 GIT_ASKS = ("--int", "--pa", "--e")
 """Beginnings of options by which it asks for commands."""
 
@@ -146,7 +149,7 @@ def runs_another(command: SimpleCommand) -> bool:
             not COMPARISONS.isdisjoint(arguments) and not all(map(_is_harmless_operand, arguments))
         )
     if name == "printf":
-        return bool(arguments) and arguments[0].startswith("-v")
+        return any(word.startswith("-v") or SETS_VARIABLE.search(word) for word in arguments[:2])
     if name == "find":
         return any(word.startswith(FIND_ACTIONS) for word in arguments)
     if name == "git":
@@ -157,7 +160,7 @@ def runs_another(command: SimpleCommand) -> bool:
             return True
         if verb in ("add", "commit") and any(word.startswith(GIT_ASKS) or _asks(word) for word in rest):
             return True
-        return bool(strange) or any(word.startswith(GIT_RISKY) for word in rest) or (verb == "grep" and "-O" in rest)
+        return bool(strange) or any(map(_is_risky, rest))
     return any(word.startswith(RISKY_OPTIONS.get(name, ("\0",))) for word in arguments)
 
 
@@ -172,6 +175,12 @@ def follows_links(command: SimpleCommand) -> bool:
 
 def _is_harmless_operand(word: str) -> bool:
     return word in COMPARISONS or word in ("]", "!", "-a", "-o") or re.fullmatch(r"-?[0-9]+", word) is not None
+
+
+def _is_risky(word: str) -> bool:
+    option = word.partition("=")[0]
+    is_long = option.startswith("--") and option != "--"
+    return word.startswith("-O") or (is_long and any(risky.startswith(option) for risky in GIT_RISKY))
 
 
 def _has_message(word: str) -> bool:

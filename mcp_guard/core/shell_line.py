@@ -74,8 +74,11 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-RESERVED = names("! { } [[ ]] case coproc do done elif else esac fi for function if in select then time until while")
-CHANGES_FOLDER = frozenset({"cd", "pushd", "popd"})
+RESERVED = names(
+    "! { } [[ ]] case coproc do done elif else end esac fi for foreach function if in nocorrect repeat select then "
+    "time until while"
+)
+CHANGES_FOLDER = frozenset({"cd", "chdir", "pushd", "popd"})
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^]]*\])?\+?=")
 OPERATORS = ("&&", "||", "|&", "|", ";", "&", "\n")
 REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">&", ">")
@@ -86,6 +89,7 @@ PLAIN = re.compile(r"[^\s;&|<>()\\'\"$`*?\[{=~]+")
 IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
 MAX_LENGTH, MAX_WORDS = 16 * 1024, 1000
 """Of a line that is read, so that reading it takes milliseconds. The rest of a longer one is a `Doubt.SYNTAX`."""
+BRACE_ALONE = re.compile(r"\}?(?=[\s;&|<>()]|$)")
 DESCRIPTOR = re.compile(r"-|[0-9]+-?")
 
 
@@ -138,8 +142,10 @@ class _Reader:
             else:
                 word = self.word()
                 is_number = word.text.isascii() and word.text.isdecimal() and not word.is_quoted
-                if not (is_number and self.line[self.at : self.at + 1] in ("<", ">")):  # else it is a file descriptor
+                if not (is_number and self.line[self.at : self.at + 1] in ("<", ">")):
                     tokens.append(("word", word))
+                elif len(word.text) > 1:  # a file descriptor for Bash, and a word for zsh and POSIX
+                    self.doubts.add(Doubt.SYNTAX)
         return tokens
 
     def word(self) -> Word:
@@ -190,7 +196,7 @@ class _Reader:
         elif char in "*?[":
             self.doubts.add(Doubt.GLOB)
             word.is_pattern = True
-        elif char == "{" and not self.line.startswith("}", self.at) and self._in_a_word(before):
+        elif char == "{" and self._in_a_word(before):
             self.doubts.add(Doubt.EXPANSION)
         elif char == "=" and not before:
             self.doubts.add(Doubt.EXPANSION)  # zsh replaces `=NAME` by the path of a program
@@ -198,8 +204,9 @@ class _Reader:
             self.doubts.add(Doubt.TILDE)
 
     def _in_a_word(self, before: str) -> bool:
-        """Whether the `{` that was just read is more than the reserved word."""
-        return bool(before) or self.line[self.at : self.at + 1] not in ("", " ", "\t", "\n", ";")
+        """Whether the `{` that was just read is more than the reserved word or `{}`. Bash takes `.{},env}` for `.}` and
+        `.env`."""
+        return bool(before) or not BRACE_ALONE.match(self.line, self.at)
 
     def until(self, quote: str) -> str:
         end = self.line.find(quote, self.at)
@@ -244,6 +251,8 @@ class _Parser:
     reads: list[str] = field(default_factory=list)
     words: list[Word] = field(default_factory=list)
     has_redirection: bool = False
+    ends_in_posix: bool = False
+    """Whether `&>` came in this command, which without Bash's or zsh's extension is `&`, and then `>`."""
     last: str = "\n"
     """The operator before the command."""
     sign: str = ""
@@ -266,6 +275,7 @@ class _Parser:
             elif kind == "redirect":
                 assert isinstance(value, str)
                 self.sign, self.has_redirection = value, True
+                self.ends_in_posix |= value.startswith("&>")
             elif value != "\n" or self.has_command or self.last in ("\n", ";", "&"):  # else the line goes on
                 assert isinstance(value, str)
                 if not self.has_command and value != "\n" and Doubt.COMPOUND not in self.doubts:
@@ -283,6 +293,8 @@ class _Parser:
 
     def take_word(self, word: Word) -> None:
         if not self.sign:
+            if self.ends_in_posix:
+                self.doubts.add(Doubt.SYNTAX)
             self.words.append(word)
             return
         sign, self.sign = self.sign, ""
@@ -294,9 +306,7 @@ class _Parser:
             if DESCRIPTOR.fullmatch(word.text) and not word.is_quoted:
                 return  # another descriptor of the same command
             self.doubts.add(Doubt.SYNTAX)  # Bash expands a path twice, and what follows `>&-` is a word of its own
-        if word.text.startswith("!"):  # `>! FILE` is an operator of zsh
-            self.doubts.add(Doubt.SYNTAX)
-        if word.is_pattern:  # it stands for another path, if that is the only one
+        if word.text.startswith("!") or word.is_pattern:  # `>! FILE` is an operator of zsh; a pattern is another path
             self.doubts.add(Doubt.SYNTAX)
         path = posixpath.join(self.folder, word.text)
         if sign in WRITES:
@@ -321,7 +331,8 @@ class _Parser:
             patterns = tuple(word.text for word in words if word.is_pattern)
             self.commands.append(SimpleCommand(tuple(word.text for word in words), self.folder, patterns))
             self.follow_folder(self.commands[-1], operator)
-        self.words, self.has_redirection, self.is_piped = [], False, operator in ("|", "|&")
+        self.words, self.has_redirection, self.ends_in_posix = [], False, False
+        self.is_piped = operator in ("|", "|&")
         self.is_certain = operator != "||" and (self.is_certain or operator in (";", "\n", "&"))
 
     def follow_folder(self, command: SimpleCommand, operator: str) -> None:

@@ -63,7 +63,9 @@ def test_other_pushes_are_not_forced(line: str) -> None:
      ". x.sh", "source x", "sed -i s/a/b/ x", "awk x", "time ls", "git --exec-path=/tmp status",
      "test -v x[$(id)]", "[ x[1] -eq 1 ]", "printf -v x y", "printf -vPATH ./bin", "git commit", "git commit -a",
      "git add -p", "git add --patch x", "git add -vp", "git add --e", "git commit -em x", "git commit -m x --edit",
-     "let a[$(id)]", "jobs -x id", "compgen -C id", "complete -C id", "bind -x id", "fc -e id", "wait -p a[$(id)]"],
+     "printf %n HOME", "printf -- x%-3.*ln PATH", "printf %1$n HOME", "git diff --outpu x", "git log --ex x",
+     "noglob ls", "emulate zsh -c id", "let a[$(id)]", "jobs -x id", "compgen -C id", "complete -C id", "bind -x id",
+     "fc -e id", "wait -p a[$(id)]"],
 )  # fmt: skip
 def test_a_program_that_runs_another_is_recognized(line: str) -> None:
     command = SimpleCommand(tuple(line.split()), "/w")
@@ -72,7 +74,8 @@ def test_a_program_that_runs_another_is_recognized(line: str) -> None:
 
 @pytest.mark.parametrize("line", ["ls", "git status", "git --no-pager diff", "find . -name x", "grep -r x .", "rg x",
      "test -f x", "[ 1 -eq 2 ]",
-     "printf %s x", "git commit -m x", "git commit -am x", "git commit --message=x", "git add x",
+     "printf %s x", "printf '100%%\\n'", "printf %d%% n", "git log --oneline -3", "git commit --only -m x a",
+     "git commit -m x", "git commit -am x", "git commit --message=x", "git add x",
      "git commit -mpie", "git commit -m pie", "git add -v pie"])  # fmt: skip
 def test_a_program_that_runs_no_other_is_plain(line: str) -> None:
     assert not shell_effects.runs_another(only(line))
