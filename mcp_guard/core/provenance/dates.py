@@ -6,6 +6,8 @@ Numeric dates other than ISO 8601 are not read: `03/04/2026` is one day here and
 import re
 from typing import NamedTuple
 
+from mcp_guard.core.provenance.matching import has_digit
+
 MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
@@ -19,7 +21,7 @@ _ISO = re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?!\d)(?:[t ]\d\d:\d\d(?::\d\
 _MONTH_FIRST = re.compile(rf"\b({_MONTH})\.? (?:the )?{_DAY}(?!\d){_YEAR}")
 _DAY_FIRST = re.compile(rf"(?<!\d){_DAY} (?:of )?({_MONTH})\b\.?{_YEAR}")
 _RANGE = re.compile(rf"(?<!\d){_DAY} (?:to|until|till|through|and|-|–) (?:the )?{_DAY} (?:of )?({_MONTH})\b\.?{_YEAR}")
-_MAY_BE_DATE = re.compile(rf"\d{{4}}-\d\d-\d\d|{_MONTH}")
+_ABBREVIATIONS = tuple(month[:3] for month in MONTHS)
 
 
 class Day(NamedTuple):
@@ -39,7 +41,7 @@ class Day(NamedTuple):
 
 def find_dates(plain: str) -> list[Day]:
     """The dates in a plain text (`matching.plain`)."""
-    if _MAY_BE_DATE.search(plain) is None:
+    if not has_digit(plain) or not ("-" in plain or any(month in plain for month in _ABBREVIATIONS)):
         return []
     days = [Day(int(month), int(day), int(year)) for year, month, day in _ISO.findall(plain)]
     days += [_day(month, day, year) for month, day, year in _MONTH_FIRST.findall(plain)]

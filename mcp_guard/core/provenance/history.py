@@ -117,7 +117,7 @@ class InstanceHistory:
             named, is_answer = any(of_task), bool(of_task) and all(of_task)
             with suppress(TooMuchMatching):
                 self._read_records(ReadRecords.of(call.tool, reply), values, is_answer=is_answer)
-            for passage in read_result(call.tool, reply, named):
+            for passage in read_result(call.tool, reply, named, self.limit):
                 self._add(passage)
                 if passage.labelled:
                     self._labels.add(UNTRUSTED)
@@ -244,7 +244,7 @@ class InstanceHistory:
             if origin is not None:
                 return [origin]
         if matching.is_one_word(text) and not any(origin.origin is Origin.UNTRUSTED for origin in inside):
-            tight = matching.squeeze(value)
+            tight = matching.squeeze_value(value)
             self._spend(SPLIT_SEARCHES)
             if len(tight) >= matching.MIN_SQUEEZED and matching.is_assembled_from(
                 tight, self._passages.squeezed_untrusted()

@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from urllib.parse import unquote
+from functools import lru_cache
 
 from mcp_guard.core.errors import TooMuchMatching
 
@@ -37,8 +37,11 @@ MAX_OVERLAP = 4 << 20
 """Characters of a value that may be compared with places in a text where it is part of a longer word."""
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _SPACE = re.compile(r"\s")
+_DIGIT = re.compile(r"\d")
 _NOT_WORD = re.compile(r"[\W_]+")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_ASCII_NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}")
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,20}://|mailto:|tel:)", re.IGNORECASE)
 _TOPS = "com|net|org|io|info|biz|app|dev|xyz|site|online|shop|top|me|co|ai|cloud|link|click|page|edu|gov"
 _PART = r"[\w-]{1,63}"  # every repetition is bounded, so that no text takes more than linear time
@@ -86,16 +89,32 @@ def spelling(text: str) -> str:
 
 def squeeze(text: str) -> str:
     """Only the letters and digits of a plain text."""
-    return _NOT_WORD.sub("", text)
+    return text.translate(_ASCII_NOT_WORD) if text.isascii() else _NOT_WORD.sub("", text)
+
+
+squeeze_value = lru_cache(maxsize=2)(squeeze)
+"""The same for a value, which is compared with one passage after the other."""
+
+
+def has_digit(text: str) -> bool:
+    """Whether a text has any digit. Most of what looks for numbers in a text is much slower than this."""
+    return any(digit in text for digit in "0123456789") or (not text.isascii() and _DIGIT.search(text) is not None)
 
 
 def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
     """The text decoded in each way that changes it; empty if it is not encoded."""
     if not depth:
         return []
-    decoded_texts = [decoded for decoded in (unquote(text), _from_html(text)) if decoded != text]
+    decoded_texts = [decoded for decoded in (_from_percent(text), _from_html(text)) if decoded != text]
     decoded_texts += [decoded for run in _BASE64.findall(text) if (decoded := _from_base64(run))]
     return [*decoded_texts, *(inner for decoded in decoded_texts for inner in decodings(decoded, depth - 1))]
+
+
+def _from_percent(text: str) -> str:
+    """As `urllib.parse.unquote`, which takes seconds for a long text of nothing but escapes."""
+    if "%" not in text:
+        return text
+    return _PERCENT.sub(lambda run: bytes.fromhex(run.group().replace("%", " ")).decode(errors="replace"), text)
 
 
 def _from_html(text: str) -> str:
@@ -148,13 +167,13 @@ def bare(value: str) -> str:
 
 def addresses(text: str) -> list[str]:
     """URLs and their hosts, e-mail addresses and account numbers in a text, as written."""
-    words = (word for word in text.split() if "@" in word or "." in word[1:-1])
+    words = (word for word in text.split() if "@" in word or "." in word[1:-1]) if _may_have_address(text) else ()
     addresses_found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
     for address in tuple(addresses_found):
         rest = _SCHEME.sub("", address)
         if "@" not in rest.split("/")[0] and (host := re.split(r"[/:?#]", rest, maxsplit=1)[0]) not in ("", rest):
             addresses_found.append(host)
-    if _MAY_BE_NUMBER.search(text):
+    if has_digit(text) and _MAY_BE_NUMBER.search(text):
         addresses_found += _NUMBER.findall(text)
     return list(dict.fromkeys(addresses_found))
 
@@ -182,9 +201,13 @@ def is_address(text: str) -> bool:
 
 def address_characters(text: str) -> int:
     """How many characters of a text `addresses` looks at closely."""
-    if "@" not in text and "." not in text:
+    if not _may_have_address(text):
         return 0
     return sum(len(word) for word in text.split() if "@" in word or "." in word[1:-1])
+
+
+def _may_have_address(text: str) -> bool:
+    return "@" in text or "." in text
 
 
 def is_one_word(value: str) -> bool:
@@ -195,10 +218,9 @@ def is_one_word(value: str) -> bool:
 def is_distinctive(value: str) -> bool:
     """Whether a plain value is unlikely to occur in a text by accident, by its length, rarity and type."""
     if " " in value:
-        return len(squeeze(value)) >= MIN_PHRASE
-    letters, digits = sum(map(str.isalpha, value)), sum(map(str.isdigit, value))
-    if not letters:
-        return digits >= MIN_DIGITS
+        return len(squeeze_value(value)) >= MIN_PHRASE
+    if not any(map(str.isalpha, value)):
+        return sum(map(str.isdigit, value)) >= MIN_DIGITS
     if not value.replace("-", "").replace("'", "").replace("’", "").isalpha():
         return len(value) >= MIN_MIXED
     return not value.isalpha() and len(value) >= MIN_HYPHENATED

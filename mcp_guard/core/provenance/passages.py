@@ -76,7 +76,7 @@ class Passage:
             return True
         if self.origin is not Origin.UNTRUSTED:
             return False
-        tight = matching.squeeze(value)
+        tight = matching.squeeze_value(value)
         long_enough = len(tight) >= matching.MIN_SQUEEZED
         return matching.contains_value(value, self.decoded) or (long_enough and tight in self.squeezed)
 
@@ -94,7 +94,7 @@ class Passage:
 
         A value that itself contains the separator (a NUL character) is in no single text: then all of them count.
         """
-        joined, squeezed_value = f"{self.text}{BREAK}{self.decoded}", matching.squeeze(value)
+        joined, squeezed_value = f"{self.text}{BREAK}{self.decoded}", matching.squeeze_value(value)
         pairs = zip(joined.split(BREAK), self.squeezed.split(BREAK), strict=True)
         containing = [text for text, squeezed in pairs if value in text or squeezed_value in squeezed] or [joined]
         return next((text for text in containing if injection_start(text) is not None), containing[0])
@@ -166,17 +166,21 @@ class Labels:
         return self.whole(path, text) is Origin.TRUSTED if self.is_untrusted else path[-1:] != (NAME,)
 
 
-def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
-    """The passages of one reply: first values that are vouched for as a whole, then the texts as labelled."""
+def read_result(tool: Tool, reply: Json, named: bool, limit: int) -> list[Passage]:
+    """The passages of one reply: first values that are vouched for as a whole, then the texts as labelled.
+
+    Texts of more than `limit` characters, which nobody keeps, are not decoded.
+    """
     labels = Labels.of(tool)
     whole: dict[Origin | None, dict[str, None]] = {Origin.TRUSTED: {}, Origin.PARTY: {}, None: {}}
-    rest: dict[str, None] = {}
-    decoded: dict[str, None] = {}
+    read: dict[str, str] = {}
     for path, leaf in (item for part in parts(reply) for item in leaves(part)):
         text = str(leaf)
-        value = matching.plain(text)
+        value = read[text] = matching.plain(text)
         whole[labels.whole(path, text)][value] = None
-        rest[value] = None
+    rest = dict.fromkeys(read.values())
+    decoded: dict[str, None] = {}
+    for text, value in read.items() if sum(map(len, rest)) <= limit else ():
         decoded |= dict.fromkeys(str(day) for day in find_dates(value) if day.year)
         if labels.is_untrusted:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))

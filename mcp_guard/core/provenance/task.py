@@ -79,9 +79,9 @@ class TaskText:
 
     def _has_spaced(self, value: str) -> bool:
         """Whether it contains this long number with spaces, as people write account numbers."""
-        tight = matching.squeeze(value)
-        many = len(tight) >= MIN_IDENTIFIER and sum(map(str.isdigit, tight)) * 2 >= len(tight)
-        return many and tight in self.squeezed
+        tight = matching.squeeze_value(value)
+        is_number = tight in self.squeezed and sum(map(str.isdigit, tight)) * 2 >= len(tight)
+        return is_number and len(tight) >= MIN_IDENTIFIER
 
     def _is_marked(self, value: str, is_known: bool) -> bool:
         """Whether it quotes a word, writes it as a name, or introduces it as an identifier."""
