@@ -162,15 +162,17 @@ class Guard:
             approval = await self.approvals.get(id)
             if approval is None or approval.instance != instance.id:
                 return no_such_approval(id)
+            subject = approval.subject
+            held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, subject.meta)
             if approval.state is ApprovalState.CONSUMED:
-                return await self.repeat_reply(approval)
+                tool = self.upstreams.find_tool(subject.tool)
+                call = describe(self.describe_with, subject.call, instance, held_call, tool)
+                return await self.repeat_reply(approval, call)
         except LedgerError as error:
             return ledger_failed(error)
-        subject = approval.subject
         if approval.state not in approval_rules.OPEN and not subject.has_exact_arguments:
             again = "its arguments are not kept, so make the call itself again"
             return tool_error(f"{why_not_approved(approval)}; {again}")
-        held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, subject.meta)
         return await self.handle_call(instance, held_call, channel)
 
     async def show_requests(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
@@ -269,7 +271,7 @@ class Guard:
             if grant is not None:
                 return await self.record_intent(call, decision, grant)
         if approval is not None and approval.state is ApprovalState.CONSUMED:
-            return await self.repeat_reply(approval)
+            return await self.repeat_reply(approval, call)
         if approval is not None and (difference := self.difference(approval, call, decision)):
             await self.approvals.mark_stale(approval, difference)
             approval = None
@@ -380,12 +382,16 @@ class Guard:
             return ""
         return ", ".join(approval_rules.changed_members(approval.subject.binding, binding)) or "the request"
 
-    async def repeat_reply(self, approval: Approval) -> Reply:
-        """The reply of the call that consumed this approval. INVARIANT: nothing is executed."""
+    async def repeat_reply(self, approval: Approval, call: Call) -> Reply:
+        """The reply of the call that consumed this approval, maybe in another process. INVARIANT: nothing is executed,
+        and from now on this run has seen the reply."""
         if approval.outcome is None:
             return call_running(approval)
         reply = await self.approvals.recorded_reply(approval)
-        return reply_not_kept(approval) if reply is None else reply
+        if reply is None:
+            return reply_not_kept(approval)
+        self.memory.note(self.describe_with.labelled(call), reply)
+        return reply
 
     async def record_intent(
         self, call: Call, decision: Decision, held: Approval | Grant | None = None

@@ -69,15 +69,19 @@ class DescriptionRules:
     def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY, differences: int = 0) -> Call:
         """The call with its facts and history, and the change and risk that follow from them. `differences` is how many
         calls of its tool have lately changed something else than they asked for."""
+        call = self.labelled(call)
         tool = call.tool
         assert tool is not None
-        if self.labels and tool.method is not None:
-            tool = with_labels(tool, call.arguments, self.labels)
-            call = call._replace(tool=tool)
         rule = tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
         risk_input = risk.RiskInput(tool, call.arguments, facts, change, call.task, history, differences)
         return call._replace(facts=facts, history=history, change=change, risk=risk.assess(risk_input))
+
+    def labelled(self, call: Call) -> Call:
+        """The call with the labels of the resource that it reads, if it reads one."""
+        if not self.labels or call.tool is None or call.tool.method is None:
+            return call
+        return call._replace(tool=with_labels(call.tool, call.arguments, self.labels))
 
 
 def describe(rules: DescriptionRules, id: str, instance: Instance, request: ToolCallRequest, tool: Tool | None) -> Call:

@@ -10,11 +10,23 @@ import pytest
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import ClientChannel, Intent, Reply
-from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import (
+    ALLOW,
+    HOLD,
+    PEOPLE,
+    SECOND,
+    Harness,
+    make_instance,
+    make_tool,
+    open_harness,
+    pending_id,
+    text,
+)
 
 ASKED = ToolCallRequest(
     "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
@@ -46,6 +58,24 @@ async def test_guard_await_runs_the_held_call_once_and_then_repeats_its_reply(ha
     [receipt] = [item for item in harness.receipts("intent") if item.get("purpose") != "facts"]
     # The launcher's ticket takes precedence over the claim.
     assert (receipt["reason"], receipt["ticket"]) == ("they asked", "INC-1")
+
+
+async def test_a_reply_that_another_process_got_counts_in_the_history_of_the_run(tmp_path: Path) -> None:
+    web = make_tool("web", {"url": {"type": "string"}}, returns=("untrusted",))
+    here, there = (open_harness(tmp_path, f"{ALLOW}\n{HOLD}") for _ in range(2))
+    for harness in (here, there):
+        harness.upstream.catalog[web.listed_as] = web
+        harness.load(f"{ALLOW}\n{HOLD}")
+        harness.guard = replace(harness.guard, memory=InstanceHistories(attentive=True))
+    request = ToolCallRequest(web.listed_as, {"url": "a"})
+    id = pending_id(await there.guard.call(make_instance(), request))
+    here.approve(id)
+    assert text(await wait_for(there, id)) == "done"
+    assert text(await wait_for(here, id)) == "done"
+    [intent] = there.upstream.intents
+    assert here.guard.memory.history_for(intent.call).untrusted_seen
+    here.close()
+    there.close()
 
 
 async def test_guard_await_finds_only_approvals_of_the_calling_instance(harness: Harness) -> None:

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Execution, ExecutionStatus, Instance, Json, ToolCallRequest
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.downstream.task_requests import TaskRequests
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, UpstreamTask
@@ -186,5 +188,22 @@ async def test_turns_of_tasks_that_others_have_ended_are_forgotten(tmp_path: Pat
     here.clock.time += 100 * SECOND
     assert not await make_client(here, upstream, "run_1").ask_about_due()
     assert len(turns) == 0
+    here.close()
+    there.close()
+
+
+async def test_the_result_of_a_task_that_another_process_ended_counts_in_the_history_of_the_run(tmp_path: Path) -> None:
+    here, there = (open_harness(tmp_path) for _ in range(2))
+    here.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    upstream = TaskUpstream(here.upstream.catalog, agree=here.upstream.agree, folder=tmp_path)
+    reply = await replace(here.guard, upstreams=upstream).call(INSTANCES["run_1"], ToolCallRequest("crm__note", {}))
+    upstream.states["secret-0"] = "completed"
+    for harness in (there, here):
+        harness.guard = replace(harness.guard, memory=InstanceHistories(attentive=True))
+        client = make_client(harness, upstream, "run_1")
+        await client.handle("tasks/get", {"taskId": reply["task"]["taskId"]}, SILENT_CHANNEL)
+    tool = here.upstream.catalog["crm__note"]
+    seen = describe(DescriptionRules(), "call", INSTANCES["run_1"], ToolCallRequest("crm__note", {}), tool)
+    assert here.guard.memory.history_for(seen).tools == ("crm__note",)
     here.close()
     there.close()

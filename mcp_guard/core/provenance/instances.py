@@ -31,7 +31,7 @@ class InstanceHistories:
         return self._of(call.instance).history_for(call) if self.attentive and call.tool is not None else NO_HISTORY
 
     def note(self, call: Call, reply: Json) -> None:
-        if self.attentive:
+        if self.attentive and call.tool is not None:
             self._of(call.instance).note(call, reply)
 
     def note_refused(self, call: Call) -> None:
