@@ -43,6 +43,18 @@ def test_a_provider_its_roles_and_what_a_route_demands_are_read(tmp_path: Path) 
         assert provider.roles(claims) == frozenset()
 
 
+def test_a_role_by_an_email_address_requires_that_the_provider_has_verified_it(tmp_path: Path) -> None:
+    roles = '[web.oidc.roles]\noperator = { email = ["ops@example.com"] }\n'
+    web = check(text(OIDC + roles), tmp_path / "g").web
+    assert web is not None
+    assert web.provider is not None
+    claims = {"email": "ops@example.com", "sub": "s"}
+    for verified in ({}, {"email_verified": False}, {"email_verified": "true"}):
+        assert web.provider.roles(claims | verified) == frozenset()
+    kept = web.provider.kept_claims(claims | {"email_verified": True})
+    assert web.provider.roles(kept) == {"operator"}
+
+
 def test_a_route_that_demands_nothing_has_no_rule(tmp_path: Path) -> None:
     assert check(text(OIDC, "mfa = false"), tmp_path / "g").routes["people"].sign_in is None
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+EMAIL, VERIFIED = "email", "email_verified"
+
 
 @dataclass(frozen=True, slots=True)
 class RoleClaim:
-    """A role of everybody in whose claim of this name is one of these values."""
+    """A role of everybody in whose claim of this name is one of these values; in `email`, if the provider has verified
+    it: elsewhere people enter any address."""
 
     role: str
     name: str
@@ -15,6 +18,8 @@ class RoleClaim:
 
     def is_met(self, claims: Mapping[str, Any]) -> bool:
         """The claim may be a text or a list of texts."""
+        if self.name == EMAIL and claims.get(VERIFIED) is not True:
+            return False
         given = claims.get(self.name)
         return not self.values.isdisjoint(
             value for value in (given if isinstance(given, list) else [given]) if isinstance(value, str)
@@ -40,6 +45,12 @@ class IdentityProvider:
     def roles(self, claims: Mapping[str, Any]) -> frozenset[str]:
         return frozenset(claim.role for claim in self.role_claims if claim.is_met(claims))
 
+    @property
+    def claims_of_roles(self) -> frozenset[str]:
+        """The names of the claims that roles are computed from."""
+        names = {claim.name for claim in self.role_claims}
+        return frozenset(names | {VERIFIED} if EMAIL in names else names)
+
     def kept_claims(self, claims: Mapping[str, Any]) -> dict[str, Any]:
         """The claims that roles are computed from, without others."""
-        return {claim.name: claims[claim.name] for claim in self.role_claims if claim.name in claims}
+        return {name: claims[name] for name in self.claims_of_roles if name in claims}

@@ -1,14 +1,21 @@
-"""Email over SMTP, with STARTTLS unless the configuration turns it off. Proxies for HTTP do not apply to it."""
+"""Email over SMTP, with STARTTLS unless the configuration turns it off. Proxies for HTTP do not apply to it.
 
+INVARIANT: nothing that an agent wrote becomes a link. Mail programs make links of addresses in plain text.
+"""
+
+import re
 import smtplib
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 
+from mcp_guard.core.visible_text import escape
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
 
 TIMEOUT_SECONDS = 10
+_LINK = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)
+"""What mail programs know an address by."""
 
 
 def send(destination: Destination, message: Message) -> None:
@@ -18,7 +25,7 @@ def send(destination: Destination, message: Message) -> None:
     mail["Subject"] = message.title[:200]
     mail["Date"] = format_datetime(datetime.fromtimestamp(message.at, UTC))
     mail["Message-ID"] = f"<{message.id}@mcp-guard>"
-    mail.set_content("\n\n".join(message.lines) + "\n")
+    mail.set_content(_with_one_link("\n\n".join(message.lines), message.link) + "\n")
     try:
         with smtplib.SMTP(options["host"], options["port"], timeout=TIMEOUT_SECONDS) as server:
             if options["starttls"]:
@@ -29,3 +36,8 @@ def send(destination: Destination, message: Message) -> None:
     except (OSError, smtplib.SMTPException) as error:
         code = f" {error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else ""
         raise DeliveryError(f"the mail server did not accept it ({type(error).__name__}{code})") from None
+
+
+def _with_one_link(text: str, link: str) -> str:
+    """The text, in which every address but this one is taken apart."""
+    return link.join(_LINK.sub(lambda match: escape(match[0]), part) for part in text.split(link))

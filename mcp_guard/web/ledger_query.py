@@ -52,7 +52,7 @@ class LedgerQuery:
 
 def read_query(pairs: Iterable[tuple[str, str]], now: Micros) -> LedgerQuery:
     """`pairs` are the members of the address. Never raises: what cannot be read is a problem."""
-    entered: dict[str, list[str]] = {}
+    entered: dict[str, dict[str, None]] = {}
     problems: list[str] = []
     known = (*FILTERS, "kind", "show", "since", "until", "below")
     for name, value in pairs:
@@ -62,9 +62,9 @@ def read_query(pairs: Iterable[tuple[str, str]], now: Micros) -> LedgerQuery:
             close = nearest(name[:MAX_VALUE], known)
             meant = say("; did you mean `{}`?", close) if close else ""
             problems.append(say("there is no filter `{}`{}", name[:MAX_VALUE], meant))
-        elif value.strip() and value.strip() not in entered.setdefault(name, []):
-            entered[name].append(value.strip())
-    text = {name: tuple(values) for name, values in entered.items() if values}
+        elif value.strip():
+            entered.setdefault(name, {})[value.strip()] = None
+    text = {name: tuple(values) for name, values in entered.items()}
     for name, values in text.items():
         problems += _check(name, values)
     since, until = _read_times(text, now, problems)

@@ -93,7 +93,7 @@ class ShareMiddleware:
 
     def __init__(self, app: Any, origin: str, find_owner: Callable[[str], Awaitable[str | None]]) -> None:
         self._app, self._origin, self._find_owner = app, origin, find_owner
-        self._shares: WeakValueDictionary[str, anyio.Semaphore] = WeakValueDictionary()
+        self._shares: WeakValueDictionary[tuple[str, str], anyio.Semaphore] = WeakValueDictionary()
         """By owner, or by a token of nobody, as long as a request of theirs is answered."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -105,7 +105,8 @@ class ShareMiddleware:
             owner = await self._find_owner(token)
         except LedgerError:  # which the page will say
             owner = None
-        share = self._shares.setdefault(owner or token, anyio.Semaphore(AT_ONCE))
+        # A token of nobody is not among owners: it would take the share of the person whose id it repeats.
+        share = self._shares.setdefault(("owner", owner) if owner else ("token", token), anyio.Semaphore(AT_ONCE))
         async with share:
             await self._app(scope, receive, send)
 

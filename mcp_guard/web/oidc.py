@@ -284,7 +284,7 @@ class OidcClient:
 
         Raises: SignInFailed.
         """
-        needed = {self._provider.subject_claim, *(claim.name for claim in self._provider.role_claims)}
+        needed = {self._provider.subject_claim, *self._provider.claims_of_roles}
         endpoint, access_token = metadata.get("userinfo_endpoint"), tokens.get("access_token")
         if needed <= claims.keys() or not isinstance(endpoint, str) or not isinstance(access_token, str):
             return claims

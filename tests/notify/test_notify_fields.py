@@ -130,6 +130,15 @@ async def test_every_notifier_carries_the_chosen_fields_only(harness: Harness, k
         assert ", approved by Alice" not in some
 
 
+async def test_mail_leads_to_the_request_and_nowhere_else(harness: Harness) -> None:
+    message = message_for(harness, await hold(harness))
+    written = replace(message, lines=(*message.lines, "paid at https://other.example/ap and www.other.example"))
+    sent = by_email(harness.folder, written)
+    assert f"Decide at {message.link} or" in sent
+    assert "https://other" not in sent
+    assert "www." not in sent
+
+
 async def test_push_carries_no_field_because_a_lock_screen_shows_it(harness: Harness) -> None:
     sent = by_push(harness.folder, message_for(harness, await hold(harness, *CHOSEN)))
     assert not [value for value in ("50000", "paid", "DE89") if value in sent]

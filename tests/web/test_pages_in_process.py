@@ -183,6 +183,27 @@ async def test_one_person_has_a_share_of_the_pages_in_however_many_sessions() ->
     assert most == {"a": AT_ONCE, "b": AT_ONCE, "": 3 * AT_ONCE}
 
 
+async def test_a_token_of_nobody_takes_no_share_of_the_person_whose_id_it_repeats() -> None:
+    released = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if "nobody" in scope["path"]:
+            await released.wait()
+        await Response()(scope, receive, send)
+
+    async def owner_of(token: str) -> str | None:
+        return "alice" if token == "hers" else None
+
+    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1", owner_of))
+    async with httpx.AsyncClient(transport=shared, base_url="http://localhost:1") as client, asyncio.TaskGroup() as all:
+        for _ in range(AT_ONCE):
+            all.create_task(client.get("/nobody", headers={"authorization": "Bearer alice"}))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await client.get("/", headers={"authorization": "Bearer hers"})
+        released.set()
+
+
 async def test_the_next_approver_is_told_of_a_vote_by_a_key_that_was_removed(pages: Pages) -> None:
     id = await pages.hold()
     alice = await pages.sign_in(code=pages.code("alice", "enrolment_code"))
