@@ -34,15 +34,15 @@ def evaluate(call: Call, answer: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "copies"),
-    [(words(SIZE), 1), ("%25" * (SIZE // 6), 1), (b64encode(b"x: 1 " * 40_000).decode(), 8)],
+    ("text", "copies", "limit"),
+    [(words(SIZE), 1, 20), ("%25" * (SIZE // 6), 1, 50), (b64encode(b"x: 1 " * 40_000).decode(), 8, 5)],
     ids=["words", "escapes", "more than is kept"],
 )
-def test_reading_a_long_text_costs_little_more_than_its_normal_form(text: str, copies: int) -> None:
-    unit = cpu_seconds(partial(matching.plain, words(SIZE)))
+def test_reading_a_long_text_costs_little_more_than_its_normal_form(text: str, copies: int, limit: float) -> None:
+    unit = cpu_seconds(partial(matching.plain, words(len(text) * copies)))
     request = ToolCallRequest(TOOL.listed_as, {"to": "a@b.example", "text": text})
     call = describe(DescriptionRules(), "call", make_instance(task=TASK), request, TOOL)
-    assert_once_below(20, lambda: cpu_seconds(partial(evaluate, call, reply(text * copies))) / unit)
+    assert_once_below(limit, lambda: cpu_seconds(partial(evaluate, call, reply(text * copies))) / unit)
 
 
 @given(st.text(st.sampled_from("%0123456789abcdefABCDEFxä€ ")))
