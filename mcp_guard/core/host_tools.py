@@ -34,7 +34,8 @@ class Workspace:
     """Where the agent works. `root` is the folder that the agent was started for, `folder` where the call is made.
 
     `resolve` follows the links of an absolute path, as the agent's system would. `finds_repository` says whether Git
-    finds a `.git` from a folder upwards before anything else, and `expand` what a pattern stands for.
+    finds a `.git` from a folder upwards before anything else, `expand` what a pattern stands for, and `exists` whether
+    there is such a file.
     """
 
     root: str
@@ -42,6 +43,7 @@ class Workspace:
     resolve: Callable[[str], str] = posixpath.normpath
     finds_repository: Callable[[str], bool] = lambda _: True
     expand: Callable[[str], list[str]] = lambda _: []
+    exists: Callable[[str], bool] = lambda _: True
 
     def absolute(self, path: str) -> str:
         return posixpath.join(self.folder, path)
@@ -59,7 +61,8 @@ def _is_below(path: str, folders: Iterable[str]) -> bool:
 
 
 SECRET_NAMES = re.compile(
-    r"""\.env(\..*|rc)? | .*\.(pem|key|p12|pfx|jks|keystore|kdbx|ovpn|ppk|asc|gpg) | id_(rsa|dsa|ecdsa|ed25519)(_sk)?
+    r"""\.env([._-].*|rc)? | .*\.(env|pem|key|p12|pfx|jks|keystore|kdbx|ovpn|ppk|asc|gpg)
+    | id_(rsa|dsa|ecdsa|ed25519)(_sk)?
     | \.(netrc|npmrc|pypirc|pgpass|git-credentials|htpasswd|my\.cnf|boto|s3cfg|dockercfg|vault-token) | _netrc
     | .*(secret|credential|password|passwd|token)s?(\.[a-z0-9]+)? | shadow | kubeconfig | .*\.kubeconfig
     | (service[-_]?account|client_secret).*\.json | terraform\.tfstate(\.backup)? | .*\.tfvars""",
@@ -68,12 +71,16 @@ SECRET_NAMES = re.compile(
 SECRET_FOLDERS = names(
     ".ssh .gnupg .aws .azure .gcloud gcloud .kube .docker .password-store keyrings .mozilla .config/gh"
 )
-EXAMPLES = re.compile(r"\.env\.(example|sample|template|dist)|.*\.pub", re.IGNORECASE)
-"""Names that look like those of secrets and hold none."""
+EXAMPLES = re.compile(
+    r"\.env\.(example|sample|template|dist)|(example|sample|template|process|.*meta)\.env|.*\.pub", re.I
+)
+"""Names that look like those of secrets and hold none; `process.env` is an expression."""
 PROTECTED = re.compile(
-    r"""(^|/)( \.(claude|gemini|cursor|codex|git|githooks|husky|vscode|idea|circleci|devcontainer)(/.*)?
+    r"""(^|/)( \.(claude|gemini|cursor|codex|git|githooks|husky|vscode|idea|circleci|devcontainer|agents
+    |opencode|kiro|roo|continue|zed)(/.*)?
     | \.claude\.json | \.mcp\.json | \.github/(workflows|actions)/.* | \.github/copilot-instructions\.md
-    | \.gitlab-ci\.yml | \.envrc | \.(bash|zsh)rc | \.(bash_|z)?profile | \.zshenv | \.gitconfig | \.?mise\.toml
+    | \.gitlab-ci\.yml | \.envrc | \.(bash|zsh)rc | \.(bash_|z)(profile|aliases|env|login|logout) | \.profile
+    | \.gitconfig | \.config/git/.* | \.?mise\.toml
     | \.yarnrc(\.yml)? | \.pre-commit-config\.yaml | \.?lefthook\.ya?ml | \.lintstagedrc.* | lint-staged\.config\..*
     | (CLAUDE|AGENTS|GEMINI)(\.local|\.override)?\.md | \.(cursor|windsurf|cline)rules(/.*|-.*)? )$""",
     re.VERBOSE | re.IGNORECASE,
@@ -81,8 +88,9 @@ PROTECTED = re.compile(
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
-MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 256, 20, 64
-"""Characters of a pattern that are compared, patterns of a line that are looked up, and what braces stand for."""
+MAX_PATH, MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 4096, 256, 20, 64
+"""Characters of a path, those of a pattern that are compared, patterns of a line that are looked up, and what braces
+stand for."""
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -217,6 +225,7 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
     place = replace(place, resolve=lru_cache(maxsize=None)(place.resolve))
     arguments: Json = {"options": sorted(rest), "more": dump(dict(rest)) if rest else ""}
     if name == "Bash":
+        place = replace(place, folder=place.absolute(_text(said, "folder"))) if "folder" in said else place
         return arguments | _of_line(_text(said, "command"), place)
     if name == "Patch":
         return arguments | _of_patch(_text(said, "patch"), place)
@@ -248,10 +257,15 @@ def _text(said: Mapping[str, Any], member: str) -> str:
     return value
 
 
+_TRIMMED = re.compile(r"[\s\ufeff]|.*[\s\ufeff]\Z", re.DOTALL)
+
+
 def _of_path(said: Mapping[str, Any], place: Workspace, is_optional: bool = False) -> Json:
     text = "." if is_optional and said.get("path") in (None, "") else _text(said, "path")
-    if not text or "\0" in text:
-        raise UnknownShape("`path` is empty")
+    if not text or "\0" in text or len(text) > MAX_PATH:
+        raise UnknownShape(f"`path` is empty or has more than {MAX_PATH} characters")
+    if _TRIMMED.match(text):
+        raise UnknownShape("`path` begins or ends with white space, which agents take away")
     path = place.absolute(text)
     seen = (path, place.resolve(path))
     is_home = text.startswith("~")  # some agents replace it by the home folder
@@ -270,7 +284,10 @@ def _of_patterns(patterns: Iterable[str], place: Workspace, path: Json) -> Json:
         "inside": path["inside"] and all(map(place.holds, folders)),
         "secret": path["secret"]
         or any(
-            may_hold_secrets(text) or may_match_secrets(text) for pattern in patterns for text in alternatives(pattern)
+            may_hold_secrets(text) or may_match_secrets(text)
+            for pattern in patterns
+            for part in {pattern, *re.split(r"[\s,]+", pattern)}
+            for text in alternatives(part)
         ),
     }
 

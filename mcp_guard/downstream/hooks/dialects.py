@@ -4,15 +4,16 @@ To add one, add its row to `DIALECTS`, its files to `clients/hooks.py`, and its 
 as documented by each agent, and as its version in tests/hosts sends them (docs/howto/coding-agents.md).
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
 from mcp_guard.core.canonical import Unacceptable, parse
-from mcp_guard.core.host_tools import OTHER, UnknownShape
+from mcp_guard.core.host_tools import OTHER, UnknownShape, Workspace
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible
 
@@ -70,12 +71,13 @@ MAX_ID = 512
 class ToolShape:
     """A tool of the host by the guard's name. `members` are the agent's names of the arguments, first one first;
     `defaults` are the values of those that may be missing, and `ignored` what a model says about a call in free text,
-    which changes nothing about it."""
+    which changes nothing about it. `searches`: a file that is not at its relative path is looked for elsewhere."""
 
     name: str
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    searches: bool = False
 
     def read(self, input: Json) -> tuple[Json, Json]:
         """The arguments under the guard's names, and the other members. Raises: UnknownShape if the agent could read
@@ -94,7 +96,8 @@ class ToolShape:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One coding agent. `session` and `call` are members of its payloads; without `call`, calls are told apart by what
-    they do. `mcp_prefix` begins the names of the tools of MCP servers, which `mcp_separator` ends.
+    they do. `mcp_prefix` begins the names of the tools of MCP servers, which `mcp_separator` ends. `ignored` are
+    members that it adds to the input of every tool, and `respelled` what it reads otherwise in a path.
     """
 
     id: str
@@ -111,9 +114,24 @@ class Dialect:
     folder: tuple[str, ...] = ("cwd",)
     mcp_prefix: str = "mcp__"
     mcp_separator: str = "__"
+    ignored: tuple[str, ...] = ()
+    respelled: str = ""
 
     def shape_of(self, tool: str) -> ToolShape:
         return self.tools.get(tool) or ToolShape(OTHER)
+
+    def read_tool(self, tool: str, input: Json, place: Workspace) -> tuple[str, Json, Json]:
+        """The tool of the host, its arguments, and the other members. Raises: UnknownShape."""
+        shape = self.shape_of(tool)
+        said, rest = shape.read({name: value for name, value in input.items() if name not in self.ignored})
+        path = said.get("path")
+        if isinstance(path, str) and self.respelled and re.search(self.respelled, path):
+            raise UnknownShape(f"`{path[:80]}` is another path for {self.title}; use one without `%` or `@`")
+        if isinstance(path, str) and shape.searches and path[:1] != "/" and not place.exists(place.absolute(path)):
+            raise UnknownShape(
+                f"`{path[:80]}` does not exist, and would be looked for elsewhere; use its absolute path"
+            )
+        return shape.name, {"tool": tool} if shape.name == OTHER else said, rest
 
     def mcp_tool(self, tool: str) -> tuple[str, str, bool] | None:
         """Server and tool, if it is one of an MCP server, and whether the name says for certain which server's."""
@@ -230,6 +248,7 @@ DIALECTS: tuple[Dialect, ...] = (
         CLAUDE_EVENTS,
         {
             "Bash": BASH,
+            "Monitor": BASH,
             "Edit": EDIT,
             "MultiEdit": ToolShape("MultiEdit", {"path": _FILE, "edits": ("edits",)}),
             "Write": WRITE,
@@ -270,8 +289,8 @@ DIALECTS: tuple[Dialect, ...] = (
             "SessionEnd": Kind.END,
         },
         {
-            "run_shell_command": BASH,
-            "replace": EDIT,
+            "run_shell_command": replace(BASH, members={**BASH.members, "folder": ("dir_path", "directory")}),
+            "replace": replace(EDIT, searches=True),
             "write_file": WRITE,
             "read_file": READ,
             "glob": GLOB,
@@ -284,6 +303,8 @@ DIALECTS: tuple[Dialect, ...] = (
         _allow_plain,
         _deny_gemini,
         call="",
+        ignored=("wait_for_previous",),
+        respelled="%[0-9A-Fa-f]{2}|^@",  # it decodes `%XX`, and takes `@` before a path away
         mcp_prefix="mcp_",
         mcp_separator="_",
     ),

@@ -244,7 +244,7 @@ class HookServer:
         root = request.project or event.folder
 
         def place(folder: str) -> Workspace:
-            return Workspace(root, folder, follow_links, finds_repository, expand)
+            return Workspace(root, folder, follow_links, finds_repository, expand, os.path.exists)
 
         transport = NoClient(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
         session = HookSession(

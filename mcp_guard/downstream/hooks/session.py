@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.host_tools import HOST, OTHER, UnknownShape, Workspace, arguments_of
+from mcp_guard.core.host_tools import HOST, UnknownShape, Workspace, arguments_of
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.names import listed_name
 from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind
@@ -199,11 +199,8 @@ class HookSession:
             server, tool, is_certain = mcp
             said = {"server": server, "tool": tool, "guarded": is_certain and self._is_guarded(server)}
             return "Mcp", arguments_of("Mcp", said, event.input, place, _dump)
-        shape = self._dialect.shape_of(event.tool)
-        said, rest = shape.read(event.input)
-        if shape.name == OTHER:
-            said = {"tool": event.tool}
-        return shape.name, arguments_of(shape.name, said, rest, place, _dump)
+        name, said, rest = self._dialect.read_tool(event.tool, event.input, place)
+        return name, arguments_of(name, said, rest, place, _dump)
 
     def _why_denied(self, call: OpenCall) -> str:
         if (approval := call.pending) is not None:
