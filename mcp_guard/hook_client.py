@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
             "hint: start it with `mcp-guard serve`, or remove the hook with `mcp-guard unwrap --hooks`; "
             "`mcp-guard doctor` says what is wrong\n"
         )
-        return WARNED if is_harmless(payload) else DENIED
+        return code_without_guard(payload)
     sys.stdout.buffer.write(stdout)
     sys.stdout.flush()
     sys.stderr.buffer.write(stderr)
@@ -65,14 +65,14 @@ def ask(agent: str, path: str, seconds: float, payload: bytes, margin: float = M
     return exit_code, rest[:out], rest[out:]
 
 
-def is_harmless(payload: bytes) -> bool:
-    """Whether the payload is certainly of an event that decides nothing."""
+def code_without_guard(payload: bytes) -> int:
+    """The exit code if the guard was not asked: `DENIED`, unless the event certainly decides nothing."""
     import json
 
     try:
-        return json.loads(payload)["hook_event_name"] in HARMLESS
+        return WARNED if json.loads(payload)["hook_event_name"] in HARMLESS else DENIED
     except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return DENIED
 
 
 if __name__ == "__main__":

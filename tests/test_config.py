@@ -185,6 +185,7 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD.replace("upstreams.crm", "upstreams.CRM"), "`CRM` cannot prefix tool names"),
         (GOOD.replace("upstreams.crm", "upstreams.a__b"), "`a__b` cannot prefix tool names"),
         (GOOD.replace('owner = "bob"', ""), "agents.worker.owner: this key is required"),
+        (GOOD.replace('owner = "bob"', 'owner = ""'), "agents.worker.owner: must have 1 or more characters"),
         (GOOD + '[tools."erp__x"]\neffect = "read"', "tools.erp__x: upstream `erp` is not configured"),
         (GOOD + '[tools."crm__x"]\neffect = "reads"', "tools.crm__x.effect"),
         (GOOD + DEAL, "tools.crm__x.resource.type: type `Deal` is not configured"),

@@ -4,17 +4,24 @@
 """
 
 import argparse
+import sys
 
 from mcp_guard import hook_client
 from mcp_guard.cli.options import make_parser
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.cli.output import print_error
+from mcp_guard.core.errors import ConfigError, GuardError
 
 AGENTS = ("claude-code", "codex", "gemini-cli", "cursor")
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    return hook_client.main([options.agent, options.socket or socket_of(options), str(options.seconds)])
+    try:
+        socket = options.socket or socket_of(options)
+    except GuardError as error:  # its own exit code would let the tool run
+        print_error(error)
+        return hook_client.code_without_guard(sys.stdin.buffer.read())
+    return hook_client.main([options.agent, socket, str(options.seconds)])
 
 
 def socket_of(options: argparse.Namespace) -> str:

@@ -31,6 +31,8 @@ def read_file(path: Path, missing_ok: bool = False) -> FileSnapshot:
         if missing_ok:
             return FileSnapshot(real, "", None)
         raise ConfigError(f"there is no `{path}`", "mcp-guard wrap lists the files that it finds") from None
+    except IsADirectoryError:
+        raise ConfigError(f"`{path}` is a folder", "name the client's file in it: --file FILE") from None
     except UnicodeDecodeError:
         raise ConfigError(f"`{path}` is not text (UTF-8)", "save it as UTF-8 first") from None
     except OSError as error:

@@ -66,7 +66,7 @@ MIN_TOOL_NAME = 44
 
 
 class AgentConfig(Model):
-    owner: str
+    owner: Annotated[str, Field(min_length=1)]
     groups: tuple[str, ...] = ()
     on_behalf_of: str | None = None
     credential_seconds: Annotated[int, Field(gt=0, le=MAX_CREDENTIAL_DAYS * 86400)] = 8 * 3600

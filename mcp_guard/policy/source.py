@@ -158,10 +158,17 @@ def read_files(path: Path) -> dict[str, str]:
         if not files:
             hint = "without a policy every call is denied; mcp-guard policy new TOOL starts a file"
             raise PolicyError(f"no `*.cedar` file in `{path}`", hint)
-        return {file.name: file.read_text() for file in files}
-    except (OSError, UnicodeDecodeError) as error:
+        return {file.name: _read_text(file) for file in files}
+    except OSError as error:
         hint = "check the path (`guard.policies` in the configuration); mcp-guard policy new TOOL starts a file"
         raise PolicyError(f"cannot read the policies in `{path}`: {reason_of(error)}", hint) from None
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"cannot read `{file}`: {reason_of(error)}", "correct it, or move it away") from None
 
 
 def _read_policy(

@@ -1,6 +1,8 @@
 """`wrap --hooks`, `unwrap --hooks`, and what `doctor` says of hooks."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,16 @@ def test_hooks_are_installed_and_removed_byte_for_byte(home: Path, capsys: pytes
     assert run(capsys, "unwrap", "claude-code", "--hooks", "--yes")[0] == 0
     assert file.read_text() == SETTINGS
     assert "nothing to remove" in run(capsys, "unwrap", "claude-code", "--hooks", "--yes")[1]
+
+
+@pytest.mark.parametrize(("event", "code"), [("PreToolUse", 2), ("Stop", 1)])
+def test_a_hook_without_a_configuration_denies_what_decides(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, event: str, code: int
+) -> None:
+    payload = json.dumps({"hook_event_name": event}).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(payload)))
+    exit_code, said = run(capsys, "hook", "claude-code")
+    assert (exit_code, "no configuration" in said) == (code, True)
 
 
 def test_a_file_that_was_not_there_is_gone_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

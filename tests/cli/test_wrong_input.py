@@ -26,6 +26,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").write_bytes(b"")
     (folder / "broken.cedar").write_text("permit (")
     (folder / "broken.toml").write_text("x =\n")
+    (folder / "policies").mkdir()
+    (folder / "policies" / "a.cedar").write_bytes(b"\xff")
     return folder
 
 
@@ -42,6 +44,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("policy fmt {}/none", 4, "cannot read the policies in `{}/none`: No such file or directory", "check the path"),
         ("init {}/empty", 3, "cannot write `{}/empty/mcp-guard.toml`: `{}/empty` is a file", "name another one"),
         ("completion agents --config {}/none", 3, "cannot read `{}/none`: No such file or directory", "--config FILE"),
+        ("policy fmt {}/policies", 4, "cannot read `{}/policies/a.cedar`: it is not text in UTF-8", "correct it"),
+        ("wrap cursor --file {}", 3, "`{}` is a folder", "name the client's file in it"),
         ("wrap cursr", 3, "unknown client `cursr`", "did you mean `cursor`? one of: "),
         ("call up__echo [1]", 2, "`[1]` is not a JSON object; write ", "mcp-guard call --help"),
         ("instances issue --thumbprint abc", 2, "`abc` is not a thumbprint (RFC 7638)", "mcp-guard instances issue"),

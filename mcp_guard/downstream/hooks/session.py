@@ -206,7 +206,7 @@ class HookSession:
         if (approval := call.pending) is not None:
             return (
                 f"held by mcp-guard: approval {approval.id} on {', '.join(approval.routes)} is not decided yet. "
-                "Nothing was run. Make exactly the same call again to go on waiting, or to run it once it is approved."
+                "Nothing was run. Make exactly the same call again to keep waiting, or to run it once it is approved."
             )
         reply = call.reply or {}
         if "error" in reply:

@@ -70,7 +70,7 @@ KEYS = frozenset(
      "rates", "sequences", "meta", "template", "history", "time", "signals", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
-FORMAT = "docs/howto/write-a-policy.md explains the format"
+FORMAT = "docs/reference/policies.md#cases explains the format"
 ORIGINS = ("provenance", "sinks")
 
 

@@ -80,6 +80,11 @@ class LintInput:
     has_time_zone: bool = False
     """Whether the configuration names the time zone of the environment."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every file could be read, so that the policies are all of the set."""
+        return all(problem.policy for problem in self.problems)
+
     def rules(self) -> Ruleset:
         return Ruleset(self.policies, action_groups(self.schema) if self.schema else {})
 
@@ -133,7 +138,7 @@ def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
 
     They are found beside problems of named policies, such as an unknown route; files that cannot be read come first.
     """
-    if lint_input.schema is None or not all(problem.policy for problem in lint_input.problems):
+    if lint_input.schema is None or not lint_input.is_complete:
         return
     try:
         problems = _find_problems(lint_input, lint_input.schema)
@@ -274,6 +279,8 @@ def _is_never(condition: Json) -> bool:
 
 def uncovered_effects(lint_input: LintInput) -> Iterator[LintFinding]:
     """Effects that no permit covers, and destructive tools without a forbid or gate."""
+    if not lint_input.is_complete:
+        return
     rules = lint_input.rules()
     effects = {
         effect: [name for name, action in lint_input.tools().items() if _is_in(action, effect)] for effect in Effect
@@ -408,6 +415,8 @@ NAMES_OF_GATE = ("approve", "approval", "approvers", "route", "gate")
 
 
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
+    if not lint_input.is_complete:
+        return
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
         yield LintFinding(
