@@ -29,7 +29,7 @@ def note_if_new(writer: Writer, settings: Settings, note: Callable[[str], None])
         note(f"started a new ledger: `{writer.store.name}`")
         in_file = "stop the guard and set guard.state_dir to its folder"
         elsewhere = "set ledger.database and guard.origin as they were"
-        note(f"hint: to go on with an earlier one, {elsewhere if settings.database else in_file}")
+        note(f"hint: to continue an earlier one, {elsewhere if settings.database else in_file}")
 
 
 def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], None]) -> None:

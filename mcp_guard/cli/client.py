@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         print_text("mcp-guard: the guard was stopped before it answered", file=sys.stderr)
     except UnusableAnswer as answer:
         print_text(f"mcp-guard: {answer}", file=sys.stderr)
-        print_hint("mcp-guard show tells whether the call ran")
+        print_hint("mcp-guard show says whether the call ran")
     return NEGATIVE
 
 
@@ -101,6 +101,8 @@ def show_tools(tools: list[Json], as_json: bool) -> int:
     else:
         rows = ((tool["name"], (str(tool.get("description") or "").strip().splitlines() or [""])[0]) for tool in tools)
         print_table(("tool", "description"), rows)
+        if not tools:
+            print_hint("no tool is listed for this agent; mcp-guard tools list says why")
     return OK
 
 

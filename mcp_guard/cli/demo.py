@@ -74,7 +74,8 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"cannot create `{folder}`: {error.strerror}", "name a folder that does not exist") from None
+        hint = "name a new folder, in one that you can write"
+        raise ConfigError(f"cannot create `{folder}`: {error.strerror}", hint) from None
 
 
 def prepare(folder: Path) -> Path:

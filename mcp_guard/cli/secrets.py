@@ -44,7 +44,7 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         print_json([{"key": k, "source": s, "place": p, "state": t} for k, s, p, t in rows], indent=2)
     elif not rows:
-        print_text("no secret in the configuration", file=sys.stderr)
+        print_text("the configuration refers to no secret", file=sys.stderr)
     else:
         print_table(("key", "source", "place", "state"), rows)
     return 1 if any(state.failure for state in states) else 0

@@ -239,9 +239,9 @@ def _note(name: str, verdict: str, text: str, at: Micros) -> Json:
     return {"by": str(visible(name)), "verdict": verdict, "note": str(visible_lines(text)), "at": format_time(at)}
 
 
-_REPEAT = "make the call again if it is still needed: it is decided anew"
+_REPEAT = "make the call again if it is still needed: it is decided again"
 _NEXT = {
-    ApprovalState.REQUESTED: f"a person has not decided yet; call `{AWAIT}` with this id, or go on with something else",
+    ApprovalState.REQUESTED: f"a person has not decided yet; call `{AWAIT}` with this id; other work can go on",
     ApprovalState.APPROVED: f"call `{AWAIT}` with this id: the call is made once, and its result returned",
     ApprovalState.DENIED: "the call was not made; do not repeat it as it is",
     ApprovalState.EXPIRED: _REPEAT,

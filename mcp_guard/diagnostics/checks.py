@@ -51,7 +51,7 @@ def secrets(snapshot: GuardSnapshot) -> CheckResults:
             results += problem("secrets", what, state.hint)
     number, unread = len(snapshot.secrets), sum(not state.is_read for state in snapshot.secrets)
     if results or not number:
-        return results or ok("secrets", "no secret in the configuration")
+        return results or ok("secrets", "the configuration refers to no secret")
     note = f"; not run: {count(unread, 'command')}" if unread else ""
     return ok("secrets", f"{count(number - unread, 'secret')} can be read{note}")
 

@@ -18,7 +18,7 @@ def connection(snapshot: GuardSnapshot) -> CheckResults:
         return problem("connection", f"an MCP client could not use the guard: {tried.failure}", "mcp-guard call")
     what = f"an MCP client speaks {tried.protocol_version} with the guard, and is listed"
     if not tried.tools:
-        return warning("connection", f"{what} no tools", "mcp-guard tools list tells why")
+        return warning("connection", f"{what} no tools", "mcp-guard tools list says why")
     return ok("connection", f"{what} {count(tried.tools, 'tool')}")
 
 

@@ -153,5 +153,5 @@ def _revoke_agents_of_foreign_tokens(tx: Transaction, by: str) -> tuple[str, ...
         if row.instance.id in revoked and len(row.instance.credential_id) > OWN_CREDENTIAL_LENGTH
     }
     for name in sorted(agents):
-        registry.revoke(tx, ("agent", name), "a token of its was revoked before the ledger was migrated", by)
+        registry.revoke(tx, ("agent", name), "one of its tokens was revoked before the ledger was migrated", by)
     return tuple(sorted(agents))

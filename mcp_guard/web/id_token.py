@@ -194,7 +194,7 @@ def _check_age(claims: Json, expected: Expected, now: int) -> None:
         raise SignInFailed(problem, ASK_OPERATOR, 403)
     if now - at > expected.max_age + SKEW_SECONDS:
         raise SignInFailed(
-            "the identity provider did not ask you to sign in anew", "sign out there, then sign in again"
+            "the identity provider did not ask you to sign in again", "sign out there, then sign in again"
         )
 
 

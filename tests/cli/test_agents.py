@@ -127,7 +127,7 @@ def test_an_unknown_agent_to_disable_leads_to_the_agents_there_are(
 
 
 def test_a_configuration_without_secrets_has_no_table_of_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, config, "secrets", "list") == (0, "", "no secret in the configuration\n")
+    assert run(capsys, config, "secrets", "list") == (0, "", "the configuration refers to no secret\n")
 
 
 def test_a_credential_that_outlives_the_default_is_noted_and_none_outlives_ten_years(

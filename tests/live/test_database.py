@@ -24,7 +24,7 @@ def test_calls_of_a_guard_are_in_the_database(tmp_path: Path, monkeypatch: pytes
         assert "hello" in text(client.call("s__echo", {"text": "hello"}))
     assert client.stderr.splitlines() == [
         f"mcp-guard: started a new ledger: `postgresql://127.0.0.1:{server().port}/postgres ({ORIGIN})`",
-        "mcp-guard: hint: to go on with an earlier one, set ledger.database and guard.origin as they were",
+        "mcp-guard: hint: to continue an earlier one, set ledger.database and guard.origin as they were",
     ]
     assert len(seen(tmp_path, "s")) == 1
     assert not (tmp_path / "state" / "ledger.sqlite").exists()

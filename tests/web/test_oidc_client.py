@@ -265,7 +265,7 @@ async def test_a_missing_time_of_sign_in_is_refused_where_it_is_demanded(provide
     provider.control("alter", {"claims": {"auth_time": None}})
     assert "did not say when you signed in" in (await refused(client(provider), demand=Demand(max_age=60))).message
     provider.control("alter", {"claims": {"auth_time": int(time.time()) - 3600}})
-    assert "did not ask you to sign in anew" in (await refused(client(provider), demand=Demand(max_age=60))).message
+    assert "did not ask you to sign in again" in (await refused(client(provider), demand=Demand(max_age=60))).message
 
 
 async def test_a_provider_that_is_down_is_said_to_be_and_asked_again_after_a_pause() -> None:

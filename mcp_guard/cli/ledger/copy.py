@@ -118,7 +118,7 @@ def say(options: argparse.Namespace, configured: Settings, ledger: Path, target:
             [
                 (
                     f"mv {quote(str(ledger))} {quote(f'{ledger}.unused')}",
-                    "so that no guard goes on with it: there would be two ledgers",
+                    "so that no guard continues with it: there would be two ledgers",
                 ),
                 ("mcp-guard doctor", "diagnose problems; then start the guards"),
             ]

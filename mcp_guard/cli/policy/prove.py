@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--needs", nargs=2, metavar=("ROUTE", "ACTION"), help="no such call happens without approval by this route"
     )
     statement.add_argument("--never", metavar="ACTION", help="no such call happens, with or without approval")
-    parser.add_argument("--when", metavar="EXPR", help="only calls that fulfil this condition, in Cedar's syntax")
+    parser.add_argument("--when", metavar="EXPR", help="only calls that satisfy this condition, in Cedar's syntax")
     parser.add_argument(
         "--candidate", type=Path, metavar="PATH", help="policies to look at (default: the configured ones)"
     )
@@ -141,7 +141,7 @@ def _report_claim(
     verdict = overall(proofs)
     notes = []
     if verdict is Verdict.PROVED and when is not None and not prover.can_apply(when):
-        notes.append("no request fulfils the condition, so this says nothing about the policies")
+        notes.append("no request satisfies the condition, so this says nothing about the policies")
     if options.json:
         tools = [as_json(proof) for proof in proofs]
         print_json({"statement": statement(options), "verdict": verdict, "tools": tools, "notes": notes}, indent=2)
