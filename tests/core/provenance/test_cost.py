@@ -35,7 +35,7 @@ def evaluate(call: Call, answer: Json) -> None:
 
 @pytest.mark.parametrize(
     ("text", "copies", "limit"),
-    [(words(SIZE), 1, 20), ("%25" * (SIZE // 6), 1, 50), (b64encode(b"x: 1 " * 40_000).decode(), 8, 5)],
+    [(words(SIZE), 1, 25), ("%25" * (SIZE // 6), 1, 80), (b64encode(b"x: 1 " * 40_000).decode(), 8, 6)],
     ids=["words", "escapes", "more than is kept"],
 )
 def test_reading_a_long_text_costs_little_more_than_its_normal_form(text: str, copies: int, limit: float) -> None:
