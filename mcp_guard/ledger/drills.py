@@ -16,7 +16,7 @@ from mcp_guard.core.describe import compute_change
 from mcp_guard.core.drills import DrillRule, drill_hash
 from mcp_guard.core.grants import UNLIMITED
 from mcp_guard.core.model import Facts, Json, Micros, Resource
-from mcp_guard.core.receipt import Draft, commitment
+from mcp_guard.core.receipt import Draft, commitment, format_time
 from mcp_guard.core.receipt_limits import truncate_texts
 from mcp_guard.core.request_meta import TRACEPARENT, canonical_request, trace_id, without_trace
 from mcp_guard.ledger import registry
@@ -132,7 +132,7 @@ def _put(tx: Transaction, choice: _Choice, route: Route, routes: Mapping[str, Ro
         expires=tx.now + route.expires,
         subject=replace(subject, drill=drill),
     )
-    decision = Draft("decision", _decision_fields(decided.body, subject), payloads, {"request": salt})
+    decision = Draft("decision", _decision_fields(decided.body, subject, tx.now), payloads, {"request": salt})
     transitions.add_request(tx, asked, replace(asked, subject=subject), tx.add(decision), routes)
     return True
 
@@ -192,8 +192,9 @@ def _retraced(meta: Json | None) -> Json | None:
     return meta | traced if meta and TRACEPARENT in meta else meta
 
 
-def _decision_fields(decision: bytes, subject: ApprovalSubject) -> Json:
+def _decision_fields(decision: bytes, subject: ApprovalSubject, now: Micros) -> Json:
     """Those of the source's decision, as of this call."""
     fields = {name: value for name, value in orjson.loads(decision).items() if name not in OF_DOCUMENT}
     fields |= {"call": subject.call, "changes": list(subject.changes), "trace": trace_id(subject.meta)}
+    fields |= {"decided_at": f"{format_time(now)[:19]}Z"} if "decided_at" in fields else {}
     return fields | ({"resource": asdict(subject.resource)} if subject.resource else {})

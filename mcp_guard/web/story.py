@@ -97,12 +97,20 @@ class Story:
         ]
 
 
-def without_telling_look_ups(receipts: Sequence[Receipt]) -> list[Receipt]:
-    """While people decide on a request of a route with drills, its receipts without the look-ups: a drill has none."""
-    own = [receipt for receipt in receipts if not is_look_up(receipt)]
-    last: Receipt = own[-1] if own else {}
+def may_be_drill(receipts: Sequence[Receipt]) -> bool:
+    """Whether people decide now on the request of these receipts, on a route with drills."""
+    last: Receipt = next((receipt for receipt in reversed(receipts) if not is_look_up(receipt)), {})
     is_open = last.get("kind") in UNDECIDED or (last.get("kind") == "approval.granted" and last.get("missing"))
-    return own if is_open and any(rule.get("drills") for rule in last.get("rules", ())) else list(receipts)
+    return bool(is_open) and any(rule.get("drills") for rule in last.get("rules", ()))
+
+
+def without_what_tells(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """The receipts without what would tell a drill while people decide: it has no look-ups, and the rates of the
+    request that it was made of."""
+    if not may_be_drill(receipts):
+        return list(receipts)
+    own = (receipt for receipt in receipts if not is_look_up(receipt))
+    return [{name: value for name, value in receipt.items() if name != "rates"} for receipt in own]
 
 
 def make_story(receipts: Sequence[Receipt], payloads: Payloads, now: str) -> Story:

@@ -38,7 +38,7 @@ from tests.promises.drilling import (
     put,
 )
 from tests.promises.engines import verify
-from tests.promises.harness import NOW, PEOPLE, SECOND, Harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, NOW, PEOPLE, SECOND, Harness, pending_id, text
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 OTHER_DEAL = DrillRule("crm__update_deal", "another deal than the ticket names", {"deal_id": "13"}, {}, ())
@@ -70,6 +70,14 @@ def shape(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: shape(member) for name, member in value.items()}
     return [shape(item) for item in value] if isinstance(value, list | tuple) else type(value).__name__
+
+
+async def test_the_time_of_a_drill_is_that_at_which_it_is_put(harness: Harness) -> None:
+    late = '@id("late") forbid (principal, action, resource) when { context.time.utc.hour > 23 };'
+    harness.load(f"{ALLOW}\n{HOLD}\n{late}")
+    await make_drill(harness)
+    decision = harness.receipts("decision")[-1]
+    assert decision["decided_at"][:19] == decision["time"][:19]
 
 
 async def test_missed_drill_permits_nothing_and_gives_no_grant(harness: Harness, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.approval import ApprovalState
+from mcp_guard.web.story import without_what_tells
 from tests.promises.drilling import HUNDREDFOLD, ROUTE, ask, call_approved, drilling, put
 from tests.promises.harness import PEOPLE, SECOND, pending_id
 from tests.web.pages_in_process import CONFIG, Pages, pages_over
 from tests.web.test_pages_in_process import enrol
 
 ROUTES = {"people": replace(ROUTE, approvers=("alice", "carol", "erin"))}
-ROLES = '[web.roles]\noperator = ["carol"]\n'
+ROLES = '[web.roles]\noperator = ["carol"]\nauditor = ["carol"]\n'
 
 
 @pytest.fixture
@@ -68,3 +69,21 @@ async def test_look_ups_that_a_drill_lacks_are_left_out_while_people_decide(page
     assert "Look-up" not in (await client.get(f"/calls/{call}")).text
     harness.approve(id, verdict="deny")
     assert "Look-up" in (await client.get(f"/calls/{call}")).text
+
+
+async def test_a_decision_is_not_explained_while_people_decide_because_that_of_a_drill_is_of_another_request(
+    pages: Pages,
+) -> None:
+    id = pending_id(await ask(pages.harness, 170))
+    path = f"/policies/decision?what={pages.harness.store.approval(id)[0].subject.call}"
+    client = await pages.sign_in("carol")
+    assert "its route has drills" in (await client.get(path)).text
+    pages.harness.approve(id, verdict="deny")
+    assert "require_approval" in (await client.get(path)).text
+
+
+def test_rates_of_a_request_are_left_out_while_people_decide() -> None:
+    decision = {"kind": "decision", "rates": {"writes": 5}}
+    asked = {"kind": "approval.requested", "rules": [{"drills": True}]}
+    assert without_what_tells([decision, asked]) == [{"kind": "decision"}, asked]
+    assert without_what_tells([decision, asked, {"kind": "approval.denied"}])[0] == decision

@@ -25,6 +25,7 @@ from mcp_guard.web.pages.requests import READERS as OF_PAYLOADS
 from mcp_guard.web.policy_replays import PolicyReplays
 from mcp_guard.web.policy_view import RECENT_DAYS, read_counts, read_set
 from mcp_guard.web.roles import READERS, Role
+from mcp_guard.web.story import may_be_drill
 
 NAV = (NavigationLink("/policies", "Policies", READERS),)
 CANDIDATE = "candidate"
@@ -137,6 +138,9 @@ def _find(store: Store, what: str, time_zone: str) -> tuple[RecordedDecision, Po
     if past.material is None:
         why = "its request was erased or redacted" if past.asked else "no policy was evaluated for it"
         raise LedgerError(f"receipt {past.receipt['seq']} cannot be explained: {why}", "choose another one")
+    if may_be_drill([orjson.loads(row.body) for row in store.receipts_of(past.receipt["call"])]):
+        what = f"receipt {past.receipt['seq']} cannot be explained while people decide on it: its route has drills"
+        raise LedgerError(what, "look again once it is decided")
     version = versions(store)(past.receipt["policy_version"])
     if version is None:
         raise LedgerError("the text of its policies is not stored", "choose another one")

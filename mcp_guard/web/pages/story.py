@@ -19,7 +19,7 @@ from mcp_guard.storage.engines import find_engine
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.entries import MALFORMED
 from mcp_guard.web.roles import READERS, Role
-from mcp_guard.web.story import Payloads, Story, make_story, without_telling_look_ups
+from mcp_guard.web.story import Payloads, Story, make_story, without_what_tells
 
 MAX_RECEIPTS = 200
 """Of one call on a page: a grant can have many uses."""
@@ -59,7 +59,7 @@ class _StoryPages:
     def _read(self, store: Store, what: str, sees_payloads: bool) -> Story:
         """Raises: HTTPException, LedgerError."""
         try:
-            receipts = without_telling_look_ups(find_receipts(store, what))[:MAX_RECEIPTS]
+            receipts = without_what_tells(find_receipts(store, what))[:MAX_RECEIPTS]
             payloads: Payloads = {}
             if sees_payloads:
                 payloads = {receipt["seq"]: read_payloads(store, receipt["seq"]) for receipt in receipts}
@@ -113,7 +113,7 @@ class _StoryPages:
     async def _seqs(self, what: str) -> list[int]:
         def read(store: Store) -> list[int]:
             try:
-                return [receipt["seq"] for receipt in without_telling_look_ups(find_receipts(store, what))]
+                return [receipt["seq"] for receipt in without_what_tells(find_receipts(store, what))]
             except LedgerError:
                 raise HTTPException(404, say("there is no receipt or call `{}`", what)) from None
             except MALFORMED:
