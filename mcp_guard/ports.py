@@ -128,6 +128,8 @@ class UpstreamTask(NamedTuple):
     """The receipt of the outcome; None while the task goes on."""
     response: Json | None = None
     """The recorded `result` or `error` member; None if it was not kept."""
+    is_elsewhere: bool = False
+    """Whether it goes on for a session of another guard that is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,10 +322,13 @@ class Ledger(Protocol):
     async def find_task(self, call: str) -> UpstreamTask | None:
         """The task in which the call of this id went on; None if there is none."""
 
-    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
+    async def due_tasks(
+        self, servers: Collection[str], asking: Instance, processes: Collection[str]
+    ) -> tuple[Sequence[UpstreamTask], bool]:
         """Open tasks of these upstreams that it is time to ask about, by what each said of its pace: some of them, and
         whether any is open. No other session of this process gets them until it is time again. Those of other instances
-        are given a little later, and those of guards that run elsewhere not at all: whose they are should ask.
+        are given a little later, and those of guards that run elsewhere not at all: whose they are should ask. Nor are
+        those of `processes`, upstreams of which `asking` has its own process, while the session that made them runs.
 
         INVARIANT: only those of the user that `asking` acts for, with whose token an upstream may be reached.
         """

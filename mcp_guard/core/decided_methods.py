@@ -46,7 +46,7 @@ def operation_name(server: str, method: str) -> str:
 @dataclass(frozen=True, slots=True)
 class DecidedMethod:
     """A method, the areas that include it, and the entity that its requests are about: the type, the argument that is
-    its id, and its attributes, all of which it always has."""
+    its id, and its attributes, all of which it has unless they are not certain (`Resource.template`)."""
 
     name: str
     areas: tuple[str, ...]
@@ -160,8 +160,9 @@ def _read_uri(tool: Tool, arguments: Json, listed: Listed) -> Json | str:
     resource = read_resource(uri, [template for template in templates if isinstance(template, str)])
     if isinstance(resource, str):
         return f"the URI was refused: {resource}"
-    attributes = {name: getattr(resource, name) for name in _URI if name != "server"}
-    return {"server": tool.server, **attributes, PARTS: dict(resource.parameters)}
+    attributes = {name: getattr(resource, name) for name in _URI if name not in ("server", "template")}
+    by_template = {} if resource.template is None else {"template": resource.template, PARTS: {**resource.parameters}}
+    return {"server": tool.server, **attributes, **by_template}
 
 
 def _read_prompt(tool: Tool, arguments: Json, listed: Listed) -> Json | str:
@@ -261,7 +262,7 @@ def targets_of(tool: Tool, item: Json, listed: Listed) -> list[Json]:
             facts = read_request(tool, {"uri": item.get("uri")}, listed)
             if isinstance(facts, str):
                 return []
-            return [_entity("Resource", str(item.get("uri")), facts.values, facts.values[PARTS])]
+            return [_entity("Resource", str(item.get("uri")), facts.values, facts.values.get(PARTS))]
         case "prompts/get":
             name = str(item.get("name"))
             known = {"server": tool.server, "name": name}
@@ -273,17 +274,19 @@ def targets_of(tool: Tool, item: Json, listed: Listed) -> list[Json]:
 
 
 def _targets_of_template(tool: Tool, template: str) -> list[Json]:
-    from mcp_guard.core.resource_uri import read_scheme, variables
+    from mcp_guard.core.resource_uri import read_scheme
+    from mcp_guard.core.template_values import template_reader
 
-    scheme = read_scheme(template)
+    scheme, reader = read_scheme(template), template_reader(template)
     known = {"server": tool.server, "template": template}
     if scheme and "{" not in scheme:
         known["scheme"] = scheme
     values = {name: known.get(name, _unknown(name)) for name in _URI}
-    required, optional = variables(template)
+    if reader is None:
+        return [_entity("Resource", template, values | {"template": ""}, None)]
     return [
         _entity("Resource", template, values, {name: _unknown(f"part {name}") for name in names})
-        for names in _choices(required, optional)
+        for names in _choices(reader.required, reader.optional)
     ]
 
 
@@ -302,9 +305,11 @@ def _unknown(name: str) -> Json:
     return {"__extn": {"fn": "unknown", "arg": name}}
 
 
-def _entity(type: str, id: str, values: Mapping[str, Any], tags: Mapping[str, Any]) -> Json:
-    attributes = {name: values[name] for name in ATTRIBUTES[type]}
-    return {"uid": {"type": type, "id": id}, "attrs": attributes, "tags": dict(tags), "parents": []}
+def _entity(type: str, id: str, values: Mapping[str, Any], tags: Mapping[str, Any] | None) -> Json:
+    """Without `tags` it is not certain of which template it is, nor with which parameters."""
+    attributes = {name: values.get(name, "") for name in ATTRIBUTES[type]}
+    entity: Json = {"uid": {"type": type, "id": id}, "attrs": attributes, "parents": []}
+    return entity if tags is None else entity | {"tags": dict(tags)}
 
 
 # Labels of resources

@@ -11,22 +11,19 @@ that does not. Everything takes linear time.
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
+from mcp_guard.core.template_values import template_reader
+from mcp_guard.core.uri_template import may_fit
+
 MAX_URI_LENGTH = 16 * 1024
-MAX_TEMPLATE_LENGTH = 2048
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffd]")
 _SLASHES = re.compile("/{2,}")
-_EXPRESSION = re.compile(r"\{([^{}]*)\}")
-_DEEP = re.compile(r"\{\+[^{}]*\}|\{[^{}]*\*\}")
-_PATH_SEGMENTS = re.compile(r"\{/([^{}]*)\}")
-_VARIABLE = re.compile(r"[A-Za-z0-9_.]+")
 _FOREIGN = re.compile(r"[ \"<>^`{|}]|^\s|\s$")
 """What no URI contains (RFC 3986 §2), and what some programs trim."""
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
@@ -34,19 +31,19 @@ _OTHER_AUTHORITY = re.compile("@|:$|:0[0-9]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 DEFAULT_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443", "ftp": "21", "file": ""}
 """By each scheme of which programs rewrite hosts."""
-AMBIGUOUS = "it fits the template `{}` in more than one way, so its parameters are ambiguous"
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceUri:
     """What policies see. `path` and `query` are decoded, repeated slashes in `path` count as one; `host` is in lower
-    case. `template` is the first listed template that the URI fits, or empty; `parameters` are its values, decoded."""
+    case. `template` is the listed template that the URI fits, or empty; `parameters` are its values, decoded. If it
+    fits several, or one that cannot be read, `template` is None: the server may take it for a URI of any of them."""
 
     scheme: str
     host: str
     path: str
     query: str
-    template: str = ""
+    template: str | None = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,18 +64,22 @@ def read_resource(uri: str, templates: Iterable[str] = ()) -> ResourceUri | str:
         host, slash, path = rest[2:].partition("/")
         path = slash + path
     parts = ResourceUri(scheme, unquote(host).lower(), _SLASHES.sub("/", unquote(path)), unquote(query))
+    fitting: dict[str, dict[str, str]] = {}
+    may_fit_others = False
     for template in templates:
-        values = match_template(template, uri)
-        if isinstance(values, str):
-            return values
-        if values is None:
-            continue
-        decoded = {name: unquote(value) for name, value in values.items()}
-        for name, value in decoded.items():
-            if any(segment in (".", "..") for segment in re.split(r"[/\\]", value)):
-                return f"the parameter `{name}` contains `.` or `..` as a segment"
-        return ResourceUri(parts.scheme, parts.host, parts.path, parts.query, template, decoded)
-    return parts
+        reader = template_reader(template)
+        if reader is None:
+            may_fit_others = may_fit_others or may_fit(template, uri)
+        elif (reading := reader.read(uri)) is not None:
+            if reading.is_ambiguous:
+                return f"it fits the template `{template[:80]}` in more than one way, so its parameters are ambiguous"
+            values = fitting[template] = {name: unquote(value) for name, value in reading.values.items()}
+            for name, value in values.items():
+                if any(segment in (".", "..") for segment in re.split(r"[/\\]", value)):
+                    return f"the parameter `{name}` contains `.` or `..` as a segment"
+    if len(fitting) > 1 or may_fit_others:
+        return replace(parts, template=None)
+    return next((replace(parts, template=template, parameters=fitting[template]) for template in fitting), parts)
 
 
 def _why_refused(uri: str) -> str:
@@ -152,105 +153,3 @@ def _why_encoding_refused(uri: str) -> str:
     except UnicodeDecodeError:
         return "what it encodes is not UTF-8"
     return ""
-
-
-def match_template(template: str, uri: str) -> dict[str, str] | str | None:
-    """The values of the template's variables in the URI, still encoded; None if it does not fit, and in words why the
-    values are ambiguous.
-
-    The expressions of RFC 6570 that servers use are read: `{var}` within a segment of the path, one `{+var}` or
-    `{var*}` for several segments, one `{/var}` or `{/var*}` for a segment or several with their slash, or for nothing,
-    and `{?a,b}` at the end, beside which a query may have other names, as servers ignore them. Any other template fits
-    nothing.
-    """
-    if len(template) > MAX_TEMPLATE_LENGTH:
-        return None
-    found = _match_whole(_PATH_SEGMENTS.sub(r"/{\1}", template, count=1), uri)
-    if found is None and _PATH_SEGMENTS.search(template):
-        found = _match_whole(_PATH_SEGMENTS.sub("", template, count=1), uri)
-    if found is None:
-        return None
-    return AMBIGUOUS.format(template[:80]) if found.is_ambiguous else found.values
-
-
-class _Match(NamedTuple):
-    values: dict[str, str]
-    is_ambiguous: bool = False
-
-
-def _match_whole(template: str, uri: str) -> _Match | None:
-    whole = uri
-    pattern, in_query = _split_query(template)
-    query = ""
-    if in_query is not None:
-        whole, _, query = whole.partition("?")
-    segments, expected = whole.split("/"), pattern.split("/")
-    deep = [place for place, text in enumerate(expected) if _DEEP.search(text)]
-    if len(deep) > 1 or len(segments) < len(expected) or (not deep and len(segments) > len(expected)):
-        return None
-    if deep:
-        after = len(segments) - (len(expected) - deep[0] - 1)
-        segments = [*segments[: deep[0]], "/".join(segments[deep[0] : after]), *segments[after:]]
-    values: dict[str, str] = {}
-    ambiguous = False
-    for text, segment in zip(expected, segments, strict=True):
-        found = _match_segment(text, segment)
-        if found is None:
-            return None
-        ambiguous = ambiguous or found.is_ambiguous or not values.keys().isdisjoint(found.values)
-        values |= found.values
-    for pair in filter(None, query.split("&")):
-        name, _, value = pair.partition("=")
-        if name in (in_query or ()):
-            ambiguous = ambiguous or name in values
-            values[name] = value
-    return _Match(values, ambiguous)
-
-
-def variables(template: str) -> tuple[list[str], list[str]]:
-    """The names of the parameters that every URI of the template has, and of those that it may have."""
-    pattern, in_query = _split_query(template)
-    found = [match[1].removeprefix("+").removesuffix("*") for match in _EXPRESSION.finditer(pattern)]
-    optional = {name.removeprefix("/") for name in found if name.startswith("/")} | (in_query or set())
-    return [name for name in dict.fromkeys(found) if _VARIABLE.fullmatch(name)], sorted(optional)
-
-
-def _split_query(template: str) -> tuple[str, frozenset[str] | None]:
-    """The template without `{?a,b}` at its end, and the names in it; None if it has no such end."""
-    start = template.rfind("{?")
-    if start < 0 or not template.endswith("}") or "}" in template[start:-1]:
-        return template, None
-    return template[:start], frozenset(name.removesuffix("*") for name in template[start + 2 : -1].split(","))
-
-
-def _match_segment(pattern: str, segment: str) -> _Match | None:
-    """The variables of one segment: each literal part is looked for from the left and from the right, and where these
-    differ, the segment fits in more than one way."""
-    literals, names, at = [""], list[str](), 0
-    for found in _EXPRESSION.finditer(pattern):
-        literals[-1] = pattern[at : found.start()]
-        name = found[1].removeprefix("+").removesuffix("*")
-        if not _VARIABLE.fullmatch(name) or name in names or (names and not literals[-1]):
-            return None
-        names.append(name)
-        literals.append("")
-        at = found.end()
-    literals[-1] = pattern[at:]
-    begin, end = len(literals[0]), len(segment) - len(literals[-1])
-    if not names:
-        return _Match({}) if segment == pattern else None
-    if begin >= end or not segment.startswith(literals[0]) or not segment.endswith(literals[-1]):
-        return None
-    first, last = [begin], [end]
-    for literal in literals[1:-1]:
-        if (place := segment.find(literal, first[-1] + 1, end)) < 0:
-            return None
-        first += [place, place + len(literal)]
-    for literal in reversed(literals[1:-1]):
-        place = segment.rfind(literal, begin, last[0] - 1)
-        last[:0] = [place, place + len(literal)]
-    first, last = [*first, end], [begin, *last]
-    if first[-2] >= end:
-        return None
-    values = {name: segment[first[2 * place] : first[2 * place + 1]] for place, name in enumerate(names)}
-    return _Match(values, first != last)

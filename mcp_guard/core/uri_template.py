@@ -13,6 +13,11 @@ _PREFIXING = "#./;?&"
 """Operators (RFC 6570 §2.2) whose expansions begin with the operator, if they are not empty."""
 
 
+def may_fit(template: str, uri: str) -> bool:
+    """Whether some server could take the URI for one of the template, however it reads the template."""
+    return len(template) > MAX_TEMPLATE_LENGTH or UriTemplate(template).matches(uri)
+
+
 class UriTemplate:
     """A template as its literal parts. A `{` without its `}` is literal text."""
 

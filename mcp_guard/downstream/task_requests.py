@@ -106,6 +106,9 @@ class TaskRequests:
         connection = self._upstreams.connections.get(task.server)
         if connection is None or connection.protocol is None:
             return error(INTERNAL_ERROR, f"upstream `{task.server}` cannot be asked about tasks at present; ask again")
+        if connection.has_own_process and task.is_elsewhere:  # of this one the process has never heard
+            text = f"the process of `{task.server}` that goes on with the task is that of another gateway; ask there"
+            return error(INTERNAL_ERROR, text)
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 return await self._upstreams.ask_task(task, method, params, channel)
@@ -219,7 +222,9 @@ class TaskRequests:
 
     async def ask_about_due(self) -> bool:
         """Ask about the tasks whose turn it is. Returns whether any goes on. Raises: LedgerError."""
-        due, is_busy = await self._guard.ledger.due_tasks(self._upstreams.connections.keys(), self._instance)
+        connections = self._upstreams.connections
+        processes = {name for name, connection in connections.items() if connection.has_own_process}
+        due, is_busy = await self._guard.ledger.due_tasks(connections.keys(), self._instance, processes)
         for task in due:
             await self._look(task, OWN_CHANNEL, answered=False)
         return is_busy

@@ -329,11 +329,13 @@ class SqlLedger:
         return note_task(tx, intent, execution)
 
     async def find_task(self, call: str) -> UpstreamTask | None:
-        return await self.writer.query(lambda store: find_task(store, call))
+        return await self.writer.query(lambda store: find_task(store, call, self.presence))
 
-    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
+    async def due_tasks(
+        self, servers: Collection[str], asking: Instance, processes: Collection[str]
+    ) -> tuple[Sequence[UpstreamTask], bool]:
         tasks = await self.writer.query(lambda store: open_tasks(store, self.presence, servers, asking))
-        due = self.task_turns.take(tasks, asking.id, self.writer.now())
+        due = self.task_turns.take(tasks, asking.id, self.writer.now(), processes)
         found = [await self.find_task(call) for call in due]
         return [task for task in found if task is not None], bool(tasks)
 

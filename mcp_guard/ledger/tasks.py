@@ -77,7 +77,7 @@ def is_awaited(store: Store, intent: int, now: Micros) -> bool:
     return task is not None and now < task.expires
 
 
-def find_task(store: Store, call: str) -> UpstreamTask | None:
+def find_task(store: Store, call: str, presence: Presence | None = None) -> UpstreamTask | None:
     receipts: list[Json] = [orjson.loads(row.body) for row in store.receipts_of(call)]
     calls = [receipt for receipt in receipts if receipt["kind"] == "intent" and "purpose" not in receipt]
     intent = calls[0] if calls else None
@@ -98,7 +98,13 @@ def find_task(store: Store, call: str) -> UpstreamTask | None:
         facts=_facts(store, intent["seq"], receipts),
         outcome=outcome,
         response=_payload(store, outcome["seq"], "response") if outcome is not None else None,
+        is_elsewhere=presence is not None and _is_elsewhere(store, intent["seq"], presence),
     )
+
+
+def _is_elsewhere(store: Store, intent: int, presence: Presence) -> bool:
+    guard = next((guard for seq, guard in store.open_calls() if seq == intent), presence.guard)
+    return guard != presence.guard and not presence.find_dead(store, {guard})
 
 
 def _facts(store: Store, intent: int, receipts: list[Json]) -> Facts | None:
@@ -135,6 +141,8 @@ class TaskTurns:
 
     def __init__(self) -> None:
         self._asked_at: dict[str, Micros] = {}
+        self._seen_at: dict[str, Micros] = {}
+        """When the session of each instance last looked for tasks: it does so in each turn of one of its own."""
 
     def __len__(self) -> int:
         return len(self._asked_at)
@@ -146,12 +154,18 @@ class TaskTurns:
     def end(self, call: str) -> None:
         self._asked_at.pop(call, None)
 
-    def take(self, open_tasks: Iterable[NotedTask], asking: str, now: Micros) -> list[str]:
-        """The calls of those that this instance asks about now."""
+    def take(
+        self, open_tasks: Iterable[NotedTask], asking: str, now: Micros, processes: Collection[str] = ()
+    ) -> list[str]:
+        """The calls of those that this instance asks about now. `processes` are the upstreams of which its session has
+        a process of its own, which knows nothing of a task that another session's has made and may go on with."""
         # After the longest turn it is everybody's, as if nothing were known: so tasks that others end are forgotten.
         self._asked_at = {call: at for call, at in self._asked_at.items() if now < at + LONGEST_TURN}
+        self._seen_at = {id: at for id, at in self._seen_at.items() if now < at + LONGEST_TURN} | {asking: now}
 
         def is_due(task: NotedTask) -> bool:
+            if task.server in processes and task.instance != asking and task.instance in self._seen_at:
+                return False
             seconds = task.poll_seconds + (OTHERS_SECONDS if task.instance != asking else 0)
             return now >= self._asked_at.get(task.call, 0) + seconds * tasks.SECOND
 

@@ -18,6 +18,7 @@ from mcp_guard.core.canonical import escape_token, unescape_token
 from mcp_guard.core.model import Json
 from mcp_guard.core.nearest import folded
 from mcp_guard.policy.cedar_text import Path
+from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
 from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
@@ -31,6 +32,7 @@ FACTS = (
     ("facts_missing", Hidden.UNKNOWN, "but the present state has no `{}`"),
     ("facts_null", Hidden.NULL, "but `{}` is null in the present state, which policies take for absent"),
 )
+UNCERTAIN = "but the URI fits several templates of its server, or one that the guard cannot read"
 UNTYPED = "but the tool declares `{}` with no type that policies can read, or not at all"
 INEXACT = "but `{}` is missing in this call, or its value is not exactly one of the type that the tool declares"
 _POSITION = re.compile(r"/[0-9]+(?=/|$)")
@@ -211,10 +213,12 @@ class BlindSpots:
 
     def _missing(self, context: Json) -> Iterator[BlindSpot]:
         for listed, hidden, what in FACTS:
-            for name in context.get(listed, ()):
+            names = context.get(listed, ())
+            why = UNCERTAIN if RESOURCE_TAGS in names else what
+            for name in names:
                 for read in self._facts.get(attribute(name), ()):
                     if read.is_loosened(hidden, (("context", listed),), name):
-                        yield read.blind_spot(what.format(name))
+                        yield read.blind_spot(why.format(name))
 
     def _unread(self, arguments: Json) -> Iterator[BlindSpot]:
         """Arguments of a JSON type that no policy looks at, although some look at others of the same argument."""

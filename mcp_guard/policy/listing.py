@@ -12,6 +12,7 @@ from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.policy.blind_spots import BlindSpot
 from mcp_guard.policy.cedar_text import walk
 from mcp_guard.policy.entities import EntityParser
+from mcp_guard.policy.reads import TAGS
 from mcp_guard.policy.ruleset import Principal, Ruleset, Slice, Uid
 from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.shapes import Shape
@@ -93,7 +94,7 @@ class ListingDecisions:
 
     def _could_reach(self, instance: Instance, tool: Tool, target: Json, policy_slice: Slice) -> bool:
         """Raises: ValueError from Cedar."""
-        blind = list(self.blind_in_every_call(policy_slice, tool))
+        blind = list(self.blind_in_every_call(policy_slice, tool, () if "tags" in target else ("template", TAGS)))
         if not all(spot.is_permit for spot in blind):
             return False
         known = self._entities.with_resource(self._entities.of_call(instance, tool.listed_as), target)
@@ -108,13 +109,14 @@ class ListingDecisions:
             self._tells_apart[policy_slice.ids] = any(map(_looks_at_tool, policies))
         return self._tells_apart[policy_slice.ids]
 
-    def blind_in_every_call(self, policy_slice: Slice, tool: Tool) -> Iterator[BlindSpot]:
-        """Which of these policies depend on something that they cannot see in any call of the tool."""
+    def blind_in_every_call(self, policy_slice: Slice, tool: Tool, hidden: Iterable[str] = ()) -> Iterator[BlindSpot]:
+        """Which of these policies depend on something that they cannot see in any call of the tool, or with these facts
+        hidden."""
         if policy_slice.blind_spots.are_none:
             return iter(())
         shape = self._shapes[tool.listed_as]
         if tool.rule.facts is not None or tool.method is not None:
-            return policy_slice.blind_spots.find_always(shape)
+            return policy_slice.blind_spots.find_always(shape, missing=hidden)
         change = compute_change(dict.fromkeys(shape.required), None, tool.rule.resource)
         missing: Iterable[str] = ()
         if tool.rule.resource:

@@ -31,6 +31,7 @@ from mcp_guard.core.model import (
 from mcp_guard.core.nearest import folded
 from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
+from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
 from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
@@ -353,7 +354,7 @@ def build_context(
         "input_unknown": converter.unknown,
         "input_inexact": converter.inexact,
         "input_null": converter.null,
-        "facts_missing": [name for name in attributes if name not in facts],
+        "facts_missing": [*(name for name in attributes if name not in facts), *_hidden_tags(call, facts)],
         "facts_null": [name for name in attributes if name in facts and facts[name] is None],
         "meta": {
             attribute(name): _typed(value, meta[name], f"_meta.{name}") for name, value in (call.meta or {}).items()
@@ -363,6 +364,11 @@ def build_context(
         "rate": {name: _rate(name, value) for name, value in counts.items() if not isinstance(value, bool)},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
     }
+
+
+def _hidden_tags(call: Call, facts: Json) -> tuple[str, ...]:
+    """What stands for the tags of the resource if these are not certain."""
+    return (RESOURCE_TAGS,) if call.tool is not None and call.tool.method is not None and PARTS not in facts else ()
 
 
 def reads_sequence(view: View | None, rule: SequenceRule) -> bool:
@@ -424,6 +430,8 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
     for name, kind in kinds.items():
         if facts.get(name) is not None:
             attributes[attribute(name)] = _fact(facts[name], kind, f"{call.resource.type}.{name}")
+    if call.tool is not None and call.tool.method is not None and PARTS not in facts:
+        attributes["template"] = ""  # the schema requires it; who reads it is blind (`facts_missing`)
     entity = {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
     if call.tool is not None and call.tool.method is not None:
         parts = facts.get(PARTS, {})

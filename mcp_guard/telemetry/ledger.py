@@ -103,8 +103,10 @@ class ObservedLedger:
     async def find_task(self, call: str) -> UpstreamTask | None:
         return await self.ledger.find_task(call)
 
-    async def due_tasks(self, servers: Collection[str], asking: Instance) -> tuple[Sequence[UpstreamTask], bool]:
-        return await self.ledger.due_tasks(servers, asking)
+    async def due_tasks(
+        self, servers: Collection[str], asking: Instance, processes: Collection[str]
+    ) -> tuple[Sequence[UpstreamTask], bool]:
+        return await self.ledger.due_tasks(servers, asking, processes)
 
     async def end_task(self, task: UpstreamTask, call: Call, execution: Execution, answered: bool) -> int:
         began = time.perf_counter()

@@ -74,6 +74,7 @@ class Connection:
         self.last_words: LastWords | None = None
         """Of its latest end, for the operator."""
         self._transport = upstream.transport
+        self.has_own_process = upstream.transport.is_process
         self._scrubber = upstream.scrubber
         self._max_message_bytes = upstream.max_message_bytes
         self._on_status = on_status

@@ -31,6 +31,7 @@ class HostConnection:
 
     name = HOST
     call_seconds = float("inf")
+    has_own_process = False
     protocol: ServerProtocol | None = None
     last_words: "LastWords | None" = None
     is_starting = False

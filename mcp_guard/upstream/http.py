@@ -51,6 +51,8 @@ class HttpServerParameters:
 class HttpTransport:
     """Implements `transport.Transport`."""
 
+    is_process = False
+
     def __init__(self, parameters: HttpServerParameters) -> None:
         server = parameters.server
         self.diagnostics = server_of(server.url)

@@ -129,6 +129,8 @@ class SharedUpstream(NoListener):
 class SharedConnection:
     """One session's use of a shared upstream, with the members of a `Connection` that sessions use."""
 
+    has_own_process = False
+
     def __init__(self, shared: SharedUpstream, agent: str) -> None:
         self.agent = agent
         self.listener: UpstreamListener = NoListener()

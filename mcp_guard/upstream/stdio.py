@@ -295,6 +295,8 @@ def _is_running(process: ProcessId) -> bool:
 class StdioTransport:
     """Implements `transport.Transport`."""
 
+    is_process = True
+
     def __init__(self, parameters: StdioServerParameters) -> None:
         self.diagnostics = f"its stderr: {parameters.stderr}"
         self.unscrubbed_secrets: tuple[str, ...] = ()

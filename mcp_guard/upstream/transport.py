@@ -77,6 +77,8 @@ class Transport(Protocol):
     """Names of its secrets that are too short to be scrubbed."""
     starts_slowly: bool
     """Whether `start` may take seconds because of where its secrets are; it then runs in a thread."""
+    is_process: bool
+    """Whether it starts a process, which knows only what it is sent itself."""
 
     def start(self) -> None:
         """Begin to reach the upstream without waiting for it. A failure is reported by `open`."""

@@ -61,7 +61,9 @@ class TaskUpstream(Recorder):
     states: dict[str, str] = field(default_factory=dict)
     asking: str = ""
     """The instance that asks; empty while the guard does."""
-    connections: dict[str, Any] = field(default_factory=lambda: {"crm": SimpleNamespace(protocol=True)})
+    connections: dict[str, Any] = field(
+        default_factory=lambda: {"crm": SimpleNamespace(protocol=True, has_own_process=False)}
+    )
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         id = f"secret-{len(self.states)}"
@@ -205,5 +207,49 @@ async def test_the_result_of_a_task_that_another_process_ended_counts_in_the_his
     tool = here.upstream.catalog["crm__note"]
     seen = describe(DescriptionRules(), "call", INSTANCES["run_1"], ToolCallRequest("crm__note", {}), tool)
     assert here.guard.memory.history_for(seen).tools == ("crm__note",)
+    here.close()
+    there.close()
+
+
+def process_of_another_session(upstream: TaskUpstream) -> TaskUpstream:
+    """A process of the same upstream, which knows of no task."""
+    crm = SimpleNamespace(protocol=True, has_own_process=True)
+    states = dict.fromkeys(upstream.states, "forgotten")
+    return replace(upstream, states=states, connections={"crm": crm})
+
+
+async def test_a_process_of_another_session_is_not_asked_while_the_one_that_made_the_task_runs(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path)
+    harness.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    upstream = TaskUpstream(harness.upstream.catalog, agree=harness.upstream.agree, folder=tmp_path)
+    upstream.connections["crm"].has_own_process = True
+    guard = replace(harness.guard, upstreams=upstream)
+    await guard.call(INSTANCES["run_1"], ToolCallRequest("crm__note", {"text": "x"}))
+    own = make_client(harness, upstream, "run_1")
+    other = make_client(harness, process_of_another_session(upstream), "run_2")
+    for _ in range(3):
+        harness.clock.time += 20 * SECOND
+        await own.ask_about_due()
+        harness.clock.time += 11 * SECOND
+        await other.ask_about_due()
+    assert harness.receipts("outcome") == []
+    harness.clock.time += 100 * SECOND  # its session has ended, and its process with it
+    await other.ask_about_due()
+    assert [outcome["ending"] for outcome in harness.receipts("outcome")] == ["unknown"]
+    harness.close()
+
+
+async def test_a_process_of_another_gateway_is_not_asked(tmp_path: Path) -> None:
+    here, there = open_harness(tmp_path), open_harness(tmp_path)
+    here.ledger.writer.run(lambda tx: list(map(tx.store.add_instance, INSTANCES.values())))
+    upstream = TaskUpstream(here.upstream.catalog, agree=here.upstream.agree, folder=tmp_path)
+    reply = await replace(here.guard, upstreams=upstream).call(
+        INSTANCES["run_1"], ToolCallRequest("crm__note", {"text": "x"})
+    )
+    other = make_client(there, process_of_another_session(upstream), "run_1")
+    for method in ("tasks/get", "tasks/cancel"):
+        asked = await other.handle(method, {"taskId": reply["task"]["taskId"]}, SILENT_CHANNEL)
+        assert "another gateway; ask there" in asked["error"]["message"]
+    assert here.receipts("outcome") == []
     here.close()
     there.close()

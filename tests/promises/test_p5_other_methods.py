@@ -16,7 +16,7 @@ from tests.promises.test_p5_listing_agrees import EFFECTS, PRINCIPALS, WHO, inst
 from tests.proof_size import sized
 
 OPERATIONS = {tool.listed_as: tool for tool in make_operations(("crm", "git"), AREAS, {})}
-TEMPLATES = ["crm://deals/{id}", "file:///{+path}", "crm://search{?q,limit}"]
+TEMPLATES = ["crm://deals/{id}", "file:///{+path}", "crm://search{?q,limit}", "file:///docs/{name}"]
 URIS = ["crm://deals/42", "crm://deals/7", "crm://about", "file:///docs/a.md", "file:///secret/b", "crm://deals/../x"]
 OF_TEMPLATE = [
     *("crm://deals/42", "crm://deals/7"), *("file:///docs/a.md", "file:///secret/b"),
@@ -135,3 +135,14 @@ def test_a_template_of_which_nothing_could_be_read_is_not_listed() -> None:
     tool = OPERATIONS["crm__resources/read"]
     assert not is_listed(engine, instance, tool, {"uriTemplate": "crm://deals/{id}"})
     assert not is_listed(engine, instance, tool, {"uriTemplate": "crm://search{?q,limit}"})
+
+
+def test_what_may_be_of_several_templates_is_denied_where_a_policy_depends_on_that() -> None:
+    instance, tool = make_instance(), OPERATIONS["crm__resources/read"]
+    several, one = {"uri": "file:///docs/a.md"}, {"uri": "file:///a.md"}
+    permit = '@id("all") permit (principal, action, resource);'
+    assert goes(load(permit), instance, tool, several)
+    for about in ('resource.template == "file:///{+path}"', 'resource.hasTag("path") && resource.getTag("path") == ""'):
+        engine = load(f'{permit} @id("p") forbid (principal, action, resource is Resource) when {{ {about} }};')
+        assert not goes(engine, instance, tool, several)
+        assert goes(engine, instance, tool, one) == ("template" not in about)
