@@ -1,6 +1,8 @@
 """The documentation is correct: its lists are complete, its links resolve, and the files and symbols it names exist."""
 
 import re
+from functools import cache
+from itertools import chain, count
 from pathlib import Path
 
 from mcp_guard.cli import COMMANDS, EXIT_CODES
@@ -32,10 +34,28 @@ def test_the_page_on_approvals_names_every_state() -> None:
 
 
 def test_links_between_documents_resolve() -> None:
-    for document in [ROOT / "README.md", ROOT / "SECURITY.md", *DOCS.rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document}: {target}"
+    linking = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    assert ROOT / "CHANGELOG.md" in linking
+    for document in linking:
+        for file, anchor in re.findall(r"\]\((?![^)]*://)([^)#]*)#?([^)]*)\)", without_code(document)):
+            target = document.parent / file if file else document
+            assert target.exists(), f"{document}: {file}"
+            assert not anchor or anchor in anchors(target), f"{document}: {file}#{anchor}"
+
+
+@cache
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of its headings; a heading that is there twice gets a number."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", without_code(document), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w -]", "", text).replace(" ", "-")
+        found.add(next(free for free in chain([name], (f"{name}-{n}" for n in count(1))) if free not in found))
+    return found
+
+
+def without_code(document: Path) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_decisions_are_numbered_without_gaps() -> None:

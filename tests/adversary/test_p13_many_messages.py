@@ -22,6 +22,7 @@ from benchmarks.http_wire import Wire
 from tests.growth import assert_once_below
 from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import scripted, upstream, write_config
+from tests.proof_size import sized
 
 LARGE = """
 import json, sys
@@ -41,7 +42,7 @@ for line in sys.stdin:
 """
 EVIL = '[agents.evil]\nowner = "eve"\n'
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
-SECONDS = 2.0
+SECONDS = sized(2.0, 1.0)
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="the users of the socket are configured by uid")
 
 
@@ -78,7 +79,7 @@ def slowest_call(served: Served, attack: Callable[[], object]) -> float:
         message = {"method": "tools/call", "params": {"name": "up__echo", "arguments": {"text": "x"}}}
         await wire.post({"id": 0, **message})
         attacker.start()
-        await asyncio.sleep(1)
+        await asyncio.sleep(SECONDS / 2)
         slowest, end = 0.0, time.monotonic() + SECONDS
         for id in itertools.count(1):
             if (began := time.monotonic()) > end:

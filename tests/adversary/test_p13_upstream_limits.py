@@ -13,11 +13,14 @@ import pytest
 
 from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES
 from tests.live.running_guard import SERVERS, Client, Json, scripted, text, upstream, write_config
+from tests.proof_size import sized
 from tests.servers.hostile_http import ATTACKS, HostileServer
 
 NOT_HELD_UP = 3.0
 """Seconds that a call beside a flood may take on a busy machine: benchmarks measure how few they are."""
 HOSTILE = str(SERVERS / "hostile.py")
+FLOODS = ["logged", "blank_lines", "shouted", "dense_reply", "unread_pings"]
+FLOODS += sized(["updated_resources", "junk", "unknown_replies"], [])
 ONE_MB = "[limits]\nmessage_bytes = 1000000\n"
 
 
@@ -91,10 +94,7 @@ def test_pages_of_which_nothing_is_kept_end_the_listing(tmp_path: Path) -> None:
     assert "larger than what is kept" in client.stderr
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    ["updated_resources", "logged", "junk", "unknown_replies", "blank_lines", "shouted", "dense_reply", "unread_pings"],
-)
+@pytest.mark.parametrize("behaviour", FLOODS)
 def test_flood_of_an_upstream_costs_nobody_else(tmp_path: Path, behaviour: str) -> None:
     more = "[upstreams.up]\ntimeout_seconds = 5\n"
     section = hostile("up", tmp_path, behaviour).replace("[upstreams.up]\n", more) + scripted("other", tmp_path)

@@ -58,7 +58,7 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
     script = home / "document.sh"
     lines = ["set -e", *(f"printf '\\n{MARK}{n}\\n'\n{block.commands}" for n, block in enumerate(wanted))]
     script.write_text("\n".join(lines))
-    warm = warm_bin(BIN / "mcp-guard")
+    warm = warm_bin(BIN)
     env = {"PATH": f"{warm}:{BIN}:{NPM}:/usr/bin:/bin", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     master, terminal = pty.openpty()
     words = ["setsid", "--ctty", "--wait", "bash", str(script)]

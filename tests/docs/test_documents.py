@@ -16,6 +16,7 @@ from mcp_guard.cli import COMMANDS
 from mcp_guard.cli.dispatch import load_handler
 from mcp_guard.cli.options import Parser
 from tests.docs.page import BIN, ROOT, Block, blocks, fences, fits, run
+from tests.docs.warm_commands import warm_bin
 from tests.live.http_guard import free_port
 from tests.live.running_guard import cli
 from tests.proof_size import in_full
@@ -235,7 +236,8 @@ def test_commands_that_start_from_the_example_run_as_printed(document: Path, exa
     shutil.copytree(example, tmp_path / "crm")
     (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
     for environment in ("mcp-guard", "mcp-guard-new"):  # where install.md and upgrade.md install
-        (tmp_path / environment).symlink_to(BIN.parent)
+        (tmp_path / environment).mkdir()
+        (tmp_path / environment / "bin").symlink_to(warm_bin(BIN))
     check(document, tmp_path / "crm", tmp_path)
 
 

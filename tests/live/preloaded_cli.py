@@ -47,8 +47,9 @@ STAND_IN = """
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(sys.argv[1])
-    socket.send_fds(server, [b"s"], [0, 1, 2])
-    asked = {"words": sys.argv[3:], "script": sys.argv[2], "cwd": os.getcwd(), "env": dict(os.environ), "seconds": 0}
+    kind, script, *words = sys.argv[2:]
+    socket.send_fds(server, [kind.encode()], [0, 1, 2])
+    asked = {"words": words, "script": script, "cwd": os.getcwd(), "env": dict(os.environ), "seconds": 0}
     body = json.dumps(asked).encode()
     server.sendall(len(body).to_bytes(4, "big") + body)
     pid = int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
@@ -196,7 +197,12 @@ def _stop(process: "subprocess.Popen[bytes]", connection: socket.socket, path: s
 
 def stand_in(script: Path, *words: str) -> tuple[str, ...]:
     """A command that others can start: it hands its files and this script, with these words, to a forked process."""
-    return (sys.executable, "-ISc", STAND_IN, _server()[1], str(script), *words)
+    return (sys.executable, "-ISc", STAND_IN, socket_path(), SCRIPT.decode(), str(script), *words)
+
+
+def socket_path() -> str:
+    """Where `STAND_IN` finds the preloaded process of this one."""
+    return _server()[1]
 
 
 def serve(control: socket.socket, listener: socket.socket) -> None:

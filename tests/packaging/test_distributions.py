@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.proof_size import in_full
 
 ROOT = Path(__file__).parent.parent.parent
 UV = str(Path(sys.executable).with_name("uv"))
+ONCE_PER_INTERPRETER = "import time: self [us] | cumulative | imported package"
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Installed:
     bin: Path
     home: Path
 
-    def run(self, *words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-        env = {"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.home)}
+    def run(
+        self, *words: str, cwd: Path | None = None, more: Mapping[str, str] = {}
+    ) -> "subprocess.CompletedProcess[str]":
+        env = {"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.home), **more}
         return subprocess.run(words, env=env, cwd=cwd or self.home, capture_output=True, text=True, timeout=60)
 
 
@@ -54,13 +58,25 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed
 
 
 @pytest.fixture(scope="module")
-def kept(installed: Installed) -> Path:
-    """The folder that the demo creates."""
-    done = installed.run("mcp-guard", "demo", "--keep", "crm")
+def demonstration(installed: Installed) -> "subprocess.CompletedProcess[str]":
+    """As a user starts it, wherever that is; tests/docs/test_documents.py has what it prints."""
+    profile = {"PYTHONPROFILEIMPORTTIME": "1", "MCP_GUARD_CONFIG": "/nowhere.toml"}
+    done = installed.run("mcp-guard", "demo", "--keep", "crm", more=profile)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def kept(installed: Installed, demonstration: "subprocess.CompletedProcess[str]") -> Path:
+    """The folder that the demo creates."""
     for expected in ("amount 48,500", "denied by mcp-guard", "approved by Alice", "verified: 29", "NOT VERIFIED: "):
-        assert expected in done.stdout
+        assert expected in demonstration.stdout
     return installed.home / "crm"
+
+
+def test_demo_starts_no_interpreter_beside_the_guard(demonstration: "subprocess.CompletedProcess[str]") -> None:
+    assert demonstration.stderr.count(ONCE_PER_INTERPRETER) == 2  # the CRM has the guard's pipe
+    assert "mcp_guard.downstream" in demonstration.stderr  # and the guard is a process of its own, as under any client
 
 
 def test_source_distribution_has_every_tracked_file(dist: Path) -> None:

@@ -31,11 +31,11 @@ Tamper = Callable[[Path], object]
 async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the export `out`, exported twice while the ledger grew, and the key `ledger.pub`."""
     folder = tmp_path_factory.mktemp("export")
-    harness = await write_history(folder, 600)
+    harness = await write_history(folder, 400)
     keys = folder / "state" / "ledger.pub"
     export(harness.store, keys.read_text(), folder / "out", payloads=True)
     shutil.copytree(folder / "out", folder / "before")
-    for number in range(9):
+    for number in range(6):
         await live(harness, f"more {number}")
     export(harness.store, keys.read_text(), folder / "out", payloads=True)
     harness.close()
@@ -57,8 +57,8 @@ def verify(out: Path, past: Path, *against: Path) -> Report:
 def test_an_export_is_proved_with_its_earlier_heads_and_payloads(past: Path, out: Path) -> None:
     report = verify(out, past, past / "before")
     assert report.ok, report.problem
-    assert report.receipts >= 1000
-    assert report.payloads_checked > 500
+    assert report.receipts > 600
+    assert report.payloads_checked > 300
     assert len(report.keys) == 2
 
 

@@ -1,18 +1,17 @@
 """Traces as a collector gets them from real guards."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import mcp_guard.cli
 from mcp_guard.core.model import Json
 from tests.live.http_guard import Served, free_port, reply, serving
+from tests.live.preloaded_cli import PIPE, Forked, stand_in
 from tests.live.running_guard import (
     ALLOW_ALL,
     SERVERS,
     Client,
     cli,
-    command,
     enrol,
     log,
     scripted,
@@ -24,6 +23,7 @@ from tests.live.test_session import held
 from tests.servers.wild_http import Exchange, WildServer
 from tests.telemetry.collector import Collector
 
+GUARD = Path(mcp_guard.cli.__file__).with_name("__main__.py")
 TRACE, PARENT = "a" * 32, "b" * 16
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 HOLD = ALLOW_ALL + '@id("ask") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
@@ -39,14 +39,15 @@ def call_with(client: Client, meta: Json) -> Json:
 
 
 def test_a_trace_leads_from_the_sdks_client_through_the_guard_to_the_sdks_server(tmp_path: Path) -> None:
-    traced, metas = str(SERVERS / "traced.py"), tmp_path / "metas"
+    traced, metas = SERVERS / "traced.py", tmp_path / "metas"
     with Collector() as collector:
-        server = upstream("up", sys.executable, traced, "serve", collector.url, str(metas))
+        server = upstream("up", *stand_in(traced, "serve", collector.url, str(metas)))
         config = write_config(tmp_path, server, more=tracing(collector, 'service_name = "guard"'))
-        guard = command("run", "--config", str(config))
-        words = [sys.executable, traced, "call", collector.url, "up__echo", *guard]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        assert done.stdout == "ok\n", done.stderr
+        guard = stand_in(GUARD, "run", "--config", str(config))
+        done = Forked(["call", collector.url, "up__echo", *guard], script=traced, stdout=PIPE, text=True, seconds=60)
+        assert done.stdout is not None
+        with done.stdout:
+            assert done.stdout.read() == "ok\n"
         sent = collector.find("MCP send tools/call up__echo", "client")
         call = collector.find("tools/call up__echo", "guard")
         execute = collector.find("execute", "guard")

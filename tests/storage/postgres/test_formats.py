@@ -31,9 +31,9 @@ OPENINGS: Mapping[str, Callable[[PostgresEngine], object]] = {
 }
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> PostgresEngine:
-    place = postgres(tmp_path).place
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> PostgresEngine:
+    place = postgres(tmp_path_factory.mktemp("origin")).place
     assert isinstance(place, Database)
     open_store(place, unsafe_skip_fsync=True).close()
     return PostgresEngine(place)
