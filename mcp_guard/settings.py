@@ -73,12 +73,11 @@ class ConfiguredSecret:
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Where the pages are for people's browsers. `url` is their origin, without a slash at its end; `host` and `port`
-    are listened on. `roles` has the approvers of each role that is given by name."""
+    """Where the pages are for people's browsers. `url` is their origin, without a slash at its end; `listen` is a host
+    and port, or a Unix socket. `roles` has the approvers of each role that is given by name."""
 
     url: str
-    host: str = "127.0.0.1"
-    port: int = 8764
+    listen: "tuple[str, int] | SocketSettings" = ("127.0.0.1", 8764)
     certificate: Path | None = None
     key: Path | None = None
     serve: bool = True

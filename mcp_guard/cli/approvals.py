@@ -23,6 +23,8 @@ from mcp_guard.core.approval_card import (
     earlier_lines,
     format_minute,
     is_irreversible,
+    odd_words,
+    other_odd_words,
     recent_lines,
     signal_words,
 )
@@ -255,6 +257,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         f"  what           {what(approval)}",
         f"  tool           {visible(subject.tool)}",
         *([f"  caution        {UNDO}"] if is_irreversible(subject) else []),
+        *(f"  caution        {_odd_line(words)}" for words in [other_odd_words(subject)] if words),
         *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),
         *([f"  {_claims(subject)}  {labelled_text(subject.reason)}"] if subject.reason else []),
         f"  why asked      {reasons} (policy {', '.join(map(quote, subject.policies))})",
@@ -296,7 +299,12 @@ def diff(approval: Approval) -> list[str]:
 
 def _row_lines(row: ArgumentRow) -> list[str]:
     decoded = (say("  contains {} of: {}", encoding, quote(text, always=True)) for encoding, text in row.decoded)
-    return [_diff_line(row), *decoded]
+    odd = odd_words(row.name, *map(visible_json, (row.before, row.after)))
+    return [_diff_line(row), *decoded, *(f"  {_odd_line(odd)}" for _ in odd[:1])]
+
+
+def _odd_line(words: Iterable[str]) -> VisibleText:
+    return say("letters that can be taken for others, in: {}", join(", ", words))
 
 
 def _diff_line(row: ArgumentRow) -> str:

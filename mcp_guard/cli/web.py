@@ -15,7 +15,7 @@ from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.start import wait_for_database
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import ServerLog
-from mcp_guard.settings import Settings, WebSettings
+from mcp_guard.settings import Settings, SocketSettings, WebSettings
 
 BUSY_SECONDS = 2.0
 """How often a supervised process tries to listen, while another gateway of the machine serves the pages."""
@@ -63,15 +63,15 @@ async def serve(
         listener = await _listen(web, ended, log)
         if listener is None:
             return
-        host, port = listener.getsockname()[:2]
+        where, place = _describe(listener)
         by = "" if tls or web.url.startswith("http:") else ", where a proxy has to end TLS"
 
         def announce() -> None:
             if options.supervised:
-                log.note(f"serving the pages at {web.url} on {host} port {port}{by}")
+                log.note(f"serving the pages at {web.url} on {where}{by}")
             else:
-                text = f"the pages are at {web.url}, served on {host} port {port}{by}"
-                print_result(options.json, {"url": web.url, "host": host, "port": port}, text)
+                text = f"the pages are at {web.url}, served on {where}{by}"
+                print_result(options.json, {"url": web.url, **place}, text)
 
         delivers = not options.supervised  # or the guard beside it does
         await serve_pages(
@@ -95,11 +95,14 @@ async def serve(
 async def _listen(web: WebSettings, ended: "asyncio.Task[object] | None", log: ServerLog) -> socket.socket | None:
     """The socket, or None if standard input ended first. Raises: ConfigError, ListenError."""
     from mcp_guard.downstream.http.server import listen
+    from mcp_guard.downstream.unix import open_socket
 
     told = False
     while True:
         try:
-            return listen(web.host, web.port, "web.listen")
+            if isinstance(web.listen, SocketSettings):
+                return open_socket(web.listen, "web.listen")
+            return listen(*web.listen, "web.listen")
         except ListenError as error:
             if ended is None:
                 raise
@@ -112,6 +115,15 @@ async def _listen(web: WebSettings, ended: "asyncio.Task[object] | None", log: S
         done, _ = await asyncio.wait([ended], timeout=BUSY_SECONDS)
         if done:
             return None
+
+
+def _describe(listener: socket.socket) -> tuple[str, dict[str, object]]:
+    """Where it listens, for people and as JSON."""
+    if listener.family == socket.AF_UNIX:
+        path = str(listener.getsockname())
+        return f"`{path}`", {"socket": path}
+    host, port = listener.getsockname()[:2]
+    return f"{host} port {port}", {"host": host, "port": port}
 
 
 async def _stdin_ended() -> object:

@@ -16,13 +16,13 @@ MAX_SOCKET_PATH_BYTES = 100
 """The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
 
 
-def _check_length(socket: Path) -> Path:
+def check_length(socket: Path) -> Path:
     if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
         raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
     return socket
 
 
-SocketPath = Annotated[Path, AfterValidator(_check_length)]
+SocketPath = Annotated[Path, AfterValidator(check_length)]
 
 
 class ServeConfig(Model):

@@ -8,11 +8,15 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.oidc import OidcConfig
+from mcp_guard.config.serve import check_length
 from mcp_guard.config.types import Model, Url
-from mcp_guard.settings import WebSettings
+from mcp_guard.settings import SocketSettings, WebSettings
 
 LOOPBACK_NAME = re.compile(r"(.+\.)?localhost")
 """Names that browsers keep on the machine, and so take for secure contexts without TLS (W3C Secure Contexts, §3.1)."""
+
+UNIX = "unix:"
+"""What the path of a Unix socket to listen on begins with, as in nginx."""
 
 
 class WebRolesConfig(Model):
@@ -27,7 +31,8 @@ class WebConfig(Model):
     """Where `mcp-guard web` listens, and the address that people's browsers know it by."""
 
     url: Url
-    listen: Annotated[str, Field(pattern=r"^.+:\d{1,5}$")] = "127.0.0.1:8764"
+    listen: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d{1,5})$")] = "127.0.0.1:8764"
+    socket_group: str = ""
     certificate: Path | None = None
     key: Path | None = None
     serve: bool = True
@@ -59,9 +64,17 @@ class WebConfig(Model):
     @field_validator("listen")
     @classmethod
     def has_a_port(cls, listen: str) -> str:
-        if int(listen.rpartition(":")[2]) > 65535:
+        if listen.startswith(UNIX):
+            check_length(Path(listen.removeprefix(UNIX)))
+        elif int(listen.rpartition(":")[2]) > 65535:
             raise ValueError(f"`{listen}` does not end with a port: use 0 to 65535")
         return listen
+
+    @model_validator(mode="after")
+    def has_a_socket_for_its_group(self) -> "WebConfig":
+        if self.socket_group and not self.listen.startswith(UNIX):
+            raise ValueError('`socket_group` is for a socket; set listen = "unix:PATH"')
+        return self
 
     @model_validator(mode="after")
     def has_a_way_to_sign_in(self) -> "WebConfig":
@@ -77,12 +90,17 @@ class WebConfig(Model):
             raise ValueError("with a certificate the `url` begins with https://")
         return self
 
-    def settings(self, base_dir: Path) -> WebSettings:
+    def _address(self, base_dir: Path) -> tuple[str, int] | SocketSettings:
+        if self.listen.startswith(UNIX):
+            mode = 0o660 if self.socket_group else 0o600
+            return SocketSettings(base_dir / self.listen.removeprefix(UNIX), mode, self.socket_group)
         host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def settings(self, base_dir: Path) -> WebSettings:
         return WebSettings(
             url=self.url,
-            host=host.strip("[]"),
-            port=int(port),
+            listen=self._address(base_dir),
             certificate=base_dir / self.certificate if self.certificate else None,
             key=base_dir / self.key if self.key else None,
             serve=self.serve,

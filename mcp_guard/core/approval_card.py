@@ -13,10 +13,11 @@ from typing import Any
 from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.encoded_text import decoded_texts
+from mcp_guard.core.mixed_scripts import marked_words
 from mcp_guard.core.model import Call, Effect, Json, Micros
 from mcp_guard.core.redaction import redact_pointers, redact_texts, texts_of, texts_of_subject
 from mcp_guard.core.request_meta import without_trace
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json, visible_lines
 
 MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
 NOT_A_FIELD, NOT_READ, ERASED = "not a field", "not read", "erased"
@@ -27,6 +28,8 @@ MAX_FIELD = 300
 MAX_FACT = 2000
 """Characters of one value of the present state. An upstream writes it, so it may be as long as a reply."""
 MAX_NOTE = 200
+MAX_WORD = 60
+"""Characters that are shown of a word with odd letters."""
 LONG = 300
 """Characters of a value that takes more than a few lines."""
 _SIGNAL = re.compile(r"(\S+) \((-?\d+)\)(?:: (.+))?\Z", re.DOTALL)
@@ -143,6 +146,20 @@ def other_facts(call: Call, attributes: Iterable[str], shown: Collection[str]) -
     values = {name: call.facts.values[name] for name in attributes if name in call.facts.values and name not in shown}
     redacted = redact_texts(redact_pointers(values, call.redaction.facts)[0], texts_of(call))
     return {name: _cut(value, MAX_FACT) for name, value in redacted.items()} or None
+
+
+def odd_words(*texts: str) -> tuple[VisibleText, ...]:
+    """Words of these texts with letters that can be taken for others, which are written as escapes."""
+    marked = marked_words("\n".join(map(visible_lines, texts)))
+    return tuple(shorten(VisibleText(word), MAX_WORD) for word in marked)
+
+
+def other_odd_words(subject: ApprovalSubject) -> tuple[VisibleText, ...]:
+    """Those of what is shown beside the arguments that have a row."""
+    names = (subject.agent, subject.tool, subject.on_behalf_of, subject.ticket, subject.reason)
+    values = (other_arguments(subject), subject.facts, subject.meta)
+    resource = [subject.resource.id] if subject.resource else []
+    return odd_words(*resource, *filter(None, names), *map(visible_json, filter(None, values)))
 
 
 def is_irreversible(subject: ApprovalSubject) -> bool:

@@ -1,4 +1,5 @@
-"""Finds words with letters of scripts that are not used together, such as a Cyrillic one within a Latin word. Pure."""
+"""Finds letters that can be taken for others: a Cyrillic one within a Latin word, or a word wholly of Cyrillic letters
+that look like Latin ones. Pure."""
 
 import re
 import unicodedata
@@ -12,7 +13,20 @@ _MIXABLE_SCRIPTS = (
     frozenset({"CJK", "HANGUL", "LATIN"}),
 )
 _WORD = re.compile(r"[^\W_]+")
+_PASSAGE = re.compile(r'[^"\n]+')
+"""What is read together: a line, or what is between quotation marks."""
+_CHUNK = re.compile(r"\S+")
 MAX_WORDS = 5
+_LIKE_LATIN = frozenset(
+    "ЅІЈАВЕКМНОРСТУХЬагеорсухѕіјѡѴѵҮүһҽӀӏԁԌԛԜԝꙇ"
+    "ͿΑΒΕΖΗΙΚΜΝΟΡΤΥΧαγινορσυϜϳϺᴦⲅⲎⲒⲔⲘⲚⲞⲟⲢⲣⲤⲥⲦⲨⲬⳐ"
+    "ՍՏՕագզհոռսցքօყჿ"
+    "ᎠᎡᎢᎥᎩᎪᎫᎬᎳᎷᎻᎽᏀᏂᏃᏏᏒᏔᏕᏙᏚᏞᏟᏢᏦᏧᏳᏴꭵꮁꮃꮓꮩꮪꮯ"
+    "ꓐꓑꓒꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴᐯᑌᑭᑯᑲᒍᒪᕁᕼᕽᖇᖯᖴᗅᗞᗪᗰᗷ"
+)
+"""Letters of other scripts that Unicode TR 39 (confusables.txt) takes for one letter of ASCII."""
+_PHONETIC = frozenset("ɑɡɪʏᴄᴏᴑᴜᴠᴡᴢᶃᶌỿꜱꞘꞙꞟꞲꞳꞴꬲꬵꬽꭇꭈꭎꭒꭚ")
+"""Latin letters that it takes for one of ASCII, and that no language writes."""
 
 
 @lru_cache(4096)
@@ -24,29 +38,69 @@ def _scripts_of(character: str) -> frozenset[str]:
 
 def find_mixed_scripts(word: str) -> frozenset[str]:
     """The scripts of its letters if they are not used together, else none."""
-    mixed = frozenset[str]().union(*map(_scripts_of, word))
+    mixed = _scripts_of_word(word)
     return mixed if len(mixed) > 1 and not any(mixed <= together for together in _MIXABLE_SCRIPTS) else frozenset()
 
 
 def mark_odd_letters(text: str) -> str:
-    r"""The text with the letters of a word that are not of its main script written as `\u{…}`. Linear."""
-    return text if text.isascii() else _WORD.sub(lambda word: _mark(word[0]), text)
+    r"""The text with its odd letters written as `\u{…}`: those of a word that are not of its main script, all of a word
+    that only looks like a Latin one, and phonetic ones. Linear."""
+    parts, end = [], 0
+    for word, marked in _odd_words(text):
+        parts += [text[end : word.start()], marked]
+        end = word.end()
+    return "".join((*parts, text[end:]))
 
 
 def marked_words(text: str) -> tuple[str, ...]:
-    """The first words of a text that mix scripts, with their odd letters marked."""
-    return tuple(islice(_marked(text), MAX_WORDS))
+    """The first words of a text that have odd letters, with these marked."""
+    return tuple(dict.fromkeys(islice((marked for _, marked in _odd_words(text)), MAX_WORDS)))
 
 
-def _marked(text: str) -> Iterator[str]:
-    for word in () if text.isascii() else _WORD.finditer(text):
-        if (marked := _mark(word[0])) != word[0]:
-            yield marked
+def _scripts_of_word(word: str) -> frozenset[str]:
+    return frozenset[str]().union(*map(_scripts_of, word))
 
 
-def _mark(word: str) -> str:
-    if word.isascii() or not find_mixed_scripts(word):
+def _odd_words(text: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Each word with odd letters, and the same with these marked.
+
+    A word that looks like a Latin one is none where another word of the passage is of its script without a doubt, as in
+    a Russian sentence; but beside a Latin word, as in an address, it always is.
+    """
+    for passage in () if text.isascii() else _PASSAGE.finditer(text):
+        if passage[0].isascii():
+            continue
+        chunks = [list(_WORD.finditer(text, *chunk.span())) for chunk in _CHUNK.finditer(text, *passage.span())]
+        written = frozenset[str]().union(*(_sure_scripts(word[0]) for chunk in chunks for word in chunk))
+        for chunk in chunks:
+            is_latin = any("LATIN" in _scripts_of_word(word[0]) for word in chunk)
+            for word in chunk:
+                if (marked := _mark(word[0], frozenset() if is_latin else written)) != word[0]:
+                    yield word, marked
+
+
+def _sure_scripts(word: str) -> frozenset[str]:
+    """Those that it is written in; none if that can be in doubt."""
+    return frozenset() if find_mixed_scripts(word) or _is_like_latin(word) else _scripts_of_word(word)
+
+
+def _is_like_latin(word: str) -> bool:
+    letters = [letter for letter in unicodedata.normalize("NFKC", word) if letter.isalpha()]
+    return _LIKE_LATIN.issuperset(letters) and bool(letters)
+
+
+def _mark(word: str, written: frozenset[str]) -> str:
+    """`written` are the scripts in which a word that looks like a Latin one is none."""
+    if word.isascii():
         return word
-    counts = Counter(script for character in word for script in _scripts_of(character))
-    main = max(counts, key=lambda script: (counts[script], script == "LATIN", script))
-    return "".join(c if _scripts_of(c) <= {main} else f"\\u{{{ord(c):x}}}" for c in word)
+    if find_mixed_scripts(word):
+        counts = Counter(script for character in word for script in _scripts_of(character))
+        main = max(counts, key=lambda script: (counts[script], script == "LATIN", script))
+        return "".join(c if _scripts_of(c) <= {main} else _escape(c) for c in word)
+    if _is_like_latin(word) and not _scripts_of_word(word) <= written:
+        return "".join(_escape(c) if c.isalpha() else c for c in word)
+    return "".join(_escape(c) if c in _PHONETIC else c for c in word)
+
+
+def _escape(character: str) -> str:
+    return f"\\u{{{ord(character):x}}}"

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 
 import orjson
 
-from mcp_guard.core.errors import ConfigError, GuardError, IdentityError
+from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, ListenError
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.transport import DownstreamTransport
+from mcp_guard.files import FileLock
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import INVALID_REQUEST
 from mcp_guard.protocol.stdio import Line, LineSplitter
@@ -82,24 +83,33 @@ MAX_PATH = 107
 
 
 def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket:
-    """A socket to which only users admitted by its mode and group can ever connect. `key` is its setting.
-
-    Raises: ConfigError.
-    """
+    """A socket on which it is known who connects; else as `open_socket`. Raises: ConfigError, ListenError."""
     if not hasattr(socket, "SO_PEERCRED"):
         raise ConfigError(f"{key}: this system does not report who connects", "serve over HTTP, or on Linux")
+    return open_socket(settings, key)
+
+
+def open_socket(settings: SocketSettings, key: str) -> socket.socket:
+    """A socket to which only users admitted by its mode and group can ever connect. `key` is its setting.
+
+    Raises: ConfigError, ListenError if another process listens there.
+    """
     path = str(settings.path)
     if len(os.fsencode(path)) > MAX_PATH:
         raise ConfigError(f"{key}: `{path}` has over {MAX_PATH} bytes", f"set {key} to a shorter path")
     listener = socket.socket(socket.AF_UNIX)
     old_umask = os.umask(0o177)
     try:
-        _remove_stale(path, key)
-        listener.bind(path)
+        with FileLock(settings.path.with_name(f"{settings.path.name}.lock")):  # or two remove each other's
+            _remove_stale(path, key)
+            listener.bind(path)
         if settings.group:
             os.chown(path, -1, settings.group_id())
         os.chmod(path, settings.mode)
         listener.listen(BACKLOG)
+    except GuardError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         what = f"{key}: cannot listen on `{path}`: {error.strerror or error}"
@@ -120,7 +130,8 @@ def is_answered(path: str) -> bool:
 
 
 def _remove_stale(path: str, key: str) -> None:
-    """Remove the socket of a guard that has ended. Raises: ConfigError if it is in use, or no socket; OSError."""
+    """Remove the socket of a guard that has ended. Raises: ListenError if it is in use, ConfigError if it
+    is no socket; OSError."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConfigError(f"{key}: `{path}` is not a socket", "choose another path")
@@ -132,7 +143,7 @@ def _remove_stale(path: str, key: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise ConfigError(f"{key}: `{path}` is in use by another process", "stop that guard, or choose another path")
+    raise ListenError(f"{key}: `{path}` is in use by another process", "stop that guard, or choose another path")
 
 
 class UnixDownstreamTransport(asyncio.Protocol):

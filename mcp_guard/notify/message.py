@@ -14,6 +14,7 @@ from mcp_guard.core.approval_card import (
     describe_terms,
     is_irreversible,
     notified_fields,
+    odd_words,
 )
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
@@ -27,6 +28,7 @@ from mcp_guard.ledger.confirmations import DIFFERED
 MAX_VALUE, MAX_REASON = MAX_FIELD, 1000
 """Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
 commands have limits, and refuse the whole message; the page that the message links to shows everything."""
+LOOK_ALIKES = "Some letters can be taken for others; the page marks them."
 ENDINGS = {
     ApprovalState.APPROVED: "was approved",
     ApprovalState.CONSUMED: "was approved",
@@ -60,7 +62,7 @@ class Message:
     omission: str = ""
     """How many arguments it does not show in full, if any. `lines` has it too."""
     caution: str = ""
-    """That the call cannot be undone. `lines` has it too."""
+    """That the call cannot be undone, or that letters of its values can be taken for others. `lines` has it too."""
     approval: str = ""
     """The id of the request that it is about, if any."""
     expires: int = 0
@@ -99,7 +101,8 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     fields = tuple((name, _field_text(value)) for name, value in chosen.items())
     not_shown = count_not_notified(subject)
     omission = _omission(not_shown) if not_shown else ""
-    caution = UNDO if is_irreversible(subject) else ""
+    is_odd = odd_words(subject.agent, user, target, subject.ticket or "", *(value for _, value in fields))
+    caution = " ".join([UNDO] * is_irreversible(subject) + [LOOK_ALIKES] * bool(is_odd))
     data = _request_data(approval, event, chosen, not_shown, link)
     lines = (
         say("{} ({}){} wants to call {}.", quote(subject.agent), quote(approval.instance), user, target),

@@ -101,7 +101,7 @@ def make_app(console: Console) -> SameOriginMiddleware:
         exception_handlers={GuardError: console.answer_guard_error, HTTPException: console.answer_http_error},
     )
     app.router.redirect_slashes = False  # it would name the scheme between a proxy and here
-    app.add_middleware(ShareMiddleware, origin=console.origin, find_owner=console.find_owner)
+    app.add_middleware(ShareMiddleware, origin=console.origin, find_session=console.find_session)
     app.add_middleware(CarrierMiddleware, origin=console.origin, seconds=console.sessions.limits.lifetime // SECOND)
     app.add_middleware(BodyMiddleware, limits=FROM_ELSEWHERE)
     # Around everything, so that also the answer to what nobody has caught has its headers.

@@ -29,9 +29,10 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.background import BackgroundReader
-from mcp_guard.storage.items import Items
+from mcp_guard.storage.items import Item, Items
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.carrier import carried_token, give_token, uses_cookie
+from mcp_guard.web.middleware import FOUND_SESSION
 from mcp_guard.web.oidc_attempts import ProviderSignIns
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.roles import Role, approver_of, roles_by_claims, roles_of_approver
@@ -152,7 +153,8 @@ class Console:
         if token is None:
             return None
         now = self.now()
-        session = await self.sessions.find(token, now, is_use)
+        found = request.scope.setdefault("state", {}).pop(FOUND_SESSION, None)
+        session = await self.sessions.find(token, now, is_use, found)
         if session is None or not (roles := await self._roles_in_force(session)):
             if session is not None:
                 await self.sessions.close(session, now)
@@ -164,9 +166,9 @@ class Console:
         request.state.viewer = viewer
         return viewer
 
-    async def find_owner(self, token: str) -> str | None:
-        """Whose session this token is; None if it is nobody's. Raises: LedgerError."""
-        return await self.sessions.find_owner(token, self.now())
+    async def find_session(self, token: str) -> Item | None:
+        """What is kept of the session of this token; None if it is nobody's. Raises: LedgerError."""
+        return await self.sessions.find_item(token, self.now())
 
     async def renew_token(self, request: Request, viewer: BrowserSession) -> None:
         """Replace the viewer's token now, because they may do more from now on."""
@@ -198,7 +200,7 @@ class Console:
             return frozenset()
         return own | roles_by_claims(person.claims, self.settings)
 
-    def _can_change(self, viewer: BrowserSession) -> bool:
+    def can_change(self, viewer: BrowserSession) -> bool:
         """Whether they are an operator with an entry in [approvers], who can have the passkey that signs changes."""
         return Role.OPERATOR in viewer.roles and viewer.approver in self.votes.people
 
@@ -240,7 +242,6 @@ class Console:
                 navigation=self.links_for(viewer) if viewer else [],
                 uses_cookie=not self.is_local,
                 offers_push=self.offers_push,
-                can_change=viewer is not None and self._can_change(viewer),
                 provider=self.settings.web.provider if self.settings.web else None,
                 format_minute=format_minute,
                 **values,

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.items import Item
 from mcp_guard.web.carrier import carried_token, uses_cookie
 
 HEADERS = {
@@ -33,6 +34,8 @@ AT_ORIGIN = {
 MAX_BODY_BYTES = 64 * 1024
 """Of any request. A rationale has at most 8 KiB, and comes back in the sealed statement."""
 BODY_SECONDS = 5
+FOUND_SESSION = "mcp_guard.session"
+"""The name in the `state` of the ASGI scope of the session that a request's token has, just now."""
 AT_ONCE = 4
 """Requests of one person that are answered at the same time."""
 KILL_SERVICE_WORKER = """self.addEventListener("install", () => self.skipWaiting());
@@ -89,10 +92,10 @@ class SameOriginMiddleware:
 
 class ShareMiddleware:
     """Answers a few requests of a person at once, and lets their others wait, in whatever session: one viewer's many
-    searches do not keep an approver from the inbox. `find_owner` says whose session a token is, if it is anybody's."""
+    searches do not keep an approver from the inbox. `find_session` finds the session of a token, for the page too."""
 
-    def __init__(self, app: Any, origin: str, find_owner: Callable[[str], Awaitable[str | None]]) -> None:
-        self._app, self._origin, self._find_owner = app, origin, find_owner
+    def __init__(self, app: Any, origin: str, find_session: Callable[[str], Awaitable[Item | None]]) -> None:
+        self._app, self._origin, self._find_session = app, origin, find_session
         self._shares: WeakValueDictionary[tuple[str, str], anyio.Semaphore] = WeakValueDictionary()
         """By owner, or by a token of nobody, as long as a request of theirs is answered."""
 
@@ -102,11 +105,14 @@ class ShareMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            owner = await self._find_owner(token)
+            session = await self._find_session(token)
         except LedgerError:  # which the page will say
-            owner = None
+            session = None
         # A token of nobody is not among owners: it would take the share of the person whose id it repeats.
-        share = self._shares.setdefault(("owner", owner) if owner else ("token", token), anyio.Semaphore(AT_ONCE))
+        whose = ("owner", session.owner) if session else ("token", token)
+        share = self._shares.setdefault(whose, anyio.Semaphore(AT_ONCE))
+        if share.value:  # a session may have ended while its request waited
+            scope.setdefault("state", {})[FOUND_SESSION] = session
         async with share:
             await self._app(scope, receive, send)
 

@@ -31,7 +31,7 @@ from mcp_guard.web.id_token import (
     read_person,
     with_userinfo,
 )
-from mcp_guard.web.kept_secret import KeptSecret
+from mcp_guard.web.kept_value import keep_secret
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client
@@ -125,7 +125,7 @@ class OidcClient:
     ) -> None:
         self._provider = provider
         self._redirect_uri = redirect_uri
-        self._secret, self._network = KeptSecret(secret, monotonic), KeptSecret(network, monotonic)
+        self._secret, self._network = keep_secret(secret, monotonic), keep_secret(network, monotonic)
         self._clock, self._monotonic = clock, monotonic
         self._metadata = _Cached(METADATA_SECONDS)
         self._keys = _Cached(KEYS_SECONDS)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import say
 from mcp_guard.policy.authoring.past import check_candidate
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
@@ -24,6 +25,8 @@ MAX_DECISIONS = 1000
 """How many of the latest decisions are replayed."""
 MAX_RECEIPTS = 20_000
 """How many of the latest receipts are searched for them."""
+MAX_BYTES = 32 * 1024 * 1024
+"""Of the requests of these decisions, which are in memory at once."""
 MAX_SECONDS = 30
 MAX_KEPT = 8
 """Replays that a process keeps: those that it has made, and those that wait for their turn."""
@@ -39,6 +42,8 @@ class Replay:
     problem: str = ""
     is_stopped: bool = False
     """Whether its time was over before it had replayed all."""
+    is_bounded: bool = False
+    """Whether earlier decisions were left out because the requests of these are so long."""
 
     @property
     def is_over(self) -> bool:
@@ -47,11 +52,13 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """The decisions, the texts of their policy versions, and the version that was loaded last."""
+    """The latest decisions, oldest first, as their receipts and requests; the texts of their policy versions; and the
+    version that was loaded last."""
 
-    decisions: list[RecordedDecision]
+    decisions: list[tuple[Json, bytes | None]]
     materials: Mapping[str, bytes]
     latest: str
+    is_bounded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class PolicyReplays:
 
     settings: Settings
     reader: BackgroundReader
+    max_bytes: int = MAX_BYTES
     _kept: dict[tuple[str, int], Replay] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -83,32 +91,30 @@ class PolicyReplays:
     async def _run(self, state: Replay, texts: Mapping[str, str]) -> None:
         try:
             async with self._turn:
-                past, materials, latest = await self.reader.read(self._read)
-                state.total = len(past)
-                if latest is None or latest not in materials:
-                    raise PolicyError("no policies have been loaded yet", "run the guard once")
-                await asyncio.to_thread(self._compare, state, _Past(past, materials, latest), texts)
+                past = await self.reader.read(self._read)
+                state.total, state.is_bounded = len(past.decisions), past.is_bounded
+                await asyncio.to_thread(self._compare, state, past, texts)
         except GuardError as error:
             state.problem = say("{}", error.message)
         except Exception as error:  # a defect is shown on the page, and ends nothing else
             state.problem = f"the replay failed: {type(error).__name__}"
 
-    def _read(self, store: Store) -> tuple[list[RecordedDecision], dict[str, bytes], str | None]:
-        """The latest decisions, oldest first, the texts of their policy versions, and the version loaded last."""
-        past: list[RecordedDecision] = []
-        latest: str | None = None
+    def _read(self, store: Store) -> _Past:
+        decisions: list[tuple[Json, bytes | None]] = []
+        latest, size = "", 0
         for number, row in enumerate(store.receipts_back()):
-            if number >= MAX_RECEIPTS or len(past) >= MAX_DECISIONS:
+            if number >= MAX_RECEIPTS or len(decisions) >= MAX_DECISIONS or size >= self.max_bytes:
                 break
             if row.kind in DECIDING and b'"purpose"' not in row.body:
-                receipt = json.loads(row.body)
-                if (decision := read_decision(receipt, store.payloads(row.seq), self.settings.time_zone)) is not None:
-                    past.append(decision)
-            elif row.kind == "policy.loaded" and latest is None and "shadow" not in (receipt := json.loads(row.body)):
+                material = store.payloads(row.seq).get("material")
+                size += len(row.body) + len(material or b"")
+                decisions.append((json.loads(row.body), material))
+            elif row.kind == "policy.loaded" and not latest and "shadow" not in (receipt := json.loads(row.body)):
                 latest = receipt["policy_version"]
-        names = {str(decision.receipt["policy_version"]) for decision in past} | ({latest} if latest else set())
+        latest = latest or (decisions[0][0]["policy_version"] if decisions else "")
+        names = {str(receipt["policy_version"]) for receipt, _ in decisions} | {latest}
         materials = {name: material for name in names if (material := store.policy(name)) is not None}
-        return past[::-1], materials, latest or next(iter(materials), None)
+        return _Past(decisions[::-1], materials, latest, size >= self.max_bytes)
 
     def _compare(self, state: Replay, past: _Past, texts: Mapping[str, str]) -> None:
         """In a thread. Raises: PolicyError."""
@@ -121,14 +127,16 @@ class PolicyReplays:
         ends = time.monotonic() + MAX_SECONDS
 
         def counted() -> Iterator[RecordedDecision]:
-            for number, decision in enumerate(past.decisions):
+            for number, (receipt, material) in enumerate(past.decisions):
                 state.done = number
                 if time.monotonic() > ends:
                     state.is_stopped = True
                     return
-                yield decision
+                if (decision := read_decision(receipt, {"material": material}, self.settings.time_zone)) is not None:
+                    yield decision
 
         world = find_version(past.latest)
-        assert world is not None
+        if world is None:
+            raise PolicyError("no policies have been loaded yet", "run the guard once")
         source = parse_policies(texts, tuple(self.settings.routes))
         state.report = replay(counted(), find_version, check_candidate(self.settings.policies, source, world))

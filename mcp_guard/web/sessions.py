@@ -131,12 +131,19 @@ class BrowserSessions:
         await self.items.put(self._item(token, _dump(person) | value | {"code": code}, person.owner), now)
         return token
 
-    async def find(self, token: str, now: Micros, is_use: bool = True) -> BrowserSession | None:
+    async def find_item(self, token: str, now: Micros) -> Item | None:
+        """What is kept of the session of this token; None if it has ended. It is no use of it. Raises: LedgerError."""
+        return await self.items.get(KIND, self._hash(token), now)
+
+    async def find(
+        self, token: str, now: Micros, is_use: bool = True, found: Item | None = None
+    ) -> BrowserSession | None:
         """The session of this token, or None if it has ended. It counts as used now, unless only a script has asked.
+        `found` is its item, if somebody has just looked it up.
 
         Raises: LedgerError.
         """
-        item = await self.items.get(KIND, self._hash(token), now)
+        item = found or await self.find_item(token, now)
         if item is None:
             return None
         session = _read(item)
@@ -144,11 +151,6 @@ class BrowserSessions:
             return session
         used = self._with(item, used=now)
         return _read(used if await self.items.swap(item, used) else item)  # or somebody else has noted it
-
-    async def find_owner(self, token: str, now: Micros) -> str | None:
-        """Whose session this token is; None if it is nobody's. It is no use of it. Raises: LedgerError."""
-        item = await self.items.get(KIND, self._hash(token), now)
-        return item.owner if item else None
 
     async def renew(self, token: str, session: BrowserSession, now: Micros, force: bool = False) -> str | None:
         """The token that replaces this one, once it is due or with `force`; None while it is not. Raises:

@@ -17,11 +17,11 @@ from mcp_guard.secrets import read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.oauth.authorization_code import AuthorizationRequest, discover_authorization, redeem
-from mcp_guard.upstream.oauth.discovery import NoToken, http_client
+from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, http_client
 from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, ClientRegistration
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.web.id_token import SignInFailed
-from mcp_guard.web.kept_secret import KeptSecret
+from mcp_guard.web.kept_value import KeptValue, keep_secret
 from mcp_guard.web.oidc import Attempt
 from mcp_guard.web.oidc_attempts import SealedAttempts
 from mcp_guard.web.sessions import Person
@@ -35,8 +35,10 @@ class UpstreamSignIns:
     origin: str
     storage: SignInStorage
     attempts: SealedAttempts
-    kept: dict[str, KeptSecret[tuple[ClientCredentials, Network]]] = field(default_factory=dict, init=False)
+    kept: dict[str, KeptValue[tuple[ClientCredentials, Network]]] = field(default_factory=dict, init=False)
     """What proves the guard to the authorization server, and the network settings, by upstream."""
+    discovered: dict[str, KeptValue[Endpoints]] = field(default_factory=dict, init=False)
+    """By upstream."""
 
     def names(self) -> list[str]:
         """The upstreams that each user signs in to."""
@@ -59,8 +61,8 @@ class UpstreamSignIns:
             url, oauth, network, registration = await self._client(name)
             attempt = replace(Attempt.begin(name), nonce=person.owner)
             request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
+            endpoints = await self._discover(name)
             async with http_client(network) as http:
-                endpoints = await discover_authorization(http, url, oauth)
                 client = await registration.find(http, url, oauth, endpoints)
             address = request.url(endpoints, client.settings)
         return {"url": address, "sealed": self.attempts.seal(attempt, now)}
@@ -79,9 +81,9 @@ class UpstreamSignIns:
         async with _explained(name):
             url, oauth, network, registration = await self._client(name)
             request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
+            endpoints = await self._discover(name)
+            code = request.read_code(query, endpoints)
             async with http_client(network) as http:
-                endpoints = await discover_authorization(http, url, oauth)
-                code = request.read_code(query, endpoints)
                 client = await registration.find(http, url, oauth, endpoints)
                 tokens = await redeem(http, network, url, client, endpoints, request.form(code))
             async with self.storage.of_user(name, identity_of(person)).locked() as held:
@@ -113,9 +115,19 @@ class UpstreamSignIns:
             credentials = ClientCredentials(read(oauth.client_secret), read(oauth.client_key))
             return credentials, read_network(server.network, here, os.environ)
 
-        credentials, network = await self.kept.setdefault(name, KeptSecret(read_all)).read()
+        credentials, network = await self.kept.setdefault(name, keep_secret(read_all)).read()
         registration = self.storage.client_registration(name, self.origin + CALLBACK_PATH + name, credentials)
         return server.url, oauth, network, registration
+
+    async def _discover(self, name: str) -> Endpoints:
+        """Raises: NoToken, UpstreamError, ConfigError."""
+
+        async def discover() -> Endpoints:
+            url, oauth, network, _ = await self._client(name)
+            async with http_client(network) as http:
+                return await discover_authorization(http, url, oauth)
+
+        return await self.discovered.setdefault(name, KeptValue(discover, (NoToken,))).read()
 
 
 def identity_of(person: Person) -> Identity:

@@ -21,12 +21,13 @@ from mcp_guard.core.approval_card import (
     describe_terms,
     format_minute,
     is_irreversible,
+    odd_words,
     other_arguments,
+    other_odd_words,
     signal_words,
 )
 from mcp_guard.core.definition_diff import DiffPart, diff_texts
 from mcp_guard.core.drill_results import drill_lines
-from mcp_guard.core.mixed_scripts import marked_words
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import (
     VisibleText,
@@ -51,8 +52,6 @@ LISTED_CHANGES = 3
 REMOVED_SINCE = VisibleText(" (with a key that was removed since; they can still deny)")
 LISTED_LENGTH = 100
 """Characters of a value that a card in the list may show."""
-MAX_WORD = 60
-"""Characters that are shown of a word that mixes scripts."""
 RECENT = timedelta(days=7)
 _OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
 """Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
@@ -74,8 +73,8 @@ class FieldRow:
     """Encoded text in the requested value: the encoding, and what it says."""
     has_hidden: bool
     """Whether characters of the values that show nothing are written as escapes."""
-    mixed: tuple[str, ...] = ()
-    """Words of the values with letters of several scripts, the odd ones as escapes."""
+    odd: tuple[str, ...] = ()
+    """Words of it with letters that can be taken for others, which are written as escapes."""
     parts: tuple[DiffPart, ...] = ()
     """How the values differ, by word; empty if they have no word in common."""
 
@@ -115,6 +114,8 @@ class ApprovalCard:
     """What the viewer is told of a drill; empty for any other request, and before they have decided."""
     is_own: bool
     """Whether it is the viewer's own request, so that their approval is recorded as self-approved."""
+    odd: tuple[str, ...] = ()
+    """Words beside the rows with letters that can be taken for others, which are written as escapes."""
 
     @property
     def listed_rows(self) -> tuple[FieldRow, ...]:
@@ -167,6 +168,7 @@ def make_card(approval: Approval, now: Micros, viewer: str, removed: Collection[
         facts=tuple((visible(name), plain(value)) for name, value in (subject.facts or {}).items()),
         others=tuple((visible(name), plain(value)) for name, value in other_arguments(subject).items()),
         meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
+        odd=other_odd_words(subject),
     )
 
 
@@ -218,7 +220,7 @@ def _make_row(row: ArgumentRow) -> FieldRow:
         is_change=row.is_change,
         decoded=tuple((encoding, plain(text)) for encoding, text in row.decoded),
         has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
-        mixed=tuple(shorten(VisibleText(word), MAX_WORD) for word in marked_words(f"{before} {after}")),
+        odd=odd_words(row.name, before, after),
     )
 
 

@@ -197,7 +197,7 @@ def test_socket_of_a_killed_guard_is_reused_and_of_a_live_guard_is_not(tmp_path:
     config = configure(tmp_path, place, port)
     with Served(config, port) as first:
         refused = cli("serve", "--config", str(configure(tmp_path, place, free_port())), check=False)
-        assert (refused.returncode, "is in use by another process" in refused.stderr) == (3, True)
+        assert (refused.returncode, "is in use by another process" in refused.stderr) == (9, True)
         first.process.kill()
     assert (place / "socket").is_socket()
     with Served(configure(tmp_path, place, port), port), Connected(place / "socket", uid=ANN) as ann:

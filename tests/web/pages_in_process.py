@@ -91,7 +91,7 @@ async def open_pages(folder: Path, config: str = CONFIG) -> AsyncIterator[Pages]
 async def pages_over(
     harness: Harness, folder: Path, config: str, routes: Mapping[str, Route], people: Mapping[str, str] = PEOPLE
 ) -> AsyncIterator[Pages]:
-    settings = replace(check(config, folder / "mcp-guard.toml"), state_dir=folder, routes=routes)
+    settings = replace(check(config, folder / "mcp-guard.toml"), state_dir=folder / "state", routes=routes)
     ledger = harness.ledger
     items, proofs = ledger.engine.open_items(folder), ledger.engine.open_used_proofs(folder)
     console = make_console(settings, Votes(ledger.writer, routes, people), ledger.reader, items, proofs, ORIGIN)

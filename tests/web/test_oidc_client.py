@@ -15,7 +15,7 @@ from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
 from mcp_guard.network import Network
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
-from mcp_guard.web.kept_secret import KEPT_SECONDS
+from mcp_guard.web.kept_value import KEPT_SECONDS
 from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
     ALICE,

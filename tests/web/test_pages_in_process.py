@@ -6,8 +6,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2 as httpx
 import pytest
@@ -15,15 +16,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mcp_guard.cli.approvals import describe
 from mcp_guard.core.approval import GrantTerms
+from mcp_guard.core.model import Agent
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
-from mcp_guard.storage.items import Item
+from mcp_guard.ledger.registry import issue
+from mcp_guard.notify.message import make_message
+from mcp_guard.storage.items import Item, Items
+from mcp_guard.web.app import make_app
 from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
-from tests.promises.harness import HOLD
+from tests.promises.harness import HOLD, make_instance
 from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
 from tests.web.software_passkey import SoftwarePasskey
 
@@ -110,7 +116,18 @@ async def test_a_request_shows_the_policy_that_asked_whole_and_letters_of_anothe
     client, id = await pages.sign_in(), await pages.hold(stage="\u0421losed Won")
     page = html.unescape((await client.get(f"/requests/{id}")).text)
     assert f"<pre>{HOLD}</pre>" in page
-    assert r"mixes letters of several scripts: <code>\u{421}losed</code>" in page
+    assert r"has letters that can be taken for others: <code>\u{421}losed</code>" in page
+
+
+async def test_letters_that_can_be_taken_for_others_are_marked_wherever_they_are(pages: Pages) -> None:
+    client, id = await pages.sign_in(), await pages.hold(deal_id="\u0430\u0441\u0435")
+    marked = r"can be taken for others: <code>\u{430}\u{441}\u{435}</code>"
+    assert marked in html.unescape((await client.get(f"/requests/{id}")).text)
+    approval = pages.harness.store.approval(id)[0]
+    assert r"  caution        letters that can be taken for others, in: \u{430}\u{441}\u{435}" in describe(approval, 0)
+    assert make_message(approval, "requested", "m", ORIGIN, 0).caution.startswith(
+        "Some letters can be taken for others"
+    )
 
 
 async def test_a_request_marks_where_values_differ_that_have_words_in_common(pages: Pages) -> None:
@@ -135,6 +152,21 @@ async def test_who_cannot_sign_changes_is_offered_none(tmp_path: Path) -> None:
         assert "keys belong to the entries in [approvers]" in refused.json()["problem"]
         assert "data-revoke" not in (await auditor.get("/grants")).text
         assert "data-revoke" in (await (await pages.sign_in()).get("/grants")).text
+
+
+@pytest.mark.parametrize("path", ["/agents", "/agents/zed", "/tools/crm__update_deal"])
+async def test_changes_of_agents_and_tools_are_offered_to_operators_with_an_entry(tmp_path: Path, path: str) -> None:
+    config = f'{CONFIG}{PROVIDER}[web.roles]\noperator = ["alice"]\n[agents.zed]\nowner = "bob"\n'
+    async with open_pages(tmp_path, config) as pages:
+        zed = make_instance(agent=Agent("zed", "bob", ()), started=pages.console.now())
+        pages.harness.ledger.writer.run(lambda tx: issue(tx, zed, {}))
+        without = (await (await pages.sign_in_by_provider("operator")).get(path)).text
+        assert "only people listed in [approvers] can enrol one" in without
+        viewer = (await (await pages.sign_in_by_provider("viewer")).get(path)).text
+        with_entry = (await (await pages.sign_in()).get(path)).text
+        assert ["<button" in page and 'data-sign="/operations"' in page for page in (without, viewer, with_entry)] == [
+            False, False, True,
+        ]  # fmt: skip
 
 
 async def test_a_slash_too_many_leads_nowhere_else(pages: Pages) -> None:
@@ -165,17 +197,17 @@ async def test_one_person_has_a_share_of_the_pages_in_however_many_sessions() ->
     most: dict[str, int] = Counter()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        person = await person_of(Request(scope).headers.get("authorization", "").partition(" ")[2])
+        person = Request(scope).headers.get("authorization", "").partition(" ")[2][:1]
         running[person] += 1
         most[person] = max(most[person], running[person])
         await asyncio.sleep(0.01)
         running[person] -= 1
         await Response()(scope, receive, send)
 
-    async def person_of(token: str) -> str:
-        return token[:1]
+    async def find_session(token: str) -> Item:
+        return Item("session", token, token[:1], b"", 1)
 
-    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1", person_of))
+    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1", find_session))
     async with httpx.AsyncClient(transport=shared, base_url="http://localhost:1") as client, asyncio.TaskGroup() as all:
         for name in ("a1", "a2", "b1", ""):
             for _ in range(3 * AT_ONCE):
@@ -191,10 +223,10 @@ async def test_a_token_of_nobody_takes_no_share_of_the_person_whose_id_it_repeat
             await released.wait()
         await Response()(scope, receive, send)
 
-    async def owner_of(token: str) -> str | None:
-        return "alice" if token == "hers" else None
+    async def find_session(token: str) -> Item | None:
+        return Item("session", token, "alice", b"", 1) if token == "hers" else None
 
-    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1", owner_of))
+    shared = httpx.ASGITransport(ShareMiddleware(app, "http://localhost:1", find_session))
     async with httpx.AsyncClient(transport=shared, base_url="http://localhost:1") as client, asyncio.TaskGroup() as all:
         for _ in range(AT_ONCE):
             all.create_task(client.get("/nobody", headers={"authorization": "Bearer alice"}))
@@ -202,6 +234,30 @@ async def test_a_token_of_nobody_takes_no_share_of_the_person_whose_id_it_repeat
         async with asyncio.timeout(5):
             await client.get("/", headers={"authorization": "Bearer hers"})
         released.set()
+
+
+class CountedItems:
+    """The items of a ledger; `asked` is how often one was looked up."""
+
+    def __init__(self, items: Items) -> None:
+        self._items, self.asked = items, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked += name == "get"
+        return getattr(self._items, name)
+
+
+async def test_a_session_is_looked_up_once_and_again_where_the_request_has_waited(pages: Pages) -> None:
+    client, items = await pages.sign_in(), CountedItems(pages.console.items)
+    pages.app = make_app(replace(pages.console, sessions=replace(pages.console.sessions, items=cast(Items, items))))
+    counted = pages.client()
+    counted.cookies = client.cookies
+    assert (await counted.get("/keys")).status_code == 200
+    assert items.asked == 1
+    async with asyncio.TaskGroup() as all:
+        for _ in range(AT_ONCE + 1):
+            all.create_task(counted.get("/keys"))
+    assert items.asked == 1 + AT_ONCE + 2
 
 
 async def test_the_next_approver_is_told_of_a_vote_by_a_key_that_was_removed(pages: Pages) -> None:

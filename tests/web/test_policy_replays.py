@@ -9,6 +9,7 @@ from typing import Any
 from mcp_guard.config import load
 from mcp_guard.web.policy_replays import MAX_KEPT, PolicyReplays
 from tests.live.running_guard import scripted, write_config
+from tests.web.pages_in_process import open_pages
 
 
 class SlowReader:
@@ -41,3 +42,20 @@ async def test_replays_that_wait_are_limited_and_none_is_forgotten(tmp_path: Pat
     assert not (await replays.ask("one more", {})).problem
     while not (await replays.ask("one more", {})).is_over:
         await asyncio.sleep(0)
+
+
+async def test_requests_in_memory_are_bounded_and_the_page_says_what_was_left_out(tmp_path: Path) -> None:
+    async with open_pages(tmp_path) as pages:
+        for number in range(4):
+            await pages.hold(stage=f"{number}" * 10_000)
+        console = pages.console
+        texts = {"policies.cedar": (tmp_path / "policies.cedar").read_text()}
+        shown = []
+        for most in (25_000, 10_000_000):
+            replay = await PolicyReplays(console.settings, console.reader, most).ask("candidate", texts)
+            while not replay.is_over:
+                await asyncio.sleep(0.01)
+            template = console.templates.get_template("policy_replay_part.html")
+            shown.append(template.render(replay=replay))
+    assert "of the latest 3 would differ; earlier ones were left out" in shown[0]
+    assert "of the latest 4 would differ. " in shown[1]

@@ -91,6 +91,7 @@ class _AgentPages:
         return console.page(
             "agents.html",
             viewer,
+            can_change=console.can_change(viewer),
             agents=[_agent_row(name, agent, read, calls, console) for name, agent in sorted(read.agents.items())],
             **await self._instances(read, now),
         )
@@ -107,6 +108,7 @@ class _AgentPages:
         return console.page(
             "agent.html",
             viewer,
+            can_change=console.can_change(viewer),
             name=name,
             agent=agent,
             **await self._instances(read, now),

@@ -55,7 +55,10 @@ class _KeyPages:
 
     async def show(self, request: Request) -> Response:
         viewer = await self.console.allowed(request, *ROLES)
-        return self.console.page("keys.html", viewer, keys=await key_cards(self.console, viewer))
+        console = self.console
+        return console.page(
+            "keys.html", viewer, keys=await key_cards(console, viewer), can_change=console.can_change(viewer)
+        )
 
     async def passkey_options(self, request: Request) -> Response:
         console = self.console

@@ -32,7 +32,7 @@ from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.web.console import Console, NavigationLink
-from mcp_guard.web.kept_secret import KeptSecret
+from mcp_guard.web.kept_value import KeptValue, keep_secret
 
 NAV: tuple[NavigationLink, ...] = ()
 PATH = "/slack/interactions"
@@ -51,7 +51,7 @@ def routes(console: Console) -> list[Route]:
         if notifier.kind == SERVICE and notifier.options.get("signing_secret") is not None
     )
     folders = {app.options["signing_secret"]: app.base_dir for app in apps}
-    kept = {secret: KeptSecret(partial(read_secret, secret, here, os.environ)) for secret, here in folders.items()}
+    kept = {secret: keep_secret(partial(read_secret, secret, here, os.environ)) for secret, here in folders.items()}
     return [Route(PATH, _SlackPage(console, apps, kept).take, methods=["POST"])] if apps else []
 
 
@@ -75,7 +75,7 @@ class Press:
 class _SlackPage:
     console: Console
     apps: tuple[NotifierSettings, ...]
-    secrets: Mapping[SecretReference, KeptSecret[str]]
+    secrets: Mapping[SecretReference, KeptValue[str]]
     """The signing secrets of the apps."""
 
     async def take(self, request: Request) -> Response:

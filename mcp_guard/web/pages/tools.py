@@ -105,6 +105,7 @@ class _ToolPages:
         return console.page(
             "tool.html",
             viewer,
+            can_change=console.can_change(viewer),
             entry=entry,
             shown=shown,
             effect=self._effect(entry),

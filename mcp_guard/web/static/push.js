@@ -55,13 +55,13 @@ async function switchOff() {
 async function show() {
   const section = document.getElementById("push");
   const can = "serviceWorker" in navigator && "PushManager" in window;
-  const isOn = can && (await current()) !== null;
+  const subscription = can ? await current() : null;
   section.querySelector("#push-state").textContent = !can
     ? "This browser cannot show notifications. On an iPhone or iPad, add the page to the home screen first."
-    : isOn ? "It is on." : "It is off.";
-  section.querySelector("#push-on").hidden = !can || isOn;
-  section.querySelector("#push-off").hidden = !isOn;
-  return isOn;
+    : subscription ? "It is on." : "It is off.";
+  section.querySelector("#push-on").hidden = !can || subscription !== null;
+  section.querySelector("#push-off").hidden = subscription === null;
+  return subscription;
 }
 
 document.addEventListener("click", (event) => {
@@ -72,6 +72,7 @@ document.addEventListener("click", (event) => {
 // Whoever opens the page goes on being notified.
 if (document.getElementById("push")) {
   renewal = attempt(async () => {
-    if (await show()) await post("/push/subscriptions", (await current()).toJSON());
+    const subscription = await show();
+    if (subscription) await post("/push/subscriptions", subscription.toJSON());
   });
 }
