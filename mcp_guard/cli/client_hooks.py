@@ -213,6 +213,7 @@ def _state(settings: Settings, agent: HookedAgent, path: Path, is_wrapped: bool)
         str(path),
         is_wrapped=is_wrapped,
         missing=state.missing,
+        changed=state.changed,
         off=state.off,
         has_hooks=bool(state.sockets),
         others=tuple(socket for socket in state.sockets if socket != ours),

@@ -21,6 +21,7 @@ from mcp_guard.files import create_file, replace_file
 
 MARK = Path(hook_client.__file__).name
 """In the command of each of the guard's hooks."""
+OR_DENY = " || exit 2"
 WAIT_SECONDS = 600
 """How long an agent waits for a hook; the hook waits a little less (`hook_client.SECONDS`)."""
 
@@ -50,7 +51,7 @@ class HookedAgent:
         return {event: [self._entry(command, event in self.asking)] for event in (*self.asking, *self.reporting)}
 
     def _entry(self, command: str, decides: bool) -> Json:
-        strict = f"{command} || exit 2"  # whatever prevents it from running denies the call
+        strict = command + OR_DENY  # whatever prevents it from running denies the call
         hook: Json = {"type": "command", "command": strict if decides else command, "timeout": WAIT_SECONDS * self.unit}
         hook |= dict(self.deciding) if decides else {}
         if self.is_flat:
@@ -242,12 +243,13 @@ def _is_guards(entry: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HookState:
-    """The guard's hooks in one file: the events that lack one, and the sockets that they ask on. `off` is the member
-    that switches all hooks off, if one does."""
+    """The guard's hooks in one file: the events that lack one, those whose hook is not as `wrap` writes it, and the
+    sockets that they ask on. `off` is the member that switches all hooks off, if one does."""
 
     agent: HookedAgent
     path: Path
     missing: tuple[str, ...]
+    changed: tuple[str, ...]
     sockets: tuple[str, ...]
     programs: tuple[str, ...]
     off: str = ""
@@ -256,6 +258,7 @@ class HookState:
 def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     """Raises: ConfigError."""
     commands: dict[str, list[str]] = {}
+    changed: list[str] = []
     document = _read(text, str(path))
     off = next((name for name, value in agent.switches if _member(document, name) is value), "")
     for event, entries in document.get("hooks", {}).items():
@@ -263,11 +266,14 @@ def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
             if _is_guards(entry):
                 inner = entry["hooks"] if isinstance(entry.get("hooks"), list) else [entry]
                 commands.setdefault(event, []).extend(str(one.get("command")) for one in inner if isinstance(one, dict))
+                own = commands[event][-1].removesuffix(OR_DENY)
+                if agent.hooks(own).get(event) != [entry] or shlex.join(shlex.split(own)) != own:
+                    changed.append(event)
     words = [shlex.split(command) for found in commands.values() for command in found]
     missing = tuple(event for event in (*agent.asking, *agent.reporting) if event not in commands)
     sockets = {parts[parts.index(agent.id) + 1] for parts in words if agent.id in parts[:-1]}
     programs = {part for parts in words for part in (parts[0], *(p for p in parts if p.endswith(MARK)))}
-    return HookState(agent, path, missing, tuple(sorted(sockets)), tuple(sorted(programs)), off)
+    return HookState(agent, path, missing, tuple(changed), tuple(sorted(sockets)), tuple(sorted(programs)), off)
 
 
 def _member(document: object, path: str) -> object:

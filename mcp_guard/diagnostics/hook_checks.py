@@ -65,6 +65,12 @@ def _of_file(file: HookedFile) -> CheckResults:
     if file.gone:
         what = f"{file.title} cannot ask the guard, and denies: {file.path} names `{file.gone[0]}`, which is gone"
         results += problem("hooks", what, again)
+    if file.changed:
+        which = ", ".join(file.changed)
+        what = (
+            f"{file.title} may let calls go on undecided: its hook for {which} is not as `wrap` writes it ({file.path})"
+        )
+        results += problem("hooks", what, again)
     if file.others:
         results += warning("hooks", f"{file.title} asks another guard ({file.others[0]}, in {file.path})", again)
     elif file.missing:

@@ -101,9 +101,9 @@ class ClientFile:
 
 @dataclass(frozen=True, slots=True)
 class HookedFile:
-    """The hooks of a coding agent in one file. `missing` are the events without the guard's hook, `others` sockets of
-    other guards, `gone` programs that do not exist, `off` the setting that switches all hooks off. `is_wrapped`: this
-    guard has put its hooks there.
+    """The hooks of a coding agent in one file. `missing` are the events without the guard's hook, `changed` those whose
+    hook is not as `wrap` writes it, `others` sockets of other guards, `gone` programs that do not exist, and `off` the
+    setting that switches all hooks off. `is_wrapped`: this guard has put its hooks there.
     """
 
     title: str
@@ -111,6 +111,7 @@ class HookedFile:
     path: str
     is_wrapped: bool
     missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     has_hooks: bool = False
     others: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()

@@ -108,6 +108,9 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"disableAllHooks": True}))
     assert "runs no hooks, because `disableAllHooks`" in run(capsys, "doctor")[1]
+    settings["hooks"]["PreToolUse"][0]["matcher"] = "Bash"
+    (home / ".claude" / "settings.json").write_text(json.dumps({"hooks": settings["hooks"]}))
+    assert "its hook for PreToolUse is not as `wrap` writes it" in run(capsys, "doctor")[1]
     del settings["hooks"]["PostToolUse"]
     file.write_text(json.dumps(settings))
     assert "no hook for PostToolUse" in run(capsys, "doctor")[1]

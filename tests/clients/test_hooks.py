@@ -44,9 +44,27 @@ def test_each_agent_gets_events_that_the_guard_understands(agent: HookedAgent) -
 def test_installed_hooks_are_complete_and_go_without_a_trace(agent: HookedAgent) -> None:
     after = with_hooks("", agent, command(agent), "file")
     state = read_hooks(after, agent, Path("file"))
-    assert (state.missing, state.sockets) == ((), (str(SOCKET),))
+    assert (state.missing, state.changed, state.sockets) == ((), (), (str(SOCKET),))
     assert with_hooks(after, agent, command(agent), "file") == after
     assert json.loads(without_hooks(after, "file")) == dict(agent.more)
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        ('"hooks": [\n          {', '"matcher": "Bash", "hooks": [\n          {'),
+        ('"onFailure": "block"', '"onFailure": "continue"'),
+        ('"timeout": 600', '"timeout": 1'),
+        ('"type": "command"', '"async": true, "type": "command"'),
+        (" || exit 2", ""),
+        (" || exit 2", " || true || exit 2"),
+    ],
+)
+def test_a_hook_that_lets_calls_go_on_is_seen(was: str, is_now: str) -> None:
+    agent = find_agent("claude-code")
+    after = with_hooks("{}", agent, command(agent), "file")
+    assert was in after
+    assert read_hooks(after.replace(was, is_now, 1), agent, Path("file")).changed == ("PreToolUse",)
 
 
 def test_other_hooks_and_settings_stay() -> None:
