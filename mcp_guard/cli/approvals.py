@@ -177,8 +177,8 @@ def show_statistics(writer: Writer, people: Mapping[str, str], options: argparse
     from mcp_guard.core.approver_statistics import count_votes, rate_words, time_words  # for this verb alone
 
     now = writer.now()
-    requests = writer.read(lambda store: store.requests_since(now - options.seconds * SECOND))
-    statistics = count_votes(requests, people, now)
+    since = now - options.seconds * SECOND
+    statistics = writer.read(lambda store: count_votes(store.requests_since(since), people, now))
     if options.json:
         print_json(statistics.to_json(), indent=2)
         return 0

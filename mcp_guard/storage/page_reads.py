@@ -1,6 +1,6 @@
 """The part of the storage contract that only pages for people ask for. Nothing on the path of a call uses it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 from mcp_guard.core.approval import Approval
@@ -32,8 +32,8 @@ class PageReads(Protocol):
         """The requests that were made before this time, or then and have a lower id, the newest first. Reads no
         subject."""
 
-    def requests_since(self, since: Micros) -> list[CountedRequest]:
-        """Those that were made since then. Reads no subject."""
+    def requests_since(self, since: Micros) -> Iterator[CountedRequest]:
+        """Those that were made since then, the oldest first. Reads no subject."""
 
     def approvals_among(self, ids: Collection[str]) -> list[Approval]:
         """These approvals, in any order."""

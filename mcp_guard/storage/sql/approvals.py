@@ -25,6 +25,8 @@ MAX_LISTED_CHARACTERS = 1 << 20
 DECIDED = {str(ApprovalState.CONSUMED): "approve", str(ApprovalState.DENIED): "deny"}
 """States of earlier requests that say how people decided, and the verdict of the votes that led to them."""
 MAX_PARAMETERS = 500
+COUNTED_AT_ONCE = 100
+"""Requests that are read in one piece for statistics. On an event loop others go on between two of them."""
 REQUEST = "id, state, requested, expires, rules"
 """The columns of a `RequestRow`."""
 EARLIER = f"WHERE requested < ? AND instance <> '{NO_INSTANCE}' ORDER BY requested DESC LIMIT ?"
@@ -118,9 +120,12 @@ class ApprovalQueries(Queries):
         where = "WHERE (requested, id) < (?, ?) ORDER BY requested DESC, id DESC LIMIT ?"
         return list(map(_read_request, self._run(f"SELECT {REQUEST} FROM approval {where}", (*before, count))))
 
-    def requests_since(self, since: Micros) -> list[CountedRequest]:
-        query = "SELECT instance, state, requested, expires, rules, votes FROM approval WHERE requested >= ?"
-        return [_read_counted(row) for row in self._run(query, (since,))]
+    def requests_since(self, since: Micros) -> Iterator[CountedRequest]:
+        columns, last = "requested, id, instance, state, expires, rules, votes", (since, "")
+        page = f"SELECT {columns} FROM approval WHERE (requested, id) > (?, ?) ORDER BY requested, id LIMIT ?"
+        while rows := self._run(page, (*last, COUNTED_AT_ONCE)).fetchall():
+            yield from map(_read_counted, rows)
+            last = rows[-1][:2]
 
     def approvals_among(self, ids: Collection[str]) -> list[Approval]:
         found: list[Approval] = []
@@ -355,7 +360,7 @@ def _read_request(row: Row) -> RequestRow:
 
 
 def _read_counted(row: Row) -> CountedRequest:
-    instance, state, requested, expires, rules, votes = row
+    requested, _, instance, state, expires, rules, votes = row
     first = {vote["approver"]: (vote["verdict"], vote["at"]) for vote in reversed(json.loads(votes))}
     return CountedRequest(instance == NO_INSTANCE, state, requested, expires, _read_approvers(rules), first)
 

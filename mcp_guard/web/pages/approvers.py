@@ -1,6 +1,7 @@
 """How approvers decide: how much, how fast, and how many drills each caught. Approvers see their own line only."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +27,8 @@ def routes(console: Console) -> list[Route]:
 @dataclass(frozen=True, slots=True)
 class _ApproverPages:
     console: Console
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Counting takes long: one at a time, so that the other connections to the ledger are left to other pages."""
 
     async def show(self, request: Request) -> Response:
         console = self.console
@@ -38,8 +41,8 @@ class _ApproverPages:
         people = everybody if sees_all else {id: name for id, name in everybody.items() if id == viewer.approver}
         now = console.now()
         since = now - PERIODS[period] * DAY
-        # tens of thousands of requests take seconds, so they are counted where they are read
-        statistics = await console.reader.read(lambda store: count_votes(store.requests_since(since), people, now))
+        async with self.turn:
+            statistics = await console.reader.read(lambda store: count_votes(store.requests_since(since), people, now))
         return console.page(
             "approvers.html",
             viewer,

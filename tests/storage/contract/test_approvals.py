@@ -11,6 +11,7 @@ from mcp_guard.core.grants import Grant
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import NO_INSTANCE, ApproverKey, RequestRow
+from mcp_guard.storage.sql.approvals import COUNTED_AT_ONCE
 from tests.storage.contract.engines import writing
 
 SUBJECT = ApprovalSubject(
@@ -242,6 +243,15 @@ def test_drills_are_of_no_instance_and_counted_apart(store: Store, asked: list[A
     assert store.approval("ap_4") == (drill, [7])
     assert store.requests_of("run_1", 10)[1] == store.open_size("run_1")[0] == 2
     assert [found.id for found in store.approvals([ApprovalState.REQUESTED], NO_INSTANCE)] == ["ap_4"]
-    counted = store.requests_since(3)
-    assert sorted((request.requested, request.is_drill) for request in counted) == [(3, False), (4, True)]
+    counted = list(store.requests_since(3))
+    assert [(request.requested, request.is_drill) for request in counted] == [(3, False), (4, True)]
     assert counted[0].approvers == {"alice", "carol"}
+
+
+def test_all_requests_are_counted_however_many_are_of_one_moment(store: Store) -> None:
+    number = COUNTED_AT_ONCE + 2
+    with writing(store):
+        for at in (3, 4):
+            for n in range(number):
+                store.add_approval(make_approval(f"ap_{at}_{n}", at), [])
+    assert [request.requested for request in store.requests_since(3)] == [3] * number + [4] * number
