@@ -30,16 +30,17 @@ MAX_SOURCES = 50
 """How many of the latest requests are looked at for one to make a drill of."""
 MAX_AGE: Micros = 24 * 3600 * 1_000_000
 GRANTED = (ApprovalState.APPROVED, ApprovalState.CONSUMED)
+MILLISECOND: Micros = 1000
 OF_DOCUMENT = ("v", "kind", "seq", "time", "origin", "software", "request", "material", "facts")
 """Members of a receipt that appending adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrillIds:
-    """Makes the ids of requests and calls, and random numbers below another."""
+    """Makes the ids of requests, and of calls that came at a time, and random numbers below another."""
 
     approval: Callable[[], str]
-    call: Callable[[], str]
+    call: Callable[[Micros], str]
     draw: Callable[[int], int] = secrets.randbelow
 
 
@@ -108,7 +109,7 @@ def _put(tx: Transaction, choice: _Choice, route: Route, routes: Mapping[str, Ro
         return False
     id, nonce = ids.approval(), os.urandom(16).hex()
     salt, lookup = rules.request_salt(nonce), canonical.digest(os.urandom(16))
-    subject = _wrong_subject(choice, ids.call(), nonce)
+    subject = _wrong_subject(choice, ids.call(_came_at(tx, choice.source, decided.at, ids)), nonce)
     payloads["request"] = canonical_request(
         json.loads(payloads["request"])["name"], _canonical(subject.arguments), subject.meta
     )
@@ -135,6 +136,12 @@ def _put(tx: Transaction, choice: _Choice, route: Route, routes: Mapping[str, Ro
     decision = Draft("decision", _decision_fields(decided.body, subject, tx.now), payloads, {"request": salt})
     transitions.add_request(tx, asked, replace(asked, subject=subject), tx.add(decision), routes)
     return True
+
+
+def _came_at(tx: Transaction, source: Approval, decided: Micros, ids: DrillIds) -> Micros:
+    """When its call came, which its id tells everybody: as long before it was asked about as the call of the source."""
+    first = tx.store.receipts_of(source.subject.call)[0]
+    return tx.now - (decided - first.at) - MILLISECOND - ids.draw(4 * MILLISECOND)
 
 
 def _canonical(value: Json) -> bytes:

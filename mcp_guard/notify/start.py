@@ -22,7 +22,7 @@ def make_dispatcher(
     """`items` may be None if no notifier keeps anything. Raises: ConfigError."""
     state = NotifierState(items, read_shared_secret(settings)) if items is not None and _keep(settings) else None
     has_drills = any(route.drills for route in settings.routes.values())
-    drills = DrillIds(approval_id, lambda: call_id(writer.now())) if has_drills else None
+    drills = DrillIds(approval_id, call_id) if has_drills else None
     return NotificationDispatcher(writer, reader, settings.routes, settings.notifiers, settings.pages, state, drills)
 
 

@@ -39,7 +39,7 @@ async def call_approved(harness: Harness, amount: int) -> None:
 
 def put(harness: Harness) -> bool:
     """What a dispatcher does each second."""
-    makes = DrillIds(lambda: f"ap_x{next(IDS)}", lambda: f"call_x{next(IDS)}")
+    makes = DrillIds(lambda: f"ap_x{next(IDS)}", lambda _: f"call_x{next(IDS)}")
     routes = harness.ledger.approvals.routes
     return harness.ledger.writer.run(lambda tx: put_drill(tx, routes["people"], routes, makes))
 

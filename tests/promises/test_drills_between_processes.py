@@ -27,7 +27,7 @@ def race(folder: Path, number: int, barrier: Barrier, turns: int) -> None:
     """One process: at the same moment as all others ask, decide, put drills, and ask for what a drill shows."""
     harness, dice = drilling(folder), random.Random(number)
     count = itertools.count()
-    ids = DrillIds(lambda: f"{APPROVAL}{number}_{next(count)}", lambda: f"{CALL}{number}_{next(count)}")
+    ids = DrillIds(lambda: f"{APPROVAL}{number}_{next(count)}", lambda _: f"{CALL}{number}_{next(count)}")
     routes = harness.ledger.approvals.routes
 
     async def act() -> None:

@@ -168,7 +168,7 @@ async def test_drill_is_put_once_if_two_gateways_try_at_the_same_moment(tmp_path
             raced.append(put(other))
         return "ap_second"
 
-    ids, routes = DrillIds(approval, lambda: "call_second"), harness.ledger.approvals.routes
+    ids, routes = DrillIds(approval, lambda _: "call_second"), harness.ledger.approvals.routes
     is_put = harness.ledger.writer.run(lambda tx: put_drill(tx, routes["people"], routes, ids))
     assert [is_put, *raced].count(True) == 1
     assert len(harness.store.approvals([ApprovalState.REQUESTED])) == 1
@@ -256,7 +256,7 @@ async def test_dispatcher_puts_a_drill_and_notifies_of_it_like_of_any_request(ha
     for amount in (150, 160):
         await call_approved(harness, amount)
     harness.clock.time += 300 * SECOND
-    ledger, ids = harness.ledger, DrillIds(approval_id, lambda: call_id(harness.clock.now()))
+    ledger, ids = harness.ledger, DrillIds(approval_id, call_id)
     routes = {"people": replace(ROUTE, notify=("one",))}
     dispatcher = NotificationDispatcher(ledger.writer, ledger.reader, routes, {}, "http://localhost", drills=ids)
     await dispatcher.run_once()
@@ -264,6 +264,7 @@ async def test_dispatcher_puts_a_drill_and_notifies_of_it_like_of_any_request(ha
     [drill] = harness.store.approvals([ApprovalState.REQUESTED])
     [delivery] = harness.store.deliveries(drill.id)
     assert (delivery.notifier, delivery.event) == ("one", "requested")
+    assert int(drill.subject.call[5:-4], 16) < drill.requested, "the call came before it was asked about"
     message = make_message(drill, "requested", "m", "http://localhost", harness.clock.now())
     assert "drill" not in json.dumps([message.title, message.lines, message.data])
     harness.approve(drill.id)
