@@ -8,6 +8,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PACKAGES = HERE / "node_modules"
+SAMPLE = HERE.parent / "node" / "node_modules"
+"""Where `make test` has Claude Code, if npm has it for this machine."""
 PROMPT = "Do what you are scripted to do."
 
 
@@ -36,6 +38,10 @@ def _write(path: Path, value: Any) -> Path:
     return path
 
 
+def claude_program() -> Path | None:
+    return next((file for each in (PACKAGES, SAMPLE) for file in each.glob("@anthropic-ai/claude-code-*/claude")), None)
+
+
 def claude_code(node: str, home: Path, guard: Guard, model: str) -> Launch:
     remote = {"type": "http", "url": guard.url, "headers": guard.headers}
     entry = remote if guard.url else {"command": guard.argv[0], "args": guard.argv[1:]}
@@ -48,8 +54,7 @@ def claude_code(node: str, home: Path, guard: Guard, model: str) -> Launch:
         "DISABLE_AUTOUPDATER": "1",
         "ENABLE_TOOL_SEARCH": "false",
     }
-    program = next(PACKAGES.glob("@anthropic-ai/claude-code-*/claude"))
-    return Launch([str(program), *words], env)
+    return Launch([str(claude_program()), *words], env)
 
 
 def codex(node: str, home: Path, guard: Guard, model: str) -> Launch:

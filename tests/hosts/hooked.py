@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.agents import PACKAGES, PROMPT, Launch
+from tests.hosts.agents import PACKAGES, PROMPT, Launch, claude_program
 from tests.hosts.model import Script, Turn, serving
 from tests.hosts.run import BIN, execute
 from tests.installed import npm_version
-from tests.live.preloaded_cli import PIPE, Forked
+from tests.live.preloaded_cli import DEVNULL, Forked
 from tests.live.running_guard import Json, cli, enrol, log, write_config
 
 POLICIES = """
@@ -42,8 +42,7 @@ def claude_code(home: Path, model: str) -> Launch:
         "DISABLE_AUTOUPDATER": "1",
         "ENABLE_TOOL_SEARCH": "false",
     }
-    program = next(PACKAGES.glob("@anthropic-ai/claude-code-*/claude"))
-    return Launch([str(program), "-p", PROMPT, "--allowedTools", "Bash"], env)
+    return Launch([str(claude_program()), "-p", PROMPT, "--allowedTools", "Bash"], env)
 
 
 def codex(home: Path, model: str) -> Launch:
@@ -161,7 +160,7 @@ def run(agent: HookedAgent, folder: Path) -> Outcome:
     config = write_config(folder, "", POLICIES, guard=GUARD)
     named = (agent.id, "--hooks", "--file", str(file), "--yes", "--config", str(config))
     cli("wrap", *named)
-    guard = Forked(["serve", "--config", str(config)], stderr=PIPE)
+    guard = Forked(["serve", "--config", str(config)], stderr=DEVNULL)
     scripted = Scripted(agent, config)
     person = threading.Thread(target=scripted.approve)
     person.start()
