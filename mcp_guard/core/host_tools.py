@@ -33,15 +33,15 @@ class UnknownShape(Exception):
 class Workspace:
     """Where the agent works. `root` is the folder that the agent was started for, `folder` where the call is made.
 
-    `resolve` follows the links of an absolute path, as the agent's system would. `finds_repository` says whether Git
-    finds a `.git` from a folder upwards before anything else, `expand` what a pattern stands for, and `exists` whether
-    there is such a file.
+    `resolve` follows the links of an absolute path, as the agent's system would. `git_runs_programs` says whether Git
+    in a folder, or a commit there, runs programs that files of the agent could name, `expand` what a pattern stands
+    for, and `exists` whether there is such a file.
     """
 
     root: str
     folder: str
     resolve: Callable[[str], str] = posixpath.normpath
-    finds_repository: Callable[[str], bool] = lambda _: True
+    git_runs_programs: Callable[[str, bool], bool] = lambda _folder, _commits: False
     expand: Callable[[str], list[str]] = lambda _: []
     exists: Callable[[str], bool] = lambda _: True
 
@@ -335,7 +335,7 @@ def _of_line(command: str, place: Workspace) -> Json:
     line = parse_line(command, place.folder)
     commands = line.commands
     doubts = set(line.doubts)
-    if any(map(shell_effects.runs_another, commands)) or any(_is_git_elsewhere(one, place) for one in commands):
+    if any(map(shell_effects.runs_another, commands)) or any(_git_runs_programs(one, place) for one in commands):
         doubts.add(Doubt.RUNS_PROGRAM)
     if any(map(shell_effects.follows_links, commands)):
         doubts.add(Doubt.LINKS)
@@ -362,12 +362,12 @@ def _of_line(command: str, place: Workspace) -> Json:
     }
 
 
-def _is_git_elsewhere(command: SimpleCommand, place: Workspace) -> bool:
-    """Whether Git runs in another folder than the workspace's: it would run programs that a repository there names."""
+def _git_runs_programs(command: SimpleCommand, place: Workspace) -> bool:
+    """Whether it is Git, and runs programs that a repository names: any in another folder than the workspace's may."""
     if shell_effects.program_name(command) != "git":
         return False
-    folder = place.resolve(command.folder)
-    return folder != place.resolve(place.root) or not place.finds_repository(folder)
+    folder, commits = place.resolve(command.folder), shell_effects.operation(command) == "git commit"
+    return folder != place.resolve(place.root) or place.git_runs_programs(folder, commits)
 
 
 def _network(line: ShellLine) -> shell_effects.NetworkUse:

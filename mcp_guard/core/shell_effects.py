@@ -102,11 +102,13 @@ GIT_ASKS = ("--int", "--pa", "--e")
 FOLLOWS_LINKS = {
     **dict.fromkeys(("grep", "egrep", "fgrep"), re.compile("-[^-]*R|--d.*-r")),
     **dict.fromkeys(("rg", "fd"), re.compile("-[^-]*L|--fo")),
-    "find": re.compile("-L$|-follow$"),
-    "du": re.compile("-[^-]*L|--dereference$"),
+    "find": re.compile("-L$|-follow$|-files0"),
+    "du": re.compile("-[^-]*L|--dereference$|--f"),
+    "wc": re.compile("--f"),
+    "file": re.compile("-[^-]*f|--f"),
     "diff": re.compile("-[^-]*r|--r"),
 }
-"""Options by which a program follows the links in the folders that it searches."""
+"""Options by which a program follows the links in the folders that it searches, or looks at what a file lists."""
 
 
 def program_name(command: SimpleCommand) -> str:
@@ -165,7 +167,7 @@ def runs_another(command: SimpleCommand) -> bool:
 
 
 def follows_links(command: SimpleCommand) -> bool:
-    """Whether the program follows links in folders, so that it may read what is outside of those that are named."""
+    """Whether the program follows links in folders, or a list, so that it may read what is not named."""
     name, options = program_name(command), [word for word in command.arguments if word.startswith("-")]
     if name == "ls":
         letters = "".join(word for word in options if not word.startswith("--"))

@@ -18,7 +18,7 @@ from mcp_guard.core.host_tools import (
     may_hold_secrets,
 )
 from mcp_guard.core.model import Json
-from mcp_guard.downstream.hooks.workspace import expand, finds_repository, follow_links
+from mcp_guard.downstream.hooks.workspace import expand, follow_links, git_runs_programs
 
 PLACE = Workspace("/w", "/w")
 
@@ -279,7 +279,7 @@ def test_git_runs_only_where_it_finds_a_repository_that_the_agent_cannot_make(tm
     (work.parent / ".git").mkdir(parents=True)
     (work.parent / ".git" / "HEAD").touch()
     work.mkdir()
-    place = Workspace(str(work), str(work), os.path.realpath, finds_repository=finds_repository)
+    place = Workspace(str(work), str(work), os.path.realpath, git_runs_programs=git_runs_programs)
     assert bash("git status", place)["doubts"] == []
     (work / "HEAD").touch()
     assert bash("git status", place)["doubts"] == ["runs_program"]
@@ -287,7 +287,39 @@ def test_git_runs_only_where_it_finds_a_repository_that_the_agent_cannot_make(tm
     assert bash("git status", place)["doubts"] == []
 
 
-@pytest.mark.parametrize("line", ["grep -R x .", "grep -nR x .", "rg -L x", "find -L . -name x", "ls -LR",
+def test_a_commit_may_run_hooks_of_its_repository(tmp_path: Path) -> None:
+    work, linked = tmp_path / "work", tmp_path / "linked"
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=work, check=True)
+
+    def doubts(line: str, folder: Path = work) -> list[str]:
+        place = Workspace(str(folder), str(folder), os.path.realpath, git_runs_programs=git_runs_programs)
+        doubts: list[str] = bash(line, place)["doubts"]
+        return doubts
+
+    work.mkdir()
+    git("init", "-q", "--template=")
+    git("commit", "-q", "--allow-empty", "-m", "x")
+    git("worktree", "add", "-q", str(linked))
+    for folder in (work, linked):
+        assert doubts("git commit -m x", folder) == []
+    hook = work / ".git" / "hooks" / "post-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.touch()
+    assert doubts("git commit -m x") == []
+    hook.chmod(0o755)
+    assert doubts("git status") == []
+    for folder in (work, linked):
+        assert doubts("git commit -m x", folder) == ["runs_program"]
+    hook.unlink()
+    git("config", "core.hooksPath", "scripts")
+    for folder in (work, linked):
+        assert doubts("git commit -m x", folder) == ["runs_program"]
+
+
+@pytest.mark.parametrize("line", ["wc --files0-from=x", "find -files0-from x", "file -bf x",
+     "grep -R x .", "grep -nR x .", "rg -L x", "find -L . -name x", "ls -LR",
      "diff -r a b", "grep --dereference-recursive x .", "rg --follow x", "find . -follow"])  # fmt: skip
 def test_following_links_of_folders_is_a_doubt(line: str) -> None:
     assert bash(line)["doubts"] == ["links"]

@@ -9,6 +9,12 @@ from mcp_guard.core.host_tools import UnknownShape
 MAX_ENTRIES = 1000
 """How many names are compared for one pattern. What is behind them is not found."""
 MAX_NAME = 255
+MAX_CONFIG = 256 * 1024
+COMMIT_HOOKS = (
+    "pre-commit prepare-commit-msg commit-msg post-commit post-rewrite reference-transaction post-index-change"
+)
+HOOKS_ELSEWHERE = re.compile(r"\b(hookspath|path)\s*=", re.IGNORECASE)
+"""In Git's configuration: hooks in another folder, or another file of settings, which may say so."""
 
 
 def follow_links(path: str) -> str:
@@ -19,17 +25,36 @@ def follow_links(path: str) -> str:
         raise UnknownShape(f"the links of `{path[:80]}` cannot be followed: {error.strerror}") from None
 
 
-def finds_repository(folder: str) -> bool:
-    """Whether the repository that Git finds from this folder upwards is a `.git`, which is protected, and not a folder
-    that holds `HEAD` and the like itself, which an agent could write (gitrepository-layout(5))."""
+def git_runs_programs(folder: str, commits: bool) -> bool:
+    """Whether Git runs programs that files of the agent could name: where it finds a folder that holds `HEAD` and the
+    like itself before a `.git`, which is protected (gitrepository-layout(5)); and for a commit, if there are hooks
+    (githooks(5)), which mostly run tests and tools of the workspace."""
     while True:
         mark = os.path.join(folder, ".git")
         if os.path.isfile(mark) or os.path.exists(os.path.join(mark, "HEAD")):
-            return True
+            return commits and _has_hooks(mark)
         above = os.path.dirname(folder)
         if above == folder or os.path.lexists(os.path.join(folder, "HEAD")):
-            return False
+            return True
         folder = above
+
+
+def _has_hooks(git: str) -> bool:
+    """Whether a commit in the repository of this `.git` runs hooks; so it is said if that cannot be read."""
+    try:
+        if os.path.isfile(git):  # of a linked working tree or a submodule
+            git = os.path.join(os.path.dirname(git), _read(git).removeprefix("gitdir:").strip())
+        common = os.path.join(git, "commondir")
+        git = os.path.join(git, _read(common).strip()) if os.path.exists(common) else git
+        is_elsewhere = HOOKS_ELSEWHERE.search(_read(os.path.join(git, "config"))) is not None
+    except OSError:
+        return True
+    return is_elsewhere or any(os.access(os.path.join(git, "hooks", name), os.X_OK) for name in COMMIT_HOOKS.split())
+
+
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read(MAX_CONFIG)
 
 
 def expand(pattern: str) -> list[str]:
