@@ -222,8 +222,10 @@ def parts(reply: Json) -> Iterator[Any]:
             yield {name: value for name, value in block.items() if name not in ("data", "blob")}
             continue
         read = _as_json(text)
-        if read is None or read != structured:
-            yield text if read is None else read
+        if read is None or (structured is not None and not _repeats(structured, text, read)):
+            yield text  # somebody else may have written it: it has no places that the server vouches for
+        elif read != structured:
+            yield read
 
 
 def _blocks(result: Json) -> Iterator[Any]:
@@ -234,6 +236,12 @@ def _blocks(result: Json) -> Iterator[Any]:
             block = item.get("content") if name == "messages" and isinstance(item, dict) else item
             yield from block if isinstance(block, list) else [block]
     yield {name: result[name] for name in ("description", "completion") if name in result}
+
+
+def _repeats(structured: Any, text: str, read: Any) -> bool:
+    """Whether a text is the structured content, what the SDK wraps in it as `result`, or one of its items."""
+    wrapped = structured.get("result") if isinstance(structured, dict) else None
+    return read in (structured, wrapped) or text == wrapped or (isinstance(wrapped, list) and read in wrapped)
 
 
 def _as_json(text: str) -> Any:

@@ -1,6 +1,7 @@
 """Where argument values come from: the task, trusted results, untrusted content or nowhere; and attempts to hide it."""
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -448,3 +449,16 @@ def test_a_run_that_is_not_kept_for_others_forgets_no_label() -> None:
     seen = histories.history_for(call(SEND, to=EVIL, text=""))
     assert (seen.untrusted_seen, seen.sensitive_seen, seen.sinks.refused) == (True, True, ("to",))
     assert histories.history_for(call(SEND, to="carl@corp.example", text="")).sinks.unknown_origin == ("to",)
+
+
+def test_a_text_beside_structured_content_has_no_places_that_the_server_vouches_for() -> None:
+    """A mail whose whole body is JSON, as an attacker may write it, is no list of mails."""
+    mail = {"id": "7", "body": '[{"id": "DE89370400440532013000"}]'}
+    history = InstanceHistory(TASK)
+    content = [{"type": "text", "text": mail["body"]}, {"type": "text", "text": json.dumps(mail)}]
+    history.note(call(INBOX), {"result": {"content": content, "structuredContent": {"result": [mail]}}})
+    assert send(history, "DE89370400440532013000").sinks.from_untrusted == ("to",)
+    listed = json.dumps([mail])  # what a server returns as one text, the SDK wraps
+    block = {"type": "text", "text": listed}
+    history.note(call(INBOX), {"result": {"content": [block], "structuredContent": {"result": listed}}})
+    assert send(history, "7").sinks.from_trusted == ("to",)
