@@ -17,7 +17,7 @@ from tests.packaging.test_distributions import ROOT, UV
 
 TEXT = re.sub(r"\\\n", "", (ROOT / "Containerfile").read_text())
 LINES = [line.split(" ", 1) for line in TEXT.splitlines() if line and not line.startswith("#")]
-SHIPPED = ("mcp_guard", "examples/crm", "policies/crm")
+SHIPPED = ("mcp_guard", "examples/crm", "policies/crm", "policies/coding-agent")
 """What a wheel is made of (pyproject.toml)."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard import __version__
+from mcp_guard.cli.init_templates import PACK_FILE, PACK_FOLDER, POLICIES
 from tests.proof_size import in_full
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,6 +113,7 @@ def test_wheel_contains_data_files(dist: Path) -> None:
     assert {str(item.relative_to(ROOT)) for item in data} - packed == set()
     assert "mcp_guard/py.typed" in packed
     assert "mcp_guard/shipped/policies/crm/closing.cedar" in packed
+    assert f"mcp_guard/shipped/{POLICIES}/{PACK_FOLDER}/{PACK_FILE}" in packed
     assert not [name for name in packed if name.startswith(("tests/", "docs/", "benchmarks/"))]
 
 
