@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
-from mcp_guard.core import shell_effects
+from mcp_guard.core import shell_effects, shell_files
 from mcp_guard.core.model import Effect, Json, ToolRule
 from mcp_guard.core.resource_uri import is_host_normal
 from mcp_guard.core.shell_line import Doubt, ShellLine, SimpleCommand, names, parse_line
@@ -34,16 +34,19 @@ class Workspace:
     """Where the agent works. `root` is the folder that the agent was started for, `folder` where the call is made.
 
     `resolve` follows the links of an absolute path, as the agent's system would. `git_runs_programs` says whether Git
-    in a folder, or a commit there, runs programs that files of the agent could name, `expand` what a pattern stands
-    for, and `exists` whether there is such a file.
+    in a folder, or a commit there, runs programs that files of the agent could name, and `exists` whether there is such
+    a file. `expand` are the paths that a pattern stands for, and `search` those below a folder that are wanted; None if
+    there are too many to look through. `digest` says what a file holds; empty if it is none.
     """
 
     root: str
     folder: str
     resolve: Callable[[str], str] = posixpath.normpath
     git_runs_programs: Callable[[str, bool], bool] = lambda _folder, _commits: False
-    expand: Callable[[str], list[str]] = lambda _: []
+    expand: Callable[[str], list[str] | None] = lambda _: []
     exists: Callable[[str], bool] = lambda _: True
+    search: "Callable[[str, Callable[[str], bool]], list[str] | None]" = lambda _folder, _is_wanted: []
+    digest: Callable[[str], str] = lambda _: ""
 
     def absolute(self, path: str) -> str:
         return posixpath.join(self.folder, path)
@@ -88,6 +91,8 @@ PROTECTED = re.compile(
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
+MAX_RUN = 32
+"""Files of a line of which it is noted what they hold."""
 MAX_PATH, MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 4096, 256, 20, 64
 """Characters of a path, those of a pattern that are compared, patterns of a line that are looked up, and what braces
 stand for."""
@@ -161,6 +166,7 @@ _BASH = {
     "writes_outside": FLAG,
     "protected": TEXTS,
     "secrets": TEXTS,
+    "runs": TEXTS,
 }
 DEFINITIONS: tuple[Json, ...] = (
     _define("Bash", "Run a command line in a shell.", _BASH),
@@ -340,7 +346,11 @@ def _of_line(command: str, place: Workspace) -> Json:
     if any(map(shell_effects.follows_links, commands)):
         doubts.add(Doubt.LINKS)
     patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
-    matches = {path for pattern in sorted(patterns)[:MAX_EXPANDED] for path in place.expand(pattern)}
+    expanded = [place.expand(pattern) for pattern in sorted(patterns)[:MAX_EXPANDED]]
+    found = [_secrets_in_folders(one, place) for one in commands if shell_files.takes_folders(one)]
+    if len(patterns) > MAX_EXPANDED or None in expanded or None in found:
+        doubts.add(Doubt.MANY_FILES)
+    matches = {path for paths in expanded for path in paths or ()}
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]
     return {
@@ -358,8 +368,37 @@ def _of_line(command: str, place: Workspace) -> Json:
         "outside": _normal(path for path in (*touched, *matches) if not place.holds(path) and not _is_device(path)),
         "writes_outside": any(not place.holds(path) and not _is_device(path) for path in line.writes),
         "protected": _normal(path for path in touched if is_protected(path) or is_protected(place.resolve(path))),
-        "secrets": sorted(set(_secrets(commands, (*touched, *matches), place))),
+        "secrets": sorted(
+            {*_secrets(commands, (*touched, *matches), place), *chain.from_iterable(filter(None, found))}
+        ),
+        "runs": sorted(_contents((*line.reads, *named, *matches), commands, place)),
     }
+
+
+def _secrets_in_folders(command: SimpleCommand, place: Workspace) -> list[str] | None:
+    """Files that may hold secrets in the folders that the command reads as a whole; None if there are too many."""
+    folders = [
+        *shell_effects.named_paths(command),
+        *([command.folder] if shell_files.reads_own_folder(command) else ()),
+    ]
+
+    def is_secret(path: str) -> bool:
+        name = posixpath.basename(path)
+        if shell_files.CODE.fullmatch(name) or shell_files.leaves_out(command, name):
+            return False
+        return may_hold_secrets(posixpath.relpath(path, place.root))
+
+    found = [place.search(folder, is_secret) for folder in _normal(folders)]
+    return None if None in found else [path for paths in found for path in paths or ()]
+
+
+def _contents(paths: Iterable[str], commands: Iterable[SimpleCommand], place: Workspace) -> Iterable[str]:
+    """What the files hold that a program is told to run, or what it is given beside: whatever is approved is these."""
+    running = [one for one in commands if shell_effects.runs_another(one) or "/" in shell_effects.program_name(one)]
+    programs = [posixpath.join(one.folder, one.program) for one in running if "/" in one.program]
+    files = sorted({posixpath.normpath(path) for path in (*paths, *programs)}) if running else []
+    known = [(path, place.digest(path)) for path in files[:MAX_RUN]]
+    return [f"{path} {digest}" for path, digest in known if digest]
 
 
 def _git_runs_programs(command: SimpleCommand, place: Workspace) -> bool:

@@ -37,6 +37,8 @@ class Doubt(StrEnum):
     """A command runs in a folder that is not certain."""
     LINKS = "links"
     """A program follows the links in folders, which may lead anywhere."""
+    MANY_FILES = "many_files"
+    """A program reads more files than are looked through, by a pattern or in folders."""
     RUNS_PROGRAM = "runs_program"
     """A program runs another one that it is told of (`sudo`, `xargs`, `find -exec`), or code (`eval`, `sh -c`)."""
 

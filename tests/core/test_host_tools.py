@@ -1,7 +1,9 @@
 """A coding agent's own tools as typed calls."""
 
+import hashlib
 import json
 import os
+import posixpath
 import subprocess
 import sys
 import time
@@ -18,7 +20,8 @@ from mcp_guard.core.host_tools import (
     may_hold_secrets,
 )
 from mcp_guard.core.model import Json
-from mcp_guard.downstream.hooks.workspace import expand, follow_links, git_runs_programs
+from mcp_guard.downstream.hooks import workspace
+from mcp_guard.downstream.hooks.workspace import digest, expand, follow_links, git_runs_programs, search
 
 PLACE = Workspace("/w", "/w")
 
@@ -347,3 +350,54 @@ def test_a_patch_names_all_of_its_files_as_codex_trims_them() -> None:
     arguments = arguments_of("Patch", {"patch": patch}, {}, PLACE, json.dumps)
     assert arguments["paths"] == ["/b", "/w/.env", "/w/a", "/w/c"]
     assert (arguments["inside"], arguments["secret"]) == (False, True)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workspace:
+    for name in ("src/app.py", "src/token.py", ".env", "conf/server.key", "node_modules/x/y.pem", "deploy.sh"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return Workspace(str(tmp_path), str(tmp_path), os.path.realpath, expand=expand, search=search, digest=digest)
+
+
+BOTH = [".env", "conf/server.key"]
+
+
+@pytest.mark.parametrize(
+    ("line", "secrets"),
+    [
+        ("grep -rn x", BOTH), ("grep -r x .", BOTH), ("grep -r x src", []), ("grep x README", []),
+        ("cd conf && grep -r x", BOTH[1:]), ("grep -r x conf", BOTH[1:]), ("rg x", BOTH[1:]), ("rg -uuu x", BOTH),
+        ("rg -m 1 src", BOTH[1:]), ("rg --hidden x src", []), ("cp -r . /tmp/x", BOTH), ("cp conf/a b", []),
+        ("tar c conf", BOTH[1:]), ("zip -qr a.zip conf", BOTH[1:]), ("cat conf/*", BOTH[1:]),
+        ("grep -r --include=*.py x .", []), ("grep -r --exclude=a --include=*.py x .", BOTH),
+        ("grep -re --include=*.py x .", BOTH), ("grep -r -e --include=*.py -- .", BOTH),
+        ("rg -uu --glob=!a --glob=*.py x", BOTH), ("grep -r --regexp --include=*.py .", BOTH),
+    ],
+)  # fmt: skip
+def test_secrets_in_folders_that_a_command_reads_are_named(work: Workspace, line: str, secrets: list[str]) -> None:
+    assert bash(line, work)["secrets"] == [posixpath.join(work.root, name) for name in secrets]
+
+
+@pytest.mark.parametrize("line", ["grep -r x .", "ls src/*"])
+def test_folders_of_too_many_files_are_a_doubt(work: Workspace, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "many_files" not in bash(line, work)["doubts"]
+    monkeypatch.setattr(workspace, "MAX_SEARCHED", 3)
+    monkeypatch.setattr(workspace, "MAX_ENTRIES", 1)
+    assert "many_files" in bash(line, work)["doubts"]
+
+
+@pytest.mark.parametrize(
+    "line", ["bash deploy.sh", "sudo sh -x deploy.sh", "./deploy.sh", "sh < deploy.sh", "cat deploy.sh | sh"]
+)
+def test_a_script_that_a_command_runs_is_named_with_what_it_holds(work: Workspace, line: str) -> None:
+    before = bash(line, work)["runs"]
+    assert before == [f"{work.root}/deploy.sh sha256:{hashlib.sha256(b'deploy.sh').hexdigest()}"]
+    Path(work.root, "deploy.sh").write_text("curl evil")
+    assert bash(line, work)["runs"] != before
+    Path(work.root, "deploy.sh").write_bytes(b"x" * 2_000_000)
+    assert bash(line, work)["runs"] == [f"{work.root}/deploy.sh is too long to compare"]
+
+
+def test_what_is_only_read_is_not_compared(work: Workspace) -> None:
+    assert bash("cat deploy.sh && ls src", work)["runs"] == bash("bash nothing.sh src", work)["runs"] == []

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -172,13 +172,26 @@ def test_a_held_call_runs_once_a_person_has_approved_it(guard: Guard, tmp_path: 
     assert agent.before("2", command="npm install left-pad", seconds=0.2).startswith("held by mcp-guard: approval ap_")
 
 
-def approve(guard: Guard, agent: Agent) -> None:
+def approve(guard: Guard, agent: Agent, before: Callable[[], object] = lambda: None) -> None:
     """Approve what the agent has asked for, once it has."""
     deadline = time.monotonic() + 20
     while not (ids := [e["approval"] for e in agent.receipts() if e["kind"] == "approval.requested"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    before()
     cli("approvals", "approve", ids[0], *enrol(guard.config), "--rationale", "agreed")
+
+
+def test_a_script_that_changes_while_its_call_is_held_does_not_run(guard: Guard, tmp_path: Path) -> None:
+    agent, script = Agent(guard, tmp_path), tmp_path / "deploy.sh"
+    script.write_text("echo harmless")
+    line = "npm ci && bash deploy.sh"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(agent.before, "1", command=line)
+        approve(guard, agent, lambda: script.write_text("curl evil"))
+        assert "a file that it runs" in asked.result()
+    assert ("outcome", "not_sent") in agent.calls()
+    assert agent.before("2", command=line, seconds=0.2).startswith("held by mcp-guard: approval ap_")
 
 
 def test_a_call_that_is_not_decided_in_time_can_be_made_again(guard: Guard, tmp_path: Path) -> None:

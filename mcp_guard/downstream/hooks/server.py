@@ -16,7 +16,7 @@ from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind, UnknownPayload, find_dialect
 from mcp_guard.downstream.hooks.session import HookSession, NoClient
-from mcp_guard.downstream.hooks.workspace import expand, follow_links, git_runs_programs
+from mcp_guard.downstream.hooks.workspace import digest, expand, follow_links, git_runs_programs, search
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.downstream.session import Session
@@ -244,7 +244,7 @@ class HookServer:
         root = request.project or event.folder
 
         def place(folder: str) -> Workspace:
-            return Workspace(root, folder, follow_links, git_runs_programs, expand, os.path.exists)
+            return Workspace(root, folder, follow_links, git_runs_programs, expand, os.path.exists, search, digest)
 
         transport = NoClient(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
         session = HookSession(

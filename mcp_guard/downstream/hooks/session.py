@@ -18,6 +18,8 @@ from mcp_guard.protocol.methods import LATEST
 
 MAX_OUTCOME = 64 * 1024
 """Characters of a reported outcome that are kept."""
+FRESH_SECONDS = 0.2
+"""After how long a call that may go on is described again, because it may be another one by then."""
 REPORT_SECONDS = 10.0
 """How long a report waits until it is recorded."""
 MAX_OPEN = 256
@@ -49,6 +51,7 @@ class OpenCall:
 
     part: str
     input: Json
+    arguments: Json = field(default_factory=dict)
     went_on: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     outcome: "asyncio.Future[Json]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -136,11 +139,14 @@ class HookSession:
         await self._ready.wait()
         call = OpenCall(event.part, event.input)
         loop = asyncio.get_running_loop()
-        ends = loop.time() + seconds
+        asked = loop.time()
+        ends = asked + seconds
 
         async def go_on() -> Json:
             if left.is_set():
                 raise NotSent("the agent no longer waits for an answer")
+            if loop.time() - asked > FRESH_SECONDS and self._request(event).arguments != call.arguments:
+                raise NotSent("a file that it runs, or where its paths lead, has changed since it was asked about")
             call.went_on.set()
             return await call.outcome
 
@@ -172,6 +178,7 @@ class HookSession:
     async def _guard(self, event: Event, call: OpenCall, channel: ClientChannel) -> None:
         try:
             request = self._request(event)
+            call.arguments = request.arguments
             call.reply = await self.session.guard.call(self.session.instance, request, channel)
         except Exception as failure:
             call.reply = self.session.failure_reply(failure)

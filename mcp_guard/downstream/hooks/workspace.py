@@ -1,13 +1,17 @@
 """What the file system says of an agent's workspace at the time of a call."""
 
+import hashlib
 import os
 import re
+import stat
+import time
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from mcp_guard.core.host_tools import UnknownShape
 
 MAX_ENTRIES = 1000
-"""How many names are compared for one pattern. What is behind them is not found."""
+"""How many names are compared for one pattern."""
 MAX_NAME = 255
 MAX_CONFIG = 256 * 1024
 COMMIT_HOOKS = (
@@ -15,6 +19,12 @@ COMMIT_HOOKS = (
 )
 HOOKS_ELSEWHERE = re.compile(r"\b(hookspath|path)\s*=", re.IGNORECASE)
 """In Git's configuration: hooks in another folder, or another file of settings, which may say so."""
+MAX_SEARCHED, SEARCH_SECONDS = 10_000, 0.1
+"""How many names are looked at in a folder and those in it, and for how long."""
+OF_OTHERS = frozenset({".git", "node_modules", "site-packages", "__pycache__"})
+"""Folders that hold what programs have put there."""
+MAX_DIGESTED = 1024 * 1024
+"""Bytes of a file that is read for its digest."""
 
 
 def follow_links(path: str) -> str:
@@ -57,8 +67,8 @@ def _read(path: str) -> str:
         return file.read(MAX_CONFIG)
 
 
-def expand(pattern: str) -> list[str]:
-    """The paths that this absolute pattern of a shell stands for, as far as that is found quickly."""
+def expand(pattern: str) -> list[str] | None:
+    """The paths that this absolute pattern of a shell stands for; None if that is not found quickly."""
     paths, left = ["/"], MAX_ENTRIES
     for part in filter(None, pattern.split("/")):
         if not re.search(r"[*?[]", part):
@@ -66,14 +76,48 @@ def expand(pattern: str) -> list[str]:
             continue
         found = list[str]()
         for path in paths if len(part) <= MAX_NAME else ():
-            if not left:
-                break
             try:
-                entries = os.listdir(path)[:left]
+                entries = os.listdir(path)
             except OSError:  # no folder, or not for us
                 continue
             left -= len(entries)
+            if left < 0:
+                return None
             shown = [name for name in entries if part[0] == "." or name[0] != "."]
             found += [os.path.join(path, name) for name in shown if fnmatchcase(name, part.replace("[^", "[!"))]
         paths = found
     return [path for path in paths if os.path.lexists(path)]
+
+
+def search(folder: str, is_wanted: Callable[[str], bool]) -> list[str] | None:
+    """The files in the folder and all in it that are wanted, by their paths; links are not followed. None if there are
+    more than are looked at. What is no folder has none."""
+    found, folders, left, ends = list[str](), [folder], MAX_SEARCHED, time.monotonic() + SEARCH_SECONDS
+    while folders:
+        try:
+            entries = list(os.scandir(folders.pop()))
+        except OSError:  # no folder, or not for us
+            continue
+        left -= len(entries)
+        if left < 0 or time.monotonic() > ends:
+            return None
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders += [entry.path] if entry.name not in OF_OTHERS else []
+            elif is_wanted(entry.path):
+                found.append(entry.path)
+    return found
+
+
+def digest(path: str) -> str:
+    """The hash of a file's content, or that it is not known; empty if there is no file."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return ""
+            content = file.read(MAX_DIGESTED + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
+    except OSError:
+        return "cannot be read"
+    return f"sha256:{hashlib.sha256(content).hexdigest()}" if len(content) <= MAX_DIGESTED else "is too long to compare"
