@@ -1,12 +1,13 @@
 """Rates: how much a call adds to each counter, and under which keys. Exact integers throughout, never floats. Pure.
 
 A counter counts calls, or sums an amount in their arguments in ten-thousandths (the four digits of a Cedar decimal).
-One that is grouped by an argument which holds a list counts the call under each of its elements.
+One that is grouped by an argument which holds a list counts the call for each of its elements.
 """
 
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -62,7 +63,8 @@ def rate_increments(call: Call, counters: Iterable[RateCounter]) -> list[RateInc
     increments = []
     for counter in counters:
         amount = counted_amount(counter, call)
-        increments += [RateIncrement(counter, key, amount) for key in counter_keys(counter, call)]
+        times = Counter(counter_keys(counter, call))
+        increments += [RateIncrement(counter, key, amount * count) for key, count in times.items()]
     return increments
 
 
@@ -106,7 +108,8 @@ def ten_thousandths(counter: RateCounter, value: Any) -> int:
 
 
 def counter_keys(counter: RateCounter, call: Call) -> list[str]:
-    """The keys under which calls are counted together: one part for each thing that the counter is grouped by.
+    """The keys under which calls are counted together: one part for each thing that the counter is grouped by. A key is
+    there as often as the call names it: who is in a list twice may be paid twice.
 
     Raises: ValueError.
     """
@@ -137,7 +140,7 @@ def _argument_keys(counter: RateCounter, pointer: str, call: Call) -> list[str]:
         raise ValueError(
             f"rate `{counter.name}` counts by `{pointer}`, which is no text or number, nor a list of them, in this call"
         )
-    return list(dict.fromkeys(hash_text(folded_value(item)) for item in values))
+    return [hash_text(folded_value(item)) for item in values]
 
 
 def hash_text(text: str) -> str:

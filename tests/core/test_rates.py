@@ -117,7 +117,7 @@ def test_a_long_text_is_compared_in_linear_time() -> None:
 def test_a_call_with_several_counterparties_counts_under_each_and_the_largest_value_decides() -> None:
     made = call()._replace(arguments={"deal_id": ["a", "b", "A"], "amount": 2})
     uses = rate_increments(made, [BY_DEAL])
-    assert [use.amount for use in uses] == [20_000, 20_000]
+    assert [use.amount for use in uses] == [40_000, 20_000]  # `a` is in it twice
     assert counted_values(zip(uses, (0, 70_000), strict=True)) == {"paid": Decimal(9)}
 
 
