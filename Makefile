@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
 
-.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive eval-tau2 lock clean format screenshots browser nginx database
+.PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive eval-tau2 eval-bfcl lock clean format screenshots browser nginx database
 .PHONY: proofs prove-trials dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -109,12 +109,15 @@ eval-adaptive: .venv-eval/.done  ## attack the general policies with programs th
 	@PYTHONPATH=$(CURDIR) .venv-eval/bin/python -m benchmarks.agentdojo.adaptive $(ARGS)
 
 eval-tau2: .venv-tau2/.done  ## evaluate how often the general policies ask about legitimate work, on tau2-bench retail and airline
-	@PYTHONPATH=$(CURDIR) .venv-tau2/bin/python -m benchmarks.tau2.evaluate $(ARGS)
+	@PYTHONPATH=$(CURDIR) .venv-tau2/bin/python -m benchmarks.legitimate.tau2 $(ARGS)
 
-.venv-tau2/.done: $(VENV)/.uv requirements.lock benchmarks/tau2/tau2.lock
-	@echo "installing the evaluation environment into .venv-tau2"
-	@$(UV) venv -q --clear --python $(BIN)/python .venv-tau2
-	@VIRTUAL_ENV=$(CURDIR)/.venv-tau2 $(UV) pip sync -q --require-hashes requirements.lock benchmarks/tau2/tau2.lock
+eval-bfcl: .venv-bfcl/.done  ## the same on the multi-turn tasks of the Berkeley Function Calling Leaderboard
+	@PYTHONPATH=$(CURDIR) .venv-bfcl/bin/python -m benchmarks.legitimate.bfcl $(ARGS)
+
+.venv-tau2/.done .venv-bfcl/.done: .venv-%/.done: $(VENV)/.uv requirements.lock benchmarks/legitimate/%.lock
+	@echo "installing the evaluation environment into .venv-$*"
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-$*
+	@VIRTUAL_ENV=$(CURDIR)/.venv-$* $(UV) pip sync -q --require-hashes requirements.lock benchmarks/legitimate/$*.lock
 	@touch $@
 
 .venv-eval/.done: $(VENV)/.uv requirements-eval.lock
@@ -189,7 +192,9 @@ lock: $(VENV)/.uv  ## resolve the dependencies again; the files name no registry
 	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
 	@for file in $(SERVERS)/sdk1 $(SERVERS)/sdk2 $(ADAPTERS:%=$(HOSTS)/adapters/%) $(RIVALS:%=benchmarks/rivals/%); do \
 	  $(UV) pip compile $$file.in --universal --generate-hashes --no-header --no-annotate -q -o $$file.lock || exit 1; done
-	@$(UV) pip compile benchmarks/tau2/tau2.in --no-deps --universal --generate-hashes --no-header --no-annotate -q -o benchmarks/tau2/tau2.lock
+	@for suite in tau2 bfcl; do \
+	  $(UV) pip compile benchmarks/legitimate/$$suite.in --no-deps --universal --generate-hashes --no-header --no-annotate -q \
+	    -o benchmarks/legitimate/$$suite.lock || exit 1; done
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
@@ -279,5 +284,5 @@ recording: $(VENV)/.dev  ## write the README's session as a picture to docs/imag
 	@$(BIN)/python -m tests.docs.recording
 
 clean:
-	@rm -rf $(VENV) .venv-eval .venv-tau2 .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .venv-tau2 .venv-bfcl .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
 	@rm -rf tests/*/node_modules tests/real_servers/.venv-* tests/hosts/adapters/.venv-* benchmarks/rivals/.venv-*

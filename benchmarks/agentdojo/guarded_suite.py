@@ -1,6 +1,10 @@
 """One AgentDojo suite behind a guard; its tools work on the environment of the current run."""
 
+import pickle
+import re
 from collections.abc import Callable
+from functools import cache, lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +34,10 @@ class GuardedSuite:
         self.ran: list[FunctionCall] = []
 
     def load(self, injections: dict[str, str]) -> Any:
-        """As `suite.load_and_inject_default_environment`, whose parser of YAML takes a second."""
-        suite = self.suite
-        texts = {**suite.get_injection_vector_defaults(), **injections}
-        injected = read_suite_file(suite.name, "environment.yaml", suite.data_path).format(**texts)
-        return suite.environment_type.model_validate(yaml.load(injected, yaml.CSafeLoader))
+        """As `suite.load_and_inject_default_environment`, which takes a second."""
+        if all(map(_IS_WORDS, injections.values())):
+            return _Filled(BytesIO(_template(self.suite, tuple(injections))), injections).load()
+        return pickle.loads(_pickled(self.suite, tuple(injections.items())))
 
     def begin(self, environment: Any, prompt: str) -> Instance:
         """A new run of the assistant, launched with the user's task."""
@@ -54,3 +57,44 @@ class GuardedSuite:
     async def call(self, instance: Instance, wanted: FunctionCall, approves: Callable[[], bool]) -> Json:
         """One call through the guard."""
         return await self.guarded.call(instance, wanted.function, to_jsonable_python(dict(wanted.args)), approves)
+
+
+# An environment takes far longer to read than to unpickle. Mere words change nothing in the YAML around them, so they
+# are put into an environment that was read with marks.
+
+_IS_WORDS = re.compile(r"[A-Za-z][\w ,.!@-]*[\w.!]").fullmatch
+_MARK = re.compile("<CANARY---(\\w+)--->")
+
+
+class _Template(pickle.Pickler):
+    """Keeps texts with marks apart."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        return value if isinstance(value, str) and _MARK.search(value) else None
+
+
+class _Filled(pickle.Unpickler):
+    def __init__(self, file: BytesIO, texts: dict[str, str]) -> None:
+        super().__init__(file)
+        self._texts = texts
+
+    def persistent_load(self, text: str) -> str:
+        return _MARK.sub(lambda mark: self._texts[mark[1]], text)
+
+
+@cache
+def _template(suite: TaskSuite, names: tuple[str, ...]) -> bytes:
+    file = BytesIO()
+    _Template(file).dump(_read(suite, {name: f"<CANARY---{name}--->" for name in names}))
+    return file.getvalue()
+
+
+@lru_cache(maxsize=8)
+def _pickled(suite: TaskSuite, injections: tuple[tuple[str, str], ...]) -> bytes:
+    return pickle.dumps(_read(suite, dict(injections)))
+
+
+def _read(suite: TaskSuite, injections: dict[str, str]) -> Any:
+    texts = {**suite.get_injection_vector_defaults(), **injections}
+    injected = read_suite_file(suite.name, "environment.yaml", suite.data_path).format(**texts)
+    return suite.environment_type.model_validate(yaml.load(injected, yaml.CSafeLoader))
