@@ -30,7 +30,7 @@ SLOWEST_FIRST = (
 The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""
 
 ONE_OF = {
-    "test_console_in_browser": 3, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
+    "test_console_in_browser": 5, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
     "test_fault_table": 4,
     "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
     "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
@@ -43,8 +43,10 @@ ONE_OF = {
 tests, `make proofs` all."""
 
 PAIRED = {
-    "test_decided_answers", "test_p13_upstream_limits", "test_p3_one_approval_one_execution",
-    "test_p4_nobody_approves_their_own", "test_p7_who_is_calling", "test_p9_tasks_outlive_guards",
+    "test_decided_answers", "test_p13_upstream_limits", "test_p2_deny_by_default", "test_p3_drills",
+    "test_p3_one_approval_one_execution", "test_p4_nobody_approves_their_own", "test_p6_rug_pull",
+    "test_p7_who_is_calling", "test_p9_tasks_outlive_guards", "test_p9_unknown_is_closed",
+    "test_policies_need_approval",
 }  # fmt: skip
 """Test files whose cases differ in what they show. `make test` runs each of them with one of two engines or protocol
 versions, half of them with the other, `make proofs` with both."""

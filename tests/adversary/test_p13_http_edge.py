@@ -101,7 +101,7 @@ def exchange(port: int, request: bytes) -> int:
     return int(answer.split()[1]) if answer else 0
 
 
-@settings(max_examples=sized(200, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=sized(200, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     verb=st.sampled_from(["POST", "POST", "GET", "DELETE", "PUT", "HEAD"]),
     path=st.sampled_from(["/mcp", "/mcp", "/messages?session_id=x", f"/messages?session_id={DIGITS}", "/sse", "/%ff"]),

@@ -18,10 +18,10 @@ from mcp_guard.diagnostics.checks import CHECKS, enrolment
 from mcp_guard.diagnostics.snapshot import Level
 from tests.faults.disks import fill, small_disk
 from tests.live.http_guard import free_port
+from tests.live.preloaded_cli import Forked
 from tests.live.running_guard import (
     Client,
     cli,
-    command,
     enrol,
     scripted,
     seen,
@@ -366,13 +366,11 @@ def test_table_on_a_terminal_and_plain_lines_elsewhere(config: Path) -> None:
     assert plain[0] == "check\t\twhat\tfix"
     assert plain[-1] == "0 problems, 0 warnings"
     terminal, end = pty.openpty()
-    shown = subprocess.run(
-        command("doctor", "--config", str(config)), stdout=end, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
-    )
+    env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+    assert Forked(["doctor", "--config", str(config)], stdout=end, env=env).wait() == 0
     os.close(end)
     text = os.read(terminal, 100_000).decode()
     os.close(terminal)
-    assert shown.returncode == 0
     assert "state folder" in text
     assert "\t" not in text
     assert "\x1b[3" not in text

@@ -2,16 +2,21 @@
 
 import os
 import pty
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Past
-from tests.live.running_guard import command
+from tests.live.preloaded_cli import Forked
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
+ON_TERMINAL = """
+import fcntl, os, signal, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 
 
 def answer(words: list[str], *answers: tuple[bytes, bytes]) -> tuple[int, str]:
@@ -20,25 +25,19 @@ def answer(words: list[str], *answers: tuple[bytes, bytes]) -> tuple[int, str]:
     Returns the exit code, and what follows the last answer.
     """
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        ["env", "--default-signal=INT", "setsid", "--ctty", "--wait", *words],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        bufsize=0,
-    ) as process:
-        os.close(theirs)
-        for question, typed in answers:
-            printed = b""
-            while question not in printed:
-                printed += os.read(ours, 4096)
-            os.write(ours, typed)
-        rest = b""
-        with suppress(OSError):  # the terminal ends with its last process
-            while read := os.read(ours, 4096):
-                rest += read
-        os.close(ours)
-    return process.returncode, rest.decode().replace("\r\n", "\n")
+    process = Forked(words, stdin=theirs, stdout=theirs, stderr=theirs, prelude=ON_TERMINAL)
+    os.close(theirs)
+    for question, typed in answers:
+        printed = b""
+        while question not in printed:
+            printed += os.read(ours, 4096)
+        os.write(ours, typed)
+    rest = b""
+    with suppress(OSError):  # the terminal ends with its last process
+        while read := os.read(ours, 4096):
+            rest += read
+    os.close(ours)
+    return process.wait(), rest.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D], ids=["Ctrl-C", "Ctrl-D"])
@@ -59,7 +58,7 @@ def test_an_unanswered_question_ends_the_command_with_one_line(
         words = [*words, "--config", str(past.config), "--key-file", str(tmp_path / "bob.key")]
     words = [str(tmp_path / word) if word == "guard" else word for word in words]
     *before, (question, _) = answers
-    code, printed = answer(command(*words), *before, (question, key))
+    code, printed = answer(words, *before, (question, key))
     assert (code, printed.removeprefix("^C").split("\n", 1)[-1]) == (
         130,
         "mcp-guard: interrupted: the question was not answered\n",
@@ -69,7 +68,7 @@ def test_an_unanswered_question_ends_the_command_with_one_line(
 
 def test_a_short_passphrase_is_refused_before_it_is_repeated(past: Past, tmp_path: Path) -> None:
     words = ["approvers", "add", "bob", "--config", str(past.config), "--key-file", str(tmp_path / "bob.key")]
-    code, printed = answer(command(*words), (b"a passphrase for bob's new key: ", b"short\n"))
+    code, printed = answer(words, (b"a passphrase for bob's new key: ", b"short\n"))
     assert code == 7
     assert "a passphrase must have at least 8 characters" in printed
     assert "repeat" not in printed

@@ -6,7 +6,7 @@ from tests.faults.preload import library
 from tests.faults.two_guards import live
 from tests.proof_size import sized
 
-DEATHS = sized(7, 5)
+DEATHS = sized(7, 4)
 
 
 @pytest.mark.parametrize("seed", range(1, sized(9, 2)))

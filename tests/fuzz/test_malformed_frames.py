@@ -3,8 +3,9 @@
 import pytest
 
 from tests.fuzz.run import KINDS, play
+from tests.proof_size import sized
 
-FRAMES = 300
+FRAMES = sized(300, 150)
 
 
 @pytest.mark.parametrize("kind", KINDS[:6] + KINDS[-6:], ids=" ".join)

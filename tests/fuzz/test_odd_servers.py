@@ -1,8 +1,9 @@
 """A sample of the second half of `make fuzz`: odd servers for a real guard."""
 
 from tests.fuzz.exchanges import play
+from tests.proof_size import sized
 
-EXCHANGES = 250
+EXCHANGES = sized(250, 120)
 
 
 def test_odd_servers_cost_no_call_but_their_own() -> None:

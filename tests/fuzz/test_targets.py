@@ -10,7 +10,7 @@ from tests.fuzz.mutate import BYTES, mutate, recorded
 from tests.fuzz.targets import NAMES, load
 from tests.proof_size import sized
 
-FEW = {"export": 40, "request": 150}
+FEW = sized({"export": 40, "request": 150}, {"export": 15, "request": 50})
 """Examples of the targets that take long."""
 
 
@@ -35,7 +35,7 @@ def test_fuzzed_input_is_parsed_correctly_or_refused(name: str) -> None:
     for seed in target.SEEDS:
         target.check(seed)
 
-    @settings(max_examples=FEW.get(name, sized(400, 100)), deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=FEW.get(name, sized(400, 60)), deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=200) | changed(target.SEEDS))
     def holds(data: bytes) -> None:
         target.check(data)

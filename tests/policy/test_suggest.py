@@ -30,6 +30,7 @@ from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.source import parse_texts
 from tests.policy.test_history_in_policies import EVIL, ask, open_web
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
+from tests.proof_size import sized
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
 HOLD = (
@@ -389,7 +390,7 @@ ARGUMENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=sized(15, 8), deadline=None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=6), st.lists(ARGUMENTS, max_size=3))
 async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held: list[Json]) -> None:
     """For any approved calls and any undecided calls beside them."""

@@ -15,7 +15,7 @@ from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id
 from tests.proof_size import sized
 
-PROCESSES, ROUNDS = 8, sized(1000, 100)
+PROCESSES, ROUNDS = 8, sized(1000, 50)
 POLICIES = f"{ALLOW}\n{HOLD}"
 
 

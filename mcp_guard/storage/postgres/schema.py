@@ -55,12 +55,9 @@ def make_tables(connection: "Connection[Any]", database: Database, fill: Callabl
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
     statements = (*tables(), ONE_ROW, MAKE_FORMAT)
     indexes = [statement for statement in statements if " INDEX " in statement]
-    for statement in statements:
-        if statement not in indexes:
-            connection.execute(statement.encode())
+    connection.execute(";".join(statement for statement in statements if statement not in indexes).encode())
     connection.execute("INSERT INTO format VALUES (%s)", (VERSION,))
     if fill is not None:
         fill()
-    for statement in indexes:
-        connection.execute(statement.encode())
+    connection.execute(";".join(indexes).encode())
     return True
