@@ -20,6 +20,7 @@ from mcp_guard.protocol.methods import (
     CLIENT_REQUESTS,
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    LEVELS,
     LIST_PROMPTS,
     LIST_RESOURCES,
     LIST_TEMPLATES,
@@ -100,6 +101,10 @@ class Router:
 
     async def _route_to_all(self, method: str, params: Json, capable: list[str], channel: ClientChannel) -> Json:
         if method == SET_LEVEL:
+            if self._upstreams.decided:
+                if params.get("level") not in LEVELS:
+                    return error(INVALID_PARAMS, f"unknown level; known are: {', '.join(LEVELS)}")
+                params = {"level": params["level"]}
             self._level = params
         return await self._upstreams.relay_to_all(capable, method, params, channel)
 
@@ -228,6 +233,10 @@ class Router:
         """Ask the owner of a URI. Of those that only claim it, the next one is asked if one answers with an error."""
         uri = str(params.get("uri"))
         subscribed = self._subscriptions.get(uri) if method == UNSUBSCRIBE else None
+        if method == UNSUBSCRIBE and self._decided.includes(SUBSCRIBE):
+            if subscribed is None:
+                return {"result": {}}
+            params = {"uri": uri}
         owners = [subscribed] if subscribed is not None else await self._find_owners(uri, capable)
         is_decided = self._decided.includes(method)
         if is_decided and (problem := await self._why_unknown(uri, owners, capable)):

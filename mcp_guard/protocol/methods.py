@@ -104,6 +104,8 @@ CAPABILITY = {
 }
 """The server capability without which an upstream is not asked."""
 
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+"""Of log messages, from the most verbose on."""
 CLIENT_NOTIFICATIONS_FOR_ALL = ("notifications/roots/list_changed",)
 
 WITHHELD_CAPABILITIES = ("tasks",)

@@ -11,12 +11,12 @@ from mcp_guard import __version__
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.tasks import EXTENSION, offers_tasks, read_task_id
+from mcp_guard.protocol.methods import LEVELS
 from mcp_guard.protocol.stateless_server import (
     ASKABLE,
     CAPABILITIES_KEY,
     CLIENT_KEY,
     ENVELOPE,
-    LEVELS,
     LOG_LEVEL_KEY,
     REVISION,
     ROUND_MEMBERS,

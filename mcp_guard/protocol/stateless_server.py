@@ -14,7 +14,7 @@ from mcp_guard import __version__
 from mcp_guard.core.model import Json
 from mcp_guard.core.tasks import EXTENSION, offers_tasks
 from mcp_guard.protocol.jsonrpc import error
-from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS, RESOURCE_UPDATED, WITHHELD_CAPABILITIES
+from mcp_guard.protocol.methods import INVALID_PARAMS, LEVELS, LISTS, RESOURCE_UPDATED, WITHHELD_CAPABILITIES
 from mcp_guard.protocol.versions import VERSION_KEY, withhold, without
 
 REVISION = "2026-07-28"
@@ -50,8 +50,6 @@ SUBSCRIBED_URIS, SUBSCRIBED_TASKS = "resourceSubscriptions", "taskIds"
 
 ASKABLE = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What a client can be asked, and the capability by which it offers that."""
-
-LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
 @dataclass(frozen=True, slots=True)

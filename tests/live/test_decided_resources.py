@@ -35,7 +35,7 @@ LISTS: Json = {
 }  # fmt: skip
 URIS = ("mem://x/public", "mem://x/asked", "mem://x/private/a", "crm://deals/42", "crm://deals/7")
 SCENARIO: Json = {
-    "capabilities": {"tools": {}, "resources": {"subscribe": True}},
+    "capabilities": {"tools": {}, "logging": {}, "resources": {"subscribe": True}},
     "lists": LISTS,
     "results": {uri: f"text of {uri}" for uri in URIS},
 }
@@ -168,6 +168,18 @@ def test_a_subscription_is_decided(tmp_path: Path) -> None:
         assert "error" in client.request("resources/subscribe", {"uri": "mem://x/private/a"})
         assert [receipt["tool"] for receipt in log(client.config, "--kind", "intent")] == ["up__resources/subscribe"]
     assert [params["uri"] for params in sent(tmp_path, "resources/subscribe")] == ["mem://x/public"]
+
+
+def test_requests_that_are_not_decided_carry_no_more_than_they_are_for(tmp_path: Path) -> None:
+    with Client(make(tmp_path)) as client:
+        client.start()
+        client.request("resources/subscribe", {"uri": "mem://x/public"})
+        assert client.request("resources/unsubscribe", {"uri": "mem://x/text-for-the-server"})["result"] == {}
+        assert client.request("resources/unsubscribe", {"uri": "mem://x/public", "more": "text"})["result"] == {}
+        assert "unknown level" in client.request("logging/setLevel", {"level": "text"})["error"]["message"]
+        assert client.request("logging/setLevel", {"level": "info", "more": "text"})["result"] == {}
+    assert sent(tmp_path, "resources/unsubscribe") == [{"uri": "mem://x/public"}]
+    assert sent(tmp_path, "logging/setLevel") == [{"level": "info"}]
 
 
 def test_the_label_of_a_resource_feeds_the_history(tmp_path: Path) -> None:
