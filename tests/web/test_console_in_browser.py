@@ -13,8 +13,9 @@ from tests.web.axe import violations
 from tests.web.inbox_process import add_passkeys, free_port, inbox
 from tests.web.web_process import WebScenario, browser_at, web_scenario
 
+PHONE_WIDTH = 360
 PHONE: dict[str, Any] = {
-    "viewport": {"width": 360, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2,
+    "viewport": {"width": PHONE_WIDTH, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2,
 }  # fmt: skip
 WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 LOOKS: dict[str, dict[str, Any]] = {
@@ -98,6 +99,14 @@ def test_pages_are_accessible_and_within_the_screen(
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == LOOKS[look]["viewport"]["width"]
     assert page.evaluate(OUTSIDE) == []
+    if LOOKS[look]["viewport"]["width"] == PHONE_WIDTH:
+        page.evaluate("document.documentElement.style.fontSize = '200%'")
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH
+        assert page.evaluate(OUTSIDE) == []
+        assert page.locator(".decide").evaluate_all("forms => forms.map(f => getComputedStyle(f).position)") in (
+            [],
+            ["static"],
+        )
 
 
 @in_full
