@@ -70,6 +70,8 @@ class InstanceHistory:
     """Characters of the above and the following."""
     _amounts: dict[tuple[str, str], Decimal] = field(default_factory=dict)
     """The largest that servers have stated with a value, by that value and the name of the member."""
+    _has_dropped_orders: bool = False
+    """Whether a text with instructions to agents was too long to be kept."""
     _task_text: TaskText | None = None
     _matching_left: int = MAX_MATCHED_CHARACTERS
 
@@ -96,9 +98,18 @@ class InstanceHistory:
             self._refused.add(frozenset(refused))
 
     def without_texts(self) -> "InstanceHistory":
-        """What policies must not forget, in little memory: labels, tools and refusals. It keeps no further text, so
-        values are of unknown origin, and nothing that a server returns is trusted."""
-        return InstanceHistory(self.task, limit=0, _tools=self._tools, _labels=self._labels, _refused=self._refused)
+        """What policies must not forget, in little memory: labels, tools, refusals, and whether orders were seen. It
+        keeps no further text, so values are of unknown origin, and nothing that a server returns is trusted."""
+        self._matching_left = MAX_MATCHED_CHARACTERS
+        self._read_replies()
+        return InstanceHistory(
+            self.task,
+            limit=0,
+            _tools=self._tools,
+            _labels=self._labels,
+            _refused=self._refused,
+            _has_dropped_orders=self._has_dropped_orders or self._passages.has_instructions(),
+        )
 
     def _read_replies(self) -> None:
         """Read the replies recorded since the last evaluation."""
@@ -157,8 +168,9 @@ class InstanceHistory:
         if not passage.size or self._passages.is_repeated(passage):
             return
         while self._passages.size + passage.size > self.limit:
-            if not self._passages.drop_oldest_trusted():
-                return  # a value that is not kept counts as of unknown origin
+            if not self._passages.drop_oldest_trusted():  # a value that is not kept counts as of unknown origin
+                self._has_dropped_orders |= passage.has_instructions
+                return
         self._passages.add(passage)
 
     # Evaluating
@@ -192,7 +204,7 @@ class InstanceHistory:
             tools=tuple(self._tools),
             untrusted_seen=untrusted_seen,
             sensitive_seen=SENSITIVE in self._labels,
-            orders_seen=is_write and self._passages.has_instructions(),
+            orders_seen=is_write and (self._has_dropped_orders or self._passages.has_instructions()),
             new_amounts=self._new_amounts(call) if is_write and untrusted_seen else (),
             provenance=all_origins.origins(),
             sinks=sinks.origins(),
