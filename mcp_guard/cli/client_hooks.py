@@ -1,7 +1,9 @@
 """`wrap --hooks` and `unwrap --hooks`: the hooks of a coding agent, by which the guard decides on its own tools."""
 
 import argparse
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_guard.cli.client_files import (
@@ -32,9 +34,11 @@ from mcp_guard.clients.hooks import (
     HookRecord,
     HookRecords,
     find_agent,
+    find_switch,
     hook_command,
     hook_file,
     read_hooks,
+    read_settings,
     unhooked,
     with_hooks,
 )
@@ -42,12 +46,17 @@ from mcp_guard.clients.records import fingerprint
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.host_tools import HOST
 from mcp_guard.core.model import Mode
+from mcp_guard.core.names import SEPARATOR
 from mcp_guard.diagnostics.snapshot import HookedFile, HooksState
+from mcp_guard.policy.files import policy_files
 from mcp_guard.settings import Settings
 
 FOLDER = "hooks"
 """Of the records, in the state folder."""
+NAMES_HOST = re.compile(rf'"(server:{HOST}"|{HOST}{SEPARATOR})')
+"""In policies that are about what coding agents do with their own tools."""
 
 
 def install(options: argparse.Namespace) -> int:
@@ -187,7 +196,17 @@ def inspect_hooks(settings: Settings) -> HooksState:
     from mcp_guard.downstream.unix import is_answered
 
     path = str(settings.hooks.socket.path) if settings.hooks else ""
-    return HooksState(path, bool(path) and is_answered(path), tuple(_hooked_files(settings)))
+    try:
+        policies = "".join(file.read_text() for file in policy_files(settings.policies))
+    except (OSError, UnicodeDecodeError):  # another check says so
+        policies = ""
+    return HooksState(
+        path,
+        is_answered=bool(path) and is_answered(path),
+        has_policies=bool(NAMES_HOST.search(policies)),
+        pack=str(shipped() / POLICIES / PACK_FOLDER / PACK_FILE),
+        files=tuple(_hooked_files(settings)),
+    )
 
 
 def _hooked_files(settings: Settings) -> list[HookedFile]:
@@ -197,7 +216,21 @@ def _hooked_files(settings: Settings) -> list[HookedFile]:
     for agent in AGENTS:
         for path in dict.fromkeys(host.locate(location).resolve() for location in agent.locations):
             results += [_state(settings, agent, path, path in wrapped)] if path.is_file() or path in wrapped else []
+        if any(file.has_hooks and file.id == agent.id for file in results):
+            results += _switched_off(agent, [host.locate(location) for location in agent.more_files])
     return results
+
+
+def _switched_off(agent: HookedAgent, paths: list[Path]) -> Iterator[HookedFile]:
+    """The files without hooks that switch all of them off, or cannot be read."""
+    for path in (path for path in paths if path.is_file()):
+        off = failure = ""
+        try:
+            off = find_switch(read_settings(read_file(path).text, path), agent)
+        except ConfigError as error:
+            failure = str(error)
+        if off or failure:
+            yield HookedFile(agent.title, agent.id, str(path), is_wrapped=False, off=off, failure=failure)
 
 
 def _state(settings: Settings, agent: HookedAgent, path: Path, is_wrapped: bool) -> HookedFile:

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class HookedAgent:
 
     `unit` is what its `timeout` counts in a second. Where `is_flat`, an event has a list of commands, else a list of
     groups of them. `more` are members of the file, and `deciding` of hooks that decide. `switches` are members, by
-    their path, with the value that switches all hooks off.
+    their path, with the value that switches all hooks off, there or in one of `more_files`.
     """
 
     id: str
@@ -45,6 +46,7 @@ class HookedAgent:
     more: tuple[tuple[str, object], ...] = ()
     deciding: tuple[tuple[str, object], ...] = ()
     switches: tuple[tuple[str, bool], ...] = ()
+    more_files: tuple[ConfigLocation, ...] = ()
 
     def hooks(self, command: str) -> dict[str, list[Json]]:
         """The hooks by event; `command` asks the guard."""
@@ -71,6 +73,7 @@ AGENTS: tuple[HookedAgent, ...] = (
         ("PostToolUse", "PostToolUseFailure", "UserPromptSubmit", "Stop", "SessionEnd"),
         deciding=(("onFailure", "block"),),
         switches=(("disableAllHooks", True),),
+        more_files=(ConfigLocation(PROJECT, "./.claude/settings.local.json", ()),),
     ),
     HookedAgent(
         "codex",
@@ -81,6 +84,11 @@ AGENTS: tuple[HookedAgent, ...] = (
         ),
         ("PreToolUse",),
         ("PostToolUse", "UserPromptSubmit", "Stop"),
+        switches=(("features.hooks", False),),
+        more_files=(
+            ConfigLocation(USER, "~/.codex/config.toml", (), folder_variable="CODEX_HOME"),
+            ConfigLocation(PROJECT, "./.codex/config.toml", ()),
+        ),
     ),
     HookedAgent(
         "gemini-cli",
@@ -260,7 +268,7 @@ def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     commands: dict[str, list[str]] = {}
     changed: list[str] = []
     document = _read(text, str(path))
-    off = next((name for name, value in agent.switches if _member(document, name) is value), "")
+    off = find_switch(document, agent)
     for event, entries in document.get("hooks", {}).items():
         for entry in entries:
             if _is_guards(entry):
@@ -274,6 +282,21 @@ def read_hooks(text: str, agent: HookedAgent, path: Path) -> HookState:
     sockets = {parts[parts.index(agent.id) + 1] for parts in words if agent.id in parts[:-1]}
     programs = {part for parts in words for part in (parts[0], *(p for p in parts if p.endswith(MARK)))}
     return HookState(agent, path, missing, tuple(changed), tuple(sorted(sockets)), tuple(sorted(programs)), off)
+
+
+def find_switch(document: object, agent: HookedAgent) -> str:
+    """The member of a file of settings that switches all hooks off; empty if none does."""
+    return next((name for name, value in agent.switches if _member(document, name) is value), "")
+
+
+def read_settings(text: str, path: Path) -> object:
+    """What a file of settings holds, in TOML or in JSON with comments. Raises: ConfigError."""
+    if path.suffix != ".toml":
+        return jsonc.parse_value(text.removeprefix("\ufeff") or "{}", str(path))
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"`{path}` is not TOML: {error}", "fix the file; its agent cannot read it") from None
 
 
 def _member(document: object, path: str) -> object:

@@ -14,6 +14,13 @@ def hooks(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.hooks.is_answered:
         what = f"nothing answers hooks on `{snapshot.hooks.socket}`, so every call of a hooked coding agent is denied"
         results += problem("hooks", what, "mcp-guard serve")
+    if not snapshot.hooks.has_policies:
+        what = (
+            "no policy names the own tools of coding agents, so rules for all tools hold or allow each of their calls"
+        )
+        results += warning(
+            "hooks", what, f"copy {snapshot.hooks.pack} into the policies; see docs/howto/coding-agents.md"
+        )
     for file in snapshot.hooks.files:
         results += _of_file(file)
     hooked = [file for file in snapshot.hooks.files if file.has_hooks]

@@ -121,11 +121,13 @@ class HookedFile:
 
 @dataclass(frozen=True, slots=True)
 class HooksState:
-    """Where the guard answers hooks (empty if it is not configured to), whether something listens there, and the
-    settings of coding agents on this machine."""
+    """Where the guard answers hooks (empty if it is not configured to), whether something listens there, whether a
+    policy names what they ask about, the file with such policies, and the settings of coding agents on this machine."""
 
     socket: str = ""
     is_answered: bool = False
+    has_policies: bool = True
+    pack: str = ""
     files: tuple[HookedFile, ...] = ()
 
 

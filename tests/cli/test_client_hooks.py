@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -105,6 +106,9 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     file = home / ".claude" / "settings.json"
     shown = run(capsys, "doctor")[1]
     assert "nothing answers hooks on" in shown
+    assert f"copy {PACK} into the policies" in shown
+    shutil.copy(PACK, load(Path("mcp-guard.toml")).policies)
+    assert "no policy names the own tools" not in run(capsys, "doctor")[1]
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"disableAllHooks": True}))
     assert "runs no hooks, because `disableAllHooks`" in run(capsys, "doctor")[1]
@@ -118,6 +122,27 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     code, shown = run(capsys, "doctor")
     assert code == 2
     assert "Claude Code has lost the guard's hooks" in shown
+
+
+@pytest.mark.parametrize(
+    ("agent", "file", "text", "member"),
+    [
+        ("claude-code", ".claude/settings.local.json", '{"disableAllHooks": true} // x', "disableAllHooks"),
+        ("codex", ".codex/config.toml", "[features]\nhooks = false\n", "features.hooks"),
+    ],
+)
+def test_doctor_finds_hooks_that_another_file_switches_off(
+    home: Path, capsys: pytest.CaptureFixture[str], agent: str, file: str, text: str, member: str
+) -> None:
+    write_config(Path.cwd(), "", more='[hooks]\nagent = "tester"\n')
+    path = Path(file).absolute()
+    path.parent.mkdir()
+    path.write_text(text)
+    assert member not in run(capsys, "doctor")[1]
+    run(capsys, "wrap", agent, "--hooks", "--yes")
+    assert f"runs no hooks, because `{member}` in {path} says so" in run(capsys, "doctor")[1]
+    path.write_text("{")
+    assert f"{path}" in run(capsys, "doctor")[1]
 
 
 def test_doctor_says_that_only_the_servers_of_an_agent_are_guarded(
