@@ -84,7 +84,7 @@ AGENTS: tuple[HookedAgent, ...] = (
         ),
         ("PreToolUse",),
         ("PostToolUse", "UserPromptSubmit", "Stop"),
-        switches=(("features.hooks", False),),
+        switches=(("features.hooks", False), ("features.codex_hooks", False)),
         more_files=(
             ConfigLocation(USER, "~/.codex/config.toml", (), folder_variable="CODEX_HOME"),
             ConfigLocation(PROJECT, "./.codex/config.toml", ()),
