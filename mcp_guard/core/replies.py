@@ -62,6 +62,18 @@ REQUESTS_TOOL: Json = {
     "annotations": {"readOnlyHint": True, "openWorldHint": False},
 }
 OWN_TOOLS = (AWAIT_TOOL, REQUESTS_TOOL)
+OR_AWAIT = f", or call `{AWAIT}` with this id"
+AWAIT_RUNNING = f". Do not repeat it; call `{AWAIT}` for its result"
+AWAIT_RESULT = f", whose result `{AWAIT}` returns"
+
+
+def without_own_tools(text: str) -> str:
+    """The words of a reply for an agent that is not listed the guard's own tools, because it asks by its hooks."""
+    for words in (AWAIT_RUNNING, AWAIT_RESULT):
+        text = text.replace(words, "; make another call if you need it again")
+    return text.replace(OR_AWAIT, "")
+
+
 """The tools of the guard itself. None of them can approve (promise P4)."""
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
@@ -98,12 +110,16 @@ def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     return tool_error(text, outcome=str(decision.outcome), policies=list(decision.policies), receipt=receipt)
 
 
+def unknown_tool(name: str) -> Json:
+    return protocol_error(INVALID_PARAMS, f"unknown tool: {name[:100]}")
+
+
 def _not_listed(call: Call) -> Json:
     if call.name in TASK_METHODS:  # whether another instance has such a task is not said
         return protocol_error(INVALID_PARAMS, "this instance has no task of this id")
     method = call.tool.method if call.tool else call.name if call.name in METHODS else None
     if method is None:
-        return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
+        return unknown_tool(call.name)
     if METHODS[method].type == "Resource":
         return protocol_error(RESOURCE_NOT_FOUND, "Resource not found; list resources first")
     return protocol_error(INVALID_PARAMS, f"`{method}` names nothing that is listed; list prompts or resources first")
@@ -136,8 +152,8 @@ def left_at_stop(approval: Approval, stays: bool) -> Json:
     if stays:
         text = (
             f"held by mcp-guard: approval {approval.id} is pending on {routes}. Nothing was sent yet. The guard is "
-            "shutting down, and the request stays open: when the guard is back, repeat exactly the same call, or call "
-            f"`{AWAIT}` with this id. Once approved, it runs once and returns its result."
+            "shutting down, and the request stays open: when the guard is back, repeat exactly the same call"
+            f"{OR_AWAIT}. Once approved, it runs once and returns its result."
         )
         return tool_error(text, **held_meta(approval)[META])
     text = (
@@ -149,7 +165,7 @@ def left_at_stop(approval: Approval, stays: bool) -> Json:
 
 def call_running(approval: Approval) -> Json:
     """The reply to a call that was approved and is running now."""
-    text = f"approval {approval.id} was used and its call is running. Do not repeat it; call `{AWAIT}` for its result."
+    text = f"approval {approval.id} was used and its call is running{AWAIT_RUNNING}."
     return tool_error(text, approval=approval.id, state=str(approval.state))
 
 
@@ -187,7 +203,7 @@ def why_not_approved(approval: Approval) -> str:
     """Why an approval that is no longer open does not permit this call, in words for the agent."""
     if approval.state is ApprovalState.CONSUMED:
         used = f"approval {approval.id} was used by an identical call; it permits one call"
-        return f"{used}, whose result `{AWAIT}` returns"
+        return f"{used}{AWAIT_RESULT}"
     denials = (
         f" by {vote.name or vote.approver}: {vote.rationale}" for vote in approval.votes if vote.verdict == "deny"
     )

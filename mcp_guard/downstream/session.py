@@ -18,6 +18,7 @@ from mcp_guard.core.exact_json import ReadText
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.core.note_limiter import NoteLimiter
+from mcp_guard.core.replies import unknown_tool
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
@@ -370,8 +371,7 @@ class Session:
         self._announcer.on_settled()
 
     async def call(self, request: ToolCallRequest, channel: ClientChannel) -> Json:
-        """Guard a tool call that names its tool as the client does; a tool that is listed by another name is unknown.
-        Returns the `result` or `error` member of the reply."""
+        """Guard a call of a tool by the client's name for it; any other is unknown. Returns the reply's member."""
         if not self._settled:
             await self.settle()
         name = self._full_name(request.name)
@@ -384,7 +384,8 @@ class Session:
             request = request._replace(problem=NO_SUCH_TOOL)
         elif name != request.name:
             request = request._replace(name=name)
-        return await self.guard.call(self.instance, request, channel)
+        reply = await self.guard.call(self.instance, request, channel)
+        return unknown_tool(request.name) if tool is not None and tool.method and "error" in reply else reply
 
     async def relay(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Answer a request that is no tool call: list the tools, or pass it on to the upstreams.

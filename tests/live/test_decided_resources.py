@@ -52,7 +52,8 @@ def make(folder: Path, policies: str = POLICIES, guard: str = GUARD, more: str =
 
 def sent(folder: Path, method: str) -> list[Json]:
     """The params of each request of this method that the upstream got."""
-    lines = (folder / "up.log").read_text().splitlines()
+    log = folder / "up.log"  # which is not there until its server has started
+    lines = log.read_text().splitlines() if log.exists() else []
     return [message["params"] for message in map(json.loads, lines) if message.get("method") == method]
 
 
@@ -199,3 +200,8 @@ def test_without_the_key_resources_pass_undecided(tmp_path: Path) -> None:
         client.start()
         assert "result" in read(client, "mem://x/private/a")
         assert log(client.config, "--kind", "intent") == []
+
+
+def test_a_method_is_no_tool(client: Client) -> None:
+    called = client.request("tools/call", {"name": "crm__resources/read", "arguments": {"uri": "crm://deals/7"}})
+    assert called["error"] == {"code": -32602, "message": "unknown tool: crm__resources/read"}

@@ -182,6 +182,15 @@ def approve(guard: Guard, agent: Agent, before: Callable[[], object] = lambda: N
     cli("approvals", "approve", ids[0], *enrol(guard.config), "--rationale", "agreed")
 
 
+def test_an_approval_that_another_call_used_is_told_in_words_for_hooks(guard: Guard, tmp_path: Path) -> None:
+    agent = Agent(guard, tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(agent.before, str(number), command="npm install pad") for number in (1, 2)]
+        approve(guard, agent)
+        told = next(answer for answer in (one.result() for one in asked) if answer)
+    assert "was used by an identical call; it permits one call; make another call if you need it again" in told
+
+
 def test_a_script_that_changes_while_its_call_is_held_does_not_run(guard: Guard, tmp_path: Path) -> None:
     agent, script = Agent(guard, tmp_path), tmp_path / "deploy.sh"
     script.write_text("echo harmless")

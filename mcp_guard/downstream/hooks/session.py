@@ -10,6 +10,7 @@ from mcp_guard.core.approval import Approval
 from mcp_guard.core.host_tools import HOST, UnknownShape, Workspace, arguments_of
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.names import listed_name
+from mcp_guard.core.replies import without_own_tools
 from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind
 from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.ports import ClientChannel
@@ -219,7 +220,7 @@ class HookSession:
         if "error" in reply:
             return f"denied by mcp-guard: {reply['error']['message']}"
         texts = [block.get("text", "") for block in reply.get("result", {}).get("content", [])]
-        return "\n".join(texts) or "denied by mcp-guard"
+        return without_own_tools("\n".join(texts)) or "denied by mcp-guard"
 
     # Its report
 
