@@ -60,8 +60,6 @@ class TaskRequests:
         """Set when a call has been answered with a task."""
         self._open: set[str] = set()
         """The tasks that calls of this session have been answered with, as far as they are not known to have ended."""
-        self._heard: set[str] = set()
-        """The calls of tasks whose results are in the history of their runs: another process may have ended them."""
 
     async def handle(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Answer a request of the client. Returns the `result` or `error` member of the reply."""
@@ -118,7 +116,7 @@ class TaskRequests:
     async def _look(self, task: UpstreamTask, channel: ClientChannel, answered: bool = True) -> Json:
         """How the task goes. If it has ended, that is recorded first. Raises: LedgerError."""
         if task.outcome is not None and task.response is not None:
-            self._hear(task, self._describe(task), task.response)
+            self._guard.memory.note(self._describe(task), task.response)  # another process may have ended it
             return await self._tell(_as_ended(task))
         reply = await self._ask(task, GET_TASK, {}, channel)
         try:
@@ -128,7 +126,7 @@ class TaskRequests:
         if execution is not None and task.outcome is None:
             await asyncio.shield(self._end(task, execution, answered))
         elif execution is not None:
-            self._hear(task, self._describe(task), execution.reply)
+            self._guard.memory.note(self._describe(task), execution.reply)
         if state is not None:
             return await self._tell(state)
         if execution is None:
@@ -149,15 +147,9 @@ class TaskRequests:
             execution = execution._replace(confirmation=await self._confirm(task, call, execution))
         await self._guard.ledger.end_task(task, call, execution, answered)
         if execution.status is not ExecutionStatus.UNKNOWN and call.tool is not None:
-            self._hear(task, call, execution.reply)
+            self._guard.memory.note(call, execution.reply)
             if isinstance(result := execution.reply.get("result"), dict):
                 self._session.on_result(task.server, result)
-
-    def _hear(self, task: UpstreamTask, call: Call, reply: Json) -> None:
-        """Note the result once in the history of the run."""
-        if task.call not in self._heard:
-            self._heard.add(task.call)
-            self._guard.memory.note(call, reply)
 
     async def _confirm(self, task: UpstreamTask, call: Call, execution: Execution) -> Confirmation:
         """What the call has changed by the time that its task has ended."""

@@ -82,7 +82,8 @@ class InstanceHistory:
         assert call.tool is not None
         self._tools[call.name] = None
         self._labels.update(call.tool.rule.returns)
-        self._unread.append((call, reply))
+        if not any(known.id == call.id and noted == reply for known, noted in self._unread):  # replies can be repeated
+            self._unread.append((call, reply))
 
     def note_refused(self, call: Call) -> None:
         """Record a call that an approver refused: its sinks, except values from the task or a trusted place."""
