@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.enrolled_agents import revoked_text
-from mcp_guard.cli.options import Parser, account, add_config, add_json, add_task, lifetime, read_task
+from mcp_guard.cli.options import Parser, account, add_config, add_json, add_task, lifetime, read_task, read_ticket
 from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.cli.signed_changes import add_signing_options, open_signer
 from mcp_guard.config import load
@@ -146,7 +146,7 @@ def _describe(writer: Writer, row: InstanceRow, now: int) -> dict[str, object]:
 def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     enrolled = registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     user = options.on_behalf_of or enrolled.on_behalf_of
-    launch = Launch(enrolled.agent.name, options.ticket, options.reason, user, read_task(options))
+    launch = Launch(enrolled.agent.name, read_ticket(options, settings), options.reason, user, read_task(options))
     note_unknown_user(settings, enrolled.agent, user)
     tools = check_tools(writer, settings, options.tool) or ("*",)
     charter = InstanceSpec(
@@ -186,7 +186,7 @@ def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) ->
     parent = registry.find_instance(writer.store, options.parent)
     if why := registry.why_barred(writer.store, parent, writer.now()):
         raise IdentityError(f"instance `{parent.id}` cannot delegate: {why}", "mcp-guard instances list")
-    ticket, task = options.ticket or parent.task.ticket, read_task(options) or parent.task.text
+    ticket, task = read_ticket(options, settings) or parent.task.ticket, read_task(options) or parent.task.text
     launch = Launch(parent.agent.name, ticket, options.reason, parent.on_behalf_of, task)
     left = (parent.expires - writer.now()) // SECOND
     tools = check_tools(writer, settings, options.tool)

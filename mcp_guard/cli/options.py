@@ -7,11 +7,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from mcp_guard.cli import output, same_config
-from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.errors import ConfigError, IdentityError
 from mcp_guard.core.visible_text import say, visible_line
+
+if TYPE_CHECKING:
+    from mcp_guard.settings import Settings
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
 MAX_DIGITS = 18
@@ -190,6 +193,14 @@ def read_task(options: argparse.Namespace) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read the task `{path}`: {why}", "name a text file: --task-file FILE") from None
+
+
+def read_ticket(options: argparse.Namespace, settings: "Settings") -> str | None:
+    """The ticket of the launch, if one is given. Raises: IdentityError."""
+    ticket, pattern = cast(str | None, options.ticket), settings.ticket_pattern
+    if ticket is None or pattern is None or re.fullmatch(pattern, ticket):
+        return ticket
+    raise IdentityError(f"`{ticket}` does not match guard.ticket_pattern, `{pattern}`", "--ticket ID")
 
 
 def launch_words(options: argparse.Namespace) -> list[str]:

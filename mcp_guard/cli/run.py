@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from mcp_guard.cli.options import add_launch, add_log, make_parser, read_task, whole_number
+from mcp_guard.cli.options import add_launch, add_log, make_parser, read_task, read_ticket, whole_number
 from mcp_guard.cli.output import log_errors
 from mcp_guard.core.errors import IdentityError
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     from mcp_guard.config import load
 
     settings = load(options.config, fill_cache=True)
-    task = read_task(options)
+    ticket, task = read_ticket(options, settings), read_task(options)
     code = read_launch_code(options.launch_fd)
     from mcp_guard.sign_ins import SignInStorage
     from mcp_guard.upstream.start import started_upstreams
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         if options.on_behalf_of:
             log.note(say(UNPROVED_USER, quote(options.on_behalf_of)))
 
-        launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, task)
+        launch = Launch(options.agent, ticket, options.reason, options.on_behalf_of, task)
         run_stdio(settings, upstreams, launch, log, code)
     return 0
 

@@ -20,7 +20,7 @@ from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text, to_type
 from mcp_guard.config import load
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, reason_of
 from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
@@ -266,7 +266,8 @@ def note_verification(folder: Path, report: Report) -> None:
     try:
         (folder / NOTE).write_text(json.dumps(note))
     except OSError as error:
-        print_text(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
+        why = f"cannot write `{folder / NOTE}`: {reason_of(error)}"
+        print_text(f"mcp-guard: the result is not kept for mcp-guard status: {why}", file=sys.stderr)
 
 
 def remembered_checkpoint(folder: Path) -> list[SignedCheckpoint]:

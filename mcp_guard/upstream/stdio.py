@@ -105,6 +105,19 @@ class ServerProcess:
     """The names in its environment."""
 
 
+def open_stderr_file(path: Path) -> FileIO:
+    """The file, appended to, so that it can be emptied at any time. Raises: UpstreamError."""
+    try:
+        for folder in (path.parent.parent, path.parent):  # only the owner may read the logs
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise UpstreamError(
+            f"cannot be started: its stderr cannot be written to `{path}`: {error.strerror}",
+            "check the state folder (guard.state_dir), its owner and mode, and how the disk is mounted",
+        ) from None
+
+
 def start_process(parameters: StdioServerParameters) -> ServerProcess:
     """Start the process in a session of its own, so that everything it starts can be ended with it.
 
@@ -117,9 +130,7 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
         added, unscrubbed = make_environment(
             network | dict(parameters.env), parameters.secrets, parameters.here, parameters.scrubber
         )
-        for folder in (parameters.stderr.parent.parent, parameters.stderr.parent):  # only the owner may read the logs
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with parameters.stderr.open("ab", buffering=0) as stderr:  # appended to, so that it can be emptied at any time
+        with open_stderr_file(parameters.stderr) as stderr:
             if os.fstat(stderr.fileno()).st_size >= MAX_STDERR_FILE_BYTES:
                 stderr.truncate(0)
             popen = subprocess.Popen(

@@ -130,6 +130,14 @@ def test_a_configuration_without_secrets_has_no_table_of_them(config: Path, caps
     assert run(capsys, config, "secrets", "list") == (0, "", "the configuration refers to no secret\n")
 
 
+@pytest.mark.parametrize("command", ["instances issue", "run"])
+def test_a_ticket_of_another_form_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), guard='ticket_pattern = "INC-[0-9]+"')
+    code, out, error = run(capsys, config, *command.split(), "--ticket", "INC-1x")
+    assert (code, out) == (8, "")
+    assert "`INC-1x` does not match guard.ticket_pattern, `INC-[0-9]+`" in error
+
+
 def test_a_credential_that_outlives_the_default_is_noted_and_none_outlives_ten_years(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

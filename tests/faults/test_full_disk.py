@@ -1,12 +1,18 @@
 """A full disk: calls are refused with the reason, no call that ran is reported as refused, the guard recovers."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from mcp_guard.core.errors import LedgerFault
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.recovery import recover
 from mcp_guard.ports import Intent
+from mcp_guard.storage.sqlite.errors import explain
 from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
 from tests.live.running_guard import Client, log, scripted, seen, text, write_config
@@ -121,6 +127,20 @@ def test_guard_does_not_start_on_a_full_disk_and_says_so(tmp_path: Path) -> None
         assert done.returncode == 5
         assert "the disk is full" in done.stderr
         assert "hint: free space" in done.stderr
+
+
+def test_a_ledger_whose_log_finds_no_space_is_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path, 64) as disk:
+        path = disk / "ledger.sqlite"
+        with closing(sqlite3.connect(path)) as ledger:
+            ledger.execute("PRAGMA journal_mode = wal")
+            ledger.execute("CREATE TABLE t (x)")
+        fill(disk)
+        with closing(sqlite3.connect(path)) as ledger, pytest.raises(sqlite3.OperationalError) as failed:
+            ledger.execute("SELECT * FROM t")
+        assert (failed.value.sqlite_errorname, explain(failed.value, path).fault) == (
+            "SQLITE_IOERR_SHMSIZE", LedgerFault.DISK_FULL
+        )  # fmt: skip
 
 
 def test_policies_changed_on_a_full_disk_take_effect_once_there_is_space(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES, OMISSION, copy_stderr
+from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES, OMISSION, copy_stderr, open_stderr_file
 
 SECRET = "a-secret-of-some-length"
 
@@ -36,6 +39,12 @@ def test_a_flood_is_left_out_and_the_file_stays_small(tmp_path: Path) -> None:
     assert OMISSION in kept
     assert len(kept) <= MAX_STDERR_FILE_BYTES
     assert SECRET[4:].encode() not in kept
+
+
+def test_a_file_that_cannot_be_written_is_named_and_not_the_command(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with pytest.raises(UpstreamError, match=r"its stderr cannot be written to `.*/state/upstreams/up\.stderr\.log`: "):
+        open_stderr_file(tmp_path / "state" / "upstreams" / "up.stderr.log")
 
 
 def test_a_file_that_is_full_is_emptied(tmp_path: Path) -> None:

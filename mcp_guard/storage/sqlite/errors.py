@@ -1,6 +1,7 @@
 """What a failure of the ledger file means to a person, and what they can do; docs/howto/recover.md says more."""
 
 import errno
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ OTHER = FaultText(LedgerFault.OTHER, "the ledger cannot be used", "check `{path}
 
 SQLITE = {
     sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: FULL,
     sqlite3.SQLITE_READONLY: READ_ONLY,
     sqlite3.SQLITE_PERM: READ_ONLY,
     sqlite3.SQLITE_IOERR: DISK_FAILS,
@@ -66,7 +68,7 @@ SQLITE = {
     sqlite3.SQLITE_NOTADB: NO_LEDGER,
     sqlite3.SQLITE_CANTOPEN: NOT_OPENED,
 }
-"""By primary result code (sqlite.org/rescode.html): the low byte of the extended one."""
+"""By extended or primary result code (sqlite.org/rescode.html): the low byte of the extended one."""
 SYSTEM = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
@@ -85,7 +87,10 @@ def explain(error: Exception, path: Path) -> LedgerError:
         text = SYSTEM.get(error.errno or 0, OTHER)
         detail = error.strerror or str(error)
     else:
-        text = SQLITE.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF, OTHER)
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        text = SQLITE.get(code) or SQLITE.get(code & 0xFF, OTHER)
+        if text is NOT_OPENED and path.exists() and os.statvfs(path).f_flag & os.ST_RDONLY:
+            text = READ_ONLY
         detail = getattr(error, "sqlite_errorname", "") or str(error)
     hint = text.hint.format(path=path, folder=path.parent)
     return LedgerError(f"{text.message}: `{path}` ({detail})", hint, text.fault)
