@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 from mcp_guard.core import shell_effects, shell_files
@@ -25,6 +25,10 @@ HOST = "host"
 OTHER = "Other"
 
 
+Search = tuple[str, Callable[[str], bool]]
+"""A folder, and which paths in it are wanted."""
+
+
 class UnknownShape(Exception):
     """The input of a tool is not what this tool takes; the message says what is wrong."""
 
@@ -35,7 +39,7 @@ class Workspace:
 
     `resolve` follows the links of an absolute path, as the agent's system would. `git_runs_programs` says whether Git
     in a folder, or a commit there, runs programs that files of the agent could name, and `exists` whether there is such
-    a file. `expand` are the paths that a pattern stands for, and `search` those below a folder that are wanted; None if
+    a file. `expand` are the paths that a pattern stands for, and `search` those below folders that are wanted; None if
     there are too many to look through. `digest` says what a file holds; empty if it is none.
     """
 
@@ -45,7 +49,7 @@ class Workspace:
     git_runs_programs: Callable[[str, bool], bool] = lambda _folder, _commits: False
     expand: Callable[[str], list[str] | None] = lambda _: []
     exists: Callable[[str], bool] = lambda _: True
-    search: "Callable[[str, Callable[[str], bool]], list[str] | None]" = lambda _folder, _is_wanted: []
+    search: "Callable[[list[Search]], list[str] | None]" = lambda _: []
     digest: Callable[[str], str] = lambda _: ""
 
     def absolute(self, path: str) -> str:
@@ -112,6 +116,7 @@ def may_match_secrets(pattern: str) -> bool:
     last = pattern.rstrip("/").rpartition("/")[2]
     if not any(sign in last for sign in "*?[") or last.strip("*") == "":
         return False
+    last = last.replace("[^", "[!").replace("\\", "")
     if len(last) > MAX_PATTERN:
         last = last[:MAX_PATTERN].partition("[")[0] + "*"  # stands for all that the whole one does
     return any(fnmatchcase(name, last) and (last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES)
@@ -347,8 +352,9 @@ def _of_line(command: str, place: Workspace) -> Json:
         doubts.add(Doubt.LINKS)
     patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
     expanded = [place.expand(pattern) for pattern in sorted(patterns)[:MAX_EXPANDED]]
-    found = [_secrets_in_folders(one, place) for one in commands if shell_files.takes_folders(one)]
-    if len(patterns) > MAX_EXPANDED or None in expanded or None in found:
+    searches = [search for one in commands if shell_files.takes_folders(one) for search in _searches(one, place)]
+    found = place.search(searches)
+    if len(patterns) > MAX_EXPANDED or None in expanded or found is None:
         doubts.add(Doubt.MANY_FILES)
     matches = {path for paths in expanded for path in paths or ()}
     named = [path for one in commands for path in shell_effects.named_paths(one)]
@@ -368,15 +374,13 @@ def _of_line(command: str, place: Workspace) -> Json:
         "outside": _normal(path for path in (*touched, *matches) if not place.holds(path) and not _is_device(path)),
         "writes_outside": any(not place.holds(path) and not _is_device(path) for path in line.writes),
         "protected": _normal(path for path in touched if is_protected(path) or is_protected(place.resolve(path))),
-        "secrets": sorted(
-            {*_secrets(commands, (*touched, *matches), place), *chain.from_iterable(filter(None, found))}
-        ),
+        "secrets": sorted({*_secrets(commands, (*touched, *matches), place), *(found or ())}),
         "runs": sorted(_contents((*line.reads, *named, *matches), commands, place)),
     }
 
 
-def _secrets_in_folders(command: SimpleCommand, place: Workspace) -> list[str] | None:
-    """Files that may hold secrets in the folders that the command reads as a whole; None if there are too many."""
+def _searches(command: SimpleCommand, place: Workspace) -> list[Search]:
+    """The folders that the command reads as a whole, and which of their files may hold secrets."""
     folders = [
         *shell_effects.named_paths(command),
         *([command.folder] if shell_files.reads_own_folder(command) else ()),
@@ -388,8 +392,7 @@ def _secrets_in_folders(command: SimpleCommand, place: Workspace) -> list[str] |
             return False
         return may_hold_secrets(posixpath.relpath(path, place.root))
 
-    found = [place.search(folder, is_secret) for folder in _normal(folders)]
-    return None if None in found else [path for paths in found for path in paths or ()]
+    return [(folder, is_secret) for folder in _normal(folders)]
 
 
 def _contents(paths: Iterable[str], commands: Iterable[SimpleCommand], place: Workspace) -> Iterable[str]:

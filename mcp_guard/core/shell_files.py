@@ -17,12 +17,16 @@ TAKES_FOLDERS = {
     **dict.fromkeys(("grep", "egrep", "fgrep", "zgrep"), re.compile("-[^-]*[rRd]|--[dr]")),
     **dict.fromkeys(("tar", "bsdtar", "7z"), re.compile("")),
     **dict.fromkeys(("cp", "rsync"), re.compile("-[^-]*[rRa]|--[ra]")),
+    "git": re.compile("--no-in"),
     **dict.fromkeys(("zip", "scp"), re.compile("-[^-]*r|--r")),
 }
 """Programs that read all files of a folder, and the option by which they do; empty if they need none."""
-_LEAVES_OUT_HIDDEN = re.compile(r"-[^-]*[u.]|--(hid|no-i|unr)")
+_LEAVES_OUT_HIDDEN = re.compile(r"-[^-]*[gu.]|--(hid|no-i|unr|i?gl)")
 """Without such an option `rg` leaves out what begins with a dot."""
-_FILTER = re.compile(r"--(include|exclude|glob)=([^/]+)")
+_FILTERS = re.compile(r"-[^-]*g|--(in|i?gl)")
+_FILTER = re.compile(r"--(include|exclude|glob)=([\w.*?!-]+)")
+"""Beginnings of options that say which files are read, and those that are understood. What is in brackets or after a
+backslash is not the same for all programs."""
 _PLAIN = re.compile(r"[^-].*|-[rRnilHhsowxcqFEIau]+|--hidden|--no-ignore|--recursive|--(include|exclude|color|glob)=.*")
 """Words that never take the next one for their value."""
 CODE = re.compile(
@@ -50,6 +54,8 @@ def leaves_out(command: SimpleCommand, name: str) -> bool:
     is_plain_rg = program_name(command) == "rg" and not any(map(_LEAVES_OUT_HIDDEN.match, command.arguments))
     if is_plain_rg and name.startswith("."):
         return True
+    if any(_FILTERS.match(word) and not _FILTER.fullmatch(word) for word in command.arguments):
+        return False
     filters = [found for word, is_value in _words(command) if not is_value and (found := _FILTER.fullmatch(word))]
     kept = [found[2] for found in filters if found[1] != "exclude" and not found[2].startswith("!")]
     if len(kept) < len(filters):  # what these leave out and keep depends on their order

@@ -373,15 +373,21 @@ BOTH = [".env", "conf/server.key"]
         ("grep -r --include=*.py x .", []), ("grep -r --exclude=a --include=*.py x .", BOTH),
         ("grep -re --include=*.py x .", BOTH), ("grep -r -e --include=*.py -- .", BOTH),
         ("rg -uu --glob=!a --glob=*.py x", BOTH), ("grep -r --regexp --include=*.py .", BOTH),
+        ("grep -r x . --include='[^x]env'", BOTH), ("grep -r --include='[^e]env' --include=*.py x .", BOTH),
+        ("grep -r --include=*.py --include '[^x]env' x .", BOTH), ("rg --glob='.e*' x", BOTH[:1]),
+        ("rg --glob=*.py -ig'.e[n]v' x .", [".e[n]v", *BOTH]), ("git diff --no-index src .", BOTH),
     ],
 )  # fmt: skip
 def test_secrets_in_folders_that_a_command_reads_are_named(work: Workspace, line: str, secrets: list[str]) -> None:
-    assert bash(line, work)["secrets"] == [posixpath.join(work.root, name) for name in secrets]
+    found = [name if "[" in name else posixpath.join(work.root, name) for name in secrets]
+    assert bash(line, work)["secrets"] == sorted(found)
 
 
 @pytest.mark.parametrize("line", ["grep -r x .", "ls src/*"])
 def test_folders_of_too_many_files_are_a_doubt(work: Workspace, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "many_files" not in bash(line, work)["doubts"]
+    monkeypatch.setattr(workspace, "MAX_SEARCHED", 15)  # for all commands of a line together
+    assert "many_files" in bash("grep -r x . ; grep -r y .", work)["doubts"]
     monkeypatch.setattr(workspace, "MAX_SEARCHED", 3)
     monkeypatch.setattr(workspace, "MAX_ENTRIES", 1)
     assert "many_files" in bash(line, work)["doubts"]

@@ -5,10 +5,11 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 
-from mcp_guard.core.host_tools import UnknownShape
+from mcp_guard.core.host_tools import Search, UnknownShape
 
 MAX_ENTRIES = 1000
 """How many names are compared for one pattern."""
@@ -20,7 +21,7 @@ COMMIT_HOOKS = (
 HOOKS_ELSEWHERE = re.compile(r"\b(hookspath|path)\s*=", re.IGNORECASE)
 """In Git's configuration: hooks in another folder, or another file of settings, which may say so."""
 MAX_SEARCHED, SEARCH_SECONDS = 10_000, 0.1
-"""How many names are looked at in a folder and those in it, and for how long."""
+"""How many names are looked at in the folders of a line and those in them, and for how long."""
 OF_OTHERS = frozenset({".git", "node_modules", "site-packages", "__pycache__"})
 """Folders that hold what programs have put there."""
 MAX_DIGESTED = 1024 * 1024
@@ -89,23 +90,23 @@ def expand(pattern: str) -> list[str] | None:
     return [path for path in paths if os.path.lexists(path)]
 
 
-def search(folder: str, is_wanted: Callable[[str], bool]) -> list[str] | None:
-    """The files in the folder and all in it that are wanted, by their paths; links are not followed. None if there are
-    more than are looked at. What is no folder has none."""
-    found, folders, left, ends = list[str](), [folder], MAX_SEARCHED, time.monotonic() + SEARCH_SECONDS
-    while folders:
-        try:
-            entries = list(os.scandir(folders.pop()))
-        except OSError:  # no folder, or not for us
-            continue
-        left -= len(entries)
-        if left < 0 or time.monotonic() > ends:
-            return None
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders += [entry.path] if entry.name not in OF_OTHERS else []
-            elif is_wanted(entry.path):
-                found.append(entry.path)
+def search(searches: Iterable[Search]) -> list[str] | None:
+    """The files in these folders and all in them that are wanted, by their paths; links are not followed. None if there
+    are more than are looked at, all folders together. What is no folder has none."""
+    found, left, ends = list[str](), MAX_SEARCHED, time.monotonic() + SEARCH_SECONDS
+    for folder, is_wanted in searches:
+        folders = [folder]
+        while folders:
+            left -= 1
+            with suppress(OSError), os.scandir(folders.pop()) as entries:  # no folder, or not for us
+                for entry in entries:
+                    left -= 1
+                    if left < 0 or time.monotonic() > ends:
+                        return None
+                    if entry.is_dir(follow_symlinks=False):
+                        folders += [entry.path] if entry.name not in OF_OTHERS else []
+                    elif is_wanted(entry.path):
+                        found.append(entry.path)
     return found
 
 
