@@ -24,6 +24,8 @@ from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_lis
 
 PAGE = 50
 """Requests or grants on a page."""
+READ_AT_ONCE = 5
+"""Requests, which agents make as long as a megabyte. Between two reads other pages go on."""
 GRANTS_IN_INBOX = 10
 BATCH, MAX_BATCHES = 200, 10
 """Of rows that are looked through for one page of past requests or grants. Some may be others', or have expired."""
@@ -101,7 +103,7 @@ class _InboxPages:
             page = rows[start : start + PAGE]
             next = _position_text(page[-1]) if len(rows) > start + PAGE else ""
             ends = min((row.expires for row in rows), default=LATEST[0])
-            return _RequestPage(_read_approvals(store, page), len(rows), next, size=size, ends=ends)
+            return _RequestPage(read_approvals(store, page), len(rows), next, size=size, ends=ends)
 
         return await self.console.reader.read(query)
 
@@ -139,7 +141,7 @@ class _InboxPages:
             last = page[-1] if len(shown) > PAGE else rows[-1] if has_more else None
             is_partial = has_more and len(shown) <= PAGE
             return _RequestPage(
-                _read_approvals(store, page), len(page), _position_text(last) if last else "", is_partial
+                read_approvals(store, page), len(page), _position_text(last) if last else "", is_partial
             )
 
         return await self.console.reader.read(query)
@@ -191,9 +193,11 @@ class _RequestPage:
     ends: Micros = 0
 
 
-def _read_approvals(store: Store, rows: Sequence[RequestRow]) -> list[Approval]:
+def read_approvals(store: Store, rows: Sequence[RequestRow]) -> list[Approval]:
     """In the order of the rows."""
-    found = {approval.id: approval for approval in store.approvals_among([row.id for row in rows])}
+    ids, found = [row.id for row in rows], dict[str, Approval]()
+    for start in range(0, len(ids), READ_AT_ONCE):
+        found |= {each.id: each for each in store.approvals_among(ids[start : start + READ_AT_ONCE])}
     return [found[row.id] for row in rows if row.id in found]
 
 

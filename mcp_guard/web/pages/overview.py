@@ -17,6 +17,7 @@ from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
 from mcp_guard.web.charts import BarChart, Series, bar_chart, rank
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import approvers
+from mcp_guard.web.pages.inbox import LATEST, read_approvals
 from mcp_guard.web.pages.ledger import read_entry_rows
 from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.upstream_states import read_upstream_states
@@ -111,8 +112,8 @@ class _OverviewPages:
 
 
 def _waiting(store: Store) -> list[Approval]:
-    latest = store.latest_approvals(MAX_LATEST)
-    return [approval for approval in latest if approval.state is ApprovalState.REQUESTED][:LISTED]
+    latest = store.requests_before(LATEST, MAX_LATEST)
+    return read_approvals(store, [row for row in latest if row.state == ApprovalState.REQUESTED][:LISTED])
 
 
 def read_charts(index: ReceiptIndex, now: Micros, hours: int, steps: int) -> Charts:
