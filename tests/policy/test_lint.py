@@ -253,6 +253,22 @@ def test_a_sequence_that_tells_nothing_is_pointed_out() -> None:
         assert any(finding.startswith(expected) for finding in findings) if expected else findings == [], findings
 
 
+@pytest.mark.parametrize(
+    ("scope", "level"),
+    [
+        ('action == Action::"up__change"', None),
+        ('action == Action::"up__purge"', "warning"),
+        ('action in [Action::"up__change", Action::"up__purge"]', "note"),
+    ],
+)
+def test_what_is_feared_of_resources_that_no_step_is_about_is_pointed_out(scope: str, level: str | None) -> None:
+    rule = SequenceRule("refused", ("up__change",), StepOutcome.DENIED, ("agent", "resource"), 1)
+    environment = PolicyEnvironment(TOOLS, ATTRIBUTES, sequences=(rule,))
+    text = FINE + f'@id("f") @reason("r") forbid (principal, {scope}, resource) when {{ context.sequence.refused }};'
+    made = lint(read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, environment=environment))
+    assert [item.level for item in made if "is never true" in item.what] == ([level] if level else [])
+
+
 def test_an_unknown_route_hides_no_misspelt_tool() -> None:
     policy = HOLD.replace("people", "cfo").replace("action,", 'action == Action::"up__tol",')
     linted = lint(read_lint_input({"x.cedar": policy}, None, ("people",), AGENTS, environment=ENVIRONMENT))

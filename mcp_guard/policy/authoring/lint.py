@@ -5,13 +5,13 @@ To add a check, write one function here, add it to `CHECKS`, and add a row to `t
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Effect, Json, StepOutcome
+from mcp_guard.core.model import Effect, Json, SequenceRule, StepOutcome, Tool
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import folded, nearest, suggest_tools
 from mcp_guard.core.redaction import split_pointer
@@ -339,28 +339,45 @@ def sequences_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFindi
 
 
 def sequences_that_tell_nothing(lint_input: LintInput) -> Iterator[LintFinding]:
-    """Sequences that no policy reads, and those that policies read in calls of tools without the argument compared."""
+    """Sequences that no policy reads, and those that policies read in calls of tools that have nothing of what is
+    compared. What policies fear may be read in a wide scope, unless it is true in none of it."""
     environment = lint_input.environment
     if environment is None:
         return
     against = ValidationSchema(environment.schema())
-    declared = {tool.listed_as: tool.declared() for tool in environment.tools}
+    tools = {tool.listed_as: tool for tool in (*environment.tools, *environment.operations)}
     for rule in environment.sequences:
         readers = [policy for policy in lint_input.policies.values() if reads_sequence(view_of([policy]), rule)]
         if not readers:
             fix = f"read `context.sequence.{rule.name}`, or remove [sequences.{rule.name}]"
             yield LintFinding("", "", f"no policy reads the sequence `{rule.name}`", fix, "note")
-        for policy in readers if rule.same else ():
-            argument = split_pointer(rule.same or "")[0]
-            lacking = [
-                tool for tool in against.tools_in_scope(policy) if argument not in declared.get(tool, (argument,))
-            ]
-            if lacking:
+        for policy in readers:
+            scope = against.tools_in_scope(policy)
+            for why, lacking in _incomparable(rule, [tools[name] for name in scope if name in tools], tools):
                 others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
                 what = f"`context.sequence.{rule.name}` is never true in calls of `{lacking[0]}`{others}"
-                fix = f"narrow its scope, or correct sequences.{rule.name}.same: they have no argument `{argument}`"
-                level = "warning" if rule.counts is StepOutcome.SUCCEEDED else "note"
-                yield LintFinding(policy.file, policy.id, what, fix, level)
+                is_meant = rule.counts is not StepOutcome.SUCCEEDED and len(lacking) < len(scope)
+                fix = f"narrow its scope, or correct sequences.{rule.name}.{why}"
+                yield LintFinding(policy.file, policy.id, what, fix, "note" if is_meant else "warning")
+
+
+def _incomparable(
+    rule: SequenceRule, scope: Sequence[Tool], tools: Mapping[str, Tool]
+) -> Iterator[tuple[str, list[str]]]:
+    """The tools of the scope whose calls can follow no step of the sequence, by the reason."""
+    if rule.same:
+        argument = split_pointer(rule.same)[0]
+        if lacking := [tool.listed_as for tool in scope if tool.method is None and argument not in tool.declared()]:
+            yield f"same: they have no argument `{argument}`", lacking
+    if "resource" in rule.by and all(name in tools for name in rule.tools):
+        steps = {_resource_type(tools[name]) for name in rule.tools}
+        if lacking := [tool.listed_as for tool in scope if _resource_type(tool) not in steps]:
+            yield "by: its steps are about resources of another type", lacking
+
+
+def _resource_type(tool: Tool) -> str:
+    """A tool without a configured resource is about itself."""
+    return tool.rule.resource.type if tool.rule.resource else tool.listed_as
 
 
 def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
