@@ -95,6 +95,8 @@ PROTECTED = re.compile(
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
+MAX_PATTERNS, MAX_PATCHED = 16 * 1024, 1000
+"""Characters of the patterns of a search that are looked at, and files of a patch."""
 MAX_RUN = 32
 """Files of a line of which it is noted what they hold."""
 MAX_PATH, MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 4096, 256, 20, 64
@@ -289,7 +291,11 @@ def _of_path(said: Mapping[str, Any], place: Workspace, is_optional: bool = Fals
 
 
 def _of_patterns(patterns: Iterable[str], place: Workspace, path: Json) -> Json:
-    """What a search looks at beside its path: by patterns for names of files, or by what the guard does not know."""
+    """What a search looks at beside its path: by patterns for names of files, or by what the guard does not know. Very
+    long ones are taken for the worst."""
+    patterns = list(patterns)
+    if sum(map(len, patterns)) > MAX_PATTERNS:
+        return {"inside": False, "secret": True}
     folders = [posixpath.join(path["path"], re.split(r"[*?\[{]", pattern, maxsplit=1)[0]) for pattern in patterns]
     return {
         "inside": path["inside"] and all(map(place.holds, folders)),
@@ -331,6 +337,8 @@ def _of_patch(patch: str, place: Workspace) -> Json:
     if unclear := [header for header, _ in found if _SEPARATORS.search(header)]:
         raise UnknownShape(f"the patch has a path with a control character, {unclear[0][:80]!a}")
     paths = [place.absolute(path[1].strip()) for _, path in found if path is not None]
+    if len(paths) > MAX_PATCHED:
+        raise UnknownShape(f"the patch names more than {MAX_PATCHED} files")
     if not paths or not patch.lstrip().startswith("*** Begin Patch"):
         raise UnknownShape("the patch names no files")
     return {

@@ -190,6 +190,7 @@ def test_files_that_steer_the_agent_are_protected(path: str) -> None:
         ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\x0b/../../etc/motd\n+x\n*** End Patch"}),
         ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\r/../../etc/motd\n+x\n*** End Patch"}),
         ("Patch", {"patch": "*** Begin Patch\n*** Add File: a\n+x\n *** Rename File: b\n*** End Patch"}),
+        ("Patch", {"patch": "*** Begin Patch\n" + "*** Delete File: a\n" * 1001 + "*** End Patch"}),
     ],
 )
 def test_what_an_agent_could_read_in_another_way_is_an_unknown_shape(name: str, said: Json) -> None:
@@ -252,6 +253,8 @@ def test_a_long_pattern_is_looked_at_quickly_and_as_the_worst_case() -> None:
     for word, is_secret in (("[a" * 8000, True), ("i" * 300 + "*", False), ("id_r*" + "[x]" * 100, True)):
         arguments = arguments_of("Grep", {"pattern": "x"}, {"glob": word}, PLACE, json.dumps)
         assert arguments["secret"] is is_secret
+    many = arguments_of("Grep", {"pattern": "x"}, {"glob": ",".join(map(str, range(100_000)))}, PLACE, json.dumps)
+    assert (many["inside"], many["secret"]) == (False, True)
     assert time.process_time() - began < 0.5
 
 
