@@ -118,7 +118,7 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
         return problem("ledger", what, hint)
     results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
     if unused := snapshot.unused_file:
-        what = f"`{unused.path}` is another ledger, which a guard with an older configuration would go on with"
+        what = f"`{unused.path}` is another ledger, with which a guard with an older configuration would continue"
         results += warning(
             "ledger", what, f"once you no longer need it: mv {quote(unused.path)} {quote(unused.path + '.unused')}"
         )

@@ -66,7 +66,7 @@ class PresenceKeeper:
         await presence.take(new)
         await self._ledger.writer.submit(lambda tx: tx.add(self._started(new)))
         presence.adopt()
-        self._note(f"this gateway goes on as {new}, in place of {lost}")
+        self._note(f"this gateway continues as {new}, in place of {lost}")
 
     def _report(self, kind: str, trouble: str) -> None:
         if kind not in self._reported:

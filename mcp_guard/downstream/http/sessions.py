@@ -92,6 +92,8 @@ class HttpSessions:
         """What is kept for clients to read, by instance."""
         self._responses: dict[Sender, int] = {}
         """How many responses are open, by instance and, without an instance, by agent."""
+        self._has_failed = False
+        """Whether the ledger could not be asked about instances last time, so that the operator knows."""
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
 
@@ -241,14 +243,17 @@ class HttpSessions:
             del self._stateless[http_session.instance.id]
 
     async def _end_unused(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now, failed = asyncio.get_running_loop().time(), False
         for http_session in self.all():
             try:
                 is_barred = await self._why_barred(http_session.instance) is not None
             except LedgerError as error:
-                self._note(str(error))
+                if not (failed or self._has_failed):
+                    self._note(str(error))
+                failed = True
                 continue
             if is_barred or (not http_session.open_responses and now - http_session.used > self._idle_seconds):
                 self.end(http_session)
             if is_barred:
                 await self._on_barred(http_session.instance)
+        self._has_failed = failed
