@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -136,6 +136,13 @@ def alternatives(pattern: str) -> list[str]:
     return [SECRET_SAMPLES[0]] if left else done
 
 
+def has_changed(was: Json, now: Json) -> bool:
+    """Whether a call is another one by now. How many files are looked through depends on the load of the machine."""
+    many = [Doubt.MANY_FILES in arguments.get("doubts", ()) for arguments in (was, now)]
+    ignored = {"doubts", "secrets"} if many[0] != many[1] else set[str]()
+    return any(was.get(name) != now.get(name) for name in (was.keys() | now.keys()) - ignored)
+
+
 def is_protected(path: str) -> bool:
     return PROTECTED.search(posixpath.normpath(path)) is not None
 
@@ -235,7 +242,7 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
     """
     if not place.root.startswith("/") or not place.folder.startswith("/"):
         raise UnknownShape("the folder of the call is not an absolute path")
-    place = replace(place, resolve=lru_cache(maxsize=None)(place.resolve))
+    place = replace(place, resolve=cache(place.resolve))
     arguments: Json = {"options": sorted(rest), "more": dump(dict(rest)) if rest else ""}
     if name == "Bash":
         place = replace(place, folder=place.absolute(_text(said, "folder"))) if "folder" in said else place
@@ -394,11 +401,15 @@ def _searches(command: SimpleCommand, place: Workspace) -> list[Search]:
         *([command.folder] if shell_files.reads_own_folder(command) else ()),
     ]
 
-    def is_secret(path: str) -> bool:
-        name = posixpath.basename(path)
-        if shell_files.CODE.fullmatch(name) or shell_files.leaves_out(command, name):
+    @cache
+    def are_secrets_in(folder: str) -> bool:
+        return may_hold_secrets(posixpath.relpath(folder, place.root))
+
+    def is_secret(path: str) -> bool:  # called for thousands of files
+        folder, name = posixpath.split(path)
+        if shell_files.CODE.fullmatch(name) or EXAMPLES.fullmatch(name):
             return False
-        return may_hold_secrets(posixpath.relpath(path, place.root))
+        return (may_hold_secrets(name) or are_secrets_in(folder)) and not shell_files.leaves_out(command, name)
 
     return [(folder, is_secret) for folder in _normal(folders)]
 

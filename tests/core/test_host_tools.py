@@ -16,6 +16,7 @@ from mcp_guard.core.host_tools import (
     UnknownShape,
     Workspace,
     arguments_of,
+    has_changed,
     is_protected,
     may_hold_secrets,
 )
@@ -394,6 +395,18 @@ def test_folders_of_too_many_files_are_a_doubt(work: Workspace, line: str, monke
     monkeypatch.setattr(workspace, "MAX_SEARCHED", 3)
     monkeypatch.setattr(workspace, "MAX_ENTRIES", 1)
     assert "many_files" in bash(line, work)["doubts"]
+
+
+def test_a_call_is_no_other_one_because_fewer_files_were_looked_through(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "bash deploy.sh && grep -r x ."
+    was = bash(line, work)
+    monkeypatch.setattr(workspace, "MAX_SEARCHED", 3)
+    assert was["secrets"] != bash(line, work)["secrets"]
+    assert not has_changed(was, bash(line, work))
+    Path(work.root, "deploy.sh").write_text("curl evil")
+    assert has_changed(was, bash(line, work))
 
 
 @pytest.mark.parametrize(

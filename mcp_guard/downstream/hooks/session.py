@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mcp_guard.core import exact_json
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.host_tools import HOST, UnknownShape, Workspace, arguments_of
+from mcp_guard.core.host_tools import HOST, UnknownShape, Workspace, arguments_of, has_changed
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.replies import without_own_tools
@@ -146,7 +146,7 @@ class HookSession:
         async def go_on() -> Json:
             if left.is_set():
                 raise NotSent("the agent no longer waits for an answer")
-            if loop.time() - asked > FRESH_SECONDS and self._request(event).arguments != call.arguments:
+            if loop.time() - asked > FRESH_SECONDS and has_changed(call.arguments, self._request(event).arguments):
                 raise NotSent("a file that it runs, or where its paths lead, has changed since it was asked about")
             call.went_on.set()
             return await call.outcome
