@@ -113,15 +113,18 @@ def may_hold_secrets(path: str) -> bool:
     return bool(folders & SECRET_FOLDERS) or any(SECRET_NAMES.fullmatch(part) for part in parts)
 
 
-def may_match_secrets(pattern: str) -> bool:
-    """Whether it is a pattern of a shell that stands for names of secrets, and not for all names or those of a type."""
+def may_match_secrets(pattern: str, finds_hidden: bool = False) -> bool:
+    """Whether it is a pattern of a shell that stands for names of secrets, and not for all names or those of a type. In
+    a shell, a dot at the beginning is written; the patterns of searches find hidden files without it."""
     last = pattern.rstrip("/").rpartition("/")[2]
     if not any(sign in last for sign in "*?[") or last.strip("*") == "":
         return False
     last = last.replace("[^", "[!").replace("\\", "")
     if len(last) > MAX_PATTERN:
         last = last[:MAX_PATTERN].partition("[")[0] + "*"  # stands for all that the whole one does
-    return any(fnmatchcase(name, last) and (last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES)
+    return any(
+        fnmatchcase(name, last) and (finds_hidden or last[0] == "." or name[0] != ".") for name in SECRET_SAMPLES
+    )
 
 
 def alternatives(pattern: str) -> list[str]:
@@ -308,7 +311,7 @@ def _of_patterns(patterns: Iterable[str], place: Workspace, path: Json) -> Json:
         "inside": path["inside"] and all(map(place.holds, folders)),
         "secret": path["secret"]
         or any(
-            may_hold_secrets(text) or may_match_secrets(text)
+            may_hold_secrets(text) or may_match_secrets(text, finds_hidden=True)
             for pattern in patterns
             for part in {pattern, *re.split(r"[\s,]+", pattern)}
             for text in alternatives(part)

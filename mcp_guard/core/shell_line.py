@@ -92,7 +92,7 @@ IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
 MAX_LENGTH, MAX_WORDS = 16 * 1024, 1000
 """Of a line that is read, so that reading it takes milliseconds. The rest of a longer one is a `Doubt.SYNTAX`."""
 BRACE_ALONE = re.compile(r"\}?(?=[\s;&|<>()]|$)")
-DESCRIPTOR = re.compile(r"-|[0-9]+-?")
+DESCRIPTOR = re.compile(r"-|[0-9]+")
 
 
 @dataclass(slots=True)
@@ -307,7 +307,7 @@ class _Parser:
         if sign in ("<&", ">&"):
             if DESCRIPTOR.fullmatch(word.text) and not word.is_quoted:
                 return  # another descriptor of the same command
-            self.doubts.add(Doubt.SYNTAX)  # Bash expands a path twice, and what follows `>&-` is a word of its own
+            self.doubts.add(Doubt.SYNTAX)  # Bash expands a path twice, `>&-x` is `>&- x`, and `>&1-` a file of zsh
         if word.text.startswith("!") or word.is_pattern:  # `>! FILE` is an operator of zsh; a pattern is another path
             self.doubts.add(Doubt.SYNTAX)
         path = posixpath.join(self.folder, word.text)

@@ -245,6 +245,7 @@ def test_patterns_for_files_are_looked_at_like_paths() -> None:
     assert search("Grep", {"pattern": "."}, glob="x,.en*") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="**/.{a,en{b,v}}") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="{a,b}" * 9) == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, include_pattern="*.en?") == (True, True)  # type: ignore[arg-type]
     assert search("Glob", {"pattern": "src/**/*.{ts,tsx}"}) == (True, False)
     assert search("Grep", {"pattern": "/etc/.ssh"}, output_mode="content") == (True, False)  # type: ignore[arg-type]
 
