@@ -39,4 +39,7 @@ def warm_bin(folder: Path) -> Path:
         text = begin.format(python=sys.executable, real=str(folder / name), socket=socket_path())
         (warm / name).write_text(text + STAND_IN)
         (warm / name).chmod(0o755)
+    python = warm / "python"  # no link: it would find no packages from here
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     return warm
