@@ -22,6 +22,7 @@ INPUT = object_of(
     nums={"type": "array", "items": {"type": "integer"}},
     u={"type": ["string", "integer"]},
     rec={"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "string"}}, "required": ["x"]},
+    **{"rec.y": {"type": "string"}},
 ) | {"required": ["s"]}
 DEAL = ResourceRule("Deal", "/s")
 READ = make_operations(["up"], ["resources"], {})
@@ -61,6 +62,7 @@ GUARDED = [
     ("context.input has b", "context.input.b"),
     ("context.input has rec", "context.input.rec.x == 1"),
     ("context.input has rec.y", 'context.input.rec.y == "x"'),
+    ('context.input has "rec.y"', 'context.input["rec.y"] == "x"'),
     ("context.input has tags", 'context.input.tags.contains("x")'),
     ("context.input has u.string", 'context.input.u.string != "x"'),
     ("context.change.delta has n", "context.change.delta.n <= 2"),
@@ -193,7 +195,7 @@ class RandomPolicies:
             return f"(if {self.condition(depth - 1)} then {self.text(depth - 1)} else {self.text(depth - 1)})"
         paths = ["context.input.s", "context.input.rec.y", "context.task.ticket", "principal.owner",
                  "principal.on_behalf_of", "context.risk.level", "context.time.local.weekday", "context.input.u.string",
-                 "{a: context.input.s}.a"]  # fmt: skip
+                 'context.input["rec.y"]', "{a: context.input.s}.a"]  # fmt: skip
         more = (
             ["resource.owner"] if self._is_deal else ['resource.getTag("id")', "resource.path"] if self._is_read else []
         )
