@@ -94,6 +94,11 @@ def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) ->
     page.get_by_role("button", name="Enrol a passkey").tap()
     expect(page.get_by_text("with a one-time code for a further key")).to_be_visible()
     assert keys_of(on) == [("alice", "sign_in_code"), ("alice", "enrolment_code")]
+    page.clock.install()
+    page.evaluate("void (navigator.serviceWorker.getRegistration = () => new Promise(() => {}))")  # no service answers
+    page.get_by_role("button", name="Sign out", exact=True).tap()
+    page.clock.run_for(3000)
+    page.wait_for_url(f"{on.url}/sign-in")
 
 
 @in_full

@@ -241,8 +241,11 @@ async function endNotifications() {
   await Promise.allSettled([post("/push/unsubscribe", subscription.toJSON()), subscription.unsubscribe()]);
 }
 
+const MAX_WAIT_FOR_PUSH = 3000;
+
 async function signOut(path) {
-  await endNotifications();
+  // Whatever the browser's push service does: nobody stays signed in because of it.
+  await Promise.race([endNotifications().catch(() => {}), new Promise((resolve) => setTimeout(resolve, MAX_WAIT_FOR_PUSH))]);
   const answer = await post(path);
   if (usesCookie) localStorage.setItem(SESSION, `out ${Date.now()}`); // tells the other tabs
   localStorage.removeItem(SESSION);
