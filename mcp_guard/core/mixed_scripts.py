@@ -12,6 +12,7 @@ _MIXABLE_SCRIPTS = (
     frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "LATIN"}),
     frozenset({"CJK", "HANGUL", "LATIN"}),
 )
+_LATIN = frozenset({"LATIN"})
 _WORD = re.compile(r"[^\W_]+")
 _PASSAGE = re.compile(r'[^"\n]+')
 """What is read together: a line, or what is between quotation marks."""
@@ -57,7 +58,10 @@ def marked_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(islice((marked for _, marked in _odd_words(text)), MAX_WORDS)))
 
 
+@lru_cache(4096)
 def _scripts_of_word(word: str) -> frozenset[str]:
+    if word.isascii():
+        return frozenset() if word.isdigit() else _LATIN
     return frozenset[str]().union(*map(_scripts_of, word))
 
 
@@ -73,7 +77,7 @@ def _odd_words(text: str) -> Iterator[tuple[re.Match[str], str]]:
         chunks = [list(_WORD.finditer(text, *chunk.span())) for chunk in _CHUNK.finditer(text, *passage.span())]
         written = frozenset[str]().union(*(_sure_scripts(word[0]) for chunk in chunks for word in chunk))
         for chunk in chunks:
-            is_latin = any("LATIN" in _scripts_of_word(word[0]) for word in chunk)
+            is_latin = any(_scripts_of_word(word[0]) >= _LATIN for word in chunk)
             for word in chunk:
                 if (marked := _mark(word[0], frozenset() if is_latin else written)) != word[0]:
                     yield word, marked
@@ -85,8 +89,8 @@ def _sure_scripts(word: str) -> frozenset[str]:
 
 
 def _is_like_latin(word: str) -> bool:
-    letters = [letter for letter in unicodedata.normalize("NFKC", word) if letter.isalpha()]
-    return _LIKE_LATIN.issuperset(letters) and bool(letters)
+    letters = [] if word.isascii() else [c for c in unicodedata.normalize("NFKC", word) if c.isalpha()]
+    return bool(letters) and _LIKE_LATIN.issuperset(letters)
 
 
 def _mark(word: str, written: frozenset[str]) -> str:
