@@ -370,11 +370,11 @@ def _of_line(command: str, place: Workspace) -> Json:
         doubts.add(Doubt.LINKS)
     patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
     expanded = [place.expand(pattern) for pattern in sorted(patterns)[:MAX_EXPANDED]]
-    searches = [search for one in commands if shell_files.takes_folders(one) for search in _searches(one, place)]
-    found = place.search(searches)
+    matches = {path for paths in expanded for path in paths or ()}
+    readers = [one for one in commands if shell_files.takes_folders(one)]
+    found = place.search([search for one in readers for search in _searches(one, matches, place)])
     if len(patterns) > MAX_EXPANDED or None in expanded or found is None:
         doubts.add(Doubt.MANY_FILES)
-    matches = {path for paths in expanded for path in paths or ()}
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]
     return {
@@ -397,12 +397,11 @@ def _of_line(command: str, place: Workspace) -> Json:
     }
 
 
-def _searches(command: SimpleCommand, place: Workspace) -> list[Search]:
-    """The folders that the command reads as a whole, and which of their files may hold secrets."""
-    folders = [
-        *shell_effects.named_paths(command),
-        *([command.folder] if shell_files.reads_own_folder(command) else ()),
-    ]
+def _searches(command: SimpleCommand, matches: Iterable[str], place: Workspace) -> list[Search]:
+    """The folders that the command reads as a whole, and which of their files may hold secrets. `matches` are what the
+    patterns of the line stand for."""
+    folders = [*shell_effects.named_paths(command), *(matches if command.patterns else ())]
+    folders += [command.folder] if shell_files.reads_own_folder(command) else []
 
     @cache
     def are_secrets_in(folder: str) -> bool:

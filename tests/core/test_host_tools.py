@@ -373,7 +373,8 @@ BOTH = [".env", "conf/server.key"]
     [
         ("grep -rn x", BOTH), ("grep -r x .", BOTH), ("grep -r x src", []), ("grep x README", []),
         ("cd conf && grep -r x", BOTH[1:]), ("grep -r x conf", BOTH[1:]), ("rg x", BOTH[1:]), ("rg -uuu x", BOTH),
-        ("rg -m 1 src", BOTH[1:]), ("rg --hidden x src", []), ("cp -r . /tmp/x", BOTH), ("cp conf/a b", []),
+        ("grep -r x con? -A 1", BOTH[1:]), ("rg -m 1 src", BOTH[1:]),
+        ("rg --hidden x src", []), ("cp -r . /tmp/x", BOTH), ("cp conf/a b", []),
         ("tar c conf", BOTH[1:]), ("zip -qr a.zip conf", BOTH[1:]), ("cat conf/*", BOTH[1:]),
         ("grep -r --include=*.py x .", []), ("grep -r --exclude=a --include=*.py x .", BOTH),
         ("grep -re --include=*.py x .", BOTH), ("grep -r -e --include=*.py -- .", BOTH),
