@@ -120,10 +120,13 @@ def wait_for_message(page: Page, service: PushService, title: str) -> Json:
 
 
 def sign_out(page: Page, url: str) -> None:
+    keys: list[str] = []
+    page.on("request", lambda request: keys.append(request.url) if request.url.endswith("/push/key") else None)
     page.goto(f"{url}/keys")
     page.get_by_text("It is on.").wait_for()
     page.get_by_role("button", name="Sign out", exact=True).click()
     page.wait_for_url(f"{url}/sign-in*")
+    assert len(keys) == 1
 
 
 def test_request_is_approved_from_a_push_message_at_another_gateway(running: tuple[Fleet, PushService]) -> None:

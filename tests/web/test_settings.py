@@ -30,6 +30,8 @@ def read(folder: Path, web: str) -> Settings:
         ('url = "https://guard.example.com:99999"', "is not a URL"),
         ('url = "https://a.example"\nlisten = "8764"', "web.listen"),
         ('url = "https://a.example"\nlisten = "127.0.0.1:88888"', "does not end with a port"),
+        ('url = "https://a.example"\nsocket_group = "www-data"', 'set listen = "unix:PATH"'),
+        ('url = "https://a.example"\nlisten = "unix:' + "x" * 101 + '"', "must have at most 100 bytes"),
         ('url = "https://a.example"\ncertificate = "a"', "give both `certificate` and `key`, or neither"),
         (
             'url = "http://localhost:1"\ncertificate = "a"\nkey = "b"',
