@@ -34,7 +34,7 @@ class GuardedSuite:
         self.ran: list[FunctionCall] = []
 
     def load(self, injections: dict[str, str]) -> Any:
-        """As `suite.load_and_inject_default_environment`, which takes a second; the stated sizes of files may differ."""
+        """As `suite.load_and_inject_default_environment`, which takes a second; the sizes of files may differ."""
         if all(map(_IS_WORDS, injections.values())):
             return _Filled(BytesIO(_template(self.suite, tuple(injections))), injections).load()
         return pickle.loads(_pickled(self.suite, tuple(injections.items())))
