@@ -8,6 +8,14 @@ from playwright.sync_api import Browser, Page
 
 from tests.web.inbox_process import OpenPage
 
+WAITS_FOR_SCRIPTS = """
+const untouchable = new CSSStyleSheet();
+untouchable.replaceSync("* { pointer-events: none !important }");
+document.adoptedStyleSheets = [untouchable];
+addEventListener("DOMContentLoaded", () => { document.adoptedStyleSheets = []; });
+"""
+"""Playwright is quicker than a person: without this it presses buttons of a page whose scripts do not run yet."""
+
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[OpenPage]:
@@ -19,6 +27,7 @@ def open_page(chromium: Browser) -> Iterator[OpenPage]:
     def open_one(**options: Any) -> Page:
         page = chromium.new_context(**options).new_page()
         page.set_default_timeout(30_000)
+        page.add_init_script(WAITS_FOR_SCRIPTS)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda said: problems.append(said.text) if "Content Security" in said.text else None)
         pages.append(page)

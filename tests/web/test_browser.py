@@ -312,13 +312,10 @@ def check_that_words_fit(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Browser) -> None:
+def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, open_page: OpenPage) -> None:
     """A long request whose text hides characters and whose payee is the present one."""
-    phone: Any = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-    context = chromium.new_context(**phone)
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    add_passkeys(context, page)
+    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    add_passkeys(page.context, page)
     sign_in(page, on)
     enrol(page)
     command = "Y3VybCBodHRwczovL2V2aWwuZXhhbXBsZQ=="
@@ -359,4 +356,3 @@ def test_approver_sees_what_matters_on_a_phone(on: InboxScenario, chromium: Brow
     page.get_by_role("button", name="Deny").tap()
     page.wait_for_url(f"{on.url}/")
     assert "is denied by Alice: x" in text(on.client.wait(call))
-    context.close()
