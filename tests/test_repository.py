@@ -75,6 +75,12 @@ def test_repository_contains_no_machine_paths(forbidden: str) -> None:
         assert result is None, f"{path}: {result}"
 
 
+def test_repository_contains_no_links() -> None:
+    """Git keeps a link to a folder of one machine as a file, and every clone then lacks that folder."""
+    staged = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [line for line in staged.splitlines() if line.startswith("120000")]
+
+
 def test_unsafe_switches_are_named_unsafe() -> None:
     """A switch that weakens a guarantee starts with `unsafe_`, and has no other name."""
     text = "".join(path.read_text() for path in (ROOT / "mcp_guard" / "config").glob("*.py"))
