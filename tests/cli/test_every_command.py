@@ -1,6 +1,7 @@
 """What holds for every command: help, exit codes, output streams, and JSON where documented."""
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ def test_unknown_option_is_a_usage_error(command: CliCommand, capfd: pytest.Capt
 
 @pytest.mark.parametrize("command", [item for item in LEAVES if name(item) not in NO_CONFIG], ids=name)
 def test_missing_configuration_error_says_how_to_create_one(
-    command: CliCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: CliCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     wanted = "agents" if command.words[0] == "completion" else None
     words = [*command.words, *([wanted] if wanted else required(command, tmp_path))]
     code, out, err = run([*words, "--config", str(tmp_path / "none.toml")], capsys)
