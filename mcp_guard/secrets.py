@@ -39,7 +39,9 @@ TOOL_CERTIFICATES = (
 
 def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
     if not (value := environment.get(reference.name)):
-        raise ConfigError(f"environment variable `{reference.name}` is not set", "set it where the guard is started")
+        raise ConfigError(
+            f"environment variable `{reference.name}` is not set", "set it where the guard, or this command, is started"
+        )
     return value
 
 

@@ -20,7 +20,7 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table, to_type
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
-from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
@@ -304,7 +304,7 @@ def key_folder() -> Path:
 
 
 def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False) -> str:
-    """Raises: ApprovalError."""
+    """Raises: ApprovalError, ConfigError."""
     if options.passphrase_file is not None:
         return _read_passphrase(options.passphrase_file)
     if not sys.stdin.isatty():
@@ -323,7 +323,7 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
 def _read_passphrase(path: Path) -> str:
     """Only its owner may have access to the file. A pipe, as of `<(command)`, is one's own.
 
-    Raises: ApprovalError.
+    Raises: ApprovalError, ConfigError.
     """
     try:
         with path.open() as file:
@@ -334,7 +334,7 @@ def _read_passphrase(path: Path) -> str:
             passphrase = file.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ApprovalError(f"cannot read `{path}`: {why}", "check the path") from None
+        raise ConfigError(f"cannot read `{path}`: {why}", "check the path") from None
     if not passphrase:
         raise ApprovalError(
             f"`{path}` is empty: it contains no passphrase", "write the passphrase into it, on one line"

@@ -1,11 +1,14 @@
 """Names, files and values that do not exist or are wrong: the error repeats them, says why, and what to do."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from mcp_guard.cli import main
+from mcp_guard.cli.approvers import ask_passphrase
+from mcp_guard.core.errors import ConfigError
 from tests.cli.conftest import Past
 
 
@@ -135,3 +138,8 @@ def test_a_mistake_in_a_case_is_named(tmp_path: Path, text: str, what: str) -> N
     with pytest.raises(PolicyError) as caught:
         read_cases(tmp_path)
     assert what in str(caught.value)
+
+
+def test_passphrase_file_that_cannot_be_read_is_a_file_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"cannot read `{tmp_path}/none`: No such file or directory"):
+        ask_passphrase(argparse.Namespace(passphrase_file=tmp_path / "none"), "passphrase")
