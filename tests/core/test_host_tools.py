@@ -358,7 +358,8 @@ def test_a_patch_names_all_of_its_files_as_codex_trims_them() -> None:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Workspace:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(workspace, "SEARCH_SECONDS", 60)  # a busy machine can pause this process for longer
     for name in ("src/app.py", "src/token.py", ".env", "conf/server.key", "node_modules/x/y.pem", "deploy.sh"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
