@@ -417,7 +417,7 @@ def _searches(command: SimpleCommand, matches: Iterable[str], place: Workspace) 
 
 
 def _contents(paths: Iterable[str], commands: Iterable[SimpleCommand], place: Workspace) -> Iterable[str]:
-    """What the files hold that a program is told to run, or what it is given beside: whatever is approved is these."""
+    """The files that a program is told to run or is given, with their digests: an approval covers their content."""
     running = [one for one in commands if shell_effects.runs_another(one) or "/" in shell_effects.program_name(one)]
     programs = [posixpath.join(one.folder, one.program) for one in running if "/" in one.program]
     files = sorted({posixpath.normpath(path) for path in (*paths, *programs)}) if running else []

@@ -42,11 +42,7 @@ def claude_program() -> Path | None:
     return next((file for each in (PACKAGES, SAMPLE) for file in each.glob("@anthropic-ai/claude-code-*/claude")), None)
 
 
-def claude_code(node: str, home: Path, guard: Guard, model: str) -> Launch:
-    remote = {"type": "http", "url": guard.url, "headers": guard.headers}
-    entry = remote if guard.url else {"command": guard.argv[0], "args": guard.argv[1:]}
-    file = _write(home / "mcp.json", {"mcpServers": {"guard": entry}})
-    words = ["-p", PROMPT, "--mcp-config", str(file), "--strict-mcp-config", "--allowedTools", "mcp__guard"]
+def claude_launch(words: list[str], model: str) -> Launch:
     env = {
         "ANTHROPIC_BASE_URL": model,
         "ANTHROPIC_API_KEY": "none",
@@ -55,6 +51,14 @@ def claude_code(node: str, home: Path, guard: Guard, model: str) -> Launch:
         "ENABLE_TOOL_SEARCH": "false",
     }
     return Launch([str(claude_program()), *words], env)
+
+
+def claude_code(node: str, home: Path, guard: Guard, model: str) -> Launch:
+    remote = {"type": "http", "url": guard.url, "headers": guard.headers}
+    entry = remote if guard.url else {"command": guard.argv[0], "args": guard.argv[1:]}
+    file = _write(home / "mcp.json", {"mcpServers": {"guard": entry}})
+    words = ["-p", PROMPT, "--mcp-config", str(file), "--strict-mcp-config", "--allowedTools", "mcp__guard"]
+    return claude_launch(words, model)
 
 
 def codex(node: str, home: Path, guard: Guard, model: str) -> Launch:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.agents import PACKAGES, PROMPT, Launch, claude_program
+from tests.hosts.agents import PACKAGES, PROMPT, Launch, claude_launch
 from tests.hosts.model import Script, Turn, serving
 from tests.hosts.run import BIN, execute
 from tests.installed import npm_version
@@ -35,14 +35,7 @@ ALLOWED, DENIED, HELD = "echo allowed > allowed.txt", "git push --force", "touch
 
 
 def claude_code(home: Path, model: str) -> Launch:
-    env = {
-        "ANTHROPIC_BASE_URL": model,
-        "ANTHROPIC_API_KEY": "none",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-        "ENABLE_TOOL_SEARCH": "false",
-    }
-    return Launch([str(claude_program()), "-p", PROMPT, "--allowedTools", "Bash"], env)
+    return claude_launch(["-p", PROMPT, "--allowedTools", "Bash"], model)
 
 
 def codex(home: Path, model: str) -> Launch:

@@ -167,8 +167,8 @@ def bare(value: str) -> str:
 
 def addresses(text: str) -> list[str]:
     """URLs and their hosts, e-mail addresses and account numbers in a text, as written."""
-    words = (word for word in text.split() if "@" in word or "." in word[1:-1]) if _may_have_address(text) else ()
-    addresses_found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
+    found = (match.group() for word in _address_words(text) for match in _ADDRESS.finditer(word))
+    addresses_found = [address.rstrip(_END) for address in found]
     for address in tuple(addresses_found):
         rest = _SCHEME.sub("", address)
         if "@" not in rest.split("/")[0] and (host := re.split(r"[/:?#]", rest, maxsplit=1)[0]) not in ("", rest):
@@ -201,13 +201,14 @@ def is_address(text: str) -> bool:
 
 def address_characters(text: str) -> int:
     """How many characters of a text `addresses` looks at closely."""
-    if not _may_have_address(text):
-        return 0
-    return sum(len(word) for word in text.split() if "@" in word or "." in word[1:-1])
+    return sum(map(len, _address_words(text)))
 
 
-def _may_have_address(text: str) -> bool:
-    return "@" in text or "." in text
+def _address_words(text: str) -> list[str]:
+    """The words that may contain a URL, a host or an e-mail address."""
+    if "@" not in text and "." not in text:
+        return []
+    return [word for word in text.split() if "@" in word or "." in word[1:-1]]
 
 
 def is_one_word(value: str) -> bool:

@@ -51,7 +51,7 @@ def git_runs_programs(folder: str, commits: bool) -> bool:
 
 
 def _has_hooks(git: str) -> bool:
-    """Whether a commit in the repository of this `.git` runs hooks; so it is said if that cannot be read."""
+    """Whether a commit in the repository of this `.git` runs hooks. True if that cannot be read."""
     try:
         if os.path.isfile(git):  # of a linked working tree or a submodule
             git = os.path.join(os.path.dirname(git), _read(git).removeprefix("gitdir:").strip())
