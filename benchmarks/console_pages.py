@@ -2,9 +2,9 @@
 
 The pages are a process of their own, as in use. First the search index is made, then each page is loaded by turns; then
 calls over HTTP are timed in turns: while nobody looks, while somebody loads a page each quarter of a second, and while
-a process that knows nothing of the guard takes as much of the processors. Where calls, pages and this client share two
-of them, only the last tells what the pages do to calls from what any program does. Exits 1 if the median of a page is
-over the budget, or the slowest hundredth of the calls is slower than the budget allows.
+a process that knows nothing of the guard takes as much of the processors: what any program does to calls. Exits 1 if
+the median of a page is over the budget, or the slowest hundredth of the calls while somebody looks is slower than the
+budget allows.
 """
 
 import argparse
@@ -43,16 +43,20 @@ PAGES = {
     "upstreams": "/upstreams",
 }
 PAGE_MS = 300.0
-MOST_SLOWER, MORE_MS = 1.1, 2.0
-"""The budget of calls while somebody looks: so many times as long as beside another program, and so many
-milliseconds."""
+MOST_SLOWER = 1.1
+"""The budget of calls while somebody looks: so many times as long as while nobody does."""
 TURNS = ("nobody looks", "somebody looks", "as much work elsewhere")
 PAUSE_SECONDS = 0.25
 
 
 def start(*arguments: str) -> "subprocess.Popen[bytes]":
-    """This program in another process, until it is ended."""
-    return subprocess.Popen([sys.executable, str(Path(__file__).resolve()), *arguments])
+    """This program in another process, until it is ended. Returns once it is at work, so that its start slows no
+    call."""
+    words = [sys.executable, str(Path(__file__).resolve()), *arguments]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline(), "the process has ended"
+    return process
 
 
 class Viewer:
@@ -76,6 +80,8 @@ class Viewer:
 
     def look_on(self) -> None:
         os.nice(19)  # for somebody at another machine
+        self.load("/overview")
+        print("at work", flush=True)
         while True:
             for path in PAGES.values():
                 self.load(path)
@@ -109,6 +115,7 @@ def processor_seconds(*processes: "subprocess.Popen[Any]") -> float:
 def be_busy(share: float) -> None:
     """Take this share of a processor, in bursts as long as those of the pages, and at their priority."""
     os.nice(NICENESS)
+    print("at work", flush=True)
     while True:
         end = time.process_time() + PAUSE_SECONDS * share / (1 - share)
         while time.process_time() < end:
@@ -134,7 +141,8 @@ async def time_calls(
         await turn([])
         for _ in range(rounds):
             await turn(quiet)
-            looking, began, before = viewer.look(), time.perf_counter(), processor_seconds(pages)
+            looking = viewer.look()
+            began, before = time.perf_counter(), processor_seconds(pages, looking)
             await turn(watched)
             taken += processor_seconds(pages, looking) - before
             lasted += time.perf_counter() - began
@@ -195,7 +203,7 @@ def report_calls(times: dict[str, list[float]], share: float) -> bool:
         slow.append(cuts[98])
         print(f"| {name} | {len(each):,} | {cuts[49]:.2f} | {cuts[98]:.2f} | {max(each):.2f} |")
     quiet, watched, beside = slow
-    budget = MOST_SLOWER * beside + MORE_MS
+    budget = MOST_SLOWER * quiet
     print(f"\nthe pages and who looks take {share:.0%} of a processor")
     print(f"p99 while somebody looks: {watched / quiet:.2f}× of a quiet one, {watched / beside:.2f}× beside other work")
     print(f"p99: {watched:.1f} ms (budget {budget:.1f} ms): {'met' if watched <= budget else 'MISSED'}")
@@ -207,7 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--where", type=Path, default=HERE.parent / "build", help="a folder on a real disk")
     parser.add_argument("--receipts", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--calls", type=int, default=1000, help="calls a turn")
     parser.add_argument("--look", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--busy", type=float, help=argparse.SUPPRESS)

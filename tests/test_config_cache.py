@@ -11,10 +11,11 @@ import pytest
 
 import mcp_guard.config.cache
 import mcp_guard.settings
-from mcp_guard.config import load
+from mcp_guard.config import load, load_to_run
 from mcp_guard.config.cache import FILE, VALUES, find_settings, store_settings
 from mcp_guard.config.file import check
 from mcp_guard.core.anomaly import DriftRule
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import Settings
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -149,24 +150,46 @@ def test_settings_come_out_of_the_cache_as_they_went_in(config: Path, text: str)
 def test_only_a_caller_who_asks_for_it_writes_a_cache(config: Path) -> None:
     settings = load(config)
     assert not (config.parent / "state" / FILE).exists()
-    assert load(config, fill_cache=True) == settings == cached(config)
+    assert load_to_run(config) == settings == cached(config)
+
+
+def no_process() -> int:
+    raise OSError("Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize("fork", [os.fork, no_process], ids=["in another process", "in this one"])
+def test_a_guard_that_starts_gets_the_same_settings_and_errors(
+    config: Path, fork: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fork", fork)
+    calls: list[str] = []
+    config.write_text(EVERYTHING)
+    assert load_to_run(config, lambda: calls.append("meanwhile")) == check(EVERYTHING, config)
+    assert calls == ([] if fork is no_process else ["meanwhile"])
+    config.write_text("[guard]\npolicy = 1\n[agent\u202e]\n")
+    with pytest.raises(ConfigError) as apart:
+        load_to_run(config)
+    with pytest.raises(ConfigError) as here:
+        load(config)
+    assert str(apart.value) == str(here.value)
+    assert "\n" in str(here.value)
 
 
 def test_a_state_folder_is_not_made_for_it(config: Path) -> None:
     (config.parent / "state").rmdir()
-    load(config, fill_cache=True)
+    load_to_run(config)
     assert not (config.parent / "state").exists()
 
 
 def test_a_changed_configuration_is_seen(config: Path) -> None:
-    load(config, fill_cache=True)
+    load_to_run(config)
     config.write_text(config.read_text().replace('"policies"', '"others"'))
     assert cached(config) is None
     assert load(config).policies == config.parent / "others"
 
 
 def test_a_copied_folder_does_not_name_the_files_of_the_first(config: Path, tmp_path: Path) -> None:
-    load(config, fill_cache=True)
+    load_to_run(config)
     (tmp_path / "copy").mkdir()
     (config.parent / "state").rename(tmp_path / "copy" / "state")
     moved = config.rename(tmp_path / "copy" / "mcp-guard.toml")

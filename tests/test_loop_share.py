@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
 from mcp_guard.downstream.loop_share import (
     ACTIVE_SECONDS,
     AGENT_WAIT_FACTOR,
+    LEAST_BYTES,
     MAX_WAIT_SECONDS,
+    TURN_BYTES,
     WAIT_FACTOR,
     LoopShare,
     Sender,
@@ -75,40 +76,71 @@ def test_new_instances_of_an_agent_wait_for_what_others_of_it_cost() -> None:
     assert share.delay(ONE) == pytest.approx(AGENT_WAIT_FACTOR * 0.1)
 
 
-async def test_one_message_is_taken_in_a_turn_and_the_next_agent_comes_next() -> None:
-    share, taken = LoopShare(), []
-    turns = 0
+class Turns:
+    """Messages that note their name and the turn of the event loop in which they are taken."""
 
-    def take(name: str) -> Callable[[], bool]:
-        def taking() -> bool:
-            taken.append((turns, name))
+    def __init__(self) -> None:
+        self.share, self.taken, self.number = LoopShare(), list[tuple[int, str]](), 0
+
+    def send(self, sender: Sender, name: str, size: int) -> None:
+        def take() -> bool:
+            self.taken.append((self.number, name))
             return True
 
-        return taking
+        self.share.on_turn(sender, take, size)
 
+    async def pass_by(self, count: int) -> None:
+        for _ in range(count):
+            self.number += 1
+            await asyncio.sleep(0)
+
+    def in_turn(self, number: int) -> list[str]:
+        return [name for turn, name in self.taken if turn == number]
+
+
+async def test_one_large_message_is_taken_in_a_turn_and_the_next_agent_comes_next() -> None:
+    turns = Turns()
     for number in range(3):
-        share.on_turn(ONE, take(f"one {number}"))
-    share.on_turn(SIBLING, take("sibling"))
-    share.on_turn(OTHER, take("other"))
-    for _ in range(8):
-        turns += 1
-        await asyncio.sleep(0)
-    assert taken[0] == (0, "one 0")  # at once
-    assert [name for _, name in taken[1:]] == ["one 1", "other", "sibling", "one 2"]
-    assert len({turn for turn, _ in taken}) == 5
+        turns.send(ONE, f"one {number}", TURN_BYTES)
+    turns.send(SIBLING, "sibling", TURN_BYTES)
+    turns.send(OTHER, "other", TURN_BYTES)
+    assert turns.taken == [(0, "one 0")]  # at once
+    await turns.pass_by(8)
+    assert [name for _, name in turns.taken[1:]] == ["one 1", "other", "sibling", "one 2"]
+    assert len({turn for turn, _ in turns.taken}) == 5
+
+
+async def test_small_messages_share_a_turn_and_agents_still_come_in_turn() -> None:
+    turns, most = Turns(), TURN_BYTES // LEAST_BYTES
+    for number in range(most + 8):
+        turns.send(ONE, f"one {number}", 10)
+    turns.send(OTHER, "large", TURN_BYTES)
+    turns.send(OTHER, "other", 10)
+    assert turns.in_turn(0) == [f"one {number}" for number in range(most)]
+    await turns.pass_by(3)
+    assert turns.in_turn(1) == [f"one {most}", "large"]  # nothing comes after a large one in its turn
+    assert turns.in_turn(2) == [f"one {most + 1}", "other", *(f"one {number}" for number in range(most + 2, most + 8))]
+
+
+async def test_messages_that_nobody_waits_for_any_more_take_no_room() -> None:
+    turns = Turns()
+    for _ in range(3):
+        turns.share.on_turn(ONE, lambda: False, TURN_BYTES)
+    turns.send(ONE, "one", TURN_BYTES)
+    assert turns.in_turn(0) == ["one"]
 
 
 async def test_messages_wait_for_what_their_sender_cost_and_no_others_do() -> None:
     share = LoopShare()
-    await share.turn(OTHER)
-    await share.turn(ONE)
+    await share.turn(OTHER, 10)
+    await share.turn(ONE, 10)
     share.charge(ONE, 0.1)
     began = time.monotonic()
-    waiting = [asyncio.create_task(share.turn(ONE)) for _ in range(2)]
-    cancelled = asyncio.create_task(share.turn(ONE))
+    waiting = [asyncio.create_task(share.turn(ONE, 10)) for _ in range(2)]
+    cancelled = asyncio.create_task(share.turn(ONE, 10))
     await asyncio.sleep(0)
     cancelled.cancel()
-    await share.turn(OTHER)
+    await share.turn(OTHER, 10)
     assert not any(turn.done() for turn in waiting)
     await asyncio.gather(*waiting)
     assert time.monotonic() - began >= 0.7

@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
         from mcp_guard.server_log import ServerLog
 
         log_errors(ServerLog("json"))
-    from mcp_guard.config import load
+    from mcp_guard.config import load_to_run
 
-    settings = load(options.config, fill_cache=True)
+    settings = load_to_run(options.config, import_guard)
     ticket, task = read_ticket(options, settings), read_task(options)
     code = read_launch_code(options.launch_fd)
     from mcp_guard.sign_ins import SignInStorage
@@ -45,6 +45,11 @@ def main(arguments: list[str]) -> int:
         launch = Launch(options.agent, ticket, options.reason, options.on_behalf_of, task)
         run_stdio(settings, upstreams, launch, log, code)
     return 0
+
+
+def import_guard() -> None:
+    """Loads what serves a client, and is not needed to read the configuration."""
+    import mcp_guard.upstream.start  # noqa: F401
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,12 +1,15 @@
 """The configuration: one TOML file, read once into `Settings`. Nothing else reads it.
 
 `file` has its models and checks it with pydantic, which takes more memory and start-up time than the rest of the guard
-together. It is imported only here, and only for a configuration that is not in the cache; see docs/decisions/0008.
+together. It is imported only for a configuration that is not in the cache, and by a guard that starts not even then;
+see docs/decisions/0091.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
-from mcp_guard.config.cache import find_settings, store_settings
+from mcp_guard.config.apart import check_apart
+from mcp_guard.config.cache import Checked, find_settings, store_settings
 from mcp_guard.config.ownership import check_named_files, read_own
 from mcp_guard.core.errors import ConfigError, reason_of
 from mcp_guard.settings import Settings
@@ -14,13 +17,34 @@ from mcp_guard.settings import Settings
 CHECK_PATH = "check the path and its permissions"
 
 
-def load(path: Path, *, fill_cache: bool = False) -> Settings:
-    """Read and check the configuration. With `fill_cache`, the next one to read it need not check it again.
+def load(path: Path) -> Settings:
+    """Read and check the configuration. Raises: ConfigError."""
+    text = _read(path)
+    settings = find_settings(path, text) or _check(text, path).settings
+    check_named_files(settings, path)
+    return settings
+
+
+def load_to_run(path: Path, meanwhile: Callable[[], object] = lambda: None) -> Settings:
+    """As `load`, for a guard that starts: the next one need not check the configuration again. If this one must,
+    another process does, and `meanwhile` is called.
 
     Raises: ConfigError.
     """
+    text = _read(path)
+    if (settings := find_settings(path, text)) is not None:
+        check_named_files(settings, path)
+        return settings
+    checked = check_apart(text, path, meanwhile) or _check(text, path)
+    check_named_files(checked.settings, path)
+    if checked.may_be_kept:
+        store_settings(path, text, checked.settings)
+    return checked.settings
+
+
+def _read(path: Path) -> str:
     try:
-        text = read_own(path)
+        return read_own(path)
     except FileNotFoundError:
         raise ConfigError(
             f"no configuration at `{path}`",
@@ -30,15 +54,9 @@ def load(path: Path, *, fill_cache: bool = False) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         hint = f"name the file in it: --config {path / 'mcp-guard.toml'}" if path.is_dir() else CHECK_PATH
         raise ConfigError(f"cannot read `{path}`: {reason_of(error)}", hint) from None
-    if (settings := find_settings(path, text)) is not None:
-        check_named_files(settings, path)
-        return settings
+
+
+def _check(text: str, path: Path) -> Checked:
     from mcp_guard.config import file
 
-    settings = file.check(text, path)
-    check_named_files(settings, path)
-    if file.uses_old_verb(text):
-        file.report_old_verb(path)
-    elif fill_cache:
-        store_settings(path, text, settings)
-    return settings
+    return file.check_and_report(text, path)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_guard import __version__
 from mcp_guard.config.ownership import read_own
@@ -102,6 +102,14 @@ MAKERS: Mapping[str, Callable[..., Any]] = {
 """What each value that is no JSON is made by, from its members in their order. Nothing else is made."""
 
 
+class Checked(NamedTuple):
+    """The settings of a valid configuration. Of one that the operator is told to change, they are not kept, so that
+    each start says so."""
+
+    settings: Settings
+    may_be_kept: bool
+
+
 def find_settings(path: Path, text: str) -> Settings | None:
     """The settings of a configuration with this text at `path`, if they are in its cache."""
     if not os.access(path, os.W_OK):
@@ -111,7 +119,7 @@ def find_settings(path: Path, text: str) -> Settings | None:
         digest, values = read_own(path.resolve().parent / state_dir / FILE).split("\n", 1)
         if digest != _digest(path, text, values):
             return None
-        settings: Settings = _unpack(json.loads(values))
+        settings = from_json(values)
         find_zone(settings.time_zone)  # which this machine may no longer know
     except (ConfigError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # `config.file` reports what is wrong with the configuration
@@ -121,10 +129,19 @@ def find_settings(path: Path, text: str) -> Settings | None:
 def store_settings(path: Path, text: str, settings: Settings) -> None:
     """Put the settings in the cache, if the guard has made its state folder, and this user may write both."""
     if os.access(path, os.W_OK) and settings.state_dir.is_dir():
-        values = json.dumps(_pack(settings))
+        values = as_json(settings)
         with suppress(OSError):
             lines = f"{_digest(path, text, values)}\n{values}"
             replace_file(settings.state_dir / FILE, lines.encode(), exact_mode=True, durable=False)
+
+
+def as_json(settings: Settings) -> str:
+    return json.dumps(_pack(settings))
+
+
+def from_json(values: str) -> Settings:
+    settings: Settings = _unpack(json.loads(values))
+    return settings
 
 
 def _digest(path: Path, text: str, values: str) -> str:

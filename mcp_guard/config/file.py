@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mcp_guard.config.cache import STATE_DIR
+from mcp_guard.config.cache import STATE_DIR, Checked
 from mcp_guard.config.errors import describe_problems, nearest_or, no_upstream_of
 from mcp_guard.config.hooks import HooksConfig, pin_rules, upstream_names, with_host_rules
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
@@ -455,13 +455,22 @@ def _explain_key(path: Path, lines: Mapping[KeyPath, int], key: KeyPath, what: s
     return ": ".join(filter(None, (place, ".".join(map(str, key)), what)))
 
 
-def uses_old_verb(text: str) -> bool:
+def check_and_report(text: str, path: Path) -> Checked:
+    """As `check`, and say what is deprecated in it. Raises: ConfigError."""
+    settings = check(text, path)
+    uses_old = _uses_old_verb(text)
+    if uses_old:
+        _report_old_verb(path)
+    return Checked(settings, not uses_old)
+
+
+def _uses_old_verb(text: str) -> bool:
     """Whether a valid configuration names a tool's verb by its old key."""
     return OLD_VERB in text and any(OLD_VERB in tool for tool in tomllib.loads(text).get("tools", {}).values())
 
 
 @cache
-def report_old_verb(path: Path) -> None:
+def _report_old_verb(path: Path) -> None:
     """Once per process and file."""
     sys.stderr.write(
         f"mcp-guard: {visible_line(path)}: `{OLD_VERB}` is deprecated\nhint: rename `{OLD_VERB}` to `verb` in [tools]\n"

@@ -2,8 +2,9 @@
 
 All clients of a guard share one thread. Limits bound what a single message can cost; this bounds what many can:
 
-- *Turns.* In each turn of the event loop one message is taken, from the agents in turn, and from the instances of an
-  agent in turn. However many messages wait, the next one of somebody else comes next.
+- *Turns.* In each turn of the event loop one message is taken, or several small ones, so that they share a commit: from
+  the agents in turn, and from the instances of an agent in turn. However many messages wait, the next one of somebody
+  else comes next.
 - *Waiting for what one costs.* Processor time is measured, so nothing has to be known about why a request is expensive.
   While others are active, the instance then waits, and its agent's other instances wait less long.
 
@@ -23,6 +24,10 @@ FREE_SECONDS = 0.005
 """Processor time that each request may take without a charge: several times what an ordinary call needs."""
 SECONDS_PER_BYTE = 30e-9
 """What a byte of a message counts as: writing it to the ledger takes time of the disk, not of the processor."""
+TURN_BYTES = 64 * 1024
+"""No further message is taken in a turn of the event loop in which so many bytes were."""
+LEAST_BYTES = 4 * 1024
+"""What a message counts as at least."""
 WAIT_FACTOR = 8
 """How many times the rest of it the instance then waits, which leaves it a ninth of the time."""
 AGENT_WAIT_FACTOR = 3
@@ -45,6 +50,13 @@ class Sender(NamedTuple):
 
 Take = Callable[[], bool]
 """Takes a message; returns False if there is none any more."""
+
+
+class _Waiting(NamedTuple):
+    """A message that waits for its turn."""
+
+    take: Take
+    size: int
 
 
 class _Waits:
@@ -85,14 +97,16 @@ class LoopShare:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._instances, self._agents = _Waits(clock, WAIT_FACTOR), _Waits(clock, AGENT_WAIT_FACTOR)
-        self._messages: dict[Sender, deque[Take]] = {}
+        self._messages: dict[Sender, deque[_Waiting]] = {}
         """What waits, by sender."""
         self._lines: dict[str, deque[Sender]] = {}
         """The senders of each agent that wait for nothing but their turn, the next one first."""
         self._order: deque[str] = deque()
         """Agents that have such a sender, the next one first."""
+        self._room = TURN_BYTES
+        """How many bytes may still be taken in this turn of the event loop."""
         self._is_scheduled = False
-        """Whether a message was taken in this turn of the event loop already, or one is to be taken in the next."""
+        """Whether there is room again, and messages are taken, in the next turn."""
 
     def delay(self, sender: Sender) -> float:
         """How many seconds a message must wait for what its sender has cost before; 0 for almost all."""
@@ -108,8 +122,8 @@ class LoopShare:
         """The instance has ended. What it cost, its agent still waits for."""
         self._instances.forget(instance)
 
-    async def turn(self, sender: Sender) -> None:
-        """Wait until a message of this sender may be handled."""
+    async def turn(self, sender: Sender, size: int) -> None:
+        """Wait until a message of this sender, of so many bytes, may be handled."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def take() -> bool:
@@ -118,20 +132,20 @@ class LoopShare:
             turn.set_result(None)
             return True
 
-        self.on_turn(sender, take)
+        self.on_turn(sender, take, size)
         await turn
 
-    def on_turn(self, sender: Sender, take: Take) -> None:
+    def on_turn(self, sender: Sender, take: Take, size: int) -> None:
         """Call `take` when it is the sender's turn: at once, if nobody waits. A sender's messages keep their order."""
         delay = self.delay(sender)
+        message = _Waiting(take, size)
         if (waiting := self._messages.get(sender)) is not None:
-            waiting.append(take)
-        elif delay or self._is_scheduled:
-            self._messages[sender] = deque([take])
+            waiting.append(message)
+        elif delay or self._order or self._room <= 0:
+            self._messages[sender] = deque([message])
             self._line_up(sender, delay)
         else:
-            self._schedule()
-            take()
+            self._take(message)
 
     def _line_up(self, sender: Sender, delay: float = 0) -> None:
         if delay:
@@ -141,30 +155,36 @@ class LoopShare:
             self._lines[sender.agent] = deque()
             self._order.append(sender.agent)
         self._lines[sender.agent].append(sender)
-        if not self._is_scheduled:
-            self._schedule()
+        self._schedule()
 
     def _schedule(self) -> None:
-        self._is_scheduled = True
-        asyncio.get_running_loop().call_soon(self._take_next)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin_turn)
 
-    def _take_next(self) -> None:
-        """Take one message, and go on in the next turn of the event loop."""
-        while self._order:
+    def _take(self, message: _Waiting) -> None:
+        size = max(message.size, LEAST_BYTES)
+        self._room -= size
+        if message.take():
+            self._schedule()
+        else:
+            self._room += size
+
+    def _begin_turn(self) -> None:
+        """Take messages while there is room, and go on in the next turn of the event loop."""
+        self._is_scheduled, self._room = False, TURN_BYTES
+        while self._order and self._room > 0:
             sender = self._next_sender()
             if delay := self.delay(sender):
                 self._line_up(sender, delay)
                 continue
             waiting = self._messages[sender]
-            take = waiting.popleft()
+            message = waiting.popleft()
             if waiting:
                 self._line_up(sender)
             else:
                 del self._messages[sender]
-            if take():
-                self._schedule()
-                return
-        self._is_scheduled = False
+            self._take(message)
 
     def _next_sender(self) -> Sender:
         agent = self._order.popleft()

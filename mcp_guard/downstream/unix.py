@@ -21,7 +21,7 @@ from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, Listen
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
-from mcp_guard.downstream.loop_share import LoopShare, Sender
+from mcp_guard.downstream.loop_share import TURN_BYTES, LoopShare, Sender
 from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.files import FileLock
@@ -196,7 +196,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
         is_slow = self._is_upstream_slow or self._is_client_slow
         if self._waiting and not self._is_lined_up and not is_slow:
             self._is_lined_up = True
-            self.session.loop_share.on_turn(self.session.sender, self._take_line)
+            self.session.loop_share.on_turn(self.session.sender, self._take_line, _size(self._waiting[0]))
 
     def _take_line(self) -> bool:
         self._is_lined_up = False
@@ -367,7 +367,7 @@ class UnixSocketServer:
     async def _welcome(self, connection: socket.socket, agent: str, peer: UnixPeer, tasks: asyncio.TaskGroup) -> None:
         """Open a session when it is the agent's turn: it costs a commit, and processes."""
         try:
-            await self._loop_share.turn(Sender(agent))
+            await self._loop_share.turn(Sender(agent), TURN_BYTES)
             began = time.perf_counter()
             instance = await self._admit(agent, peer)
             transport = self._open_session(instance)

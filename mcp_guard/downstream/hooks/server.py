@@ -18,7 +18,7 @@ from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event,
 from mcp_guard.downstream.hooks.session import HookSession, NoClient
 from mcp_guard.downstream.hooks.workspace import digest, expand, follow_links, git_runs_programs, search
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes, SessionShares
-from mcp_guard.downstream.loop_share import LoopShare, Sender
+from mcp_guard.downstream.loop_share import TURN_BYTES, LoopShare, Sender
 from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.downstream.unix import GRACE_SECONDS, UnixPeer, agent_of, peer_of
@@ -142,7 +142,7 @@ class HookServer:
         except GuardError as refused:
             self._note(say("refused a hook: {}", visible_line(refused.message)))
             return _refused(refused.message)
-        await self._loop_share.turn(Sender(agent))
+        await self._loop_share.turn(Sender(agent), TURN_BYTES)
         left = asyncio.Event()
         watch = asyncio.ensure_future(_watch(reader, left))
         try:

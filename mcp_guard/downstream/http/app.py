@@ -305,7 +305,7 @@ class HttpApp:
         """Raises: HTTPException for a body over the limit; LimitReached."""
         with self.received.receiving(instance.agent.name) as charge:
             body = await request.body(self.message_bytes, charge.set)
-            await self.loop_share.turn(Sender.of(instance))
+            await self.loop_share.turn(Sender.of(instance), len(body or b""))
         if body is None:
             raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
         return body.removeprefix(BYTE_ORDER_MARK)  # which a parser may ignore (RFC 8259 §8.1)
