@@ -9,7 +9,6 @@ Confusable letters are a short table in the manner of Unicode TR 39, for names o
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,6 +17,7 @@ from mcp_guard.core.hidden_characters import DefinitionFinding, find_hidden, is_
 from mcp_guard.core.mixed_scripts import find_mixed_scripts
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import listed_name
+from mcp_guard.core.normal_form import normalize
 from mcp_guard.core.visible_text import visible, visible_line
 
 MAX_QUOTED = 60
@@ -79,7 +79,7 @@ _BLANKS = re.compile(r"[^\S\n]{60,}|\n{12,}")
 def instructions(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """Text that addresses the model instead of describing the tool. A word search, so neither complete nor certain."""
     for where, text in texts(tool.definition):
-        plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
+        plain = "".join(c for c in normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
         for name, pattern in INSTRUCTIONS:
             if match := pattern.search(plain):
                 yield DefinitionFinding("instructions", where, f"{name}: “{visible_line(match.group()[:MAX_QUOTED])}”")
@@ -104,7 +104,7 @@ _PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
 @lru_cache(4096)
 def skeleton(name: str) -> str:
     """The name as a hasty reader sees it: two names with equal skeletons can be confused."""
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold()).translate(_CONFUSABLE)
+    folded = normalize("NFKD", normalize("NFKC", name).casefold()).translate(_CONFUSABLE)
     letters = "".join(c for c in folded if c.isalnum())
     for pair, single in _PAIRS:
         letters = letters.replace(pair, single)

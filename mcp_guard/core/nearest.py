@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.normal_form import normalize
 
 MAX_NEAR = 3
 MAX_LISTED = 5
@@ -21,7 +22,7 @@ def folded(name: str) -> str:
     """
     if name.isascii() and name.isidentifier():
         return name.lower().replace("_", "")
-    plain = unicodedata.normalize("NFKC", name).casefold()
+    plain = normalize("NFKC", name).casefold()
     return "".join(
         character for character in plain if character not in "_-" and unicodedata.category(character)[0] not in "CZ"
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
 from mcp_guard.core.model import Call, RateCounter
+from mcp_guard.core.normal_form import normalize
 from mcp_guard.core.visible_text import is_hidden
 
 DECIMAL_DIGITS = 4
@@ -164,7 +165,7 @@ def folded_value(value: str | float) -> str:
         for _ in range(MAX_DECODINGS):
             text = unquote(text)
     if not text.isascii():
-        text = unicodedata.normalize("NFKD", text)
+        text = normalize("NFKD", text)
     text = text.strip().casefold()
     number = _NUMBER.fullmatch(text) if is_short else None
     if number and (number[1] or number[2]):

@@ -39,6 +39,8 @@ CASES: dict[str, Case] = {
         f"instructions in {part!r}": (repeated(part), injection_start, 50_000)
         for part in ("ignore all ", "important message ", "you must first ", "<", ". ", "never tell ")
     },
+    "instructions after many #": (lambda n: "#" * n + "x #system", injection_start, 5_000),
+    "a normal form of marks": (repeated("\u0301\u0316"), matching.plain, 5_000),
     **{f"encodings in {part!r}": (repeated(part), matching.decodings, 50_000) for part in ("%25", "&amp;", "ab12_")},
     "nested base64": (lambda n: b64encode(b64encode(b"a" * (n // 2))).decode(), matching.decodings, 50_000),
     "a normal form": (repeated("\ufdfa"), matching.plain, 5_000),

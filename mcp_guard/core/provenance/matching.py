@@ -8,10 +8,10 @@ disguise does not hide the origin of a value. Generous matching can only make a 
 import base64
 import binascii
 import re
-import unicodedata
 from functools import lru_cache
 
 from mcp_guard.core.errors import TooMuchMatching
+from mcp_guard.core.normal_form import normalize
 
 MIN_PIECE = 5
 """Minimum length of a part of a split value, so that no value is assembled from accidental matches."""
@@ -78,7 +78,7 @@ _CONTACT = re.compile(
 def plain(text: str) -> str:
     """A normal form: NFKC, case-folded, without invisible characters, single spaces."""
     if not text.isascii():
-        text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
+        text = _HIDDEN.sub("", normalize("NFKC", text)).casefold()
     return " ".join(text.lower().split())
 
 

@@ -6,12 +6,12 @@ register under them. In the title of a record, several plain words are no accide
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
 from mcp_guard.core.model import Task
+from mcp_guard.core.normal_form import normalize
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.dates import MONTHS, WEEKDAYS, Day, as_date, find_dates
 from mcp_guard.core.provenance.passages import BREAK, sentences
@@ -44,7 +44,7 @@ class TaskText:
     def of(cls, task: Task) -> "TaskText":
         texts = [text for text in (task.text, task.reason, task.ticket) if text]
         plain = BREAK.join(map(matching.plain, sentences(texts)))
-        cased = BREAK.join(" ".join(unicodedata.normalize("NFKC", text).split()) for text in texts)
+        cased = BREAK.join(" ".join(normalize("NFKC", text).split()) for text in texts)
         return cls(plain, cased, matching.squeeze(plain), tuple(find_dates(plain)), frozenset(_numbers(plain)))
 
     def mentions(self, value: str) -> bool:
