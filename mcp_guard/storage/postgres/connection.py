@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ ANSWER_SECONDS = 8.0
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
+POOLER_PROBES = 5
+"""How often each of two connections is asked, because a pooler in use may happen to keep them apart."""
 OLDEST_SERVER = 140000
 """Before that, nothing waits for the end of another connection."""
 SERVER_ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]*)?"
@@ -121,14 +123,35 @@ async def open_blank_on_loop(database: Database, seconds: float = ANSWER_SECONDS
 
 
 def connect(database: Database) -> "Connection[Any]":
-    """Raises: psycopg.Error."""
+    """Raises: LedgerError for a pooler that shares connections, psycopg.Error."""
     connection = open_blank(database)
     try:
+        _check_kept(connection, database)
         connection.execute(_setup(database))
     except BaseException:
         connection.pgconn.finish()
         raise
     return connection
+
+
+def _check_kept(connection: "Connection[Any]", database: Database) -> None:
+    """Check that all of a session has one process of the server for itself, which a pooler may not give it: settings,
+    locks and LISTEN would be lost, and hold for others. Raises: LedgerError, psycopg.Error."""
+    if _process(connection) == connection.info.backend_pid:
+        return  # no pooler is in between
+    with closing(open_blank(database)) as other:
+        served = {(each, _process(each)) for each in (connection, other) * POOLER_PROBES}
+    if len({process for _, process in served}) < 2 or len(served) > 2:
+        raise LedgerError(
+            f"a pooler in front of `{database}` lets connections share processes of the server",
+            "connect to the server itself, or let the pooler keep sessions (pgbouncer: pool_mode = session)",
+        )
+
+
+def _process(connection: "Connection[Any]") -> int:
+    """The process of the server that has answered."""
+    [process] = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone() or (0,)
+    return int(process)
 
 
 async def connect_on_loop(database: Database) -> "AsyncConnection[Any]":

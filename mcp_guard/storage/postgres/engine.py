@@ -54,18 +54,17 @@ class PostgresEngine:
             raise explain(error, str(self.database)) from None
 
     def _connect(self, check: ServerCheck, create: bool) -> PostgresStore:
-        with self._explained():
+        with self._explained(), closing(connect(self.database)) as connection:
             store = PostgresStore(BlockingWire(self.database, check), str(self.database))
             store.wire.connect()
             try:
-                with closing(connect(self.database)) as connection:
-                    if create:
-                        self._make_schema(connection)
-                    self._check_format(connection)
-                    if check.writes:
-                        clock = ServerClock(store.name)
-                        clock.ask(connection)
-                        clock.check()
+                if create:
+                    self._make_schema(connection)
+                self._check_format(connection)
+                if check.writes:
+                    clock = ServerClock(store.name)
+                    clock.ask(connection)
+                    clock.check()
             except BaseException:
                 store.close()
                 raise

@@ -25,6 +25,11 @@ NO_TABLES = (
     "the tables of the ledger cannot be found",
     "they are gone, or the guard's role has no USAGE on their schema: see docs/howto/run-a-fleet.md for its grants",
 )
+NOT_PERMITTED = (
+    LedgerFault.READ_ONLY,
+    "the guard's role may not do this",
+    "see docs/howto/run-a-fleet.md for its grants",
+)
 OVERLOADED = (LedgerFault.BUSY, "the database took too long", "see its load and its log")
 BY_STATE = {
     "08": UNREACHABLE,
@@ -35,11 +40,7 @@ BY_STATE = {
     "3D": (LedgerFault.CANNOT_OPEN, "there is no such database", "create it: createdb NAME"),
     "3F": NO_TABLES,
     "40": OVERLOADED,
-    "42501": (
-        LedgerFault.READ_ONLY,
-        "the guard's role may not do this",
-        "see docs/howto/run-a-fleet.md for its grants",
-    ),
+    "42501": NOT_PERMITTED,
     "42883": NO_TABLES,
     "42P01": NO_TABLES,
     "53": (LedgerFault.DISK_FULL, "the database has no room left", "free disk or memory of the database"),
@@ -58,6 +59,12 @@ def tables_missing(name: str, tables: Sequence[str]) -> LedgerError:
     """Why the ledger `name`, which was whole when it was opened, cannot be used without these tables."""
     fault, message, hint = NO_TABLES
     return LedgerError(f"{message}: `{name}` ({', '.join(tables)})", hint, fault)
+
+
+def not_permitted(name: str, privileges: Sequence[str]) -> LedgerError:
+    """Why the ledger `name` cannot be written by a role without these privileges."""
+    fault, message, hint = NOT_PERMITTED
+    return LedgerError(f"{message}: `{name}` ({', '.join(privileges)})", hint, fault)
 
 
 def is_answer(error: psycopg.Error) -> bool:

@@ -1,7 +1,9 @@
 """Servers, roles and URLs that a gateway refuses: each with what to do about it, and without the password."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 import pytest
@@ -9,9 +11,11 @@ import pytest
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ServerCheck
+from mcp_guard.storage.postgres.connection import ServerCheck, connect_on_loop
+from mcp_guard.storage.postgres.watch import ServerWatch
 from mcp_guard.storage.postgres.wire import BlockingWire
 from tests.live.http_guard import free_port
+from tests.storage.pooler import Pooler
 from tests.storage.postgres_server import server
 
 PASSWORD = "s3cret"
@@ -121,6 +125,37 @@ def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> Non
         store.rollback()
         store.close()
         connection.execute("DROP OWNED BY tests_weak")
+
+
+async def test_role_that_may_not_write_any_more_is_noticed() -> None:
+    database = Database(server().url, "noticed.example/ledger")
+    find_engine(database).open_store(unsafe_skip_fsync=True, create=True).close()
+    weak = Database(f"postgresql://tests_weak@127.0.0.1:{server().port}/postgres", database.origin)
+    watch, schema = ServerWatch(ServerCheck(weak)), '"mcp-guard noticed.example/ledger"'
+    with psycopg.connect(server().url, autocommit=True) as owner:
+        owner.execute(f"GRANT USAGE ON SCHEMA {schema} TO tests_weak".encode())
+        owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO tests_weak".encode())
+        async with await connect_on_loop(weak) as connection:
+            await watch.look(connection)
+            with pytest.raises(LedgerError, match=r"may not do this: .*INSERT on receipt, UPDATE on head") as refused:
+                watch.check()
+            assert "grants" in refused.value.hint
+            owner.execute(f"GRANT INSERT ON {schema}.receipt TO tests_weak".encode())
+            owner.execute(f"GRANT UPDATE ON {schema}.head TO tests_weak".encode())
+            await watch.look(connection)
+            watch.check()
+        owner.execute("DROP OWNED BY tests_weak")
+
+
+async def test_pooler_that_shares_connections_is_refused() -> None:
+    """What a gateway has set for its session would hold for others, of other origins too, and theirs for it."""
+    async with Pooler(server().port).running() as port:
+        engine = find_engine(Database(server().url.replace(f":{server().port}/", f":{port}/"), "pooled.example/ledger"))
+        for use in (partial(engine.open_store, unsafe_skip_fsync=False, create=True), engine.exists):
+            with pytest.raises(LedgerError, match=r"a pooler in front of `postgresql:.* share") as refused:
+                await asyncio.to_thread(use)
+            assert "pool_mode = session" in refused.value.hint
+            assert refused.value.fault is not LedgerFault.CANNOT_OPEN, "waiting changes nothing"
 
 
 @pytest.mark.parametrize(
