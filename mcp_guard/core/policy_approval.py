@@ -214,7 +214,8 @@ def check_statement(statement: PolicyStatement, proposal: PolicyProposal, origin
 
 
 def describe_missing(proposal: PolicyProposal) -> str:
-    """Who must still approve: `2 of alice, bob, carol`."""
+    """Who must still approve: `2 of alice, bob, carol`, or `alice and bob`."""
     voted = {vote.approver for vote in proposal.votes}
     others = [name for name in proposal.rule.approvers if name not in voted]
-    return f"waits for approval by {proposal.missing} of {', '.join(others)}"
+    who = f"{proposal.missing} of {', '.join(others)}" if proposal.missing < len(others) else " and ".join(others)
+    return f"waits for approval by {who}"

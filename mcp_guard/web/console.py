@@ -32,6 +32,7 @@ from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.items import Item, Items
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.carrier import carried_token, give_token, uses_cookie
+from mcp_guard.web.id_token import ASK_OPERATOR
 from mcp_guard.web.middleware import FOUND_SESSION
 from mcp_guard.web.oidc_attempts import ProviderSignIns
 from mcp_guard.web.passkeys import Passkeys
@@ -284,10 +285,14 @@ class Console:
 
     async def answer_guard_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, GuardError)
-        problem, hint = visible_line(error.message), visible_line(error.hint)
+        message, hint = error.message, error.hint
         status = 503 if isinstance(error, LedgerError) else 409
-        if request.method == "GET":
-            viewer = await self._viewer_of_error(request)
+        is_page = request.method == "GET"
+        viewer = await self._viewer_of_error(request) if is_page else getattr(request.state, "viewer", None)
+        if status == 503 and viewer is None and not self.is_local:  # the error names the database, and anybody can ask
+            message, hint = "the guard cannot use its ledger now", ASK_OPERATOR
+        problem, hint = visible_line(message), visible_line(hint)
+        if is_page:
             return self.page("error.html", viewer, status, problem=problem, hint=hint)
         more = {"sign_in": True} if isinstance(error, SignInRequired) else {}
         return JSONResponse({"problem": problem, "hint": hint, **more}, status)

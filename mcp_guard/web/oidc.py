@@ -309,9 +309,8 @@ class OidcClient:
         """Raises: SignInFailed."""
         try:
             return await self._secret.read()
-        except ConfigError as error:
-            problem = f"this guard cannot read its client secret: {error.message}"
-            raise SignInFailed(problem, ASK_OPERATOR, 500) from None
+        except ConfigError:  # which says where it is kept, and anybody can ask
+            raise SignInFailed("this guard cannot read its client secret", ASK_OPERATOR, 500) from None
 
     def _authenticate(
         self, metadata: Json, headers: dict[str, str], body: str, secret: str
@@ -359,8 +358,8 @@ class OidcClient:
                         raise SignInFailed(f"the identity provider redirects {what} to `{target}`", ASK_OPERATOR, 502)
                     data = await join_bounded(read_decoded(response), MAX_BYTES)
                     return response.status_code, _parse(data)
-        except ConfigError as error:
-            raise SignInFailed(f"this guard's network settings are wrong: {error.message}", ASK_OPERATOR, 500) from None
+        except ConfigError:
+            raise SignInFailed("this guard's network settings cannot be used", ASK_OPERATOR, 500) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = explain(error) if isinstance(error, httpx.HTTPError) else type(error).__name__
             raise SignInFailed(f"the identity provider cannot be reached: {why}", later, 503) from None

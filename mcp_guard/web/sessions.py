@@ -209,7 +209,8 @@ class BrowserSessions:
 
     def _with(self, item: Item, expires: Micros | None = None, **changes: Any) -> Item:
         value = orjson.loads(item.value) | changes
-        return replace(item, value=orjson.dumps(value), expires=expires or self._expiry(value))
+        kept = item.expires if value.get("replaced") else self._expiry(value)
+        return replace(item, value=orjson.dumps(value), expires=expires or kept)
 
     def _item(self, token: str, value: Json, owner: str) -> Item:
         return Item(KIND, self._hash(token), owner, orjson.dumps(value), self._expiry(value))

@@ -118,6 +118,10 @@ class ApprovalCard:
     """Words beside the rows with letters that can be taken for others, which are written as escapes."""
 
     @property
+    def state_words(self) -> str:
+        return "approved and used" if self.state == ApprovalState.CONSUMED else self.state
+
+    @property
     def listed_rows(self) -> tuple[FieldRow, ...]:
         """The rows for the list: every marked one, and some of the others."""
         marked = [row for row in self.rows if row.marks]

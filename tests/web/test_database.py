@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mcp_guard.config import load
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
+from mcp_guard.web.carrier import cookie_name
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import cli, text, write_config
 from tests.proof_size import in_full
@@ -47,6 +49,7 @@ def test_a_request_is_decided_in_the_inbox(on: InboxScenario) -> None:
     assert client.decide(request["id"], passkey) == (200, {"state": "approved", "go": "/"})
     assert "Closed Won" in text(on.client.wait(held))
     assert client.get(f"/requests/{request['id']}/state") == (200, {"state": "consumed"})
+    assert "approved and used" in client.get("/history")[1]
     with open_read_only(Database(server().url, load(on.config).origin)) as store:
         kinds = [row.kind for row in store.receipts_after(-1)]
     assert {"approver.enrolled", "approval.granted", "approval.consumed"} <= set(kinds)
@@ -82,6 +85,10 @@ def test_pages_wait_for_a_database_that_is_not_there_yet(tmp_path: Path, monkeyp
                 break
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        between.is_down = True
+        stranger = replace(client, cookies={cookie_name(client.url): "of nobody"})
+        status, page = stranger.get("/ledger")
+        assert (status, "cannot use its ledger" in page, "127.0.0.1" in page) == (503, True, False), page
         pages.terminate()
         pages.wait(30)
         pages.stderr.close()

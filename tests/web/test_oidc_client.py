@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.identity_provider import IdentityProvider as ProviderSettings
 from mcp_guard.core.identity_provider import RoleClaim
 from mcp_guard.core.sign_in import SECOND
@@ -259,6 +260,18 @@ async def test_a_wrong_client_secret_says_which_setting_is_wrong(provider: Ident
     assert "does not accept this guard as a client (`invalid_client`)" in failure.message
     assert "web.oidc.client_id" in failure.hint
     assert "wrong" not in failure.message
+
+
+async def test_strangers_are_not_told_where_secrets_are_kept(provider: IdentityProvider) -> None:
+    def fails() -> NoReturn:
+        raise ConfigError("the program `/opt/vault/read` does not answer")
+
+    settings = ProviderSettings(provider.issuer, "guard")
+    for secret, network, what in ((fails, Network, "its client secret"), (lambda: SECRET, fails, "network settings")):
+        failure = await refused(OidcClient(settings, REDIRECT, secret, network))
+        assert what in failure.message
+        assert "vault" not in failure.message + failure.hint
+        assert "mcp-guard doctor" in failure.hint
 
 
 async def test_a_missing_time_of_sign_in_is_refused_where_it_is_demanded(provider: IdentityProvider) -> None:

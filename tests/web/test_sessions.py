@@ -101,6 +101,15 @@ async def test_token_is_replaced_every_hour_and_the_old_one_ends_soon(sessions: 
     assert await sessions.find(new, NOW + LIMITS.lifetime + 1) is None
 
 
+async def test_code_that_is_given_back_prolongs_no_token_that_was_replaced(sessions: BrowserSessions) -> None:
+    token = await sessions.open(ALICE, NOW, code="sign_in_code")
+    session = await found(sessions, token)
+    assert await sessions.take_code(session, NOW)
+    assert await sessions.renew(token, await found(sessions, token), NOW, force=True) is not None
+    await sessions.give_code_back(session, NOW)
+    assert await sessions.find(token, NOW + GRACE) is None
+
+
 async def test_new_token_is_no_use_of_the_session(sessions: BrowserSessions) -> None:
     token = await sessions.open(ALICE, NOW)
     await found(sessions, token, NOW + LIMITS.idle)
