@@ -1,7 +1,7 @@
 """`make bench-console`: measures the console over a ledger of a million receipts, and calls of a guard meanwhile.
 
 The pages are a process of their own, as in use. First the search index is made, then each page is loaded by turns; then
-calls over HTTP are timed in turns: while nobody looks, while somebody loads a page each quarter of a second, and while
+calls over HTTP are timed in turns: while nobody looks, while somebody loads a page a second, and while
 a process that knows nothing of the guard takes as much of the processors: what any program does to calls. Exits 1 if
 the median of a page is over the budget, or the slowest hundredth of the calls while somebody looks is slower than the
 budget allows.
@@ -46,7 +46,7 @@ PAGE_MS = 300.0
 MOST_SLOWER = 1.1
 """The budget of calls while somebody looks: so many times as long as while nobody does."""
 TURNS = ("nobody looks", "somebody looks", "as much work elsewhere")
-PAUSE_SECONDS = 0.25
+PAUSE_SECONDS = 1.0
 
 
 def start(*arguments: str) -> "subprocess.Popen[bytes]":
