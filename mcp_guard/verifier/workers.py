@@ -94,7 +94,7 @@ def open_workers(source: ReceiptSource, workers: int | None = None) -> Iterator[
         opened = Workers(source, pipes)
         yield opened
     except source.failures as error:
-        raise UnusableInput(f"cannot read the input: {error}") from None
+        raise UnusableInput(f"cannot read the input: {' '.join(str(error).split())}") from None
     finally:
         if opened is not None:
             opened.reader.close()

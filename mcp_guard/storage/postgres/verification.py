@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect
 from mcp_guard.storage.postgres.dialect import translate
@@ -82,8 +83,9 @@ class DatabaseSource:
     def open(self) -> DatabaseReader:
         try:
             return DatabaseReader(connect_patiently(self._database))
-        except psycopg.Error as error:
-            raise UnusableInput(explain(error, str(self._database)).message) from None
+        except (psycopg.Error, LedgerError) as error:
+            refused = error if isinstance(error, LedgerError) else explain(error, str(self._database))
+            raise UnusableInput(f"{refused.message}; {refused.hint}") from None
 
     def holds_payloads(self) -> bool:
         return True

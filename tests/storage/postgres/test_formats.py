@@ -19,6 +19,7 @@ from mcp_guard.storage.postgres.schema import MAKING
 from mcp_guard.storage.postgres.wire import FIRST_PAUSE, BlockingWire
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.suspending import suspendable
+from mcp_guard.verifier import UnusableInput
 from tests.ledger.on_database import remote_guard, until
 from tests.promises.harness import text
 from tests.storage.contract.engines import postgres
@@ -53,6 +54,12 @@ def test_other_format_is_refused_with_what_to_do(engine: PostgresEngine, name: s
     assert refused.value.hint.startswith(hint)
     assert engine.read_format() == number
     assert engine.exists()
+
+
+def test_verifier_refuses_another_format_with_what_to_do(engine: PostgresEngine) -> None:
+    set_format(engine, VERSION + 1)
+    with pytest.raises(UnusableInput, match=f"has format {VERSION + 1}; this version reads {VERSION}; update mcp-guard"):
+        engine.open_source().open()
 
 
 def test_who_opens_a_new_origin_waits_for_the_one_that_makes_its_tables(tmp_path: Path) -> None:
