@@ -1,8 +1,11 @@
 """A database that ends, comes back, or answers late while a guard is at work."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
@@ -95,6 +98,34 @@ async def test_what_is_in_doubt_is_not_sent_and_settled_once_the_database_is_bac
         assert remote.store.open_calls() == []
         assert [outcome["ending"] for outcome in remote.receipts("outcome")] == ["not_sent", "ok"]
         assert len(remote.harness.upstream.sent) == 1
+
+
+@contextmanager
+def missing_standby() -> Iterator[None]:
+    """The server lets commits wait for a standby that is away."""
+    with psycopg.connect(server().url, autocommit=True) as connection:
+        try:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+            connection.execute("SELECT pg_reload_conf()")
+            yield
+        finally:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+async def test_commit_that_no_standby_has_is_in_doubt(tmp_path: Path) -> None:
+    """It can be seen once the gateway has given it up, but another server may take over without it."""
+    async with remote_guard(tmp_path) as remote:
+        await remote.writer.submit(adding("guard.started"))
+        with missing_standby():
+            remote.wire.answer_seconds = remote.writing.doubt_seconds = 0.3
+            with pytest.raises(LedgerError) as failed:
+                for _ in range(20):  # the server takes its time to read its settings
+                    await remote.writer.submit(adding("guard.stopped"))
+            assert failed.value.fault is LedgerFault.IN_DOUBT
+            assert is_recorded(remote)
+        remote.wire.answer_seconds = 8
+        await remote.writer.submit(adding("guard.started"))
 
 
 async def test_what_was_in_doubt_and_not_recorded_leaves_nothing_to_settle(tmp_path: Path) -> None:

@@ -193,6 +193,9 @@ END_BACKEND = (
     "SELECT bool_and(pg_terminate_backend(pid, 3000)) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 )
 """Ends a process of the server, and waits until it has ended: false if it has not by then."""
+UNTIL_REPLICATED = "SELECT pg_logical_emit_message(true, 'mcp-guard', '')"
+"""Writes nothing but to the log, so that this transaction waits for synchronous standbys if there are any. They have
+then also what the process before it had committed, which can be seen from the moment in which its wait was ended."""
 SERVER = (
     "SELECT pg_backend_pid(), (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), "
     "current_setting('server_version_num')::int, current_setting('server_encoding') = 'UTF8', pg_is_in_recovery(), "

@@ -19,6 +19,7 @@ from mcp_guard.storage.postgres.connection import (
     ANSWER_SECONDS,
     END_BACKEND,
     SERVER,
+    UNTIL_REPLICATED,
     Backend,
     Server,
     ServerCheck,
@@ -134,6 +135,8 @@ class Wire(ABC):
     def _greet(self) -> None:
         former = self._backend
         ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
+        if ending and self.check.writes:
+            ending.append((UNTIL_REPLICATED, ()))
         begin = session(self.database, self.check.writes, self.check.unsafe_skip_fsync)
         settings: list[Statement] = [(statement, ()) for statement in begin]
         found = self.exchange([*ending, (SERVER, ()), *settings, (HAS_TABLES, ())])
