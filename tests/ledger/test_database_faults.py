@@ -113,6 +113,11 @@ def missing_standby() -> Iterator[None]:
             connection.execute("SELECT pg_reload_conf()")
 
 
+async def stop_repeatedly(remote: RemoteGuard) -> None:
+    for _ in range(20):  # the server takes its time to read its settings
+        await remote.writer.submit(adding("guard.stopped"))
+
+
 async def test_commit_that_no_standby_has_is_in_doubt(tmp_path: Path) -> None:
     """It can be seen once the gateway has given it up, but another server may take over without it."""
     async with remote_guard(tmp_path) as remote:
@@ -120,8 +125,7 @@ async def test_commit_that_no_standby_has_is_in_doubt(tmp_path: Path) -> None:
         with missing_standby():
             remote.wire.answer_seconds = remote.writing.doubt_seconds = 0.3
             with pytest.raises(LedgerError) as failed:
-                for _ in range(20):  # the server takes its time to read its settings
-                    await remote.writer.submit(adding("guard.stopped"))
+                await stop_repeatedly(remote)
             assert failed.value.fault is LedgerFault.IN_DOUBT
             assert is_recorded(remote)
         remote.wire.answer_seconds = 8
