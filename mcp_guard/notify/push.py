@@ -35,7 +35,7 @@ SERVICES = (
 )  # fmt: skip
 """The hosts of the push services of Chrome, Firefox, Safari and Edge."""
 MAX_ENDPOINT = 2048
-ADDRESS = re.compile(r"(?i:https)://[A-Za-z0-9.-]+(:[0-9]+)?/[!-~]*")
+ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]+)?/[!-~]*")
 """Nothing in it that two parsers could read as different hosts, such as `%00`, a tab or `#` before the path."""
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """SEC 2, §2.4.2."""

@@ -142,6 +142,7 @@ async def test_nobody_subscribed_is_said(setup: PushSetup) -> None:
     "endpoint",
     [
         "http://fcm.googleapis.com/fcm/send/1",
+        "HTTPS://fcm.googleapis.com/fcm/send/1",
         "https://127.0.0.1/",
         "https://169.254.169.254/latest/meta-data",
         "https://127.0.0.1%00.push.apple.com/",
