@@ -1,7 +1,7 @@
 """Approvals: the state table, what an approval is bound to, who may vote, and when the votes suffice. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -396,6 +396,12 @@ def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
     if len(eligible) == 1:
         return eligible[0]
     return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(eligible)}"
+
+
+def some_of(number: int, approvers: Sequence[str], voted: Collection[str] = ()) -> str:
+    """So many of those who have not voted: `2 of alice, bob, carol`, or `alice and bob` if it takes both."""
+    names = [name for name in approvers if name not in voted]
+    return f"{number} of {', '.join(names)}" if number < len(names) else " and ".join(names)
 
 
 def missing_routes(

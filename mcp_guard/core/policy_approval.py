@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from mcp_guard.core import canonical
-from mcp_guard.core.approval import MAX_STATEMENT_AGE, SIGN_IN_AGAIN, RouteRule
+from mcp_guard.core.approval import MAX_STATEMENT_AGE, SIGN_IN_AGAIN, RouteRule, some_of
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import format_time
@@ -214,8 +214,6 @@ def check_statement(statement: PolicyStatement, proposal: PolicyProposal, origin
 
 
 def describe_missing(proposal: PolicyProposal) -> str:
-    """Who must still approve: `2 of alice, bob, carol`, or `alice and bob`."""
+    """Who must still approve."""
     voted = {vote.approver for vote in proposal.votes}
-    others = [name for name in proposal.rule.approvers if name not in voted]
-    who = f"{proposal.missing} of {', '.join(others)}" if proposal.missing < len(others) else " and ".join(others)
-    return f"waits for approval by {who}"
+    return f"waits for approval by {some_of(proposal.missing, proposal.rule.approvers, voted)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from mcp_guard.core.approval import some_of
 from mcp_guard.core.call_summary import is_look_up, summarize_call
 from mcp_guard.core.confirmation import changed_values, confirmation_words, differs
 from mcp_guard.core.drill_results import results_text
@@ -260,6 +261,8 @@ def _step_title(receipt: Receipt) -> tuple[str, str]:
             return say("Approved by {}", name_of_approver(receipt)), GOOD
         case "approval.denied":
             return say("Denied by {}", name_of_approver(receipt)), BAD
+        case "approval.consumed":
+            return "Approval used", QUIET
         case "approval.missed":
             return say("Drill missed by {}", name_of_approver(receipt)), QUIET
         case _:
@@ -310,7 +313,7 @@ def _approval_lines(receipt: Receipt) -> list[tuple[str, str]]:
     drill = say("{}: {}", results_text(member), member["why"]) if member else VisibleText("")
     how = "a passkey" if "authenticator_data" in signature else "a key file"
     rules = receipt.get("rules", []) if receipt["kind"] == "approval.requested" else []
-    routes = [say("{}: {} of {}", rule["route"], rule["quorum"], ", ".join(rule["approvers"])) for rule in rules]
+    routes = [say("{}: {}", rule["route"], some_of(rule["quorum"], rule["approvers"])) for rule in rules]
     return [
         ("Drill", drill),
         ("Rationale", visible(receipt.get("rationale"))),

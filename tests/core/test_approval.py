@@ -27,6 +27,7 @@ from mcp_guard.core.approval import (
     escalate_rule,
     make_rule,
     missing_routes,
+    some_of,
 )
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
@@ -246,3 +247,9 @@ def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
             "decision_hash": item.decision_hash, "rules": list(item.rules), **item.about,
         }  # fmt: skip
         assert statement(receipt) == item.text()
+
+
+def test_who_must_still_approve_is_named_without_a_number_if_it_takes_all() -> None:
+    assert some_of(1, ["alice", "bob"]) == "1 of alice, bob"
+    assert some_of(1, ["alice", "bob"], {"bob"}) == "alice"
+    assert some_of(2, ["alice", "bob"]) == "alice and bob"

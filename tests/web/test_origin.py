@@ -152,6 +152,7 @@ def test_every_error_of_a_page_is_a_page(on: WebScenario) -> None:
         status, page = who.get("/nonesuch")
         assert status == 404
         assert "There is no page at this address." in page
+        assert 'id="back">←' in page
     assert ("alice" in page) is False
     assert client(on).get("/nonesuch") == (404, {"problem": "Not Found", "hint": ""})
 

@@ -35,5 +35,7 @@ async def test_approvers_see_on_the_request_what_happened(tmp_path: Path) -> Non
         for approver in ("alice", "bob"):
             harness.approve(id, approver)
         await harness.guard.call(make_instance(agent=Agent("a", "zed", ())), update(amount=150))
+        [step] = make_story(harness.receipts("approval.consumed"), {}, "2026").steps
+        assert step.title == "Approval used"
         page = (await (await pages.sign_in()).get(f"/requests/{id}")).text
         assert "The resource was read again: DIFFERS: amount not as requested." in page
