@@ -47,10 +47,11 @@ _PERCENT_U = re.compile(rb"%[uU](" + _HEX4 + rb")")
 _INDENTED = re.compile(rb"\n[ \t>|*#]+")
 """A line break and the indentation, or the marks of a quotation or comment, after it."""
 _HEX_SEPARATORS = b" \t:;,.|_-+$'\"`()[]{}<>"
-_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
+BASE64_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
 _DIGITS = frozenset(b"0123456789ABCDEFabcdef")
 _TO_BASE64 = bytes(
-    ord("A") if byte not in _ALPHABET else b"+/"[b"-_".find(byte)] if byte in b"-_" else byte for byte in range(256)
+    ord("A") if byte not in BASE64_ALPHABET else b"+/"[b"-_".find(byte)] if byte in b"-_" else byte
+    for byte in range(256)
 )
 _TO_HEX = bytes(byte if byte in _DIGITS else ord("0") for byte in range(256))
 BASE64_GROUP, BASE64_BYTES = 4, 3
@@ -138,7 +139,7 @@ def undo_percent(text: bytes) -> bytes:
     return unquote_to_bytes(text)
 
 
-class _Runs:
+class Runs:
     """Finds the parts of a text that consist of certain bytes and have at least `least` of them."""
 
     def __init__(self, kinds: Container[int], least: int) -> None:
@@ -169,10 +170,10 @@ class PackedRuns:
     """
 
     def __init__(self, shortest: int, ascii_only: bool) -> None:
-        self._base64 = _Runs(_ALPHABET, -(-shortest * BASE64_GROUP // BASE64_BYTES))
-        self._hex = _Runs(_DIGITS, 2 * shortest)
+        self._base64 = Runs(BASE64_ALPHABET, -(-shortest * BASE64_GROUP // BASE64_BYTES))
+        self._hex = Runs(_DIGITS, 2 * shortest)
         printable = {*b"\t\n\r", *range(0x20, 0x7F)}
-        self._text = _Runs(printable if ascii_only else printable | {*range(0x80, 0x100)}, shortest)
+        self._text = Runs(printable if ascii_only else printable | {*range(0x80, 0x100)}, shortest)
 
     def decode(self, text: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Everything that the runs of the text decode to, and what of it can be text, for each alignment.

@@ -73,6 +73,9 @@ def test_value_that_overlaps_itself_is_cut_off() -> None:
     [
         ("z" * 900_000, {"text": "x", "many": [f"value {number}" for number in range(5000)]}, "too many values"),
         ("z", {"text": "a.b@c.d " * 50_000}, "too many addresses"),
+        ("z", {"text": "a." * 20_000 + "b"}, "too many addresses"),
+        ("z", {"text": b64encode(b"a.b@c.d " * 50_000).decode()}, "too many addresses"),
+        ("z", {"text": (b64encode(b"some words").decode() + " ") * 2_000}, "too many encoded texts"),
         ("a" * 300_000, {"text": "a" * 100_000}, "too often"),
     ],
 )

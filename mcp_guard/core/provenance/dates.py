@@ -4,6 +4,7 @@ Numeric dates other than ISO 8601 are not read: `03/04/2026` is one day here and
 """
 
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from mcp_guard.core.provenance.matching import has_digit
@@ -15,12 +16,33 @@ MONTHS = (
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _BY_NAME = {name: number for number, month in enumerate(MONTHS, 1) for name in (month, month[:3])} | {"sept": 9}
 _MONTH = "|".join(sorted(_BY_NAME, key=len, reverse=True))
+_MONTH_WORD = "|".join(rf"{name[0]}(?<!\w{name[0]}){name[1:]}" for name in _MONTH.split("|"))
+"""The same at the start of a word. `re` finds it faster than after `\\b`."""
 _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
-_YEAR = r"(?:,? (\d{4})(?!\d))?"
-_ISO = re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?!\d)(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?")
-_MONTH_FIRST = re.compile(rf"\b({_MONTH})\.? (?:the )?{_DAY}(?!\d){_YEAR}")
-_DAY_FIRST = re.compile(rf"(?<!\d){_DAY} (?:of )?({_MONTH})\b\.?{_YEAR}")
-_RANGE = re.compile(rf"(?<!\d){_DAY} (?:to|until|till|through|and|-|–) (?:the )?{_DAY} (?:of )?({_MONTH})\b\.?{_YEAR}")
+_FIRST_DAY = r"(\d(?<!\d\d)\d?)(?:st|nd|rd|th)?"
+_YEAR = r"(?:,? (\d{4})(?!\d))"
+_TIME = r"(?:[t ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:z|[+-]\d\d:?\d\d)?)?"
+_ISO = re.compile(rf"(\d{{4}})(?<![\w-]\d{{4}})-(\d\d)-(\d\d)(?!\d){_TIME}")
+
+
+class _Spelled(NamedTuple):
+    """Patterns of dates with the names of months."""
+
+    month_first: re.Pattern[str]
+    day_first: re.Pattern[str]
+    range: re.Pattern[str]
+
+    @classmethod
+    def ending_with(cls, year: str) -> "_Spelled":
+        until = rf"(?:to|until|till|through|and|-|–) (?:the )?{_DAY}"
+        return cls(
+            re.compile(rf"({_MONTH_WORD})\.? (?:the )?{_DAY}(?!\d){year}"),
+            re.compile(rf"{_FIRST_DAY} (?:of )?({_MONTH})\b\.?{year}"),
+            re.compile(rf"{_FIRST_DAY} {until} (?:of )?({_MONTH})\b\.?{year}"),
+        )
+
+
+_SPELLED, _SPELLED_WITH_YEAR = _Spelled.ending_with(f"{_YEAR}?"), _Spelled.ending_with(_YEAR)
 _ABBREVIATIONS = tuple(month[:3] for month in MONTHS)
 
 
@@ -39,22 +61,28 @@ class Day(NamedTuple):
         return f"{self.year}-{self.month:02}-{self.day:02}"
 
 
-def find_dates(plain: str) -> list[Day]:
-    """The dates in a plain text (`matching.plain`)."""
+def find_dates(plain: str, *, with_year: bool = False) -> list[Day]:
+    """The dates in a plain text (`matching.plain`); on request only those with a year, which takes less time."""
+    spelled = _SPELLED_WITH_YEAR if with_year else _SPELLED
     if not has_digit(plain) or not ("-" in plain or any(month in plain for month in _ABBREVIATIONS)):
         return []
-    days = [Day(int(month), int(day), int(year)) for year, month, day in _ISO.findall(plain)]
-    days += [_day(month, day, year) for month, day, year in _MONTH_FIRST.findall(plain)]
-    days += [_day(month, day, year) for day, month, year in _DAY_FIRST.findall(plain)]
-    days += [_day(month, day, year) for day, _, month, year in _RANGE.findall(plain)]
+    days = [Day(int(month), int(day), int(year)) for year, month, day in _distinct(_ISO, plain)]
+    days += [_day(month, day, year) for month, day, year in _distinct(spelled.month_first, plain)]
+    if day_first := _distinct(spelled.day_first, plain):
+        days += [_day(month, day, year) for day, month, year in day_first]
+        days += [_day(month, day, year) for day, _, month, year in _distinct(spelled.range, plain)]
     return list(dict.fromkeys(day for day in days if 1 <= day.month <= 12 and 1 <= day.day <= 31))
 
 
 def as_date(plain: str) -> Day | None:
     """The date that a plain value is, with or without a time; None if it is anything else."""
-    if _ISO.fullmatch(plain) or _MONTH_FIRST.fullmatch(plain) or _DAY_FIRST.fullmatch(plain):
+    if _ISO.fullmatch(plain) or _SPELLED.month_first.fullmatch(plain) or _SPELLED.day_first.fullmatch(plain):
         return next(iter(find_dates(plain)), None)
     return None
+
+
+def _distinct(pattern: re.Pattern[str], plain: str) -> Collection[tuple[str, ...]]:
+    return dict.fromkeys(pattern.findall(plain))
 
 
 def _day(month: str, day: str, year: str) -> Day:

@@ -38,6 +38,8 @@ MAX_MATCHED_CHARACTERS = 200 << 20
 """Characters that the values of one call are searched for in, in total: as many values times so long a history."""
 MAX_ADDRESS_CHARACTERS = 128 * 1024
 """Characters of words in one call that may contain addresses."""
+MAX_DECODED = 1000
+"""Texts that are encoded in the arguments of one call."""
 SPLIT_SEARCHES = 40
 """How many searches it takes to tell whether a value is assembled from parts."""
 SENSITIVE = "sensitive"
@@ -216,12 +218,15 @@ class InstanceHistory:
     ) -> Iterator[tuple[str, str, list[ValueOrigin], list[tuple[str, ValueOrigin]]]]:
         """Each text in the arguments: argument name, text, its origins, and the addresses in it with their origins."""
         assert call.tool is not None
-        left = MAX_ADDRESS_CHARACTERS
+        left, decoded_left = MAX_ADDRESS_CHARACTERS, MAX_DECODED
         for name, text in texts(call.arguments, call.tool.rule.sinks):
-            left -= matching.address_characters(text)
+            decoded, is_sink = matching.decodings(text), name in call.tool.rule.sinks
+            decoded_left -= len(decoded)
+            if decoded_left < 0:
+                raise TooMuchMatching("the arguments contain too many encoded texts to find where each comes from")
+            left -= sum(map(matching.address_characters, (text, *decoded)))
             if left < 0:
                 raise TooMuchMatching("the arguments contain too many addresses to find where each comes from")
-            decoded, is_sink = matching.decodings(text), name in call.tool.rule.sinks
             inside = list(self._inside((text, *decoded)))
             if call.tool.rule.sinks and not is_sink:
                 inside += self._contacts((text, *decoded))

@@ -5,13 +5,14 @@ white space. *Generous* matching is for untrusted texts: punctuation is ignored 
 disguise does not hide the origin of a value. Generous matching can only make a decision stricter.
 """
 
-import base64
 import binascii
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import islice
 
 from mcp_guard.core.errors import TooMuchMatching
 from mcp_guard.core.normal_form import normalize
+from mcp_guard.core.secret_encodings import BASE64_ALPHABET, Runs
 
 MIN_PIECE = 5
 """Minimum length of a part of a split value, so that no value is assembled from accidental matches."""
@@ -33,14 +34,25 @@ MAX_NAME_WORDS = 5
 MAX_DECODING_DEPTH = 2
 """How many nested encodings are decoded."""
 
+LONG_TEXT = 10_000
+"""Characters from which the normal form of a text is remembered: it is needed several times for one call."""
 MAX_OVERLAP = 4 << 20
 """Characters of a value that may be compared with places in a text where it is part of a longer word."""
+FEW_PARTS, PART_CHARACTERS = 2, 16
+"""What each further part of a name, up to the next full stop, counts as: a name may begin at any."""
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _SPACE = re.compile(r"\s")
 _DIGIT = re.compile(r"\d")
 _NOT_WORD = re.compile(r"[\W_]+")
 _ASCII_NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
-_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}")
+MIN_BASE64 = 12
+"""Characters of what is decoded as base64."""
+_BASE64 = Runs(BASE64_ALPHABET, MIN_BASE64)
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
+"""What `html.unescape` replaces."""
+_PADDED = re.compile(r"(?<=#)([xX]?)0+(?=[0-9a-fA-F])")
+MAX_REFERENCE = 40
 _PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,20}://|mailto:|tel:)", re.IGNORECASE)
 _TOPS = "com|net|org|io|info|biz|app|dev|xyz|site|online|shop|top|me|co|ai|cloud|link|click|page|edu|gov"
@@ -77,9 +89,16 @@ _CONTACT = re.compile(
 
 def plain(text: str) -> str:
     """A normal form: NFKC, case-folded, without invisible characters, single spaces."""
+    return _plain(text) if len(text) < LONG_TEXT else _plain_long(text)
+
+
+def _plain(text: str) -> str:
     if not text.isascii():
         text = _HIDDEN.sub("", normalize("NFKC", text)).casefold()
     return " ".join(text.lower().split())
+
+
+_plain_long = lru_cache(maxsize=2)(_plain)
 
 
 def spelling(text: str) -> str:
@@ -103,10 +122,11 @@ def has_digit(text: str) -> bool:
 
 def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
     """The text decoded in each way that changes it; empty if it is not encoded."""
-    if not depth:
+    if not depth or (len(text) < MIN_BASE64 and "%" not in text and "&" not in text):
         return []
     decoded_texts = [decoded for decoded in (_from_percent(text), _from_html(text)) if decoded != text]
-    decoded_texts += [decoded for run in _BASE64.findall(text) if (decoded := _from_base64(run))]
+    runs = _BASE64.find(text.encode("ascii", "replace"), b" ").translate(_FROM_URL_SAFE)
+    decoded_texts += [decoded for run in runs.split() if (decoded := _from_base64(run))]
     return [*decoded_texts, *(inner for decoded in decoded_texts for inner in decodings(decoded, depth - 1))]
 
 
@@ -114,21 +134,28 @@ def _from_percent(text: str) -> str:
     """As `urllib.parse.unquote`, which takes seconds for a long text of nothing but escapes."""
     if "%" not in text:
         return text
-    return _PERCENT.sub(lambda run: bytes.fromhex(run.group().replace("%", " ")).decode(errors="replace"), text)
+    decode = cache(lambda run: bytes.fromhex(run.replace("%", " ")).decode(errors="replace"))
+    return _PERCENT.sub(lambda run: decode(run.group()), text)
 
 
 def _from_html(text: str) -> str:
     if "&" not in text:
         return text
+    decode = cache(_character)
+    return _REFERENCE.sub(lambda reference: decode(reference.group()), text)
+
+
+def _character(reference: str) -> str:
+    """As `html.unescape`, which raises an error for numbers of thousands of digits."""
     import html  # imported on demand: its entity table takes as much memory as all of core
 
-    return html.unescape(text)
+    reference = _PADDED.sub(r"\1", reference)
+    return html.unescape(reference) if len(reference) <= MAX_REFERENCE else "\ufffd"
 
 
-def _from_base64(run: str) -> str | None:
-    body = run.rstrip("=").replace("-", "+").replace("_", "/")
+def _from_base64(run: bytes) -> str | None:
     try:
-        text = base64.b64decode(body + "=" * (-len(body) % 4), validate=True).decode()
+        text = binascii.a2b_base64(run + b"=" * (-len(run) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
     return text if text.isprintable() else None
@@ -200,8 +227,8 @@ def is_address(text: str) -> bool:
 
 
 def address_characters(text: str) -> int:
-    """How many characters of a text `addresses` looks at closely."""
-    return sum(map(len, _address_words(text)))
+    """How many characters of a text `addresses` looks at closely. Many parts of one name count as more."""
+    return sum(len(word) + PART_CHARACTERS * max(0, word.count(".") - FEW_PARTS) for word in _address_words(text))
 
 
 def _address_words(text: str) -> list[str]:
@@ -234,7 +261,10 @@ def is_plain_phrase(value: str) -> bool:
 
 def is_sentence(value: str) -> bool:
     """Whether a plain value says something, which a name, an id or an amount does not."""
-    return len(_LONG_WORD.findall(value)) > MAX_NAME_WORDS or _PUNCTUATED.search(value) is not None
+    return (
+        len([*islice(_LONG_WORD.finditer(value), MAX_NAME_WORDS + 1)]) > MAX_NAME_WORDS
+        or _PUNCTUATED.search(value) is not None
+    )
 
 
 def is_assembled_from(value: str, texts: list[str]) -> bool:

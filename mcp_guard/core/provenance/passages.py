@@ -61,10 +61,23 @@ class Passage:
     def size(self) -> int:
         return len(self.text) + len(self.decoded) + sum(map(len, self.whole))
 
-    @cached_property
+    @property
     def has_instructions(self) -> bool:
         """Whether a text of a tool labelled as untrusted gives instructions to agents."""
-        return self.labelled and any(injection_start(text) is not None for text in (self.text, self.decoded))
+        return self.labelled and self._has_instructions
+
+    @cached_property
+    def _has_instructions(self) -> bool:
+        return any(injection_start(text) is not None for text in (self.text, self.decoded))
+
+    @cached_property
+    def _instructing(self) -> list[tuple[str, str, int]]:
+        """The texts with instructions to agents: plain, squeezed, and where the instructions start."""
+        if not self._has_instructions:
+            return []
+        pairs = zip(f"{self.text}{BREAK}{self.decoded}".split(BREAK), self.squeezed.split(BREAK), strict=True)
+        starts = ((text, squeezed, injection_start(text)) for text, squeezed in pairs)
+        return [(text, squeezed, start) for text, squeezed, start in starts if start is not None]
 
     @cached_property
     def squeezed(self) -> str:
@@ -84,20 +97,16 @@ class Passage:
         """The origin of a value that this passage contains."""
         if self.origin is not Origin.UNTRUSTED:
             return ValueOrigin(self.origin)
-        text = self._around(value)
-        begins = injection_start(text)
-        ordered = begins is not None and (value not in text[:begins] or value in text[begins:])
-        return ValueOrigin(self.origin, self.named, ordered and matching.is_distinctive(value))
+        return ValueOrigin(self.origin, self.named, matching.is_distinctive(value) and self._instructs(value))
 
-    def _around(self, value: str) -> str:
-        """The text that contains the value, plain or squeezed; of several, one with instructions to agents.
-
-        A value that itself contains the separator (a NUL character) is in no single text: then all of them count.
-        """
-        joined, squeezed_value = f"{self.text}{BREAK}{self.decoded}", matching.squeeze_value(value)
-        pairs = zip(joined.split(BREAK), self.squeezed.split(BREAK), strict=True)
-        containing = [text for text, squeezed in pairs if value in text or squeezed_value in squeezed] or [joined]
-        return next((text for text in containing if injection_start(text) is not None), containing[0])
+    def _instructs(self, value: str) -> bool:
+        """Whether the first text with instructions to agents that contains the value has it after their start, or only
+        squeezed."""
+        tight = matching.squeeze_value(value)
+        for text, squeezed, start in self._instructing:
+            if value in text or tight in squeezed:
+                return text.find(value, 0, start) < 0 or text.find(value, start) >= 0
+        return False
 
 
 _RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")
@@ -181,7 +190,7 @@ def read_result(tool: Tool, reply: Json, named: bool, limit: int) -> list[Passag
     rest = dict.fromkeys(read.values())
     decoded: dict[str, None] = {}
     for text, value in read.items() if sum(map(len, rest)) <= limit else ():
-        decoded |= dict.fromkeys(str(day) for day in find_dates(value) if day.year)
+        decoded |= dict.fromkeys(str(day) for day in find_dates(value, with_year=True) if day.year)
         if labels.is_untrusted:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
     if not labels.is_untrusted:
