@@ -1,5 +1,6 @@
 """What `/metrics` reads of a guard that serves HTTP, each time that it is asked. Reading starts nothing."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from mcp_guard.secrets import read_configured
 from mcp_guard.settings import MIN_METRICS_TOKEN, ConfiguredSecret, ServeSettings, Settings
 from mcp_guard.storage.contract import Store
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
+
+READ_SECONDS = 3.0
+"""How long the ledger may take: whoever scrapes gives up after some seconds, and would get nothing of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Monitoring:
             return LedgerReadings(size, store.stored_bytes(), len(store.open_calls()), len(store.open_ids()), lag)
 
         try:
-            return await self.ledger.reader.read(query)
-        except LedgerError:  # calls that meet it report it
+            async with asyncio.timeout(READ_SECONDS):
+                return await self.ledger.reader.read(query)
+        except (LedgerError, TimeoutError):  # calls that meet it report it
             return None

@@ -1,18 +1,25 @@
 """`/metrics` of real guards, read by Prometheus' own parser, and the dashboard that is made of it."""
 
+import asyncio
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import httpx2 as httpx
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from mcp_guard import monitoring
+from mcp_guard.app import CLOCK
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Call, Resource, Task
+from mcp_guard.ledger.open import ledger_settings, open_ledger
+from mcp_guard.monitoring import Monitoring
 from mcp_guard.telemetry.metrics import MAX_TOOLS, Metrics
 from tests.core.test_request_meta import INSTANCE, TOOL
 from tests.live.http_guard import NO_TLS, Served, free_port, serving
@@ -97,6 +104,26 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
         assert values(found[f"mcp_guard_{name}"]) == {(): 0}
     assert not re.search("canary-argument|agents-own-name|not-a-token", text)
     assert not [name for name in found if name.startswith("mcp_guard") and f"`{name}" not in PAGE.read_text()]
+
+
+class HangingReader:
+    async def read(self, query: object) -> Never:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def close(self) -> None: ...
+
+
+async def test_metrics_are_given_while_the_database_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "READ_SECONDS", 0.01)
+    settings = check('[guard]\npolicies = "p"\n', tmp_path / "mcp-guard.toml")
+    with closing(open_ledger(ledger_settings(settings), CLOCK)) as ledger:
+        hanging = replace(ledger, reader=HangingReader())
+        async with asyncio.timeout(5):
+            text = await Monitoring(Metrics(), hanging, settings, lambda: 0, dict).render()
+    found = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    assert values(found["mcp_guard_ledger_up"]) == {(): 0}
+    assert values(found["mcp_guard_lease_held"]) == {(): 1}
 
 
 def test_only_the_operators_machines_can_read_metrics(tmp_path: Path) -> None:
