@@ -39,3 +39,5 @@ async def test_approvers_see_on_the_request_what_happened(tmp_path: Path) -> Non
         assert step.title == "Approval used"
         page = (await (await pages.sign_in()).get(f"/requests/{id}")).text
         assert "The resource was read again: DIFFERS: amount not as requested." in page
+        [outcome] = harness.receipts("outcome")[-1:]
+        assert f'href="/ledger/{outcome["seq"]}"' in page
