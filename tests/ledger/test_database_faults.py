@@ -10,9 +10,13 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.ports import Intent
+from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.connection import CommandConnection, ServerCheck
+from mcp_guard.storage.postgres.wire import BlockingWire
 from tests.ledger.on_database import RemoteGuard, adding, remote_guard
 from tests.promises.harness import ALLOW, HOLD, pending_id, text
-from tests.storage.postgres_network import COMMITTED
+from tests.storage.postgres_network import COMMITTED, network
 from tests.storage.postgres_server import server
 
 
@@ -153,6 +157,24 @@ async def test_connections_that_were_ended_are_made_again(tmp_path: Path) -> Non
         remote.network.cut()
         assert text(await remote.call("b")) == "done"
         assert len(remote.receipts("outcome")) == 2
+
+
+def test_command_does_not_wait_for_a_server_that_is_there_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CommandConnection, "answer_seconds", 0.2)
+    monkeypatch.setattr(BlockingWire, "answer_seconds", 0.2)
+    with network(server().url) as between:
+        database = Database(between.url, "silent.example/ledger")
+        wire = BlockingWire(database, ServerCheck(database))
+        wire.connect()
+        between.hold_answers()
+        with pytest.raises(psycopg.OperationalError, match="does not answer"):
+            wire.exchange([("SELECT 1", ())])
+        between.release()
+        between.hold_answers(b"pg_backend_pid")
+        with pytest.raises(LedgerError, match="cannot be reached") as failed:
+            find_engine(database).exists()
+        assert failed.value.fault is LedgerFault.CANNOT_OPEN
+        wire.close()
 
 
 async def test_read_whose_connection_ends_is_made_once_more(tmp_path: Path) -> None:

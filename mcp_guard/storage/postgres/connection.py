@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 """It warns of failures that are raised as well: nothing for the operator to read."""
 ANSWER_SECONDS = 8.0
 """How long an event loop waits for an answer before it takes the connection for lost."""
+COMMAND_SECONDS = 30.0
+"""How long a command waits for an answer, of whatever server process: three times what a statement may take."""
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
@@ -104,9 +107,26 @@ def _setup(database: Database) -> bytes:
     return "; ".join(session(database)).encode()
 
 
-def open_blank(database: Database) -> "Connection[Any]":
+class CommandConnection(Connection[Any]):
+    """Takes itself for lost without an answer in `answer_seconds`, because a server can be there and not answer."""
+
+    answer_seconds: float | None = COMMAND_SECONDS
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        if self.answer_seconds is None:
+            return super().wait(*arguments, **options)
+        late = threading.Timer(self.answer_seconds, shut_down, [self])
+        late.daemon = True
+        late.start()
+        try:
+            return super().wait(*arguments, **options)
+        finally:
+            late.cancel()
+
+
+def open_blank(database: Database) -> CommandConnection:
     """A connection without its session's settings. Raises: psycopg.Error."""
-    connection = psycopg.connect(_conninfo(database), autocommit=True)
+    connection = CommandConnection.connect(_conninfo(database), autocommit=True)
     connection.prepare_threshold = PREPARED
     return connection
 
@@ -122,7 +142,7 @@ async def open_blank_on_loop(database: Database, seconds: float = ANSWER_SECONDS
     return connection
 
 
-def connect(database: Database) -> "Connection[Any]":
+def connect(database: Database) -> CommandConnection:
     """Raises: LedgerError for a pooler that shares connections, psycopg.Error."""
     connection = open_blank(database)
     try:

@@ -83,6 +83,7 @@ def import_from(database: Database, snapshot: Snapshot, on_rows: OnRows, check: 
         with closing(connect(database)) as connection:
             ServerCheck(database).check_through(connection)
             connection.execute(PATIENT.encode())
+            connection.answer_seconds = None
             with connection.transaction():
                 if not make_tables(connection, database, lambda: _fill(connection, snapshot, on_rows)):
                     raise taken(database)

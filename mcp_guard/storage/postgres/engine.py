@@ -14,7 +14,14 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.items import Items
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.clock import ServerClock
-from mcp_guard.storage.postgres.connection import SERVER, Server, ServerCheck, check_url, connect
+from mcp_guard.storage.postgres.connection import (
+    SERVER,
+    CommandConnection,
+    Server,
+    ServerCheck,
+    check_url,
+    connect,
+)
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence, leased_guards
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
 
+MAKING_SECONDS = 70.0
 PATIENT = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'"
 """Gateways that start together on a new origin wait for the one that makes the tables, however busy the machine is."""
 
@@ -173,8 +181,9 @@ class PostgresEngine:
     def open_presence(self, folder: Path, guard: str, lease_seconds: float) -> LeasePresence:
         return LeasePresence(self.database, folder, guard, lease_seconds)
 
-    def _make_schema(self, connection: "psycopg.Connection[Any]") -> None:
+    def _make_schema(self, connection: CommandConnection) -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""
+        connection.answer_seconds = MAKING_SECONDS
         with connection.transaction():
             connection.execute(PATIENT)
             make_tables(connection, self.database)

@@ -35,6 +35,7 @@ def connect_patiently(database: Database) -> "Connection[Any]":
     try:
         check_format(read_format(connection, name), name)
         connection.execute(PATIENT.encode())
+        connection.answer_seconds = None
     except BaseException:
         connection.close()
         raise

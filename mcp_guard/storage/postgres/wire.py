@@ -17,6 +17,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import (
     ANSWER_SECONDS,
+    COMMAND_SECONDS,
     END_BACKEND,
     SERVER,
     UNTIL_REPLICATED,
@@ -171,9 +172,10 @@ class Wire(ABC):
 
 
 class BlockingWire(Wire):
-    """For commands, and for starting and stopping a guard. It waits for as long as the server is there."""
+    """For commands, and for starting and stopping a guard."""
 
     page = PAGE
+    answer_seconds = COMMAND_SECONDS
     _connection: "Connection[Any] | None"
 
     def exchange(self, statements: Sequence[Statement]) -> list[Found]:
@@ -182,7 +184,8 @@ class BlockingWire(Wire):
             while True:
                 events = select.POLLIN | select.POLLOUT if next(run) else select.POLLIN
                 self._poll.modify(self._socket, events)
-                self._poll.poll()
+                if not self._poll.poll(self.answer_seconds * 1000):
+                    raise psycopg.OperationalError("the database does not answer")
         except StopIteration as done:
             found: list[Found] = done.value
             return found
