@@ -12,10 +12,17 @@ _KATAKANA_MARKS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))
 """Letters that stand for marks, and those marks."""
 _MANY_MARKS = re.compile(r"[^\w\0-\x7f]{32,}")
 _PIECE = 32
+_LONG_TEXT, _FEW = 10_000, 3
 
 
 def normalize(form: Literal["NFKC", "NFKD"], text: str) -> str:
     """The same as `unicodedata.normalize`."""
+    if unicodedata.is_normalized(form, text):
+        return text
+    if len(text) >= _LONG_TEXT:
+        forms = {ord(character): unicodedata.normalize(form, character) for character in set(text)}
+        if any(len(several) > _FEW for several in forms.values()):  # which `unicodedata` takes long to compose
+            text = text.translate(forms)
     for letter, mark in _KATAKANA_MARKS:
         text = text.replace(letter, mark)
     return unicodedata.normalize(form, _MANY_MARKS.sub(_ordered, text))

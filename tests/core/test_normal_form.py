@@ -19,6 +19,12 @@ def test_a_text_is_normalized_as_the_standard_library_does(text: str) -> None:
         assert normalize(form, text) == unicodedata.normalize(form, text)
 
 
+@pytest.mark.parametrize("part", ["e\u0301", "\ufdfa ", "\u3316x", "\u1112\u1161\u11ab", "\u0316\u0301é", "ﬁ\ud800"])
+def test_a_long_text_is_normalized_as_the_standard_library_does(part: str) -> None:
+    for form in ("NFKC", "NFKD"):
+        assert normalize(form, text := "a" + part * 4_000) == unicodedata.normalize(form, text)
+
+
 def test_no_letter_stands_for_a_mark_but_those_that_are_known() -> None:
     characters = map(chr, range(sys.maxunicode + 1))
     letters = (c for c in characters if c.isalnum() and unicodedata.combining(unicodedata.normalize("NFKD", c)[0]))
