@@ -19,6 +19,16 @@ def test_policy_that_becomes_a_comment_is_shown(sign: str) -> None:
     assert [line.text for line in change.lines if line.sign == "+"] == [CLOSING.replace("\n", sign)]
 
 
+def test_added_file_has_no_lines_before_and_none_after_its_last_one() -> None:
+    [change] = diff_sets({}, {"a.cedar": CLOSING})
+    assert [(line.sign, line.text) for line in change.lines] == [
+        ("@", "@@ -0,0 +1,3 @@"),
+        *(("+", line) for line in CLOSING.splitlines()),
+    ]
+    [change] = diff_sets({"a.cedar": CLOSING}, {"a.cedar": CLOSING[:-1]})
+    assert [(line.sign, line.text) for line in change.lines][-1] == ("-", "")
+
+
 def test_lines_that_are_all_alike_take_no_time() -> None:
     kinds = [f"// {number % 150}" for number in range(20_000)]
     before, after = "\n".join(kinds), "\n".join(reversed(kinds))
@@ -38,7 +48,6 @@ def test_blanks_that_push_a_policy_out_of_sight_are_counted() -> None:
         "forbid (principal, action, resource); [400 blanks] permit (principal, action, resource);",
         "[299 empty lines]",
         " [90 blanks] // far",
-        "",
     ]
 
 

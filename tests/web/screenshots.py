@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import re
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ REST = {
     "decision": "/policies/decision?what={call}",
 }
 """Pages without a picture in the documents."""
+INDEX_IS_BEHIND = re.compile("The search index has|The counts include")
 ORIGIN = "crm-example.local/ledger"
 OIDC = '[web.oidc]\nissuer = "https://login.example.com"\nclient_id = "guard"\nname = "Example"\n'
 PEOPLE = f'[web]\nurl = "http://localhost:1"\n[web.roles]\nauditor = ["alice"]\noperator = ["alice"]\n{OIDC}'
@@ -121,6 +123,7 @@ def inbox_pictures() -> None:
             page = context.new_page()
             add_passkeys(context, page)
             sign_in(page, on)
+            page.locator("a.card").first.wait_for()
             if page.get_by_role("button", name="Enrol a passkey").is_visible():
                 enrol(page)
             page.locator("a.card").first.wait_for()
@@ -223,7 +226,7 @@ def await_content(page: Page) -> None:
     page.locator("main h1").wait_for(state="attached")
     if page.locator("#proof").count():
         page.locator("#proof :is(.proved, .problem)").wait_for()
-    while page.get_by_text("The search index has").count():
+    while page.get_by_text(INDEX_IS_BEHIND).count():
         page.wait_for_timeout(500)
         page.reload()
         page.locator("main h1").wait_for(state="attached")

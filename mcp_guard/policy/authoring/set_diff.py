@@ -49,6 +49,8 @@ def _diff_lines(before: str, after: str) -> Iterator[DiffLine]:
     """INVARIANT: lines end only where Cedar ends them and its comments: who reads `// …` and then a policy on a line of
     its own must be right that the policy is none of the comment."""
     old, new = before.split("\n"), after.split("\n")
+    if old[-1] == new[-1] == "":  # both end with the end of a line, or are not there
+        del old[-1], new[-1]
     if _is_too_alike(old, new):
         yield DiffLine("@", "@@ too many lines are alike to be compared: the whole file before, and after @@")
         yield from (DiffLine("-", line) for line in old)
