@@ -15,7 +15,7 @@ UNREACHABLE = (
 NO_CONNECTION_LEFT = (
     LedgerFault.CANNOT_OPEN,
     "the database takes no more connections",
-    "a gateway needs 6, with its pages 12: raise max_connections of the server, or the limit: "
+    "a gateway needs up to 10, with its pages 16: raise max_connections of the server, or the limit: "
     "ALTER ROLE NAME CONNECTION LIMIT NUMBER",
 )
 TOO_MANY = re.compile("too many (connections|clients)|connection slots are reserved")

@@ -52,7 +52,7 @@ CASES = {
     "no such role": Case('role "nobody" does not exist', CONNECT, role="nobody"),
     "TLS is refused": Case("server does not support SSL", CONNECT, options="?sslmode=require"),
     "may not create": Case("permission denied", "grants", role="tests_weak", fault=LedgerFault.READ_ONLY),
-    "no connection left": Case('role "tests_limited"', "with its pages 12: raise", role="tests_limited"),
+    "no connection left": Case('role "tests_limited"', "with its pages 16: raise", role="tests_limited"),
     "read-only role": Case("is read-only", "ALTER ROLE", role="tests_reader", fault=LedgerFault.READ_ONLY),
     "not UTF-8": Case("UTF-8", "createdb", database="tests_ascii", fault=LedgerFault.OTHER),
     "unknown option": Case("cannot be read", "%40", options="?nonsense=1", fault=LedgerFault.OTHER),
