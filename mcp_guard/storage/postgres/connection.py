@@ -25,8 +25,8 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 """It warns of failures that are raised as well: nothing for the operator to read."""
 ANSWER_SECONDS = 8.0
 """How long an event loop waits for an answer before it takes the connection for lost."""
-COMMAND_SECONDS = 30.0
-"""How long a command waits for an answer, of whatever server process: three times what a statement may take."""
+COMMAND_SECONDS = 15.0
+"""How long a command waits for an answer, a half longer than a statement may take."""
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
