@@ -136,8 +136,6 @@ class Wire(ABC):
     def _greet(self) -> None:
         former = self._backend
         ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
-        if ending and self.check.writes:
-            ending.append((UNTIL_REPLICATED, ()))
         begin = session(self.database, self.check.writes, self.check.unsafe_skip_fsync)
         settings: list[Statement] = [(statement, ()) for statement in begin]
         found = self.exchange([*ending, (SERVER, ()), *settings, (HAS_TABLES, ())])
@@ -145,6 +143,8 @@ class Wire(ABC):
             raise psycopg.OperationalError(f"process {former.pid} of the server, of the last connection, does not end")
         server = Server.of_row(found[len(ending)].fetchone())
         self.check.check(server)
+        if former is not None and self.check.writes:
+            self.exchange([(UNTIL_REPLICATED, ())])
         if found[-1].fetchone() == (True,):  # not while a new ledger is being made
             [format] = self.exchange([(FORMAT, ())])
             check_format(format.fetchone()[0], str(self.database))
