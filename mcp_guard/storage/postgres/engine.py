@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from mcp_guard.storage.snapshot import Check, OnRows, Snapshot
     from mcp_guard.verifier.sources import ReceiptSource
 
-MAKING_SECONDS = 70.0
-PATIENT = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'"
+PATIENT, MAKING_SECONDS = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'", 70.0
 """Gateways that start together on a new origin wait for the one that makes the tables, however busy the machine is."""
 
 
@@ -183,6 +182,8 @@ class PostgresEngine:
 
     def _make_schema(self, connection: CommandConnection) -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""
+        if has_tables(connection):
+            return
         connection.answer_seconds = MAKING_SECONDS
         with connection.transaction():
             connection.execute(PATIENT)
