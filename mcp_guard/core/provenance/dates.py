@@ -76,6 +76,8 @@ def find_dates(plain: str, *, with_year: bool = False) -> list[Day]:
 
 def as_date(plain: str) -> Day | None:
     """The date that a plain value is, with or without a time; None if it is anything else."""
+    if not has_digit(plain):
+        return None
     if _ISO.fullmatch(plain) or _SPELLED.month_first.fullmatch(plain) or _SPELLED.day_first.fullmatch(plain):
         return next(iter(find_dates(plain)), None)
     return None

@@ -40,6 +40,8 @@ MAX_ADDRESS_CHARACTERS = 128 * 1024
 """Characters of words in one call that may contain addresses."""
 MAX_DECODED = 1000
 """Texts that are encoded in the arguments of one call."""
+SEARCH_CHARACTERS = 50_000
+"""What a value counts as besides: a call with very many takes long even if little was seen."""
 SPLIT_SEARCHES = 40
 """How many searches it takes to tell whether a value is assembled from parts."""
 SENSITIVE = "sensitive"
@@ -291,6 +293,7 @@ class InstanceHistory:
         """
         if not value:
             return None
+        self._matching_left -= SEARCH_CHARACTERS
         self._spend(1)
         given = self._origin_given(value)
         if self._read_task().names(value, spelt=spelt, is_known=given is not None):

@@ -34,6 +34,8 @@ MAX_NAME_WORDS = 5
 MAX_DECODING_DEPTH = 2
 """How many nested encodings are decoded."""
 
+SHORT_TEXT = 200
+"""Characters up to which a regular expression is faster than several searches."""
 LONG_TEXT = 10_000
 """Characters from which the normal form of a text is remembered: it is needed several times for one call."""
 MAX_OVERLAP = 4 << 20
@@ -117,6 +119,8 @@ squeeze_value = lru_cache(maxsize=2)(squeeze)
 
 def has_digit(text: str) -> bool:
     """Whether a text has any digit. Most of what looks for numbers in a text is much slower than this."""
+    if len(text) < SHORT_TEXT:
+        return _DIGIT.search(text) is not None
     return any(digit in text for digit in "0123456789") or (not text.isascii() and _DIGIT.search(text) is not None)
 
 
