@@ -36,13 +36,14 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt import intent_draft, outcome_draft
 from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.export import LedgerProofs, export
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Intent
-from mcp_guard.runtime import CLOCK, new_call_id
+from mcp_guard.runtime import new_call_id
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.sqlite.store import SqliteStore
 

@@ -24,6 +24,7 @@ from mcp_guard.hook_serving import make_hook_server, note_broken_policies, serve
 from mcp_guard.identity.instances import Launch, check_credential, reissue_credential
 from mcp_guard.launching import issue_to, launching, leave, on_loop
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import ledger_settings, open_ledger
 from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.ledger.start import open_when_there
@@ -32,7 +33,7 @@ from mcp_guard.policy_environments import policy_environment
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, make_upstream_group
+from mcp_guard.runtime import Runtime, make_upstream_group
 from mcp_guard.secrets import read_network
 from mcp_guard.server_log import ServerLog, note
 from mcp_guard.settings import ServeSettings, Settings
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 REQUEST_STATES = "request-state"
 """What the key that seals request states is derived for."""
 
-__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_environment", "run_stdio", "serve_http"]
+__all__ = ["listed_tools", "policy_environment", "run_stdio", "serve_http"]
 
 
 def run_stdio(

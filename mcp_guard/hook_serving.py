@@ -13,10 +13,11 @@ from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.launching import issue_to, leave, on_loop
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import ledger_settings, open_ledger
 from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.protocol.stdio import on_signal
-from mcp_guard.runtime import CLOCK, Runtime
+from mcp_guard.runtime import Runtime
 from mcp_guard.server_log import ServerLog
 from mcp_guard.settings import SessionLimits, Settings
 from mcp_guard.shared_secret import KEY_BYTES

@@ -34,7 +34,7 @@ from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, call_id
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.clock import SteadyClock
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.keeper import PresenceKeeper
 from mcp_guard.ledger.open import OpenLedger
 from mcp_guard.ledger.recovery import report_unknown
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from mcp_guard.upstream.shared import SharedConnection, SharedUpstreams
 
 
-CLOCK = SteadyClock()
 LEDGER_RETRY_SECONDS = 2
 GC_DELAY_SECONDS = 5
 """When the garbage collector is enabled at the latest; start-up leaves no garbage worth collecting."""

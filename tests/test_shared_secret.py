@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.app import CLOCK
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.settings import SecretReference, Settings
 from mcp_guard.shared_secret import FILE, SharedSecret, read_shared_secret

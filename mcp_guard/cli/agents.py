@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Iterable
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.group_names import find_unnamed_groups
 from mcp_guard.cli.options import Parser, account, add_config, add_json, lifetime
@@ -15,7 +14,8 @@ from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent
 from mcp_guard.diagnostics.snapshot import UnnamedGroup
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import AgentSettings, Settings

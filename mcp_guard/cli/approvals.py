@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text, to_type
@@ -35,7 +34,8 @@ from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time, service_
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.rows import Delivery
 

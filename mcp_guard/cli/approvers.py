@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table, to_type
 from mcp_guard.cli.prompts import ask_secret
@@ -24,7 +23,8 @@ from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client import connect
 from mcp_guard.cli.client_files import client_files, find_reached
 from mcp_guard.cli.client_hooks import inspect_hooks
@@ -36,8 +35,9 @@ from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
 from mcp_guard.extras import missing_extras
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.open import LedgerSettings, configured_keys
+from mcp_guard.ledger.open import LedgerSettings, configured_keys, ledger_settings
 from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.files import unread_folders

@@ -5,13 +5,13 @@ The tools are those that were listed last, the policies those in the files now. 
 
 from collections.abc import Iterable
 
-from mcp_guard.app import CLOCK
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.policy.inputs import known_environment
 from mcp_guard.core.approval import SECOND
 from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Mode, Task
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined, load_policies
 from mcp_guard.policy.source import read_policies
 from mcp_guard.settings import Settings

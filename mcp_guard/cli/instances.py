@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.configured_names import names_seen
 from mcp_guard.cli.enrolled_agents import revoked_text
 from mcp_guard.cli.options import Parser, account, add_config, add_json, add_task, lifetime, read_task, read_ticket
@@ -26,7 +25,8 @@ from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import quote, say
 from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.server_log import note
 from mcp_guard.settings import MAX_CREDENTIAL_DAYS, Settings

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
@@ -11,7 +10,9 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.backup import refuse_while_guards_run
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
 from mcp_guard.ledger.signers.file import create_key_file

@@ -5,10 +5,10 @@ import os
 import socket
 from collections.abc import Callable
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import on_loop, open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, on_loop, open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine

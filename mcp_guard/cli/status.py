@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.configured_names import describe_unseen
 from mcp_guard.cli.hidden_tools import can_load_policies, find_hidden
@@ -19,8 +17,9 @@ from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_listing, print_text, to_type
+from mcp_guard.cli.verification_note import last_verification
 from mcp_guard.config import load
-from mcp_guard.core.errors import LedgerError, reason_of
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
@@ -29,15 +28,14 @@ from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_ap
 from mcp_guard.diagnostics.running_guards import StartedGuard, differences, installed_guard, read_started
 from mcp_guard.diagnostics.snapshot import PendingApproval
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
-from mcp_guard.ledger.verification_note import NOTE, why_discontinued
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.verification_note import why_discontinued
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Place
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_statuses
-from mcp_guard.verifier import Report
-from mcp_guard.verifier.notes import SignedCheckpoint, parse_checkpoint
 from mcp_guard.verifier.report import count
 
 MAX_RECENT_RECEIPTS = 500
@@ -260,24 +258,6 @@ class HeadStatus:
     discontinued: str
 
 
-def note_verification(folder: Path, report: Report) -> None:
-    """Record that the whole ledger was verified. If the file cannot be written, print a warning and continue."""
-    note = {"checkpoint": report.checkpoint, "at": time.time_ns() // 1000, "receipts": report.receipts}
-    try:
-        (folder / NOTE).write_text(json.dumps(note))
-    except OSError as error:
-        why = f"cannot write `{folder / NOTE}`: {reason_of(error)}"
-        print_text(f"mcp-guard: the result is not kept for mcp-guard status: {why}", file=sys.stderr)
-
-
-def remembered_checkpoint(folder: Path) -> list[SignedCheckpoint]:
-    """The checkpoint of the last verification, which the ledger must continue; none if there is no readable note."""
-    try:
-        return [parse_checkpoint(json.loads((folder / NOTE).read_text())["checkpoint"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
-
-
 def read_head(ledger: ChosenLedger) -> HeadStatus:
     """Raises: LedgerError."""
     with open_read_only(ledger.place) as store:
@@ -287,18 +267,10 @@ def read_head(ledger: ChosenLedger) -> HeadStatus:
         return HeadStatus(
             store.head().size,
             since,
-            _verified(ledger.folder / NOTE),
+            last_verification(ledger.folder),
             tuple(store.witnessed().values()),
             why_discontinued(store, ledger.folder),
         )
-
-
-def _verified(note: Path) -> tuple[int, int] | None:
-    try:
-        verified = json.loads(note.read_text())
-        return int(verified["at"]), int(verified["receipts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or malformed
-        return None
 
 
 def head_lines(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:

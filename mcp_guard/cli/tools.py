@@ -4,7 +4,6 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli import tool_effects
 from mcp_guard.cli.hidden_tools import find_hidden
 from mcp_guard.cli.options import Parser, account, add_config, add_json
@@ -21,7 +20,8 @@ from mcp_guard.core.nearest import suggest_tools
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger import tool_pins
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.tool_entries import ToolEntry, findings, tool_entries
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import note

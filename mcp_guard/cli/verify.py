@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import ChosenLedger, find_ledger, make_ledger_parser
 from mcp_guard.cli.output import print_hint, print_json, print_text
-from mcp_guard.cli.status import note_verification, remembered_checkpoint
+from mcp_guard.cli.verification_note import note_verification, remembered_checkpoint
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.ledger.keys import PUBLISHED

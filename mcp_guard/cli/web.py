@@ -5,13 +5,13 @@ import asyncio
 import socket
 import sys
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, add_log, make_parser
 from mcp_guard.cli.output import log_errors, print_result, print_text
 from mcp_guard.cli.page_server import serve_pages
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, ListenError
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.start import wait_for_database
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import ServerLog

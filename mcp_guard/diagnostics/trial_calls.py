@@ -9,13 +9,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from mcp_guard.app import CLOCK
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Agent, Effect, Execution, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.names import listed_name
 from mcp_guard.diagnostics.snapshot import RefusalTest
 from mcp_guard.guard import Guard
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.reload import PoliciesInForce

@@ -34,6 +34,10 @@ class SteadyClock:
         return self._latest // 1000
 
 
+CLOCK = SteadyClock()
+"""Of this process."""
+
+
 def receipt_time(clock: Clock, last: Micros) -> Micros:
     """The time of the receipt after one of time `last`: never earlier.
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.config import load
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.approvals.votes import Votes
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 
 PEOPLE_AND_RATES = """
 [agents.loader]

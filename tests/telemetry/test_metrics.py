@@ -14,10 +14,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcp_guard import monitoring
-from mcp_guard.app import CLOCK
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Call, Resource, Task
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import ledger_settings, open_ledger
 from mcp_guard.monitoring import Monitoring
 from mcp_guard.telemetry.metrics import MAX_TOOLS, Metrics

@@ -16,10 +16,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.config import load
 from mcp_guard.files import create_file
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.tool_entries import tool_entries
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.upstream.catalog import make_tool

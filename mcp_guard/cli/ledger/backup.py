@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mcp_guard.app import ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.backup import back_up
 from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import FILE
 from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_full
 from mcp_guard.verifier.cli import read_checkpoints

@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 from shlex import quote
 
-from mcp_guard.app import ledger_settings
 from mcp_guard.cli.ledger_reader import make_ledger_parser
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, LedgerError
 from mcp_guard.core.secret_scrubber import password_of
 from mcp_guard.ledger.database_copy import copy_to_database
-from mcp_guard.ledger.open import LedgerSettings
+from mcp_guard.ledger.open import LedgerSettings, ledger_settings
 from mcp_guard.secrets import read_secret
 from mcp_guard.settings import SecretReference, Settings
 from mcp_guard.storage.place import Database

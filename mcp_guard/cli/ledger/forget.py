@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli import prompts, times
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.retention import ErasureOrder, PayloadSelection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.contract import Store

@@ -4,14 +4,15 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.ledger_reader import make_ledger_parser
 from mcp_guard.cli.options import account
 from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.migration import Migrated, migrate
+from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.storage.place import Place
 from mcp_guard.verifier import LedgerSource, Requirements, read_keys, verify_full
 from mcp_guard.verifier.notes import parse_checkpoint

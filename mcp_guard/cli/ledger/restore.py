@@ -5,16 +5,17 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.ledger.backup import verify_backup
 from mcp_guard.cli.ledger.copy import verify_copy
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_text, steps
-from mcp_guard.cli.status import note_verification
+from mcp_guard.cli.verification_note import note_verification
 from mcp_guard.config import load
 from mcp_guard.events.sender import set_back
 from mcp_guard.ledger.backup import Restored, restore
+from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import FILE, ledger_place
 from mcp_guard.settings import Settings
 from mcp_guard.storage.place import Database

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text, to_type
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import say
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.settings import Settings, WitnessSettings
 from mcp_guard.witness.run import WitnessResult, WitnessRun, current_head
 

@@ -3,7 +3,6 @@
 import argparse
 from contextlib import closing
 
-from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_text, to_type
@@ -14,7 +13,8 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.policy_approval import PolicyApprovalState, PolicyProposal, describe_missing, hash_of_set
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
-from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets, show_files
