@@ -40,7 +40,7 @@ MAX_ADDRESS_CHARACTERS = 128 * 1024
 """Characters of words in one call that may contain addresses."""
 MAX_DECODED = 1000
 """Texts that are encoded in the arguments of one call."""
-SEARCH_CHARACTERS = 50_000
+SEARCH_CHARACTERS = 15_000
 """What a value counts as besides: a call with very many takes long even if little was seen."""
 SPLIT_SEARCHES = 40
 """How many searches it takes to tell whether a value is assembled from parts."""
