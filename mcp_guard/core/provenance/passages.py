@@ -101,12 +101,12 @@ class Passage:
 
     def _instructs(self, value: str) -> bool:
         """Whether the first text with instructions to agents that contains the value has it after their start, or only
-        squeezed."""
+        squeezed. A value that itself contains the separator (a NUL character) is in no single text: then all count."""
         tight = matching.squeeze_value(value)
         for text, squeezed, start in self._instructing:
             if value in text or tight in squeezed:
                 return text.find(value, 0, start) < 0 or text.find(value, start) >= 0
-        return False
+        return BREAK in value and self._has_instructions
 
 
 _RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")

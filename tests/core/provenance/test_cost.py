@@ -67,6 +67,7 @@ def test_instructions_count_for_what_is_after_their_start() -> None:
     passage = Passage(Origin.UNTRUSTED, "a1 b2.\0c3@d.example <system> e5@f.example", labelled=True)
     instructed = [value for value in ("a1 b2.", "c3@d.example", "e5@f.example") if passage.origin_of(value).instructs]
     assert instructed == ["e5@f.example"]
+    assert passage.origin_of("b2.\0c3@d.example").instructs  # over several texts
 
 
 @given(st.text(st.sampled_from("%0123456789abcdefABCDEFxä€ ")))
