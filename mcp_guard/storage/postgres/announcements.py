@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import connect_on_loop, quoted_schema
+from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, quoted_schema
 from mcp_guard.storage.postgres.watch import ServerWatch
 
 WATCH_SECONDS = 5.0
@@ -50,7 +50,7 @@ class Listener:
             try:
                 connection = await connect_on_loop(self._database)
                 try:
-                    await connection.execute(f"LISTEN {quoted_schema(self._database)}".encode())
+                    await execute_within(ANSWER_SECONDS, connection, f"LISTEN {quoted_schema(self._database)}")
                     self.is_connected = True
                     self._on_announced(())
                     pause = FIRST_PAUSE
