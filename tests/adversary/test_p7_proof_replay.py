@@ -43,7 +43,7 @@ def test_a_proof_is_accepted_once_by_all_guards_and_over_restarts(tmp_path: Path
     second.config.write_text(text)
     first.config.write_text(text.replace(f"port = {ports[1]}", f"port = {ports[0]}"))
     with first:
-        _, token = first.issue("--thumbprint", thumbprint(JWK))
+        _, token = first.issue(f"--thumbprint={thumbprint(JWK)}")
         proof, other = prove(token), prove(token)
         assert [status(first, token, proof) for _ in range(2)] == [200, 401]
         with second:
@@ -58,7 +58,7 @@ def test_malformed_proofs_are_refused(tmp_path: Path) -> None:
     port = free_port()
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, f'url = "{URL}"'))
     with Served(config, port) as served:
-        _, token = served.issue("--thumbprint", thumbprint(JWK))
+        _, token = served.issue(f"--thumbprint={thumbprint(JWK)}")
         deep = base64.urlsafe_b64encode(b'{"jwk":' * 2000).decode().rstrip("=")
         for proof in (
             prove(token, htu="http://[::1"),
@@ -87,7 +87,7 @@ def test_a_proof_by_a_huge_key_is_refused_before_it_is_checked(tmp_path: Path) -
         for n, e in ((16384, 24), (3072, 3072), (2048, 64)):
             jwk = {"kty": "RSA", "n": number(n), "e": number(e)}
             issued = cli(
-                "instances", "issue", "--config", str(config), "--thumbprint", hashes(jwk), "--json", check=False
+                "instances", "issue", "--config", str(config), f"--thumbprint={hashes(jwk)}", "--json", check=False
             )
             token = json.loads(issued.stdout)["token"]
             head = base64.urlsafe_b64encode(json.dumps({"typ": "dpop+jwt", "alg": "RS256", "jwk": jwk}).encode())

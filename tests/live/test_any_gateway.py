@@ -105,7 +105,7 @@ def test_a_held_call_goes_on_at_another_gateway(fleet: list[Served], folder: Pat
 
 def test_a_proof_of_possession_is_accepted_by_one_gateway(fleet: list[Served]) -> None:
     here, there = fleet
-    token = here.issue("--thumbprint", thumbprint(JWK))[1]
+    token = here.issue(f"--thumbprint={thumbprint(JWK)}")[1]
     proofs = [prove(token) for _ in range(3)]
     with ThreadPoolExecutor(8) as pool:
         sent = [(proof, pool.submit(status, gateway, token, proof)) for proof in proofs for gateway in (here, there)]

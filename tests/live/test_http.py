@@ -331,7 +331,7 @@ def _proof(key: EllipticCurvePrivateKey, token: str, url: str, **changes: Any) -
 
 def test_a_token_bound_to_a_key_needs_a_fresh_proof_of_it(served: Served) -> None:
     key, other = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
-    _, token = served.issue("--thumbprint", thumbprint(_jwk(key)))
+    _, token = served.issue(f"--thumbprint={thumbprint(_jwk(key))}")
     client = served.raw(token)
 
     def status(proof: str | None, scheme: str = "DPoP") -> int:
