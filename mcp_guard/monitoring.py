@@ -15,7 +15,7 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.telemetry.metrics import CONTENT_TYPE, LedgerReadings, Metrics, Readings
 
 READ_SECONDS = 3.0
-"""How long the ledger may take: whoever scrapes gives up after some seconds, and would get nothing of the rest."""
+"""How long reading the ledger may take. A scraper gives up after some seconds, and would then get no metrics at all."""
 
 
 @dataclass(frozen=True, slots=True)

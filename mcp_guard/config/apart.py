@@ -16,7 +16,7 @@ from mcp_guard.core.visible_text import VisibleText
 def check_apart(text: str, path: Path, meanwhile: Callable[[], object]) -> Checked | None:
     """As `file.check_and_report`, in a copy of this process, which must have no threads. `meanwhile` is called here.
 
-    Returns: None if there was no answer, such as because there can be no other process. Check it in this one then.
+    Returns: None if the fork failed or the copy did not answer: check it in this process then.
 
     Raises: ConfigError.
     """
@@ -56,6 +56,6 @@ def _answer(writing: int, text: str, path: Path) -> NoReturn:
             answer = ((error.message, isinstance(error.message, VisibleText), error.hint), False, None)
         with open(writing, "wb") as pipe:
             pipe.write(json.dumps(answer).encode())
-    except BaseException:  # the guard checks it again by itself, and fails as this has
+    except BaseException:  # the guard then checks it itself, and reports the failure
         os._exit(1)
     os._exit(0)

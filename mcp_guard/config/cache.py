@@ -103,8 +103,8 @@ MAKERS: Mapping[str, Callable[..., Any]] = {
 
 
 class Checked(NamedTuple):
-    """The settings of a valid configuration. Of one that the operator is told to change, they are not kept, so that
-    each start says so."""
+    """The settings of a valid configuration, and whether the cache may keep them. It may not if the configuration uses
+    something deprecated, so that each start reports that."""
 
     settings: Settings
     may_be_kept: bool

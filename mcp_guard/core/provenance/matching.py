@@ -48,7 +48,7 @@ _DIGIT = re.compile(r"\d")
 _NOT_WORD = re.compile(r"[\W_]+")
 _ASCII_NOT_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 MIN_BASE64 = 12
-"""Characters of what is decoded as base64."""
+"""Minimum length of a run of characters that is decoded as base64."""
 _BASE64 = Runs(BASE64_ALPHABET, MIN_BASE64)
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")
