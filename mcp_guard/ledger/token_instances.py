@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
 
 from mcp_guard.core.credential import InvalidCredential, read_unverified
 from mcp_guard.core.model import Instance, Micros, Task
@@ -17,8 +18,19 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
 
+T = TypeVar("T")
 SECOND = 1_000_000
-MAX_BEGUN = 1000
+MAX_CACHED = 1000
+IN_ORDER = 5 * SECOND
+"""For how long the ledger is not asked again whether an instance may call, where revocations are heard of. Each call
+and each listing asks by itself."""
+
+
+class _InOrder(NamedTuple):
+    """An instance that may call: what had been heard of revocations before that was asked, and until when it counts."""
+
+    heard: int
+    until: Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,8 @@ class TokenInstances:
     begun: dict[str, Instance] = field(default_factory=dict, repr=False)
     """Cache of instances that have begun, which never change, by our own token. Whether they may call is checked
     each time."""
+    in_order: dict[str, _InOrder] = field(default_factory=dict, repr=False)
+    """Instances that may call, by id."""
 
     def now(self) -> Micros:
         return self.ledger.writer.now()
@@ -55,9 +69,8 @@ class TokenInstances:
         await self._check(row.instance)
         if row.begun is None:
             await self.ledger.writer.submit(lambda tx: registry.begin(tx, row.instance, self.ledger.guard))
-        if len(self.begun) >= MAX_BEGUN:
-            self.begun.clear()
-        self.begun[token] = instance = replace(row.instance, credential=token)
+        instance = replace(row.instance, credential=token)
+        _keep(self.begun, token, instance)
         return instance
 
     async def foreign(self, verified: ExternalToken, token: str) -> Instance:
@@ -96,8 +109,21 @@ class TokenInstances:
         return instance
 
     async def _check(self, instance: Instance) -> None:
-        if why := await self.ledger.writer.query(lambda store: registry.why_barred(store, instance, self.now())):
+        """Raises: InvalidCredential if it may not call, LedgerError."""
+        now, heard = self.now(), self.ledger.writer.executor.revocations_heard
+        known = self.in_order.get(instance.id)
+        if heard is not None and known is not None and known.heard == heard and now < known.until:
+            return
+        if why := await self.ledger.writer.query(lambda store: registry.why_barred(store, instance, now)):
             raise InvalidCredential(why)
+        if heard is not None:
+            _keep(self.in_order, instance.id, _InOrder(heard, min(now + IN_ORDER, instance.expires)))
+
+
+def _keep(cache: dict[str, T], key: str, value: T) -> None:
+    if len(cache) >= MAX_CACHED:
+        cache.clear()
+    cache[key] = value
 
 
 def _keys_for(store: Store, id: str) -> list[AnyPublicKey]:

@@ -17,6 +17,10 @@ class Executor(Protocol):
     def listen(self, on_announced: Callable[[Sequence[str]], None]) -> None:
         """From now on, call this with the approvals that a process announces; with none, some may have been missed."""
 
+    @property
+    def revocations_heard(self) -> int | None:
+        """A number that grows when any process has revoked something, or may have; None where that is not heard of."""
+
     def check(self) -> None:
         """Raises: LedgerError if no call may begin, although the engine can be used. A read raises it as well."""
 
@@ -39,6 +43,7 @@ class InPlaceExecutor:
     """Implements `Executor`: work is done where it is given."""
 
     poll_seconds = 0.0
+    revocations_heard = None
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -39,7 +39,7 @@ def approve_elsewhere(remote: RemoteGuard, id: str) -> None:
 
 async def test_decision_at_another_gateway_wakes_the_call_without_a_look(tmp_path: Path) -> None:
     async with remote_guard(tmp_path, ALLOW + HOLD, listens=True) as remote:
-        await until(lambda: remote.executor.is_listening)
+        await until(lambda: remote.executor.revocations_heard)
         remote.executor.poll_seconds = 3600
         task, id = await hold(remote)
         await until(lambda: has_looked(remote))
@@ -50,7 +50,7 @@ async def test_decision_at_another_gateway_wakes_the_call_without_a_look(tmp_pat
 async def test_decision_wakes_the_call_by_a_look_while_nothing_is_heard(tmp_path: Path) -> None:
     async with remote_guard(tmp_path, ALLOW + HOLD, listens=True) as remote:
         remote.executor.poll_seconds = 0.2
-        await until(lambda: remote.executor.is_listening)
+        await until(lambda: remote.executor.revocations_heard)
         await remote.executor.stop_listening()
         task, id = await hold(remote)
         approve_elsewhere(remote, id)
@@ -59,14 +59,14 @@ async def test_decision_wakes_the_call_by_a_look_while_nothing_is_heard(tmp_path
 
 async def test_decision_that_was_missed_is_looked_for_when_the_connection_is_back(tmp_path: Path) -> None:
     async with remote_guard(tmp_path, ALLOW + HOLD, listens=True) as remote:
-        await until(lambda: remote.executor.is_listening)
+        await until(lambda: remote.executor.revocations_heard)
         remote.executor.poll_seconds = 3600
         task, id = await hold(remote)
         await until(lambda: has_looked(remote))
         remote.network.is_down = True
         remote.network.cut()
         approve_elsewhere(remote, id)
-        await until(lambda: not remote.executor.is_listening)
+        await until(lambda: remote.executor.revocations_heard is None)
         assert not task.done()
         remote.network.is_down = False
         assert await asyncio.wait_for(task, 10) == "done"

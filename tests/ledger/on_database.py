@@ -79,6 +79,11 @@ async def remote_guard(
             harness.close()
 
 
+def exchanges(executor: Any) -> int:
+    """With the database, so far."""
+    return sum(store.wire.round_trips for store in executor.stores)
+
+
 def adding(kind: str) -> Op[int]:
     return lambda tx: tx.add(Draft(kind, {}))
 

@@ -2,10 +2,9 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from mcp_guard.core.model import Effect, RateCounter, SequenceRule, StepOutcome, ToolCallRequest
-from tests.ledger.on_database import RemoteGuard, remote_guard
+from tests.ledger.on_database import RemoteGuard, exchanges, remote_guard
 from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, pending_id, text
 
 BUDGET = 3
@@ -19,19 +18,14 @@ SEQUENCES = tuple(
 )
 
 
-def exchanges(remote: RemoteGuard) -> int:
-    executor: Any = remote.writer.executor
-    return sum(store.wire.round_trips for store in executor.stores)
-
-
 async def cost(remote: RemoteGuard, calls: int = 3) -> list[int]:
     """What each of these calls costs, after one that need not be the first of its process."""
     remote.harness.upstream.agree = lambda _: None  # it looks at the ledger, too
     costs = []
     for number in range(calls + 1):
-        before = exchanges(remote)
+        before = exchanges(remote.executor)
         assert text(await remote.call(str(number))) == "done"
-        costs.append(exchanges(remote) - before)
+        costs.append(exchanges(remote.executor) - before)
     return costs[1:]
 
 
@@ -51,23 +45,23 @@ async def test_an_approved_call_costs_its_look_up_and_its_approval(tmp_path: Pat
         remote.harness.upstream.agree = lambda _: None
         id = pending_id(await remote.call())
         remote.harness.approve(id)
-        before = exchanges(remote)
+        before = exchanges(remote.executor)
         assert text(await remote.call()) == "done"
-        assert exchanges(remote) - before <= BUDGET + 2  # the request with bars, and what its outcome reads of it
+        assert exchanges(remote.executor) - before <= BUDGET + 2  # the request with bars, what its outcome reads of it
 
 
 async def test_calls_side_by_side_share_their_exchanges(tmp_path: Path) -> None:
     async with remote_guard(tmp_path) as remote:
         await cost(remote, 1)
-        before = exchanges(remote)
+        before = exchanges(remote.executor)
         await asyncio.gather(*(remote.call(str(number)) for number in range(20)))
-        assert exchanges(remote) - before <= 4 * BUDGET
+        assert exchanges(remote.executor) - before <= 4 * BUDGET
 
 
 async def test_a_call_whose_facts_are_read_costs_as_much_as_two(tmp_path: Path) -> None:
     async with remote_guard(tmp_path) as remote:
         await cost(remote, 1)
-        before = exchanges(remote)
+        before = exchanges(remote.executor)
         request = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
         assert text(await remote.harness.guard.call(make_instance(), request)) == "done"
-        assert exchanges(remote) - before <= 2 * BUDGET
+        assert exchanges(remote.executor) - before <= 2 * BUDGET

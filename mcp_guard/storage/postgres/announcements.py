@@ -1,4 +1,5 @@
-"""How gateways hear of each other's changes of approvals: LISTEN and NOTIFY, on a channel of each origin.
+"""How gateways hear of each other's changes of approvals, and of revocations: LISTEN and NOTIFY, on a channel of each
+origin.
 
 What is notified in a transaction is sent with its commit. Nothing relies on it: whoever waits also looks from time to
 time, and is told to look whenever the connection had to be made again.
@@ -17,6 +18,8 @@ from mcp_guard.storage.postgres.watch import ServerWatch
 
 WATCH_SECONDS = 5.0
 """How often the database is looked at."""
+REVOKED = "revoked"
+"""The payload that says that something was revoked. No approval has this id."""
 MAX_PAYLOAD_BYTES = 7900
 """The server takes less than 8000."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -31,14 +34,22 @@ def payload_of(ids: Sequence[str]) -> str:
 
 class Listener:
     """Calls `on_announced` with the approvals that any process has announced, this one included; with none where some
-    may have been missed. Has the database watched, too. On the event loop that runs, until it is closed."""
+    may have been missed. Counts revocations, and has the database watched, too. On the event loop that runs, until
+    it is closed."""
 
     def __init__(self, database: Database, watch: ServerWatch, on_announced: Callable[[Sequence[str]], None]) -> None:
         self._database = database
         self._watch = watch
         self._on_announced = on_announced
         self.is_connected = False
+        self._revocations = 0
+        """How often anything was revoked, or may have been."""
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def revocations_heard(self) -> int | None:
+        """See `Executor.revocations_heard`."""
+        return self._revocations if self.is_connected else None
 
     async def close(self) -> None:
         self._task.cancel()
@@ -52,6 +63,7 @@ class Listener:
                 try:
                     await execute_within(ANSWER_SECONDS, connection, f"LISTEN {quoted_schema(self._database)}")
                     self.is_connected = True
+                    self._revocations += 1
                     self._on_announced(())
                     pause = FIRST_PAUSE
                     await self._hear(connection)
@@ -67,4 +79,7 @@ class Listener:
         while True:
             await self._watch.look(connection)
             async for notice in connection.notifies(timeout=WATCH_SECONDS):
-                self._on_announced([id for id in notice.payload.split(",") if id])
+                if notice.payload == REVOKED:
+                    self._revocations += 1
+                else:
+                    self._on_announced([id for id in notice.payload.split(",") if id])

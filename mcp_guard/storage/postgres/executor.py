@@ -38,8 +38,8 @@ class LoopExecutor:
         self._listener = Listener(self.writer.wire.database, self.watch, on_announced)
 
     @property
-    def is_listening(self) -> bool:
-        return self._listener is not None and self._listener.is_connected
+    def revocations_heard(self) -> int | None:
+        return None if self._listener is None else self._listener.revocations_heard
 
     def check(self) -> None:
         self.watch.check()

@@ -19,7 +19,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.rates import RecordedUse
 from mcp_guard.storage.contract import Join, Reads
 from mcp_guard.storage.errors import ChangedElsewhere, HeadMoved
-from mcp_guard.storage.postgres.announcements import payload_of
+from mcp_guard.storage.postgres.announcements import REVOKED, payload_of
 from mcp_guard.storage.postgres.connection import schema_of
 from mcp_guard.storage.postgres.dialect import CHANGED, changing_one, several, tables_of, translate
 from mcp_guard.storage.postgres.errors import explain, is_answer
@@ -27,7 +27,7 @@ from mcp_guard.storage.postgres.pipeline import Statement
 from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_ahead, try_to_read
 from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
-from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, TreeHead
+from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, RevocationKey, TreeHead
 from mcp_guard.storage.sql.approvals import EARLIER
 from mcp_guard.storage.sql.paging import PagedReads
 from mcp_guard.storage.sql.queries import Found
@@ -292,8 +292,14 @@ class PostgresStore(PagedReads, SqlStore):
                 self.wire.disconnect()
 
     def announce(self, ids: Sequence[str]) -> None:
-        values = schema_of(self.wire.database), payload_of(ids)
-        self._write("SELECT pg_notify(?, ?)", values)
+        self._notify(payload_of(ids))
+
+    def revoke(self, key: RevocationKey, until: Micros) -> None:
+        super().revoke(key, until)
+        self._notify(REVOKED)
+
+    def _notify(self, payload: str) -> None:
+        self._write("SELECT pg_notify(?, ?)", (schema_of(self.wire.database), payload))
 
     def version(self) -> int:
         return int(self._run("SELECT size FROM head").fetchone()[0])

@@ -12,7 +12,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.postgres.executor import READERS, LoopExecutor, open_executor
 from mcp_guard.storage.postgres.store import PostgresStore
-from tests.ledger.on_database import remote_guard
+from tests.ledger.on_database import exchanges, remote_guard
 from tests.storage.contract.engines import postgres, writing
 
 READS = 20
@@ -32,10 +32,6 @@ async def executor_on(folder: Path) -> AsyncIterator[LoopExecutor]:
     finally:
         await executor.close()
         place.close()
-
-
-def exchanges(executor: Any) -> int:
-    return sum(store.wire.round_trips for store in executor.stores)
 
 
 def two_reads(number: int) -> Any:
