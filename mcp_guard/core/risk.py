@@ -11,6 +11,7 @@ from mcp_guard.core.model import NO_HISTORY, CallHistory, Change, Effect, Facts,
 
 MANY_FIELDS = 5
 MEDIUM, HIGH = 30, 60
+LEVELS = ("low", "medium", "high")
 
 
 class RiskInput(NamedTuple):
@@ -120,5 +121,5 @@ def assess(call: RiskInput) -> Risk:
 def sum_signals(signals: tuple[Signal, ...]) -> Risk:
     """The sum of these signals' weights, capped at 100."""
     score = min(100, sum(signal.weight for signal in signals))
-    level = "low" if score < MEDIUM else "medium" if score < HIGH else "high"
+    level = LEVELS[(score >= MEDIUM) + (score >= HIGH)]
     return Risk(score, level, signals)

@@ -5,7 +5,7 @@ that a policy with a misspelt name would load and never apply.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,15 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import SEPARATOR, is_short_form
 from mcp_guard.core.nearest import folded, is_misspelling
+from mcp_guard.core.risk import LEVELS
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
 from mcp_guard.policy.reads import TAGS, names_sought, reads_of, texts_compared
 from mcp_guard.policy.request import View, view_of
 from mcp_guard.policy.ruleset import action_groups
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, PRINCIPAL, name_of
-from mcp_guard.policy.shapes import Shape
+from mcp_guard.policy.shapes import TAGS as TAGS_OF_TYPES
+from mcp_guard.policy.shapes import Kind, Shape
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, actions_and_type, actions_in, as_json
 from mcp_guard.policy.time_of_call import WEEKDAYS
 
@@ -48,7 +50,13 @@ TEST_FIRST = (
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
 NAMES_OF_ARGUMENTS = (INPUT_NULL, INPUT_INEXACT)
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
-WEEKDAY_PATHS = (("context", "time", "utc", "weekday"), ("context", "time", "local", "weekday"))
+INPUT = ("context", "input")
+FIXED_VALUES: Mapping[AttributePath, tuple[str, Sequence[str]]] = {
+    ("context", "time", "utc", "weekday"): ("weekdays", WEEKDAYS),
+    ("context", "time", "local", "weekday"): ("weekdays", WEEKDAYS),
+    ("context", "risk", "level"): ("levels", LEVELS),
+}
+"""What they are called, and all that there are."""
 NEARLY = 0.8
 """How similar two names are (from 0 to 1) if one is taken for a misspelling of the other."""
 LISTED_ATTRIBUTES = 12
@@ -195,8 +203,9 @@ def find_validation_problems(
         if id not in reported and not may_match_others and (tools := against.tools_in_scope(policy)):
             problems += find_missing_attributes(policy, tools, against)
             problems += find_missing_names(policy, tools, against)
+            problems += find_missing_values(policy, tools, against)
         if id not in reported:
-            problems += find_misspelt_weekdays(policy)
+            problems += find_misspelt_values(policy)
     return problems
 
 
@@ -309,13 +318,46 @@ def _explain_no_attribute(path: str, type: str | None, tools: list[str], against
     return f"`{'.'.join((*above, name))}` does not exist{where} {has}{suggestion}"
 
 
-def find_misspelt_weekdays(policy: Policy) -> Iterator[PolicyProblem]:
-    """Texts that the policy compares with a weekday although none has this name, so that it would never apply."""
-    for path in WEEKDAY_PATHS:
-        for name in sorted(texts_compared(policy, path) - set(WEEKDAYS)):
-            near = _close_matches(name.capitalize(), WEEKDAYS)
-            hint = f"did you mean `{near[0]}`?" if near else f"weekdays are {', '.join(WEEKDAYS)}"
+def find_misspelt_values(policy: Policy) -> Iterator[PolicyProblem]:
+    """Texts that the policy compares with a weekday or a level of risk although none has this name, so that it would
+    never apply."""
+    for path, (what, known) in FIXED_VALUES.items():
+        by_lower = {value.lower(): value for value in known}
+        for name in sorted(texts_compared(policy, path) - set(known)):
+            near = _close_matches(name.lower(), by_lower)
+            hint = f"did you mean `{by_lower[near[0]]}`?" if near else f"{what} are {', '.join(known)}"
             yield PolicyProblem(policy.file, policy.id, f"`{'.'.join(path)}` is never `{name}`; {hint}")
+
+
+def find_missing_values(policy: Policy, tools: list[str], against: ValidationSchema) -> Iterator[PolicyProblem]:
+    """The arguments that the policy compares only with texts which no schema of a tool in its scope lists (`enum`).
+
+    If one of the texts is listed, the others may be of another version of the tool.
+    """
+    shapes = [against.shapes[tool] for tool in tools] if against.shapes is not None else []
+    for path in sorted(path for path in reads_of(policy) if path[:2] == INPUT):
+        texts = texts_compared(policy, path) | names_sought(policy, path)
+        listed = [_listed_texts(shape, path[2:]) for shape in shapes] if texts else []
+        known = _united(values for values in listed if values is not None)
+        if known and None not in listed and known.isdisjoint(texts):
+            near = nearest_spelling(text := min(texts), known)
+            has = ", ".join(f"`{value}`" for value in sorted(known)[:LISTED_ATTRIBUTES])
+            never = f"`{'.'.join(path)}` is never `{text}`, so the policy would never see it"
+            what = f"{never}: {_name_some(tools)} may have {has}"
+            yield PolicyProblem(policy.file, policy.id, f"{what}; did you mean `{near}`?" if near else what)
+
+
+def _listed_texts(shape: Shape, names: AttributePath) -> Collection[str] | None:
+    """The texts that the argument at this path, or each element of it, can be; None if any, empty if there is none."""
+    while shape.kind is Kind.SET and shape.element is not None:
+        shape = shape.element
+    if not names:
+        return shape.allowed if shape.kind is Kind.STRING else None
+    if shape.kind is Kind.UNION:
+        inner = next((option for option in shape.options if TAGS_OF_TYPES[option.kind] == names[0]), None)
+    else:
+        inner = shape.fields.get(name_of(names[0]))
+    return () if inner is None else _listed_texts(inner, names[1:])
 
 
 def find_missing_attributes(policy: Policy, tools: list[str], against: ValidationSchema) -> Iterator[PolicyProblem]:

@@ -126,3 +126,40 @@ def test_a_name_that_no_call_can_have_is_refused_among_names_too(
         load(tmp_path, PERMIT + policy, tool, attributes=attributes)
     assert missing in caught.value.message
     load(tmp_path, PERMIT + policy.replace(" is Deal", ""), tool, attributes=attributes, absent=("gone",))
+
+
+ENUM = {"type": "string", "enum": ["open", "Closed Won"]}
+
+
+@pytest.mark.parametrize(
+    ("condition", "never"),
+    [
+        ('context.input.stage == "closed won"', "did you mean `Closed Won`?"),
+        ('["won", "Lost"].contains(context.input.stage)', "`context.input.stage` is never `Lost`"),
+        ('context.input has either && context.input.either has string && context.input.either.string == "x"', "`open`"),
+        ('context.input has tags && context.input.tags.containsAny(["x"])', "`context.input.tags` is never `x`"),
+        ('context.input has o && context.input.o has stage && context.input.o.stage == "x"', "may have `Closed Won`"),
+        ('context.risk.level == "hgih"', "did you mean `high`?"),
+        ('["HIGH", "x"].contains(context.risk.level)', "is never `HIGH`; did you mean `high`?"),
+        ('context.risk.level != "severe"', "levels are low, medium, high"),
+        ('["closed_won", "Closed Won"].contains(context.input.stage)', None),
+        ('context.input has free && context.input.free == "x"', None),
+    ],
+)  # fmt: skip
+def test_a_text_that_no_call_can_have_is_refused(tmp_path: Path, condition: str, never: str | None) -> None:
+    either, tags = {"anyOf": [ENUM, {"type": "integer"}]}, {"type": "array", "items": ENUM}
+    schema = object_of(stage=ENUM, either=either, tags=tags, o=object_of(stage=ENUM), free=STRING)
+    tool = make_tool({**schema, "required": ["stage"]})
+    gate = f'@id("f") @require_approval("people") forbid (principal, action, resource) when {{ {condition} }};'
+    if never is None:
+        load(tmp_path, PERMIT + gate, tool)
+        return
+    with pytest.raises(PolicyError) as caught:
+        load(tmp_path, PERMIT + gate, tool)
+    assert never in caught.value.message
+
+
+def test_a_text_that_one_tool_in_scope_can_have_is_enough(tmp_path: Path) -> None:
+    condition = 'context.input has stage && context.input.stage == "x"'
+    gate = f'@id("f") forbid (principal, action, resource) when {{ {condition} }};'
+    load(tmp_path, PERMIT + gate, make_tool(object_of(stage=ENUM)), TYPED)
