@@ -42,7 +42,7 @@ from mcp_guard.ledger.tasks import TaskTurns, end_task, find_task, note_task, op
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent, UpstreamTask, UseSums
 from mcp_guard.storage.contract import Reads, Store
-from mcp_guard.storage.presence import Presence, presence_lost
+from mcp_guard.storage.presence import Presence
 
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 """What allows a call: a decision to allow it, or one that requires approval together with an approval or grant.
@@ -271,8 +271,7 @@ class SqlLedger:
     def _check_fitness(self) -> None:
         """Raises: LedgerError if others may consider this guard dead by now, or its clock is wrong."""
         self.writer.check()
-        if self.presence.seconds_left() <= 0:
-            raise presence_lost(self.writer.store.name)
+        self.presence.check()
 
     def why_not_dispatched(self, intent: Intent) -> str:
         if intent.guard == self.guard and self.presence.seconds_left() > 0:

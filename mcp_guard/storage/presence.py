@@ -42,6 +42,9 @@ class Presence(Protocol):
         the last renewal was asked for. So what is started while this is positive was started by a living guard.
         """
 
+    def check(self) -> None:
+        """Raises: LedgerError if `seconds_left` is 0, with the reason why it could not be renewed if that is known."""
+
     async def renew(self) -> bool:
         """Renew it. False if others may have closed the calls of this guard: then it needs another id (`take`).
 
@@ -114,8 +117,10 @@ def has_ended(folder: Path, guard: str) -> bool:
     return True
 
 
-def presence_lost(name: str) -> LedgerError:
-    """Why a guard opens no calls whose lease of the ledger `name` has run out."""
+def presence_lost(name: str, cause: LedgerError | None = None) -> LedgerError:
+    """Why a guard opens no calls whose lease of the ledger `name` has run out. `cause`: the renewal that failed."""
+    if cause is not None:
+        return LedgerError(f"{cause.message}; so this gateway has lost its lease", cause.hint, cause.fault)
     return LedgerError(
         f"this gateway has lost its lease of `{name}`; it takes a new one: repeat the call in a moment",
         "it was paused or did not reach the database in time; if this repeats, see docs/howto/run-a-fleet.md",

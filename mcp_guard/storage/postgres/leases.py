@@ -15,12 +15,13 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect, connect_on_loop, execute_within
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.store import PostgresStore
-from mcp_guard.storage.presence import MachineLock, has_ended
+from mcp_guard.storage.presence import MachineLock, has_ended, presence_lost
 
 RENEWALS = 3
 """How many times a lease is renewed in its length, so that one that fails costs nothing."""
@@ -59,6 +60,8 @@ class LeasePresence:
         """All that this process ever had."""
         self._new: tuple[str, MachineLock, float] | None = None
         """The id that was taken last, with its lock and end, until it is adopted."""
+        self._failure: LedgerError | None = None
+        """Why the database did not do what it was asked last."""
         self._lock = MachineLock(folder, guard)
         asked = ticks()
         try:
@@ -79,6 +82,10 @@ class LeasePresence:
 
     def seconds_left(self) -> float:
         return max(0.0, self._until - self._ticks())
+
+    def check(self) -> None:
+        if self.seconds_left() <= 0:
+            raise presence_lost(str(self._database), self._failure)
 
     async def renew(self) -> bool:
         asked = self._ticks()
@@ -139,14 +146,17 @@ class LeasePresence:
             if self._connection is None:
                 async with asyncio.timeout(self.renew_seconds):
                     self._connection = await connect_on_loop(self._database)
-            return (await execute_within(self.renew_seconds, self._connection, sql, values)).rowcount
+            changed = (await execute_within(self.renew_seconds, self._connection, sql, values)).rowcount
         except (psycopg.Error, TimeoutError) as error:
             self._disconnect()
             detail = error if isinstance(error, psycopg.Error) else psycopg.OperationalError("no answer in time")
-            raise explain(detail, str(self._database)) from None
+            self._failure = explain(detail, str(self._database))
+            raise self._failure from None
         except BaseException:
             self._disconnect()
             raise
+        self._failure = None
+        return changed
 
     def _disconnect(self) -> None:
         if self._connection is not None:

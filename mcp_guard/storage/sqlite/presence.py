@@ -22,6 +22,9 @@ class LockPresence:
     def seconds_left(self) -> float:
         return math.inf
 
+    def check(self) -> None:
+        pass
+
     async def renew(self) -> bool:
         return True
 

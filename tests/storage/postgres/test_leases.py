@@ -13,10 +13,12 @@ from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect
+from mcp_guard.storage.postgres.engine import PostgresEngine
 from mcp_guard.storage.postgres.leases import REMOVE_EXPIRED, LeasePresence
 from mcp_guard.storage.presence import lock_path
 from tests.storage.contract.engines import Place, postgres, writing
 from tests.storage.contract.test_transactions import head
+from tests.storage.postgres_server import server
 
 
 class Ticks:
@@ -149,3 +151,22 @@ def test_what_another_process_is_ending_is_left_to_it(place: Place, database: "C
         with writing(store):
             assert presence.end_dead(store, {"guard_1"}) == set()
     assert presence.find_dead(store, {"guard_1"}) == {"guard_1"}
+
+
+async def test_a_lease_that_cannot_be_renewed_is_lost_for_the_reason_that_the_database_gives(
+    tmp_path: Path, ticks: Ticks
+) -> None:
+    database = Database(server().new_database(), "lease.example")
+    PostgresEngine(database).open_store(False, create=True).close()
+    presence = LeasePresence(database, tmp_path, "guard_1", 60, ticks)
+    with closing(connect(database)) as admin:
+        name = database.url.rpartition("/")[2]
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    with pytest.raises(LedgerError, match="the database is read-only"):
+        await presence.renew()
+    presence.check()
+    ticks.now += 60
+    with pytest.raises(LedgerError, match=r"^the database is read-only: .*; so this gateway has lost its lease\n") as e:
+        presence.check()
+    assert e.value.fault is LedgerFault.READ_ONLY
+    presence.release()
