@@ -140,6 +140,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     from mcp_guard.downstream.http.waiting import WaitingServer
 
+    secret = read_shared_secret(settings)  # before a ledger is begun
     with closing(WaitingServer(settings.serve.host, settings.serve.port)) as waiting:
         ledger = open_when_there(ledger_settings(settings), CLOCK, log.note, waiting.begin)
     if ledger is None:
@@ -148,7 +149,6 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
         warn_of_exposure(settings, settings.serve, log.note)
-        secret = read_shared_secret(settings)
         others = set(ledger.engine.running_guards(settings.state_dir)) - {ledger.guard}
         warn_of_other_secret(ledger.writer, secret, bool(others), log.note)
         recover(ledger.ledger, partial(report_unknown, log.note))

@@ -12,6 +12,7 @@ from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.settings import SecretReference, Settings
 from mcp_guard.shared_secret import FILE, SharedSecret, read_shared_secret
 from mcp_guard.start_notes import warn_of_other_secret
+from tests.live.preloaded_cli import run_warm
 from tests.live.running_guard import scripted, write_config
 
 
@@ -40,6 +41,15 @@ def test_a_configured_secret_counts_and_must_be_long(tmp_path: Path) -> None:
     assert "s3cr3t" not in str(refused.value)
     with pytest.raises(ConfigError, match="`NOT_SET` is not set"):
         read_shared_secret(replace(load(config), shared_secret=SecretReference("env", "NOT_SET")))
+
+
+def test_neither_serve_nor_web_begins_a_ledger_with_a_secret_that_is_too_short(tmp_path: Path) -> None:
+    more = '[ledger]\nshared_secret = { env = "SECRET" }\n[serve]\n[web]\nurl = "http://localhost:8764"\n'
+    config = write_config(tmp_path, scripted("up", tmp_path), more=more)
+    for command in ("serve", "web"):
+        refused = run_warm((command, "--config", str(config)), env={"SECRET": "s3cr3t"})
+        assert (refused.returncode, "`ledger.shared_secret` has 6 characters" in refused.stderr) == (3, True)
+        assert not (tmp_path / "state").exists()
 
 
 def test_a_file_that_others_can_read_or_that_is_cut_off_is_refused(settings: Settings) -> None:

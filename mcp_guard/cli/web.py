@@ -16,6 +16,7 @@ from mcp_guard.ledger.start import wait_for_database
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.server_log import ServerLog
 from mcp_guard.settings import Settings, SocketSettings, WebSettings
+from mcp_guard.shared_secret import read_shared_secret
 
 BUSY_SECONDS = 2.0
 """How often a supervised process tries to listen, while another gateway of the machine serves the pages."""
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(problem, 'add [web] with url = "https://…", or serve this machine only: mcp-guard inbox')
     writer = None
     if not options.supervised:  # or the guard beside it waits, and starts it again
+        read_shared_secret(settings)  # before a ledger is begun
         ledger = ledger_settings(settings)
         writer = wait_for_database(ledger.place, lambda: open_writer(ledger, CLOCK), log.note)
         if writer is None:
