@@ -1,4 +1,4 @@
-"""`mcp-guard keys`: list the keys that sign the ledger, rotate one, replace a lost one, or make the first."""
+"""`mcp-guard keys`: list the keys that sign the ledger, rotate one, replace a lost one, or make one."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
-from mcp_guard.ledger.signers.file import create_key_file
+from mcp_guard.ledger.signers.file import NEXT, create_key_file
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.rows import GuardKey
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rotating.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     replacing.add_argument("--why", default="", metavar="TEXT", help="the reason; recorded in the ledger")
-    creating = verbs.add_parser("create", help="make the first key of a ledger that several machines share")
+    creating = verbs.add_parser("create", help="make the first or the next key of a ledger that several machines share")
     creating.add_argument("file", type=Path, metavar="FILE", help="where to write the private key; a new file")
     creating.add_argument("--origin", metavar="NAME", help="the ledger's name (default: guard.origin)")
     for verb in (listing, rotating, replacing, creating):
@@ -61,7 +61,8 @@ def create(options: argparse.Namespace) -> int:
         print_json({"file": str(options.file), "verifier": verifier})
     else:
         print_lines([f"wrote a new private key for {origin} to `{options.file}`; its public key:", verifier])
-        print_hint(f"put it into every gateway's state folder as {KEY_FILE} (mode 0600), and keep a copy elsewhere")
+        name, then = (NEXT, "; then: mcp-guard keys rotate") if options.file.name == NEXT else (KEY_FILE, "")
+        print_hint(f"put it into every gateway's state folder as {name} (mode 0600), and keep a copy elsewhere{then}")
     return 0
 
 

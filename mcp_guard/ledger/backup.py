@@ -25,7 +25,7 @@ from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.signers.file import FILE as KEY_FILE
-from mcp_guard.ledger.signers.file import FileKeyStore
+from mcp_guard.ledger.signers.file import NEXT, FileKeyStore
 from mcp_guard.ledger.verification_note import NOTE
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Clock
@@ -38,7 +38,7 @@ Verify = Callable[[ReceiptSource, Path], None]
 """Verifies a copy with the public keys in this file. Raises: LedgerError."""
 CHECKPOINT = "checkpoint"
 STAGING = ".restoring"
-BESIDE = (f"{KEY_FILE}.new", NOTE)
+BESIDE = (NEXT, NOTE)
 """Further files of one ledger in a state folder."""
 
 
@@ -253,7 +253,7 @@ def _copy_in(backup: Path, state: Path, staging: Path) -> None:
     copy_ledger(backup / FILE, staging / FILE)
     shutil.copyfile(backup / PUBLISHED, staging / PUBLISHED)
     source = backup if (backup / KEY_FILE).exists() else state
-    for name in (KEY_FILE, f"{KEY_FILE}.new"):
+    for name in (KEY_FILE, NEXT):
         with suppress(FileNotFoundError):
             create_file(staging / name, (source / name).read_bytes())
 

@@ -15,9 +15,11 @@ from mcp_guard.files import FileLock
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer, publish_keys
 from mcp_guard.ledger.signers import LedgerKeys
+from mcp_guard.ledger.signers.file import NEXT
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.storage.engines import find_engine, open_store
+from mcp_guard.storage.place import Database
 
 
 def possession(old: str, new: str, origin: str, seq: int) -> bytes:
@@ -33,7 +35,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
     """
     with _exclusive(settings), closing(open_writer(settings, clock, create=False)) as writer:
         keys = configured_keys(settings)
-        new = keys.create_key()
+        new = _create_key(settings, keys)
 
         def op(tx: Transaction) -> tuple[str, str]:
             old = tx.key.verifier
@@ -63,7 +65,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
                 "the key in force is not lost: it is where it is configured, and signs",
                 "mcp-guard keys rotate --why TEXT",
             )
-        new = keys.create_key()
+        new = _create_key(settings, keys)
         if old == new.verifier:
             raise LedgerError("this key is already in force", "configure another key in ledger.signer")
 
@@ -74,6 +76,19 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
         Writer(store, new, clock, find_key=lambda *_: new).run(op)
         publish_keys(store, settings.state_dir, keys)
         return old, new.verifier
+
+
+def _create_key(settings: LedgerSettings, keys: LedgerKeys) -> SigningKey:
+    """The key to put in force. That of a ledger in a database is made before, because gateways may have other state
+    folders, and some keep theirs only as long as they run. Raises: LedgerError."""
+    file = settings.state_dir / NEXT
+    if isinstance(settings.place, Database) and settings.signers[-1].kind == "file" and not file.exists():
+        raise LedgerError(
+            f"gateways with other state folders could not get the new key: there is no `{file}` that they have as well",
+            f"mcp-guard keys create {NEXT}; keep a copy, put it into every gateway's state folder and into this one "
+            "(mode 0600), and repeat the command: docs/howto/rotate-keys.md",
+        )
+    return keys.create_key()
 
 
 def _can_sign(keys: LedgerKeys, verifier: str) -> bool:

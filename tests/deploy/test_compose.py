@@ -60,13 +60,14 @@ def test_containers_have_no_privileges() -> None:
         assert f"/var/lib/mcp-guard:uid={user},gid={user},mode=0700" in gateway["tmpfs"]
 
 
-@pytest.mark.parametrize("arguments", [["serve"], ["approvals", "list"]])
+@pytest.mark.parametrize("arguments", [["serve"], ["keys", "rotate"]])
 def test_gateway_gets_its_secrets(arguments: list[str], tmp_path: Path) -> None:
     """Its start command, with folders of the test, in front of a program that prints what it was given."""
     [first, *_] = GATEWAYS.values()
     assert first["command"] == ["serve"]
     assert arguments[0] in COMMANDS
-    (tmp_path / "ledger-key").write_text("the key")
+    for name in ("ledger-key", "ledger-key-new")[: len(arguments)]:
+        (tmp_path / name).write_text("the key")
     (tmp_path / "database-password").write_text("s3cret\n")
     (tmp_path / "shared-secret").write_text("hidden\n")
     program = tmp_path / "bin" / "mcp-guard"
@@ -88,4 +89,5 @@ def test_gateway_gets_its_secrets(arguments: list[str], tmp_path: Path) -> None:
     )
     url = "postgresql://mcp_guard:s3cret@database/mcp_guard"
     assert done.stdout.split() == [url, "hidden", *arguments]
-    assert stat.S_IMODE((tmp_path / "ledger.key").stat().st_mode) == 0o600
+    keys = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("ledger.key*")}
+    assert keys == dict.fromkeys(("ledger.key", "ledger.key.new")[: len(arguments)], 0o600)

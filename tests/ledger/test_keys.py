@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,16 +18,19 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
-from mcp_guard.ledger.keys import private_text, publish, signing_key
+from mcp_guard.ledger.keys import parse_private, private_text, publish, signing_key
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.signers import SIGNERS, make_ledger_keys
+from mcp_guard.ledger.signers.file import create_key_file
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.engines import open_store
+from mcp_guard.storage.place import Database
 from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at
 from tests.ledger.rotation_checks import chain, checkpoint, receipts, signers, signs
 from tests.promises.harness import Clock, make_instance, open_harness
+from tests.storage.postgres_server import server
 
 ORIGIN = "test.example/ledger"
 SIGNER = Path(__file__).parent.parent / "servers" / "signer.py"
@@ -162,6 +166,29 @@ def test_key_can_be_rotated_repeatedly(tmp_path: Path) -> None:
 def test_a_ledger_that_was_never_rotated_verifies(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     assert verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub").ok
+
+
+def test_a_rotation_in_a_database_waits_for_a_key_that_every_running_gateway_has(tmp_path: Path) -> None:
+    database = Database(server().url, ORIGIN)
+    here, there = (LedgerSettings(tmp_path / name, ORIGIN, database=database) for name in ("here", "there"))
+    first = open_writer(here, Clock())
+    write(first)
+    for folder in (there.state_dir, tmp_path / "kept"):
+        shutil.copytree(here.state_dir, folder)
+    other = open_writer(there, Clock())
+    with pytest.raises(LedgerError, match="gateways with other state folders could not get the new key") as refused:
+        key_rotation.rotate(here, Clock())
+    assert "mcp-guard keys create ledger.key.new; " in refused.value.hint
+    made = create_key_file(tmp_path / "kept" / "ledger.key.new", ORIGIN)
+    for settings in (here, there):
+        shutil.copy(tmp_path / "kept" / "ledger.key.new", settings.state_dir)
+    assert key_rotation.rotate(here, Clock()) == (first.key.verifier, made)
+    for writer, folder in ((first, here.state_dir), (other, there.state_dir)):
+        write(writer)
+        assert writer.key.verifier == made
+        assert parse_private((folder / "ledger.key").read_text().strip()).verifier == made
+        assert not (folder / "ledger.key.new").exists()
+        writer.close()
 
 
 def test_concurrent_rotations_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class KeyStore(Protocol):
         """The key with this verifier line, if it is stored here."""
 
     def create_key(self) -> SigningKey:
-        """A new key beside the one in force; durable on return."""
+        """A new key beside the one in force, or the one that was made before for that; durable on return."""
 
     def finish_rotation(self, verifier: str, earlier: Sequence[str]) -> None:
         """The key with this verifier line is in force: destroy the `earlier` keys that are stored here."""

@@ -1,6 +1,6 @@
 """The private key in a file beside the ledger, `ledger.key`, readable by its owner only.
 
-During a rotation the new key is in `ledger.key.new`.
+During a rotation the new key is in `ledger.key.new`, also if it was made before and given to other gateways.
 """
 
 import os
@@ -17,6 +17,7 @@ from mcp_guard.ledger.keys import SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
 
 FILE = "ledger.key"
+NEXT = f"{FILE}.new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class FileKeyStore:
 
     @property
     def next(self) -> Path:
-        return self.path.with_name(f"{FILE}.new")
+        return self.path.with_name(NEXT)
 
     def first_key(self) -> SigningKey:
         """Of several processes that create a key at once, the first to publish its file wins.
@@ -69,6 +70,8 @@ class FileKeyStore:
         return None
 
     def create_key(self) -> SigningKey:
+        if (prepared := self._read(self.next)) is not None:
+            return prepared
         private = PrivateKey.generate()
         try:
             replace_file(self.next, _key_file_text(self.origin, private))
