@@ -100,7 +100,9 @@ NOT_RUN = {
         "for port in 8766": "the same",
         "export DATABASE_URL": "needs a database; tests/cli/test_ledger_copy.py copies into one",
         "cd deploy/compose": "needs a container engine; tests/deploy/test_compose.py reads the file",
+        "mcp-guard keys create secrets/ledger.key.new": "the same",
         "cp -R deploy/kubernetes": "needs a cluster; tests/deploy/test_manifests.py checks the manifests",
+        "mcp-guard keys create ledger.key.new": "the same",
     },
     "docs/howto/siem.md": {
         "mcp-guard ledger events --format ocsf --follow --cursor /var/lib/collector/mcp-guard.cursor >>": FOREVER,
