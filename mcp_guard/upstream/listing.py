@@ -13,6 +13,7 @@ import hashlib
 from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
 from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES, MAX_TOOLS
+from mcp_guard.protocol.methods import INVALID_PARAMS
 
 MAX_PAGES = 1000
 PAGE_BYTES = 1024
@@ -53,9 +54,7 @@ class ListingReader:
         page = result.get(self._name, ()) if isinstance(result, dict) else ()
         page = [] if page is None else page  # servers in Go write an empty list as null
         if not isinstance(result, dict) or not isinstance(page, list):
-            is_end = self.next_cursor == ""  # the upstream does not know it as a cursor
-            self.next_cursor = None
-            return is_end
+            return self._ends_at_refusal(reply)
         self._pages += 1
         self.received += max(len(exact_json.dumps(result)) - PAGE_BYTES, 0)
         cursor = result.get("nextCursor")
@@ -67,6 +66,14 @@ class ListingReader:
         if self.excess:
             self.next_cursor = None
         return True
+
+    def _ends_at_refusal(self, reply: Json) -> bool:
+        """Whether the upstream refuses the cursor that it gave, so that the list ends before it."""
+        cursor, self.next_cursor = self.next_cursor, None
+        refusal = reply.get("error")
+        if cursor and isinstance(refusal, dict) and refusal.get("code") == INVALID_PARAMS:
+            self.excess = "it refuses its own cursor"
+        return cursor == "" or self.excess != ""  # an empty one often means the end
 
     def _is_repeated(self, page: list[object]) -> bool:
         """Whether there was the same page before. If it repeats, or its cursor does, the list ends."""

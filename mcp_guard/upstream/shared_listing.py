@@ -17,6 +17,8 @@ PAGE_SECONDS = 30.0
 """How long one page of a list may take."""
 LISTING_SECONDS = 60.0
 """How long all pages of a list may take."""
+UNANNOUNCED_SECONDS = 2.0
+"""The same for tools that an upstream does not announce in `initialize`, as some do that have them."""
 MAX_REFUSAL = 1000
 """How many characters of a server's error message are kept."""
 
@@ -124,16 +126,27 @@ class SharedListing:
             pass
 
     async def _read(self) -> list[Json]:
+        """The list. Of an upstream that announces no tools, the last one where it lists none.
+
+        Raises: PeerLost, UpstreamError.
+        """
+        source = self._source
+        if self._method != LIST_TOOLS or source.why_unavailable() is not None or source.has_capability("tools"):
+            return await self._read_pages(LISTING_SECONDS)
+        try:
+            return await self._read_pages(UNANNOUNCED_SECONDS)
+        except UpstreamError:
+            return self.items or []
+
+    async def _read_pages(self, seconds: float) -> list[Json]:
         """Every page of the list, or as many items as the limits allow; a note says if there are more.
 
         Raises: PeerLost, UpstreamError.
         """
         reader, source, method = ListingReader(LISTS[self._method], self._max_bytes), self._source, self._method
-        if method == LIST_TOOLS and source.why_unavailable() is None and not source.has_capability("tools"):
-            return []
         cursor: str | None = None
         try:
-            async with asyncio.timeout(LISTING_SECONDS):
+            async with asyncio.timeout(seconds):
                 with source.budget.hold() as holding:
                     while True:
                         async with asyncio.timeout(min(source.call_seconds, PAGE_SECONDS)):

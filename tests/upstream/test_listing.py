@@ -82,6 +82,7 @@ A, B, C = ([{"name": name}] for name in "abc")
         ([page(A, ""), page(B)], "ab", ["", None]),
         ([page(A, ""), page(B, "")], "ab", ["", None]),
         ([page(A, ""), {"error": {"code": -32602, "message": "invalid cursor"}}], "a", ["", None]),
+        ([page(A, "2"), {"error": {"code": -32602, "message": "invalid cursor"}}], "a", ["2", None]),
         ([page(A, "again")] * 3, "a", ["again", None]),
         ([page(A, "again"), page(B, "again"), page(C, "again")], "ab", ["again", None]),
         ([page(A, "x"), page(B, "y"), page(A, "x"), page(B, "y")], "ab", ["x", "y", None]),
@@ -113,7 +114,9 @@ def test_a_single_page_is_kept_however_large_the_rest_of_it_is() -> None:
     assert (reader.items, reader.excess) == ([{"name": "y"}], "")
 
 
-@pytest.mark.parametrize("reply", [{}, {"error": {}}, {"result": []}, {"result": {"tools": {}}}])
+@pytest.mark.parametrize(
+    "reply", [{}, {"error": {}}, {"error": {"code": -32603}}, {"result": []}, {"result": {"tools": {}}}]
+)
 def test_anything_else_is_no_page(reply: dict[str, Any]) -> None:
     assert not ListingReader("tools", 1000).add(reply)
     reader = ListingReader("tools", 1000)

@@ -288,6 +288,19 @@ def test_cursor_that_leads_nowhere_ends_the_list(
     assert [params.get("cursor") for params in server.seen("tools/list")] == [None, cursor]
 
 
+def test_tools_are_listed_although_their_server_does_not_announce_them(tmp_path: Path) -> None:
+    refusal = {"tools/list": {"code": -32601, "message": "Method not found"}}
+    servers = (
+        Server(tmp_path, "tacit", {"capabilities": {}}),
+        Server(tmp_path, "none", {"capabilities": {}, "lists": {}, "errors": refusal}),
+    )
+    with guard(tmp_path, *servers) as client:
+        client.start()
+        assert list(client.tools()) == ["tacit__t"]
+        assert "result" in client.call("tacit__t")
+    assert "tools/list" not in client.stderr
+
+
 def test_reports_of_changes_that_are_none_are_looked_at_less_and_less_often(tmp_path: Path) -> None:
     server = Server(tmp_path, "up", {"capabilities": {"tools": {"listChanged": True}}})
     server.change(says={"tools/list": [{"method": CHANGED}]})
