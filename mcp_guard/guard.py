@@ -14,13 +14,14 @@ from typing import assert_never
 
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
-from mcp_guard.core.approval import SECOND, Approval, ApprovalState
+from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.confirmation import is_confirmed
 from mcp_guard.core.decided_methods import read_request
 from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, hash_request, read_facts
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import (
+    SECOND,
     Call,
     Decision,
     Execution,

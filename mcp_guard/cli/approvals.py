@@ -12,7 +12,7 @@ from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signa
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text, to_type
 from mcp_guard.config import load
-from mcp_guard.core.approval import OPEN, SECOND, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
+from mcp_guard.core.approval import OPEN, Approval, ApprovalState, GrantTerms, describe_rule, rules_as_json
 from mcp_guard.core.approval_card import (
     UNDO,
     ArgumentRow,
@@ -30,6 +30,7 @@ from mcp_guard.core.approval_card import (
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.drill_results import drill_lines, drill_member, is_told
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import CLAIMED, SELF_APPROVED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, labelled_text, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import usable_key
@@ -381,5 +382,5 @@ def _left_of(approval: Approval, now: int) -> str:
 
 
 def left(expires: int, now: int) -> str:
-    seconds = max(0, (expires - now) // 1_000_000)
+    seconds = max(0, (expires - now) // SECOND)
     return f"{seconds // 60} min {seconds % 60} s"

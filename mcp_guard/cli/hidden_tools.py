@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.policy.inputs import known_environment
-from mcp_guard.core.approval import SECOND
 from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import Instance, Mode, Task
+from mcp_guard.core.model import SECOND, Instance, Mode, Task
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined, load_policies

@@ -17,13 +17,13 @@ from mcp_guard.core.approval import make_rule
 from mcp_guard.core.approval_subject import NAME_USER
 from mcp_guard.core.credential import InvalidCredential, may_use
 from mcp_guard.core.errors import IdentityError
-from mcp_guard.core.model import Agent, Instance
+from mcp_guard.core.model import SECOND, Agent, Instance
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import nearest, suggest_tools
 from mcp_guard.core.people import OWN_NAMES, Identity, find_requesters, fold
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import quote, say
-from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, random_text, start_instance
+from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.ledger.open import ledger_settings, open_writer

@@ -20,7 +20,7 @@ from mcp_guard.cli.output import print_json, print_lines, print_listing, print_t
 from mcp_guard.cli.verification_note import last_verification
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Mode
+from mcp_guard.core.model import DAY, Mode
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.visible_text import say
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom, summarize
@@ -241,9 +241,6 @@ def as_json(
         "troubles": count_failures(receipts),
         "upstreams": upstream_statuses(ledger.folder, [guard for guard, alive in state.guards if alive]),
     }
-
-
-DAY = 86400 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

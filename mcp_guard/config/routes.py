@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from mcp_guard.config.errors import no_upstream_of
 from mcp_guard.config.notifiers import AnyNotifier, followers
 from mcp_guard.config.types import Model
-from mcp_guard.core.approval import SECOND, Route
+from mcp_guard.core.approval import Route
 from mcp_guard.core.drills import DrillRule, Drills
+from mcp_guard.core.model import SECOND
 from mcp_guard.core.sign_in import SignInRule
 
 MAX_WHY = 500

@@ -7,8 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mcp_guard.config.types import Model
-from mcp_guard.core.approval import SECOND
-from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, SequenceRule, StepOutcome, ToolRule
+from mcp_guard.core.model import (
+    SECOND,
+    Effect,
+    FactsRule,
+    Mode,
+    RateCounter,
+    ResourceRule,
+    SequenceRule,
+    StepOutcome,
+    ToolRule,
+)
 from mcp_guard.core.rates import ARGUMENT
 from mcp_guard.core.redaction import join_pointer, make_redaction, pointers_overlap
 

@@ -14,7 +14,7 @@ from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.encoded_text import decoded_texts
 from mcp_guard.core.mixed_scripts import marked_words
-from mcp_guard.core.model import Call, Effect, Json, Micros
+from mcp_guard.core.model import SECOND, Call, Effect, Json, Micros
 from mcp_guard.core.redaction import redact_pointers, redact_texts, texts_of, texts_of_subject
 from mcp_guard.core.request_meta import without_trace
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible, visible_json, visible_lines
@@ -302,4 +302,4 @@ def _times(count: int) -> str:
 
 
 def format_minute(at: Micros) -> str:
-    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime(MINUTE_FORMAT)
+    return datetime.fromtimestamp(at // SECOND, UTC).strftime(MINUTE_FORMAT)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from mcp_guard.core.approval import SECOND, ApprovalState
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.approval_card import CountedRequest
 from mcp_guard.core.drill_results import RESULTS
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 
 COUNTED = ("approved", "denied", "caught", "missed", "waiting")
 DECISIONS = {"approve": "approved", "deny": "denied"}

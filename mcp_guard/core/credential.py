@@ -4,14 +4,13 @@ Signing and verifying are passed in, so this module knows only the format. It do
 of them adds more to the start-up time than the rest of the guard takes (docs/decisions/0004).
 """
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_guard.core import canonical
-from mcp_guard.core.model import Instance, Micros
+from mcp_guard.core import base64url, canonical
+from mcp_guard.core.model import MINUTE, Instance, Micros
 
 HEADER = {"alg": "EdDSA", "typ": "JWT"}
 MAX_DELEGATION_DEPTH = 4
@@ -25,7 +24,7 @@ class InvalidCredential(Exception):
 def encode(claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
     """The token with these claims."""
     signed = f"{_pack(HEADER)}.{_pack(claims)}"
-    return f"{signed}.{_b64(sign(signed.encode()))}"
+    return f"{signed}.{base64url.encode(sign(signed.encode()))}"
 
 
 def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]:
@@ -35,10 +34,12 @@ def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]
     """
     try:
         header, claims, signature = token.split(".")
-        if json.loads(_unb64(header)).get("alg") != HEADER["alg"]:  # RFC 8725 §3.1: do not let the token choose
+        if (
+            json.loads(base64url.decode(header)).get("alg") != HEADER["alg"]
+        ):  # RFC 8725 §3.1: do not let the token choose
             raise InvalidCredential("the credential is not signed with EdDSA")
-        verify(_unb64(signature), f"{header}.{claims}".encode())
-        decoded = json.loads(_unb64(claims))
+        verify(base64url.decode(signature), f"{header}.{claims}".encode())
+        decoded = json.loads(base64url.decode(claims))
     except InvalidCredential:
         raise
     except Exception as error:
@@ -60,7 +61,7 @@ def read_unverified(token: str) -> UnverifiedToken:
     """Read a token strictly: three parts of base64url without padding, JSON objects without duplicate keys, and no
     extension that changes what is signed (RFC 7515 §4.1.11, RFC 7797). Raises: InvalidCredential."""
     try:
-        header, claims, _ = map(_unb64, token.split("."))
+        header, claims, _ = map(base64url.decode, token.split("."))
         token_header, token_claims = canonical.parse(header), canonical.parse(claims)
     except (ValueError, RecursionError, canonical.Unacceptable):
         raise InvalidCredential("it is not a token") from None
@@ -75,7 +76,7 @@ def check_time(started: Micros, expires: Micros, now: Micros) -> str | None:
     """Why the credential may not be used now, or None."""
     if now >= expires:
         return "the credential of this instance has expired; start a new session"
-    if now < started - 60_000_000:
+    if now < started - MINUTE:
         return "the credential of this instance is not valid yet; check the clock"
     return None
 
@@ -103,16 +104,4 @@ def narrow(parent: Instance, tools: tuple[str, ...], expires: Micros) -> tuple[s
 
 
 def _pack(value: Mapping[str, Any]) -> str:
-    return _b64(json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _unb64(text: str) -> bytes:
-    """Strict base64url (RFC 7515 §2): a lenient decoder would accept many spellings of one signed token."""
-    raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if _b64(raw) != text:
-        raise ValueError("not base64url without padding")
-    return raw
+    return base64url.encode(json.dumps(value, separators=(",", ":"), sort_keys=True).encode())

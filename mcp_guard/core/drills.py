@@ -11,10 +11,10 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core import canonical
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 
 COMMITMENT_TYPE = "mcp-guard/drill/v1"
-MAX_DELAY: Micros = 300 * 1_000_000
+MAX_DELAY: Micros = 300 * SECOND
 """How long after the request that makes it due a drill is put, at most: a random time, so that they look unrelated."""
 MAX_DUE = 3
 """How many drills of a route wait for a request to be made of, so that they do not come all at once."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp_guard.core import canonical
-from mcp_guard.core.approval import SECOND, GrantTerms, binding, salted_hash
+from mcp_guard.core.approval import GrantTerms, binding, salted_hash
 from mcp_guard.core.describe import REASON, TICKET
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Call, Decision, Json, Micros
+from mcp_guard.core.model import SECOND, Call, Decision, Json, Micros
 from mcp_guard.core.request_meta import without_trace
 
 MAX_GRANT_USES = 100

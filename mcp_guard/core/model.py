@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 Micros = int
+SECOND: Micros = 1_000_000
+MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 24 * 3600 * SECOND
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """Empty for good: the default of mappings in named tuples, which share it."""
 

@@ -21,6 +21,7 @@ from mcp_guard.core.confirmation import NOT_READ_AGAIN, confirmation_fields, is_
 from mcp_guard.core.model import (
     NO_HISTORY,
     NOTHING,
+    SECOND,
     AdvisoryDecision,
     Call,
     CallHistory,
@@ -76,7 +77,7 @@ class Draft(NamedTuple):
 
 def format_time(at: Micros) -> str:
     """RFC 3339 in UTC with microseconds."""
-    seconds, micros = divmod(at, 1_000_000)
+    seconds, micros = divmod(at, SECOND)
     return f"{_format_second(seconds)}.{micros:06d}Z"
 
 

@@ -9,11 +9,11 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-from mcp_guard.core.approval import OPEN, SECOND, Approval, ApprovalState
+from mcp_guard.core.approval import OPEN, Approval, ApprovalState
 from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL, NOT_AVAILABLE
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Json, Micros, Mode, Tool
+from mcp_guard.core.model import SECOND, Call, Decision, Execution, ExecutionStatus, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tasks import TASK_METHODS
 from mcp_guard.core.visible_text import visible, visible_lines

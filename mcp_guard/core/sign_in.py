@@ -5,10 +5,9 @@ It is part of a vote: the approver signs it, and the verifier compares it with t
 
 from dataclasses import dataclass
 
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 from mcp_guard.core.receipt import format_time
 
-SECOND: Micros = 1_000_000
 MFA = "mfa"
 """The authentication method by which a provider says that there were several factors (RFC 8176 §2)."""
 

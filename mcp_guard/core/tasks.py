@@ -6,7 +6,7 @@ An upstream may answer a tool call with a task, and tell its result later. The i
 import re
 from typing import Any
 
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 GET_TASK, UPDATE_TASK, CANCEL_TASK = "tasks/get", "tasks/update", "tasks/cancel"
@@ -15,7 +15,6 @@ TASK_CHANGED = "notifications/tasks"
 ENDED = ("completed", "failed", "cancelled")
 """The states in which a task stays."""
 ID = re.compile(r"[^\x00-\x1f\x7f]{1,1024}")
-SECOND: Micros = 1_000_000
 MAX_TTL: Micros = 30 * 86_400 * SECOND
 GRACE: Micros = 86_400 * SECOND
 """How long after its time to live an upstream can still say how a task ended, before nobody waits for that any more."""

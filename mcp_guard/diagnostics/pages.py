@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import DAY, SECOND, Micros
 from mcp_guard.core.visible_text import visible_line
 from mcp_guard.settings import WebSettings
 
@@ -19,7 +19,6 @@ CERTIFICATE_DAYS = 14
 """How long before its end a certificate is to be renewed."""
 CLOCK_SECONDS = 5
 """How far clocks may differ."""
-DAY: Micros = 24 * 3600 * 1_000_000
 OURS = b'data-page="sign-in"'
 START = "start mcp-guard serve, or mcp-guard web; then check the name in DNS, the proxy in front of it and the firewall"
 HEADERS = "have the proxy pass on the headers `Host` and `Origin` as they are: docs/howto/approve-from-a-phone.md"
@@ -82,7 +81,7 @@ def _ask(url: str, now: Micros) -> PagesState:
         connection.connect()
         if isinstance(connection.sock, ssl.SSLSocket):
             end = (connection.sock.getpeercert() or {}).get("notAfter")
-            expires = int(ssl.cert_time_to_seconds(str(end))) * 1_000_000 if end else None
+            expires = int(ssl.cert_time_to_seconds(str(end))) * SECOND if end else None
         connection.request("GET", "/sign-in", headers={"host": parts.netloc})
         page = connection.getresponse()
         text, date = page.read(100_000), page.headers.get("date")
@@ -94,9 +93,9 @@ def _ask(url: str, now: Micros) -> PagesState:
         connection.request("POST", "/sign-in", "code=", {"host": parts.netloc, "origin": url})
         if b"origin not allowed" in connection.getresponse().read(10_000):
             return PagesState(url, "whatever is in front of the pages changes the header `Origin`", HEADERS, expires)
-    ahead = (_micros(parsedate_to_datetime(date)) - now) // 1_000_000 if date else 0
+    ahead = (_micros(parsedate_to_datetime(date)) - now) // SECOND if date else 0
     return PagesState(url, expires=expires, ahead=ahead)
 
 
 def _micros(time: datetime) -> Micros:
-    return int(time.timestamp()) * 1_000_000
+    return int(time.timestamp()) * SECOND

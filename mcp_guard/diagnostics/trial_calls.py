@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.model import Agent, Effect, Execution, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
+from mcp_guard.core.model import HOUR, Agent, Effect, Execution, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.names import listed_name
 from mcp_guard.diagnostics.snapshot import RefusalTest
 from mcp_guard.guard import Guard
@@ -23,7 +23,6 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.catalog import definition_hash
 
-HOUR = 3600 * 1_000_000
 STRANGER = Agent("mcp-guard-doctor", "nobody", ())
 
 

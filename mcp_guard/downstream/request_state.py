@@ -14,11 +14,11 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import HOUR, Json, Micros
 
 DOMAIN = b"mcp-guard/request-state/v2\0"
 NONCE_BYTES = 12
-LIFETIME: Micros = 3600 * 1_000_000
+LIFETIME: Micros = HOUR
 """How long a client may take to come back."""
 
 

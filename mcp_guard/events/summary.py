@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp_guard.core.confirmation import confirmation_words, differs
-from mcp_guard.core.model import Finding
+from mcp_guard.core.model import SECOND, Finding
 from mcp_guard.core.receipt import INTENDED, attribution, reason_texts, revoked, shown_kind
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
@@ -51,4 +51,4 @@ def severity(receipt: Receipt) -> int:
 def time_micros(receipt: Receipt) -> int:
     """The receipt's time in microseconds since the epoch."""
     at = datetime.strptime(receipt["time"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+    return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * SECOND)

@@ -1,6 +1,5 @@
 """Verifies proofs of possession (DPoP, RFC 9449): each request proves that the client holds the key of its token."""
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from mcp_guard.core import credential
+from mcp_guard.core import base64url, credential
 from mcp_guard.core.credential import InvalidCredential
 
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "RS256", "PS256")
@@ -31,7 +30,9 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     if any(len(jwk[name]) > MAX_RSA_TEXT.get(name, MAX_MEMBER_TEXT) for name in names):
         raise InvalidCredential("the proof's key is larger than RSA with 4096 bits and a 32-bit exponent")
     members = {name: jwk[name] for name in names}
-    return _b64(hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode()).digest())
+    return base64url.encode(
+        hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode()).digest()
+    )
 
 
 class ProofMemory(Protocol):
@@ -77,7 +78,7 @@ class ProofVerifier:
         claims = _read(proof, bound)
         if claims.get("htm") != request[0] or _normalize(claims.get("htu")) != _normalize(request[1]):
             raise InvalidCredential("the proof is for another request")
-        if claims.get("ath") != _b64(hashlib.sha256(token.encode()).digest()):
+        if claims.get("ath") != base64url.encode(hashlib.sha256(token.encode()).digest()):
             raise InvalidCredential("the proof is for another token")
         issued, id = claims.get("iat"), claims.get("jti")
         if isinstance(issued, bool) or not isinstance(issued, int) or abs(now - issued) > MAX_AGE_SECONDS:
@@ -117,7 +118,3 @@ def _normalize(url: object) -> tuple[str, str, str]:
     except ValueError:
         raise InvalidCredential("the `htu` of the proof is not a URL") from None
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/"
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

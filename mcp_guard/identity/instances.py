@@ -1,20 +1,18 @@
 """Starts instances: each run of an agent is a principal of its own, with its own key and a short-lived credential."""
 
-import base64
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
-from mcp_guard.core import canonical, credential
+from mcp_guard.core import base64url, canonical, credential
 from mcp_guard.core.credential import InvalidCredential
-from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
+from mcp_guard.core.model import SECOND, Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.ed25519 import AnyPublicKey, InvalidSignature, PrivateKey
 from mcp_guard.identity.host_process import HostProcess
 
-SECOND = 1_000_000
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -130,7 +128,7 @@ def _confirm(thumbprint: str) -> tuple[Json, Json]:
     if thumbprint:
         return {"jkt": thumbprint}, {"thumbprint": thumbprint}
     public = PrivateKey.generate().public_key().public_bytes_raw()
-    text = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    text = base64url.encode(public)
     return {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": text}}, {"public_key": text}
 
 

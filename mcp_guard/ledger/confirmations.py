@@ -5,7 +5,7 @@ from itertools import islice
 import orjson
 
 from mcp_guard.core.confirmation import differs
-from mcp_guard.core.model import Call, Json, Micros
+from mcp_guard.core.model import DAY, Call, Json, Micros
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.contract import Store
@@ -14,7 +14,7 @@ DIFFERED = "differed"
 """The event of the message about it."""
 COUNTER = "confirm:differed"
 """The counter of calls that changed something else than they asked for, by tool. No configured one has such a name."""
-WINDOW: Micros = 24 * 3600 * 1_000_000
+WINDOW: Micros = DAY
 MAX_LOOKED_AT = 4000
 """How many receipts are read to find the calls that were under way: they are read between calls."""
 

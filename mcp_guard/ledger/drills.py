@@ -15,7 +15,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.drills import DrillRule, drill_hash
 from mcp_guard.core.grants import UNLIMITED
-from mcp_guard.core.model import Facts, Json, Micros, Resource
+from mcp_guard.core.model import DAY, Facts, Json, Micros, Resource
 from mcp_guard.core.receipt import Draft, commitment, format_time
 from mcp_guard.core.receipt_limits import truncate_texts
 from mcp_guard.core.request_meta import TRACEPARENT, canonical_request, trace_id, without_trace
@@ -28,7 +28,7 @@ from mcp_guard.storage.rows import NO_INSTANCE
 
 MAX_SOURCES = 50
 """How many of the latest requests are looked at for one to make a drill of."""
-MAX_AGE: Micros = 24 * 3600 * 1_000_000
+MAX_AGE: Micros = DAY
 GRANTED = (ApprovalState.APPROVED, ApprovalState.CONSUMED)
 MILLISECOND: Micros = 1000
 OF_DOCUMENT = ("v", "kind", "seq", "time", "origin", "software", "request", "material", "facts")

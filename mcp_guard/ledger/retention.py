@@ -15,14 +15,13 @@ import orjson
 
 from mcp_guard.core.approval import OPEN, ApprovalEvent, ApprovalState
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import DAY, Micros
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ReceiptWithPayloads
 
-DAY = 24 * 3600 * 1_000_000
 BATCH = 100
 """Receipts in one transaction, which blocks calls for some milliseconds."""
 PAUSE_SECONDS = 0.05

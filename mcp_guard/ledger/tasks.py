@@ -11,6 +11,7 @@ import orjson
 
 from mcp_guard.core import exact_json, tasks
 from mcp_guard.core.model import (
+    SECOND,
     Call,
     Execution,
     ExecutionStatus,
@@ -35,7 +36,7 @@ OTHERS_SECONDS = 5.0
 """How long the sessions of an instance have to ask about its tasks, before others do."""
 MAX_DUE = 16
 """How many tasks a session is given to ask about at once."""
-LONGEST_TURN = int((tasks.MAX_POLL_SECONDS + OTHERS_SECONDS) * tasks.SECOND)
+LONGEST_TURN = int((tasks.MAX_POLL_SECONDS + OTHERS_SECONDS) * SECOND)
 
 
 class NotedTask(NamedTuple):
@@ -167,7 +168,7 @@ class TaskTurns:
             if task.server in processes and task.instance != asking and task.instance in self._seen_at:
                 return False
             seconds = task.poll_seconds + (OTHERS_SECONDS if task.instance != asking else 0)
-            return now >= self._asked_at.get(task.call, 0) + seconds * tasks.SECOND
+            return now >= self._asked_at.get(task.call, 0) + seconds * SECOND
 
         due = [task.call for task in open_tasks if is_due(task)][:MAX_DUE]
         self._asked_at |= dict.fromkeys(due, now)

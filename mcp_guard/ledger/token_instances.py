@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from mcp_guard.core.credential import InvalidCredential, read_unverified
-from mcp_guard.core.model import Instance, Micros, Task
+from mcp_guard.core.model import SECOND, Instance, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tlog import note
@@ -19,7 +19,6 @@ from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
 
 T = TypeVar("T")
-SECOND = 1_000_000
 MAX_CACHED = 1000
 IN_ORDER = 5 * SECOND
 """For how long the ledger is not asked again whether an instance may call, where revocations are heard of. Each call

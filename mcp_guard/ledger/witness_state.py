@@ -1,11 +1,9 @@
 """When a checkpoint is due to be witnessed, and the newest one that outside witnesses have cosigned."""
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.core.tlog import note
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.contract import Store
-
-MICROS = 1_000_000
 
 
 def is_due(store: Store, name: str, witness: WitnessSettings, now: Micros) -> bool:
@@ -15,7 +13,7 @@ def is_due(store: Store, name: str, witness: WitnessSettings, now: Micros) -> bo
     """
     last, size = store.witnessed().get(name), store.head().size
     since, at = (last.size, last.at) if last is not None else (0, 0)
-    late = witness.every_seconds is not None and now - at >= witness.every_seconds * MICROS  # it never goes back
+    late = witness.every_seconds is not None and now - at >= witness.every_seconds * SECOND  # it never goes back
     many = witness.every_receipts is not None and size - since >= witness.every_receipts
     return (late or many) and store.says_more(since)
 

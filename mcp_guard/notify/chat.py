@@ -6,6 +6,7 @@ INVARIANT: nothing that an agent wrote becomes a mention, a link, an emoji or fo
 import re
 
 from mcp_guard.core.approval_card import format_minute
+from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import CLAIMED
 from mcp_guard.core.visible_text import VisibleText, escape, join, quote, say, shorten
 from mcp_guard.notify.message import Message
@@ -34,7 +35,7 @@ def facts(message: Message) -> list[tuple[str, object]]:
         ("On behalf of", quote(user) if user else ""),
         ("Ticket", say("{}{}", quote(ticket), mark) if ticket else ""),
         ("Routes", join(", ", map(quote, data["routes"]))),
-        ("Until", format_minute(message.expires * 1_000_000)),
+        ("Until", format_minute(message.expires * SECOND)),
     ]
 
 

@@ -21,7 +21,7 @@ import orjson
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRule
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.drill_counts import due_routes
 from mcp_guard.ledger.approvals.transitions import ENDED
@@ -44,7 +44,6 @@ from mcp_guard.settings import NotifierSettings
 from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.rows import Delivery
 
-SECOND = 1_000_000
 READ_AT_ONCE = 50
 POLL_SECONDS = 1.0
 LEASE = 60 * SECOND

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 from mcp_guard.outbound import MAX_RETRY_AFTER, DeliveryError
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.items import Item, Items
@@ -15,7 +15,7 @@ from mcp_guard.storage.items import Item, Items
 T = TypeVar("T")
 MESSAGE = "message"
 RECEIVERS = "receivers"
-RECEIVERS_KEPT: Micros = (MAX_RETRY_AFTER + 3600) * 1_000_000
+RECEIVERS_KEPT: Micros = (MAX_RETRY_AFTER + 3600) * SECOND
 """Longer than until the next attempt."""
 TIMEOUT_SECONDS = 10
 

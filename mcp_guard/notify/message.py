@@ -18,7 +18,7 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
-from mcp_guard.core.model import Json, Resource
+from mcp_guard.core.model import SECOND, Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
@@ -118,8 +118,8 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     )  # fmt: skip
     title = say("{} {} approval: {}", quote(subject.agent), verb, target)
     return Message(
-        id, event, title, lines, link, now // 1_000_000, data, fields, omission, caution, approval.id,
-        expires=approval.expires // 1_000_000, audience=_audience(approval), accepts=accepted_by(approval.rules),
+        id, event, title, lines, link, now // SECOND, data, fields, omission, caution, approval.id,
+        expires=approval.expires // SECOND, audience=_audience(approval), accepts=accepted_by(approval.rules),
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
         *drill,
     )
     title = say("{}: the request {}: {}", quote(subject.agent), ending, target)
-    at = now // 1_000_000
+    at = now // SECOND
     return Message(
         id, ENDED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
         audience=_audience(approval),
@@ -213,7 +213,7 @@ def make_differed_message(approval: Approval, outcome: Json, id: str, inbox: str
         say("The resource was {}.", words),
         say("See what has changed: mcp-guard show {}", subject.call),
     )
-    title, at = say("{}: not what was approved: {}", quote(subject.agent), target), now // 1_000_000
+    title, at = say("{}: not what was approved: {}", quote(subject.agent), target), now // SECOND
     return Message(
         id, DIFFERED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
         audience=_audience(approval),
@@ -251,7 +251,7 @@ def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Mess
         say("If it is not theirs, remove it: mcp-guard approvers remove {} {} --why TEXT", approver, key),
     )
     title, audience = say("New {} for approver {}", method, name), (str(receipt["approver"]),)
-    return Message(id, "enrolled", title, lines, link, now // 1_000_000, data, audience=audience)
+    return Message(id, "enrolled", title, lines, link, now // SECOND, data, audience=audience)
 
 
 def _quote(value: str) -> VisibleText:

@@ -1,6 +1,6 @@
 """The message that tells an approver that policies wait for approval. Their text stays in the ledger."""
 
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.policy_approval import PENDING, PolicyProposal, describe_missing
 from mcp_guard.core.visible_text import join, quote, say
 from mcp_guard.ledger.policy_approvals import PROPOSED
@@ -22,4 +22,4 @@ def make_proposal_message(proposal: PolicyProposal, id: str, pages: str, now: in
         join("", ["Nothing changes until then." if proposal.previous else "Until then every call is denied."]),
         say("Look and decide at {} or with: {}", link, PENDING),
     )
-    return Message(id, PROPOSED, title, lines, link, now // 1_000_000, data, audience=tuple(proposal.rule.approvers))
+    return Message(id, PROPOSED, title, lines, link, now // SECOND, data, audience=tuple(proposal.rule.approvers))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mcp_guard.core import base64url
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import shorten
 from mcp_guard.ledger.approvals.transitions import ENDED
@@ -114,7 +115,7 @@ def _is_host(name: str, service: str) -> bool:
 
 def seal(subscription: Subscription, owner: str, secret: SharedSecret) -> bytes:
     """AES-256-GCM (NIST SP 800-38D); the owner is bound, so that one person never gets another's messages."""
-    keys = {"p256dh": _encode(subscription.public), "auth": _encode(subscription.auth)}
+    keys = {"p256dh": base64url.encode(subscription.public), "auth": base64url.encode(subscription.auth)}
     nonce, text = os.urandom(NONCE_BYTES), json.dumps({"endpoint": subscription.endpoint, "keys": keys})
     sealed: bytes = _cipher(secret).encrypt(nonce, text.encode(), owner.encode())
     return nonce + sealed
@@ -159,7 +160,7 @@ def vapid_key(secret: SharedSecret) -> "EllipticCurvePrivateKey":
 
 def vapid_public(secret: SharedSecret) -> str:
     """What browsers call the application server key."""
-    return _encode(_point(vapid_key(secret)))
+    return base64url.encode(_point(vapid_key(secret)))
 
 
 def authorization(secret: SharedSecret, audience: str, contact: str, now: int) -> str:
@@ -168,7 +169,7 @@ def authorization(secret: SharedSecret, audience: str, contact: str, now: int) -
 
     claims = {"aud": audience, "exp": now + TOKEN_SECONDS, "sub": contact}
     key = vapid_key(secret)
-    return f"vapid t={jwt.encode(claims, key, algorithm='ES256')}, k={_encode(_point(key))}"
+    return f"vapid t={jwt.encode(claims, key, algorithm='ES256')}, k={base64url.encode(_point(key))}"
 
 
 # Encryption
@@ -203,10 +204,6 @@ def _point(private: "EllipticCurvePrivateKey") -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _decode(text: str) -> bytes:
@@ -279,7 +276,7 @@ def _send_to(
         "content-type": "application/octet-stream",
         "ttl": str(max(0, lifetime)),
         "urgency": "low" if message.event == ENDED else "high",
-        "topic": _encode(hashlib.sha256(_tag(message).encode()).digest())[:TOPIC_LENGTH],
+        "topic": base64url.encode(hashlib.sha256(_tag(message).encode()).digest())[:TOPIC_LENGTH],
     }
     return post(subscription.endpoint, encrypt(payload(message), subscription), headers, destination.network)
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.visible_text import VisibleText, say
 from mcp_guard.notify.chat import facts, fit, unlinked
 from mcp_guard.notify.kept import Kept
@@ -59,7 +59,7 @@ def send(destination: Destination, message: Message, kept: Kept | None) -> None:
     if message.approval and not message.is_over:
         place: Json = {"channel": str(answer.get("channel", "")), "ts": str(answer.get("ts", ""))}
         place["buttons"] = [button["action_id"] for button in buttons]
-        kept.add_message(message.approval, place, (message.expires + KEPT_SECONDS) * 1_000_000)
+        kept.add_message(message.approval, place, (message.expires + KEPT_SECONDS) * SECOND)
 
 
 def _update(destination: Destination, message: Message, kept: Kept) -> None:

@@ -18,6 +18,7 @@ from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import (
     NO_HISTORY,
+    SECOND,
     Call,
     Decision,
     Effect,
@@ -365,7 +366,7 @@ class PolicyEngine:
             errors=ruling.errors,
             counts=counts,
             material=orjson.dumps({"request": material, "entities": request_entities.described}),
-            decided_at=format_second(now // 1_000_000) if self.reads_time and now is not None else "",
+            decided_at=format_second(now // SECOND) if self.reads_time and now is not None else "",
             time_zone=self._time_zone if self.reads_time else "",
         )
 

@@ -18,6 +18,7 @@ import orjson
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, SURE_DIGITS, escape_token, unescape_token
 from mcp_guard.core.decided_methods import ANSWER, PARTS, as_text
 from mcp_guard.core.model import (
+    SECOND,
     Call,
     CallHistory,
     Change,
@@ -484,8 +485,8 @@ def principal_entities(instance: Instance) -> list[Json]:
     groups = [{"type": "Group", "id": group} for group in instance.agent.groups]
     attributes = {
         "owner": instance.agent.owner,
-        "started": instance.started // 1_000_000,
-        "expires": instance.expires // 1_000_000,
+        "started": instance.started // SECOND,
+        "expires": instance.expires // SECOND,
         "depth": instance.depth,
     }
     if instance.on_behalf_of:

@@ -6,7 +6,7 @@ Reads no clock: the moment is passed in. Zone data comes from the system, or fro
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 
 UTC_NAME = "UTC"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,7 +30,7 @@ def find_zone(name: str) -> tzinfo:
 
 def time_context(at: Micros, zone: str) -> Json:
     """`context.time` at this moment, to the second. Callers must not change it. Raises: ValueError."""
-    return _time_context(at // 1_000_000, zone)
+    return _time_context(at // SECOND, zone)
 
 
 @lru_cache(maxsize=64)

@@ -12,8 +12,6 @@ from typing import NamedTuple, Protocol
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt_terms import Pair
 
-HOUR = 3600 * 1_000_000
-"""Calls are counted by the hour."""
 MAX_TERMS = 1000
 """What a pattern may match: each term is another place to look at."""
 

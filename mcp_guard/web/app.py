@@ -10,6 +10,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from mcp_guard.core.errors import ConfigError, GuardError
+from mcp_guard.core.model import SECOND
 from mcp_guard.extras import lacks
 from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.ledger.approvals.votes import Votes
@@ -31,7 +32,7 @@ from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
 from mcp_guard.web.pages.oidc import CALLBACK
 from mcp_guard.web.passkeys import Challenges, Passkeys
 from mcp_guard.web.search import LedgerSearch
-from mcp_guard.web.sessions import SECOND, BrowserSessions, SessionLimits
+from mcp_guard.web.sessions import BrowserSessions, SessionLimits
 from mcp_guard.web.upstream_sign_ins import UpstreamSignIns
 from mcp_guard.web.view import HERE
 

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import HOUR, SECOND, Micros
 
 WIDTH, HEIGHT = 1000.0, 100.0
 GAP = 0.22
 """Of the width of a bar, how much is left free beside it."""
-MICROSECONDS = 1_000_000
-HOUR = 3600 * MICROSECONDS
 MAX_TICKS = 7
 
 
@@ -101,7 +99,7 @@ def bar_chart(
     for step, row in enumerate(numbers):
         start, end = since + step * hours * HOUR, since + (step + 1) * hours * HOUR
         parts = _stack(series, row, step, steps, highest)
-        bars.append(Bar(_label(start, hours), _exact(start), _exact(end - MICROSECONDS), row, parts))
+        bars.append(Bar(_label(start, hours), _exact(start), _exact(end - SECOND), row, parts))
     totals = tuple(sum(row[at] for row in numbers) for at in range(len(series)))
     count = next((count for count in range(MAX_TICKS, 0, -1) if steps % count == 0), 1)
     ticks = tuple(_tick(since + step * hours * HOUR, hours) for step in range(0, steps, steps // count))
@@ -129,7 +127,7 @@ def _summary(series: Sequence[Series], totals: Sequence[int], bars: Sequence[Bar
 
 
 def _label(at: Micros, hours: int) -> str:
-    moment = datetime.fromtimestamp(at // MICROSECONDS, UTC)
+    moment = datetime.fromtimestamp(at // SECOND, UTC)
     if hours >= 24:
         return f"{moment:%b} {moment.day}"
     return f"{moment:%H:%M}" if hours == 1 else f"{moment:%b} {moment.day}, {moment:%H:%M}"
@@ -140,7 +138,7 @@ def _tick(at: Micros, hours: int) -> str:
 
 
 def _exact(at: Micros) -> str:
-    return datetime.fromtimestamp(at // MICROSECONDS, UTC).isoformat()[:19]
+    return datetime.fromtimestamp(at // SECOND, UTC).isoformat()[:19]
 
 
 def rank(numbers: Mapping[str, int], count: int) -> tuple[Rank, ...]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.receipt import format_time
-from mcp_guard.core.sign_in import SECOND, SignIn
+from mcp_guard.core.sign_in import SignIn
 
 SKEW_SECONDS = 60
 """How far the provider's clock may be from the guard's."""
@@ -159,12 +159,8 @@ def with_userinfo(person: Json, userinfo: Json, needed: Iterable[str]) -> Json:
 
 def _read_header(token: str) -> Json:
     """Only to choose the key. Raises: SignInFailed."""
-    part = token.partition(".")[0]
-    try:
-        header = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
+    header = _unverified_part(token, 0)
+    if header is None:
         raise _not_valid("it is not a signed token")
     return header
 
@@ -254,9 +250,14 @@ def _clock(seconds: int) -> str:
 
 def _unverified_claims(token: str) -> Json:
     """Only to explain a refusal."""
+    return _unverified_part(token, 1) or {}
+
+
+def _unverified_part(token: str, index: int) -> Json | None:
+    """The JSON object in a part of a token; None if there is none."""
     try:
-        part = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        part = token.split(".")[index]
+        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (ValueError, IndexError, RecursionError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None

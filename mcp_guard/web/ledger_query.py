@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.core.nearest import nearest
 from mcp_guard.core.receipt_filters import FIELDS
 from mcp_guard.core.receipt_terms import CALL, ENTRY, MAX_VALUE, OTHER, SEARCHED
@@ -81,7 +81,7 @@ def read_query(pairs: Iterable[tuple[str, str]], now: Micros) -> LedgerQuery:
 def _read_times(
     text: Mapping[str, Sequence[str]], now: Micros, problems: list[str]
 ) -> tuple[Micros | None, Micros | None]:
-    moment = datetime.fromtimestamp(now // 1_000_000, UTC)
+    moment = datetime.fromtimestamp(now // SECOND, UTC)
     times: dict[str, Micros] = {}
     for name, at in (("since", 0), ("until", 1)):
         for value in text.get(name, ()):

@@ -10,8 +10,8 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from mcp_guard.core.model import Micros
-from mcp_guard.core.sign_in import SECOND
+from mcp_guard.core import base64url
+from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.identity.dpop import ProofMemory
 from mcp_guard.web.id_token import SignInFailed
 from mcp_guard.web.oidc import ATTEMPT_SECONDS, Attempt, OidcClient
@@ -36,7 +36,7 @@ class SealedAttempts:
     def seal(self, attempt: Attempt, now: Micros) -> str:
         """What the browser keeps, and gives back with the provider's answer."""
         text = json.dumps({"at": now, "attempt": attempt.to_json()}).encode()
-        return f"{_encode(text)}.{_encode(self._authenticate(text))}"
+        return f"{base64url.encode(text)}.{base64url.encode(self._authenticate(text))}"
 
     def unseal(self, sealed: object, state: str | None, now: Micros) -> Attempt:
         """The attempt that the answer with this `state` is for. Raises: SignInFailed."""
@@ -78,10 +78,6 @@ def return_path(to: object) -> str:
     """Where a sign-in leads: a page of this origin, and the first one for everything else."""
     is_own = isinstance(to, str) and OWN_PATH.fullmatch(to) is not None and not to.startswith("/sign-in")
     return str(to) if is_own else "/"
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _decode(text: str) -> bytes:

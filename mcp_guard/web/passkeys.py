@@ -27,14 +27,13 @@ from webauthn.helpers.structs import (
 )
 
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 from mcp_guard.identity.dpop import ProofMemory, ProofsOfProcess
 from mcp_guard.ledger.approvals.approver_keys import NewKey
 from mcp_guard.storage.rows import ApproverKey
 from mcp_guard.web.sessions import CHALLENGE_LIFETIME, BrowserSession
 
 NONCE_BYTES, TIME_BYTES = 16, 8
-SECOND = 1_000_000
 CLOCK_SKEW: Micros = 5 * SECOND
 """How far the clocks of two gateways may differ."""
 MEMORY, SEALS = "sign-in", "seal"

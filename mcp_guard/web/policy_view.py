@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import HOUR, Micros
 from mcp_guard.core.receipt_terms import CALL, ENTRY, MAX_VALUE
 from mcp_guard.core.visible_text import reviewed_code, visible
 from mcp_guard.ledger.ledger import LOADED_AS
 from mcp_guard.policy.authoring.past import find_latest
 from mcp_guard.policy.source import parse_texts
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
+from mcp_guard.storage.receipt_index import ReceiptIndex
 
 RECENT_DAYS = 30
 MAX_POLICIES = 10_000

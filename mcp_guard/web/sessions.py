@@ -8,7 +8,6 @@ A token is replaced when somebody signs in or enrols a key, and every hour. The 
 for what the browser has sent meanwhile: the new token is made from it, so each of these answers brings the same.
 """
 
-import base64
 import hashlib
 import hmac
 import secrets
@@ -18,15 +17,14 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core import base64url
+from mcp_guard.core.model import MINUTE, SECOND, Json, Micros
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.storage.items import Item, Items
 from mcp_guard.web.roles import Role
 
 KIND = "session"
-SECOND = 1_000_000
-MINUTE = 60 * SECOND
 ENROLMENT_LIFETIME = 10 * MINUTE
 """How long after a sign-in with a code that code authorizes one enrolment."""
 CHALLENGE_LIFETIME = 5 * MINUTE
@@ -264,4 +262,4 @@ def _read(item: Item) -> BrowserSession:
 
 
 def _token(bits: bytes) -> str:
-    return base64.urlsafe_b64encode(bits).rstrip(b"=").decode()
+    return base64url.encode(bits)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.server_address import server_of
 from mcp_guard.settings import UpstreamSettings
 from mcp_guard.sign_ins import SignInStorage
@@ -65,7 +65,7 @@ async def _find_sign_ins(console: Console) -> Mapping[str, str]:
             tokens = await storage.of(name).look()
             if tokens is None:
                 due[name] = "nobody has signed in"
-            elif not tokens.refresh and tokens.renew_at and tokens.renew_at * 1_000_000 < console.now():
+            elif not tokens.refresh and tokens.renew_at and tokens.renew_at * SECOND < console.now():
                 due[name] = "the sign-in has ended"
         except NoToken as error:
             due[name] = str(error)

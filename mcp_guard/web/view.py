@@ -28,7 +28,7 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.definition_diff import DiffPart, diff_texts
 from mcp_guard.core.drill_results import drill_lines
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import SECOND, Json, Micros
 from mcp_guard.core.visible_text import (
     VisibleText,
     has_hidden,
@@ -149,7 +149,7 @@ def make_key_card(key: ApproverKey, enrolment: Json, now: Micros) -> KeyCard:
         enrolled=at.strftime(MINUTE_FORMAT),
         authorized=AUTHORIZATIONS.get(authorization(enrolment), "with an earlier version, which did not record how"),
         is_removed=key.removed is not None,
-        is_recent=key.removed is None and datetime.fromtimestamp(now / 1_000_000, UTC) - at < RECENT,
+        is_recent=key.removed is None and datetime.fromtimestamp(now / SECOND, UTC) - at < RECENT,
     )
 
 
@@ -190,7 +190,7 @@ def _make_card(approval: Approval, now: Micros, viewer: str, removed: Collection
         title=visible(subject.tool.partition("__")[2].replace("_", " ") or subject.tool),
         tool=visible(subject.tool),
         target=say("{} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else "",
-        seconds_left=max(0, -((now - approval.expires) // 1_000_000)),
+        seconds_left=max(0, -((now - approval.expires) // SECOND)),
         requested=format_minute(approval.requested),
         rows=(),
         facts=(),

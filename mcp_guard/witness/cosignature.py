@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tlog import note
 from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, post
@@ -38,7 +39,7 @@ def send(destination: Destination, submission: Submission) -> Acceptance:
         raise DeliveryError(f"the witness answered {response}{REASONS.get(response.status, '')}")
     lines = response.body.decode(errors="replace")
     line, signed_at = find_cosignature(destination.options["key"], submission.head.text(), lines)
-    evidence = {"cosignature": line, "time": format_time(signed_at * 1_000_000), "continues": old_size or None}
+    evidence = {"cosignature": line, "time": format_time(signed_at * SECOND), "continues": old_size or None}
     return Acceptance({name: value for name, value in evidence.items() if value}, f"{line}\n")
 
 

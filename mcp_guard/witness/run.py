@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.export import LedgerProofs
@@ -18,8 +19,6 @@ from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.rows import WitnessedCheckpoint
 from mcp_guard.witness import WITNESSES
 from mcp_guard.witness.submission import Acceptance, Contradicted, Submission
-
-MICROS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class WitnessRun:
         submission = Submission(
             proofs=proofs,
             keys=tuple(key.verifier for key in keys),
-            at=self.writer.now() // MICROS,
+            at=self.writer.now() // SECOND,
             work_dir=work_dir,
             last=last,
             allow_restart=self.allow_restart,

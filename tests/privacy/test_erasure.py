@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.model import Execution, ExecutionStatus, Json, ToolCallRequest
-from mcp_guard.ledger.retention import BATCH, DAY, ErasureOrder, RetentionTask, erase_some, sequence_ranges
+from mcp_guard.core.model import DAY, Execution, ExecutionStatus, Json, ToolCallRequest
+from mcp_guard.ledger.retention import BATCH, ErasureOrder, RetentionTask, erase_some, sequence_ranges
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.sized_ledger import fill, open_filled

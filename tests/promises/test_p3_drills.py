@@ -13,7 +13,7 @@ import pytest
 from mcp_guard.core.approval import ApprovalState, GrantTerms
 from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.drills import DrillRule, Drills
-from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.core.model import HOUR, Json, ToolCallRequest
 from mcp_guard.identity.instances import approval_id, call_id
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.drill_counts import due_routes
@@ -25,7 +25,7 @@ from mcp_guard.notify.message import make_ended_message, make_message
 from mcp_guard.policy.authoring.past import decisions
 from mcp_guard.policy.authoring.recorded import DECIDING
 from mcp_guard.storage.engines import open_receipt_index
-from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
+from mcp_guard.storage.receipt_index import ReceiptIndex
 from tests.promises.drilling import (
     HUNDREDFOLD,
     INSTANCE,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.identity_provider import IdentityProvider
-from mcp_guard.core.sign_in import SECOND
+from mcp_guard.core.model import SECOND
 from mcp_guard.identity.dpop import ProofsOfProcess
 from mcp_guard.network import CaSource, Network
 from mcp_guard.web.id_token import SignInFailed

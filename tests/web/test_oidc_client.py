@@ -13,7 +13,7 @@ import pytest
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.identity_provider import IdentityProvider as ProviderSettings
 from mcp_guard.core.identity_provider import RoleClaim
-from mcp_guard.core.sign_in import SECOND
+from mcp_guard.core.model import SECOND
 from mcp_guard.network import Network
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
 from mcp_guard.web.kept_value import KEPT_SECONDS

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from mcp_guard.cli.approvals import describe
 from mcp_guard.core.approval import GrantTerms
-from mcp_guard.core.model import Agent
+from mcp_guard.core.model import MINUTE, Agent
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.ledger.registry import issue
@@ -28,7 +28,7 @@ from mcp_guard.web.app import make_app
 from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
-from mcp_guard.web.sessions import MINUTE, BrowserSession, Person, SessionLimits
+from mcp_guard.web.sessions import BrowserSession, Person, SessionLimits
 from tests.promises.harness import HOLD, make_instance
 from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
 from tests.web.software_passkey import SoftwarePasskey

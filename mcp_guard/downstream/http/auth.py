@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import IdentityError
-from mcp_guard.core.model import Instance
+from mcp_guard.core.model import SECOND, Instance
 from mcp_guard.downstream.http.allowed_hosts import check_host_and_origin
 from mcp_guard.downstream.http.request import HttpRequest, RequestHeaders
 from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token, unverified_issuer
@@ -118,7 +118,7 @@ class Authenticator:
                 "a token bound to a key needs the scheme `DPoP` and one proof; any other token must have neither"
             )
         method_and_url = request.method, urljoin(self.url, request.path)
-        await self.proofs.check(proofs[0], method_and_url, token, thumbprint, self.instances.now() // 1_000_000)
+        await self.proofs.check(proofs[0], method_and_url, token, thumbprint, self.instances.now() // SECOND)
 
     def _unauthorized(self, reason: str) -> HTTPException:
         challenge = f'Bearer resource_metadata="{self.metadata_url}"'

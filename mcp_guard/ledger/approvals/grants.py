@@ -4,9 +4,9 @@ same transaction."""
 import hashlib
 import secrets
 
-from mcp_guard.core.approval import SECOND, Approval, GrantTerms, Vote
+from mcp_guard.core.approval import Approval, GrantTerms, Vote
 from mcp_guard.core.grants import GivenByAgent, Grant, bind_grant
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.receipt_limits import truncate
 from mcp_guard.core.request_meta import without_trace

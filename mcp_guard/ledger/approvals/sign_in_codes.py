@@ -4,13 +4,14 @@ approves nothing."""
 import hashlib
 import secrets
 
+from mcp_guard.core.model import MINUTE
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.background import BackgroundReader
 
 ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 LENGTH = 10
-LIFETIME = 10 * 60 * 1_000_000
+LIFETIME = 10 * MINUTE
 
 
 def make_code(writer: Writer, approver: str, kind: CodeKind = "sign_in_code") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import MINUTE, Micros
 from mcp_guard.storage.items import Item
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
@@ -28,7 +28,7 @@ REMOVE_EXPIRED = "DELETE FROM item WHERE expires <= %s"
 PUT = f"""INSERT INTO item ({COLUMNS}) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (kind, key)
 DO UPDATE SET owner = excluded.owner, value = excluded.value, expires = excluded.expires"""
 SWAP = "UPDATE item SET owner = %s, value = %s, expires = %s WHERE kind = %s AND key = %s AND value = %s"
-CLEANING: Micros = 60 * 1_000_000
+CLEANING: Micros = MINUTE
 """How often expired items are removed."""
 
 

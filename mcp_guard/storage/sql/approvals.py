@@ -12,12 +12,11 @@ from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRu
 from mcp_guard.core.approval_card import CountedRequest, EarlierRequests, RecentCalls, Verdict
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.grants import Grant
-from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.model import HOUR, Json, Micros
 from mcp_guard.core.sign_in import SignIn, SignInRule
 from mcp_guard.storage.rows import NO_INSTANCE, ApproverKey, Delivery, RequestRow
 from mcp_guard.storage.sql.queries import Queries
 
-HOUR = 3600 * 1_000_000
 MAX_RECENT_RECEIPTS = 5000
 MAX_EARLIER_REQUESTS = 2000
 MAX_LISTED_CHARACTERS = 1 << 20

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import HOUR, Micros
 from mcp_guard.core.receipt_terms import Pair
-from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, EntryPage, IndexedReceipt, IndexPosition
+from mcp_guard.storage.receipt_index import MAX_TERMS, EntryPage, IndexedReceipt, IndexPosition
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.store import log_ahead
 

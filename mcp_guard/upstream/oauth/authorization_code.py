@@ -5,7 +5,6 @@ which is sent to the token endpoint and nowhere else.
 """
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import secrets
@@ -16,6 +15,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2 as httpx
 
+from mcp_guard.core import base64url
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_endpoints, http_client, is_secure_url
@@ -42,7 +42,7 @@ class AuthorizationRequest:
 
     def url(self, endpoints: Endpoints, settings: OAuthSettings) -> str:
         """The URL that the user opens."""
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+        challenge = base64url.encode(hashlib.sha256(self.verifier.encode()).digest())
         query = {
             "response_type": "code",
             "client_id": settings.client_id,

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_guard.core.approver_statistics import count_votes, rate_words, time_words
+from mcp_guard.core.model import DAY
 from mcp_guard.core.visible_text import say
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.roles import Role
@@ -15,7 +16,6 @@ from mcp_guard.web.roles import Role
 SEE_ALL = frozenset({Role.AUDITOR, Role.OPERATOR})
 ROLES = SEE_ALL | {Role.APPROVER}
 NAV: tuple[NavigationLink, ...] = ()
-DAY = 24 * 3600 * 1_000_000
 PERIODS = {"7d": 7, "30d": 30, "90d": 90}
 """By name, the number of days."""
 

@@ -14,9 +14,9 @@ from starlette.routing import Route
 
 from mcp_guard.core.approval import may_decide
 from mcp_guard.core.identity_provider import IdentityProvider
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.people import Identity
-from mcp_guard.core.sign_in import SECOND, SignInRule
+from mcp_guard.core.sign_in import SignInRule
 from mcp_guard.core.visible_text import visible_line
 from mcp_guard.ledger.policy_approvals import read_state
 from mcp_guard.notify.push import forget_devices

@@ -9,11 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_guard.core.approval import Approval, ApprovalState
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import HOUR, Micros
 from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.receipt_search import SEARCH_SECONDS, Search, find
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
+from mcp_guard.storage.receipt_index import ReceiptIndex
 from mcp_guard.web.charts import BarChart, Series, bar_chart, rank
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import approvers

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import HOUR
 from mcp_guard.core.policy_approval import hash_of_set, set_material
 from mcp_guard.core.visible_text import visible_code
 from mcp_guard.policy.authoring.explain import explain, lines
@@ -30,7 +31,7 @@ from mcp_guard.web.story import may_be_drill
 NAV = (NavigationLink("/policies", "Policies", READERS),)
 CANDIDATE = "candidate"
 """The kind of item that holds the files of a candidate, so that any gateway answers for it."""
-CANDIDATE_LIFETIME = 3600 * 1_000_000
+CANDIDATE_LIFETIME = HOUR
 MAX_CANDIDATES = 5
 """Of one person; one more forgets their oldest."""
 OF_CANDIDATES = OF_PAYLOADS & READERS

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from mcp_guard.core.model import DAY
 from mcp_guard.notify.push import KIND, read_subscription, seal, services_of, vapid_public
 from mcp_guard.shared_secret import SharedSecret, read_shared_secret
 from mcp_guard.storage.items import Item
@@ -20,7 +21,6 @@ from mcp_guard.web.roles import Role
 from mcp_guard.web.view import HERE
 
 NAV: tuple[NavigationLink, ...] = ()
-DAY = 24 * 3600 * 1_000_000
 KEPT_DAYS = 90
 """How long a subscription is kept without its owner having opened the page."""
 MAX_DEVICES = 10

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.drill_results import drill_lines
 from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.visible_text import VisibleText, join, quote, say
 from mcp_guard.notify.kept import MESSAGE
 from mcp_guard.notify.slack import APPROVE, DENY, SERVICE, call_api
@@ -100,7 +100,7 @@ class _SlackPage:
         """
         stamp = request.headers.get("x-slack-request-timestamp", "")
         signature = request.headers.get("x-slack-signature", "")
-        now = self.console.now() // 1_000_000
+        now = self.console.now() // SECOND
         if not (stamp.isascii() and stamp.isdecimal() and len(stamp) < 12) or abs(now - int(stamp)) > WINDOW_SECONDS:
             raise HTTPException(403, "the request is not of these five minutes; is the clock right?")
         if not SIGNATURE.fullmatch(signature):

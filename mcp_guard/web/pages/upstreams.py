@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mcp_guard.core.model import HOUR
 from mcp_guard.core.receipt_terms import TROUBLES
 from mcp_guard.ledger.receipt_search import SEARCH_SECONDS, Search, find
-from mcp_guard.storage.receipt_index import HOUR, ReceiptIndex
+from mcp_guard.storage.receipt_index import ReceiptIndex
 from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, DOCUMENT_PATH, client_document
 from mcp_guard.web.console import Console, NavigationLink, read_json
 from mcp_guard.web.id_token import SignInFailed

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_guard.core.model import HOUR
 from mcp_guard.ledger.receipt_search import ReceiptSearch, Search, catch_up, find, index_receipt
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine, open_receipt_index
-from mcp_guard.storage.receipt_index import HOUR, MAX_TERMS, IndexedReceipt, IndexPosition, ReceiptIndex
+from mcp_guard.storage.receipt_index import MAX_TERMS, IndexedReceipt, IndexPosition, ReceiptIndex
 from mcp_guard.storage.rows import ReceiptRow, TreeHead
 from mcp_guard.storage.sqlite.receipt_index import ReceiptIndexFile
 from mcp_guard.web.search import LedgerSearch
