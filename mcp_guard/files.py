@@ -34,12 +34,12 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         raise
 
 
-def publish_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def publish_file(path: Path, data: bytes) -> None:
     """Create the file as `create_file` does; no other process sees it before it is complete.
 
     Raises: FileExistsError if there is a file already; OSError.
     """
-    with _open_draft(path, mode) as (draft, file):
+    with _open_draft(path, 0o600) as (draft, file):
         _write(file, data)
         os.link(draft, path)
     sync_folder(path.parent)

@@ -390,7 +390,7 @@ class Approvals(Protocol):
     async def mark_stale(self, approval: Approval, note: str) -> None:
         """Make the approval `stale`; `note` says what changed. Does nothing if it is not open any more."""
 
-    async def recorded_reply(self, approval: Approval) -> "Reply | None":
+    async def recorded_reply(self, approval: Approval) -> Reply | None:
         """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it delivered.
 
         The approval must have an `outcome`.
@@ -458,9 +458,10 @@ class Upstreams(Protocol):
         """Send the call of a durable intent to its upstream, and return its outcome.
 
         INVARIANT: this is the only way by which a tool call, or another request that is decided, reaches an upstream.
-        It sends the call once, and again only
-        to an upstream of the stateless revision that answers `input_required`: with the same arguments and the client's
-        answers, a limited number of times. `Execution.rounds` says how often such a call was sent.
+        It sends the call once, and again only to an upstream of the stateless revision that answers `input_required`:
+        with the same arguments and the client's answers, a limited number of times. `Execution.rounds` says how often
+        such a call was sent.
+
         Every failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the
         call is withdrawn if nothing of it has left (then CancelledUnsent is raised); otherwise the upstream is told
         unless it has answered, and the call may have run. Not to be called twice with one intent.

@@ -39,10 +39,13 @@ def find_hidden(settings: Settings, environment: PolicyEnvironment | None = None
             best = observed or why
             hidden.append(
                 HiddenFrom(
-                    tool.listed_as, instance.agent.name, best.reason, best.policies, observed is not None,
-                    observed is not None if is_observed else True,
+                    tool.listed_as,
+                    instance.agent.name,
+                    best.reason,
+                    best.policies,
+                    is_now=observed is not None or not is_observed,
                 )
-            )  # fmt: skip
+            )
     return sorted(hidden, key=lambda row: (row.tool, row.agent))
 
 

@@ -83,18 +83,12 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
 def row(key: GuardKey, until: int | None, size: int) -> tuple[str, str, str]:
     last = size - 1 if until is None else until
     signed = f"{key.since} to {last}" if last >= key.since else "none"
-    return short(key.verifier), signed, "in force" if until is None else "earlier"
-
-
-def short(verifier: str) -> str:
-    """Origin and key id, by which signature lines name the key."""
-    name, id, _ = note.parse_verifier(verifier)
-    return f"{name}+{id.hex()}"
+    return note.short_verifier(key.verifier), signed, "in force" if until is None else "earlier"
 
 
 def rotate(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.rotate(ledger_settings(settings), CLOCK, options.why)
-    message = f"key {short(new)} is in force; {short(old)} signed it and is retired"
+    message = f"key {note.short_verifier(new)} is in force; {note.short_verifier(old)} signed it and is retired"
     say(settings, options, (old, new), message)
     if not options.json:
         print_text("make a new backup: without a copy of the retired key, earlier ones need --lost-key to be restored")
@@ -104,9 +98,8 @@ def rotate(settings: Settings, options: argparse.Namespace) -> int:
 def replace(settings: Settings, options: argparse.Namespace) -> int:
     refuse_while_guards_run(ledger_place(settings), settings.state_dir)
     old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
-    message = (
-        f"key {short(new)} replaces {short(old)}, which did not sign the new key; tell everyone who verifies the ledger"
-    )
+    unsigned = f"key {note.short_verifier(new)} replaces {note.short_verifier(old)}, which did not sign the new key"
+    message = f"{unsigned}; tell everyone who verifies the ledger"
     return say(settings, options, (old, new), message)
 
 

@@ -1,7 +1,7 @@
 """Tools, the types of their resources, counters of their calls, and sequences: `[tools]`, `[resources]`, `[rates]` and
 `[sequences]`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -163,21 +163,22 @@ class RateConfig(Model):
     def names_its_tools(self) -> "RateConfig":
         if self.sum is not None and not self.tools:
             raise ValueError('`sum` requires the tools whose amounts are summed: tools = ["server__tool"]')
-        if not self.tools and any(part.startswith(ARGUMENT) for part in self._by):
+        if not self.tools and any(part.startswith(ARGUMENT) for part in _distinct(self.by)):
             raise ValueError(f'`by = ["{ARGUMENT}…"]` requires the tools that have it: tools = ["server__tool"]')
         return self
 
-    @property
-    def _by(self) -> tuple[str, ...]:
-        return (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
-
     def check_redaction(self, name: str, tools: Mapping[str, ToolConfig]) -> None:
         """Raises: ValueError."""
-        pointers = [part.removeprefix(ARGUMENT) for part in self._by if part.startswith(ARGUMENT)]
+        pointers = [part.removeprefix(ARGUMENT) for part in _distinct(self.by) if part.startswith(ARGUMENT)]
         _check_redaction(f"rates.{name}.by", pointers, self.tools, tools)
 
     def counter(self, name: str) -> RateCounter:
-        return RateCounter(name, self.window_seconds * SECOND, self._by, self.effects, self.tools, self.sum)
+        return RateCounter(name, self.window_seconds * SECOND, _distinct(self.by), self.effects, self.tools, self.sum)
+
+
+def _distinct(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several without repetitions."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 def _check_redaction(
@@ -207,13 +208,9 @@ class SequenceConfig(Model):
     def ends(self) -> "SequenceConfig":
         if self.earlier is not None and self.same is None:
             raise ValueError('`earlier` is where the earlier call has what is compared: add same = "/ARGUMENT"')
-        if self.within_seconds is None and "instance" not in self._by:
+        if self.within_seconds is None and "instance" not in _distinct(self.by):
             raise ValueError('without "instance" in `by`, say how old the earlier call may be: within_seconds = 86400')
         return self
-
-    @property
-    def _by(self) -> tuple[str, ...]:
-        return (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
 
     def check_redaction(self, name: str, tools: Mapping[str, ToolConfig]) -> None:
         """Raises: ValueError."""
@@ -222,4 +219,6 @@ class SequenceConfig(Model):
 
     def rule(self, name: str) -> SequenceRule:
         window = None if self.within_seconds is None else self.within_seconds * SECOND
-        return SequenceRule(name, self.tools, self.counts, self._by, window, self.same, self.earlier or self.same)
+        return SequenceRule(
+            name, self.tools, self.counts, _distinct(self.by), window, self.same, self.earlier or self.same
+        )

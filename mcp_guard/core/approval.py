@@ -12,13 +12,13 @@ from mcp_guard.core import canonical
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.drills import Drills
 from mcp_guard.core.errors import ApprovalError, SignInRequired
-from mcp_guard.core.model import SECOND, Call, Decision, Json, Micros
+from mcp_guard.core.model import MINUTE, Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.request_meta import without_trace
 from mcp_guard.core.sign_in import SignIn, SignInRule
 
 STATEMENT_TYPE = "mcp-guard/approval/v2"
-MAX_STATEMENT_AGE = 10 * 60 * SECOND
+MAX_STATEMENT_AGE = 10 * MINUTE
 """Time that may pass between preparing a statement and recording it."""
 SIGN_IN_AGAIN = "open the request on the approval pages, and sign in again with the identity provider"
 

@@ -34,9 +34,8 @@ def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]
     """
     try:
         header, claims, signature = token.split(".")
-        if (
-            json.loads(base64url.decode(header)).get("alg") != HEADER["alg"]
-        ):  # RFC 8725 §3.1: do not let the token choose
+        algorithm = json.loads(base64url.decode(header)).get("alg")
+        if algorithm != HEADER["alg"]:  # RFC 8725 §3.1: do not let the token choose
             raise InvalidCredential("the credential is not signed with EdDSA")
         verify(base64url.decode(signature), f"{header}.{claims}".encode())
         decoded = json.loads(base64url.decode(claims))

@@ -1,9 +1,9 @@
 """Checks that find suspicious tool definitions, in one ordered list. Pure.
 
 To add a check: one function here, its line in `CHECKS` (one definition) or `COMPARISONS` (one beside the others), one
-row in `tests/core/test_definition_checks.py`. `tools list` shows the findings. They
-decide only one thing: a tool with hidden characters is quarantined at its first use, whatever `first_use` says, because
-nobody who read its text has seen them.
+row in `tests/core/test_definition_checks.py`. `tools list` shows the findings. They decide only one thing: a tool with
+hidden characters is quarantined at its first use, whatever `first_use` says, because nobody who read its text has seen
+them.
 
 Confusable letters are a short table in the manner of Unicode TR 39, for names only, after NFKC and case folding.
 """

@@ -83,11 +83,6 @@ def diff_texts(pairs: Iterable[tuple[str, str]]) -> Iterator[list[DiffPart]]:
         yield parts
 
 
-def diff_words(before: str, after: str) -> list[DiffPart]:
-    """The later text with the removed and added parts, by word."""
-    return _diff_words(before, after, MAX_MATCHED_WORDS)[0]
-
-
 def _diff_words(before: str, after: str, limit: int) -> tuple[list[DiffPart], int]:
     """At most so many words are matched; returns also how many were."""
     old, new = re.findall(r"\w+|\s+|[^\w\s]", before), re.findall(r"\w+|\s+|[^\w\s]", after)

@@ -11,11 +11,11 @@ from mcp_guard.core import canonical
 from mcp_guard.core.approval import GrantTerms, binding, salted_hash
 from mcp_guard.core.describe import REASON, TICKET
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import SECOND, Call, Decision, Json, Micros
+from mcp_guard.core.model import DAY, SECOND, Call, Decision, Json, Micros
 from mcp_guard.core.request_meta import without_trace
 
 MAX_GRANT_USES = 100
-MAX_GRANT_DURATION = 24 * 3600 * SECOND
+MAX_GRANT_DURATION = DAY
 UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
 """For arguments that were held to the operator's limits when the call was described."""
 

@@ -171,7 +171,7 @@ class ToolRule:
 class RateCounter:
     """A named rate: calls with these effects (and of these tools, if any are named) within the window.
 
-    `by` lists what calls are grouped by (`core.rates.COUNTED_BY`, or `argument:` and a JSON pointer). With `sum`, a
+    `by` lists what calls are grouped by (`core.rates.KEY_PARTS`, or `argument:` and a JSON pointer). With `sum`, a
     JSON pointer into the arguments, the counter adds up the amounts found there instead of counting calls.
     """
 
@@ -208,9 +208,9 @@ class StepOutcome(StrEnum):
 class SequenceRule:
     """A named sequence: whether a call of one of these tools counts as a step before the call that is decided.
 
-    `by` lists what both have in common (`core.sequences.GROUPED_BY`), `window` is how old the step may be; None: as old
-    as the instance. With `same`, a JSON pointer into the arguments, both are about the same value, which the step has
-    at `earlier`.
+    `by` lists what both have in common (`instance`, `agent`, `user`, `resource`), `window` is how old the step may be;
+    None: as old as the instance. With `same`, a JSON pointer into the arguments, both are about the same value, which
+    the step has at `earlier`.
     """
 
     name: str

@@ -203,7 +203,6 @@ KEY_PARTS: Mapping[str, Callable[[Call], str]] = {
     "tool": lambda call: call.name,
     "resource": lambda call: f"{call.resource.type}::{folded_value(call.resource.id)}",
 }
-COUNTED_BY = tuple(KEY_PARTS)
 
 
 def counts_as_json(values: Mapping[str, RateValue]) -> dict[str, int | str]:

@@ -288,7 +288,7 @@ def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -
     return tool_error(text, outcome="unknown", call=call.id)
 
 
-def listed_definition(tool: Tool, observed: bool = False) -> Json:
+def listed_definition(tool: Tool, observed: bool) -> Json:
     """The definition as the client sees it: with its listed name and the fields that the guard asks for.
 
     If calls of the tool are only `observed`, `_meta` says so.

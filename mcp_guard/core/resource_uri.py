@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from mcp_guard.core.template_values import template_reader
-from mcp_guard.core.uri_template import may_fit
+from mcp_guard.core.uri_template import MAX_URI_LENGTH, may_fit
 
-MAX_URI_LENGTH = 16 * 1024
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -14,7 +14,6 @@ from mcp_guard.core.model import Call, Micros, SequenceRule, StepOutcome
 from mcp_guard.core.rates import KEY_PARTS, MAX_KEYS, folded_value, hash_text, plain_value
 from mcp_guard.core.redaction import split_pointer
 
-GROUPED_BY = ("instance", "agent", "user", "resource")
 UNKNOWN = "*"
 """Stands for the value of a step that may be about any object."""
 ANY = ""

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HiddenFrom:
-    """A tool that is not listed for an agent. `in_observe_mode` if not even when its calls are only observed.
-
-    `is_now` tells whether it is hidden in the mode that is configured.
-    """
+    """A tool that is not listed for an agent; `is_now` if that is so in the mode that is configured."""
 
     tool: str
     agent: str
     reason: str
     policies: tuple[str, ...]
-    in_observe_mode: bool
     is_now: bool
 
 

@@ -253,7 +253,7 @@ class RemoteKeySet:
         return self._clock() - self._fetched <= KEYS_SECONDS
 
 
-def _fetch_keys(url: str, network: Callable[[], "Network"] | None = None) -> dict[object, Any]:
+def _fetch_keys(url: str, network: Callable[[], "Network"] | None) -> dict[object, Any]:
     """The signing keys at this URL by their id. Raises: ValueError, OSError, jwt.PyJWTError.
 
     The library's own client would read whatever it is sent, for as long as it takes.

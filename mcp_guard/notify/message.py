@@ -18,7 +18,7 @@ from mcp_guard.core.approval_card import (
 )
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
-from mcp_guard.core.model import SECOND, Json, Resource
+from mcp_guard.core.model import MINUTE, SECOND, Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
@@ -96,7 +96,7 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     verb = "still needs" if event == "escalated" else "needs"
     mark = CLAIMED if "ticket" in subject.claimed else ""
     ticket = say("Ticket: {}{}", _quote(subject.ticket), mark) if subject.ticket else None
-    minutes = max(0, (approval.expires - now) // 60_000_000)
+    minutes = max(0, (approval.expires - now) // MINUTE)
     chosen = notified_fields(subject)
     fields = tuple((name, _field_text(value)) for name, value in chosen.items())
     not_shown = count_not_notified(subject)

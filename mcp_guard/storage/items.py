@@ -9,6 +9,13 @@ from typing import Protocol
 
 from mcp_guard.core.model import Micros
 
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS item_owner ON item (kind, owner)",
+    "CREATE INDEX IF NOT EXISTS item_expires ON item (expires)",
+)
+COLUMNS = "kind, key, owner, value, expires"
+"""Of the table `item`, which each engine creates in its own types."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:

@@ -4,7 +4,6 @@ No label holds what an agent chooses: a tool is named only if it is in the catal
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -57,10 +56,6 @@ class Readings:
     lease_seconds: float
     upstreams: dict[str, bool]
     ledger: LedgerReadings | None
-
-
-class ReadingsSource(Protocol):
-    async def __call__(self) -> Readings: ...
 
 
 class Metrics:

@@ -12,7 +12,7 @@ from mcp_guard.core.decided_methods import ANSWERS
 from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
-from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
+from mcp_guard.core.request_meta import forwarded_params
 from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.core.visible_text import say
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins, UpstreamTask
@@ -59,13 +59,13 @@ class UpstreamGroup:
         rules: Mapping[str, ToolRule],
         pins: Pins,
         *,
-        unpinned: Mapping[str, Collection[str]] = {},
-        forward_meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
-        on_catalog: Callable[[], Awaitable[None]] | None = None,
-        on_status: Callable[[], None] = lambda: None,
-        last_listings: LastListings | None = None,
-        is_patient: bool = False,
-        operations: Sequence[Tool] = (),
+        unpinned: Mapping[str, Collection[str]],
+        forward_meta: Mapping[str, str],
+        on_catalog: Callable[[], Awaitable[None]] | None,
+        on_status: Callable[[], None],
+        last_listings: LastListings | None,
+        is_patient: bool,
+        operations: Sequence[Tool],
     ) -> None:
         self.connections: dict[str, AnyConnection] = {
             upstream.name: Connection(upstream, on_status) if isinstance(upstream, Upstream) else upstream

@@ -10,11 +10,11 @@ from mcp_guard.core.confirmation import differs
 from mcp_guard.core.receipt import KINDS, VOTED, name_of_approver, reason_texts, shown_kind
 from mcp_guard.core.receipt_summary import summarize_receipt
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible
+from mcp_guard.ledger.receipt_search import MALFORMED
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ReceiptRow
 
 Receipt = Mapping[str, Any]
-MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 MAX_WHY = 200
 ENDINGS = {
     "ok": "done",

@@ -23,6 +23,8 @@ class Role(StrEnum):
 EVERYONE = frozenset(Role)
 READERS = frozenset({Role.VIEWER, Role.AUDITOR, Role.OPERATOR})
 """Who may read what has no payloads."""
+PAYLOAD_READERS = frozenset({Role.APPROVER, Role.AUDITOR})
+"""Who may read requests for approval, with their payloads; approvers those of their routes."""
 OF_APPROVERS = frozenset({Role.APPROVER, Role.VIEWER})
 """What every approver is, whatever else the configuration makes of them."""
 

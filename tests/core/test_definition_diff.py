@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.definition_diff import compare_definitions, diff_definitions, diff_words, format_diff
+from mcp_guard.core.definition_diff import DiffPart, compare_definitions, diff_definitions, diff_texts, format_diff
 from mcp_guard.core.tool_pins import definition_hash
 
 TEXTS = st.text("ab .é\n", max_size=40)
@@ -15,6 +15,11 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=6,
 )
 OBJECTS = st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=4)
+
+
+def diff_words(before: str, after: str) -> list[DiffPart]:
+    [parts] = diff_texts([(before, after)])
+    return parts
 
 
 @given(TEXTS, TEXTS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Call, Effect, RateCounter, Resource, ToolCallRequest
 from mcp_guard.core.rates import (
-    COUNTED_BY,
+    KEY_PARTS,
     MAX_TOTAL,
     counted_amount,
     counted_values,
@@ -81,7 +81,7 @@ def test_other_tools_and_other_effects_do_not_count() -> None:
 
 def test_counters_are_grouped_by_their_keys() -> None:
     seen = call()
-    one = {item: counter_keys(RateCounter("n", 1, (item,), ()), seen) for item in COUNTED_BY}
+    one = {item: counter_keys(RateCounter("n", 1, (item,), ()), seen) for item in KEY_PARTS}
     assert one == {
         "instance": ["run_1"], "agent": ["agent"], "user": ["dana"], "tool": ["crm__update_deal"],
         "resource": ["Deal::1"],

@@ -52,6 +52,12 @@ def parse_verifier(line: str, kind: bytes = ED25519) -> tuple[str, bytes, bytes]
     return parts[0], id, raw[1:]
 
 
+def short_verifier(line: str) -> str:
+    """`<name>+<key id in hex>` of a verifier key: what signature lines name the key by. Raises: ValueError."""
+    name, id, _ = parse_verifier(line)
+    return f"{name}+{id.hex()}"
+
+
 def sign(text: str, name: str, key: bytes, signer: Callable[[bytes], bytes]) -> str:
     """A note with one signature line; `key` is the id from `key_id`."""
     return f"{text}\n{signature_line(name, key, signer(text.encode()))}"

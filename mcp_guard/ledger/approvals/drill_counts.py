@@ -6,7 +6,7 @@ each drill falls due once and is put once.
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mcp_guard.core.approval import Approval, Route
 from mcp_guard.core.drills import DrillCount, count_request
@@ -35,15 +35,13 @@ def due_routes(store: Store, routes: Mapping[str, Route], now: Micros) -> list[s
     return [name for name, route in routes.items() if route.drills and find_due(store, name, now)]
 
 
-def note_request(
-    tx: Transaction, asked: Approval, routes: Mapping[str, Route], draw: Callable[[int], int] = secrets.randbelow
-) -> None:
+def note_request(tx: Transaction, asked: Approval, routes: Mapping[str, Route]) -> None:
     """Count a request that was just made. One that needs the approval of several routes is of none of them."""
     [rule, *others] = asked.rules
     drills = routes[rule.route].drills
     if drills is not None and not others:
         count = _read_count(tx.store, rule.route)
-        keep_count(tx, rule.route, count_request(count, drills.one_in, draw, tx.now))
+        keep_count(tx, rule.route, count_request(count, drills.one_in, secrets.randbelow, tx.now))
 
 
 def keep_count(tx: Transaction, route: str, count: DrillCount) -> None:

@@ -33,7 +33,7 @@ class KeyringKeyStore:
 
     def find_key(self, verifier: str) -> SigningKey | None:
         try:
-            text = self.library.get_password(SERVICE, _name(verifier))
+            text = self.library.get_password(SERVICE, note.short_verifier(verifier))
         except self.library.errors.KeyringError as error:
             raise _unusable(error) from None
         if text is None:
@@ -42,7 +42,7 @@ class KeyringKeyStore:
             return parse_private(text)
         except ValueError as error:
             raise LedgerError(
-                f"the keyring entry `{_name(verifier)}` is not a key: {error}",
+                f"the keyring entry `{note.short_verifier(verifier)}` is not a key: {error}",
                 "restore it",
                 LedgerFault.KEY_UNAVAILABLE,
             ) from None
@@ -51,8 +51,8 @@ class KeyringKeyStore:
         text = private_text(self.origin, Ed25519PrivateKey.generate())
         key = parse_private(text)
         try:
-            self.library.set_password(SERVICE, _name(key.verifier), text)
-            stored = self.library.get_password(SERVICE, _name(key.verifier))
+            self.library.set_password(SERVICE, note.short_verifier(key.verifier), text)
+            stored = self.library.get_password(SERVICE, note.short_verifier(key.verifier))
         except self.library.errors.KeyringError as error:
             raise _unusable(error) from None
         if stored != text:
@@ -63,7 +63,7 @@ class KeyringKeyStore:
         for line in earlier:
             if line != verifier and self.find_key(line) is not None:
                 with suppress(self.library.errors.PasswordDeleteError):  # another process was first
-                    self.library.delete_password(SERVICE, _name(line))
+                    self.library.delete_password(SERVICE, note.short_verifier(line))
 
 
 def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeyStore:
@@ -74,11 +74,6 @@ def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeySt
         missing = lacks('`ledger.signer = "keyring"`', "keyring", error)
         raise LedgerError(missing.what, missing.hint) from None
     return KeyringKeyStore(origin, folder / PUBLISHED, keyring)
-
-
-def _name(verifier: str) -> str:
-    name, id, _ = note.parse_verifier(verifier)
-    return f"{name}+{id.hex()}"
 
 
 def _unusable(error: Exception) -> LedgerError:

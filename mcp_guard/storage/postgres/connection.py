@@ -30,6 +30,8 @@ COMMAND_SECONDS = 15.0
 PREPARED = 2
 """After how many executions a statement is prepared on the server."""
 MAX_IDENTIFIER_BYTES = 63
+ADVISORY_LOCK = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+ADVISORY_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 POOLER_PROBES = 5
 """How often each of two connections is asked, because a pooler in use may happen to keep them apart."""
 OLDEST_SERVER = 140000

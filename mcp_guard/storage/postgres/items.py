@@ -8,22 +8,22 @@ from typing import Any
 import psycopg
 
 from mcp_guard.core.model import MINUTE, Micros
-from mcp_guard.storage.items import Item
+from mcp_guard.storage.items import COLUMNS, INDEXES, Item
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
+from mcp_guard.storage.postgres.connection import (
+    ADVISORY_LOCK,
+    ADVISORY_UNLOCK,
+    ANSWER_SECONDS,
+    connect_on_loop,
+    execute_within,
+    schema_of,
+)
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.pipeline import findable
 
 IS_THERE = "SELECT to_regclass('item') IS NOT NULL"
-MAKING = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
-MADE = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 TABLE = """CREATE TABLE IF NOT EXISTS item (kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
 value BYTEA NOT NULL, expires BIGINT NOT NULL, PRIMARY KEY (kind, key))"""
-INDEXES = (
-    "CREATE INDEX IF NOT EXISTS item_owner ON item (kind, owner)",
-    "CREATE INDEX IF NOT EXISTS item_expires ON item (expires)",
-)
-COLUMNS = "kind, key, owner, value, expires"
 REMOVE_EXPIRED = "DELETE FROM item WHERE expires <= %s"
 PUT = f"""INSERT INTO item ({COLUMNS}) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (kind, key)
 DO UPDATE SET owner = excluded.owner, value = excluded.value, expires = excluded.expires"""
@@ -109,10 +109,10 @@ class ItemsTable:
         if row == (True,):
             return
         name = f"{schema_of(self._database)} items"
-        await execute_within(ANSWER_SECONDS, connection, MAKING, (name,))
+        await execute_within(ANSWER_SECONDS, connection, ADVISORY_LOCK, (name,))
         for statement in (TABLE, *INDEXES):
             await execute_within(ANSWER_SECONDS, connection, statement)
-        await execute_within(ANSWER_SECONDS, connection, MADE, (name,))
+        await execute_within(ANSWER_SECONDS, connection, ADVISORY_UNLOCK, (name,))
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -16,11 +16,16 @@ from psycopg.errors import UndefinedTable
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, connect_on_loop, execute_within, schema_of
+from mcp_guard.storage.postgres.connection import (
+    ADVISORY_LOCK,
+    ANSWER_SECONDS,
+    connect_on_loop,
+    execute_within,
+    schema_of,
+)
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.schema import missing
 
-LOCK = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
 LOCK_SECONDS = 90
 """How long to wait for the lock. Whoever has it may be waiting for a token endpoint."""
 WRITE_SECONDS = 30.0
@@ -73,7 +78,7 @@ class _HeldRow:
             waits = f"SET lock_timeout = '{LOCK_SECONDS}s'; SET statement_timeout = '{LOCK_SECONDS + 5}s'"
             await execute_within(ANSWER_SECONDS, connection, waits)
             name = f"{schema_of(self._database)} sign-in {self._upstream}"
-            await execute_within(LOCK_SECONDS + ANSWER_SECONDS, connection, LOCK, (name,))
+            await execute_within(LOCK_SECONDS + ANSWER_SECONDS, connection, ADVISORY_LOCK, (name,))
         except psycopg.Error as error:
             raise self._explain(error) from None
 

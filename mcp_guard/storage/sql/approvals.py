@@ -325,10 +325,6 @@ class ApprovalQueries(Queries):
         return (row[0], row[1]) if row and now < row[2] else None
 
 
-def _approvers(rules: str) -> frozenset[str]:
-    return frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
-
-
 def _dump(values: Iterable[Any]) -> str:
     return json.dumps([asdict(value) for value in values])
 

@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.items import Item
+from mcp_guard.storage.items import COLUMNS, INDEXES, Item
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 
 BUSY_SECONDS = 2.0
 TABLE = """CREATE TABLE IF NOT EXISTS item (kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
 value BLOB NOT NULL, expires INTEGER NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID"""
-INDEXES = (
-    "CREATE INDEX IF NOT EXISTS item_owner ON item (kind, owner)",
-    "CREATE INDEX IF NOT EXISTS item_expires ON item (expires)",
-)
-COLUMNS = "kind, key, owner, value, expires"
 
 
 class ItemsFile:

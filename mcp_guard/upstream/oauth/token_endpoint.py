@@ -201,7 +201,7 @@ def _parse(body: bytes, content_type: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _read_tokens(answer: _Answer, refresh: str, issued: str = "") -> Tokens:
+def _read_tokens(answer: _Answer, refresh: str, issued: str) -> Tokens:
     """The tokens in an answer. `refresh` is the refresh token that stays valid unless the answer has another.
 
     Raises: NoToken.

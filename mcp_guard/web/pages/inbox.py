@@ -18,7 +18,7 @@ from mcp_guard.storage.rows import RequestRow
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.open_requests import OpenRequests
 from mcp_guard.web.pages.keys import key_cards
-from mcp_guard.web.roles import EVERYONE, Role
+from mcp_guard.web.roles import EVERYONE, PAYLOAD_READERS
 from mcp_guard.web.sessions import BrowserSession
 from mcp_guard.web.view import ApprovalCard, approvers_of, group_cards, make_listed_card, may_see
 
@@ -29,8 +29,7 @@ READ_AT_ONCE = 5
 GRANTS_IN_INBOX = 10
 BATCH, MAX_BATCHES = 200, 10
 """Of rows that are looked through for one page of past requests or grants. Some may be others', or have expired."""
-ROLES = frozenset({Role.APPROVER, Role.AUDITOR})
-NAV = (NavigationLink("/", "Inbox", ROLES), NavigationLink("/history", "History", ROLES))
+NAV = (NavigationLink("/", "Inbox", PAYLOAD_READERS), NavigationLink("/history", "History", PAYLOAD_READERS))
 Position = tuple[Micros, str]
 """When a request was made, and its id."""
 FIRST: Position = (0, "")
@@ -55,8 +54,8 @@ class _InboxPages:
 
     async def show_list(self, request: Request) -> Response:
         console, is_part = self.console, request.query_params.get("part") == "list"
-        viewer = await console.allowed(request, *(ROLES if is_part else EVERYONE), is_part=is_part)
-        if viewer.roles.isdisjoint(ROLES):  # somebody who has just signed in
+        viewer = await console.allowed(request, *(PAYLOAD_READERS if is_part else EVERYONE), is_part=is_part)
+        if viewer.roles.isdisjoint(PAYLOAD_READERS):  # somebody who has just signed in
             return RedirectResponse(console.links_for(viewer)[0].path, 303)
         if is_part and await self._is_shown(request.query_params.get("shown", "")):
             return Response(status_code=204)
@@ -109,7 +108,7 @@ class _InboxPages:
 
     async def show_history(self, request: Request) -> Response:
         console = self.console
-        viewer = await console.allowed(request, *ROLES)
+        viewer = await console.allowed(request, *PAYLOAD_READERS)
         before = _read_position(request.query_params.get("before", ""), LATEST)
         found = await self._find_past(viewer, before)
         cards = [card for card in self._cards(viewer, found.approvals) if card.state != "requested"]
@@ -147,7 +146,7 @@ class _InboxPages:
         return await self.console.reader.read(query)
 
     async def show_grants(self, request: Request) -> Response:
-        viewer = await self.console.allowed(request, *ROLES)
+        viewer = await self.console.allowed(request, *PAYLOAD_READERS)
         after = request.query_params.get("after", "")
         grants, next = await self._find_grants(viewer, after, PAGE)
         return self.console.page("grants.html", viewer, grants=grants, after=next, is_first=not after)

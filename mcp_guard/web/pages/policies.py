@@ -22,10 +22,9 @@ from mcp_guard.policy.source import parse_policies
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.items import Item
 from mcp_guard.web.console import Console, NavigationLink, read_json
-from mcp_guard.web.pages.requests import READERS as OF_PAYLOADS
 from mcp_guard.web.policy_replays import PolicyReplays
 from mcp_guard.web.policy_view import RECENT_DAYS, read_counts, read_set
-from mcp_guard.web.roles import READERS, Role
+from mcp_guard.web.roles import PAYLOAD_READERS, READERS, Role
 from mcp_guard.web.story import may_be_drill
 
 NAV = (NavigationLink("/policies", "Policies", READERS),)
@@ -34,7 +33,7 @@ CANDIDATE = "candidate"
 CANDIDATE_LIFETIME = HOUR
 MAX_CANDIDATES = 5
 """Of one person; one more forgets their oldest."""
-OF_CANDIDATES = OF_PAYLOADS & READERS
+OF_CANDIDATES = PAYLOAD_READERS & READERS
 """Who may read payloads: whoever chooses the policies of a replay finds out what they read of the calls."""
 MAX_SEQ_DIGITS = 15
 

@@ -21,11 +21,10 @@ from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json, text_of
 from mcp_guard.web.passkeys import evidence
-from mcp_guard.web.roles import Role
+from mcp_guard.web.roles import PAYLOAD_READERS, Role
 from mcp_guard.web.sessions import BrowserSession
 from mcp_guard.web.view import approvers_of, make_card, may_see, plain, policy_texts
 
-READERS = frozenset({Role.APPROVER, Role.AUDITOR})
 NAV: tuple[NavigationLink, ...] = ()
 
 
@@ -46,7 +45,7 @@ class _RequestPages:
 
     async def show(self, request: Request) -> Response:
         console, read = self.console, self.console.reader.read
-        viewer = await console.allowed(request, *READERS)
+        viewer = await console.allowed(request, *PAYLOAD_READERS)
         approval = await self._find_approval(request, viewer)
         removed = {key.id for key in await console.keys() if key.removed is not None}
         material = await read(lambda store: store.policy(approval.subject.binding["policy_version"]))
@@ -66,7 +65,7 @@ class _RequestPages:
         )
 
     async def state(self, request: Request) -> Response:
-        viewer = await self.console.allowed(request, *READERS, is_part=True)
+        viewer = await self.console.allowed(request, *PAYLOAD_READERS, is_part=True)
         return JSONResponse({"state": str((await self._find_approval(request, viewer)).state)})
 
     async def _find_approval(self, request: Request, viewer: BrowserSession) -> Approval:

@@ -14,10 +14,10 @@ from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.call_receipts import find_problem, find_receipts, read_payloads, read_receipt
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.place import ledger_place
+from mcp_guard.ledger.receipt_search import MALFORMED
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.web.console import Console, NavigationLink
-from mcp_guard.web.entries import MALFORMED
 from mcp_guard.web.roles import READERS, Role
 from mcp_guard.web.story import Payloads, Story, make_story, without_what_tells
 
