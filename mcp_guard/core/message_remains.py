@@ -14,9 +14,8 @@ HEAD_BYTES, TAIL_BYTES = 16 * 1024, 1024
 _NOISE = re.compile(rb"(?:\x1b\[[0-9;?]*[A-Za-z]|\xef\xbb\xbf|[\x00-\x20])+")
 """What may come before a message on its line: a byte order mark, control characters, the colours of a terminal."""
 _AFTER = b"\x00\r\n\t "
-_TOKEN = re.compile(
-    rb""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?|[{}\[\]:,]|[^\s"'{}\[\]:,]+""", re.DOTALL
-)  # a text that does not end is one token, so that this takes linear time
+_TOKEN = re.compile(rb""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?|[{}\[\]:,]|[^\s"'{}\[\]:,]+""", re.DOTALL)
+"""A text that does not end is one token, so that this takes linear time."""
 _MEMBER = rb"""\s*"((?:[^"\\]|\\.){1,40})"\s*:\s*("(?:[^"\\]|\\.){0,200}"|[-+.\w]+)\s*"""
 _LAST_MEMBERS = re.compile(rb"(?:," + _MEMBER + rb")++\}\s*\Z", re.DOTALL)
 _LAST_MEMBER = re.compile(_MEMBER, re.DOTALL)

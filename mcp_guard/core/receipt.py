@@ -81,6 +81,11 @@ def format_time(at: Micros) -> str:
     return f"{_format_second(seconds)}.{micros:06d}Z"
 
 
+def file_time(at: Micros) -> str:
+    """The time in the name of a file: `20260131T192200Z`."""
+    return f"{format_time(at)[:19].replace(':', '').replace('-', '')}Z"
+
+
 @lru_cache(maxsize=8)
 def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

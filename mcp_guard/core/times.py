@@ -10,6 +10,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 """Seconds of the units of an age."""
 DAYS_AGO = {"today": 0, "yesterday": 1}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SECOND = 253_402_300_799
+"""The last second of the year 9999, after which Python has no dates, since the epoch."""
 MICROSECOND, DAY = timedelta(microseconds=1), timedelta(days=1)
 _AGE = re.compile(r"(?:\d+[smhdw])+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")

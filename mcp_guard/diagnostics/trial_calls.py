@@ -76,9 +76,10 @@ def run_refusal_tests(settings: Settings, environment: PolicyEnvironment) -> lis
         catalog = list(environment.tools)
         engine = load_policies(settings.policies, environment)
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
+        # With a key of its own.
         scratch = LedgerSettings(
             Path(folder), settings.origin, settings.routes, settings.counters, sequences=settings.sequences
-        )  # and a key of its own
+        )
         ledger = open_ledger(scratch, CLOCK)
         try:
             return asyncio.run(_try_all(engine, ledger, InertUpstreams(catalog)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_guard.core import canonical, credential
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.times import LAST_SECOND
 from mcp_guard.identity.instances import Issuer
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ SIGNING_USES = ("sig", None)
 """Of a key (RFC 7517 §4.2): one for encryption signs nothing."""
 MAX_QUOTED = 100
 """How many characters of a claim an error message repeats."""
-MAX_SECONDS = 253_402_300_799
-"""The last second of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ def token_id(issuer: str, claims: Mapping[str, Any]) -> str:
 def _seconds(claims: Mapping[str, Any], name: str) -> int:
     """A NumericDate (RFC 7519 §2) that this guard can write in a receipt. Raises: InvalidCredential."""
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_SECOND:
         raise InvalidCredential(f"its `{name}` is not a time")
     return int(value)
 

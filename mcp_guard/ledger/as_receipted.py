@@ -41,8 +41,8 @@ class Revoked:
 
 
 @dataclass(slots=True)
-class Said:
-    """What the receipts say that the tables have."""
+class ReceiptedState:
+    """What the tables hold if they are as the receipts say."""
 
     keys: dict[str, ApproverKey] = field(default_factory=dict)
     revoked: dict[RevocationKey, Revoked] = field(default_factory=dict)
@@ -86,45 +86,45 @@ class Said:
 
 def check_tables(store: Store) -> None:
     """Raises: LedgerError if a table is not as its receipts say."""
-    said = Said()
+    receipted = ReceiptedState()
     for row in store.receipts_after(-1):
         if row.kind.startswith(("approver.", "agent.", "policy.")) or row.kind in (
             "credential.revoked",
             "guard.started",
         ):
-            said.read(row.kind, row.seq, json.loads(row.body))
-    for what in _differences(said, store):
+            receipted.read(row.kind, row.seq, json.loads(row.body))
+    for what in _differences(receipted, store):
         raise LedgerError(f"{what} as its receipts say", "somebody has changed this backup: use another one")
 
 
-def _differences(said: Said, store: Store) -> Iterator[str]:
+def _differences(receipted: ReceiptedState, store: Store) -> Iterator[str]:
     """Each as the first words of a sentence."""
     kept = {key.id: _without_count(key) for key in store.approver_keys()}
-    ours = {id: _without_count(key) for id, key in said.keys.items()}
+    ours = {id: _without_count(key) for id, key in receipted.keys.items()}
     for id in _differing(kept, ours):
         approver = (kept.get(id) or ours[id]).approver
         yield say("the approver's key {} of {} is not", f"`{id}`", f"`{approver}`")
     revocations = dict(store.revocations())
-    for key in sorted(revocations.keys() | said.revoked.keys()):
-        if key not in said.revoked or not said.revoked[key].allows(revocations.get(key)):
+    for key in sorted(revocations.keys() | receipted.revoked.keys()):
+        if key not in receipted.revoked or not receipted.revoked[key].allows(revocations.get(key)):
             yield say("the revocation of {} {} is not", key[0], f"`{key[1]}`")
-    if not _is_policy_state_as_receipted(said, store):
+    if not _is_policy_state_as_receipted(receipted, store):
         yield "the set of policies in force is not"
     agents = {agent.name: (agent.owner, agent.groups, user) for agent, user, _ in store.agents()}
-    for name in _differing(agents, said.agents):
+    for name in _differing(agents, receipted.agents):
         yield say("the enrolled agent {} is not", f"`{name}`")
 
 
-def _is_policy_state_as_receipted(said: Said, store: Store) -> bool:
+def _is_policy_state_as_receipted(receipted: ReceiptedState, store: Store) -> bool:
     """Whether the set that may be loaded under the rule of four eyes is the approved one, or its baseline."""
     state = read_state(store)
-    if state is None or not said.began:
-        return state is None and not said.began
-    if said.proposal is None and said.loaded is not None:
-        material = store.policy(said.loaded)
-        said.policy_set = None if material is None else hash_of_set(json.loads(material)["policies"])
+    if state is None or not receipted.began:
+        return state is None and not receipted.began
+    if receipted.proposal is None and receipted.loaded is not None:
+        material = store.policy(receipted.loaded)
+        receipted.policy_set = None if material is None else hash_of_set(json.loads(material)["policies"])
     proposal = state.approved.id if state.approved else None
-    return (state.in_force, proposal) == (said.policy_set, said.proposal)
+    return (state.in_force, proposal) == (receipted.policy_set, receipted.proposal)
 
 
 def _differing(these: Mapping[str, T], those: Mapping[str, T]) -> list[str]:

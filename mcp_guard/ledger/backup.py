@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mcp_guard.core.approval import OPEN, ApprovalEvent
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt import file_time
 from mcp_guard.files import create_file, replace_file, sync_folder
 from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
@@ -285,8 +285,7 @@ def _keep_keys_aside(staging: Path, state: Path, clock: Clock) -> Path | None:
 
 def _folder_aside(state: Path, clock: Clock) -> Path:
     """A new folder with copies of the keys."""
-    stamp = format_time(clock.wall())[:19].replace(":", "").replace("-", "")
-    folder = state / f"replaced-{stamp}Z"
+    folder = state / f"replaced-{file_time(clock.wall())}"
     folder.mkdir(mode=0o700)
     for name in (KEY_FILE, PUBLISHED):
         with suppress(FileNotFoundError):

@@ -382,13 +382,13 @@ def noting(*drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None
         if policy is not None and not tx.store.has_policy(policy[0]):
             tx.store.keep_policy(policy[0], policy[1]())
         for draft in drafts:
-            note_loaded(tx, draft)
+            _note_loaded(tx, draft)
         return [tx.add(draft) for draft in drafts]
 
     return op
 
 
-def note_loaded(tx: Transaction, draft: Draft) -> None:
+def _note_loaded(tx: Transaction, draft: Draft) -> None:
     """Remember which policies were loaded, for a rule of four eyes that may begin later."""
     if draft.kind == "policy.loaded" and not draft.fields.get("shadow"):
         tx.store.note(LOADED_AS, draft.fields["policy_version"])

@@ -16,7 +16,7 @@ import orjson
 
 from mcp_guard.core.approval import OPEN, Approval, ApprovalState
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import Draft, format_time
+from mcp_guard.core.receipt import Draft, file_time
 from mcp_guard.files import sync_folder
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.transitions import find_approval
@@ -101,7 +101,7 @@ def _keep_backup(store: OlderLedger, ledger: Path, checkpoint: str, clock: Clock
         with suppress(LedgerError), closing(find_engine(earlier).open_unchecked()) as copy, copy.reading():
             if copy.checkpoint() == checkpoint:
                 return earlier
-    backup = ledger.with_name(f"{prefix}{format_time(clock.wall())[:19].replace(':', '').replace('-', '')}Z")
+    backup = ledger.with_name(f"{prefix}{file_time(clock.wall())}")
     try:
         draft.unlink(missing_ok=True)
         store.copy_file(draft)

@@ -31,7 +31,7 @@ from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.signed_words import check_words
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.approver_keys import usable_key
-from mcp_guard.ledger.ledger import LOADED_AS, SqlLedger, note_loaded
+from mcp_guard.ledger.ledger import LOADED_AS, SqlLedger, noting
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store
@@ -239,11 +239,7 @@ class ApprovedPolicyReceipts:
 
         def op(tx: Transaction) -> list[int]:
             checked = [self._with_approval(tx, draft, policy) for draft in drafts]
-            if policy is not None and not tx.store.has_policy(policy[0]):
-                tx.store.keep_policy(policy[0], policy[1]())
-            for draft in checked:
-                note_loaded(tx, draft)
-            return [tx.add(draft) for draft in checked]
+            return noting(*checked, policy=policy)(tx)
 
         await self.ledger.catch_up()
         return await self.ledger.writer.submit(op)

@@ -96,7 +96,7 @@ class ToolPins:
         return False
 
     async def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
-        """The state of each definition; `moved` detects whatever is recorded after this."""
+        """The state of each definition; `have_changed` detects whatever is recorded after this."""
         self._seen, rows = await self._writer.query(lambda store: (store.pin_generation(), store.pin_states()))
         states = {(upstream, tool, hash): state for upstream, tool, hash, state in rows}
         names = {pair: listed_name(*pair) for pair in {(upstream, tool) for upstream, tool, _, _ in rows}}

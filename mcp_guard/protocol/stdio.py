@@ -43,9 +43,8 @@ class LineSplitter:
         if end < 0:
             self._append(data)
             return []
-        if (
-            end == len(data) - 1 <= self._limit and not self._size and self._dropped is None
-        ):  # the usual case: one whole line
+        # The usual case: one whole line.
+        if end == len(data) - 1 <= self._limit and not self._size and self._dropped is None:
             return [] if data.isspace() else [data[:-1]]
         first, *rest = data.split(b"\n")
         self._append(first)

@@ -1,1 +1,1 @@
-"""The approval inbox: a page on loopback where approvers look and decide. It sends nothing and runs no tool."""
+"""The pages: the inbox of approvers on loopback, and the console of a team at an origin. They run no tool."""

@@ -106,7 +106,7 @@ def _call_row(receipts: Sequence[Receipt], now: str) -> EntryRow:
     return EntryRow(
         seq=first["seq"],
         link=f"/calls/{first['call']}",
-        time=minute(first),
+        time=shown_time(first),
         what=visible((name or server).replace("_", " ")),
         target=_target(first),
         upstream=server if name else "",
@@ -127,7 +127,7 @@ def _receipt_row(receipt: Receipt) -> EntryRow:
     return EntryRow(
         seq=receipt["seq"],
         link=f"/ledger/{receipt['seq']}",
-        time=minute(receipt),
+        time=shown_time(receipt),
         what=str(kind).replace(".", " "),
         target="",
         upstream=_text(receipt.get("upstream")),
@@ -206,6 +206,6 @@ def _text(value: object) -> str:
     return quote(value) if value else ""
 
 
-def minute(receipt: Receipt) -> str:
-    """When, to the second."""
+def shown_time(receipt: Receipt) -> str:
+    """When the receipt was written, to the second."""
     return visible(str(receipt["time"])[:19].replace("T", " "))

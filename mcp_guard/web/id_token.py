@@ -14,6 +14,7 @@ from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.sign_in import SignIn
+from mcp_guard.core.times import LAST_SECOND
 
 SKEW_SECONDS = 60
 """How far the provider's clock may be from the guard's."""
@@ -25,8 +26,6 @@ MAX_METHODS = 16
 DESCRIPTIVE_CLAIMS = ("sub", "name", "email_verified")
 ABOUT_SIGN_IN = {"acr", "amr", "auth_time"}
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
-MAX_SECONDS = 253_402_300_799
-"""The last second of the year 9999."""
 TRY_AGAIN = "sign in again"
 ASK_OPERATOR = "tell the operator of this guard, who finds more with: mcp-guard doctor"
 
@@ -195,7 +194,7 @@ def _check_age(claims: Json, expected: Expected, now: int) -> None:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_SECOND
 
 
 def _not_valid(why: str) -> SignInFailed:

@@ -322,9 +322,8 @@ class OidcClient:
         method = "client_secret_basic" if "client_secret_basic" in offered else "client_secret_post"
         if not secret:
             method = "none"
-        encode = (
-            quote if method == "client_secret_basic" else str
-        )  # §2.3.1: each part is encoded before they are joined
+        # §2.3.1: each part is encoded before they are joined.
+        encode = quote if method == "client_secret_basic" else str
         auth = ClientAuth(encode(self._provider.client_id), encode(secret), method)
         url, headers, body = auth.prepare("POST", metadata["token_endpoint"], headers, body)
         return str(url), headers, str(body)

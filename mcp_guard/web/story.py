@@ -22,7 +22,7 @@ from mcp_guard.core.visible_text import (
     visible_json_text,
     visible_lines,
 )
-from mcp_guard.web.entries import BAD, ENDINGS, GOOD, QUIET, WAITING, Receipt, call_result, minute
+from mcp_guard.web.entries import BAD, ENDINGS, GOOD, QUIET, WAITING, Receipt, call_result, shown_time
 
 Payloads = Mapping[int, Mapping[str, object]]
 """By receipt and name; None for one that was hashed and not kept."""
@@ -225,7 +225,7 @@ def _step(receipt: Receipt, payloads: Mapping[str, object]) -> Step:
     title, look = _step_title(receipt)
     return Step(
         seq=receipt["seq"],
-        time=minute(receipt),
+        time=shown_time(receipt),
         title=title,
         look=look,
         lines=tuple((label, text) for label, text in _step_lines(receipt) if text),

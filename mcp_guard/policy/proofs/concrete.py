@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from mcp_guard.core.model import Json
+from mcp_guard.core.times import LAST_SECOND
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.terms import Model, Term
 from mcp_guard.policy.proofs.times import write_literal
-from mcp_guard.policy.proofs.unknown_request import DAY, INEXACT, LAST_SECOND, TAG, UNKNOWN, UnknownRequest
+from mcp_guard.policy.proofs.unknown_request import DAY, INEXACT, TAG, UNKNOWN, UnknownRequest
 from mcp_guard.policy.proofs.values import LEAST, MOST, Scalar, SetValue, type_name
 from mcp_guard.policy.schema import INPUT_NULL, PRINCIPAL, TOOL
 from mcp_guard.policy.time_of_call import WEEKDAYS

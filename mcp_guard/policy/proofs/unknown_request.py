@@ -14,6 +14,7 @@ from decimal import Decimal
 
 from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token
 from mcp_guard.core.model import Json
+from mcp_guard.core.times import LAST_SECOND
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.terms import Term, Terms
 from mcp_guard.policy.proofs.values import (
@@ -41,8 +42,7 @@ LEVEL, SCORE = ("context", "risk", "level"), ("context", "risk", "score")
 TAG = "(tag)"
 """What the paths of tags begin with."""
 DAY = 86_400_000
-LAST_SECOND = 253_402_300_799
-"""The last second of the year 9999: no time of a call is later."""
+"""In milliseconds, as Cedar counts times."""
 
 
 @dataclass(frozen=True, slots=True)

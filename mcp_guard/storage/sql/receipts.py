@@ -117,7 +117,7 @@ class ReceiptQueries(Queries):
 
     def payloads(self, seq: int) -> dict[str, bytes | None]:
         """The payloads of a receipt; None where it was hashed and not kept. Erased ones are left out."""
-        sql = "SELECT request, facts, material, response, subject FROM payload WHERE seq = ?"
+        sql = f"SELECT {', '.join(PAYLOADS)} FROM payload WHERE seq = ?"
         row = self._run(sql, (seq,)).fetchone()
         cells = zip(PAYLOADS, row or (), strict=False)
         return {name: cell[SALT_BYTES:] or None for name, cell in cells if cell is not None}

@@ -81,9 +81,7 @@ class _KeyPages:
             await console.renew_token(request, viewer)
             return JSONResponse({"go": "/keys"})
         if permit is not None:
-            if not await console.sessions.take_code(
-                viewer, console.now()
-            ):  # it authorizes one enrolment, and another was faster
+            if not await console.sessions.take_code(viewer, console.now()):  # it authorizes one enrolment
                 raise ApprovalError("your code was used meanwhile", "reload the page")
             try:
                 await enrol_with_code(console.writer, self._approver(viewer), new, permit, self._notifiers)

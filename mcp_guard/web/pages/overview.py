@@ -19,7 +19,7 @@ from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.pages import approvers
 from mcp_guard.web.pages.inbox import LATEST, read_approvals
 from mcp_guard.web.pages.ledger import read_entry_rows
-from mcp_guard.web.roles import READERS, Role
+from mcp_guard.web.roles import PAYLOAD_READERS, READERS
 from mcp_guard.web.upstream_states import read_upstream_states
 from mcp_guard.web.view import approvers_of, make_listed_card, may_see
 
@@ -84,7 +84,7 @@ class _OverviewPages:
         waiting = await console.reader.read(_waiting)
         running = await console.reader.read(lambda store: sum(number for _, number in store.count_instances(now)))
         receipts = (await console.search.progress())[1]
-        has_inbox = not viewer.roles.isdisjoint((Role.APPROVER, Role.AUDITOR))
+        has_inbox = not viewer.roles.isdisjoint(PAYLOAD_READERS)
         return console.page(
             "overview_part.html" if is_part else "overview.html",
             viewer,

@@ -14,6 +14,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import HOUR
 from mcp_guard.core.policy_approval import hash_of_set, set_material
 from mcp_guard.core.visible_text import visible_code
+from mcp_guard.ledger.ledger import LOADED_AS
 from mcp_guard.policy.authoring.explain import explain, lines
 from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
@@ -121,8 +122,8 @@ class _PolicyPages:
 
 
 def _texts_in_force(store: Store) -> dict[str, str]:
-    view = store.noted("policies loaded")
-    material = store.policy(view) if view else None
+    version = store.noted(LOADED_AS)
+    material = store.policy(version) if version else None
     texts: dict[str, str] = orjson.loads(material)["policies"] if material else {}
     return texts
 

@@ -20,6 +20,7 @@ from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json, text_of
+from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import PAYLOAD_READERS, Role
 from mcp_guard.web.sessions import BrowserSession
@@ -91,9 +92,7 @@ class _RequestPages:
         signed_in = viewer.person.sign_in
         op = console.votes.prepare_op(request.path_params["id"], viewer.approver, verdict, rationale, terms, signed_in)
         statement = await console.writer.submit(op)
-        if not (passkeys := await console.passkeys_of(viewer)):
-            hint = "enrol one first: it signs for this address only"
-            raise ApprovalError(f"you have no passkey of {console.origin}", hint)
+        passkeys = await passkeys_to_sign(console, viewer)
         asked = console.passkeys.ask(viewer, statement.text(), passkeys, console.now(), "decide", asdict(statement))
         return JSONResponse(asked)
 
@@ -121,7 +120,7 @@ class _RequestPages:
 
 
 def _sign_in_problem(console: Console, viewer: BrowserSession, approval: Approval) -> str:
-    """Why the viewer has to sign in anew before they decide; empty if they need not."""
+    """Why the viewer has to sign in again before they decide; empty if they need not."""
     if console.may_only_enrol(viewer):
         return ENROLS_ONLY
     try:
