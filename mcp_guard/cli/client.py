@@ -21,11 +21,11 @@ from mcp_guard.config import load
 from mcp_guard.core import replies
 from mcp_guard.core.model import Json
 from mcp_guard.core.nearest import suggest_tools
+from mcp_guard.protocol.methods import INVALID_PARAMS
 
 if TYPE_CHECKING:
     from mcp_guard.cli.guard_client import GuardClient
 
-INVALID_PARAMS = -32602
 OK, NEGATIVE = 0, 1
 
 

@@ -1,7 +1,7 @@
 """What one upstream may cost: the memory that it makes the guard hold, and the work that nobody asked it for.
 
-Each connection has one budget. Each reader charges it before keeping anything, so what an upstream
-overspends is its own: a message is dropped, a call fails, or reading pauses. See docs/decisions/0046.
+Each connection has one budget. Each reader charges it before keeping anything, so what an upstream overspends is its
+own: a message is dropped, a call fails, or reading pauses. See docs/decisions/0046.
 """
 
 from types import TracebackType

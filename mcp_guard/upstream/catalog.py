@@ -48,9 +48,7 @@ def build_catalog(
                 left_out.append(f"upstream `{server}` lists a tool without a name")
                 continue
             if runs_as_task(definition):
-                left_out.append(
-                    f"upstream `{server}` lists `{name}`, which only runs as a task; the guard does not support tasks"
-                )
+                left_out.append(f"upstream `{server}` lists `{name}`, which only runs as a task of 2025-11-25")
                 continue
             listed_as = listed_name(server, name)
             if (excess := tool_pins.exceeded_limit(definition)) is not None:

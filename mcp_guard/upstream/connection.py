@@ -377,7 +377,7 @@ class Connection:
             self._on_unreadable(read_remains(rest), f"not JSON ({fault})", rest)
 
     def _on_unreadable(self, remains: MessageRemains | None, reason: str, frame: bytes = b"") -> None:
-        """If this is a reply, whoever waits for it is told at once."""
+        """Report the message; if it is a reply, its request fails at once."""
         self.on_protocol_violation(f"cannot read a message: {reason}{f': {frame[:80]!r}' if frame else ''}")
         if remains is not None:
             self.peer.receive_unreadable(remains, f"upstream `{self.name}` sent a reply that cannot be read: {reason}")

@@ -17,7 +17,7 @@ from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.core.visible_text import say
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins, UpstreamTask
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
-from mcp_guard.protocol.methods import CALL_TOOL, GUARDED, LIST_TOOLS
+from mcp_guard.protocol.methods import CALL_TOOL, GUARDED, INTERNAL_ERROR, LIST_TOOLS
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.decided import deciding_answers, deliver_answer, request_params
@@ -448,9 +448,9 @@ class UpstreamGroup:
             send = partial(connection.request, method, self._forwarded(params), channel)
             reply = await send_again_if_renewed(send, connection.wait_for_renewal)
         except PeerLost as lost:
-            return error(-32603, str(lost))
+            return error(INTERNAL_ERROR, str(lost))
         except (UpstreamError, InputUnavailable) as failure:
-            return error(-32603, f"upstream `{server}`: {failure}")
+            return error(INTERNAL_ERROR, f"upstream `{server}`: {failure}")
         return with_object(reply, f"upstream `{server}` answered `{method[:80]}` with a result that is no object")
 
     async def relay_to_all(self, servers: Sequence[str], method: str, params: Json, channel: ClientChannel) -> Json:

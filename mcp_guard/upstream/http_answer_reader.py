@@ -37,8 +37,8 @@ class AnswerReader:
     """Settles the requests of one connection. `open_ids` gives the ids of those that are awaiting an answer.
 
     `try_old_transport` is called with the reason of a refusal that may be one of revision 2024-11-05. It takes the
-    request over and returns None, or returns the reason with its own. `comes_on_stream`
-    tells whether the reply to an accepted request may still come on the standing stream; if so, the owner settles it.
+    request over and returns None, or returns the reason with its own. `comes_on_stream` tells whether the reply to an
+    accepted request may still come on the standing stream; if so, the owner settles it.
     """
 
     def __init__(
