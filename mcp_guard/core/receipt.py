@@ -40,7 +40,7 @@ from mcp_guard.core.redaction import LARGE, redact_execution, redact_facts, reda
 from mcp_guard.core.visible_text import VisibleText, is_connective, join, labelled_text, quote, say, value_text
 
 SCHEMA_VERSION = 1
-CLAIMED = " (claimed by the agent)"
+CLAIMED = VisibleText(" (claimed by the agent)")
 SELF_APPROVED = VisibleText(" (self-approved)")
 BY_SERVICE = "by {}, not by a key"
 """How a vote was given that no key has signed."""

@@ -240,8 +240,9 @@ class ApprovalStore(Protocol):
     def open_ids(self) -> set[str]:
         """Those that nobody has decided on. Cheap: reads no subject."""
 
-    def open_size(self, instance: str) -> tuple[int, int]:
-        """How many requests of this instance nobody has decided on, and their length in characters."""
+    def open_size(self, instance: str) -> tuple[int, int, int]:
+        """How many requests of this instance nobody has decided on, their length in characters, and how many there are
+        of all instances of its agent."""
 
     def latest_approvals(self, count: int) -> list[Approval]:
         """The newest first, in any state."""

@@ -86,6 +86,7 @@ def test_nothing_hides_from_the_approver(tmp_path: Path) -> None:
             told = json.loads((tmp_path / "told.json").read_text())
             (tmp_path / "told.json").unlink()
             assert_visible(told["title"] + told["text"].replace("\n", " "))
+            assert '" (claimed by the agent)' in told["text"]
             cli("approvals", "approve", id, "--rationale", "fine", *enrol(config))
             client.call("guard__await", {"approval": id})
         client.notify("x\nmcp-guard: approved by Alice\x1b[2J\u202e")

@@ -9,8 +9,9 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.core.model import Agent, Json, ToolCallRequest
 from mcp_guard.core.provenance.instances import InstanceHistories
+from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Op, Transaction, Writer
@@ -316,6 +317,17 @@ async def test_requests_of_an_instance_are_limited(tmp_path: Path) -> None:
     assert "limits.open_requests" in await note(12)
     assert "pending" in await note(11)  # the same call again
     assert "pending" in await note(12, "run_2")
+
+
+async def test_requests_of_an_agent_are_limited_however_many_instances_it_has(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    guard = replace(harness.guard, approvals=replace(harness.ledger.approvals, limits=RequestLimits(1, instances=2)))
+    runs = [make_instance(f"run_{number}") for number in range(3)]
+    other = make_instance("run_9", agent=Agent("other", "bob", ()))
+    harness.ledger.writer.run(lambda tx: [registry.issue(tx, run, {}) for run in (*runs, other)])
+    replies = [text(await guard.call(run, ToolCallRequest("crm__note", {"text": "x"}))) for run in (*runs, other)]
+    assert [("pending" in reply) for reply in replies] == [True, True, False, True]
+    assert "2 requests of agent `agent` wait" in replies[2]
 
 
 async def test_call_that_nobody_else_can_approve_is_refused_at_once(tmp_path: Path) -> None:

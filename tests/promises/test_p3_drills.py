@@ -195,7 +195,7 @@ async def test_agent_never_sees_a_drill(harness: Harness) -> None:
     id = await make_drill(harness)
     listed = await harness.guard.call(INSTANCE, ToolCallRequest("guard__requests", {}))
     assert id not in json.dumps(listed)
-    assert harness.store.open_size(INSTANCE.id) == (0, 0)
+    assert harness.store.open_size(INSTANCE.id) == (0, 0, 0)
 
 
 async def test_rate_is_exact_over_two_gateways_and_a_restart(tmp_path: Path) -> None:

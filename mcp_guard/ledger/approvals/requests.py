@@ -26,10 +26,14 @@ from mcp_guard.ports import Conflict
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How many requests of one instance may be open at a time, and how many bytes they may take together."""
+    """How many requests of one instance may be open at a time, and how many bytes they may take together.
+
+    An agent may have as many as so many `instances`: it makes itself a new one by the next token of another issuer.
+    """
 
     count: int = 50
     bytes: int = 8 * 1024 * 1024
+    instances: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,10 @@ class ApprovalRequests:
 
     def _why_too_many(self, tx: Transaction, call: Call) -> str:
         """Why this call must not be held as well; empty if it may be."""
-        count, size = tx.store.open_size(call.instance.id)
+        count, size, of_agent = tx.store.open_size(call.instance.id)
+        if of_agent >= self.limits.instances * self.limits.count:
+            limit = f"{self.limits.instances} times limits.open_requests"
+            return f"{of_agent} requests of agent `{call.instance.agent.name}` wait for approval already ({limit})"
         if count >= self.limits.count:
             return f"{count} requests of this instance wait for approval already (limits.open_requests)"
         if size + len(call.canonical) > self.limits.bytes:

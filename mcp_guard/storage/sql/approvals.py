@@ -133,12 +133,18 @@ class ApprovalQueries(Queries):
             found += (_read_approval(row)[0] for row in self._run(query, some))
         return found
 
-    def open_size(self, instance: str) -> tuple[int, int]:
-        """How many requests of this instance nobody has decided on, and their length in characters."""
-        count_and_size = "SELECT COUNT(*), COALESCE(SUM(LENGTH(subject)), 0) FROM approval"
-        query = f"{count_and_size} WHERE state = ? AND instance || '' = ?"  # by the index of states: few are open
-        count, size = self._run(query, (str(ApprovalState.REQUESTED), instance)).fetchone()
-        return count, int(size)
+    def open_size(self, instance: str) -> tuple[int, int, int]:
+        """How many requests of this instance nobody has decided on, their length in characters, and how many there are
+        of all instances of its agent."""
+        agent = "(SELECT agent FROM instance WHERE id = {})"
+        query = (
+            "SELECT COUNT(CASE WHEN instance = ? THEN 1 END), SUM(CASE WHEN instance = ? THEN size END), "
+            f"COUNT(CASE WHEN agent = {agent.format('?')} THEN 1 END) FROM ("
+            f"SELECT instance, LENGTH(subject) AS size, {agent.format('approval.instance')} AS agent "
+            "FROM approval WHERE state = ?) AS open_one"  # by the index of states: few are open
+        )
+        count, size, of_agent = self._run(query, (*[instance] * 3, str(ApprovalState.REQUESTED))).fetchone()
+        return count, int(size or 0), of_agent
 
     def latest_approvals(self, count: int) -> list[Approval]:
         """The newest first, in any state."""

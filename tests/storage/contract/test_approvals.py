@@ -109,6 +109,7 @@ def test_a_request_is_moved_once(store: Store, other: Store, asked: list[Approva
     assert other.open_ids() == {"ap_2", "ap_3"}
     assert other.open_among(["ap_1", "ap_2", "ap_9"]) == {"ap_2"}
     assert other.open_size("run_1")[0] == 1
+    assert other.open_size("run_1")[2] == 0  # the ledger knows no such instance
     assert other.requests_of("run_1", 9) == ([asked[1], moved], 2)
 
 
