@@ -1,9 +1,9 @@
 """The process that serves the pages beside `serve`: what it does for people costs the calls of agents nothing."""
 
 import asyncio
-import sys
 from contextlib import suppress
 
+from mcp_guard.own_command import OWN_COMMAND
 from mcp_guard.server_log import ServerLog
 from mcp_guard.settings import Settings
 
@@ -17,7 +17,7 @@ STOP_SECONDS = 6.0
 async def keep_web_running(settings: Settings, log: ServerLog) -> None:
     """Run `mcp-guard web` until this is cancelled. It starts again whenever it ends, for whatever reason."""
     log_options = ["--log-format", log.format, *(["--log-level", log.level_name] if log.level_name else [])]
-    command = [sys.executable, "-m", "mcp_guard.cli", "web", "--config", str(settings.path), "--supervised"]
+    command = [*OWN_COMMAND, "web", "--config", str(settings.path), "--supervised"]
     loop, soon = asyncio.get_running_loop(), 0
     while True:
         began = loop.time()

@@ -21,6 +21,7 @@ from mcp_guard.config import load
 from mcp_guard.core import replies
 from mcp_guard.core.model import Json
 from mcp_guard.core.nearest import suggest_tools
+from mcp_guard.own_command import OWN_COMMAND
 from mcp_guard.protocol.methods import INVALID_PARAMS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ OK, NEGATIVE = 0, 1
 @contextmanager
 def connect(config: Path, launch: Sequence[str], on_held: Callable[[str, str], None]) -> Iterator["GuardClient"]:
     """The only client of a new guard, which starts while the SDK is imported: that takes longer. Raises: GuardEnded."""
-    argv = [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(config), *launch]
+    argv = [*OWN_COMMAND, "run", "--config", str(config), *launch]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guard:
         from mcp_guard.cli.guard_client import GuardClient
 

@@ -36,6 +36,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
 from mcp_guard.diagnostics.reach import OwnFile, Reach, find_reaching, own_files
 from mcp_guard.diagnostics.snapshot import ClientFile
+from mcp_guard.own_command import OWN_COMMAND
 from mcp_guard.settings import Settings
 
 
@@ -196,7 +197,7 @@ def config_option(config: Path) -> str:
 def guard_command() -> tuple[str, ...]:
     """The command by which a client starts this `mcp-guard`: a full path, because the client may have another PATH."""
     beside = Path(sys.executable).with_name("mcp-guard.exe" if sys.platform == "win32" else "mcp-guard")
-    return (str(beside),) if beside.exists() else (sys.executable, "-m", "mcp_guard.cli")
+    return (str(beside),) if beside.exists() else OWN_COMMAND
 
 
 MASK = "********"

@@ -140,7 +140,7 @@ def guard_entry(value: object) -> GuardEntry | None:
     if not isinstance(command, str) or not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         return None
     program = PurePath(command.replace("\\", "/")).name.removesuffix(".exe")
-    if program != "mcp-guard" and args[:2] != ["-m", "mcp_guard.cli"]:
+    if program != "mcp-guard" and ["-m", "mcp_guard.cli"] not in (args[:2], args[1:3]):
         return None
     for number, arg in enumerate(args):
         if arg == "--config" and number + 1 < len(args):

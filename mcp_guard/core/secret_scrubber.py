@@ -357,6 +357,7 @@ def _needles_of(value: str, steps: Iterable[Callable[[bytes], bytes]]) -> set[by
             decoded = step(decoded)
             needles.add(decoded)
     needles |= {without_quotes(needle) for needle in needles}
+    needles |= {needle.replace(b"+", b" ") for needle in needles}  # a server may take it for a form's blank
     return {needle for needle in needles if len(needle) >= MIN_SECRET_BYTES}
 
 

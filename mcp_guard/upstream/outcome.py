@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json
-from mcp_guard.core.replies import not_sent_execution, tool_error
+from mcp_guard.core.replies import META, not_sent_execution, tool_error
 from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply, error
 from mcp_guard.protocol.methods import INTERNAL_ERROR
+from mcp_guard.protocol.versions import without
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 if TYPE_CHECKING:
@@ -71,10 +72,16 @@ def _may_have_run(status: ExecutionStatus, detail: str) -> Execution:
 
 
 def _read_reply(server: str, reply: Json) -> Execution:
+    """INVARIANT: only the guard says what it has decided: `mcp-guard/decision` of an upstream is left out."""
     result = reply.get("result")
+    if isinstance(result, dict) and isinstance(meta := result.get("_meta"), dict) and META in meta:
+        result = {**result, "_meta": without(meta, (META,))}
+        reply = {"result": result}
     if isinstance(result, dict):
         return Execution(ExecutionStatus.TOOL_ERROR if result.get("isError") is True else ExecutionStatus.OK, reply)
     if "error" in reply:
+        if isinstance(data := reply["error"].get("data"), dict) and META in data:
+            reply = {"error": {**reply["error"], "data": without(data, (META,))}}
         detail = str(reply["error"].get("message", ""))[:500]
         return Execution(ExecutionStatus.UPSTREAM_ERROR, reply, detail)
     return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{server}` answered with neither result nor error")

@@ -5,13 +5,13 @@ share a ledger, only one of them sends a given checkpoint.
 """
 
 import asyncio
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.witness_state import is_due
+from mcp_guard.own_command import OWN_COMMAND
 from mcp_guard.ports import Clock
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.background import BackgroundReader
@@ -50,9 +50,9 @@ class WitnessScheduler:
 
     async def _send(self) -> bool:
         """Whether every witness accepted the checkpoint that was due."""
-        arguments = ("-m", "mcp_guard.cli", "ledger", "witness", "--due", "--config", str(self.config))
+        command = (*OWN_COMMAND, "ledger", "witness", "--due", "--config", str(self.config))
         null = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=null, stdout=null)
+        process = await asyncio.create_subprocess_exec(*command, stdin=null, stdout=null)
         try:
             return await process.wait() == 0
         finally:

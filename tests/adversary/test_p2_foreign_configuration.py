@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import mcp_guard
 from mcp_guard.config import load
 from mcp_guard.config.cache import FILE, store_settings
 from mcp_guard.core.tlog import note
+from mcp_guard.own_command import OWN_COMMAND
 from tests.live.running_guard import cli
 
 NOBODY = 65534
@@ -190,3 +192,16 @@ def test_the_guards_own_user_may_own_the_state_folder(folder: Path) -> None:
 def test_own_files_are_obeyed(folder: Path) -> None:
     assert RUNS_A_PROGRAM not in run(folder, "run").stderr
     assert (folder / "OWNED").exists()
+
+
+def test_what_an_agent_leaves_in_the_folder_of_its_project_is_no_part_of_the_guard(tmp_path: Path) -> None:
+    """Clients start the guard there, and it starts its pages, witnesses and calls as processes of their own."""
+    for module in ("json.py", "orjson.py", "mcp_guard/__init__.py", "mcp_guard/cli/__init__.py"):
+        (tmp_path / module).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / module).write_text("import pathlib; pathlib.Path('OWNED').touch()")
+    done = subprocess.run([*OWN_COMMAND, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mcp-guard ")
+    assert not (tmp_path / "OWNED").exists()
+    sources = (Path(mcp_guard.__file__).parent).rglob("*.py")
+    named = {path.name for path in sources if '"-m", "mcp_guard' in path.read_text()}
+    assert named == {"own_command.py", "server_entries.py"}  # which reads such a command

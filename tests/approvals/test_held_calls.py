@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -324,7 +325,8 @@ async def test_requests_of_an_agent_are_limited_however_many_instances_it_has(tm
     guard = replace(harness.guard, approvals=replace(harness.ledger.approvals, limits=RequestLimits(1, instances=2)))
     runs = [make_instance(f"run_{number}") for number in range(3)]
     other = make_instance("run_9", agent=Agent("other", "bob", ()))
-    harness.ledger.writer.run(lambda tx: [registry.issue(tx, run, {}) for run in (*runs, other)])
+    for run in (*runs, other):
+        harness.ledger.writer.run(partial(registry.issue, instance=run, more={}))
     replies = [text(await guard.call(run, ToolCallRequest("crm__note", {"text": "x"}))) for run in (*runs, other)]
     assert [("pending" in reply) for reply in replies] == [True, True, False, True]
     assert "2 requests of agent `agent` wait" in replies[2]

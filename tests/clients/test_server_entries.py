@@ -146,6 +146,7 @@ def test_numbered_name_stays_within_the_length_limit() -> None:
         ({"command": "mcp-guard", "args": ["run", "--config", "/g.toml"]}, "/g.toml"),
         ({"command": "C:\\bin\\mcp-guard.exe", "args": ["run", "--config=/g.toml"]}, "/g.toml"),
         ({"command": "python", "args": ["-m", "mcp_guard.cli", "run", "--config", "/g.toml"]}, "/g.toml"),
+        ({"command": "python", "args": ["-P", "-m", "mcp_guard.cli", "run", "--config", "/g.toml"]}, "/g.toml"),
         ({"command": "/usr/bin/mcp-guard", "args": ["connect", "--socket", "/s"]}, ""),
         ({"command": "npx", "args": ["mcp-guard"]}, None),
         ({"url": "https://x"}, None),

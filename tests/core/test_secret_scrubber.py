@@ -281,6 +281,12 @@ def test_a_secret_within_a_secret_is_also_scrubbed_alone(secret: str, parts: lis
         assert made.clean(ordinary.encode()) == ordinary.encode()
 
 
+def test_a_plus_that_a_server_takes_for_a_blank_hides_nothing() -> None:
+    made = scrubber("wJalr+XUtn/FEMI+K7")
+    for spelling in ("wJalr XUtn/FEMI K7", "wJalr XUtn/FEMI+K7", "wJalr%20XUtn%2FFEMI K7"):
+        assert made.clean(f"bad signature: {spelling}".encode()) == b"bad signature: [secret TOKEN]"
+
+
 def test_longer_of_two_overlapping_secrets_is_removed_whole() -> None:
     made = scrubber("abcdef", "SHORT")
     made.learn("LONG", "abcdefghij")
