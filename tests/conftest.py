@@ -4,6 +4,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from zlib import crc32
 
@@ -30,20 +31,25 @@ SLOWEST_FIRST = (
 The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""
 
 ONE_OF = {
-    "test_console_in_browser": 5, "test_copying": 2, "test_database": 3, "test_documents": 3, "test_export": 3,
-    "test_fault_table": 4,
-    "test_file_and_git": 3, "test_identity_providers": 2, "test_malformed_frames": 4, "test_merkle": 5,
-    "test_oidc": 2, "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_stay": 3,
-    "test_p12_passes_through": 3, "test_p3_killed_when_not_sent": 4, "test_p3_not_sent": 3, "test_p8_exports": 4,
-    "test_p8_hostile_ledgers": 2, "test_p8_tampering_is_found": 5, "test_p9_killed_at_each_transition": 6,
-    "test_pack_proofs": 2, "test_packs": 3, "test_pages_on_postgres": 3, "test_policy_pages": 2,
-    "test_protocol_versions": 2, "test_receipt_search": 3, "test_readers": 2, "test_real_servers": 2, "test_wrap": 2,
+    "test_bad_input": 3, "test_call": 2, "test_console_in_browser": 5, "test_copying": 3, "test_database": 3,
+    "test_doctor": 2, "test_documents": 3, "test_erasure": 2, "test_export": 3, "test_fault_table": 4,
+    "test_file_and_git": 3, "test_http": 3, "test_identity_providers": 2, "test_inputs": 3, "test_ledger_copy": 2,
+    "test_ledger_witness": 2, "test_malformed_frames": 6, "test_merkle": 5, "test_networks": 2, "test_oidc": 2,
+    "test_oidc_client": 2, "test_p10_credentials_stay_home": 2, "test_p10_secrets_over_http": 2,
+    "test_p10_secrets_stay": 3, "test_p12_passes_through": 4, "test_p13_half_open_connections": 3,
+    "test_p13_linear_work": 3, "test_p13_many_messages": 2, "test_p13_upstream_limits": 3,
+    "test_p3_killed_when_not_sent": 4, "test_p3_not_sent": 3, "test_p8_exports": 5, "test_p8_hostile_ledgers": 3,
+    "test_p8_tampering_is_found": 5, "test_p9_killed_at_each_transition": 8, "test_pack_proofs": 2, "test_packs": 3,
+    "test_pages_on_postgres": 3, "test_policy_pages": 2, "test_prompts": 2, "test_protocol_versions": 2,
+    "test_readers": 3, "test_real_servers": 2, "test_receipt_search": 3, "test_secret_scrubber": 2,
+    "test_several_upstreams": 2, "test_token_storage": 2, "test_upstream_as_user": 2, "test_wrap": 2,
+    "test_wrong_input": 3,
 }  # fmt: skip
 """Test files whose cases cost a process or a browser each. `make test` runs one of so many cases of each of their
 tests, `make proofs` all."""
 
 PAIRED = {
-    "test_decided_answers", "test_p13_upstream_limits", "test_p2_deny_by_default", "test_p3_drills",
+    "test_decided_answers", "test_p2_deny_by_default", "test_p3_drills",
     "test_p3_one_approval_one_execution", "test_p4_nobody_approves_their_own", "test_p6_rug_pull",
     "test_p7_who_is_calling", "test_p9_tasks_outlive_guards", "test_p9_unknown_is_closed",
     "test_policies_need_approval",
@@ -84,4 +90,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item, runs in chosen if not runs])
         items[:] = [item for item, runs in chosen if runs]
     rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: (rank.get(item.path.stem, len(rank)), crc32(str(item.path.relative_to(ROOT)).encode())))
+
+    @cache
+    def place(path: Path) -> tuple[int, int]:
+        return rank.get(path.stem, len(rank)), crc32(str(path.relative_to(ROOT)).encode())
+
+    items.sort(key=lambda item: place(item.path))
