@@ -37,9 +37,14 @@ def read_span(text: str, now: datetime) -> tuple[Micros, Micros]:
         raise ValueError(f"`{text}` is not a time; write {EXAMPLES} (in UTC)") from None
 
 
+def micros(at: datetime) -> Micros:
+    """A time with an offset in microseconds since the epoch."""
+    return (at - EPOCH) // MICROSECOND
+
+
 def _moment(at: datetime) -> tuple[Micros, Micros]:
-    micros = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
-    return micros, micros
+    moment = micros(at if at.tzinfo else at.replace(tzinfo=UTC))
+    return moment, moment
 
 
 def _day(at: datetime) -> tuple[Micros, Micros]:

@@ -7,12 +7,13 @@ take out that an agent was disabled, and the receipts would verify all the same.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.policy_approval import hash_of_set
+from mcp_guard.core.times import micros
 from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.policy_approvals import read_state
 from mcp_guard.ledger.registry import FOREVER
@@ -20,7 +21,6 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import ApproverKey, RevocationKey
 
 T = TypeVar("T")
-EPOCH = datetime.fromtimestamp(0, UTC)
 Enrolled = tuple[str, tuple[str, ...], str | None]
 """Owner, groups and user."""
 
@@ -137,4 +137,4 @@ def _without_count(key: ApproverKey) -> ApproverKey:
 
 
 def _micros(time: str) -> Micros:
-    return (datetime.fromisoformat(time) - EPOCH) // timedelta(microseconds=1)
+    return micros(datetime.fromisoformat(time))

@@ -9,6 +9,7 @@ from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import CLAIMED
 from mcp_guard.core.visible_text import VisibleText, escape, join, quote, say, shorten
+from mcp_guard.ledger.approvals.approver_keys import ENROLLED
 from mcp_guard.notify.message import Message
 
 OF_REQUESTS = ("requested", "escalated")
@@ -20,7 +21,7 @@ _ADDRESS = re.compile(r"://|(?<=\w)[.@](?=\w)")
 def facts(message: Message) -> list[tuple[str, object]]:
     """Names and values; an empty value has nothing to say."""
     data = message.data
-    if message.event == "enrolled":
+    if message.event == ENROLLED:
         return [("What", join(" ", message.lines)), ("Key", data["key"])]
     if message.event not in OF_REQUESTS:
         return [("What", line) for line in message.lines]

@@ -23,6 +23,7 @@ from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRu
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.approver_keys import ENROLLED
 from mcp_guard.ledger.approvals.drill_counts import due_routes
 from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.ledger.confirmations import DIFFERED
@@ -209,7 +210,7 @@ class NotificationDispatcher:
     async def _make_message(self, delivery: Delivery) -> Message | None:
         """The message as it is now; None if there is nothing to say any more."""
         id, now = _message_id(delivery), self.writer.now()
-        if delivery.event == "enrolled":
+        if delivery.event == ENROLLED:
             enrolment = (await self.reader.read(lambda store: store.enrolments())).get(delivery.subject)
             return make_enrolment_message(enrolment, id, self.inbox, now) if enrolment else None
         if delivery.event == PROPOSED:

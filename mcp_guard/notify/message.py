@@ -16,12 +16,13 @@ from mcp_guard.core.approval_card import (
     notified_fields,
     odd_words,
 )
+from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
 from mcp_guard.core.model import MINUTE, SECOND, Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
-from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
+from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, ENROLLED, METHODS
 from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.ledger.confirmations import DIFFERED
 
@@ -78,18 +79,22 @@ class Message:
         return self.event in (ENDED, DIFFERED)
 
     @property
+    def verb(self) -> str:
+        """The text of the button that opens the page."""
+        return "Open the request" if self.is_over else "Review and decide"
+
+    @property
     def type(self) -> str:
         if self.event.startswith("policy_"):
             return self.event.replace("_", ".")
-        return f"approver.{self.event}" if self.event == "enrolled" else f"approval.{self.event}"
+        return f"approver.{self.event}" if self.event == ENROLLED else f"approval.{self.event}"
 
 
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:
     """About a request. `event` is `requested` or `escalated`; `inbox` is the address of the inbox page; `now` is in
     microseconds."""
     subject = approval.subject
-    resource = subject.resource or Resource("Tool", subject.tool)
-    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    target = _target(subject)
     user = say(", on behalf of {}", _quote(subject.on_behalf_of)) if subject.on_behalf_of else ""
     reason = shorten("; ".join(subject.reasons) or "a policy requires approval", MAX_REASON)
     link = f"{inbox}/requests/{approval.id}"
@@ -140,7 +145,7 @@ def _request_data(approval: Approval, event: str, chosen: Json, not_shown: int, 
         "ticket": subject.ticket,
         "claimed": list(subject.claimed),
         "tool": subject.tool,
-        "resource": asdict(subject.resource or Resource("Tool", subject.tool)),
+        "resource": asdict(_resource(subject)),
         "effect": subject.effect,
         "fields": chosen,
         "not_shown": not_shown,
@@ -157,8 +162,7 @@ def _request_data(approval: Approval, event: str, chosen: Json, not_shown: int, 
 def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Message:
     """About a request that is decided, or that nobody can decide any more: how it ended, and by whom."""
     subject, link = approval.subject, f"{inbox}/requests/{approval.id}"
-    resource = subject.resource or Resource("Tool", subject.tool)
-    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    target = _target(subject)
     drill = drill_lines(approval)
     ending = "was a drill" if drill else ENDINGS[approval.state]
     votes = [
@@ -172,7 +176,7 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
         "agent": subject.agent,
         "instance": approval.instance,
         "tool": subject.tool,
-        "resource": asdict(resource),
+        "resource": asdict(_resource(subject)),
         "state": str(approval.state),
         "votes": votes,
         "decision_hash": approval.decision_hash,
@@ -195,15 +199,14 @@ def make_ended_message(approval: Approval, id: str, inbox: str, now: int) -> Mes
 def make_differed_message(approval: Approval, outcome: Json, id: str, inbox: str, now: int) -> Message:
     """About an approved call that changed something else. `outcome` is the receipt that says so. Names only."""
     subject, link = approval.subject, f"{inbox}/requests/{approval.id}"
-    resource = subject.resource or Resource("Tool", subject.tool)
-    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    target = _target(subject)
     data = {
         "event": DIFFERED,
         "approval": approval.id,
         "agent": subject.agent,
         "instance": approval.instance,
         "tool": subject.tool,
-        "resource": asdict(resource),
+        "resource": asdict(_resource(subject)),
         "receipt": outcome["seq"],
         "confirmation": outcome["confirmation"],
         "link": link,
@@ -218,6 +221,16 @@ def make_differed_message(approval: Approval, outcome: Json, id: str, inbox: str
         id, DIFFERED, title, lines, link, at, data, approval=approval.id, expires=at + ENDED_SECONDS,
         audience=_audience(approval),
     )  # fmt: skip
+
+
+def _resource(subject: ApprovalSubject) -> Resource:
+    return subject.resource or Resource("Tool", subject.tool)
+
+
+def _target(subject: ApprovalSubject) -> VisibleText:
+    """The tool and the resource, in words."""
+    resource = _resource(subject)
+    return say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
 
 
 def _vote_line(vote: Vote) -> VisibleText:
@@ -244,14 +257,14 @@ def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Mess
     name, approver, key = quote(receipt["name"]), quote(receipt["approver"]), quote(receipt["key"])
     method, link = METHODS[receipt["method"]], f"{inbox}/keys"
     names = ("approver", "name", "key", "method", "authorized_by", "time")
-    data = {"event": "enrolled", **{name: receipt[name] for name in names}, "link": link}
+    data = {"event": ENROLLED, **{name: receipt[name] for name in names}, "link": link}
     lines = (
         say("A {} was enrolled for {} ({}) at {}.", method, name, approver, receipt["time"]),
         say("It was enrolled {}, and can sign their decisions.", AUTHORIZATIONS[receipt["authorized_by"]]),
         say("If it is not theirs, remove it: mcp-guard approvers remove {} {} --why TEXT", approver, key),
     )
     title, audience = say("New {} for approver {}", method, name), (str(receipt["approver"]),)
-    return Message(id, "enrolled", title, lines, link, now // SECOND, data, audience=audience)
+    return Message(id, ENROLLED, title, lines, link, now // SECOND, data, audience=audience)
 
 
 def _quote(value: str) -> VisibleText:

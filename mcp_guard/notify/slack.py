@@ -14,6 +14,7 @@ from typing import Any
 
 from mcp_guard.core.model import SECOND, Json
 from mcp_guard.core.visible_text import VisibleText, say
+from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.notify.chat import facts, fit, unlinked
 from mcp_guard.notify.kept import Kept
 from mcp_guard.notify.message import Message
@@ -49,7 +50,7 @@ def send(destination: Destination, message: Message, kept: Kept | None) -> None:
         post_json(destination.secret("url"), json.dumps(make_body(message)).encode(), {}, destination.network)
         return
     assert kept is not None
-    if message.event == "ended":
+    if message.event == ENDED:
         _update(destination, message, kept)
         return
     takes_votes = SERVICE in message.accepts and destination.options.get("signing_secret") is not None
@@ -106,7 +107,7 @@ def call_api(destination: Destination, method: str, arguments: dict[str, Any]) -
 def make_body(message: Message, buttons: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """The text and the blocks of a message, with these buttons beside that which opens the request."""
     fields = _fields(message)
-    button = {"type": "button", "text": _plain(_verb(message), MAX_BUTTON), "url": message.link, "action_id": OPEN}
+    button = {"type": "button", "text": _plain(message.verb, MAX_BUTTON), "url": message.link, "action_id": OPEN}
     return {
         "text": _parsed(message.title),
         "mrkdwn": False,
@@ -123,10 +124,6 @@ def make_body(message: Message, buttons: Sequence[dict[str, Any]] = ()) -> dict[
             {"type": "actions", "elements": [button, *buttons]},
         ],
     }
-
-
-def _verb(message: Message) -> str:
-    return "Open the request" if message.is_over else "Review and decide"
 
 
 def _deciding_buttons(message: Message) -> list[dict[str, Any]]:

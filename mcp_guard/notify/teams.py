@@ -44,7 +44,6 @@ def make_body(message: Message) -> bytes:
 
 def _dump(message: Message, rows: list[dict[str, Any]]) -> bytes:
     title = fit(_text(message.title), MAX_TITLE)
-    verb = "Open the request" if message.is_over else "Review and decide"
     heading = {"type": "TextRun", "text": title, "weight": "Bolder", "size": "Medium"}
     card = {
         "$schema": SCHEMA,
@@ -52,7 +51,7 @@ def _dump(message: Message, rows: list[dict[str, Any]]) -> bytes:
         "version": "1.5",
         "fallbackText": FALLBACK,
         "body": [{"type": "RichTextBlock", "inlines": [heading]}, *rows],
-        "actions": [{"type": "Action.OpenUrl", "title": verb, "url": message.link}],
+        "actions": [{"type": "Action.OpenUrl", "title": message.verb, "url": message.link}],
         "msteams": {"width": "Full"},
     }
     attachment = {"contentType": CARD, "contentUrl": None, "content": card}

@@ -5,14 +5,12 @@ thousand tools, most are within the scope of the same few policies (docs/decisio
 """
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.policy.blind_spots import BlindSpot
-from mcp_guard.policy.cedar_text import walk
 from mcp_guard.policy.entities import EntityParser
-from mcp_guard.policy.reads import TAGS
+from mcp_guard.policy.reads import TAGS, expressions_in
 from mcp_guard.policy.ruleset import Principal, Ruleset, Slice, Uid
 from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.shapes import Shape
@@ -151,14 +149,9 @@ def _looks_at_tool(policy: Policy) -> bool:
 def _reads_principal(policy: Policy) -> bool:
     """Whether its conditions may be different for two principals that no scope tells apart."""
     return _uses(policy, ("principal",)) or any(
-        isinstance(uid := node.get("__entity"), dict) and uid.get("type") != "Action" for node in _nodes(policy)
+        isinstance(uid := node.get("__entity"), dict) and uid.get("type") != "Action" for node in expressions_in(policy)
     )
 
 
 def _uses(policy: Policy, variables: Collection[str]) -> bool:
-    return any(node.get("Var") in variables for node in _nodes(policy))
-
-
-def _nodes(policy: Policy) -> Iterator[Json]:
-    conditions: Any = policy.body.get("conditions", ())
-    return walk([condition["body"] for condition in conditions])
+    return any(node.get("Var") in variables for node in expressions_in(policy))

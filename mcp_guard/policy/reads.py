@@ -20,6 +20,11 @@ Reads = Mapping[Path, bool]
 """The paths that are read, starting at a variable or an entity type (`Agent::`). False: only tested for presence."""
 
 
+def expressions_in(policy: Policy) -> Iterator[Json]:
+    """Every expression in the policy's conditions, each before those inside it."""
+    return walk([condition["body"] for condition in policy.body.get("conditions", ())])
+
+
 def reads_of(policy: Policy) -> Reads:
     """Every path that the policy's conditions read, whatever form the access has."""
     reads: dict[Path, bool] = {}
@@ -96,7 +101,7 @@ def _targets(node: Json) -> list[Path | Json]:
 def names_sought(policy: Policy, path: Path) -> frozenset[str]:
     """The texts that the policy looks for in a set of names, such as `context.change.fields`."""
     names: set[str] = set()
-    for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
+    for node in expressions_in(policy):
         for op in ("contains", "containsAny", "containsAll", "==", "!="):
             if isinstance(inner := node.get(op), dict) and "right" in inner:
                 if path in _targets(inner["left"]):
@@ -109,7 +114,7 @@ def names_sought(policy: Policy, path: Path) -> frozenset[str]:
 def texts_compared(policy: Policy, path: Path) -> frozenset[str]:
     """The texts that the policy compares with the value at a path, one by one or as a set that may contain it."""
     texts: set[str] = set()
-    for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
+    for node in expressions_in(policy):
         for op in ("==", "!=", "contains"):
             if isinstance(inner := node.get(op), dict):
                 for one, other in (("left", "right"), ("right", "left")):

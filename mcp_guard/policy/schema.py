@@ -11,17 +11,16 @@ from typing import NamedTuple
 from mcp_guard.core.decided_methods import ANSWER
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, SequenceRule, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
-from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
-
-__all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
+from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape
 
 PRINCIPAL, TOOL = "AgentInstance", "Tool"
 
+TEXT, COUNT, BOOLEAN = {"type": "String"}, {"type": "Long"}, {"type": "Boolean"}
 CEDAR_TYPES: Mapping[Kind, Json] = {
-    Kind.STRING: {"type": "String"},
-    Kind.INTEGER: {"type": "Long"},
+    Kind.STRING: TEXT,
+    Kind.INTEGER: COUNT,
     Kind.NUMBER: {"type": "Extension", "name": "decimal"},
-    Kind.BOOLEAN: {"type": "Boolean"},
+    Kind.BOOLEAN: BOOLEAN,
 }
 SCALAR_MEMBERS = {
     (kind, is_required): {**cedar, "required": is_required}
@@ -29,7 +28,7 @@ SCALAR_MEMBERS = {
     for is_required in (True, False)
 }
 """The same objects for all tools: a schema of a thousand takes half the memory."""
-STRINGS = {"type": "Set", "element": {"type": "String"}}
+STRINGS = {"type": "Set", "element": TEXT}
 ATTRIBUTE_TYPES: Mapping[str, Json] = {str(kind): cedar for kind, cedar in CEDAR_TYPES.items()} | {"strings": STRINGS}
 INPUT_NULL, INPUT_INEXACT = ("context", "input_null"), ("context", "input_inexact")
 CHANGED_FIELDS = ("context", "change", "fields")
@@ -98,9 +97,9 @@ ORIGINS = record({name: STRINGS for name in Origins.__slots__})
 HISTORY = record(
     {
         "tools": STRINGS,
-        "untrusted_seen": CEDAR_TYPES[Kind.BOOLEAN],
-        "sensitive_seen": CEDAR_TYPES[Kind.BOOLEAN],
-        "orders_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "untrusted_seen": BOOLEAN,
+        "sensitive_seen": BOOLEAN,
+        "orders_seen": BOOLEAN,
         "new_amounts": STRINGS,
         "provenance": ORIGINS,
         "sinks": ORIGINS,
@@ -112,9 +111,9 @@ DATETIME = {"type": "Extension", "name": "datetime"}
 _TIME_FIELDS = record(
     {
         "date": DATETIME,
-        "weekday": CEDAR_TYPES[Kind.STRING],
-        "hour": CEDAR_TYPES[Kind.INTEGER],
-        "minute": CEDAR_TYPES[Kind.INTEGER],
+        "weekday": TEXT,
+        "hour": COUNT,
+        "minute": COUNT,
     }
 )
 TIME = record({"now": DATETIME, "utc": _TIME_FIELDS, "local": _TIME_FIELDS})
@@ -131,9 +130,8 @@ def shared_members(
 
     `meta` maps the members of `_meta` that go on to their types.
     """
-    text, count = {"type": "String"}, {"type": "Long"}
     rates = {counter.name: CEDAR_TYPES[_kind(counter)] for counter in sorted(counters, key=lambda each: each.name)}
-    steps = dict.fromkeys(sorted(rule.name for rule in sequences), CEDAR_TYPES[Kind.BOOLEAN])
+    steps = dict.fromkeys(sorted(rule.name for rule in sequences), BOOLEAN)
     return {
         "input_unknown": STRINGS,
         "input_inexact": STRINGS,
@@ -141,10 +139,10 @@ def shared_members(
         "facts_missing": STRINGS,
         "facts_null": STRINGS,
         "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
-        "task": record({"ticket": _optional(text), "reason": _optional(text)}),
+        "task": record({"ticket": _optional(TEXT), "reason": _optional(TEXT)}),
         "rate": record(rates),
         **({"sequence": record(steps)} if steps else {}),
-        "risk": record({"score": count, "level": text, "signals": STRINGS}),
+        "risk": record({"score": COUNT, "level": TEXT, "signals": STRINGS}),
         "history": HISTORY,
         **({"time": TIME} if has_time else {}),
     }
@@ -169,21 +167,19 @@ class CatalogSchema(NamedTuple):
 
 
 FIELD = record(
-    {"text": CEDAR_TYPES[Kind.STRING]}
-    | {kind: _optional(type) for kind, type in ATTRIBUTE_TYPES.items() if kind != Kind.STRING}
+    {"text": TEXT} | {kind: _optional(type) for kind, type in ATTRIBUTE_TYPES.items() if kind != Kind.STRING}
 )
 """A field of an answer, as a tag (`policy/request.py`)."""
 
 
 def _entity_types(tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, str]]) -> Json:
-    text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
         "Group": {},
-        "Agent": {"memberOfTypes": ["Group"], "shape": record({"owner": text})},
+        "Agent": {"memberOfTypes": ["Group"], "shape": record({"owner": TEXT})},
         PRINCIPAL: {
             "memberOfTypes": ["Agent"],
             "shape": record(
-                {"owner": text, "on_behalf_of": _optional(text), "started": count, "expires": count, "depth": count}
+                {"owner": TEXT, "on_behalf_of": _optional(TEXT), "started": COUNT, "expires": COUNT, "depth": COUNT}
             ),
         },
         TOOL: {},
@@ -192,7 +188,7 @@ def _entity_types(tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, s
     for name in sorted(attributes):
         kinds = sorted(attributes[name].items())
         if name in own:  # the guard's own types: every attribute is there, and the parts with own names are tags
-            tags = FIELD if name == ANSWER else text
+            tags = FIELD if name == ANSWER else TEXT
             entities[name] = {"shape": record({key: ATTRIBUTE_TYPES[kind] for key, kind in kinds}), "tags": tags}
             continue
         entities[name] = {"shape": record({attribute(key): _optional(ATTRIBUTE_TYPES[kind]) for key, kind in kinds})}

@@ -3,13 +3,13 @@
 Reads no clock: the moment is passed in. Zone data comes from the system, or from the `tzdata` package.
 """
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 
 from mcp_guard.core.model import SECOND, Json, Micros
+from mcp_guard.core.times import micros
 
 UTC_NAME = "UTC"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RANGES = {"hour": range(24), "minute": range(60)}
 """The values of the numbers in `utc` and `local`."""
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -54,11 +54,6 @@ def read_micros(text: str) -> Micros:
     if at.tzinfo is None:
         raise ValueError(f"`{text}` has no offset from UTC")
     return micros(at)
-
-
-def micros(at: datetime) -> Micros:
-    """A time with an offset in microseconds since the epoch."""
-    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def _fields(at: datetime) -> Json:

@@ -34,12 +34,12 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where an upstream is. `headers` are sent with each request, secrets included; `old` means HTTP with SSE. With
-    `sends_trace`, headers also repeat the trace context of a request, for what is on its way."""
+    """Where an upstream is. `headers` are sent with each request, secrets included; `is_old` means HTTP with
+    SSE (2024-11-05). With `sends_trace`, headers also repeat the trace context of a request, for what is on its way."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    old: bool = False
+    is_old: bool = False
     network: Network = field(default_factory=Network)
     sends_trace: bool = False
 

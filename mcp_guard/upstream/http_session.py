@@ -62,7 +62,7 @@ class UpstreamHttpSession:
         token_provider: TokenProvider | None = None,
     ) -> None:
         self._url = address.url
-        self._is_old = address.old
+        self._is_old = address.is_old
         self._sends_trace = address.sends_trace
         self._handler = handler
         self._tasks = asyncio.TaskGroup()

@@ -13,7 +13,7 @@ from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import reached_by_cases
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
-from mcp_guard.policy.schema import Kind, input_shape
+from mcp_guard.policy.shapes import Kind, input_shape
 from tests.policy.fixtures import make_tool, object_of
 from tests.policy.schemas import SCHEMAS
 from tests.proof_size import sized

@@ -13,6 +13,7 @@ from mcp_guard.cli.policy.inputs import settings_of_cases
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_HISTORY, Json, Micros, Mode, Outcome, ToolCallRequest
+from mcp_guard.core.times import micros
 from mcp_guard.policy.authoring.cases import CaseSettings, read_cases, run_cases
 from mcp_guard.policy.authoring.explain import explain
 from mcp_guard.policy.authoring.past import decision, versions
@@ -20,7 +21,6 @@ from mcp_guard.policy.authoring.recorded import read_version
 from mcp_guard.policy.authoring.replay import replay
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.request import history_context
-from mcp_guard.policy.time_of_call import micros
 from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool, object_of
 from tests.policy.strategies import policies_of
 from tests.promises.harness import make_instance, open_harness

@@ -7,7 +7,7 @@ import pytest
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.policy.time_of_call import micros
+from mcp_guard.core.times import micros
 from tests.promises.harness import ALLOW, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 pytestmark = pytest.mark.usefixtures("each_engine")

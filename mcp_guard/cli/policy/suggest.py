@@ -30,7 +30,8 @@ from mcp_guard.policy.authoring.suggest import (
     build_candidate,
     group_of,
 )
-from mcp_guard.policy.schema import TOOL, input_shape
+from mcp_guard.policy.schema import TOOL
+from mcp_guard.policy.shapes import input_shape
 from mcp_guard.policy.source import EFFECTS, read_files
 from mcp_guard.settings import Settings
 from mcp_guard.storage.contract import Store

@@ -23,6 +23,8 @@ from mcp_guard.storage.rows import ApproverKey
 CodeKind = Literal["sign_in_code", "enrolment_code"]
 """What a one-time code permits beside signing in: to enrol the approver's first key, or a key in any case."""
 
+ENROLLED = "enrolled"
+"""The event of the message about a new key."""
 METHODS = {"webauthn": "passkey", "ed25519": "key file"}
 AUTHORIZATIONS = {
     "terminal": "by the operator, on the command line",
@@ -229,7 +231,7 @@ def _enrol(tx: Transaction, approver: Approver, new: NewKey, authorization: Json
     key = ApproverKey(new.id, approver.id, new.method, new.text, new.details, seq)
     tx.store.add_approver_key(key)
     for notifier in notify:
-        tx.store.add_delivery(key.id, notifier, "enrolled", tx.now)
+        tx.store.add_delivery(key.id, notifier, ENROLLED, tx.now)
     return key
 
 

@@ -60,10 +60,11 @@ from mcp_guard.core.model import (
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import is_misspelling, nearest, suggest_tools
 from mcp_guard.core.risk import SIGNALS, sum_signals
+from mcp_guard.core.times import micros
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.case_types import find_type_problems
 from mcp_guard.policy.engine import PolicyEngine
-from mcp_guard.policy.time_of_call import UTC_NAME, find_zone, micros
+from mcp_guard.policy.time_of_call import UTC_NAME, find_zone
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "host", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason",

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.cedar_text import Path, expression, path_of, walk
+from mcp_guard.policy.cedar_text import Path, expression, path_of
+from mcp_guard.policy.reads import expressions_in
 from mcp_guard.policy.source import Policy
 from mcp_guard.policy.time_of_call import RANGES
 
@@ -38,7 +39,7 @@ class TimeComparison:
 def find_impossible_times(policy: Policy) -> Iterator[tuple[str, str]]:
     """What always or never holds whenever the call is decided, and how to correct it."""
     reported = set[tuple[str, Path]]()
-    for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
+    for node in expressions_in(policy):
         comparison = _read_comparison(node)
         if comparison is not None and not comparison.depends:
             limits = f"{comparison.range[0]} to {comparison.range[-1]}"

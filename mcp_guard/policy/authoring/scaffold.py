@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mcp_guard.core.model import Decision, Effect, Json, Outcome, Tool
 from mcp_guard.policy.cedar_text import is_plain
-from mcp_guard.policy.schema import Kind, Shape, input_shape
+from mcp_guard.policy.shapes import Kind, Shape, input_shape
 
 TIME = "2026-01-05T10:00:00"
 """A Monday morning."""

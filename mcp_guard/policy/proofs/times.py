@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
+from mcp_guard.core.times import EPOCH
 from mcp_guard.policy.proofs.terms import Unencodable
 
 _DECIMAL = re.compile(r"(-?)([0-9]+)\.([0-9]{1,4})")
@@ -18,7 +19,6 @@ _DATETIME = re.compile(
 _DURATION = re.compile(r"(-?)(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?!s))?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 UNITS = {"Days": 86_400_000, "Hours": 3_600_000, "Minutes": 60_000, "Seconds": 1000, "Milliseconds": 1}
 """Milliseconds of each unit that a duration can be converted to."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _read_decimal(text: str) -> int | None:
