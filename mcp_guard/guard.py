@@ -439,11 +439,15 @@ class Guard:
 
     async def record_outcome(self, intent: Intent, execution: Execution, channel: ClientChannel) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
-        if execution.status is not ExecutionStatus.NOT_SENT:
-            self.memory.note(intent.call, execution.reply)
-            self.signals.note(intent.call)
-            if is_confirmed(intent.call) and not execution.task:
-                execution = await self.confirm(intent, execution, channel)
+        try:
+            if execution.status is not ExecutionStatus.NOT_SENT:
+                self.memory.note(intent.call, execution.reply)
+                self.signals.note(intent.call)
+                if is_confirmed(intent.call) and not execution.task:
+                    execution = await self.confirm(intent, execution, channel)
+        except Exception:  # a defect of ours, which is reported; the call ran all the same
+            await self.ledger.conclude(intent, execution, answered=False)
+            raise
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -191,7 +190,7 @@ def _read_number(text: str) -> int | float | ExactNumber:
         return ExactNumber(text)
     number = float(text)
     is_sure = len(text) <= SURE_DIGITS and 1e-300 < abs(number) < math.inf
-    return number if is_sure or Decimal(text) == Decimal(str(number)) else ExactNumber(text)
+    return number if is_sure or exact_json.is_same_number(text, str(number)) else ExactNumber(text)
 
 
 def _explain(line: bytes, error: str) -> Unacceptable:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from decimal import Context, Decimal, Inexact
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 import orjson
@@ -227,7 +227,7 @@ def compute_change(
         if not has_fact or not is_same(present, wanted):
             fields.append(name)
         if has_fact and _is_number(present) and _is_number(wanted):
-            with suppress(Inexact):
+            with suppress(Inexact, InvalidOperation):
                 delta[name] = EXACT.subtract(Decimal(str(wanted)), Decimal(str(present))).copy_abs()
     return Change(tuple(sorted(fields)), delta)
 
@@ -250,7 +250,7 @@ def _is_number(value: object) -> bool:
 def is_same(present: object, wanted: object) -> bool:
     """JSON equality: unlike Python, `true` is not `1`."""
     if _is_number(present) and _is_number(wanted):
-        return Decimal(str(present)) == Decimal(str(wanted))
+        return exact_json.is_same_number(str(present), str(wanted))
     if isinstance(present, dict) and isinstance(wanted, dict):
         return present.keys() == wanted.keys() and all(is_same(present[key], wanted[key]) for key in wanted)
     if isinstance(present, list) and isinstance(wanted, list):

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core import canonical
+from mcp_guard.core.exact_json import to_decimal
 from mcp_guard.core.model import SECOND, Json, Micros
 
 COMMITMENT_TYPE = "mcp-guard/drill/v1"
@@ -57,8 +58,9 @@ class Drills:
 def _multiplied(value: object, factor: float) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    product = Decimal(str(value)) * Decimal(str(factor))
-    if not abs(product) <= canonical.MAX_SAFE_INTEGER:
+    number = to_decimal(value)
+    product = None if number is None else number * Decimal(str(factor))
+    if product is None or not abs(product) <= canonical.MAX_SAFE_INTEGER:
         return None
     return int(product) if isinstance(value, int) and product == int(product) else float(product)
 

@@ -14,6 +14,8 @@ import orjson
 _NUMBER_FORM = bytes.maketrans(b"0123456789.E+", b"00000000000e-")
 _LONG_NUMBERS = (b"0" * 16, b"0e000", b"0e-000")
 """One of these is in the form of every number that a double does not hold; in that of other text it may be, too."""
+MAX_EXPONENT = 100_000
+"""Of numbers to calculate with: a product of several still has one that `decimal` holds."""
 _MINUS_ZERO = re.compile(rb"-0(?=[\s,\]}]|\Z)")
 
 
@@ -145,10 +147,24 @@ def _read_float(text: str) -> float:
     number = float(text)
     if repr(number) == text:
         return number
+    return number if is_same_number(text, repr(number)) else UnroundedNumber(text)
+
+
+def is_same_number(one: str, other: str) -> bool:
+    """Whether two JSON numbers have one value. With an exponent that `decimal` does not hold: the same text."""
     try:
-        return number if Decimal(text) == Decimal(repr(number)) else UnroundedNumber(text)
-    except InvalidOperation:  # an exponent that `decimal` does not hold either
-        return UnroundedNumber(text)
+        return Decimal(one) == Decimal(other)
+    except InvalidOperation:
+        return one == other
+
+
+def to_decimal(number: float) -> Decimal | None:
+    """The exact value of a JSON number, or None if `decimal` cannot calculate with its exponent."""
+    try:
+        value = Decimal(str(number))
+    except InvalidOperation:
+        return None
+    return value if abs(value.adjusted()) < MAX_EXPONENT else None
 
 
 def _refuse(name: str) -> NoReturn:

@@ -15,6 +15,7 @@ from itertools import product
 from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
+from mcp_guard.core.exact_json import to_decimal
 from mcp_guard.core.model import Call, RateCounter
 from mcp_guard.core.normal_form import normalize
 from mcp_guard.core.visible_text import is_hidden
@@ -100,8 +101,9 @@ def ten_thousandths(counter: RateCounter, value: Any) -> int:
     """The absolute amount: a negative payment must not lower the total."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"rate `{counter.name}` sums `{counter.sum}`, which is not a number in this call")
-    scaled = abs(Decimal(str(value))).scaleb(DECIMAL_DIGITS)
-    if scaled != scaled.to_integral_value() or scaled > MAX_TOTAL:
+    amount = to_decimal(value)
+    scaled = None if amount is None else abs(amount).scaleb(DECIMAL_DIGITS)
+    if scaled is None or scaled != scaled.to_integral_value() or scaled > MAX_TOTAL:
         raise ValueError(
             f"rate `{counter.name}`: {value} cannot be summed exactly (more than four decimal places, or too large)"
         )

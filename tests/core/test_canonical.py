@@ -165,6 +165,12 @@ def test_a_number_beyond_a_double_is_refused() -> None:
         arguments_of('{"n": 1e400}')
 
 
+@pytest.mark.parametrize("number", ["1e-99999999999999999999", "0e99999999999999999999"])
+def test_a_number_beyond_decimal_keeps_its_text(number: str) -> None:
+    assert canonicalize(arguments_of(f'{{"n": {number}}}'), exact=True) == f'{{"n":{number}}}'.encode()
+    assert canonicalize(parse(f'{{"n":{number}}}'.encode()), exact=True) == f'{{"n":{number}}}'.encode()
+
+
 def test_depth_and_size_are_bounded() -> None:
     nested: object = 1
     for _ in range(100):

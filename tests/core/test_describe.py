@@ -5,7 +5,8 @@ from decimal import Decimal
 import pytest
 
 from mcp_guard.core.describe import compute_change
-from mcp_guard.core.model import Facts, FactsRule, Json, ResourceRule
+from mcp_guard.core.exact_json import UnroundedNumber
+from mcp_guard.core.model import Change, Facts, FactsRule, Json, ResourceRule
 from tests.policy.fixtures import make_call, make_tool, object_of
 
 DEAL = Facts({"stage": "Proposal", "amount": 1000, "won": True, "notes": None, "tags": ["a"]}, "sha256:0")
@@ -42,6 +43,12 @@ def test_a_number_whose_present_value_is_unknown_has_no_delta() -> None:
     change = compute_change({"notes": 5, "new": 7}, DEAL)
     assert change.fields == ("new", "notes")
     assert change.delta == {}
+
+
+@pytest.mark.parametrize("exponent", ["2000000", "99999999999999999999", "-99999999999999999999"])
+def test_a_number_without_measure_is_changed_and_has_no_delta(exponent: str) -> None:
+    change = compute_change({"amount": 5}, Facts({"amount": UnroundedNumber(f"1e{exponent}")}, ""))
+    assert change == Change(("amount",))
 
 
 def test_identifying_arguments_are_not_a_change() -> None:

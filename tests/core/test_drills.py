@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.drills import MAX_DUE, DrillCount, DrillRule, count_request
+from mcp_guard.core.exact_json import UnroundedNumber
 
 GIVEN = {"amount": 19.99, "count": 3, "to": "a", "urgent": True}
 
@@ -32,6 +33,8 @@ def test_request_that_a_rule_leaves_as_it_is_or_does_not_fit_is_not_used() -> No
     ):
         assert unfit.changed(GIVEN, other) is None
     assert rule(borrow=("to",)).changed(GIVEN, GIVEN) is None
+    for exponent in ("2000000", "99999999999999999999"):
+        assert rule(multiply={"n": 2}).changed({"n": UnroundedNumber(f"1e{exponent}")}, None) is None
 
 
 @given(st.integers(1, 8), st.integers(1, 6), st.randoms(use_true_random=False))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.model import Call, Effect, RateCounter, Resource, ToolCallRequest
 from mcp_guard.core.rates import (
     KEY_PARTS,
@@ -60,6 +61,8 @@ def test_a_negative_amount_counts_like_its_opposite() -> None:
         ({"amount": None}, "is not a number"),
         ({"amount": 0.00001}, "cannot be summed exactly"),
         ({"amount": 2**53 - 1}, "cannot be summed exactly"),
+        ({"amount": UnroundedNumber("1e-2000000")}, "cannot be summed exactly"),
+        ({"amount": UnroundedNumber("1e-99999999999999999999")}, "cannot be summed exactly"),
     ],
 )
 def test_what_cannot_be_summed_is_refused(arguments: Any, because: str) -> None:

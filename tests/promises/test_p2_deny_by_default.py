@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from mcp_guard.core import canonical
 from mcp_guard.core.describe import DescriptionRules, describe
-from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Facts, Json, Outcome, RateCounter, ToolCallRequest
+from mcp_guard.core.model import (
+    Call,
+    Effect,
+    Execution,
+    ExecutionStatus,
+    Facts,
+    Json,
+    Outcome,
+    RateCounter,
+    ToolCallRequest,
+)
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.policy.engine import load_policies
 from tests.promises.harness import (
     ALLOW,
@@ -206,6 +217,20 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
     assert harness.upstream.sent == []
     [receipt] = harness.receipts("decision")
     assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
+    harness.close()
+
+
+async def test_defect_after_a_call_ran_leaves_it_with_its_outcome(tmp_path: Path) -> None:
+    class Defective(InstanceHistories):
+        def note(self, call: Call, reply: Json) -> None:
+            raise ZeroDivisionError
+
+    harness = open_harness(tmp_path, ALLOW)
+    guard = replace(harness.guard, memory=Defective())
+    with pytest.raises(ZeroDivisionError):
+        await guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
+    [receipt] = harness.receipts("outcome")
+    assert receipt["ending"] == "ok"
     harness.close()
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
+from mcp_guard.core.exact_json import to_decimal
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.dates import find_dates
@@ -81,8 +82,8 @@ class ReadRecords:
     def _stated_amounts(self) -> Iterator[tuple[str, str, Decimal]]:
         for record in self.records:
             given = [(path, leaf) for path, leaf in record if self._is_stated(path, leaf)]
-            amounts = [(path[-1], abs(Decimal(str(leaf)))) for path, leaf in given if not isinstance(leaf, str)]
-            if amounts:
+            numbers = [(path[-1], to_decimal(leaf)) for path, leaf in given if not isinstance(leaf, str)]
+            if amounts := [(name, abs(number)) for name, number in numbers if number is not None]:
                 for value in {matching.bare(matching.plain(leaf)) for _, leaf in given if isinstance(leaf, str)}:
                     yield from ((value, name, amount) for name, amount in amounts)
 

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.provenance.history import InstanceHistory
 from mcp_guard.core.provenance.instances import MAX_INSTANCES, InstanceHistories
@@ -238,6 +239,14 @@ def test_amounts_are_new_unless_the_task_or_a_record_of_the_counterparty_states_
     history.note(call(bank), reply([{"to": "Ann", "text": 40, "note": 7000}, {"to": "Bob", "text": 30}]))
     for amount, new in ((1200.5, False), (30, False), (30.01, True), (40, True), (-40, True), (7000, True)):
         assert bool(history.history_for(call(SEND, to="BOB", text=amount)).new_amounts) is new, amount
+
+
+@pytest.mark.parametrize("exponent", ["2000000", "99999999999999999999"])
+def test_number_that_no_decimal_holds_is_read_with_the_rest(exponent: str) -> None:
+    bank = make_tool("bank", ANY, Effect.READ, returns=("untrusted",), trusted=("/*/text",), parties=("/*/to",))
+    huge = {"to": "Ann", "text": UnroundedNumber(f"1e{exponent}")}
+    history = after((call(bank), [huge, {"to": "Bob", "text": 30}]))
+    assert history.history_for(call(SEND, to="Bob", text=30)).new_amounts == ()
 
 
 def test_number_as_text_is_an_amount() -> None:
