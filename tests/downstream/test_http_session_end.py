@@ -26,7 +26,8 @@ async def close(seconds: float) -> None: ...
 
 def make_session(*_: object) -> Any:
     """As much of a session as its end needs."""
-    share, upstreams = SimpleNamespace(charge=lambda *_: None), SimpleNamespace(kill=lambda: None)
+    share = SimpleNamespace(charge=lambda *_: None)
+    upstreams = SimpleNamespace(kill=lambda: None, throttle=lambda _: None)
     return SimpleNamespace(loop_share=share, sender=None, tasks=no_tasks(), close=close, upstreams=upstreams)
 
 

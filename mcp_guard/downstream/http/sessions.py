@@ -171,11 +171,13 @@ class HttpSessions:
 
     async def _serve(self, http_session: HttpSession) -> None:
         session = http_session.session
+        kept = self._kept[http_session.instance.id]
         try:
-            async with session.tasks:
-                http_session.ready.set()
-                await http_session.ended.wait()
-                await session.close(self._stop_seconds if self.is_stopping else GRACE_SECONDS)
+            with kept.throttling(session.upstreams.throttle):
+                async with session.tasks:
+                    http_session.ready.set()
+                    await http_session.ended.wait()
+                    await session.close(self._stop_seconds if self.is_stopping else GRACE_SECONDS)
         finally:
             http_session.transport.close()
             session.upstreams.kill()

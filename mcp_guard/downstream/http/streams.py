@@ -8,7 +8,8 @@ waits for one. Stream format: server-sent events (HTML Living Standard §9.2).
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -44,7 +45,8 @@ SSE_HEADERS: RawHeaders = (
 JSON_HEADERS: RawHeaders = ((b"content-type", b"application/json"),)
 
 MAX_KEPT_BYTES = 32 * 1024 * 1024
-"""How much is kept for the clients of one instance, on all streams of all its sessions together."""
+"""How much is kept for the clients of one instance, on all streams of all its sessions together. A reply is kept
+however large it is, but while more than this is being sent, nothing more is read from upstreams."""
 SMALL_STREAM_BYTES = 64 * 1024
 """A stream with less than this is not asked to give anything up."""
 
@@ -81,12 +83,19 @@ class Stream:
         self._frames.append(Frame(self._last_number, data, is_reply))
         self.kept_bytes += len(data)
         self._drop_old()
+        if self.kept_bytes > SMALL_STREAM_BYTES:
+            self._kept.apply_pressure()
         self._wake_readers()
 
     def end(self, status: int = 503) -> None:
         """No frame will be put any more."""
         self.has_ended, self.status = True, status
         self._wake_readers()
+
+    def remove_reader(self, reader: "StreamReader") -> None:
+        self.readers.remove(reader)
+        if self._kept.is_slow:
+            self._kept.apply_pressure()
 
     def _wake_readers(self) -> None:
         for reader in self.readers:
@@ -164,10 +173,32 @@ class StreamReader:
 
 
 class KeptFrames:
-    """The streams of one instance, over all its sessions."""
+    """The streams of one instance, over all its sessions. `is_slow`: its clients read more slowly than is sent to them.
+
+    Then `throttles`, one for each session, stop its upstreams: replies that nobody reads would fill the memory.
+    """
 
     def __init__(self) -> None:
         self.streams: WeakSet[Stream] = WeakSet()
+        self.is_slow = False
+        self._throttles: list[Callable[[bool], None]] = []
+
+    @contextmanager
+    def throttling(self, throttle: Callable[[bool], None]) -> Iterator[None]:
+        """For as long as a session is open."""
+        self._throttles.append(throttle)
+        throttle(self.is_slow)
+        try:
+            yield
+        finally:
+            self._throttles.remove(throttle)
+
+    def apply_pressure(self) -> None:
+        being_sent = sum(stream.kept_bytes for stream in self.streams if stream.readers)
+        if (is_slow := being_sent > MAX_KEPT_BYTES) is not self.is_slow:
+            self.is_slow = is_slow
+            for throttle in self._throttles:
+                throttle(is_slow)
 
     def excess(self) -> int:
         """How many bytes more than allowed are kept."""
@@ -315,7 +346,7 @@ class McpResponse:
         except ClientDisconnect:
             pass
         finally:
-            self._stream.readers.remove(reader)
+            self._stream.remove_reader(reader)
             connection.unwatch(reader.leave)
         if reader.has_client_left:
             self._on_disconnect()
