@@ -17,6 +17,9 @@ MAKING = 0x6D6370
 MAKE_FORMAT = "CREATE TABLE format (number BIGINT NOT NULL)"
 FORMAT = "SELECT coalesce((SELECT number FROM format), 0)"
 HAS_TABLES = "SELECT to_regclass('format') IS NOT NULL"
+MADE_MEANWHILE = """SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+WHERE relname = 'format' AND nspname = %s)"""
+"""By the rows as they are now: `to_regclass` answers by what the session found before it had waited for the lock."""
 
 
 def has_tables(connection: "Connection[Any]") -> bool:
@@ -50,7 +53,7 @@ def make_tables(connection: "Connection[Any]", database: Database, fill: Callabl
     """Make the tables in a transaction, with `fill` before there are indexes. False if another process has made them;
     those of an origin are made by one at a time. Raises: psycopg.Error, and what `fill` raises."""
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (MAKING, schema_of(database)))
-    if has_tables(connection):
+    if connection.execute(MADE_MEANWHILE, (schema_of(database),)).fetchone() == (True,):
         return False
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
     statements = (*tables(), ONE_ROW, MAKE_FORMAT)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -13,9 +14,9 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres import announcements
-from mcp_guard.storage.postgres.connection import ServerCheck, connect, schema_of
+from mcp_guard.storage.postgres.connection import ServerCheck, connect
 from mcp_guard.storage.postgres.engine import PostgresEngine
-from mcp_guard.storage.postgres.schema import MAKING
+from mcp_guard.storage.postgres.schema import make_tables
 from mcp_guard.storage.postgres.wire import FIRST_PAUSE, BlockingWire
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.suspending import suspendable
@@ -67,12 +68,13 @@ def test_who_opens_a_new_origin_waits_for_the_one_that_makes_its_tables(tmp_path
     place = postgres(tmp_path).place
     assert isinstance(place, Database)
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND now() - query_start > interval '2.5 s'"
-    with psycopg.connect(place.url, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
-        other.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (MAKING, schema_of(place)))
-        opening = pool.submit(open_store, place, True)
-        while not opening.done() and other.execute(waiting).fetchone() is None:
-            time.sleep(0.05)
-        other.execute("SELECT pg_advisory_unlock_all()")
+    with closing(connect(place)) as maker, ThreadPoolExecutor(1) as pool:
+        with maker.transaction(), psycopg.connect(place.url, autocommit=True) as other:
+            maker.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            assert make_tables(maker, place)
+            opening = pool.submit(open_store, place, True)
+            while not opening.done() and other.execute(waiting).fetchone() is None:
+                time.sleep(0.05)
         opening.result().close()
 
 
