@@ -10,6 +10,7 @@ from pathlib import Path
 from mcp_guard.cli.ledger_reader import ChosenLedger, find_ledger, make_ledger_parser
 from mcp_guard.cli.output import print_hint, print_json, print_text
 from mcp_guard.cli.verification_note import note_verification, remembered_checkpoint
+from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.ledger.keys import PUBLISHED
@@ -28,6 +29,10 @@ def main(arguments: list[str]) -> int:
         if options.input and not options.key:
             raise UnusableInput("no key given; a key stored next to the input would prove nothing")
         is_configured = options.input is None and options.ledger is None
+        if is_configured and not options.key:
+            from mcp_guard.ledger.open import ledger_settings, publish_own_key
+
+            publish_own_key(ledger_settings(load(options.config)))
         with Progress(quiet=options.json) as progress:
             report = verify(
                 ledger.place if isinstance(ledger.place, Path) else ledger.engine.open_source(),

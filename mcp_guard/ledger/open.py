@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import RateCounter, SequenceRule
 from mcp_guard.core.people import People
 from mcp_guard.identity.instances import approval_id
 from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keeper import new_guard_id
-from mcp_guard.ledger.keys import SigningKey, publish
+from mcp_guard.ledger.keys import PUBLISHED, SigningKey, publish
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.place import FILE, ledger_place
 from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
@@ -22,8 +22,8 @@ from mcp_guard.ports import Clock
 from mcp_guard.settings import LEASE_SECONDS, Settings, SignerSettings
 from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.engines import Engine, find_engine, open_store
-from mcp_guard.storage.place import Place
+from mcp_guard.storage.engines import Engine, find_engine, open_read_only, open_store
+from mcp_guard.storage.place import Database, Place
 from mcp_guard.storage.presence import Presence
 
 
@@ -112,6 +112,21 @@ def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
     publish(folder, verifiers)
     if len(verifiers) > 1:
         keys.finish_rotation(verifiers[-1], verifiers[:-1])
+
+
+def publish_own_key(settings: LedgerSettings) -> None:
+    """Write `ledger.pub` for a ledger in a database if it is missing, as in a container's new state folder, with the
+    key in force. Nothing is written if this machine does not hold that key. Raises: LedgerError."""
+    if not isinstance(settings.place, Database) or (settings.state_dir / PUBLISHED).exists():
+        return
+    with open_read_only(settings.place) as store:
+        verifier = store.head().key
+    try:
+        if verifier and configured_keys(settings).find_key(verifier):
+            publish(settings.state_dir, [verifier])
+    except LedgerError as error:
+        if error.fault is not LedgerFault.KEY_UNAVAILABLE:
+            raise
 
 
 @dataclass(frozen=True, slots=True)

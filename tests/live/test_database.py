@@ -6,7 +6,7 @@ import pytest
 
 from mcp_guard.storage.engines import open_read_only
 from mcp_guard.storage.place import Database
-from tests.live.running_guard import Client, scripted, seen, text, write_config
+from tests.live.running_guard import Client, cli, scripted, seen, text, write_config
 from tests.storage.postgres_server import server
 
 ORIGIN = "live.example/ledger"
@@ -19,7 +19,7 @@ def configure(folder: Path, guard: str = f'origin = "{ORIGIN}"') -> Path:
 
 def test_calls_of_a_guard_are_in_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", server().url)
-    with Client(configure(tmp_path)) as client:
+    with Client(config := configure(tmp_path)) as client:
         client.start()
         assert "hello" in text(client.call("s__echo", {"text": "hello"}))
     assert client.stderr.splitlines() == [
@@ -32,6 +32,12 @@ def test_calls_of_a_guard_are_in_the_database(tmp_path: Path, monkeypatch: pytes
         kinds = [row.kind for row in store.receipts_after(-1)]
     assert [kind for kind in kinds if kind in ("intent", "outcome")] == ["intent", "outcome"]
     assert kinds[-1] == "guard.stopped"
+    public = tmp_path / "state" / "ledger.pub"
+    public.unlink()  # as in a container that has the private key and nothing else
+    cli("verify", "--config", str(config))
+    (tmp_path / "state" / "ledger.key").unlink()
+    public.unlink()
+    assert "cannot read the public key" in cli("verify", "--config", str(config), check=False).stderr
 
 
 def test_a_guard_without_the_url_says_which_variable_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
