@@ -163,7 +163,7 @@ FAULTS: dict[str, Fault] = {
 
 async def run(fleet: Fleet, step: Step, fault: str) -> str:
     """What the client was told about the call, in a word, and how it ended. Raises: Broken."""
-    gateway = fleet.luck.choice(fleet.gateways)
+    gateway, before = fleet.luck.choice(fleet.gateways), len(fleet.known)
     ask = fleet.name("update", "held" if step.held else "")
     stopped = step.stop(fleet, gateway, ask)
     call = asyncio.create_task(fleet.call(gateway, ask))
@@ -180,8 +180,11 @@ async def run(fleet: Fleet, step: Step, fault: str) -> str:
     said = fleet.check()
     key = key_of(ask.tool, ask.arguments)
     endings = [said.endings[intent["seq"]] for intent in said.intents.get(key, [])]
-    if fault == "gateway paused" and not (step.sent or step.held):
-        require(not fleet.upstream.ran[key], f"{key} was sent by a gateway whose lease had run out")
+    if fault == "gateway paused" and not (step.sent or step.held) and fleet.upstream.ran[key]:
+        # Another transaction of the gateway was stopped, or none: then the call may be made under the next lease.
+        leased = [receipt["seq"] for receipt in said.receipts[before:] if receipt["kind"] == "guard.started"]
+        intent = said.intents[key][-1]["seq"]
+        require(leased and leased[0] < intent, f"{key} was sent by a gateway whose lease had run out: {intent}, {leased}")
     if not is_reached:
         return NOT_REACHED
     return f"{word(told.replies[0])} / {endings[-1] if endings else 'never sent'}"
