@@ -122,7 +122,8 @@ def publish_own_key(settings: LedgerSettings) -> None:
     with open_read_only(settings.place) as store:
         verifier = store.head().key
     try:
-        if verifier and configured_keys(settings).find_key(verifier):
+        if verifier:
+            configured_keys(settings).find_key(verifier)
             publish(settings.state_dir, [verifier])
     except LedgerError as error:
         if error.fault is not LedgerFault.KEY_UNAVAILABLE:

@@ -184,7 +184,8 @@ async def run(fleet: Fleet, step: Step, fault: str) -> str:
         # Another transaction of the gateway was stopped, or none: then the call may be made under the next lease.
         leased = [receipt["seq"] for receipt in said.receipts[before:] if receipt["kind"] == "guard.started"]
         intent = said.intents[key][-1]["seq"]
-        require(leased and leased[0] < intent, f"{key} was sent by a gateway whose lease had run out: {intent}, {leased}")
+        is_of_next = bool(leased) and leased[0] < intent
+        require(is_of_next, f"{key} was sent by a gateway whose lease had run out: {intent}, {leased}")
     if not is_reached:
         return NOT_REACHED
     return f"{word(told.replies[0])} / {endings[-1] if endings else 'never sent'}"
