@@ -340,7 +340,7 @@ class Connection:
         self._arrivals.take(frame, partial(self._on_scrubbed, size=len(frame)))
 
     def _on_scrubbed(self, frame: bytes | OversizedLine, size: int) -> None:
-        for line in self._joiner.join(frame):
+        for line in self._joiner.join(frame) if self.has_own_process else (frame,):  # over HTTP a message is whole
             self._on_line(line, size)
 
     def _on_line(self, frame: bytes | OversizedLine, size: int) -> None:

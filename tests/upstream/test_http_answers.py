@@ -178,6 +178,22 @@ async def test_what_is_no_reply_settles_the_call_at_once() -> None:
     assert sorted(called) == sorted(BAD), "each call was sent once"
 
 
+async def test_a_cut_answer_takes_nothing_of_the_next() -> None:
+    """The next one need not say that it is JSON-RPC."""
+    called: list[object] = []
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.greet():
+            called.append(id := exchange.message["id"])
+            whole = event({"id": id, "result": content(TEXT)})
+            as_stream(exchange, event(f'{{"jsonrpc":"2.0","id":{id},') if len(called) == 1 else whole)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert (await far.call()).startswith("failed: ")
+            assert await far.call() == TEXT
+
+
 async def call(url: str) -> str:
     async with connected(url) as far:
         return await far.call(seconds=9)
