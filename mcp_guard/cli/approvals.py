@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 
-from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
+from mcp_guard.cli.approvers import APPROVER, add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json, duration, whole_number
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text, to_type
 from mcp_guard.config import load
@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
             dest="approver",
             required=True,
             metavar="APPROVER",
-            help="a name from [approvers] in the configuration",
+            help=APPROVER,
         )
         verb.add_argument(
             "--rationale", required=True, metavar="TEXT", help="the reason; recorded, and shown to the agent"

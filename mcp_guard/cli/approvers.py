@@ -29,6 +29,7 @@ from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.rows import ApproverKey
+from mcp_guard.verifier.report import count
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -233,16 +234,16 @@ def sign_out(writer: Writer, settings: Settings, options: argparse.Namespace) ->
     hint = "they can sign in again, with a passkey or as the identity provider lets them"
     if approver:
         who = find_approver(settings, approver).id
-        count = _end_on_pages(writer, settings, owner_of(who), [who])
+        ended = _end_on_pages(writer, settings, owner_of(who), [who])
         hint = f"they can sign in again with a passkey; to prevent that: mcp-guard approvers remove {who} KEY"
     elif identity:
         who = visible_line(identity.subject)
-        count = _end_on_pages(writer, settings, Person("", "", identity.issuer, identity.subject).owner, [])
+        ended = _end_on_pages(writer, settings, Person("", "", identity.issuer, identity.subject).owner, [])
     else:
         who = "everybody"
-        count = _end_on_pages(writer, settings, None, settings.approvers)
-    words = f"{who} is signed out of {count} session{'' if count == 1 else 's'}"
-    print_result(options.json, {"approver": approver or None, "sessions": count}, join("\n", (words, hint)))
+        ended = _end_on_pages(writer, settings, None, settings.approvers)
+    words = f"{who} is signed out of {count(ended, 'session')}"
+    print_result(options.json, {"approver": approver or None, "sessions": ended}, join("\n", (words, hint)))
     return 0
 
 
@@ -255,10 +256,10 @@ def _end_on_pages(writer: Writer, settings: Settings, owner: str | None, approve
     async def end() -> int:
         items = find_engine(ledger_settings(settings).place).open_items(settings.state_dir)
         try:
-            count = await close_sessions(items, owner, writer.now())
+            closed = await close_sessions(items, owner, writer.now())
             for approver in approvers:
                 await forget_devices(items, approver, writer.now())
-            return count
+            return closed
         finally:
             await items.close()
 

@@ -127,7 +127,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         unmatched_names=tuple(find_unmatched_names(settings, environment, start_upstreams)),
         unmatched_arguments=tuple(find_unmatched_arguments(settings, environment)),
         discontinued=find_discontinued(ledger),
-        outdated=find_outdated(settings, ledger.place, [name for name, is_running in state.guards if is_running]),
+        outdated=find_outdated(settings, ledger.place, state.running),
         unnamed_groups=unnamed,
         reached=find_reached(settings),
         missing_extras=tuple(missing_extras(settings)),

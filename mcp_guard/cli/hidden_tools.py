@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.policy.inputs import known_environment
 from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import SECOND, Instance, Mode, Task
+from mcp_guard.core.model import HOUR, Instance, Mode, Task
 from mcp_guard.diagnostics.hidden_tools import HiddenFrom
 from mcp_guard.ledger.clock import CLOCK
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined, load_policies
@@ -68,6 +68,4 @@ def instances(settings: Settings) -> Iterable[Instance]:
     """An instance of each agent, of the configuration or the ledger, as it would be launched now."""
     now = CLOCK.wall()
     for enrolled in enrolled_agents(settings).values():
-        yield Instance(
-            "run_none", enrolled.agent, enrolled.on_behalf_of, Task(), now, now + 3600 * SECOND, "", "cred_none"
-        )
+        yield Instance("run_none", enrolled.agent, enrolled.on_behalf_of, Task(), now, now + HOUR, "", "cred_none")

@@ -14,6 +14,7 @@ from mcp_guard.cli.output import plain, print_json, print_result, print_table, p
 from mcp_guard.cli.signed_changes import add_signing_options, open_signer
 from mcp_guard.config import load
 from mcp_guard.core.approval import make_rule
+from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.approval_subject import NAME_USER
 from mcp_guard.core.credential import InvalidCredential, may_use
 from mcp_guard.core.errors import IdentityError
@@ -21,7 +22,7 @@ from mcp_guard.core.model import SECOND, Agent, Instance
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import nearest, suggest_tools
 from mcp_guard.core.people import OWN_NAMES, Identity, find_requesters, fold
-from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt import format_second
 from mcp_guard.core.visible_text import quote, say
 from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
@@ -137,7 +138,7 @@ def _describe(writer: Writer, row: InstanceRow, now: int) -> dict[str, object]:
         "on_behalf_of": instance.on_behalf_of,
         "ticket": instance.task.ticket,
         "state": state,
-        "expires": format_time(instance.expires)[:19] + "Z",
+        "expires": format_second(instance.expires // SECOND),
         "tools": list(instance.tools),
         "parents": list(instance.parents),
     }
@@ -160,10 +161,10 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
 def note_long_lifetime(writer: Writer, seconds: int, default: int) -> None:
     """Say when a credential ends that lives longer than is usual for its agent."""
     if seconds > default:
-        until = format_time(writer.now() + seconds * SECOND)[:16].replace("T", " ")
+        until = format_minute(writer.now() + seconds * SECOND)
         usual = f"{default // 3600}h" if default % 3600 == 0 else f"{default} seconds"
         longer = f"longer than the {usual} of `credential_seconds`"
-        print_text(f"note: the credential is valid until {until} UTC, {longer}", file=sys.stderr)
+        print_text(f"note: the credential is valid until {until}, {longer}", file=sys.stderr)
 
 
 def note_unknown_user(settings: Settings, agent: Agent, user: str | None) -> None:

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     ]
     calls = calls[-options.last :] if options.last > 0 else []
     settings = None if options.ledger else load(options.config)
-    running = [guard for guard, alive in state.guards if alive]
+    running = state.running
     started = read_started(ledger.place, running)
     mode = None if settings is None else as_started(settings, started, running)
     hidden, can_load = judge_policies(mode, ledger.place)
@@ -234,12 +234,12 @@ def as_json(
         "bytes": state.contents.bytes,
         "head": head_as_json(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts, started), strict=True)),
-        "guards": [guard for guard, alive in state.guards if alive],
-        "guards_elsewhere": sorted(state.contents.leased - {guard for guard, alive in state.guards if alive}),
+        "guards": state.running,
+        "guards_elsewhere": sorted(state.contents.leased.difference(state.running)),
         "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,
         "troubles": count_failures(receipts),
-        "upstreams": upstream_statuses(ledger.folder, [guard for guard, alive in state.guards if alive]),
+        "upstreams": upstream_statuses(ledger.folder, state.running),
     }
 
 
@@ -276,19 +276,19 @@ def head_lines(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> 
         False: to_type("signature does not match; run mcp-guard doctor"),
         True: f"signed with key {key}",
     }
-    age = f", in use since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
+    age = f", in use since {_minute(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
     verified = to_type("never on this machine; run mcp-guard verify")
     if head.verified is not None:
         at, receipts = head.verified
-        verified = f"{receipts} of {head.receipts} receipts, {_days(now - at)} ago ({_day(at)})"
+        verified = f"{receipts} of {head.receipts} receipts, {_days(now - at)} ago ({_minute(at)})"
         if head.discontinued:
-            last = f"last {_days(now - at)} ago ({_day(at)})"
+            last = f"last {_days(now - at)} ago ({_minute(at)})"
             verified = f"WARNING: {head.discontinued}, {last}; {to_type('run mcp-guard verify')}"
     return [
         f"head: {signature[is_signed]}{age}",
         f"verified: {verified}",
         *(
-            f"witnessed: {checkpoint.witness}, {checkpoint.size} receipts, {_day(checkpoint.at)}"
+            f"witnessed: {checkpoint.witness}, {checkpoint.size} receipts, {_minute(checkpoint.at)}"
             for checkpoint in head.witnessed
         ),
     ]
@@ -306,7 +306,7 @@ def head_as_json(head: HeadStatus, is_signed: bool | None, key: str) -> dict[str
     }
 
 
-def _day(at: int) -> str:
+def _minute(at: int) -> str:
     return format_time(at)[:16].replace("T", " ")
 
 

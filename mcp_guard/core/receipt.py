@@ -78,7 +78,12 @@ class Draft(NamedTuple):
 def format_time(at: Micros) -> str:
     """RFC 3339 in UTC with microseconds."""
     seconds, micros = divmod(at, SECOND)
-    return f"{_format_second(seconds)}.{micros:06d}Z"
+    return f"{_to_second(seconds)}.{micros:06d}Z"
+
+
+def format_second(seconds: int) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return f"{_to_second(seconds)}Z"
 
 
 def file_time(at: Micros) -> str:
@@ -87,7 +92,7 @@ def file_time(at: Micros) -> str:
 
 
 @lru_cache(maxsize=8)
-def _format_second(seconds: int) -> str:
+def _to_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 

@@ -8,7 +8,7 @@ from shlex import quote
 
 from mcp_guard.core.approval import make_rule, may_decide
 from mcp_guard.core.decided_methods import AREAS
-from mcp_guard.core.model import Micros
+from mcp_guard.core.model import SECOND, Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.client_checks import clients, connection
 from mcp_guard.diagnostics.hidden_tools import summarize
@@ -22,8 +22,9 @@ from mcp_guard.verifier.report import count
 
 MEBIBYTE = 1024 * 1024
 LITTLE_SPACE, HARDLY_ANY_SPACE = 512 * MEBIBYTE, 32 * MEBIBYTE
+FREE_SPACE = "free space (df -h)"
 SLOW_SYNC_SECONDS = 0.05
-CLOCK_TOLERATED: Micros = 5_000_000
+CLOCK_TOLERATED: Micros = 5 * SECOND
 OTHERS = 0o077
 """The permission bits for everybody except the owner."""
 
@@ -80,8 +81,8 @@ def disk(snapshot: GuardSnapshot) -> CheckResults:
         return []
     left = f"{snapshot.disk.free // MEBIBYTE} MiB free"
     if snapshot.disk.free < HARDLY_ANY_SPACE:
-        return problem("disk", f"{left}: calls will soon be refused", "free up space (df -h)")
-    return warning("disk", left, "free space (df -h)") if snapshot.disk.free < LITTLE_SPACE else ok("disk", left)
+        return problem("disk", f"{left}: calls will soon be refused", FREE_SPACE)
+    return warning("disk", left, FREE_SPACE) if snapshot.disk.free < LITTLE_SPACE else ok("disk", left)
 
 
 def sync(snapshot: GuardSnapshot) -> CheckResults:
@@ -175,7 +176,7 @@ def clock(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def guards(snapshot: GuardSnapshot) -> CheckResults:
-    running = [guard for guard, alive in snapshot.guards if alive]
+    running = [guard for guard, is_alive in snapshot.guards if is_alive]
     dead = len(snapshot.guards) - len(running)
     fix = "restart it (a wrapped client starts its guard): it takes both only when it starts"
     results = [CheckResult("guards", Level.WARNING, what, fix) for what in snapshot.outdated]
@@ -184,10 +185,15 @@ def guards(snapshot: GuardSnapshot) -> CheckResults:
     return results + ok("guards", f"{len(running)} running{more}")
 
 
+def _running_anywhere(snapshot: GuardSnapshot) -> set[str]:
+    here = {guard for guard, is_alive in snapshot.guards if is_alive}
+    return here.union(snapshot.contents.leased if snapshot.contents else ())
+
+
 def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None:
         return []
-    running = {guard for guard, alive in snapshot.guards if alive} | snapshot.contents.leased
+    running = _running_anywhere(snapshot)
     lost = [seq for seq, guard in snapshot.contents.open_calls if guard not in running]
     if lost:
         what = f"{len(lost)} calls of guards that are no longer running have no outcome (intents {_some(lost)})"
@@ -197,9 +203,7 @@ def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def approvals(snapshot: GuardSnapshot) -> CheckResults:
-    running = {guard for guard, alive in snapshot.guards if alive}
-    if snapshot.contents is not None:
-        running |= snapshot.contents.leased
+    running = _running_anywhere(snapshot)
     results: CheckResults = []
     for pending in snapshot.pending:
         if why := _undecidable(pending, running, snapshot.approvers_with_keys, snapshot.now):

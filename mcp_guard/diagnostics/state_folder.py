@@ -45,6 +45,11 @@ class StateFolder:
     approvers_with_keys: frozenset[str] = frozenset()
     several_keys: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def running(self) -> list[str]:
+        """The guards that run with this state folder."""
+        return [guard for guard, is_alive in self.guards if is_alive]
+
 
 def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda _: None) -> StateFolder:
     """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key.

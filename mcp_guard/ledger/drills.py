@@ -15,8 +15,8 @@ from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.drills import DrillRule, drill_hash
 from mcp_guard.core.grants import UNLIMITED
-from mcp_guard.core.model import DAY, Facts, Json, Micros, Resource
-from mcp_guard.core.receipt import Draft, commitment, format_time
+from mcp_guard.core.model import DAY, SECOND, Facts, Json, Micros, Resource
+from mcp_guard.core.receipt import Draft, commitment, format_second
 from mcp_guard.core.receipt_limits import truncate_texts
 from mcp_guard.core.request_meta import TRACEPARENT, canonical_request, trace_id, without_trace
 from mcp_guard.ledger import registry
@@ -203,5 +203,5 @@ def _decision_fields(decision: bytes, subject: ApprovalSubject, now: Micros) -> 
     """Those of the source's decision, as of this call."""
     fields = {name: value for name, value in orjson.loads(decision).items() if name not in OF_DOCUMENT}
     fields |= {"call": subject.call, "changes": list(subject.changes), "trace": trace_id(subject.meta)}
-    fields |= {"decided_at": f"{format_time(now)[:19]}Z"} if "decided_at" in fields else {}
+    fields |= {"decided_at": format_second(now // SECOND)} if "decided_at" in fields else {}
     return fields | ({"resource": asdict(subject.resource)} if subject.resource else {})

@@ -21,7 +21,7 @@ import orjson
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRule
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import SECOND, Micros
+from mcp_guard.core.model import MINUTE, SECOND, Micros
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import ENROLLED
 from mcp_guard.ledger.approvals.drill_counts import due_routes
@@ -47,11 +47,11 @@ from mcp_guard.storage.rows import Delivery
 
 READ_AT_ONCE = 50
 POLL_SECONDS = 1.0
-LEASE = 60 * SECOND
+LEASE = MINUTE
 """How long an attempt is reserved for the process that makes it: longer than any notifier may take."""
 RETRY_SECONDS = (2, 10, 60, 300, 900)
 """Waits between attempts. A message whose attempt after the last wait fails has failed for good."""
-DRILL_PAUSE = 60 * SECOND
+DRILL_PAUSE = MINUTE
 """After an attempt to put a drill on a route, before the next one."""
 
 

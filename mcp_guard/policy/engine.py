@@ -33,6 +33,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
+from mcp_guard.core.receipt import format_second
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.entities import EntityParser, RequestEntities
@@ -66,7 +67,7 @@ from mcp_guard.policy.source import (
     parse_policies,
     read_policies,
 )
-from mcp_guard.policy.time_of_call import UTC_NAME, format_second, time_context
+from mcp_guard.policy.time_of_call import UTC_NAME, time_context
 from mcp_guard.policy.validation import (
     ValidationSchema,
     find_misspelt_actions,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 
 from mcp_guard.core.model import SECOND, Json, Micros
+from mcp_guard.core.receipt import format_second
 from mcp_guard.core.times import micros
 
 UTC_NAME = "UTC"
@@ -41,11 +42,6 @@ def _time_context(second: int, zone: str) -> Json:
         "utc": _fields(utc),
         "local": _fields(utc.astimezone(find_zone(zone))),
     }
-
-
-def format_second(second: int) -> str:
-    """RFC 3339 in UTC, which is also how Cedar writes a `datetime`."""
-    return f"{datetime.fromtimestamp(second, UTC).isoformat()[:19]}Z"
 
 
 def read_micros(text: str) -> Micros:

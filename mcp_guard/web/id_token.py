@@ -12,7 +12,7 @@ from typing import Any
 
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import SECOND, Json
-from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt import format_second
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.times import LAST_SECOND
 
@@ -238,13 +238,10 @@ def _claim_of(error: Exception) -> str:
 def _clocks(claims: Json, now: int) -> str:
     """Whose clock says what, so that a person sees which is wrong."""
     issued = claims.get("iat")
+    clock = f"the guard's clock says {format_second(now)}"
     if not _is_time(issued):
-        return f"the guard's clock says {_clock(now)}"
-    return f"it was issued at {_clock(int(str(issued).partition('.')[0]))}, and the guard's clock says {_clock(now)}"
-
-
-def _clock(seconds: int) -> str:
-    return format_time(seconds * SECOND)[:19] + "Z"
+        return clock
+    return f"it was issued at {format_second(int(str(issued).partition('.')[0]))}, and {clock}"
 
 
 def _unverified_claims(token: str) -> Json:

@@ -15,12 +15,13 @@ from typing import Any
 
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json
+from mcp_guard.core.receipt import format_second
 from mcp_guard.core.times import micros
 from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.cedar_text import Path, conjunction, conjuncts, expression, literals, paths, walk
 from mcp_guard.policy.ruleset import entity_text
 from mcp_guard.policy.source import Policy
-from mcp_guard.policy.time_of_call import cedar_datetime, format_second
+from mcp_guard.policy.time_of_call import cedar_datetime
 
 STEP = Decimal("0.0001")
 ABSENT: Any = object()
