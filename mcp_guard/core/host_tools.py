@@ -245,6 +245,7 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
     """
     if not place.root.startswith("/") or not place.folder.startswith("/"):
         raise UnknownShape("the folder of the call is not an absolute path")
+    _refuse_null(place.folder, *map(said.get, ("command", "folder", "pattern")), *rest.values())
     place = replace(place, resolve=cache(place.resolve))
     arguments: Json = {"options": sorted(rest), "more": dump(dict(rest)) if rest else ""}
     if name == "Bash":
@@ -271,6 +272,11 @@ def arguments_of(name: str, said: Mapping[str, Any], rest: Mapping[str, Any], pl
 
 
 Dump = Callable[[Any], str]
+
+
+def _refuse_null(*members: object) -> None:
+    if any("\0" in member for member in members if isinstance(member, str)):
+        raise UnknownShape("it has the character U+0000, which no path, pattern or command can contain")
 
 
 def _text(said: Mapping[str, Any], member: str) -> str:

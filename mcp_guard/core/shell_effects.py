@@ -120,9 +120,15 @@ def program_name(command: SimpleCommand) -> str:
     return program
 
 
+_SETS_CLOCK = re.compile(r"(-[uR]*s|--s).*|[0-9]{8,12}(\.[0-9]{2})?", re.DOTALL)
+"""Arguments of `date(1)`: an option, abbreviated or beside others, or the time itself."""
+
+
 def operation(command: SimpleCommand) -> str:
     """The program, and the subcommand of those that have one: `git push`, `npm install`, `ls`."""
     name = program_name(command)
+    if name == "date" and any(map(_SETS_CLOCK.fullmatch, command.arguments)):
+        return "date --set"
     if name not in SUBCOMMANDS:
         return name
     verb, _ = _git_verb(command.arguments) if name == "git" else (_first_verb(name, command.arguments), ())

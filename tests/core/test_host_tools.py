@@ -426,3 +426,18 @@ def test_a_script_that_a_command_runs_is_named_with_what_it_holds(work: Workspac
 
 def test_what_is_only_read_is_not_compared(work: Workspace) -> None:
     assert bash("cat deploy.sh && ls src", work)["runs"] == bash("bash nothing.sh src", work)["runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "rest"),
+    [
+        ("Bash", {"command": "cat a.py\0"}, {}),
+        ("Bash", {"command": "ls", "folder": "/work\0"}, {}),
+        ("Glob", {"pattern": "a\0/*"}, {}),
+        ("Grep", {"pattern": "x"}, {"glob": "a\0"}),
+    ],
+)
+def test_what_no_program_can_be_given_is_an_unknown_shape(name: str, said: Json, rest: Json) -> None:
+    """Not a defect, which leaves no receipt."""
+    with pytest.raises(UnknownShape, match=r"U\+0000"):
+        arguments_of(name, said, rest, Workspace("/w", "/w", follow_links), str)

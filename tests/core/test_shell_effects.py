@@ -79,3 +79,16 @@ def test_a_program_that_runs_another_is_recognized(line: str) -> None:
      "git commit -mpie", "git commit -m pie", "git add -v pie"])  # fmt: skip
 def test_a_program_that_runs_no_other_is_plain(line: str) -> None:
     assert not shell_effects.runs_another(only(line))
+
+
+@pytest.mark.parametrize(
+    "line", ["date -s 2020-01-01", "date -us @0", "date --se=now", "date 010100002020.00", "/bin/date -uRsnow"]
+)
+def test_setting_the_clock_is_another_operation(line: str) -> None:
+    """A window of a rate would be over."""
+    assert shell_effects.operation(only(line)) == "date --set"
+
+
+@pytest.mark.parametrize("line", ["date", "date +%s", "date -Iseconds", "date -u -d yesterday", "date -r a.py"])
+def test_asking_for_the_time_is_just_that(line: str) -> None:
+    assert shell_effects.operation(only(line)) == "date"
