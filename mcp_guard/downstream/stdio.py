@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import IO
 
 from mcp_guard.downstream.session import Session
+from mcp_guard.protocol.batches import each_message
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes, on_signal
 
@@ -51,7 +52,7 @@ class StdioDownstreamTransport:
                 source,
                 sink,
                 limit=self._limit,
-                on_line=session.receive_line,
+                on_line=each_message(session.receive_line),
                 on_pressure=session.upstreams.throttle,
             )
             await self._ended.wait()

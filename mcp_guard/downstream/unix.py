@@ -25,6 +25,7 @@ from mcp_guard.downstream.loop_share import TURN_BYTES, LoopShare, Sender
 from mcp_guard.downstream.session import Session
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.files import FileLock
+from mcp_guard.protocol.batches import each_message
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import INVALID_REQUEST
 from mcp_guard.protocol.stdio import Line, LineSplitter
@@ -172,6 +173,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         """None until the connection is handed over to asyncio."""
         self.session = make_session(self)
+        self._receive = each_message(self.session.receive_line)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -206,7 +208,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
         line = self._waiting.popleft()
         self._waiting_bytes -= _size(line)
         self._charge.set(self._lines.pending_bytes + self._waiting_bytes)
-        self.session.receive_line(line)
+        self._receive(line)
         self._line_up()
         self._apply_pause()
         if self._has_ended_input and not self._waiting:

@@ -15,6 +15,7 @@ import orjson
 from mcp_guard.core.exact_json import dumps
 from mcp_guard.core.message_remains import MessageRemains, request_number
 from mcp_guard.core.model import Json
+from mcp_guard.protocol.batches import MAX_BATCH
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, PROGRESS
 
 LINE = orjson.OPT_APPEND_NEWLINE
@@ -190,14 +191,9 @@ class Peer:
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""
         if not isinstance(message, dict):
-            replies = [item for item in message if _is_reply(item)] if isinstance(message, list) else []
-            for reply in replies:
-                self._settle(reply.get("id"), reply)
-            if replies and isinstance(message, list) and len(replies) == len(message):
-                return
             self._handler.on_protocol_violation("a message that is not an object")
             if isinstance(message, list):
-                self.reply(None, error(INVALID_REQUEST, "batches are not accepted; send one message per line"))
+                self.reply(None, error(INVALID_REQUEST, f"not a batch of 1 to {MAX_BATCH} messages"))
             return
         method, id, params = message.get("method"), message.get("id"), message.get("params")
         if method is None or (("result" in message or "error" in message) and self._is_open(id)):
@@ -298,10 +294,6 @@ class Peer:
         for pending in list(self._pending.values()):
             if not pending.future.done():
                 pending.future.set_exception(PeerLost(reason))
-
-
-def _is_reply(item: object) -> TypeGuard[Json]:
-    return isinstance(item, dict) and "method" not in item
 
 
 def is_id(value: object) -> TypeGuard[Id]:

@@ -16,6 +16,7 @@ from mcp_guard.core.message_remains import MessageRemains, OversizedLine, read_r
 from mcp_guard.core.model import Json
 from mcp_guard.core.note_limiter import MAX_NOTE_LENGTH, NoteLimiter
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
+from mcp_guard.protocol.batches import batch_of
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
     INITIALIZED,
@@ -364,7 +365,8 @@ class Connection:
         if isinstance(message, dict) and "method" in message:
             self.charge(MESSAGE_COST + self._frame_bytes)
         try:
-            self.peer.receive(message)
+            for part in batch_of(message):
+                self.peer.receive(part)
         except Exception as defect:  # the edge: a defect must cost this message and none after it
             self.on_protocol_violation(f"internal error: dropped a message: {type(defect).__name__}: {defect}")
 

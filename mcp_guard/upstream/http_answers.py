@@ -14,15 +14,11 @@ import orjson
 from mcp_guard.core import exact_json
 from mcp_guard.core.message_remains import request_number
 from mcp_guard.core.model import Json
+from mcp_guard.protocol.batches import split_messages
 from mcp_guard.protocol.jsonrpc import Id
 
 PING_ID = "mcp-guard-ping"
 """How the ids of our own pings begin. INVARIANT: their replies are the answer to no other request."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-MAX_BATCH = 100
-"""Messages in one array; a longer one is not read."""
-_ARRAY = re.compile(rb"[ \t\r\n]*\[")
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
 
 class Kind(Enum):
@@ -116,25 +112,3 @@ def _version(message: Json) -> str | None:
     result = message.get("result")
     version = result.get("protocolVersion") if isinstance(result, dict) else None
     return version if isinstance(version, str) and re.fullmatch(r"[\x21-\x7e]{1,40}", version) else None
-
-
-def split_messages(data: bytes) -> list[bytes]:
-    """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many elements."""
-    data = data.removeprefix(BYTE_ORDER_MARK)
-    if not _ARRAY.match(data):
-        return [data]
-    depth, start, elements = 0, 0, list[bytes]()
-    for token in _TOKENS.finditer(data):
-        mark = token.group()
-        if mark in (b"[", b"{"):
-            depth += 1
-            start = token.end() if depth == 1 else start
-        elif mark in (b"]", b"}"):
-            depth -= 1
-        if depth == 0 or (depth == 1 and mark == b","):
-            elements.append(data[start : token.start()].strip())
-            start = token.end()
-            if depth == 0 or len(elements) > MAX_BATCH:
-                break
-    is_whole = depth == 0 and not data[start:].strip() and len(elements) <= MAX_BATCH
-    return [element for element in elements if element] if is_whole else [data]

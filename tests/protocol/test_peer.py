@@ -282,14 +282,6 @@ async def test_an_error_of_null_beside_a_result_is_none() -> None:
     assert await task == {"result": {"x": 1}}
 
 
-async def test_replies_in_a_batch_settle_their_requests() -> None:
-    t = Transcript()
-    tasks = [await ask(t), await ask(t)]
-    t.peer.receive([{"jsonrpc": "2.0", "id": number, "result": {}} for number in (2, 1)])
-    assert [await task for task in tasks] == [{"result": {}}] * 2
-    assert len(t.sent) == 2
-
-
 async def test_an_unreadable_reply_fails_its_request_and_an_unreadable_request_is_answered() -> None:
     t = Transcript()
     tasks = [await ask(t), await ask(t)]

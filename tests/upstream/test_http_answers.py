@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.upstream.http_answers import MAX_BATCH, Kind, read_answers, split_messages
+from mcp_guard.protocol.batches import MAX_BATCH, split_messages
+from mcp_guard.upstream.http_answers import Kind, read_answers
 from tests.servers.wild_http import Exchange, WildServer, content, event
 from tests.upstream.connected import MESSAGE_BYTES, connected
 

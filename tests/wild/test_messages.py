@@ -106,6 +106,9 @@ READABLE = {
     + OK
     + b"\n}\n",
     "in a batch": b'[{"jsonrpc":"2.0","id":@ID@,' + OK + b"}]\n",
+    "in a batch with others": b'[{"jsonrpc":"2.0","id":"p","method":"ping"},1,{"jsonrpc":"2.0","id":@ID@,'
+    + OK
+    + b"}]\n",
     "an error of null": b'{"jsonrpc":"2.0","id":@ID@,"error":null,' + OK + b"}\n",
     "no version": b'{"id":@ID@,' + OK + b"}\n",
 }
@@ -188,6 +191,17 @@ def test_a_request_that_cannot_be_read_is_refused_by_its_id(client: Client) -> N
     ):
         client.write(line)
         assert client.wait("one")["error"]["code"] == -32700
+
+
+def test_each_request_of_a_batch_is_answered_and_decided_by_its_own_bytes(client: Client) -> None:
+    call = b'{"jsonrpc":"2.0","id":"%s","method":"tools/call","params":{"name":"up__fine","arguments":{"x":%s}}}'
+    calls = call % (b"one", b"18446744073709551617") + b" , " + call % (b"two", b'1,"x":2')
+    client.write(b"\xef\xbb\xbf[ 1, " + calls + b',{"jsonrpc":"2.0","id":"three","method":"ping"}]')
+    assert text(client.wait("one")) == "fine"
+    assert "duplicate key" in text(client.wait("two"))
+    assert client.wait("three")["result"] == {}
+    client.write(b"[]")
+    assert client.wait(None)["error"] == {"code": -32600, "message": "not a batch of 1 to 100 messages"}
 
 
 @pytest.mark.parametrize("id", [b"1.5", b"7.0", b"-3", b'""', b'"a\\u2028"'])
