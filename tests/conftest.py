@@ -25,7 +25,9 @@ SLOWEST_FIRST = (
     "test_browser", "test_oauth", "test_p7_who_is_calling", "test_p8_tampering_is_found", "test_real_servers",
     "test_erasure", "test_requests_fit", "test_p3_between_processes", "test_stateless", "test_p12_passes_through",
     "test_session", "test_doctor", "test_export", "test_connect", "test_http_upstreams", "test_soak",
-    "test_replay_never_more_permissive", "test_fleet", "test_gateway_dies",
+    "test_replay_never_more_permissive", "test_fleet", "test_gateway_dies", "test_documents", "test_distributions",
+    "test_p13_upstream_limits", "test_upstream_as_user", "test_copying", "test_p13_many_messages",
+    "test_rates_between_processes", "test_several_upstreams",
 )  # fmt: skip
 """Test files that take longer than 10 seconds. They start first, so that no worker is left with one at the end.
 The others are mixed, because files of one folder need the same: three browsers, say, or nothing but a processor."""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.demo import prepare
 from tests.live.running_guard import Client
 from tests.storage.postgres_server import server
-from tests.web.inbox_process import free_port
+from tests.web.inbox_process import free_port, prepare
 from tests.web.web_process import HOST, WebScenario, make_certificate, web_process, web_section
 
 

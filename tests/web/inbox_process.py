@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect, sync_playwright
 
-from mcp_guard.cli.demo import prepare
-from tests.live.preloaded_cli import PIPE, Forked
+from mcp_guard.cli import demo
+from tests.live.preloaded_cli import PIPE, Forked, stand_in
 from tests.live.running_guard import Client, Json, cli
 
 CLOSING: Json = {
@@ -42,6 +43,15 @@ def free_port() -> int:
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         return int(made.getsockname()[1])
+
+
+def prepare(folder: Path) -> Path:
+    """The example CRM. Its server is forked, because its import of pydantic takes longer than the guard's start."""
+    config, words = demo.prepare(folder), ["server.py", "--database", "crm.sqlite"]
+    command, *forked = stand_in(folder / words[0], *words[1:])
+    text = config.read_text().replace(json.dumps(words), json.dumps(forked))
+    config.write_text(text.replace(json.dumps(sys.executable), json.dumps(command)))
+    return config
 
 
 @dataclass

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
-from mcp_guard.cli.demo import prepare
 from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import cli, log, text
 from tests.proof_size import in_full
@@ -28,6 +27,7 @@ from tests.web.inbox_process import (
     enrol,
     free_port,
     inbox_scenario,
+    prepare,
     sign_in,
     touch,
 )

@@ -16,7 +16,6 @@ from urllib.parse import quote
 import pytest
 from starlette.routing import Route
 
-from mcp_guard.cli.demo import prepare
 from mcp_guard.config import load
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.shared_secret import read_shared_secret
@@ -27,7 +26,7 @@ from mcp_guard.web.pages import PAGES
 from mcp_guard.web.sessions import BrowserSessions, Person
 from tests.live.running_guard import Client, cli, log
 from tests.storage.postgres_server import server
-from tests.web.inbox_process import CLOSING, free_port
+from tests.web.inbox_process import CLOSING, free_port, prepare
 from tests.web.software_passkey import SoftwarePasskey
 from tests.web.web_client import WebClient
 from tests.web.web_process import make_certificate, web_process, web_section

@@ -20,10 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from playwright.sync_api import Browser
 
-from mcp_guard.cli.demo import prepare
 from tests.live.preloaded_cli import PIPE, Forked
 from tests.live.running_guard import Client
-from tests.web.inbox_process import SHELL, InboxScenario, browser, free_port
+from tests.web.inbox_process import SHELL, InboxScenario, browser, free_port, prepare
 
 HOST = "guard.localtest.example"
 
