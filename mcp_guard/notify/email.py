@@ -15,7 +15,7 @@ from mcp_guard.outbound import DeliveryError, Destination
 
 TIMEOUT_SECONDS = 10
 _LINK = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)
-"""What mail programs know an address by."""
+"""By what mail programs recognize an address."""
 
 
 def send(destination: Destination, message: Message) -> None:

@@ -126,7 +126,7 @@ class Report:
 
 
 HEADING = "Checkpoint;"
-"""How the line begins that is printed above a checkpoint."""
+"""The start of the line that is printed above a checkpoint."""
 GIVEN = "given"
 """In `keys`, why a key is accepted that was given to the verifier; any other reason is a sentence."""
 NOUNS = {"ledger": "the ledger", "export": "the export", "range": "the range", "receipt": "the receipt"}

@@ -41,7 +41,7 @@ MAX_ADDRESS_CHARACTERS = 128 * 1024
 MAX_DECODED = 1000
 """Texts that are encoded in the arguments of one call."""
 SEARCH_CHARACTERS = 15_000
-"""What a value counts as besides: a call with very many takes long even if little was seen."""
+"""What each search counts as in addition: a call with very many values takes long even if little was seen."""
 SPLIT_SEARCHES = 40
 """How many searches it takes to tell whether a value is assembled from parts."""
 SENSITIVE = "sensitive"
