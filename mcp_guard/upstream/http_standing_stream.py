@@ -10,8 +10,8 @@ from enum import Enum, auto
 
 import httpx2 as httpx
 
+from mcp_guard.protocol.batches import split_messages
 from mcp_guard.protocol.sse import StreamPosition
-from mcp_guard.upstream.http_answers import split_messages
 from mcp_guard.upstream.http_body import READ_ERRORS
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
 from mcp_guard.upstream.transport import MessageHandler
