@@ -98,6 +98,17 @@ def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedI
     raise InvalidCredential("its issuer is not trusted")
 
 
+def is_key_known(token: str, others: Sequence[TrustedIssuer]) -> bool:
+    """Whether the token can be verified without waiting for keys, also while they are fetched for other tokens.
+
+    Raises: InvalidCredential.
+    """
+    unverified = credential.read_unverified(token)
+    issuer, key = unverified.claims.get("iss"), unverified.header.get("kid")
+    named = next((trusted for trusted in others if trusted.issuer == issuer), None)
+    return named is not None and named.jwks_file is None and _key_set(named.jwks_url, named.network).knows(key)
+
+
 def unverified_issuer(token: str) -> object:
     """Only to choose the keys to verify the token with. Raises: InvalidCredential."""
     return credential.read_unverified(token).claims.get("iss")
@@ -231,6 +242,10 @@ class RemoteKeySet:
         self._lock = threading.Lock()
         self._keys: dict[object, Any] = {}
         self._fetched = self._tried = -math.inf
+
+    def knows(self, id: object) -> bool:
+        """Whether `find_key` returns this key at once."""
+        return isinstance(id, str) and id in self._keys and self._clock() - self._fetched < KEYS_SECONDS - 1
 
     def find_key(self, id: object) -> Any:
         """Raises: ValueError, jwt.PyJWTError if they cannot be fetched."""

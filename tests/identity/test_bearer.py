@@ -23,6 +23,7 @@ from mcp_guard.identity.bearer import (
     ExternalToken,
     RemoteKeySet,
     TrustedIssuer,
+    is_key_known,
     read_token,
     token_id,
 )
@@ -248,6 +249,42 @@ def test_unknown_keys_do_not_make_the_guard_fetch_again_and_again() -> None:
         now[0] += KEYS_SECONDS + 1
         keys.find_key("1")
         assert len(fetched) == 3
+
+
+def look_for_unknown(keys: RemoteKeySet) -> None:
+    with suppress(ValueError):
+        keys.find_key("unknown")
+
+
+def test_tokens_of_known_keys_do_not_wait_for_keys_that_other_tokens_name() -> None:
+    is_asked, may_answer, now = threading.Event(), threading.Event(), [0.0]
+    may_answer.set()
+
+    def answer() -> Iterator[bytes]:
+        is_asked.set()
+        may_answer.wait(5)
+        yield key_set()
+
+    with issuer_answering(answer) as (url, _):
+        keys = RemoteKeySet(url, lambda: now[0])
+        assert not keys.knows("1")
+        keys.find_key("1")
+        is_asked.clear()
+        may_answer.clear()
+        now[0] += REFETCH_SECONDS + 1
+        waiting = threading.Thread(target=look_for_unknown, args=(keys,))
+        waiting.start()
+        assert is_asked.wait(5)
+        assert keys.knows("1")
+        keys.find_key("1")
+        may_answer.set()
+        waiting.join()
+        now[0] += KEYS_SECONDS - 1
+        assert not keys.knows("1")
+        trusted = [TrustedIssuer(ISSUER, "A", ("ES256",), jwks_url=url)]
+        assert not is_key_known(sign(CLAIMS), trusted)
+        read_token(sign(CLAIMS), Issuer("own", lambda _: b"", OWN.public_key()), "A", trusted)
+        assert is_key_known(sign(CLAIMS), trusted)
 
 
 @pytest.mark.parametrize(

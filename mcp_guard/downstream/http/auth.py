@@ -8,7 +8,9 @@ its id while the ledger cannot be read (`HttpRequest.find_id`).
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urljoin, urlsplit
 
 from starlette.exceptions import HTTPException
@@ -20,7 +22,14 @@ from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import SECOND, Instance
 from mcp_guard.downstream.http.allowed_hosts import check_host_and_origin
 from mcp_guard.downstream.http.request import HttpRequest, RequestHeaders
-from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token, unverified_issuer
+from mcp_guard.identity.bearer import (
+    ExternalToken,
+    OwnToken,
+    TrustedIssuer,
+    is_key_known,
+    read_token,
+    unverified_issuer,
+)
 from mcp_guard.identity.dpop import ALGORITHMS, ProofVerifier
 from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger.token_instances import TokenInstances
@@ -46,6 +55,9 @@ class Authenticator:
     """Called with the reason and the client's address when a token is refused."""
     verified: dict[str, OwnToken] = field(default_factory=dict, repr=False)
     """Cache of our own tokens whose signature was verified. Whether they may be used is checked each time."""
+    readers: Executor = field(default_factory=partial(ThreadPoolExecutor, 2), repr=False)
+    """Threads that may wait for an issuer's keys: anybody can send tokens that name unknown ones, and nothing else may
+    wait for those."""
 
     @property
     def metadata_url(self) -> str:
@@ -96,7 +108,10 @@ class Authenticator:
         if (cached := self.verified.get(token)) is not None:
             return cached
         if self.trusted_issuers and unverified_issuer(token) != self.own_issuer.origin:
-            return await asyncio.to_thread(read_token, token, self.own_issuer, self.url, self.trusted_issuers)
+            read = partial(read_token, token, self.own_issuer, self.url, self.trusted_issuers)
+            if is_key_known(token, self.trusted_issuers):
+                return read()
+            return await asyncio.get_running_loop().run_in_executor(self.readers, read)
         issuer = await self.instances.issuer_of(token, self.own_issuer)
         verified = read_token(token, issuer, self.url, ())
         if isinstance(verified, OwnToken):
