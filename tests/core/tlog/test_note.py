@@ -42,6 +42,15 @@ def test_a_checkpoint_reads_back_and_its_signature_verifies() -> None:
     key.public_key().verify(signature, checkpoint.text().encode())
 
 
+@pytest.mark.parametrize(("written", "other"), [("AQE=\n\n", "AQF=\n\n"), ("Ag==\n", "Ah==\n")])
+def test_only_the_written_spelling_of_a_checkpoint_is_taken(written: str, other: str) -> None:
+    """Base64 leaves bits unused at its end (RFC 4648 §3.5)."""
+    signed = note.sign(note.Checkpoint("x", 7, b"\x01" * 32).text(), "x", b"\x02" * 4, lambda _: b"\x02" * 63)
+    assert note.parse(signed)
+    with pytest.raises(ValueError, match="not canonical base64"):
+        note.parse(signed.replace(written, other))
+
+
 @pytest.mark.parametrize("text", ["", "x\n", "a\nb\nAA==\n\n— x AAAAAAAA\n", "a\n1\nAA==\n\n- x AAAAAAAA\n"])
 def test_invalid_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

@@ -15,7 +15,7 @@ SEEDS = (
     SIGNED.encode(), (SIGNED + note.signature_line("witness", b"1234", bytes(72))).encode(),
     note.verifier(ORIGIN, PUBLIC).encode(), f"{ORIGIN}\n00\n{base64.b64encode(bytes(32)).decode()}\n\n".encode(),
     SIGNED.replace("— e", "— \f").encode(), SIGNED.replace("\n17", "\n017").encode(),
-    SIGNED.replace(" ", "  ").encode(),
+    SIGNED.replace(" ", "  ").encode(), SIGNED.replace("FU=\n", "FV=\n").encode(),
     "a\n１\nAA==\n\n— a AAAAAAAA\n".encode(),
 )  # fmt: skip
 
