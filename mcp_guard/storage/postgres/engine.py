@@ -24,7 +24,7 @@ from mcp_guard.storage.postgres.connection import (
 )
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
-from mcp_guard.storage.postgres.leases import LeasePresence, leased_guards
+from mcp_guard.storage.postgres.leases import LeasePresence
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format, taken
 from mcp_guard.storage.postgres.store import PostgresStore
@@ -116,7 +116,7 @@ class PostgresEngine:
                 store.wire.check.check_durability(server.durability)
             except LedgerError as error:
                 not_durable = error.message, error.hint
-            return replace(inspected, leased=leased_guards(store), not_durable=not_durable)
+            return replace(inspected, leased=store.leased_guards(), not_durable=not_durable)
 
     def latest_receipts(self, count: int) -> list[bytes]:
         with self._explained(), closing(self.open_reader()) as store:
@@ -136,7 +136,7 @@ class PostgresEngine:
         guards = {guard for guard, is_running in guards_of_machine(folder).items() if is_running}
         if self.exists():
             with self._explained(), closing(self.open_reader()) as store:
-                guards |= leased_guards(store)
+                guards |= store.leased_guards()
         return sorted(guards)
 
     def exists(self) -> bool:

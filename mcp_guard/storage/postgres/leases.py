@@ -20,7 +20,7 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect, connect_on_loop, execute_within
 from mcp_guard.storage.postgres.errors import explain
-from mcp_guard.storage.postgres.store import PostgresStore
+from mcp_guard.storage.postgres.store import REMOVE_EXPIRED_LEASES, PostgresStore
 from mcp_guard.storage.presence import MachineLock, has_ended, presence_lost
 
 RENEWALS = 3
@@ -30,9 +30,6 @@ MARGIN = 0.1
 TAKE = "INSERT INTO lease VALUES (%s, clock_timestamp() + make_interval(secs => %s))"
 RENEW = """UPDATE lease SET expires = clock_timestamp() + make_interval(secs => %s)
 WHERE guard = %s AND expires > clock_timestamp()"""
-REMOVE_EXPIRED = """DELETE FROM lease WHERE guard IN
-(SELECT guard FROM lease WHERE expires <= clock_timestamp() FOR UPDATE SKIP LOCKED)"""
-"""Rows that another process removes now are left to it: so nobody waits, and no two can wait for each other."""
 RELEASE = "DELETE FROM lease WHERE guard = ANY(%s)"
 
 
@@ -66,7 +63,7 @@ class LeasePresence:
         asked = ticks()
         try:
             with closing(connect(database)) as connection:
-                connection.execute(REMOVE_EXPIRED)
+                connection.execute(REMOVE_EXPIRED_LEASES)
                 connection.execute(TAKE, (guard, seconds))
         except BaseException as error:
             self._lock.release()
@@ -119,13 +116,10 @@ class LeasePresence:
             self._new = None
 
     def find_dead(self, store: Store, guards: Set[str]) -> set[str]:
-        return set(guards) - leased_guards(_postgres(store)) - self._ids
+        return set(guards) - _postgres(store).leased_guards() - self._ids
 
     def end_dead(self, store: Store, guards: Set[str]) -> set[str]:
-        postgres = _postgres(store)
-        postgres._write(REMOVE_EXPIRED)
-        rows = postgres._run("SELECT guard FROM lease").fetchall()
-        dead = set(guards) - {guard for (guard,) in rows} - self._ids
+        dead = set(guards) - _postgres(store).remove_expired_leases() - self._ids
         for guard in dead:
             has_ended(self._folder, guard)
         return dead
@@ -162,12 +156,6 @@ class LeasePresence:
         if self._connection is not None:
             self._connection.pgconn.finish()
             self._connection = None
-
-
-def leased_guards(store: PostgresStore) -> frozenset[str]:
-    """Those whose lease is in force."""
-    rows = store._run("SELECT guard FROM lease WHERE expires > clock_timestamp()").fetchall()
-    return frozenset(guard for (guard,) in rows)
 
 
 def _postgres(store: Store) -> PostgresStore:

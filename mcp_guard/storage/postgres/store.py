@@ -47,6 +47,9 @@ from mcp_guard.storage.sql.store import SqlStore
 ALL_PAYLOADS = f"INSERT INTO payload (seq, {', '.join(PAYLOADS)}) VALUES (?, ?, ?, ?, ?, ?)"
 APPENDING = (ADD_RECEIPT, ADD_NODE, OPEN_CALL, ALL_PAYLOADS)
 """Statements on the path of a call that append a row on which no other statement of a transaction depends."""
+REMOVE_EXPIRED_LEASES = """DELETE FROM lease WHERE guard IN
+(SELECT guard FROM lease WHERE expires <= clock_timestamp() FOR UPDATE SKIP LOCKED)"""
+"""Rows that another process removes now are left to it: so nobody waits, and no two can wait for each other."""
 LEASE_IN_FORCE = "SELECT one_row(count(*), ?) FROM lease WHERE guard = ? AND expires > clock_timestamp()"
 LEASE = "the lease of a guard"
 SIZE = """SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
@@ -326,6 +329,16 @@ class PostgresStore(PagedReads, SqlStore):
         if self._in_transaction:
             self._leases.add(guard)
         super().open_call(intent, guard)
+
+    def leased_guards(self) -> frozenset[str]:
+        """Those whose lease is in force."""
+        rows = self._run("SELECT guard FROM lease WHERE expires > clock_timestamp()")
+        return frozenset(guard for (guard,) in rows)
+
+    def remove_expired_leases(self) -> set[str]:
+        """The guards whose lease is left."""
+        self._write(REMOVE_EXPIRED_LEASES)
+        return {guard for (guard,) in self._run("SELECT guard FROM lease")}
 
     def add_use(self, counter: str, key: str, at: Micros, amount: int) -> RecordedUse:
         """The database adds up the total, so that nothing is waited for. The number grows with the head, so that it

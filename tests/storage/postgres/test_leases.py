@@ -14,7 +14,8 @@ from mcp_guard.storage.contract import Store
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import connect
 from mcp_guard.storage.postgres.engine import PostgresEngine
-from mcp_guard.storage.postgres.leases import REMOVE_EXPIRED, LeasePresence
+from mcp_guard.storage.postgres.leases import LeasePresence
+from mcp_guard.storage.postgres.store import REMOVE_EXPIRED_LEASES
 from mcp_guard.storage.presence import lock_path
 from tests.storage.contract.engines import Place, postgres, writing
 from tests.storage.contract.test_transactions import head
@@ -147,7 +148,7 @@ def test_what_another_process_is_ending_is_left_to_it(place: Place, database: "C
     place.kill("guard_1")
     store = place.stores[0]
     with database.transaction():
-        database.execute(REMOVE_EXPIRED)
+        database.execute(REMOVE_EXPIRED_LEASES)
         with writing(store):
             assert presence.end_dead(store, {"guard_1"}) == set()
     assert presence.find_dead(store, {"guard_1"}) == {"guard_1"}
