@@ -5,6 +5,7 @@ Each message is taken from its own bytes, so that it is decided like one that ca
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from mcp_guard.core.message_remains import OversizedLine
 
@@ -12,7 +13,9 @@ MAX_BATCH = 100
 """Messages in one array; a longer one is not read."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ARRAY = re.compile(rb"[ \t\r\n]*\[")
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
+MAX_TOKENS = 300_000
+"""Brackets, commas and texts in an array that is split: some tenths of a second of work."""
 
 
 def each_message(receive: "Callable[[bytes | OversizedLine], None]") -> "Callable[[bytes | OversizedLine], None]":
@@ -34,12 +37,12 @@ def batch_of(message: object) -> Sequence[object]:
 
 
 def split_messages(data: bytes) -> list[bytes]:
-    """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many elements."""
+    """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many of them or of tokens."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if not _ARRAY.match(data):
         return [data]
     depth, start, elements = 0, 0, list[bytes]()
-    for token in _TOKENS.finditer(data):
+    for token in islice(_TOKENS.finditer(data), MAX_TOKENS):
         mark = token.group()
         if mark in (b"[", b"{"):
             depth += 1
