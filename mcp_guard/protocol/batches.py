@@ -37,7 +37,7 @@ def batch_of(message: object) -> Sequence[object]:
 
 
 def split_messages(data: bytes) -> list[bytes]:
-    """The elements of a JSON array, byte for byte; the whole as one if it is none or has too many elements or tokens."""
+    """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many parts."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if not _ARRAY.match(data):
         return [data]

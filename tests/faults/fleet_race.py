@@ -60,9 +60,8 @@ async def race(fleet: Fleet, approvals: int) -> int:
         await asyncio.to_thread(each.join, PATIENCE)
     said = fleet.check()
     for turn, ask in enumerate(asks):
-        key = key_of(ask.tool, ask.arguments)
-        require(fleet.upstream.ran[key] == 1, f"{key} ran {fleet.upstream.ran[key]} times")
+        key, told = key_of(ask.tool, ask.arguments), [text[turn] for text in texts]
+        require(fleet.upstream.ran[key] == 1, f"{key} ran {fleet.upstream.ran[key]} times: {told}")
         require(len(said.intents[key]) == 1, f"{key} has {len(said.intents[key])} intents")
-        told = [text[turn] for text in texts]
         require(told.count("done") == 1, f"{key}: {told}")
     return PROCESSES * approvals
