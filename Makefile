@@ -9,8 +9,8 @@ export UV_NO_PROGRESS = 1
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1580601600)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # each process of a test would compile what was edited since the installation
-# Files of tests are in memory where 4 GB are free: on a disk, each receipt waits for it.
-export PYTEST_DEBUG_TEMPROOT ?= $(shell df -k --output=avail /dev/shm 2> /dev/null | awk '$$1 > 4e6 { print "/dev/shm" }')
+# Files of tests are in memory where 4 GB are free and programs may be run: on a disk, each receipt waits for it.
+export PYTEST_DEBUG_TEMPROOT ?= $(shell grep -q ' /dev/shm .*noexec' /proc/mounts || df -k --output=avail /dev/shm 2> /dev/null | awk 'NR > 1 && $$1 > 4e6 { print "/dev/shm" }')
 
 .PHONY: fleet-upgrade demo test .collected .installed coverage check bench bench-call bench-verify bench-ledger bench-reads bench-console bench-policy bench-http bench-fleet eval eval-adaptive eval-tau2 eval-bfcl lock clean format screenshots browser nginx database
 .PHONY: proofs prove-trials dist recording faults fleet-faults fault-table fuzz fuzz-cover conformance servers hosts apps soak bench-count bench-tools bench-large bench-rivals bench-hooks
