@@ -31,7 +31,7 @@ PROMISES = [
      '["billing_contact_email", "discount_rate"]', '["discount_rate"]'),
     ("crm", "", "crm__delete_deal", None,
      'Action::"crm__refund"]', 'Action::"crm__refund", Action::"crm__delete_deal"]'),
-    ("high-risk", "security-approvals", "write", "context.risk.score >= 60", '"high"', '"hihg"'),
+    ("high-risk", "security-approvals", "write", "context.risk.score >= 60", '"high"', '"medium"'),
     ("access", "system-owners", "access__grant_access", 'context.input.role != "reader"', '== "reader"', 'like "rea*"'),
     ("access", "", "access__grant_access", "context.input.user == principal.owner",
      "context.input.user == principal.owner ||", "false ||"),

@@ -4,9 +4,10 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -55,9 +56,16 @@ def is_verified(folder: Path) -> bool:
 # Read-only
 
 
-def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path))
-    wal = tmp_path / "state" / "ledger.sqlite-wal"
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """In memory, a file that is open already can still be written to."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+def test_guard_refuses_calls_while_its_files_are_read_only(on_disk: Path) -> None:
+    config = write_config(on_disk, scripted("up", on_disk))
+    wal = on_disk / "state" / "ledger.sqlite-wal"
     with Client(config) as client:
         client.start()
         client.call("up__echo", {"text": "one"})
@@ -65,9 +73,9 @@ def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> No
             reply = text(client.call("up__echo", {"text": "two"}))
         assert "Nothing was sent" in reply
         assert "three" in text(client.call("up__echo", {"text": "three"}))
-    assert [item["arguments"]["text"] for item in seen(tmp_path, "up")] == ["one", "three"]
+    assert [item["arguments"]["text"] for item in seen(on_disk, "up")] == ["one", "three"]
     assert "the disk reports write errors" in client.stderr
-    assert is_verified(tmp_path)
+    assert is_verified(on_disk)
 
 
 @pytest.mark.parametrize("what", ["ledger.sqlite", "."])

@@ -20,7 +20,7 @@ from mcp_guard.protocol.methods import LATEST
 MAX_OUTCOME = 64 * 1024
 """Characters of a reported outcome that are kept."""
 FRESH_SECONDS = 0.2
-"""After how long a call that may go on is described again, because it may be another one by then."""
+"""After how long a call that was not held is described again, because it may be another one by then."""
 REPORT_SECONDS = 10.0
 """How long a report waits until it is recorded."""
 MAX_OPEN = 256
@@ -146,7 +146,8 @@ class HookSession:
         async def go_on() -> Json:
             if left.is_set():
                 raise NotSent("the agent no longer waits for an answer")
-            if loop.time() - asked > FRESH_SECONDS and has_changed(call.arguments, self._request(event).arguments):
+            is_fresh = not call.was_held and loop.time() - asked <= FRESH_SECONDS
+            if not is_fresh and has_changed(call.arguments, self._request(event).arguments):
                 raise NotSent("a file that it runs, or where its paths lead, has changed since it was asked about")
             call.went_on.set()
             return await call.outcome
