@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,13 @@ def test_an_approval_survives_a_call_that_is_held_while_its_upstream_goes_down(t
     assert len(log(config, "--kind", "approval.requested")) == 1
 
 
+def has_ended(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_a_process_that_is_killed_before_a_call_gets_nothing_of_it(tmp_path: Path) -> None:
     """Whether the guard has noticed or not, it never says that the call may have run. The next process may run it."""
     (tmp_path / "alive").mkdir()
@@ -106,6 +114,7 @@ def test_a_process_that_is_killed_before_a_call_gets_nothing_of_it(tmp_path: Pat
             eventually(lambda: text(client.call("near__pay", {"warm": "up"})) == "done")
             for alive in (tmp_path / "alive").iterdir():
                 os.kill(int(alive.name), signal.SIGKILL)
+                eventually(partial(has_ended, alive.name))  # until then it may read the call
                 alive.unlink()
             reply = text(client.call("near__pay", {"number": number}))
             assert "may have taken effect" not in reply
