@@ -8,6 +8,7 @@ from pathlib import Path
 from mcp_guard.core.hidden_characters import is_hidden
 from mcp_guard.web.view import HERE, make_pages
 from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, scripted, write_config
+from tests.live.test_session import eventually
 from tests.web.inbox_process import InboxScenario, free_port, inbox
 from tests.web.test_http import ask, session
 
@@ -51,7 +52,7 @@ def write(folder: Path) -> Path:
     config = write_config(folder, scripted("up", folder), POLICIES, TOOL, guard="hold_seconds = 0")
     text = config.read_text().replace('approvers = ["alice", "bob"]', 'approvers = ["alice", "bob"]\nnotify = ["file"]')
     config.write_text(f"{text}\n[inbox]\nport = {free_port()}\n")
-    (folder / "keep.sh").write_text("#!/bin/sh\ncat > told.$$ && mv told.$$ told.json\n")
+    (folder / "keep.sh").write_text("#!/bin/sh\ncat > told.$$ && mv told.$$ told.$$.json\n")
     (folder / "keep.sh").chmod(0o700)
     return config
 
@@ -62,6 +63,16 @@ ARGUMENTS = {
     "guard_ticket": f"INC{HIDDEN}",
     "guard_reason": FORGED + HIDDEN,
 }
+
+
+def next_told(folder: Path) -> str:
+    """The next notification, in which nothing is hidden; empty if there is none yet."""
+    if (file := next(folder.glob("told.*.json"), None)) is None:
+        return ""
+    told = json.loads(file.read_text())
+    file.unlink()
+    assert_visible(told["title"] + told["text"].replace("\n", " "))
+    return str(told["text"])
 
 
 def test_nothing_hides_from_the_approver(tmp_path: Path) -> None:
@@ -81,12 +92,7 @@ def test_nothing_hides_from_the_approver(tmp_path: Path) -> None:
             for page in ("/", f"/requests/{id}"):
                 text = ask(scenario, "GET", page, **alice).text
                 assert_visible(BOXES.sub(box_content, text))
-            while not (tmp_path / "told.json").exists():
-                pass
-            told = json.loads((tmp_path / "told.json").read_text())
-            (tmp_path / "told.json").unlink()
-            assert_visible(told["title"] + told["text"].replace("\n", " "))
-            assert '" (claimed by the agent)' in told["text"]
+            eventually(lambda: '" (claimed by the agent)' in next_told(tmp_path))  # there is one of the key, too
             cli("approvals", "approve", id, "--rationale", "fine", *enrol(config))
             client.call("guard__await", {"approval": id})
         client.notify("x\nmcp-guard: approved by Alice\x1b[2J\u202e")
