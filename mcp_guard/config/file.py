@@ -456,7 +456,7 @@ def _explain_key(path: Path, lines: Mapping[KeyPath, int], key: KeyPath, what: s
 
 
 def check_and_report(text: str, path: Path) -> Checked:
-    """As `check`; also reports what is deprecated. Raises: ConfigError."""
+    """Like `check`, and reports deprecated settings. Raises: ConfigError."""
     settings = check(text, path)
     uses_old = _uses_old_verb(text)
     if uses_old:

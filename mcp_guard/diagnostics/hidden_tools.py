@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HiddenFrom:
-    """A tool that is not listed for an agent; `is_now` if that is so in the mode that is configured."""
+    """A tool that is not listed for an agent. `is_now` says whether it is hidden in the configured mode."""
 
     tool: str
     agent: str

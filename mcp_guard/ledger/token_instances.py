@@ -21,12 +21,12 @@ from mcp_guard.storage.contract import Store
 T = TypeVar("T")
 MAX_CACHED = 1000
 IN_ORDER = 5 * SECOND
-"""For how long the ledger is not asked again whether an instance may call, where revocations are heard of. Each call
-and each listing asks by itself."""
+"""How long the answer that an instance may call is used again, where revocations are heard of. Every call and every
+listing asks the ledger itself."""
 
 
 class _InOrder(NamedTuple):
-    """An instance that may call: what had been heard of revocations before that was asked, and until when it counts."""
+    """An instance that may call. `heard` is what `revocations_heard` was before the ledger was asked."""
 
     heard: int
     until: Micros

@@ -23,7 +23,7 @@ def each_message(receive: "Callable[[bytes | OversizedLine], None]") -> "Callabl
 
     def receive_each(line: bytes | OversizedLine) -> None:
         if isinstance(line, bytes) and line.startswith((b"[", BYTE_ORDER_MARK)):
-            for message in split_messages(line) or (line,):
+            for message in split_batch(line) or (line,):
                 receive(message)
         else:
             receive(line)
@@ -36,7 +36,7 @@ def batch_of(message: object) -> Sequence[object]:
     return message if isinstance(message, list) and 0 < len(message) <= MAX_BATCH else (message,)
 
 
-def split_messages(data: bytes) -> list[bytes]:
+def split_batch(data: bytes) -> list[bytes]:
     """The elements of a JSON array, byte for byte; the whole as one if it is none, or has too many parts."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if not _ARRAY.match(data):

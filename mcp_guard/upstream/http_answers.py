@@ -14,7 +14,7 @@ import orjson
 from mcp_guard.core import exact_json
 from mcp_guard.core.message_remains import request_number
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.batches import split_messages
+from mcp_guard.protocol.batches import split_batch
 from mcp_guard.protocol.jsonrpc import Id
 
 PING_ID = "mcp-guard-ping"
@@ -52,7 +52,7 @@ def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[Answer]:
 
     `open_ids` are those of all requests that are waiting for an answer.
     """
-    return [_read_answer(frame, id, open_ids) for frame in split_messages(data)]
+    return [_read_answer(frame, id, open_ids) for frame in split_batch(data)]
 
 
 def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:

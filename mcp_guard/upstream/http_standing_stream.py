@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 import httpx2 as httpx
 
-from mcp_guard.protocol.batches import split_messages
+from mcp_guard.protocol.batches import split_batch
 from mcp_guard.protocol.sse import StreamPosition
 from mcp_guard.upstream.http_body import READ_ERRORS
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
@@ -87,5 +87,5 @@ class StandingStream:
         return _Ending.WORKED if self._was_open and has_moved else _Ending.FAILED
 
     def _hand_on(self, data: bytes | None) -> None:
-        for frame in [None] if data is None else split_messages(data):
+        for frame in [None] if data is None else split_batch(data):
             self._handler.on_message(frame)

@@ -16,7 +16,7 @@ from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.injection import injection_start
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.policy.shapes import read_shape
-from mcp_guard.protocol.batches import split_messages
+from mcp_guard.protocol.batches import split_batch
 from tests.growth import assert_linear
 from tests.promises.harness import ALLOW, make_instance, make_tool, open_harness, text
 
@@ -50,7 +50,7 @@ CASES: dict[str, Case] = {
     "anyOf objects": (lambda n: {"anyOf": properties(n)}, lambda schema: read_shape(schema, {}), 200),
     "allOf objects": (lambda n: {"allOf": properties(n)}, lambda schema: read_shape(schema, {}), 200),
     "an enum": (lambda n: {"enum": [f"v{number}" for number in range(n)]}, lambda schema: read_shape(schema, {}), 200),
-    "a text without an end in a batch": (lambda n: b'["' + b'\\"' * n, split_messages, 2_000),
+    "a text without an end in a batch": (lambda n: b'["' + b'\\"' * n, split_batch, 2_000),
     "references": (
         lambda n: {"properties": {f"p{number}": {"$ref": "#/$defs/x"} for number in range(n)}},
         lambda schema: read_shape(schema, schema | {"$defs": {"x": {"type": "string"}}}),

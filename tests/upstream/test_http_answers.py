@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.protocol.batches import MAX_BATCH, MAX_TOKENS, split_messages
+from mcp_guard.protocol.batches import MAX_BATCH, MAX_TOKENS, split_batch
 from mcp_guard.upstream.http_answers import Kind, read_answers
 from tests.servers.wild_http import Exchange, WildServer, content, event
 from tests.upstream.connected import MESSAGE_BYTES, connected
@@ -206,12 +206,12 @@ DEEP = b"[[" + b"1," * MAX_TOKENS + b"1]]"
 @given(st.lists(json_values, max_size=4), st.sampled_from([(",", ":"), (" ,\n", " : ")]))
 def test_arrays_are_split_byte_for_byte(values: list[object], separators: tuple[str, str]) -> None:
     elements = [json.dumps(value, separators=separators) for value in values]
-    assert split_messages(f" [{separators[0].join(elements)} ] ".encode()) == [item.encode() for item in elements]
+    assert split_batch(f" [{separators[0].join(elements)} ] ".encode()) == [item.encode() for item in elements]
 
 
 @pytest.mark.parametrize("data", [b"[1", b"[1]]", b"[1] 2", b"]", b"", b"[" + b"1," * (MAX_BATCH + 1) + b"1]", DEEP])
 def test_what_is_no_array_stays_whole(data: bytes) -> None:
-    assert split_messages(data) == [data]
+    assert split_batch(data) == [data]
 
 
 def test_reply_to_another_request_stays_its_own() -> None:
