@@ -34,6 +34,7 @@ def timed(words: list[str], payload: dict[str, object]) -> float:
 
 
 def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
+    subprocess.run(["git", "init", "-q", folder], check=True)  # elsewhere, git may run what it finds
     policies = POLICIES.read_text().replace('Group::"coding-agents"', 'Group::"testers"')
     guard = Forked(["serve", "--config", str(write_config(folder, "", policies, MORE))], stderr=PIPE)
     socket = folder / "state" / "hooks.sock"

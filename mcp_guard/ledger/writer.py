@@ -181,15 +181,21 @@ also because it has raised; then only its last run counts."""
 class OpFuture(asyncio.Future[T]):
     """The result of an op for who submitted it. If they are cancelled before the op has begun, it is not run."""
 
+    __slots__ = ("_left", "has_begun")
+
     def __init__(self) -> None:
         super().__init__()
         self.has_begun = False
-        self.outcome: asyncio.Future[T] = self
-        """Another future if this one is cancelled after the op has begun: what comes of it."""
+        self._left: asyncio.Future[T] | None = None  # not this one itself: in a cycle, what a call holds is freed late
+
+    @property
+    def outcome(self) -> "asyncio.Future[T]":
+        """What comes of the op: another future if this one was cancelled after the op had begun."""
+        return self if self._left is None else self._left
 
     def cancel(self, msg: object = None) -> bool:
         if self.has_begun and not self.done():
-            self.outcome = self.get_loop().create_future()
+            self._left = self.get_loop().create_future()
         return super().cancel(msg)
 
     def settle(self, result: T) -> None:
@@ -294,7 +300,7 @@ class Writer:
         `reads` makes reads of the op ahead of time; it changes nothing but the time that this takes.
         """
         loop = asyncio.get_running_loop()
-        future = OpFuture[T]()
+        future: OpFuture[T] = OpFuture()
         self._pending.append(_PendingOp(op, reads, future))
         if self.active_calls <= 1:
             self.flush()

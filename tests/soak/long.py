@@ -1,6 +1,6 @@
 """Many calls for one guard, on stdio and over HTTP: memory, descriptors, threads, children and tasks stay flat.
 
-Calls are allowed, denied, held and approved, and now and then the upstream is killed under them. Samples are taken
+Calls are allowed, denied, held and approved, and now and then the upstream is killed between them. Samples are taken
 while nothing is under way. What the second quarter of the calls needed is the base, because by then every cache is as
 full as it gets; the last quarter must not need more.
 """
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.http_wire import Wire
+from mcp_guard.storage.presence import UPSTREAMS
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.two_guards import CONFIG, POLICIES, UPSTREAM, Decider
 from tests.live.http_guard import Served, free_port, serving
@@ -126,7 +127,7 @@ def on_stdio(folder: Path, calls: int) -> tuple[list[Sample], Load]:
                     load.note(ask, guard.replies.pop(id))
                 guard.asked.clear()
             samples.append(take(guard.pid, load.asked, 0))
-            restart(guard.pid, number)
+            restart(folder, guard.pid, number)
     finally:
         decider.over.set()
         decider.join()
@@ -135,12 +136,17 @@ def on_stdio(folder: Path, calls: int) -> tuple[list[Sample], Load]:
     return samples, load
 
 
-def restart(pid: int, number: int) -> None:
-    """Kill one of its upstreams this many times, waiting for each replacement."""
+def restart(folder: Path, pid: int, number: int) -> None:
+    """Kill one of its upstreams this many times, waiting until the replacement takes calls."""
     if number % (SAMPLES // RESTARTS) == 1:
-        before = children(pid)
+        before, killed = children(pid), time.time()
         os.kill(before[0], signal.SIGKILL)
-        eventually(lambda: len(set(children(pid)) - {before[0]}) == len(before))
+
+        def is_replaced() -> bool:
+            rows = [row for file in folder.rglob(f"*{UPSTREAMS}") for row in json.loads(file.read_bytes())]
+            return any(row["since"] > killed for row in rows) and all(row["is_up"] for row in rows)
+
+        eventually(is_replaced)
 
 
 def over_http(folder: Path, calls: int) -> tuple[list[Sample], Load]:
@@ -161,7 +167,7 @@ def over_http(folder: Path, calls: int) -> tuple[list[Sample], Load]:
                     for wire in wires:
                         tasks.create_task(keep_calling(wire, load, until))
                 samples.append(take(served.process.pid, load.asked, served.health()["tasks"]))
-                restart(served.process.pid, number)
+                restart(folder, served.process.pid, number)
             for wire in wires:
                 assert await wire.delete() == 204
                 await wire.close()
