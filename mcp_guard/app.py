@@ -142,6 +142,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
 
     secret = read_shared_secret(settings)  # before a ledger is begun
     with closing(WaitingServer(settings.serve.host, settings.serve.port)) as waiting:
+        waiting.listener()  # likewise, to find an occupied port
         ledger = open_when_there(ledger_settings(settings), CLOCK, log.note, waiting.begin)
     if ledger is None:
         return

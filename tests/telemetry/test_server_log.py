@@ -95,6 +95,7 @@ def test_a_port_that_another_process_has_is_worth_another_try(tmp_path: Path) ->
         done = cli("serve", "--config", str(config), "--log-format", "json", check=False)
     assert done.returncode == 9, "an exit code that the systemd unit does not take for final"
     assert lines(done.stderr)[-1]["message"] == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert not (tmp_path / "state" / "ledger.sqlite").exists(), "nothing has begun"
 
 
 def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:
