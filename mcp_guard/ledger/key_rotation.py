@@ -79,10 +79,18 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
 
 
 def _create_key(settings: LedgerSettings, keys: LedgerKeys) -> SigningKey:
-    """The key to put in force. That of a ledger in a database is made before, because gateways may have other state
+    """The key to put in force. A file for a ledger in a database is made before, because gateways may have other state
     folders, and some keep theirs only as long as they run. Raises: LedgerError."""
-    file = settings.state_dir / NEXT
-    if isinstance(settings.place, Database) and settings.signers[-1].kind == "file" and not file.exists():
+    file, kind = settings.state_dir / NEXT, settings.signers[-1].kind
+    of_many = isinstance(settings.place, Database)
+    running = find_engine(settings.place).running_guards(settings.state_dir) if of_many and kind == "keyring" else []
+    if running:
+        raise LedgerError(
+            f"gateways on other machines could not get a new key from this keyring, and some run: {', '.join(running)}",
+            'stop every gateway first (mcp-guard status), or change to a file that they share: next_signer = "file", '
+            "docs/howto/rotate-keys.md",
+        )
+    if of_many and kind == "file" and not file.exists():
         raise LedgerError(
             f"gateways with other state folders could not get the new key: there is no `{file}` that they have as well",
             f"mcp-guard keys create {NEXT}; keep a copy, put it into every gateway's state folder and into this one "

@@ -30,6 +30,7 @@ from mcp_guard.verifier import verify_ledger
 from tests.kill_points import killed_at
 from tests.ledger.rotation_checks import chain, checkpoint, receipts, signers, signs
 from tests.promises.harness import Clock, make_instance, open_harness
+from tests.storage.contract.engines import postgres
 from tests.storage.postgres_server import server
 
 ORIGIN = "test.example/ledger"
@@ -317,6 +318,25 @@ def test_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file: Pa
     assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
     assert old.split("+")[1] not in keyring_file.read_text()
     assert new.split("+")[1] in keyring_file.read_text()
+
+
+def test_a_key_of_a_keyring_is_not_rotated_under_gateways_of_a_database(tmp_path: Path, keyring_file: Path) -> None:
+    place = postgres(tmp_path)
+    assert isinstance(place.place, Database)
+    held = LedgerSettings(
+        tmp_path / "state", place.place.origin, database=place.place, signers=(SignerSettings("keyring"),)
+    )
+    held.state_dir.mkdir()
+    writer = open_writer(held, Clock())
+    write(writer)
+    [presence] = place.present("guard_1")
+    with pytest.raises(LedgerError, match="and some run: guard_1"):
+        key_rotation.rotate(held, Clock())
+    presence.release()
+    _, new = key_rotation.rotate(held, Clock())
+    write(writer)
+    assert writer.key.verifier == new
+    writer.close()
 
 
 def test_two_ledgers_of_one_origin_share_no_key_in_the_keyring(tmp_path: Path, keyring_file: Path) -> None:
