@@ -43,6 +43,7 @@ from mcp_guard.core.replies import (
     approval_pending,
     call_running,
     cancelled_execution,
+    closed_unsent,
     held_meta,
     ledger_failed,
     left_at_stop,
@@ -144,7 +145,7 @@ class Guard:
                 case _:
                     assert_never(decision.outcome)
         except LedgerError as error:
-            return ledger_failed(error)
+            return self.fail(call, error)
         except Exception as defect:  # promise P2: our own defects deny too, with a receipt, and are reported
             decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
             await self.ledger.refuse(call, decision)
@@ -419,6 +420,10 @@ class Guard:
         """Record the refusal, then reply with it."""
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
+    def fail(self, call: Call, error: LedgerError) -> Reply:
+        """Reply that the call is refused because the ledger could not record anything of it."""
+        return ledger_failed(error)
+
     async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
         """Let the upstream execute the call, once. A cancellation is an outcome too, and recorded."""
         if why := self.ledger.why_not_dispatched(intent):
@@ -449,9 +454,11 @@ class Guard:
             await self.ledger.conclude(intent, execution, answered=False)
             raise
         try:
-            await asyncio.shield(self.ledger.conclude(intent, execution))
+            receipt = await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:
             return outcome_not_recorded(intent.call, execution, error)
+        if execution.status is ExecutionStatus.NOT_SENT and receipt == intent.seq:
+            return closed_unsent(intent.call, execution.detail, intent.approval)
         return execution.reply
 
     async def confirm(self, intent: Intent, execution: Execution, channel: ClientChannel) -> Execution:

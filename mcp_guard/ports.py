@@ -306,7 +306,8 @@ class Ledger(Protocol):
         """
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
-        """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt.
+        """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt, or
+        that of the intent if another guard has closed the call before: then nothing is recorded or given back.
 
         The outcome `not_sent` also gives back, in the same transaction, what the intent took: the approval or the use
         of a grant, and what it added to rates. Nothing else does. INVARIANT: nobody dispatches this intent any more.

@@ -288,6 +288,16 @@ def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -
     return tool_error(text, outcome="unknown", call=call.id)
 
 
+def closed_unsent(call: Call, detail: str, approval: str | None) -> Json:
+    """The reply to a call that was not sent, where another gateway has closed it, and with it `approval`, meanwhile."""
+    used = f" Approval {approval} counts as used: a person is asked again." if approval else ""
+    text = (
+        f"{detail}. The call was not sent, so it did not take place, but meanwhile another gateway has recorded its "
+        f"outcome as unknown. Make the call again.{used}"
+    )
+    return tool_error(text, outcome=str(ExecutionStatus.NOT_SENT), call=call.id)
+
+
 def listed_definition(tool: Tool, observed: bool) -> Json:
     """The definition as the client sees it: with its listed name and the fields that the guard asks for.
 

@@ -117,6 +117,8 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
         is_older = snapshot.contents.format < snapshot.contents.known_format
         hint = "stop every guard and inbox, and run: mcp-guard ledger migrate" if is_older else "upgrade mcp-guard"
         return problem("ledger", what, hint)
+    if snapshot.not_permitted is not None:
+        return problem("ledger", *snapshot.not_permitted)
     results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
     if unused := snapshot.unused_file:
         what = f"`{unused.path}` is another ledger, with which a guard with an older configuration would continue"

@@ -32,6 +32,8 @@ class StateFolder:
     is_in_database: bool = False
     not_durable: tuple[str, str] | None = None
     """Why its database could lose receipts, and what to do."""
+    not_permitted: tuple[str, str] | None = None
+    """Why no guard could use its database with this role, and what to do."""
     unused_file: FileInfo | None = None
     """A ledger file in it that is not the one in use."""
     failure: str = ""
@@ -75,6 +77,7 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
         file=file_info(ledger) if isinstance(ledger, Path) else None,
         is_in_database=not is_file,
         not_durable=looked.not_durable if looked else None,
+        not_permitted=looked.not_permitted if looked else None,
         unused_file=file_info(folder / FILE) if ledger != folder / FILE else None,
         failure=failure,
         hint=hint,

@@ -291,8 +291,10 @@ class SqlLedger:
             record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
 
         def record_if_open(answered: bool, tx: Transaction) -> int:
-            if not tx.store.is_open_call(intent.seq):
-                return intent.seq  # another guard considered this one dead, and closed the call
+            if not tx.store.is_open_call(intent.seq):  # another guard considered this one dead, and closed the call
+                if answered and intent.approval is not None:
+                    tx.store.note_answered(intent.approval)
+                return intent.seq
             return record(answered, tx)
 
         is_ours = intent.guard == self.guard and self.presence.seconds_left() > 0

@@ -158,3 +158,5 @@ class InspectedLedger:
     """The guards that run on any machine, where the engine knows."""
     not_durable: tuple[str, str] | None = None
     """Why a commit could be lost, and what to do, if the server is set so."""
+    not_permitted: tuple[str, str] | None = None
+    """What the role of the configuration may not do, and what to do, if no guard could use it."""

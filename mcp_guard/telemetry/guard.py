@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, fields
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, ToolCallRequest
 from mcp_guard.guard import Guard
@@ -74,6 +75,10 @@ class ObservedGuard(Guard):
     async def refuse(self, call: Call, decision: Decision) -> Reply:
         with self.steps.step("refuse"):
             return await Guard.refuse(self, call, decision)
+
+    def fail(self, call: Call, error: LedgerError) -> Reply:
+        self.steps.on_failed(call)
+        return Guard.fail(self, call, error)
 
     async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
         assert intent.call.tool is not None

@@ -90,6 +90,10 @@ class Metrics:
     def on_refused(self, call: Call, decision: Decision, receipt: int) -> None:
         self._calls.labels("denied", *self._labels(call)).inc()
 
+    def on_failed(self, call: Call) -> None:
+        """Refused without a receipt, because the ledger failed."""
+        self._calls.labels("unrecorded", *self._labels(call)).inc()
+
     def on_concluded(self, call: Call, execution: Execution, receipt: int | None) -> None:
         counter = self._calls if call.purpose == "call" else self._look_ups
         counter.labels(str(execution.status), *self._labels(call)).inc()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mcp_guard.core.model import Decision, Tool, ToolCallRequest
+from mcp_guard.core.model import Call, Decision, Tool, ToolCallRequest
 
 if TYPE_CHECKING:
     from mcp_guard.telemetry.metrics import Metrics
@@ -81,6 +81,10 @@ class Steps:
     def on_decision(self, decision: Decision, seconds: float) -> None:
         if self.metrics is not None:
             self.metrics.on_decision(decision, seconds)
+
+    def on_failed(self, call: Call) -> None:
+        if self.metrics is not None:
+            self.metrics.on_failed(call)
 
     def trace_id(self) -> str:
         """The trace of the present step; empty if nothing is traced."""

@@ -81,8 +81,9 @@ def test_serve_says_that_it_starts_a_new_ledger_and_only_then(tmp_path: Path) ->
 
 def test_starts_that_fail_say_once_that_the_ledger_is_new(tmp_path: Path) -> None:
     port = free_port()
-    config = write_config(tmp_path, "", more=serving(port))
-    with socket.create_server(("127.0.0.1", port)):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        metrics = f'[telemetry]\nmetrics = true\nmetrics_listen = "127.0.0.1:{other.getsockname()[1]}"\n'
+        config = write_config(tmp_path, "", more=serving(port) + metrics)
         first, second = (cli("serve", "--config", str(config), check=False) for _ in range(2))
     assert first.returncode == second.returncode != 0
     assert "started a new ledger" in first.stderr

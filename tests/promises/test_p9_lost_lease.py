@@ -119,6 +119,29 @@ def test_a_call_that_another_gateway_has_closed_is_not_sent_when_its_own_wakes_u
     assert verify(tmp_path).ok
 
 
+def test_an_approval_of_a_call_that_another_gateway_has_closed_is_not_said_to_be_unused(tmp_path: Path) -> None:
+    other = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+
+    def work() -> Json:
+        harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE)
+
+        async def ask() -> None:
+            harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
+
+        asyncio.run(ask())
+        return asyncio.run(be_paused(harness, DEAL))
+
+    result = in_child(work, lambda: wait_for(lambda: recover(other.ledger.ledger)), tmp_path / "result")
+    assert "The call was not sent" in result["first"]
+    assert "counts as used: a person is asked again" in result["first"]
+    assert "has not been used" not in result["first"]
+    assert "held by mcp-guard: approval" in result["again"]
+    assert result["sent"] == 0
+    assert endings(other) == ["unknown"]
+    other.close()
+    assert verify(tmp_path).ok
+
+
 def test_a_call_that_nobody_has_closed_meanwhile_gives_back_its_approval(tmp_path: Path) -> None:
     def work() -> Json:
         harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,16 @@ from mcp_guard.monitoring import Monitoring
 from mcp_guard.telemetry.metrics import MAX_TOOLS, Metrics
 from tests.core.test_request_meta import INSTANCE, TOOL
 from tests.live.http_guard import NO_TLS, Served, free_port, serving
-from tests.live.running_guard import ALLOW_ALL, cli, enrol, scripted, upstream, write_config, write_private
+from tests.live.running_guard import (
+    ALLOW_ALL,
+    cli,
+    enrol,
+    scripted,
+    text,
+    upstream,
+    write_config,
+    write_private,
+)
 from tests.live.test_session import eventually, held
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +93,7 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
         cli("approvals", "approve", held(config), "--rationale", "fine", *enrol(config))
         found = eventually(lambda: scrape_after(url, ("ok", "up__update_deal", "up")))
         eventually(lambda: values(scrape(url)["mcp_guard_calls_in_flight"]) == {(): 0})
-        text = httpx.get(url, trust_env=False, verify=NO_TLS).text
+        exported = httpx.get(url, trust_env=False, verify=NO_TLS).text
         # a page of another origin, whose name has been made to resolve to this machine
         for name, value, code in (("host", "attacker.example", 421), ("origin", "https://attacker.example", 403)):
             assert httpx.get(url, headers={name: value}, trust_env=False, verify=NO_TLS).status_code == code
@@ -103,8 +113,24 @@ def test_metrics_say_what_the_guard_does(tmp_path: Path) -> None:
     assert values(found["mcp_guard_witness_lag_receipts"]) == {("file",): receipts}
     assert values(found["mcp_guard_ledger_up"]) == values(found["mcp_guard_sessions"]) == {(): 1}
     assert values(found["mcp_guard_ledger_bytes"])[()] > 4096
-    assert not re.search("canary-argument|agents-own-name|not-a-token", text)
+    assert not re.search("canary-argument|agents-own-name|not-a-token", exported)
     assert not [name for name in found if name.startswith("mcp_guard") and f"`{name}" not in PAGE.read_text()]
+
+
+def test_calls_refused_without_a_receipt_are_counted(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port) + "[telemetry]\nmetrics = true\n")
+    with Served(config, port) as served:
+        client = served.raw(served.issue()[1])
+        client.start()
+        assert "result" in client.call("up__echo", {"text": "x"})
+        with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert "has locked the ledger" in text(client.call("up__echo", {"text": "x"}))
+        url = f"http://127.0.0.1:{port}/metrics"
+        found = eventually(lambda: scrape_after(url, ("unrecorded", "up__echo", "up")))
+    outcomes = {("unrecorded", "up__echo", "up"): 1, ("ok", "up__echo", "up"): 1}
+    assert values(found["mcp_guard_calls"], "_total") == outcomes
 
 
 class HangingReader:

@@ -89,7 +89,7 @@ def check_url(database: Database) -> None:
         raise LedgerError(
             "the URL of the database cannot be read (`ledger.database`)",
             "write postgresql://ROLE:PASSWORD@HOST:PORT/DATABASE, with %40 for `@`, %3A for `:`, %2F for `/`, %3F for "
-            "`?` and %23 for `#` in the password",
+            "`?` and %23 for `#` in the password, and only options of PostgreSQL after a `?`",
         )
 
 

@@ -1,8 +1,9 @@
 """Opens and inspects the ledger of an origin in a database. Implements `storage.engines.Engine`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence
 from mcp_guard.storage.postgres.migrations import check_format
+from mcp_guard.storage.postgres.privileges import LACKING, check_lacking, check_privileges
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format, taken
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BackgroundWire, BlockingWire
@@ -69,6 +71,7 @@ class PostgresEngine:
                     self._make_schema(connection)
                 self._check_format(connection)
                 if check.writes:
+                    check_privileges(connection, store.name)
                     clock = ServerClock(store.name)
                     clock.ask(connection)
                     clock.check()
@@ -103,7 +106,7 @@ class PostgresEngine:
 
     def read_format(self) -> int:
         with self._explained(), closing(connect(self.database)) as connection:
-            return read_format(connection, str(self.database))
+            return read_format(connection, self.database)
 
     def inspect(self, format: int) -> InspectedLedger:
         from mcp_guard.storage.sql.inspection import inspect_store
@@ -111,12 +114,13 @@ class PostgresEngine:
         with self._explained(), closing(self.open_reader()) as store:
             inspected = inspect_store(store, format, store.stored_bytes(), damage=())
             server = Server.of_row(store.ask((SERVER, ()))[0].fetchone())
-            not_durable = None
-            try:
-                store.wire.check.check_durability(server.durability)
-            except LedgerError as error:
-                not_durable = error.message, error.hint
-            return replace(inspected, leased=store.leased_guards(), not_durable=not_durable)
+            [lacking] = store.ask((LACKING, ()))[0].fetchone()
+            return replace(
+                inspected,
+                leased=store.leased_guards(),
+                not_durable=_failure(partial(store.wire.check.check_durability, server.durability)),
+                not_permitted=_failure(partial(check_lacking, store.name, lacking)),
+            )
 
     def latest_receipts(self, count: int) -> list[bytes]:
         with self._explained(), closing(self.open_reader()) as store:
@@ -141,7 +145,7 @@ class PostgresEngine:
 
     def exists(self) -> bool:
         with self._explained(), closing(connect(self.database)) as connection:
-            return has_tables(connection)
+            return has_tables(connection, self.database)
 
     def open_source(self) -> "ReceiptSource":
         from mcp_guard.storage.postgres.verification import DatabaseSource
@@ -182,7 +186,7 @@ class PostgresEngine:
 
     def _make_schema(self, connection: CommandConnection) -> None:
         """Make the tables, in the first process that opens the origin. Raises: psycopg.Error."""
-        if has_tables(connection):
+        if has_tables(connection, self.database):
             return
         connection.answer_seconds = MAKING_SECONDS
         with connection.transaction():
@@ -191,5 +195,13 @@ class PostgresEngine:
 
     def _check_format(self, connection: "psycopg.Connection[Any]") -> None:
         """Raises: LedgerError, psycopg.Error."""
-        name = str(self.database)
-        check_format(read_format(connection, name), name)
+        check_format(read_format(connection, self.database), str(self.database))
+
+
+def _failure(check: Callable[[], None]) -> tuple[str, str] | None:
+    """What is wrong, and what to do."""
+    try:
+        check()
+    except LedgerError as error:
+        return error.message, error.hint
+    return None

@@ -18,8 +18,6 @@ NO_CONNECTION_LEFT = (
     "a gateway needs up to 10, with its pages 16: raise max_connections of the server, or the limit: "
     "ALTER ROLE NAME CONNECTION LIMIT NUMBER",
 )
-TOO_MANY = re.compile("too many (connections|clients)|connection slots are reserved")
-"""What a server says of a connection for which it has none left. The client's library keeps no SQLSTATE of it."""
 NO_TABLES = (
     LedgerFault.NOT_A_LEDGER,
     "the tables of the ledger cannot be found",
@@ -52,6 +50,12 @@ BY_STATE = {
     "XX": (LedgerFault.DAMAGED, "the database is damaged", "see the log of the database; restore it from a backup"),
 }
 """By SQLSTATE or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+REFUSED = (
+    ("too many (connections|clients)|connection slots are reserved", "53300"),
+    ('password authentication failed|no pg_hba.conf entry|role ".*" does not exist|not permitted to log in', "28"),
+    ('database ".*" does not exist', "3D"),
+)
+"""What a server says when it refuses a connection, and the SQLSTATE, which the client's library does not keep."""
 OTHER = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the database")
 
 
@@ -59,12 +63,6 @@ def tables_missing(name: str, tables: Sequence[str]) -> LedgerError:
     """Why the ledger `name`, which was whole when it was opened, cannot be used without these tables."""
     fault, message, hint = NO_TABLES
     return LedgerError(f"{message}: `{name}` ({', '.join(tables)})", hint, fault)
-
-
-def not_permitted(name: str, privileges: Sequence[str]) -> LedgerError:
-    """Why the ledger `name` cannot be written by a role without these privileges."""
-    fault, message, hint = NOT_PERMITTED
-    return LedgerError(f"{message}: `{name}` ({', '.join(privileges)})", hint, fault)
 
 
 def is_answer(error: psycopg.Error) -> bool:
@@ -78,7 +76,7 @@ def explain(error: Exception, name: str) -> LedgerError:
     state = getattr(error, "sqlstate", None) or ""
     lost = OTHER
     if isinstance(error, psycopg.OperationalError) and not state:
-        lost = NO_CONNECTION_LEFT if TOO_MANY.search(str(error)) else UNREACHABLE
+        lost = next((BY_STATE[state] for words, state in REFUSED if re.search(words, str(error))), UNREACHABLE)
     fault, message, hint = BY_STATE.get(state) or BY_STATE.get(state[:2]) or lost
     detail = " ".join(str(error).split())
     return LedgerError(f"{message}: `{name}` ({detail}{f'; SQLSTATE {state}' if state else ''})", hint, fault)

@@ -16,15 +16,16 @@ MAKING = 0x6D6370
 
 MAKE_FORMAT = "CREATE TABLE format (number BIGINT NOT NULL)"
 FORMAT = "SELECT coalesce((SELECT number FROM format), 0)"
-HAS_TABLES = "SELECT to_regclass('format') IS NOT NULL"
-MADE_MEANWHILE = """SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
+SEES_TABLES = "SELECT to_regclass('format') IS NOT NULL"
+HAS_TABLES = """SELECT EXISTS (SELECT FROM pg_class JOIN pg_namespace AS schema ON schema.oid = relnamespace
 WHERE relname = 'format' AND nspname = %s)"""
-"""By the rows as they are now: `to_regclass` answers by what the session found before it had waited for the lock."""
+"""Also for a role that may not use them, and by the rows as they are now: `to_regclass` answers by what the session
+found before it had waited for a lock."""
 
 
-def has_tables(connection: "Connection[Any]") -> bool:
+def has_tables(connection: "Connection[Any]", database: Database) -> bool:
     """Raises: psycopg.Error."""
-    return connection.execute(HAS_TABLES).fetchone() == (True,)
+    return connection.execute(HAS_TABLES, (schema_of(database),)).fetchone() == (True,)
 
 
 def taken(database: Database) -> LedgerError:
@@ -40,10 +41,10 @@ def missing(name: str) -> LedgerError:
     return LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
 
 
-def read_format(connection: "Connection[Any]", name: str) -> int:
+def read_format(connection: "Connection[Any]", database: Database) -> int:
     """Raises: LedgerError if there is no ledger, psycopg.Error."""
-    if not has_tables(connection):
-        raise missing(name)
+    if not has_tables(connection, database):
+        raise missing(str(database))
     row = connection.execute(FORMAT).fetchone()
     assert row is not None
     return int(row[0])
@@ -53,7 +54,7 @@ def make_tables(connection: "Connection[Any]", database: Database, fill: Callabl
     """Make the tables in a transaction, with `fill` before there are indexes. False if another process has made them;
     those of an origin are made by one at a time. Raises: psycopg.Error, and what `fill` raises."""
     connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (MAKING, schema_of(database)))
-    if connection.execute(MADE_MEANWHILE, (schema_of(database),)).fetchone() == (True,):
+    if has_tables(connection, database):
         return False
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
     statements = (*tables(), ONE_ROW, MAKE_FORMAT)

@@ -31,9 +31,9 @@ def connect_patiently(database: Database) -> "Connection[Any]":
 
     Raises: LedgerError, psycopg.Error.
     """
-    connection, name = connect(database), str(database)
+    connection = connect(database)
     try:
-        check_format(read_format(connection, name), name)
+        check_format(read_format(connection, database), str(database))
         connection.execute(PATIENT.encode())
         connection.answer_seconds = None
     except BaseException:

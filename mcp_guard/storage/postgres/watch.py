@@ -8,16 +8,14 @@ from psycopg import AsyncConnection
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, DURABLE, ServerCheck, execute_within
 from mcp_guard.storage.postgres.dialect import ALL_TABLES
-from mcp_guard.storage.postgres.errors import is_answer, not_permitted, tables_missing
+from mcp_guard.storage.postgres.errors import is_answer, tables_missing
 from mcp_guard.storage.postgres.migrations import check_format
+from mcp_guard.storage.postgres.privileges import LACKING_NAMES, check_lacking
 from mcp_guard.storage.postgres.schema import FORMAT
 from mcp_guard.storage.sql.schema import VERSION
 
 MISSING = "array(SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NULL)"
-FORBIDDEN = """array(SELECT concat(privilege, ' on ', name) FROM (VALUES ('receipt', 'INSERT'), ('head', 'UPDATE'))
-AS needed (name, privilege) WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege))"""
-"""What each receipt needs and the role may not do."""
-TABLES = f"SELECT {MISSING}, {FORBIDDEN}"
+TABLES = f"SELECT {MISSING}, {LACKING_NAMES}"
 WATCHED = f"{FORMAT}, " + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 
 
@@ -30,15 +28,14 @@ class ServerWatch:
         self._format = VERSION
         self._durability: dict[str, str] = {}
         self._missing: list[str] = []
-        self._forbidden: list[str] = []
+        self._lacking: list[str] = []
 
     def check(self) -> None:
         """Raises: LedgerError if no call may begin, by what was seen last."""
         self.clock.check()
         if self._missing:
             raise tables_missing(str(self._check.database), self._missing)
-        if self._forbidden:
-            raise not_permitted(str(self._check.database), self._forbidden)
+        check_lacking(str(self._check.database), self._lacking)
         self._check.check_durability(self._durability)
         check_format(self._format, str(self._check.database))
 
@@ -48,7 +45,7 @@ class ServerWatch:
             await self.clock.ask_on_loop(connection)
             found = await (await execute_within(ANSWER_SECONDS, connection, TABLES, (list(ALL_TABLES),))).fetchone()
             assert found is not None
-            self._missing, self._forbidden = found
+            self._missing, self._lacking = found
             row = await (await execute_within(ANSWER_SECONDS, connection, WATCHED)).fetchone()
         except psycopg.Error as error:
             if is_answer(error):

@@ -31,7 +31,7 @@ from mcp_guard.storage.postgres.connection import (
 )
 from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.pipeline import Pipeline, Statement
-from mcp_guard.storage.postgres.schema import FORMAT, HAS_TABLES
+from mcp_guard.storage.postgres.schema import FORMAT, SEES_TABLES
 from mcp_guard.storage.sql.paging import PAGE, PAGE_ON_LOOP
 from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.suspending import wait_for
@@ -138,7 +138,7 @@ class Wire(ABC):
         ending: list[Statement] = [] if former is None else [(END_BACKEND, former)]
         begin = session(self.database, self.check.writes, self.check.unsafe_skip_fsync)
         settings: list[Statement] = [(statement, ()) for statement in begin]
-        found = self.exchange([*ending, (SERVER, ()), *settings, (HAS_TABLES, ())])
+        found = self.exchange([*ending, (SERVER, ()), *settings, (SEES_TABLES, ())])
         if former is not None and found[0].fetchone() == (False,):
             raise psycopg.OperationalError(f"process {former.pid} of the server, of the last connection, does not end")
         server = Server.of_row(found[len(ending)].fetchone())

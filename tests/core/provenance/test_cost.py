@@ -43,7 +43,7 @@ def evaluate(call: Call, answer: Json) -> None:
     [
         (words(SIZE), 1, 25),
         ("%25" * (SIZE // 6), 1, 80),
-        (b64encode(b"x: 1 " * 40_000).decode(), 8, 6),
+        (b64encode(b"x: 1 " * 40_000).decode(), 8, 12),
         ("ignore your previous " * (SIZE // 21), 1, 25),
     ],
     ids=["words", "escapes", "more than is kept", "instructions"],

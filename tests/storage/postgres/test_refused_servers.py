@@ -48,14 +48,16 @@ class Case:
 CONNECT = "the address, role, password, database and sslmode of the URL"
 CASES = {
     "nobody listens": Case("the database cannot be reached", CONNECT, port=free_port()),
-    "no such database": Case('database "none" does not exist', CONNECT, database="none"),
-    "no such role": Case('role "nobody" does not exist', CONNECT, role="nobody"),
+    "no such database": Case("there is no such database", "createdb NAME", database="none"),
+    "no such role": Case("the database refuses the guard's role", "role and password", role="nobody"),
     "TLS is refused": Case("server does not support SSL", CONNECT, options="?sslmode=require"),
     "may not create": Case("permission denied", "grants", role="tests_weak", fault=LedgerFault.READ_ONLY),
     "no connection left": Case('role "tests_limited"', "with its pages 16: raise", role="tests_limited"),
     "read-only role": Case("is read-only", "ALTER ROLE", role="tests_reader", fault=LedgerFault.READ_ONLY),
     "not UTF-8": Case("UTF-8", "createdb", database="tests_ascii", fault=LedgerFault.OTHER),
-    "unknown option": Case("cannot be read", "%40", options="?nonsense=1", fault=LedgerFault.OTHER),
+    "unknown option": Case(
+        "cannot be read", "only options of PostgreSQL", options="?nonsense=1", fault=LedgerFault.OTHER
+    ),
     "slash in the password": Case("cannot be read", "%2F", password="s3/cret", fault=LedgerFault.OTHER),
     "at sign in the password": Case("cannot be read", "%40", password="s3@cret", fault=LedgerFault.OTHER),
     "number sign in the password": Case("cannot be read", "%23", password="s3#cret", fault=LedgerFault.OTHER),
@@ -100,15 +102,32 @@ def test_commits_wait_until_they_are_durable_however_the_server_is_set(
     wire.close()
 
 
-def test_role_without_the_tables_rights_is_refused_at_its_first_receipt() -> None:
+def grant_all_that_is_documented(owner: "psycopg.Connection[object]", schema: str) -> None:
+    owner.execute(f"GRANT USAGE ON SCHEMA {schema} TO tests_weak".encode())
+    owner.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO tests_weak".encode())
+    owner.execute(f"REVOKE UPDATE, DELETE ON {schema}.receipt FROM tests_weak".encode())
+
+
+def test_role_without_the_tables_rights_is_refused() -> None:
     database = Database(server().url, "rights.example/ledger")
-    find_engine(database).open_store(unsafe_skip_fsync=True, create=True).close()
+    engine = find_engine(database)
+    engine.open_store(unsafe_skip_fsync=True, create=True).close()
     with psycopg.connect(server().url, autocommit=True) as connection:
         schema = '"mcp-guard rights.example/ledger"'
-        connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO tests_weak".encode())
-        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO tests_weak".encode())
-        weak = Database(f"postgresql://tests_weak@127.0.0.1:{server().port}/postgres", database.origin)
-        store = find_engine(weak).open_store(unsafe_skip_fsync=True, create=True)
+        weak = find_engine(Database(f"postgresql://tests_weak@127.0.0.1:{server().port}/postgres", database.origin))
+        assert weak.exists(), "a role that may not see the tables is not told that there is no ledger"
+        with pytest.raises(LedgerError, match="has no USAGE on their schema"):
+            weak.open_store(unsafe_skip_fsync=True, create=True)
+        grant_all_that_is_documented(connection, schema)
+        connection.execute(f"REVOKE INSERT ON {schema}.payload FROM tests_weak".encode())
+        with pytest.raises(LedgerError, match=r"may not do this: .*\(INSERT on payload\)") as refused:
+            weak.open_store(unsafe_skip_fsync=True, create=True)
+        assert refused.value.fault is LedgerFault.READ_ONLY
+        assert weak.inspect(weak.format).not_permitted == (refused.value.message, refused.value.hint)
+        connection.execute(f"GRANT INSERT ON {schema}.payload TO tests_weak".encode())
+        assert weak.inspect(weak.format).not_permitted is None
+        store = weak.open_store(unsafe_skip_fsync=True, create=True)
+        connection.execute(f"REVOKE UPDATE ON {schema}.head FROM tests_weak".encode())
         with pytest.raises(store.failures) as failed:
             store.begin()
         explained = store.explain(failed.value)
@@ -137,13 +156,16 @@ async def test_role_that_may_not_write_any_more_is_noticed() -> None:
         owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO tests_weak".encode())
         async with await connect_on_loop(weak) as connection:
             await watch.look(connection)
-            with pytest.raises(LedgerError, match=r"may not do this: .*INSERT on receipt, UPDATE on head") as refused:
+            with pytest.raises(LedgerError, match=r"may not do this: .* and \d+ more\)") as refused:
                 watch.check()
             assert "grants" in refused.value.hint
-            owner.execute(f"GRANT INSERT ON {schema}.receipt TO tests_weak".encode())
-            owner.execute(f"GRANT UPDATE ON {schema}.head TO tests_weak".encode())
+            grant_all_that_is_documented(owner, schema)
             await watch.look(connection)
             watch.check()
+            owner.execute(f"REVOKE DELETE ON {schema}.open_call FROM tests_weak".encode())
+            await watch.look(connection)
+            with pytest.raises(LedgerError, match=r"\(DELETE on open_call\)"):
+                watch.check()
         owner.execute("DROP OWNED BY tests_weak")
 
 
