@@ -181,12 +181,9 @@ also because it has raised; then only its last run counts."""
 class OpFuture(asyncio.Future[T]):
     """The result of an op for who submitted it. If they are cancelled before the op has begun, it is not run."""
 
-    __slots__ = ("_left", "has_begun")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_begun = False
-        self._left: asyncio.Future[T] | None = None  # not this one itself: in a cycle, what a call holds is freed late
+    has_begun = False
+    _left: asyncio.Future[T] | None = None
+    """Never this one itself: in a cycle, what a call holds would be freed late."""
 
     @property
     def outcome(self) -> "asyncio.Future[T]":
