@@ -79,24 +79,29 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
 
 
 def _create_key(settings: LedgerSettings, keys: LedgerKeys) -> SigningKey:
-    """The key to put in force. A file for a ledger in a database is made before, because gateways may have other state
-    folders, and some keep theirs only as long as they run. Raises: LedgerError."""
+    """The key to put in force. Raises: LedgerError."""
+    if isinstance(settings.place, Database):
+        _check_shared(settings)
+    return keys.create_key()
+
+
+def _check_shared(settings: LedgerSettings) -> None:
+    """Gateways of a database may have other state folders, and some keep theirs only as long as they run: so a file is
+    made and given out before, and a keyring's key is made while none runs. Raises: LedgerError."""
     file, kind = settings.state_dir / NEXT, settings.signers[-1].kind
-    of_many = isinstance(settings.place, Database)
-    running = find_engine(settings.place).running_guards(settings.state_dir) if of_many and kind == "keyring" else []
+    if kind == "file" and not file.exists():
+        raise LedgerError(
+            f"gateways with other state folders could not get the new key: there is no `{file}` that they have as well",
+            f"mcp-guard keys create {NEXT}; keep a copy, put it into every gateway's state folder and into this one "
+            "(mode 0600), and repeat the command: docs/howto/rotate-keys.md",
+        )
+    running = find_engine(settings.place).running_guards(settings.state_dir) if kind == "keyring" else []
     if running:
         raise LedgerError(
             f"gateways on other machines could not get a new key from this keyring, and some run: {', '.join(running)}",
             'stop every gateway first (mcp-guard status), or change to a file that they share: next_signer = "file", '
             "docs/howto/rotate-keys.md",
         )
-    if of_many and kind == "file" and not file.exists():
-        raise LedgerError(
-            f"gateways with other state folders could not get the new key: there is no `{file}` that they have as well",
-            f"mcp-guard keys create {NEXT}; keep a copy, put it into every gateway's state folder and into this one "
-            "(mode 0600), and repeat the command: docs/howto/rotate-keys.md",
-        )
-    return keys.create_key()
 
 
 def _can_sign(keys: LedgerKeys, verifier: str) -> bool:
