@@ -92,15 +92,13 @@ def prepare(folder: Path) -> Path:
 
 
 def demo(config: Path) -> None:
-    heading("Alice, who may approve, enrols a key")
-    create_file(config.parent / "passphrase", b"only Alice knows this")
-    show(config, "approvers", "add", "alice", *ALICE[2:])
     heading(f"An MCP client starts `mcp-guard run --ticket {TICKET}` in front of the CRM")
     with connect(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
         tools = [tool["name"] for tool in client.tools()]
         print_text(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")
         expect("crm__delete_deal" not in tools, "delete_deal should not be listed")
         scenario_a(client)
+        enrol(config)
         scenario_b(client, config)
     ledger(config)
 
@@ -110,6 +108,12 @@ def scenario_a(client: "GuardClient") -> None:
     arguments = {"deal_id": "789", "notes": "Agreed on the phone.", "amount": 48500.0, "stage": "Negotiation"}
     text, failed = call(client, arguments)
     expect(not failed and "48,500" in text, "scenario A should run")
+
+
+def enrol(config: Path) -> None:
+    heading("Alice, who may approve, enrols a key")
+    create_file(config.parent / "passphrase", b"only Alice knows this")
+    show(config, "approvers", "add", "alice", *ALICE[2:])
 
 
 def scenario_b(client: "GuardClient", config: Path) -> None:
