@@ -10,13 +10,14 @@ class GuardError(Exception):
 
     `message` says what happened and where, in lower case with user input in backticks; `hint` names the next command
     or edit, or is empty when there is none. As text, both are made visible: a line break stays only in a message that
-    is `VisibleText`.
+    is `VisibleText`. `told` is what agents and clients are told of it: the message, unless that says where things are.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", told: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.told = message if told is None else told
 
     def __str__(self) -> str:
         message = visible_line(self.message)
@@ -77,8 +78,10 @@ STABLE_MESSAGES = frozenset({LedgerFault.KEY_UNAVAILABLE, LedgerFault.OTHER})
 class LedgerError(GuardError):
     """The ledger cannot be read or written; calls are refused until it can."""
 
-    def __init__(self, message: str, hint: str = "", fault: LedgerFault = LedgerFault.OTHER) -> None:
-        super().__init__(message, hint)
+    def __init__(
+        self, message: str, hint: str = "", fault: LedgerFault = LedgerFault.OTHER, told: str | None = None
+    ) -> None:
+        super().__init__(message, hint, told)
         self.fault = fault
 
 

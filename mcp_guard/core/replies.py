@@ -172,7 +172,7 @@ def call_running(approval: Approval) -> Json:
 def reply_not_kept(approval: Approval) -> Json:
     """The reply to a call that ran, where the upstream's reply cannot be repeated."""
     text = (
-        f"the call of approval {approval.id} was made, but its reply is unknown or was not kept "
+        f"the call of approval {approval.id} was begun, but its reply is unknown or was not kept "
         f"(receipt {approval.outcome}). It may have taken effect: look at the resource before you continue."
     )
     return tool_error(text, approval=approval.id, receipt=approval.outcome)
@@ -270,7 +270,7 @@ _NEXT = {
 
 def ledger_failed(error: LedgerError) -> Json:
     """The reply where the ledger cannot record the intent: without it, nothing is sent."""
-    return tool_error(f"denied by mcp-guard: {error.message}. Nothing was sent.", outcome="deny")
+    return tool_error(f"denied by mcp-guard: {error.told}. Nothing was sent.", outcome="deny")
 
 
 def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -> Json:
@@ -278,11 +278,11 @@ def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -
     if execution.status is ExecutionStatus.NOT_SENT:
         text = (
             f"{execution.detail}. `{call.name}` was not sent, so it did not take place, but this could not be recorded "
-            f"yet: {error.message}. Repeat the call once the ledger is writable again."
+            f"yet: {error.told}. Repeat the call once the ledger is writable again."
         )
         return tool_error(text, outcome=str(execution.status), call=call.id)
     text = (
-        f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.message}. "
+        f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.told}. "
         "It may have taken effect: do not repeat it; look at the resource, and tell the operator."
     )
     return tool_error(text, outcome="unknown", call=call.id)

@@ -57,17 +57,21 @@ class KnownHead:
         if head == known:
             return self._edge
         if known is not None and (head.size <= known.size or not self._continues(store, known)):
+            now = f"and now has {head.size} with another history"
+            what = f"the ledger was rolled back: it had {known.size} receipts, {now}"
             raise LedgerError(
-                f"the ledger was rolled back: it had {known.size} receipts, "
-                f"and now has {head.size} with another history: `{store.name}`",
+                f"{what}: `{store.name}`",
                 "restore the newest backup and restart the guard; see mcp-guard doctor",
                 LedgerFault.ROLLED_BACK,
+                what,
             )
         if head.size and not is_signed(store.checkpoint(), head):
+            what = "the head of the ledger does not match its signature"
             raise LedgerError(
-                f"the head of the ledger does not match its signature: `{store.name}`",
+                f"{what}: `{store.name}`",
                 "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
+                what,
             )
         self.at, self._leaf = store.last_receipt()
         self.head, self._edge = head, head.hashes()

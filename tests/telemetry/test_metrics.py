@@ -126,7 +126,8 @@ def test_calls_refused_without_a_receipt_are_counted(tmp_path: Path) -> None:
         assert "result" in client.call("up__echo", {"text": "x"})
         with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert "has locked the ledger" in text(client.call("up__echo", {"text": "x"}))
+            refused = text(client.call("up__echo", {"text": "x"}))
+            assert refused == "denied by mcp-guard: another process has locked the ledger. Nothing was sent."
         url = f"http://127.0.0.1:{port}/metrics"
         found = eventually(lambda: scrape_after(url, ("unrecorded", "up__echo", "up")))
     outcomes = {("unrecorded", "up__echo", "up"): 1, ("ok", "up__echo", "up"): 1}

@@ -35,11 +35,12 @@ class ServerClock:
     def check(self) -> None:
         """Raises: LedgerError."""
         if not self.agrees:
+            apart = f"the clocks of this machine and of the database differ by {abs(self._here - self._there):.1f} s"
             raise LedgerError(
-                f"the clocks of this machine and of the database differ by {abs(self._here - self._there):.1f} s: "
-                f"{_format(self._here)} here, {_format(self._there)} at `{self._name}`",
+                f"{apart}: {_format(self._here)} here, {_format(self._there)} at `{self._name}`",
                 f"correct the wrong one (timedatectl); calls are refused while they differ by over {MAX_SECONDS:g} s",
                 LedgerFault.CLOCK_SKEW,
+                apart,
             )
 
     def ask(self, connection: "Connection[Any]") -> None:

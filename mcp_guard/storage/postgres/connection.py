@@ -293,4 +293,5 @@ class ServerCheck:
                     f"`{self.database}` has `{name} = {value}`, so that receipts could be lost with its power",
                     f"turn it on: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()",
                     LedgerFault.OTHER,
+                    f"the database has `{name} = {value}`, so that receipts could be lost with its power",
                 )

@@ -28,7 +28,8 @@ def check_lacking(name: str, lacking: Sequence[str]) -> None:
     if lacking:
         fault, message, hint = NOT_PERMITTED
         more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-        raise LedgerError(f"{message}: `{name}` ({', '.join(lacking[:MOST_NAMED])}{more})", hint, fault)
+        where = f"`{name}` ({', '.join(lacking[:MOST_NAMED])}{more})"
+        raise LedgerError(f"{message}: {where}", hint, fault, message)
 
 
 def check_privileges(connection: "Connection[Any]", name: str) -> None:

@@ -60,6 +60,7 @@ COMMIT: Statement = ("COMMIT", ())
 ROLLBACK: Statement = ("ROLLBACK", ())
 USES_BITS = 20
 """For the number of a use of a rate in its transaction; the bits above are the size that the ledger had."""
+IN_DOUBT = "it is not known yet whether this was recorded"
 DOUBT_SECONDS = 5.0
 """How long the database may be away after a COMMIT that it has not answered, until the result is in doubt."""
 LOCKED_TRANSACTIONS = 20
@@ -278,9 +279,10 @@ class PostgresStore(PagedReads, SqlStore):
             self.wire.disconnect()
             detail = error if isinstance(error, LedgerError) else explain(error, self.name)
             raise LedgerError(
-                f"it is not known yet whether this was recorded: {detail.message}",
+                f"{IN_DOUBT}: {detail.message}",
                 "it is looked up once the database answers again; see mcp-guard log",
                 LedgerFault.IN_DOUBT,
+                f"{IN_DOUBT}: {detail.told}",
             ) from None
         row = found.fetchone()
         return row is not None and row[0] == self._leaf
