@@ -33,7 +33,6 @@ _OTHER = re.compile(rb"\\([^A-Za-z0-9\\])")
 _HEX_ESCAPE = re.compile(rb"\\0{0,4}([2-7][0-9A-Fa-f]) ?")
 """Of LDAP (RFC 4515 §3, RFC 4514 §2.4) and CSS, which others read as octal."""
 _QUOTES = b"\"'`^\\"
-_ENTITY = re.compile(rb"&(?:#0*([0-9]{1,7})|#[xX]0*([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6})(?=;)|(amp|lt|gt|quot));?")
 _ENTITIES = {
     b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'", b"excl": b"!", b"num": b"#", b"dollar": b"$",
     b"percnt": b"%", b"lpar": b"(", b"rpar": b")", b"ast": b"*", b"plus": b"+", b"comma": b",", b"period": b".",
@@ -43,6 +42,9 @@ _ENTITIES = {
     b"nbsp": b" ",
 }  # fmt: skip
 """HTML's names of ASCII characters, in lower case."""
+_ENTITY = re.compile(
+    rb"&(?:#0*([0-9]{1,7})|#[xX]0*([0-9A-Fa-f]{1,6})|((?i:%s))(?=;)|(amp|lt|gt|quot));?" % b"|".join(_ENTITIES)
+)
 _PERCENT_U = re.compile(rb"%[uU](" + _HEX4 + rb")")
 _INDENTED = re.compile(rb"\n[ \t>|*#]+")
 """A line break and the indentation, or the marks of a quotation or comment, after it."""
@@ -124,7 +126,7 @@ def undo_entities(text: bytes) -> bytes:
 def _entity(match: "re.Match[bytes]") -> bytes:
     decimal, hexadecimal, full_name, legacy_name = match.groups()
     if name := full_name or legacy_name:  # four need no semicolon
-        return _ENTITIES.get(name.lower(), match[0])
+        return _ENTITIES[name.lower()]
     return _encode(int(decimal) if decimal is not None else int(hexadecimal, 16), match[0])
 
 

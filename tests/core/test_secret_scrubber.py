@@ -88,7 +88,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64url without padding": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
     "MIME": lambda text: wrapped(text, 76),
     "short lines of base64": lambda text: wrapped(text, 12),
-    "HTML without semicolons": lambda text: re.sub("&(amp|lt|gt|quot);", r"&\1", html.escape(text)).replace(
+    "HTML without semicolons": lambda text: re.sub("&(amp|lt|gt|quot);(?!;)", r"&\1", html.escape(text)).replace(
         "'", "&#39;"
     ),
     "base64 of UTF-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
