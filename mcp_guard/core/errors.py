@@ -1,6 +1,7 @@
 """The few exceptions of the guard. A refused call is an outcome (a `Decision`), never an exception."""
 
 from enum import StrEnum
+from typing import Self
 
 from mcp_guard.core.visible_text import VisibleText, say, visible_line
 
@@ -10,7 +11,7 @@ class GuardError(Exception):
 
     `message` says what happened and where, in lower case with user input in backticks; `hint` names the next command
     or edit, or is empty when there is none. As text, both are made visible: a line break stays only in a message that
-    is `VisibleText`. `told` is what agents and clients are told of it: the message, unless that says where things are.
+    is `VisibleText`. `told` is what agents and clients are told: the message, or a part of it that gives no place away.
     """
 
     def __init__(self, message: str, hint: str = "", told: str | None = None) -> None:
@@ -83,6 +84,11 @@ class LedgerError(GuardError):
     ) -> None:
         super().__init__(message, hint, told)
         self.fault = fault
+
+    @classmethod
+    def at(cls, where: str, what: str, hint: str, fault: LedgerFault) -> Self:
+        """An error of which agents and clients are told what has happened, but not `where`."""
+        return cls(f"{what}: {where}", hint, fault, what)
 
 
 class UpstreamError(GuardError):

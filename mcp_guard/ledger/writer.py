@@ -57,21 +57,19 @@ class KnownHead:
         if head == known:
             return self._edge
         if known is not None and (head.size <= known.size or not self._continues(store, known)):
-            now = f"and now has {head.size} with another history"
-            what = f"the ledger was rolled back: it had {known.size} receipts, {now}"
-            raise LedgerError(
-                f"{what}: `{store.name}`",
+            raise LedgerError.at(
+                f"`{store.name}`",
+                f"the ledger was rolled back: it had {known.size} receipts, "
+                f"and now has {head.size} with another history",
                 "restore the newest backup and restart the guard; see mcp-guard doctor",
                 LedgerFault.ROLLED_BACK,
-                what,
             )
         if head.size and not is_signed(store.checkpoint(), head):
-            what = "the head of the ledger does not match its signature"
-            raise LedgerError(
-                f"{what}: `{store.name}`",
+            raise LedgerError.at(
+                f"`{store.name}`",
+                "the head of the ledger does not match its signature",
                 "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
-                what,
             )
         self.at, self._leaf = store.last_receipt()
         self.head, self._edge = head, head.hashes()

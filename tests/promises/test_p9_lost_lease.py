@@ -9,6 +9,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,17 @@ async def be_paused(harness: Harness, request: ToolCallRequest) -> Json:
     return {"first": first, "again": again, "sent": len(harness.upstream.writes()), "guards": [before, ledger.guard]}
 
 
+def be_paused_once_approved(folder: Path) -> Json:
+    """Have a call approved, and be paused when it is made."""
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE)
+
+    async def ask() -> None:
+        harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
+
+    asyncio.run(ask())
+    return asyncio.run(be_paused(harness, DEAL))
+
+
 def in_child(work: Callable[[], Json], meanwhile: Callable[[], None], result: Path) -> Json:
     """What `work` gives in a child process, which stops itself once; `meanwhile` is done before it is continued."""
     child = os.fork()
@@ -122,16 +134,11 @@ def test_a_call_that_another_gateway_has_closed_is_not_sent_when_its_own_wakes_u
 def test_an_approval_of_a_call_that_another_gateway_has_closed_is_not_said_to_be_unused(tmp_path: Path) -> None:
     other = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
-    def work() -> Json:
-        harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE)
-
-        async def ask() -> None:
-            harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
-
-        asyncio.run(ask())
-        return asyncio.run(be_paused(harness, DEAL))
-
-    result = in_child(work, lambda: wait_for(lambda: recover(other.ledger.ledger)), tmp_path / "result")
+    result = in_child(
+        partial(be_paused_once_approved, tmp_path),
+        lambda: wait_for(lambda: recover(other.ledger.ledger)),
+        tmp_path / "result",
+    )
     assert "The call was not sent" in result["first"]
     assert "counts as used: a person is asked again" in result["first"]
     assert "has not been used" not in result["first"]
@@ -143,20 +150,11 @@ def test_an_approval_of_a_call_that_another_gateway_has_closed_is_not_said_to_be
 
 
 def test_a_call_that_nobody_has_closed_meanwhile_gives_back_its_approval(tmp_path: Path) -> None:
-    def work() -> Json:
-        harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE)
-
-        async def ask() -> None:
-            harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
-
-        asyncio.run(ask())
-        return asyncio.run(be_paused(harness, DEAL))
-
     def run_out() -> None:
         query = "SELECT count(*) FROM lease WHERE expires > clock_timestamp()"
         wait_for(lambda: engine().read(tmp_path, query) == [(0,)])
 
-    result = in_child(work, run_out, tmp_path / "result")
+    result = in_child(partial(be_paused_once_approved, tmp_path), run_out, tmp_path / "result")
     assert "The call was not sent" in result["first"]
     assert (result["again"], result["sent"]) == ("done", 1)
     other = open_harness(tmp_path)

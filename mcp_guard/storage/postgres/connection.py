@@ -289,9 +289,10 @@ class ServerCheck:
         """Raises: LedgerError."""
         for name, value in settings.items():
             if value != "on" and not self.unsafe_skip_fsync:
+                what = f"has `{name} = {value}`, so that receipts could be lost with its power"
                 raise LedgerError(
-                    f"`{self.database}` has `{name} = {value}`, so that receipts could be lost with its power",
+                    f"`{self.database}` {what}",
                     f"turn it on: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()",
                     LedgerFault.OTHER,
-                    f"the database has `{name} = {value}`, so that receipts could be lost with its power",
+                    f"the database {what}",
                 )

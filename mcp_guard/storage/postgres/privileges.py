@@ -29,7 +29,7 @@ def check_lacking(name: str, lacking: Sequence[str]) -> None:
         fault, message, hint = NOT_PERMITTED
         more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
         where = f"`{name}` ({', '.join(lacking[:MOST_NAMED])}{more})"
-        raise LedgerError(f"{message}: {where}", hint, fault, message)
+        raise LedgerError.at(where, message, hint, fault)
 
 
 def check_privileges(connection: "Connection[Any]", name: str) -> None:

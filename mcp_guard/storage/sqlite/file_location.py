@@ -32,12 +32,11 @@ class FileLocation:
             return
         for file, known in self._files:
             if _identity(file) != known:
-                what = "the ledger was removed or replaced while it was in use"
-                raise LedgerError(
-                    f"{what}: `{file}`",
+                raise LedgerError.at(
+                    f"`{file}`",
+                    "the ledger was removed or replaced while it was in use",
                     "restore the original file, or restart the guard to use the present one; see mcp-guard doctor",
                     LedgerFault.REPLACED,
-                    what,
                 )
         if folder is not None and self._now_ns() - max(folder[2:]) > SETTLED_NS:
             self._unchanged = folder
