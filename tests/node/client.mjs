@@ -22,9 +22,8 @@ const steps = [];
 const result = {
   tools: (await client.listTools()).tools.map((tool) => tool.name),
   echo: await call("up__echo", { text: "hi" }),
-  counted: await call("up__count", {}, { onprogress: (news) => steps.push(news.progress) }),
+  asked: await call("up__ask_client", {}, { onprogress: (news) => steps.push(news.progress) }),
   steps,
-  asked: await call("up__ask_client"),
   refused: await call("up__tool_error"),
   unknown: await call("up__nothing").catch((error) => ({ code: error.code })),
 };

@@ -67,6 +67,11 @@ SCRIPTED: dict[str, list[dict]] = {
 }
 
 
+def count(token: object) -> None:
+    for step in range(3):
+        send({"method": "notifications/progress", "params": {"progressToken": token, "progress": step + 1, "total": 3}})
+
+
 def call(id: object, name: str, arguments: dict, meta: dict) -> None:
     """Answer one call, or misbehave as its name says."""
     echo = json.dumps({"tool": name, "arguments": arguments}, sort_keys=True)
@@ -80,12 +85,12 @@ def call(id: object, name: str, arguments: dict, meta: dict) -> None:
     elif name == "garbage":
         sys.stdout.write('this is not JSON\n{"jsonrpc": "2.0"\n[1, 2]\n')
     elif name == "count":
-        for step in range(3):
-            progress = {"progressToken": meta.get("progressToken"), "progress": step + 1, "total": 3}
-            send({"method": "notifications/progress", "params": progress})
+        count(meta.get("progressToken"))
     elif name == "relist":
         send({"method": "notifications/tools/list_changed", "params": {}})
     elif name == "ask_client":
+        if "progressToken" in meta:
+            count(meta["progressToken"])  # read by a client before it answers, and so before the result
         send({"id": "ask-1", "method": "roots/list", "params": {}})
         answer = json.loads(sys.stdin.readline())
         plain = {"result": text_result(json.dumps(answer.get("result")))}
