@@ -144,7 +144,7 @@ class Runtime:
         self._histories = InstanceHistories(bool(settings.uris) or InstanceHistories.of(settings.tool_rules).attentive)
         self._risk_monitor = make_risk_monitor(settings, ledger.writer)
         self._hidden: set[tuple[str, str, str]] = set()
-        self._retries: set[asyncio.Task[None]] = set()
+        self._retrying: WeakSet[SessionPolicies] = WeakSet()
         self._calls_at_stop: CallsAtStop | None = None
         self._status_file = StatusFile(lambda: status_path(settings.state_dir / GUARDS, ledger.guard), note)
         self._secrets = Scrubber()
@@ -251,7 +251,7 @@ class Runtime:
             settings,
             started if started is not None else self._start_upstreams(instance),
             ToolPins(self.ledger.writer, settings.pin_rules, self.note),
-            on_catalog=lambda: self._prepare(session_policies, instance),
+            on_catalog=lambda: self._prepare(session, session_policies, instance),
             on_status=lambda: self._on_status(session_log, upstreams),
             last_listings=LastListings(settings.state_dir / "upstreams", self.note),
         )
@@ -355,12 +355,13 @@ class Runtime:
         )
 
     async def end(self, instance: Instance) -> None:
-        """The instance has ended: forget its history and learn from what it did. Raises: LedgerError."""
+        """The instance has ended: forget its history, and learn from what it did if the ledger can be written."""
         self._histories.forget(instance)
         self.loop_share.forget(instance.id)
         monitor = self._risk_monitor
         if monitor is not None and monitor.drift is not None:
-            await RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)
+            with suppress(LedgerError):  # it is no evidence, and later runs are learnt from
+                await RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)
 
     # Background tasks
 
@@ -416,14 +417,14 @@ class Runtime:
             self.ledger.approvals.on_asked[:] = [dispatcher.wake]
             await dispatcher.run()
 
-    async def _prepare(self, session_policies: SessionPolicies, instance: Instance) -> None:
+    async def _prepare(self, session: Session, session_policies: SessionPolicies, instance: Instance) -> None:
         """The catalog of a session has changed: give it the policies for that, and what its calls are compared with."""
         if self._risk_monitor is not None:
             with suppress(LedgerError):  # the call that meets it reports it
                 await self._risk_monitor.prepare(instance)
-        await self._load_policies(session_policies, instance)
+        await self._load_policies(session, session_policies, instance)
 
-    async def _load_policies(self, session_policies: SessionPolicies, instance: Instance) -> None:
+    async def _load_policies(self, session: Session, session_policies: SessionPolicies, instance: Instance) -> None:
         """Give a session the policies, validated against its catalog as it is now.
 
         If the ledger cannot record the policies, that is tried again: the catalog may not change for long.
@@ -435,18 +436,21 @@ class Runtime:
             effect = "the current ones stay in force" if has_policies else "every call is denied"
             session_policies.in_force.explain_absence(error.message)
             self.note(say("the policies could not be loaded; {}:\n{}", effect, str(error)))
-            retry = asyncio.create_task(self._load_policies_later(session_policies, instance))
-            self._retries.add(retry)
-            retry.add_done_callback(self._retries.discard)
+            if session_policies not in self._retrying:
+                self._retrying.add(session_policies)
+                session.start_background(self._load_policies_later(session, session_policies, instance))
             return
         self._note_hidden(session_policies, instance)
         if is_new:
             gc.freeze()  # what is loaded by now stays, so collections need not scan it again
             gc.enable()
 
-    async def _load_policies_later(self, session_policies: SessionPolicies, instance: Instance) -> None:
+    async def _load_policies_later(
+        self, session: Session, session_policies: SessionPolicies, instance: Instance
+    ) -> None:
         await asyncio.sleep(LEDGER_RETRY_SECONDS)
-        await self._load_policies(session_policies, instance)
+        self._retrying.discard(session_policies)
+        await self._load_policies(session, session_policies, instance)
 
     def _note_hidden(self, session_policies: SessionPolicies, instance: Instance) -> None:
         """Print which tools are not listed although they are only observed, each once for an agent and reason."""

@@ -55,6 +55,10 @@ class Limits:
     depth: int = 64
 
 
+UNLIMITED = Limits(bytes=1 << 30, depth=256)
+"""For values that were read within limits before."""
+
+
 class Unacceptable(Exception):
     """A payload that must not be decided on. `message` is what a lenient reader sees in it, for the error reply."""
 
@@ -294,7 +298,7 @@ def digest(data: bytes | bytearray, more: bytes = b"") -> str:
 
 def digest_json(value: Any) -> str:
     """SHA-256 of a JSON value's canonical bytes, with exact numbers."""
-    return digest(canonicalize(value, Limits(bytes=1 << 30, depth=256), exact=True))
+    return digest(canonicalize(value, UNLIMITED, exact=True))
 
 
 def escape_token(name: str) -> str:

@@ -246,7 +246,7 @@ def _text_of_block(block: object) -> str:
 
 def as_text(value: object) -> str:
     """A field as policies compare it: a text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else canonical.canonicalize(value).decode()
+    return value if isinstance(value, str) else canonical.canonicalize(value, canonical.UNLIMITED, exact=True).decode()
 
 
 # What a listed item could be about

@@ -46,8 +46,8 @@ def _why_content_unfit(schema: Json, content: Json) -> str:
     properties, required = schema.get("properties"), schema.get("required")
     properties = properties if isinstance(properties, dict) else {}
     for name in required if isinstance(required, list) else ():
-        if name not in content:
-            return f"the field `{str(name)[:100]}` is required"
+        if isinstance(name, str) and name not in content:
+            return f"the field `{name[:100]}` is required"
     for name, value in content.items():
         if not isinstance(rule := properties.get(name), dict):
             return f"the question has no field `{name[:100]}`"
@@ -68,9 +68,8 @@ def _why_value_unfit(rule: Json, value: Any) -> str | None:
             return None if isinstance(value, bool) else "true or false"
         case "integer" | "number" as kind:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = (
-                is_number and (kind == "number" or value == int(value)) and _within(rule, value, "minimum", "maximum")
-            )
+            is_number = is_number and (kind == "number" or isinstance(value, int) or value.is_integer())
+            fits = is_number and _within(rule, value, "minimum", "maximum")
             return None if fits else f"{NAMES[kind]} within the bounds of the question"
         case "array":
             items = _choices(rule["items"]) if isinstance(rule.get("items"), dict) else None

@@ -16,8 +16,6 @@ from mcp_guard.core.request_meta import without_trace
 
 MAX_GRANT_USES = 100
 MAX_GRANT_DURATION = DAY
-UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
-"""For arguments that were held to the operator's limits when the call was described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def bind_grant(
     """
     members = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
     resource = None if names_resource in free else bound["resource"]
-    hash = salted_hash(salt, canonical.canonicalize(given.without(free), UNLIMITED, exact=True))
+    hash = salted_hash(salt, canonical.canonicalize(given.without(free), canonical.UNLIMITED, exact=True))
     return members | {"resource": resource, "arguments": hash}
 
 

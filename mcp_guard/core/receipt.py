@@ -36,7 +36,7 @@ from mcp_guard.core.model import (
     Origins,
 )
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
-from mcp_guard.core.redaction import LARGE, redact_execution, redact_facts, redact_fields, redact_receipt, texts_of
+from mcp_guard.core.redaction import redact_execution, redact_facts, redact_fields, redact_receipt, texts_of
 from mcp_guard.core.visible_text import VisibleText, is_connective, join, labelled_text, quote, say, value_text
 
 SCHEMA_VERSION = 1
@@ -295,7 +295,7 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
     if decision.material:
         payloads["material"] = decision.material
     if call.facts is not None:
-        payloads["facts"] = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24), exact=True)
+        payloads["facts"] = canonical.canonicalize(call.facts.values, canonical.UNLIMITED, exact=True)
     return payloads
 
 
@@ -333,7 +333,7 @@ def _add_confirmation(call: Call, confirmation: Confirmation, fields: Json, payl
     if call.redaction:
         values, removed = redact_facts(call, confirmation.facts)
         fields["redacted"] = [*fields["redacted"], *removed]
-    payloads["facts"] = canonical.canonicalize(values, LARGE, exact=True)
+    payloads["facts"] = canonical.canonicalize(values, canonical.UNLIMITED, exact=True)
 
 
 VERB = re.compile(r"(?!(?:called|is calling|tried to call|asked|asks)\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")

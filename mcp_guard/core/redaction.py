@@ -21,7 +21,6 @@ MIN_TEXT_LENGTH = 4
 """Shorter values are not searched for in other text, because they occur by chance too often."""
 TEXTS = ("ticket", "reason", "reasons", "errors", "detail", "would", "shadow")
 """Members of a receipt that hold text from an agent, a policy or an upstream."""
-LARGE = canonical.Limits(bytes=1 << 30, depth=256)
 FROM_UPSTREAM = (ExecutionStatus.OK, ExecutionStatus.TOOL_ERROR, ExecutionStatus.UPSTREAM_ERROR)
 
 
@@ -58,7 +57,7 @@ def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tupl
         after, removed = redact_pointers(before, places[name])
         after = redact_texts(after, texts)
         redacted += [f"/{name}{pointer}" for pointer in removed] or ([f"/{name}"] if after != before else [])
-        kept[name] = canonical.canonicalize(after, LARGE, exact=True) if after != before else data
+        kept[name] = canonical.canonicalize(after, canonical.UNLIMITED, exact=True) if after != before else data
     return redact_fields(fields, texts) | {"redacted": redacted}, kept
 
 

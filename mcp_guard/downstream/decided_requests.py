@@ -69,7 +69,6 @@ class DecidedRequests:
             deliver(reply)
             return
         result = reply["result"]
-        problem = why_unfit(method, question, result)
         delivered = False
 
         def deliver_once(answer: Json) -> bool:
@@ -79,6 +78,7 @@ class DecidedRequests:
 
         answer = result if isinstance(result, dict) else {}
         try:
+            problem = why_unfit(method, question, result)
             await self.send(server, method, answer, ClientChannel(deliver=deliver_once), problem)
         finally:
             if not delivered:

@@ -289,18 +289,15 @@ class Session:
             work.close()
             return
 
-        async def run() -> None:
-            try:
-                await self._metered(work)
-            except Exception as defect:  # a defect in `work` is printed; in this task group it would end the session
-                self.failure_reply(defect)
-
-        task = self.tasks.create_task(run())
+        task = self.tasks.create_task(self._metered(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def _metered(self, work: Coroutine[Any, Any, None]) -> None:
-        await metered(work, self._charge)
+        try:
+            await metered(work, self._charge)
+        except Exception as defect:  # a defect in `work` is printed; in the task group it would end the session
+            self.failure_reply(defect)
 
     def _charge(self, seconds: float) -> None:
         self.loop_share.charge(self.sender, seconds)
@@ -445,8 +442,8 @@ class Session:
         assert self._adapter is not None
         try:
             reply = await self._adapter.ask_client(server, method, params, progress)
-        except PeerLost as lost:
-            reply = error(INTERNAL_ERROR, str(lost))
+        except Exception as failure:
+            reply = self.failure_reply(failure)
         if not reply:
             reply = error(INTERNAL_ERROR, "the client's answer has neither result nor error")
         await self._decided.answer(server, method, params, reply, partial(self.upstreams.answer, server, id))

@@ -20,6 +20,7 @@ import orjson
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, ListenError
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
+from mcp_guard.downstream.isolation import run_alone
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import TURN_BYTES, LoopShare, Sender
 from mcp_guard.downstream.session import Session
@@ -384,7 +385,7 @@ class UnixSocketServer:
             self._arriving[agent] -= 1
         self._open.add(transport)
         self._shares.add(instance)
-        tasks.create_task(self._serve_connection(connection, instance, transport))
+        tasks.create_task(run_alone(self._serve_connection(connection, instance, transport), transport.note))
 
     def _open_session(self, instance: Instance) -> UnixDownstreamTransport:
         return UnixDownstreamTransport(

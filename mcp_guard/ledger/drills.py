@@ -14,7 +14,6 @@ from mcp_guard.core.approval import Approval, ApprovalState, Route, make_rule
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.drills import DrillRule, drill_hash
-from mcp_guard.core.grants import UNLIMITED
 from mcp_guard.core.model import DAY, SECOND, Facts, Json, Micros, Resource
 from mcp_guard.core.receipt import Draft, commitment, format_second
 from mcp_guard.core.receipt_limits import truncate_texts
@@ -145,7 +144,7 @@ def _came_at(tx: Transaction, source: Approval, decided: Micros, ids: DrillIds) 
 
 
 def _canonical(value: Json) -> bytes:
-    return canonical.canonicalize(value, UNLIMITED, exact=True)
+    return canonical.canonicalize(value, canonical.UNLIMITED, exact=True)
 
 
 def _wrong_subject(choice: _Choice, call: str, nonce: str) -> ApprovalSubject:

@@ -447,7 +447,7 @@ def _field(name: str, value: Any) -> Json:
         case bool():
             kinds: tuple[str, ...] = ("boolean",)
         case int() | float():
-            kinds = ("integer", "number") if value == int(value) else ("number",)
+            kinds = ("integer", "number") if isinstance(value, int) or value.is_integer() else ("number",)
         case list():
             kinds = ("strings",)
         case _:

@@ -3,9 +3,10 @@
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.errors import UpstreamError, defect_text
 from mcp_guard.core.model import Execution, ExecutionStatus, Json
 from mcp_guard.core.replies import META, not_sent_execution, tool_error
+from mcp_guard.core.visible_text import say
 from mcp_guard.protocol.jsonrpc import NotSent, PeerLost, UnreadableReply, error
 from mcp_guard.protocol.methods import INTERNAL_ERROR
 from mcp_guard.protocol.versions import without
@@ -34,6 +35,9 @@ async def outcome_of(work: Awaitable[Json], connection: "AnyConnection", approva
         return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {failure}")
     except InputUnavailable as failure:
         return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {failure}")
+    except Exception as defect:  # one of ours, in what was done between the request and its reply
+        connection.note(say("internal error: {}", defect_text(defect)))
+        return unknown_outcome(f"an internal error in the guard: {type(defect).__name__}")
 
 
 def with_rounds(execution: Execution, rounds: RoundCount, call: str) -> Execution:

@@ -42,6 +42,8 @@ SCHEMA = {
 }  # fmt: skip
 FORM = {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": SCHEMA}}
 ALLOWED: Json = {"name": "Ann", "age": 18, "agreed": False, "amount": 99.5, "teams": ["sales"]}
+INFINITE = json.dumps("1e400")
+"""Written as a number, which no double holds."""
 SAMPLE = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 9}}
 
 
@@ -64,7 +66,7 @@ def answer(client: Client, question: Json, result: Json, error: Json | None = No
     while (message := client.read()).get("method") != question["method"]:
         client.others.append(message)
     given = {"result": result} if error is None else {"error": error}
-    client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], **given}).encode())
+    client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], **given}).replace(INFINITE, "1e400").encode())
     reply = client.wait(id)
     got = [json.loads(line) for line in (folder / "up.log").read_text().splitlines()][-1]
     if got.get("id") == "ask-0":
@@ -102,6 +104,10 @@ def test_an_error_of_the_client_carries_nothing_of_its_words(client: Client) -> 
         (accept(name="Annabel"), "`name` must be a text of the length"),
         (accept(name=7), "`name` must be a text"),
         (accept(name="Ann", age=-1), "`age` must be an integer within the bounds"),
+        (accept(name="Ann", age=2**63), "`age` must be an integer of at most 53 bits"),
+        (accept(name="Ann", age="1e400"), "`age` must be an integer within the bounds"),
+        (accept(name="Ann", amount="1e400"), "`1e400` is not a JSON number"),
+        (accept(name=12345678901234567890), "`name` must be a text"),
         (accept(name="Ann", color="blue"), "`color` must be one of: red"),
         (accept(name="Ann", other="x"), "has no field `other`"),
         (accept(name="Ann") | {"password": "hunter2"}, "a member `password`, which MCP does not define"),
@@ -112,8 +118,14 @@ def test_an_error_of_the_client_carries_nothing_of_its_words(client: Client) -> 
 def test_a_refused_answer_is_declined_with_a_receipt(client: Client, result: Json, reason: str) -> None:
     assert answer(client, FORM, result) == {"action": "decline"}
     denied = log(client.config, "--kind", "decision")[-1]
-    assert any(reason in text for text in denied["reasons"])
+    assert any(reason in text for text in denied["reasons"]), denied["reasons"]
     assert denied["tool"] == "up__elicitation/create"
+
+
+def test_a_question_with_an_odd_schema_costs_nothing_but_itself(client: Client) -> None:
+    odd: Json = {"type": "object", "properties": {"name": {"type": "string"}}, "required": [["name"], {}, None]}
+    question = {"method": "elicitation/create", "params": {"message": "Who?", "requestedSchema": odd}}
+    assert answer(client, question, accept(name="Ann")) == accept(name="Ann")
 
 
 def test_a_held_answer_passes_when_it_is_given_again_after_its_approval(client: Client) -> None:

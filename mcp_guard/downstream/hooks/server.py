@@ -17,6 +17,7 @@ from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind, UnknownPayload, find_dialect
 from mcp_guard.downstream.hooks.session import HookSession, NoClient
 from mcp_guard.downstream.hooks.workspace import digest, expand, follow_links, git_runs_programs, search
+from mcp_guard.downstream.isolation import run_alone
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.loop_share import TURN_BYTES, LoopShare, Sender
 from mcp_guard.downstream.session import Session
@@ -256,7 +257,7 @@ class HookServer:
         )
         self._sessions[key] = session
         self._shares.add(instance)
-        self._tasks.create_task(self._run(key, session))
+        self._tasks.create_task(run_alone(self._run(key, session), transport.note))
         return session
 
     async def _run(self, key: SessionKey, session: HookSession) -> None:

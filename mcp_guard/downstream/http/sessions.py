@@ -19,6 +19,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.http.streams import HttpDownstreamTransport, KeptFrames
+from mcp_guard.downstream.isolation import run_alone
 from mcp_guard.downstream.limits import LimitReached, SessionShares
 from mcp_guard.downstream.loop_share import Sender
 from mcp_guard.downstream.session import Session
@@ -166,7 +167,7 @@ class HttpSessions:
         session.loop_share.charge(session.sender, time.thread_time() - began)
         self._shares.add(instance)
         http_session = HttpSession(id, instance, session, transport, asyncio.get_running_loop().time())
-        self._tasks.create_task(self._serve(http_session))
+        self._tasks.create_task(run_alone(self._serve(http_session), session.note))
         return http_session
 
     async def _serve(self, http_session: HttpSession) -> None:
