@@ -125,8 +125,9 @@ class InstanceHistory:
             origins = self._origins_of_values(values)
             if call.tool.effect is not Effect.READ:
                 self._written = BREAK.join((self._written, *values))[: self.limit]
-                if not _is_error(reply) and self._has_room(*(sinks := set(map(_key, _sink_values(call))))):
-                    self._written_to.setdefault(_kind(call), set()).update(sinks)
+                known = self._written_to.setdefault(_kind(call), set())
+                if not _is_error(reply) and self._has_room(new := set(map(_key, _sink_values(call))) - known):
+                    known |= new
             own = [value for value, origin in zip(values, origins, strict=True) if origin is None]
             self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
             of_task = [origin is not None and origin.origin is Origin.TASK for origin in origins]
@@ -146,7 +147,7 @@ class InstanceHistory:
                 self._note_named(name, {*given, *given.values()})
         for value, member, amount in read.stated_amounts():
             known = self._amounts.get((value, member))
-            if known is not None or self._has_room(value, member):
+            if known is not None or self._has_room((value, member)):
                 self._amounts[value, member] = amount if known is None else max(amount, known)
 
     def _note_named(self, name: str, own: set[str]) -> None:
@@ -154,11 +155,11 @@ class InstanceHistory:
         known = self._named.setdefault(name, set())
         if known and name and known.isdisjoint(own):
             self._named[name] = None
-        elif known is not None and self._has_room(name, *own):
+        elif known is not None and self._has_room(own - known):
             known |= own
 
-    def _has_room(self, *texts: str) -> bool:
-        """Whether these can be kept as well, besides the passages."""
+    def _has_room(self, texts: Iterable[str] = ()) -> bool:
+        """Whether these can be kept as well, besides the passages. They are not kept yet."""
         self._kept += sum(map(len, texts))
         return self._kept <= self.limit
 

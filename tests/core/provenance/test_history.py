@@ -488,3 +488,12 @@ def test_a_reply_that_is_repeated_is_kept_once_until_it_is_read() -> None:
         history.note(asked, reply("x"))
         history.note(asked, reply("y"))  # of a call that went on as a task
     assert len(history._unread) == 2
+
+
+def test_a_record_that_is_read_again_takes_no_more_room() -> None:
+    record = {"name": "Bob", **{f"{name}_id": f"{name}-4711" for name in ("customer", "account", "contact", "owner")}}
+    history = InstanceHistory(Task(text="Pay the invoice of Bob"), limit=1000)
+    for reading in range(100):
+        history.note(call(DIRECTORY, text="Bob")._replace(id=f"call_{reading}"), reply(record))
+        history.note(call(SEND, to="a@corp.example", text="x")._replace(id=f"sent_{reading}"), reply({}))
+        assert not send(history, "new@corp.example").sinks.repeated
