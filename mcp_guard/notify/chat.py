@@ -14,8 +14,9 @@ from mcp_guard.notify.message import Message
 
 OF_REQUESTS = ("requested", "escalated")
 """The events of messages that ask for a decision on a call."""
-_ADDRESS = re.compile(r"://|(?<=\w)[.@](?=\w)")
-"""What chats make links of: a scheme, and the dots and signs within host names and mail addresses."""
+_ADDRESS = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.@])|://|\\\\(?=\w)|(?<=\w)[.@](?=\w)")
+"""A number, which is none; and by what chats and mail programs recognize an address: a scheme, the start of a network
+path, and the dots and signs within host names and mail addresses."""
 
 
 def facts(message: Message) -> list[tuple[str, object]]:
@@ -42,7 +43,9 @@ def facts(message: Message) -> list[tuple[str, object]]:
 
 def unlinked(text: str) -> VisibleText:
     """The text with each address in it taken apart."""
-    return VisibleText(_ADDRESS.sub(lambda match: "".join(map(escape, match[0])), text))
+    return VisibleText(
+        _ADDRESS.sub(lambda match: match[0] if match[0][0].isdigit() else "".join(map(escape, match[0])), text)
+    )
 
 
 def fit(text: str, length: int) -> str:

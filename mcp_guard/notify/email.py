@@ -3,26 +3,23 @@
 INVARIANT: nothing that an agent wrote becomes a link. Mail programs make links of addresses in plain text.
 """
 
-import re
 import smtplib
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 
-from mcp_guard.core.visible_text import escape
+from mcp_guard.notify.chat import unlinked
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
 
 TIMEOUT_SECONDS = 10
-_LINK = re.compile(r":(?=//)|(?<=\bwww)\.", re.IGNORECASE)
-"""By what mail programs recognize an address."""
 
 
 def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
     options, mail = destination.options, EmailMessage()
     mail["From"], mail["To"] = options["sender"], ", ".join(options["to"])
-    mail["Subject"] = message.title[:200]
+    mail["Subject"] = unlinked(message.title)[:200]
     mail["Date"] = format_datetime(datetime.fromtimestamp(message.at, UTC))
     mail["Message-ID"] = f"<{message.id}@mcp-guard>"
     mail.set_content(_with_one_link("\n\n".join(message.lines), message.link) + "\n")
@@ -40,4 +37,4 @@ def send(destination: Destination, message: Message) -> None:
 
 def _with_one_link(text: str, link: str) -> str:
     """The text, in which every address but this one is taken apart."""
-    return link.join(_LINK.sub(lambda match: escape(match[0]), part) for part in text.split(link))
+    return link.join(map(unlinked, text.split(link)))
