@@ -7,6 +7,7 @@ INVARIANT: one message is one line, whatever text of others is in it. No argumen
 """
 
 import json
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +41,39 @@ LEVELS: Mapping[str, Level] = {level.name.lower(): level for level in (Level.DEB
 """What an operator can ask for."""
 
 
+class _StandardError:
+    """Stderr, for which nothing waits for long: while it is not read, lines are left out, and counted."""
+
+    def __init__(self) -> None:
+        self._left_out = 0
+
+    def write(self, line: str) -> None:
+        if not self._takes_more():
+            self._left_out += 1
+            return
+        if self._left_out:
+            print(f"mcp-guard: {self._left_out} lines are left out: stderr was not read", file=sys.stderr)
+            self._left_out = 0
+        print(line, file=sys.stderr, flush=True)
+
+    def _takes_more(self) -> bool:
+        """Whether a line can be written without waiting for a reader: a pipe has room for `PIPE_BUF` bytes then."""
+        try:
+            descriptor = sys.stderr.fileno()
+        except (OSError, ValueError):  # not a file
+            return True
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        return bool(poller.poll(0 if self._left_out else PATIENCE_MILLISECONDS))
+
+
+STDERR = _StandardError()
+PATIENCE_MILLISECONDS = 50
+"""For a reader that is only slow."""
+
+
 class ServerLog:
-    """Writes to `out`. Without a `level`, text has notes only, and JSON events of `INFO` and above."""
+    """Writes to `out`, or to stderr. Without a `level`, text has notes only, and JSON events of `INFO` and above."""
 
     def __init__(self, format: str = "text", level: str | None = None, out: TextIO | None = None) -> None:
         self.format, self.level_name = format, level
@@ -74,7 +106,10 @@ class ServerLog:
             line = json.dumps(head | {key: value for key, value in members.items() if value not in (None, "", [])})
         else:
             line = f"mcp-guard: {visible_line(message)}"
-        print(line, file=self._out or sys.stderr, flush=True)
+        if self._out is None:
+            STDERR.write(line)
+        else:
+            print(line, file=self._out, flush=True)
 
 
 def note(text: str) -> None:

@@ -1,5 +1,6 @@
 """The command line, one noun per file. Only the module of the command that runs is imported."""
 
+import os
 import sys
 
 from mcp_guard.cli import dispatch
@@ -64,6 +65,8 @@ OK, INTERRUPTED = 0, 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Every failure leaves through here."""
     words = sys.argv[1:] if arguments is None else arguments
+    if sys.stderr is None:  # closed by whoever started the process: what is printed there must not go to stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if words[:1] in (["-V"], ["--version"]):
         from mcp_guard import __version__
 

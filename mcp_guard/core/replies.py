@@ -62,7 +62,9 @@ REQUESTS_TOOL: Json = {
     "annotations": {"readOnlyHint": True, "openWorldHint": False},
 }
 OWN_TOOLS = (AWAIT_TOOL, REQUESTS_TOOL)
+"""The tools of the guard itself. None of them can approve (promise P4)."""
 OR_AWAIT = f", or call `{AWAIT}` with this id"
+OF_EARLIER = f" If you made this call before and never got its reply, it may have run: `{REQUESTS}` tells."
 AWAIT_RUNNING = f". Do not repeat it; call `{AWAIT}` for its result"
 AWAIT_RESULT = f", whose result `{AWAIT}` returns"
 
@@ -71,10 +73,9 @@ def without_own_tools(text: str) -> str:
     """The words of a reply for an agent that is not listed the guard's own tools, because it asks by its hooks."""
     for words in (AWAIT_RUNNING, AWAIT_RESULT):
         text = text.replace(words, "; make another call if you need it again")
-    return text.replace(OR_AWAIT, "")
+    return text.replace(OR_AWAIT, "").replace(OF_EARLIER, "")
 
 
-"""The tools of the guard itself. None of them can approve (promise P4)."""
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 RESOURCE_NOT_FOUND = -32002
@@ -140,8 +141,8 @@ def approval_pending(approval: Approval, difference: str = "") -> Json:
     )
     text = (
         f"{prefix}held by mcp-guard: approval {approval.id} is pending on {', '.join(approval.routes)}. "
-        f"Nothing was sent yet. Repeat exactly the same call later, or call `{AWAIT}` with this id: "
-        "once approved, it runs once and returns its result."
+        f"Nothing was sent yet. Repeat exactly the same call later{OR_AWAIT}: "
+        f"once approved, it runs once and returns its result.{OF_EARLIER}"
     )
     return tool_error(text, **held_meta(approval)[META])
 

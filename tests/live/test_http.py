@@ -135,6 +135,15 @@ def test_other_hosts_and_origins_are_refused(served: Served, header: str, value:
     assert served.raw(token).request("initialize", headers={header: value}).status_code == status
 
 
+@pytest.mark.parametrize("method", ["HEAD", "PUT"])
+def test_a_method_that_mcp_does_not_use_is_refused(served: Served, method: str) -> None:
+    _, token = served.issue()
+    client = served.raw(token)
+    client.start()
+    refused = client.ask(method, client.url)  # a HEAD that is taken for GET would take the standing stream
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST, GET, DELETE")
+
+
 def test_session_belongs_to_one_instance(served: Served) -> None:
     (_, alices), (_, bobs) = served.issue(), served.issue()
     alice, bob = served.raw(alices), served.raw(bobs)

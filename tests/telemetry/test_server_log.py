@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import socket
+import sys
+import time
 from pathlib import Path
 
 import httpx2 as httpx
@@ -109,6 +112,22 @@ def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:
     for level, expected in ((None, [note]), ("warning", [note, warning]), ("debug", [note, warning, debug])):
         out = io.StringIO()
         assert written(ServerLog("text", level, out), out) == expected
+
+
+def test_a_log_that_nobody_reads_makes_nothing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as reader, open(writing, "w") as full:
+        os.set_blocking(reading, False)
+        monkeypatch.setattr(sys, "stderr", full)
+        began = time.monotonic()
+        for _ in range(20_000):  # of 11 bytes; a pipe takes 64 KiB
+            ServerLog().note("")
+        assert time.monotonic() - began < 10
+        written = b"".join(iter(lambda: reader.read(1 << 20), None))
+        ServerLog().note("read again")
+        left_out, last = reader.read(1 << 20).splitlines()
+    assert last == b"mcp-guard: read again"
+    assert written.count(b"\n") + int(left_out.split()[1]) == 20_000
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\u2028", "\x1b[2K", "\ud800"])

@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.live.running_guard import SERVERS, Client, cli, log, text, upstream, write_config
+from tests.live.running_guard import SERVERS, Client, cli, command, log, scripted, text, upstream, write_config
 
 ENVIRONMENTS = {
     "nothing": {},
@@ -30,6 +33,23 @@ def test_texts_arrive_whole(tmp_path: Path, environment: dict[str, str], monkeyp
     with Client(config) as client:
         client.start()
         assert text(client.call("up__raw", {"hex": answer.encode().hex()})) == said
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN), lambda: os.close(2)],
+    ids=["SIGCHLD ignored", "stderr closed"],
+)
+def test_whatever_a_host_leaves_a_guard_only_mcp_is_on_stdout(tmp_path: Path, leave: Callable[[], None]) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}) + "\n"
+    done = subprocess.run(
+        command("run", "--config", str(config)),
+        input=line, capture_output=True, text=True, timeout=60, check=True, preexec_fn=leave,
+    )  # fmt: skip
+    [reply] = map(json.loads, done.stdout.splitlines())
+    assert reply["result"]["serverInfo"]["name"] == "mcp-guard"
 
 
 def test_server_that_dies_for_lack_of_a_variable_is_explained_to_the_operator(

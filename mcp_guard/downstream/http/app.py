@@ -109,21 +109,25 @@ class HttpApp:
 
     def make_asgi(self) -> ASGIApp:
         """All endpoints. A POST to `path`, which most requests are, is not routed by Starlette."""
-        others, post, paths = self._make_starlette(), McpEndpoint(self, self.post), _spellings(self.path)
+        others, paths = self._make_starlette(), _spellings(self.path)
+        at_path = {
+            "POST": McpEndpoint(self, self.post),
+            "GET": McpEndpoint(self, self.listen),
+            "DELETE": McpEndpoint(self, self.delete, is_limited=False),
+        }
+        not_allowed = _refusal(HTTPException(405, "no such method here", {"allow": ", ".join(at_path)}))
 
         async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-            is_post = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in paths
-            await (post if is_post else others)(scope, receive, send)
+            is_here = scope["type"] == "http" and scope["path"] in paths
+            await (at_path.get(scope["method"], not_allowed) if is_here else others)(scope, receive, send)
 
         origins = self.authenticator.origins
         return CorsMiddleware(dispatch, self.authenticator.hosts, origins) if origins else dispatch
 
     def _make_starlette(self) -> Starlette:
-        """The endpoints other than `post`."""
+        """The endpoints at other paths than that of MCP."""
         well_known = "/.well-known/oauth-protected-resource"
         endpoints: list[tuple[str, ASGIApp | Callable[[Request], Awaitable[Response]], str]] = [
-            (self.path, McpEndpoint(self, self.listen), "GET"),
-            (self.path, McpEndpoint(self, self.delete, is_limited=False), "DELETE"),
             ("/sse", McpEndpoint(self, self.open_sse), "GET"),
             ("/messages", McpEndpoint(self, self.post_to_sse), "POST"),
             (well_known, self.authenticator.metadata, "GET"),
@@ -397,7 +401,7 @@ def _check_version(request: HttpRequest) -> None:
     """Raises: HTTPException for a revision that is not supported."""
     version = request.headers.get(VERSION)
     if version is not None and version not in REVISIONS:
-        raise HTTPException(400, f"`{VERSION}`: one of {', '.join((*REVISIONS, wire.REVISION))}")
+        raise HTTPException(400, f"`{VERSION}`: one of {', '.join(REVISIONS)}, and for a request {wire.REVISION}")
 
 
 def _header_fault(request: HttpRequest, message: Json) -> Json | None:
