@@ -14,18 +14,25 @@ LONG_WORD = 5
 """How long a word must be for one other letter in it to be a misspelling."""
 
 
+FOLDED = "case, accents, `_`, `-`, blanks or invisible characters"
+"""What `folded` leaves out."""
+
+
 def folded(name: str) -> str:
-    """A name without what some servers ignore in names: case, `_`, `-`, compatibility forms, blanks and controls.
+    """A name without what some servers ignore in it: case, accents, `_`, `-`, compatibility forms, blanks and controls.
 
     Go's `encoding/json` takes `Stage`, and even `ſtage`, for `stage`; JSON of Protocol Buffers `deal_stage` for
-    `dealStage`.
+    `dealStage`; and whatever compares upper case takes `ı` for `i`.
     """
     if name.isascii() and name.isidentifier():
         return name.lower().replace("_", "")
-    plain = normalize("NFKC", name).casefold()
-    return "".join(
-        character for character in plain if character not in "_-" and unicodedata.category(character)[0] not in "CZ"
-    )
+    plain = normalize("NFKD", normalize("NFKC", name).upper().casefold())
+    return "".join(c for c in plain if c not in "_-" and not _is_accent(c) and unicodedata.category(c)[0] not in "CZ")
+
+
+def _is_accent(character: str) -> bool:
+    """Whether it is a combining mark of Latin, Greek or Cyrillic letters. Those of other scripts make other letters."""
+    return "\u0300" <= character <= "\u036f"
 
 
 def is_misspelling(name: str, other: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mcp_guard.core.canonical import escape_token, unescape_token
 from mcp_guard.core.model import Json
-from mcp_guard.core.nearest import folded
+from mcp_guard.core.nearest import FOLDED, folded
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
 from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
@@ -181,9 +181,7 @@ class BlindSpots:
                 if any(read.is_loosened(how, listed, pointer) for how in hidden):
                     yield read.blind_spot(INEXACT.format(pointer) if is_inexact else UNTYPED.format(pointer))
             elif _covers([folded(part) for part in parts], tuple(map(folded, read.names)), read.deep):
-                yield read.blind_spot(
-                    f"and `{pointer}` differs from it only in case, `_`, `-`, blanks or invisible characters"
-                )
+                yield read.blind_spot(f"and `{pointer}` differs from it only in {FOLDED}")
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:
         for read, pointer, parts in self._near(pointers):

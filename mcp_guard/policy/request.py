@@ -29,7 +29,7 @@ from mcp_guard.core.model import (
     SequenceRule,
     StepOutcome,
 )
-from mcp_guard.core.nearest import folded
+from mcp_guard.core.nearest import FOLDED, folded
 from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
@@ -235,9 +235,7 @@ class _InputConverter:
             self._names[id(shape)] = {folded(declared): declared for declared in shape.fields}
         declared = self._names[id(shape)].get(folded(name))
         if declared is not None:
-            raise Inexpressible(
-                f"`{at}` differs from the argument `{declared}` only in case, `_`, `-`, blanks or invisible characters"
-            )
+            raise Inexpressible(f"`{at}` differs from the argument `{declared}` only in {FOLDED}")
 
     def _drop_null(self, shape: Shape, path: str) -> bool:
         """Name a null. Where the schema does not accept it, nobody knows what the server takes it for. Always False."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import FactsRule, Json, Outcome, ResourceRule, Tool
+from mcp_guard.core.nearest import FOLDED
 from mcp_guard.policy.blind_spots import BlindSpots, read_policy
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.reads import Hidden, could_loosen, reads_of
@@ -69,19 +70,17 @@ def test_what_no_policy_reads_is_no_reason_to_deny(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Stage", "STAGE", "stage ", "stage\0", "s\uff54age", "\u017ftage", "sta\u200bge", "sta_ge", "sta-ge"]
+    "name",
+    ["Stage", "STAGE", "stage ", "stage\0", "s\uff54age", "\u017ftage", "sta\u200bge", "sta_ge", "sta-ge", "stáge"],
 )
 def test_a_name_that_a_server_may_take_for_one_that_is_read_is_denied(tmp_path: Path, name: str) -> None:
     tool, closing = make_tool(object_of(note=STRING)), PERMIT + CLOSING
     denied, reason = outcome(load(tmp_path, closing, tool, TYPED), tool, {name: "closed"})
     assert denied is Outcome.DENY
-    assert "differs from it only in case, `_`, `-`, blanks or invisible characters" in reason
+    assert f"differs from it only in {FOLDED}" in reason
     changes = 'forbid (principal, action, resource) when { context.change.fields.contains("stage") };'
     engine = load(tmp_path, f'{PERMIT} @id("f") {changes}', tool)
-    assert (
-        "differs from it only in case, `_`, `-`, blanks or invisible characters"
-        in outcome(engine, tool, {name: "closed"})[1]
-    )
+    assert f"differs from it only in {FOLDED}" in outcome(engine, tool, {name: "closed"})[1]
 
 
 @pytest.mark.parametrize("name", ["Stage", "stage ", "s\uff54age", "\u200bstage", "_stage", "sta-ge"])
@@ -93,7 +92,7 @@ def test_two_names_that_a_server_may_take_for_one_are_ambiguous(tmp_path: Path, 
     for arguments in ({"stage": "open", name: "closed"}, {name: "closed"}, {"rows": [{}, {name: "closed"}]}):
         denied, reason = outcome(engine, tool, arguments)
         assert denied is Outcome.DENY
-        assert "differs from the argument `stage` only in case, `_`, `-`, blanks or invisible characters" in reason
+        assert f"differs from the argument `stage` only in {FOLDED}" in reason
     assert outcome(engine, tool, {"other": "closed"})[0] is Outcome.ALLOW
 
 
