@@ -21,7 +21,9 @@ from typing import BinaryIO, Self
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Create the file; its contents are on disk when this returns. `mode` is subject to the umask, as with `open(2)`.
+    """Create the file; its contents and name are on disk when this returns.
+
+    `mode` is subject to the umask, as with `open(2)`.
 
     Raises: FileExistsError if there is a file already; OSError.
     """
@@ -29,6 +31,7 @@ def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             _write(file, data)
+        sync_folder(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
