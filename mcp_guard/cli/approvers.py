@@ -19,7 +19,7 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_result, print_table, to_type
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
-from mcp_guard.core.errors import ApprovalError, ConfigError, GuardError
+from mcp_guard.core.errors import ApprovalError, ConfigError
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
@@ -98,8 +98,8 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     key = create_key_file(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
         enrolled = approver_keys.enrol(writer, who, as_new_key(key), settings.notifiers)
-    except GuardError:
-        path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
+    except ApprovalError:
+        path.unlink()  # a refused key is of no use; after a `LedgerError`, it may be enrolled
         raise
     say(
         options,
@@ -114,11 +114,9 @@ def add_existing(writer: Writer, settings: Settings, options: argparse.Namespace
 
     A vote names the ledger, and the hash of one request with a random value, so it is of no use at any other guard.
     """
-    from mcp_guard.identity.key_file import read_key_file, read_public_key
+    from mcp_guard.identity.key_file import read_key_file
 
-    id = NewKey("ed25519", read_public_key(path), {}).id
-    earlier = next((key for key in writer.read(lambda store: store.approver_keys()) if key.id == id), None)
-    if earlier is not None:  # before the passphrase is asked for
+    if (earlier := _find_enrolled(writer, _id_of(path))) is not None:  # before the passphrase is asked for
         verb = "is" if earlier.removed is None else "was"
         raise ApprovalError(
             f"the key in `{path}` {verb} already enrolled here, for `{earlier.approver}`",
@@ -142,6 +140,18 @@ def add_existing(writer: Writer, settings: Settings, options: argparse.Namespace
         "it is the same key as at the other guard",
     )
     return 0
+
+
+def _find_enrolled(writer: Writer, id: str) -> ApproverKey | None:
+    """The key with this id, in use or removed."""
+    return next((key for key in writer.read(lambda store: store.approver_keys()) if key.id == id), None)
+
+
+def _id_of(path: Path) -> str:
+    """The id of the key in this file. Raises: ApprovalError."""
+    from mcp_guard.identity.key_file import read_public_key
+
+    return NewKey("ed25519", read_public_key(path), {}).id
 
 
 def as_new_key(key: "Ed25519PrivateKey") -> NewKey:
@@ -196,20 +206,48 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     from mcp_guard.identity.key_file import create_key_file
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
+    draft = path.with_name(f"{path.name}.new")
+    if (rotated := _find_rotated(writer, draft)) is not None:
+        _replace_key_file(path, draft)
+        text = f"key {rotated.id} of {rotated.approver} is in use since a rotation that was interrupted"
+        say(options, rotated, f"{text}; its key file is now {path}")
+        return 0
     old = open_key(writer, options, who.id)
     old_id = as_new_key(old).id
-    kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
+    writer.read(lambda store: approver_keys.usable_key(store.approver_keys(), old_id, who.id))
+    draft.unlink(missing_ok=True)  # the old key is in use, so this one never was
     new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
-    enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
-    path.rename(kept)
-    draft.rename(path)
+    try:
+        enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
+    except ApprovalError:
+        draft.unlink()  # as in `add`
+        raise
+    kept = _replace_key_file(path, draft)
     say(
         options,
         enrolled,
         f"key {enrolled.id} of {who.id} replaces {old_id}, which signed it; the old key file is now {kept}",
     )
     return 0
+
+
+def _find_rotated(writer: Writer, draft: Path) -> ApproverKey | None:
+    """The key of this file if it is in use: then a rotation ended before it renamed the files."""
+    try:
+        key = _find_enrolled(writer, _id_of(draft))
+    except ApprovalError:  # there is no file, or only a part of one
+        return None
+    return key if key is not None and key.removed is None else None
+
+
+def _replace_key_file(path: Path, draft: Path) -> Path | None:
+    """Put the new key file in the place of the old one, if that is still there; returns where the old one is now."""
+    from mcp_guard.files import sync_folder
+
+    kept = path.rename(path.with_name(f"{path.name}.{_id_of(path)}.old")) if path.exists() else None
+    draft.rename(path)
+    sync_folder(path.parent)
+    return kept
 
 
 def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
