@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,18 @@ def warn_if_discontinued(store: Store, folder: Path) -> None:
         print_hint("mcp-guard verify")
 
 
-def reads_receipts(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """For a command that reads receipts of any origin: what is not a receipt is reported. Raises: LedgerError."""
-
-    @wraps(command)
-    def run(arguments: list[str]) -> int:
-        try:
-            return command(arguments)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise LedgerError(
-                f"the ledger holds something that is not a receipt ({type(error).__name__})",
-                "find it with: mcp-guard verify",
-                LedgerFault.DAMAGED,
-            ) from error
-
-    return run
+@contextmanager
+def reading_receipts() -> Iterator[None]:
+    """For a block, or as a decorator a command, that does nothing but read receipts of any origin: what is not a
+    receipt is reported. Raises: LedgerError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(
+            f"the ledger holds something that is not a receipt ({type(error).__name__})",
+            "find it with: mcp-guard verify",
+            LedgerFault.DAMAGED,
+        ) from error
 
 
 def latest(store: Store, count: int | None, wanted: ReceiptFilter | None = None) -> list[Receipt]:

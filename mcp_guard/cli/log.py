@@ -13,7 +13,7 @@ from mcp_guard.cli.ledger_reader import (
     make_ledger_parser,
     newer,
     open_for_reading,
-    reads_receipts,
+    reading_receipts,
     warn_if_discontinued,
 )
 from mcp_guard.cli.options import one_of, whole_number
@@ -32,7 +32,7 @@ HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 DEFAULT_COUNT = 20
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -95,7 +95,7 @@ def votes_so_far(store: Store, vote: Receipt) -> str:
 POLL_SECONDS = 0.25
 
 
-@reads_receipts
+@reading_receipts()
 def tail(arguments: list[str]) -> int:
     options = build_tail_parser().parse_args(arguments)
     with closing(open_for_reading(options)) as store, store.reading():

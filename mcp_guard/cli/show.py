@@ -10,7 +10,7 @@ from mcp_guard.cli.ledger_reader import (
     find_ledger,
     make_ledger_parser,
     open_for_reading,
-    reads_receipts,
+    reading_receipts,
     warn_if_discontinued,
 )
 from mcp_guard.cli.output import print_hint, print_json, print_lines
@@ -24,7 +24,7 @@ from mcp_guard.ledger.keys import PUBLISHED
 NEGATIVE = 1
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     ledger, now = find_ledger(options), format_time(time.time_ns() // 1000)

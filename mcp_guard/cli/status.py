@@ -12,7 +12,7 @@ from typing import Any
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.configured_names import describe_unseen
 from mcp_guard.cli.hidden_tools import can_load_policies, find_hidden
-from mcp_guard.cli.ledger_reader import ChosenLedger, Receipt, find_ledger, make_ledger_parser, reads_receipts
+from mcp_guard.cli.ledger_reader import ChosenLedger, Receipt, find_ledger, make_ledger_parser, reading_receipts
 from mcp_guard.cli.log import HEADINGS
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.options import whole_number
@@ -43,7 +43,7 @@ MAX_RECENT_RECEIPTS = 500
 BAD_ENDINGS = ("upstream_error", "timeout", "not_sent", "unknown")
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     ledger = find_ledger(options)

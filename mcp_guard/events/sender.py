@@ -63,20 +63,25 @@ class Receiver:
 
 
 def _partial_success_warning(body: bytes) -> str:
-    """OTLP reports in `partialSuccess` that some records were dropped."""
+    """OTLP reports in `partialSuccess` that some records were dropped. Any other answer is nothing to warn of: the
+    receiver has accepted the events."""
     try:
         partial = json.loads(body).get("partialSuccess") or {}
-    except (ValueError, AttributeError):
+        rejected = int(partial.get("rejectedLogRecords", 0))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return ""
-    rejected = partial.get("rejectedLogRecords", 0) if isinstance(partial, dict) else 0
-    if not int(rejected):
+    if not rejected:
         return ""
     return f"the receiver dropped {rejected} events: {str(partial.get('errorMessage', ''))[:200]}"
 
 
 def check_url(url: str) -> str:
     """Raises: ConfigError, which does not repeat the address: it may contain a password or a token."""
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an IPv6 address without its closing bracket
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             "the address in --to does not begin with http:// or https://, or names no host",
             "use an address such as http://localhost:4318/v1/logs",

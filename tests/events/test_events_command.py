@@ -1,7 +1,9 @@
 """`mcp-guard ledger events`: lines, a real receiver, and resuming from a cursor."""
 
 import json
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,38 @@ def test_a_request_that_cannot_be_sent_is_not_retried(url: str, headers: dict[st
     assert "Bearer" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "warning"),
+    [
+        (b'{"partialSuccess": {"rejectedLogRecords": "2", "errorMessage": "too old"}}', "dropped 2 events: too old"),
+        (b'{"partialSuccess": {"rejectedLogRecords": "0"}}', ""),
+        (b'{"partialSuccess": {"rejectedLogRecords": "n/a"}}', ""),
+        (b'{"partialSuccess": {"rejectedLogRecords": [1]}}', ""),
+        (b'{"partialSuccess": {"rejectedLogRecords": 1e999}}', ""),
+        (b'{"partialSuccess": "none"}', ""),
+        (b"[" * 4096, ""),
+    ],
+)
+def test_what_a_receiver_has_accepted_is_not_sent_again_whatever_it_says(
+    ledger: Path, answer: bytes, warning: str
+) -> None:
+    with web(content=answer) as receiver:
+        done = events(ledger, "--after", "239", "--to", receiver.url)
+        assert "sent 10 events" in done.stdout
+        assert done.stderr.strip() == (f"mcp-guard: the receiver {warning}" if warning else "")
+        assert "sent 0 events" in events(ledger, "--to", receiver.url).stdout
+
+
+def test_a_damaged_receipt_is_reported_as_such(ledger: Path) -> None:
+    with closing(sqlite3.connect(ledger)) as database, database:
+        database.execute("UPDATE receipt SET body = '{}' WHERE seq = 249")
+    with web() as receiver:
+        for options in ((), ("--to", receiver.url), ("--after", "0")):
+            damaged = events(ledger, *options, check=False)
+            assert damaged.returncode == 5
+            assert "the ledger holds something that is not a receipt" in damaged.stderr
+
+
 def test_a_redirect_is_not_followed(ledger: Path) -> None:
     with web(302) as receiver:
         refused = events(ledger, "--to", receiver.url, check=False)
@@ -172,8 +206,11 @@ def test_header_file_readable_by_others_is_refused(tmp_path: Path) -> None:
         read_headers(path)
 
 
-def test_receiver_must_be_an_http_url(ledger: Path) -> None:
-    assert events(ledger, "--to", "file:///etc/passwd", check=False).returncode == 3
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://[::1", "http://"])
+def test_receiver_must_be_an_http_url(ledger: Path, url: str) -> None:
+    refused = events(ledger, "--to", url, check=False)
+    assert refused.returncode == 3
+    assert "the address in --to does not begin with http:// or https://, or names no host" in refused.stderr
 
 
 def test_an_error_about_the_url_does_not_repeat_it() -> None:

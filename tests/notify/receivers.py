@@ -19,7 +19,7 @@ class Posted:
 
 @dataclass
 class Web:
-    """`answers` are the status codes to return, in order; then 200."""
+    """`answers` are the status codes to return, in order; then 200. Each has the same `content`."""
 
     url: str
     answers: list[int] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Web:
 
 
 @contextmanager
-def web(*answers: int) -> Iterator[Web]:
+def web(*answers: int, content: bytes = b"") -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -37,6 +37,7 @@ def web(*answers: int) -> Iterator[Web]:
             if code == 302:
                 self.send_header("location", f"{kept.url}/elsewhere")
             self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -19,7 +19,7 @@ from mcp_guard.cli.ledger_reader import (
     make_ledger_parser,
     newer,
     open_for_reading,
-    reads_receipts,
+    reading_receipts,
 )
 from mcp_guard.cli.options import one_of, whole_number
 from mcp_guard.cli.output import print_json, print_result, print_text
@@ -40,7 +40,6 @@ NO_RECEIPTS = "it has no receipts: omit --after"
 RETRY_SECONDS = (1, 2, 5, 10, 30)
 
 
-@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
     after = start(options.after, cursor, store)
     if options.to is None:
         return print_events(store, shape, after, options.follow, cursor)
-    receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers), network(options))
+    receiver = Receiver(options.to, shape.CONTENT_TYPE, read_headers(options.headers), network(options))
     assert cursor is not None
     sent = send_events(store, shape, after, options.follow, (receiver, cursor))
     print_result(options.json, {"sent": sent}, f"sent {sent} events to {receiver.host}")
@@ -82,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SEQ",
         help="start after this receipt (default: the position in --cursor)",
     )
-    parser.add_argument("--to", metavar="URL", help="send batches to this URL by POST instead of printing events")
+    parser.add_argument(
+        "--to", type=check_url, metavar="URL", help="send batches to this URL by POST instead of printing events"
+    )
     parser.add_argument(
         "--cursor",
         type=Path,
@@ -99,7 +100,7 @@ def find_cursor(options: argparse.Namespace) -> Cursor | None:
     """The given cursor file; with `--to`, by default one per format and address, beside the ledger."""
     if options.cursor is not None or options.to is None:
         return Cursor(options.cursor) if options.cursor else None
-    which = hashlib.sha256(options.to.encode()).hexdigest()[:8]
+    which = hashlib.sha256(options.to.encode(errors="surrogateescape")).hexdigest()[:8]
     return Cursor(find_ledger(options).folder / f"events-{options.format}-{which}.cursor")
 
 
@@ -111,7 +112,8 @@ def start(after: int | None, cursor: Cursor | None, store: Store) -> int:
     """
     if after is None and cursor is None:
         return -1
-    origin, last = next(((receipt["origin"], receipt["seq"]) for receipt in latest(store, 1)), ("", -1))
+    with reading_receipts():
+        origin, last = next(((receipt["origin"], receipt["seq"]) for receipt in latest(store, 1)), ("", -1))
     if after is not None:
         if after > last:
             what = f"`--after {after}` is after the end of the ledger, whose last receipt is {last}"
@@ -126,7 +128,8 @@ def start(after: int | None, cursor: Cursor | None, store: Store) -> int:
 def batches(store: Store, after: int, follow: bool) -> Iterator[list[Receipt]]:
     """The receipts in order, up to BATCH at a time."""
     while True:
-        receipts = list(itertools.islice(newer(store, after), BATCH))
+        with reading_receipts():
+            receipts = list(itertools.islice(newer(store, after), BATCH))
         if receipts:
             after = receipts[-1]["seq"]
             yield receipts
@@ -138,11 +141,13 @@ def batches(store: Store, after: int, follow: bool) -> Iterator[list[Receipt]]:
 
 def print_events(store: Store, shape: ModuleType, after: int, follow: bool, cursor: Cursor | None) -> int:
     for receipts in batches(store, after, follow):
-        for receipt in receipts:
-            print_json(shape.event(receipt))
+        with reading_receipts():
+            for receipt in receipts:
+                print_json(shape.event(receipt))
+            origin, seq = receipts[-1]["origin"], receipts[-1]["seq"]
         sys.stdout.flush()
         if cursor is not None:
-            cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
+            cursor.move(origin, seq)
     return 0
 
 
@@ -151,9 +156,12 @@ def send_events(store: Store, shape: ModuleType, after: int, follow: bool, to: t
     receiver, cursor = to
     sent = 0
     for receipts in batches(store, after, follow):
-        if dropped := send_one(receiver, shape.batch(map(shape.event, receipts)), patient=follow):
+        with reading_receipts():
+            body = shape.batch(map(shape.event, receipts))
+            origin, seq = receipts[-1]["origin"], receipts[-1]["seq"]
+        if dropped := send_one(receiver, body, patient=follow):
             print_text(f"mcp-guard: {dropped}", file=sys.stderr)
-        cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
+        cursor.move(origin, seq)
         sent += len(receipts)
     return sent
 

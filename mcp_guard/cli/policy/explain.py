@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reading_receipts
 from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
@@ -12,7 +12,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.storage.contract import Store
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)

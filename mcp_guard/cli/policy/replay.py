@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reading_receipts
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.cli.policy.inputs import add_span
 from mcp_guard.config import load
@@ -17,7 +17,7 @@ from mcp_guard.verifier.progress import Progress
 HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 never more permissive, 1 more permissive."""
     options = build_parser().parse_args(arguments)
@@ -113,7 +113,7 @@ def describe_outcome(ruling: PolicyOutcome) -> str:
     return f"{ruling.outcome} ({', '.join(ruling.routes)})" if ruling.routes else str(ruling.outcome)
 
 
-@reads_receipts
+@reading_receipts()
 def shadow(arguments: list[str]) -> int:
     """Exit codes: 0 never more permissive, 1 more permissive."""
     options = build_shadow_parser().parse_args(arguments)

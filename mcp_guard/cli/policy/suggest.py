@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.client_files import find_own, find_reached
-from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reading_receipts
 from mcp_guard.cli.options import whole_number
 from mcp_guard.cli.output import print_code, print_hint, print_json, print_lines, print_text
 from mcp_guard.cli.policy.inputs import add_span, recorded_environment
@@ -49,7 +49,7 @@ there, and if you have copies"""
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
-@reads_receipts
+@reading_receipts()
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
     options = build_parser().parse_args(arguments)
