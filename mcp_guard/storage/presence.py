@@ -88,7 +88,8 @@ class MachineLock:
             os.replace(self._lock.path.with_suffix(UPSTREAMS), to._lock.path.with_suffix(UPSTREAMS))
 
     def release(self) -> None:
-        self._lock.path.unlink(missing_ok=True)
+        with suppress(OSError):  # others see that nobody holds it
+            self._lock.path.unlink(missing_ok=True)
         self._lock.release()
 
 
@@ -98,20 +99,25 @@ def lock_path(folder: Path, guard: str) -> Path:
 
 def guards_of_machine(folder: Path) -> dict[str, bool]:
     """The guards that have left a lock in the state folder, and whether a process holds it. Raises: OSError."""
-    return {path.stem: is_locked(path) for path in sorted((folder / GUARDS).glob("*.lock"))}
+    return {path.stem: is_running(folder, path.stem) for path in sorted((folder / GUARDS).glob("*.lock"))}
 
 
-def has_ended(folder: Path, guard: str) -> bool:
-    """Whether no process of this machine holds the lock of this guard; if so, its files are removed.
+def is_running(folder: Path, guard: str) -> bool:
+    """Whether a process of this machine holds the lock of this guard. Raises: OSError.
 
     The system releases a lock with its process, even after `kill -9`.
     """
-    path = lock_path(folder, guard)
     try:
-        if is_locked(path):
-            return False
+        return is_locked(lock_path(folder, guard))
     except FileNotFoundError:
-        return True
+        return False
+
+
+def has_ended(folder: Path, guard: str) -> bool:
+    """Whether no process of this machine holds the lock of this guard; if so, its files are removed."""
+    if is_running(folder, guard):
+        return False
+    path = lock_path(folder, guard)
     path.unlink(missing_ok=True)
     path.with_suffix(UPSTREAMS).unlink(missing_ok=True)
     return True

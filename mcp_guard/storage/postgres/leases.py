@@ -128,7 +128,7 @@ class LeasePresence:
         self._drop_new()
         self._lock.release()
         self._disconnect()
-        with suppress(psycopg.Error), closing(connect(self._database)) as connection:
+        with suppress(psycopg.Error, LedgerError), closing(connect(self._database)) as connection:
             connection.execute(RELEASE, (list(self._ids),))
 
     async def _ask(self, sql: str, *values: object) -> int:

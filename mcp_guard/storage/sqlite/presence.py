@@ -5,7 +5,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from mcp_guard.storage.contract import Store
-from mcp_guard.storage.presence import MachineLock, has_ended
+from mcp_guard.storage.presence import MachineLock, has_ended, is_running
 
 
 class LockPresence:
@@ -35,9 +35,10 @@ class LockPresence:
         raise NotImplementedError("a lock is never lost")
 
     def find_dead(self, store: Store, guards: Set[str]) -> set[str]:
-        return {guard for guard in guards if has_ended(self._folder, guard)}
+        return {guard for guard in guards if not is_running(self._folder, guard)}
 
-    end_dead = find_dead
+    def end_dead(self, store: Store, guards: Set[str]) -> set[str]:
+        return {guard for guard in guards if has_ended(self._folder, guard)}
 
     def release(self) -> None:
         self._lock.release()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mcp_guard.files import is_locked
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import find_engine
 from mcp_guard.storage.presence import lock_path
@@ -25,17 +26,32 @@ def test_a_guard_that_stops_is_dead_at_once(place: Place, store: Store) -> None:
     assert not lock_path(place.folder, "guard_1").exists()
 
 
-def test_a_guard_that_is_killed_is_dead_and_its_files_are_removed(place: Place, store: Store) -> None:
+def test_a_guard_that_is_killed_is_dead_and_its_files_are_removed_when_it_is_ended(place: Place, store: Store) -> None:
     _, second = place.present("guard_1", "guard_2")
     with writing(store):
         store.open_call(0, "guard_1")
     place.kill("guard_1")
-    lock_path(place.folder, "guard_1").with_suffix(".upstreams").touch()
+    lock = lock_path(place.folder, "guard_1")
+    status = lock.with_suffix(".upstreams")
+    status.touch()
     assert second.find_dead(store, {"guard_1"}) == {"guard_1"}
+    assert (lock.exists(), status.exists()) == (True, True), "a query changes nothing"
     with writing(store):
         assert second.end_dead(store, {"guard_1"}) == {"guard_1"}
         store.close_call(0)
+    if isinstance(place.place, Path):  # on a database, the guard has lost its lease and runs
+        assert (lock.exists(), status.exists()) == (False, False)
     assert second.find_dead(store, {"guard_1"}) == {"guard_1"}
+
+
+def test_a_guard_stops_although_its_lock_cannot_be_removed(place: Place, store: Store) -> None:
+    _, second = place.present("guard_1", "guard_2")
+    lock = lock_path(place.folder, "guard_1")
+    held = lock.rename(lock.with_name("held"))
+    lock.mkdir()
+    place.presences.pop("guard_1").release()
+    assert not is_locked(held)
+    assert second.find_dead(store, {"guard_1", "guard_2"}) == {"guard_1"}
 
 
 def test_a_guard_does_not_end_itself(place: Place, store: Store) -> None:

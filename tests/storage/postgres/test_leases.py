@@ -19,6 +19,7 @@ from mcp_guard.storage.postgres.store import REMOVE_EXPIRED_LEASES
 from mcp_guard.storage.presence import lock_path
 from tests.storage.contract.engines import Place, postgres, writing
 from tests.storage.contract.test_transactions import head
+from tests.storage.pooler import Pooler
 from tests.storage.postgres_server import server
 
 
@@ -171,3 +172,13 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_for_the_reason_that_the_da
         presence.check()
     assert e.value.fault is LedgerFault.READ_ONLY
     presence.release()
+
+
+async def test_a_gateway_stops_although_a_pooler_has_come_in_between(
+    place: Place, presence: LeasePresence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del place.presences["guard_1"]
+    async with Pooler(server().port).running() as port:
+        pooled = Database(server().url.replace(f":{server().port}/", f":{port}/"), "pooled.example/ledger")
+        monkeypatch.setattr(presence, "_database", pooled)
+        await asyncio.to_thread(presence.release)
