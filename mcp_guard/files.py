@@ -135,7 +135,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.draft")
+    return path.parent / f".{path.name}.draft"  # unlike `with_name`, also of `/`: the write then fails
 
 
 @contextmanager

@@ -206,7 +206,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     from mcp_guard.identity.key_file import create_key_file
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
-    draft = path.with_name(f"{path.name}.new")
+    draft = path.parent / f"{path.name}.new"
     if (rotated := _find_rotated(writer, draft)) is not None:
         _replace_key_file(path, draft)
         text = f"key {rotated.id} of {rotated.approver} is in use since a rotation that was interrupted"

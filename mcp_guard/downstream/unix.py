@@ -102,7 +102,7 @@ def open_socket(settings: SocketSettings, key: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     old_umask = os.umask(0o177)
     try:
-        with FileLock(settings.path.with_name(f"{settings.path.name}.lock")):  # or two remove each other's
+        with FileLock(settings.path.parent / f"{settings.path.name}.lock"):  # or two remove each other's
             _remove_stale(path, key)
             listener.bind(path)
         if settings.group:

@@ -71,7 +71,7 @@ def back_up(settings: LedgerSettings, folder: Path, with_key: bool) -> Backup:
 
     Raises: LedgerError.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    draft = folder.parent / f".{folder.name}.draft"
     try:
         if folder.exists() and any(folder.iterdir()):
             raise LedgerError(f"`{folder}` is not empty", "name a new folder for each backup")

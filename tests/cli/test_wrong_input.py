@@ -50,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("policy fmt {}/policies", 4, "cannot read `{}/policies/a.cedar`: it is not text in UTF-8", "correct it"),
         ("wrap cursor --file {}", 3, "`{}` is a folder", "name the client's file in it"),
         ("wrap cursr", 3, "unknown client `cursr`", "did you mean `cursor`? one of: "),
+        ("keys create . --origin a.example/b", 5, "cannot write `.`: File exists", "name a new file in a folder"),
         ("call up__echo [1]", 2, "`[1]` is not a JSON object; write ", "mcp-guard call --help"),
         ("instances issue --thumbprint abc", 2, "`abc` is not a thumbprint (RFC 7638)", "mcp-guard instances issue"),
     ],

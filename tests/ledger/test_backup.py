@@ -69,6 +69,9 @@ def test_backup_overwrites_nothing(tmp_path: Path) -> None:
     saved(harness)
     with pytest.raises(LedgerError, match="is not empty"):
         saved(harness)
+    with pytest.raises(LedgerError, match="`/` is not empty") as refused:
+        back_up(settings(harness.folder), Path("/"), with_key=False)
+    assert refused.value.hint == "name a new folder for each backup"
 
 
 async def test_guard_runs_on_an_empty_machine_after_a_restore(tmp_path: Path) -> None:
