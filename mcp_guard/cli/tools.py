@@ -30,6 +30,8 @@ from mcp_guard.upstream.catalog import resolve_effect
 
 SHORT = slice(7, 19)
 """The characters of a hash that are shown and typed."""
+DECISIONS = {"accept": (tool_pins.accept, PinState.PINNED), "refuse": (tool_pins.refuse, PinState.REFUSED)}
+"""By verb: what records the decision, and the state of the definition after it."""
 
 
 def main(arguments: list[str]) -> int:
@@ -185,37 +187,35 @@ def print_diff(entry: ToolEntry, after: Pin, tool_findings: tuple[DefinitionFind
 def accept(writer: Writer, options: argparse.Namespace) -> int:
     known = writer.read(tool_entries)
     words = [name for name, entry in known.items() if entry.waiting] if options.all else options.names
-    shown = [_shown(writer, word, ("accept", PinState.PINNED)) for word in words]
+    shown = [_shown(writer, word, options.verb) for word in words]
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
-    signer = open_signer(writer, load(options.config), options) if shown else None
-    for entry, pin in shown:
-        if signer is not None:
-            about = signer.perform("tool.accept", _target(entry, pin), options.why)
-        else:
-            about = _about(entry, tool_pins.accept(writer, pin, account(), options.why))
-        _say(options, entry, about, "is pinned")
-    return _done(words)
+    return _decide(writer, options, shown)
 
 
 def refuse(writer: Writer, options: argparse.Namespace) -> int:
-    shown = [_shown(writer, word, ("refuse", PinState.REFUSED)) for word in options.names]
+    return _decide(writer, options, [_shown(writer, word, options.verb) for word in options.names])
+
+
+def _decide(writer: Writer, options: argparse.Namespace, shown: list[tuple[ToolEntry, Pin]]) -> int:
+    record, state = DECISIONS[options.verb]
     signer = open_signer(writer, load(options.config), options) if shown else None
     for entry, pin in shown:
         if signer is not None:
-            about = signer.perform("tool.refuse", _target(entry, pin), options.why)
+            about = signer.perform(f"tool.{options.verb}", _target(entry, pin), options.why)
         else:
-            about = _about(entry, tool_pins.refuse(writer, pin, account(), options.why))
-        _say(options, entry, about, "is refused")
-    return _done(options.names)
+            about = _about(entry, record(writer, pin, account(), options.why))
+        _say(options, entry, about, state)
+    if not shown:
+        print_text("no tool definition is waiting for review", file=sys.stderr)
+    return 0
 
 
-def _shown(writer: Writer, word: str, wanted: tuple[str, PinState]) -> tuple[ToolEntry, Pin]:
+def _shown(writer: Writer, word: str, verb: str) -> tuple[ToolEntry, Pin]:
     """The definition that is meant: the one named, else the one that waits, else, to refuse, the one in force."""
-    verb, already = wanted
     entry, named = find_definition(writer, word)
     pin = named or entry.waiting or (entry.pinned if verb == "refuse" else None)
-    if pin is None or pin.state is already:
+    if pin is None or pin.state is DECISIONS[verb][1]:
         raise ApprovalError(
             f"`{entry.name}` has no definition to {verb}; its state is `{entry.state}`", "mcp-guard tools list"
         )
@@ -244,13 +244,7 @@ def _about(entry: ToolEntry, pin: Pin) -> Json:
     return {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
 
 
-def _say(options: argparse.Namespace, entry: ToolEntry, about: Json, what: str) -> None:
+def _say(options: argparse.Namespace, entry: ToolEntry, about: Json, state: PinState) -> None:
     signed = f", signed by {options.operator}" if options.operator else ""
-    text = f"{entry.name}@{about['hash'][SHORT]} {what} (receipt {about['receipt']}{signed})"
+    text = f"{entry.name}@{about['hash'][SHORT]} is {state} (receipt {about['receipt']}{signed})"
     print_result(options.json, about, text)
-
-
-def _done(words: list[str]) -> int:
-    if not words:
-        print_text("no tool definition is waiting for review", file=sys.stderr)
-    return 0
