@@ -272,7 +272,7 @@ class ServeSettings:
 
     `hosts` and `origins` are as configured; the host of `url` is allowed as well. `stop_seconds` is how long running
     calls may take to finish when the guard is stopped.
-    `issuers` are keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads.
+    `issuers` are keyword arguments of `identity.bearer.TrustedIssuer`, which only a guard that serves HTTP loads.
     """
 
     host: str

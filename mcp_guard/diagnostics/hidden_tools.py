@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MAX_NAMED = 5
+"""How many tools of a line are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class HiddenFrom:
@@ -15,13 +18,17 @@ class HiddenFrom:
     is_now: bool
 
 
-def summarize(hidden: Iterable[HiddenFrom], named: int = 5) -> list[str]:
+def summarize(hidden: Iterable[HiddenFrom]) -> list[str]:
     """A line for each agent and reason: the tools by name, as far as there are few."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in hidden:
         groups.setdefault((row.agent, row.reason), []).append(row.tool)
     return [
-        f"{', '.join(tools[:named])}{f' and {len(tools) - named} more' if len(tools) > named else ''}: {reason}"
-        + ("" if f"`{agent}`" in reason else f" (agent `{agent}`)")
+        f"{_names(tools)}: {reason}" + ("" if f"`{agent}`" in reason else f" (agent `{agent}`)")
         for (agent, reason), tools in groups.items()
     ]
+
+
+def _names(tools: list[str]) -> str:
+    more = len(tools) - MAX_NAMED
+    return ", ".join(tools[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

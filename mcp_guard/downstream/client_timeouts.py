@@ -92,7 +92,8 @@ class ClientTimeouts:
             return
         key = _key(agent, client)
         self._seen[key] = min(seconds, self._seen.get(key, seconds))
-        if self._recall(key) is None or seconds < (self._recall(key) or 0):
+        remembered = self._recall(key)
+        if remembered is None or seconds < remembered:
             self._remember(key, seconds)
 
     def observe_repeat(self, agent: str, client: str, seconds: float) -> None:

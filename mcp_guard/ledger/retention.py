@@ -7,7 +7,7 @@ remaining commitments reveal nothing. The subject of an approval is erased with 
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -98,7 +98,7 @@ class PayloadSelection:
     call: str | None = None
     instance: str | None = None
     user: str | None = None
-    calls: frozenset[str] | None = field(default=None)
+    calls: frozenset[str] | None = None
     """Ids of the calls that touched the resource in question."""
 
     def __call__(self, receipt: ReceiptWithPayloads) -> bool:

@@ -36,11 +36,11 @@ class WorkMeter:
 
 
 class UpstreamBudget:
-    """`held` is the number of bytes that are held for the upstream now, `peak` their highest number so far."""
+    """`held` is the number of bytes that are held for the upstream now."""
 
     def __init__(self, max_message_bytes: int) -> None:
         self.limit = 2 * max_message_bytes + HELD_BYTES
-        self.held = self.peak = 0
+        self.held = 0
         self._work = WorkMeter(BURST_COST, COST_PER_SECOND)
 
     def hold(self) -> "Holding":
@@ -52,7 +52,6 @@ class UpstreamBudget:
         if change > 0 and self.held + change > self.limit:
             return False
         self.held += change
-        self.peak = max(self.peak, self.held)
         return True
 
     def charge(self, cost: int, now: float) -> float:

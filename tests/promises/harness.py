@@ -205,7 +205,7 @@ class Harness:
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         votes = Votes(writer, self.ledger.approvals.routes, PEOPLE)
-        statement = votes.prepare(id, approver, verdict, rationale, terms, signed_in)
+        statement = writer.run(votes.prepare_op(id, approver, verdict, rationale, terms, signed_in))
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Approver(approver, PEOPLE[approver]), new)
         votes.record(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})

@@ -21,7 +21,6 @@ def test_held_bytes_are_the_sum_and_within_the_limit(changes: list[tuple[int, in
         fits = holdings[which].resize(size)
         assert holdings[which].size == (size if fits else before)
         assert budget.held == sum(holding.size for holding in holdings) <= budget.limit
-        assert budget.peak >= budget.held
 
 
 def test_holding_is_released_at_the_end() -> None:

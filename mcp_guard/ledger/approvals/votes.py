@@ -34,20 +34,14 @@ class Votes:
     people: Mapping[str, str]
 
     def prepare(
-        self,
-        id: str,
-        approver: str,
-        verdict: str,
-        rationale: str,
-        terms: GrantTerms | None = None,
-        signed_in: SignIn | None = None,
+        self, id: str, approver: str, verdict: str, rationale: str, terms: GrantTerms | None = None
     ) -> VoteStatement:
         """The statement for this approver to sign. `verdict` is `approve` or `deny`; with `terms`, the approval gives a
-        grant. `signed_in` is how the identity provider has signed them in, if it has.
+        grant.
 
         Raises: ApprovalError if they may not vote, or the request cannot be decided any more; LedgerError.
         """
-        return self.writer.run(self.prepare_op(id, approver, verdict, rationale, terms, signed_in))
+        return self.writer.run(self.prepare_op(id, approver, verdict, rationale, terms))
 
     def prepare_op(
         self,
@@ -58,6 +52,7 @@ class Votes:
         terms: GrantTerms | None = None,
         signed_in: SignIn | None = None,
     ) -> Op[VoteStatement]:
+        """As `prepare`; `signed_in` is how the identity provider has signed them in, if it has."""
         check_words(rationale, "rationale", MAX_RATIONALE_LENGTH)
 
         def op(tx: Transaction) -> VoteStatement:
