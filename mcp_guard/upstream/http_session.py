@@ -237,14 +237,18 @@ class UpstreamHttpSession:
                 raise SessionEnded(explain(error)) from None
             if isinstance(error, httpx.DecodingError):
                 self._handler.on_request_failed(request.id, f"what cannot be read: {error}")
-            elif request.sending.has_begun:
-                self._handler.on_request_lost(request.id, explain(error))
             else:
-                self._handler.on_request_not_sent(request.id, explain(error))
+                self._end_unanswered(request, explain(error))
         except SessionEnded:
             raise
         except Exception as defect:  # the edge: a defect must cost this request and no other
-            self._handler.on_request_lost(request.id, f"caused an internal error: {defect!r}"[:500])
+            self._end_unanswered(request, f"caused an internal error: {defect!r}"[:500])
+
+    def _end_unanswered(self, request: OpenRequest, reason: str) -> None:
+        if request.sending.has_begun:
+            self._handler.on_request_lost(request.id, reason)
+        else:
+            self._handler.on_request_not_sent(request.id, reason)
 
     async def _send_request(self, request: OpenRequest) -> None:
         """Send it and read the answer. The handshake and listings are repeated if the answer fails on its way."""

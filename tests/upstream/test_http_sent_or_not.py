@@ -1,6 +1,7 @@
 """Which requests over HTTP have provably not been sent: those whose body was never given to a connection."""
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -83,6 +84,11 @@ class NoSignIn:
         raise NoToken("the issuer cannot be reached")
 
 
+class BrokenSignIn(NoSignIn):
+    async def ready(self) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
 @asynccontextmanager
 async def session_with(
     url: str, token: TokenProvider | None = None
@@ -144,6 +150,15 @@ async def test_a_request_without_a_sign_in_is_not_sent() -> None:
             session.write(call(1), False)
             assert await recorder.end_of(1) == "not sent"
     assert recorder.reasons == ["sign-in failed: the issuer cannot be reached"]
+
+
+async def test_a_request_that_a_defect_stops_before_its_body_is_not_sent() -> None:
+    with FlakyServer() as server:
+        async with session_with(server.url, BrokenSignIn()) as (session, recorder):
+            session.write(call(1), False)
+            assert await recorder.end_of(1) == "not sent"
+    assert "Too many open files" in recorder.reasons[0]
+    assert server.ran.total() == 0
 
 
 @pytest.mark.parametrize("drops_all", [True, False])

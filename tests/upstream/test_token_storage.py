@@ -126,6 +126,31 @@ async def test_who_only_looks_does_not_wait_for_who_refreshes(storage: Callable[
         assert await asyncio.wait_for(storage().look(), 20) == TOKENS
 
 
+@pytest.mark.parametrize("kind", ["files", "files of users"])
+async def test_a_folder_that_cannot_be_used_means_no_token(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sign-ins"
+    storage = FileTokenStorage(folder, "far") if kind == "files" else of_user(tmp_path)
+    folder.write_text("a file where the folder should be")
+    with pytest.raises(NoToken, match="File exists|cannot be used"):
+        await stored(storage)
+    folder.unlink()
+    await store(storage)
+    [lock] = folder.glob("*.lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(NoToken, match="Is a directory|cannot be used"):
+        await stored(storage)
+
+
+async def test_a_sign_in_that_cannot_be_removed_is_reported(tmp_path: Path) -> None:
+    storage = FileTokenStorage(tmp_path / "sign-ins", "far")
+    async with storage.locked() as held:
+        await held.write(TOKENS)
+        (storage.folder / ".far.json.draft").mkdir()
+        with pytest.raises(NoToken, match="cannot be removed: Is a directory"):
+            await held.remove()
+
+
 async def test_many_who_wait_leave_threads_to_who_has_the_lock(tmp_path: Path) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     for storage in (FileTokenStorage(tmp_path / "sign-ins", "far"), of_user(tmp_path)):

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,8 +112,10 @@ class FileTokenStorage:
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[HeldTokens]:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async with hold_file_lock(self.folder / f"{self.name}.lock"):
+        async with AsyncExitStack() as lock:
+            with _explained("locked"):
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                await lock.enter_async_context(hold_file_lock(self.folder / f"{self.name}.lock"))
             yield self
 
     async def look(self) -> Tokens | None:
@@ -157,29 +159,35 @@ class FileTokenStorage:
             with _keyring() as library:
                 library.set_password(SERVICE, self.name, text)
             return
-        try:
-            self._to_file(text)
-        except OSError as error:
-            raise NoToken(f"the sign-in cannot be stored: {error.strerror}") from None
-
-    def _to_file(self, text: str) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._path, text.encode())
+        with _explained("stored"):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._path, text.encode())
 
     def _remove(self) -> bool:
+        """Raises: NoToken."""
         if self._read() is None:
             return False
         if self.in_keyring:
             with _keyring() as library:
                 library.delete_password(SERVICE, self.name)
         else:
-            remove_stale_draft(self._path)  # it may contain a refresh token
-            self._path.unlink()
+            with _explained("removed"):
+                remove_stale_draft(self._path)  # it may contain a refresh token
+                self._path.unlink()
         return True
 
     @property
     def _path(self) -> Path:
         return self.folder / f"{self.name}.json"
+
+
+@contextmanager
+def _explained(action: str) -> Iterator[None]:
+    """Raises: NoToken for an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise NoToken(f"the sign-in cannot be {action}: {error.strerror}") from None
 
 
 @contextmanager
