@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ from mcp_guard.storage.background import BackgroundReader
 from mcp_guard.storage.rows import Delivery
 
 READ_AT_ONCE = 50
+SENT_AT_ONCE = 8
+"""Messages of one notifier. Each has a thread for as long as the receiver takes to answer."""
 POLL_SECONDS = 1.0
 LEASE = MINUTE
 """How long an attempt is reserved for the process that makes it: longer than any notifier may take."""
@@ -87,25 +90,33 @@ class NotificationDispatcher:
     """The open requests, without what they ask for: that can be large, and is read once."""
     _drilled: dict[str, Micros] = field(default_factory=dict)
     """By route, when a drill was put on it, or tried to be."""
+    _under_way: set[int] = field(default_factory=set)
+    """Ids of the deliveries that are attempted, or wait for their turn."""
+    _turns: defaultdict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(SENT_AT_ONCE))
+    )
+    """By notifier, so that one whose receiver hangs does not delay the others."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         self._wake.set()
 
     async def run(self) -> None:
-        """Run until cancelled. A slow message does not delay the others."""
+        """Run until cancelled. A slow receiver delays the messages of its own notifier only."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._wake.clear()
                 with suppress(LedgerError):  # it is busy or full: calls report it, and the next poll tries again
-                    for delivery in await self._find_due():
-                        tasks.create_task(self._deliver(delivery))
+                    await self.start_due(tasks)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
-    async def run_once(self) -> None:
-        """Do everything that is due now."""
-        await asyncio.gather(*(self._deliver(delivery) for delivery in await self._find_due()))
+    async def start_due(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what is due now, as tasks that never raise. Raises: LedgerError."""
+        for delivery in await self._find_due():
+            if delivery.id not in self._under_way:
+                self._under_way.add(delivery.id)
+                tasks.create_task(self._attempt(delivery))
 
     async def _find_due(self) -> list[Delivery]:
         """Put drills, expire and escalate what is due, then find the messages that are."""
@@ -122,7 +133,7 @@ class NotificationDispatcher:
                 continue
             del self._open[id]  # to be read again if it is still open
         now = self.writer.now()  # what has just ended is due, too
-        return await self.reader.read(lambda store: store.due_deliveries(now))
+        return await self.reader.read(lambda store: store.due_deliveries(now, READ_AT_ONCE))
 
     async def _put_drills(self, ids: DrillIds, now: Micros) -> None:
         for name in await self.reader.read(lambda store: due_routes(store, self.routes, now)):
@@ -153,34 +164,38 @@ class NotificationDispatcher:
         with suppress(LedgerError):  # another process was first, or the ledger is busy: the next poll tries again
             await self.writer.submit(op)
 
+    async def _attempt(self, delivery: Delivery) -> None:
+        try:
+            async with self._turns[delivery.notifier]:
+                await self._deliver(delivery)
+        except LedgerError:
+            pass  # it is busy, or another process has reserved the delivery: a later poll finds what is still due
+        except Exception as defect:  # a defect must cost this delivery and no other
+            await self._settle(delivery, "due", f"internal error: {type(defect).__name__}", LEASE)
+        finally:
+            self._under_way.discard(delivery.id)
+
     async def _deliver(self, delivery: Delivery) -> None:
-        """Reserve the delivery, so that no other process makes it, and attempt it once."""
+        """Reserve the delivery, so that no other process makes it, and attempt it once. Raises: LedgerError."""
         wait_seconds = self.retry_seconds[min(delivery.attempts, len(self.retry_seconds) - 1)]
         is_last_attempt = delivery.attempts >= len(self.retry_seconds)
-        try:
-            message = await self._make_message(delivery)
-            if message is None:
-                note = delivery.note or "decided before the message was sent"
-                await self._settle(delivery, await self._final_state(delivery), note)
-                return
-        except LedgerError:
-            return  # it is busy: the next poll tries again
+        message = await self._make_message(delivery)
+        if message is None:
+            note = delivery.note or "decided before the message was sent"
+            await self._settle(delivery, await self._final_state(delivery), note)
+            return
         if delivery.event == ENDED and not await self._has_begun(delivery):
             return
-        try:
-            reserved_until = self.writer.now() + LEASE
-            await self.writer.submit(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
-        except LedgerError:
-            return  # another process has reserved it
+        reserved_until = self.writer.now() + LEASE
+        await self.writer.submit(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
         loop = asyncio.get_running_loop()
         problem = await _run_in_daemon_thread(partial(self._send, delivery, message, loop))
         if problem is None:
             await self._settle(delivery, "delivered", "")
         else:
             wait = int(max(wait_seconds, problem.retry_after) * SECOND)
-            with suppress(LedgerError):  # it is busy: when the lease is over, another attempt is made
-                state = await self._final_state(delivery) if is_last_attempt else "due"
-                await self._settle(delivery, state, str(problem), wait)
+            state = await self._final_state(delivery) if is_last_attempt else "due"
+            await self._settle(delivery, state, str(problem), wait)
 
     async def _final_state(self, delivery: Delivery) -> str:
         """Of a delivery that is not tried again: that some have got it is enough, so that they hear of the end, too.
@@ -268,5 +283,8 @@ async def _run_in_daemon_thread(work: Callable[[], DeliveryError | None]) -> Del
         with suppress(RuntimeError):  # the loop has been closed in the meantime
             loop.call_soon_threadsafe(settle, result)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:  # the limit on processes, or on memory
+        return DeliveryError(f"the guard cannot send it: {error}")
     return await done

@@ -314,7 +314,8 @@ class DeliveryStore(Protocol):
     def end_deliveries(self, subject: str, now: Micros) -> None:
         """The request has ended: its `waiting` deliveries are due now."""
 
-    def due_deliveries(self, now: Micros) -> list[Delivery]: ...
+    def due_deliveries(self, now: Micros, limit: int) -> list[Delivery]:
+        """The first `limit` of each notifier."""
 
     def deliveries(self, subject: str) -> list[Delivery]: ...
 

@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +20,7 @@ from mcp_guard.core.model import Json, Task, ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.approvals.transitions import queue_notifications
 from mcp_guard.notify import NOTIFIERS, slack
-from mcp_guard.notify.delivery import NotificationDispatcher
+from mcp_guard.notify.delivery import READ_AT_ONCE, SENT_AT_ONCE, NotificationDispatcher
 from mcp_guard.notify.message import make_message
 from mcp_guard.outbound import Destination
 from mcp_guard.secrets import NETWORK_VARIABLES, TOOL_CERTIFICATES
@@ -26,6 +28,7 @@ from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.contract import Store
 from mcp_guard.storage.rows import Delivery
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
+from tests.notify.due import deliver_due
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.harness import ALLOW, HOLD, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
 
@@ -68,7 +71,7 @@ async def deliver(harness: Harness, carrier: NotificationDispatcher, rounds: int
     """Run some rounds, each after all retry delays; returns the delivery."""
 
     for _ in range(rounds):
-        await carrier.run_once()
+        await deliver_due(carrier)
         harness.clock.time += 2 * SECOND
     [delivery] = harness.store.deliveries(harness.store.approvals()[0].id)
     assert isinstance(delivery, Delivery)
@@ -132,7 +135,7 @@ async def test_two_dispatchers_deliver_once(harness: Harness) -> None:
         await ask(harness)
         first, second = webhook(harness, receiver), webhook(harness, receiver)
 
-        await asyncio.gather(first.run_once(), second.run_once())
+        await asyncio.gather(deliver_due(first), deliver_due(second))
     assert len(receiver.posted) == 1
 
 
@@ -204,7 +207,7 @@ async def deliver_enrolment(harness: Harness, carrier: NotificationDispatcher, r
     """Enrol a key for the approver `dana`, and deliver the message about it."""
     enrol(harness.ledger.writer, Approver("dana", "Dana <!channel>\n"), ENROLLED, ("one",))
     for _ in range(rounds):
-        await carrier.run_once()
+        await deliver_due(carrier)
         harness.clock.time += 2 * SECOND
     [delivery] = harness.store.deliveries(ENROLLED.id)
     assert isinstance(delivery, Delivery)
@@ -238,7 +241,7 @@ async def test_enrolment_is_reported_again_after_a_failure_and_also_if_the_key_w
         carrier = webhook(harness, receiver)
         assert (await deliver_enrolment(harness, carrier)).state == "due"
         remove(harness.ledger.writer, "dana", ENROLLED.id, "not hers")
-        await carrier.run_once()
+        await deliver_due(carrier)
     [_, posted] = [json.loads(posted.body) for posted in receiver.posted]
     assert posted["type"] == "approver.enrolled"
     assert posted["data"]["authorized_by"] == "terminal"
@@ -317,6 +320,67 @@ async def test_desktop_notification_has_no_markup_and_no_escapes(
     assert "\\\\u{202e}" in body
 
 
+async def test_a_receiver_that_hangs_has_few_threads_and_delays_no_other_notifier(harness: Harness) -> None:
+    connections: list[asyncio.StreamWriter] = []
+    hanging = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/"
+    with web() as receiver:
+        keep(harness.folder / "secret", SECRET)
+        keep(harness.folder / "slack", receiver.url)
+        other = NotifierSettings("slack", {"url": SecretReference("file", "slack")}, harness.folder)
+        carrier = dispatcher(harness, "webhook", url=url, secret=SecretReference("file", "secret"))
+        carrier = replace(carrier, notifiers={**carrier.notifiers, "other": other})
+        approval = harness.store.approval(await ask(harness))[0]
+        for notifier in ["one"] * READ_AT_ONCE + ["other"]:
+            route = replace(ROUTES["people"], notify=(notifier,))
+            harness.ledger.writer.run(
+                partial(queue_notifications, approval=approval, event="requested", routes=[route])
+            )
+        threads, running = threading.active_count(), asyncio.create_task(carrier.run())
+        async with asyncio.timeout(20):
+            while not receiver.posted or len(connections) < SENT_AT_ONCE:
+                carrier.wake()
+                await asyncio.sleep(0)
+        for _ in range(3):
+            carrier.wake()
+            await harness.ledger.reader.read(lambda store: store.open_ids())
+        assert len(connections) == SENT_AT_ONCE
+        assert threading.active_count() - threads < 2 * SENT_AT_ONCE
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    for connection in connections:
+        connection.close()
+    hanging.close()
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_message_without_a_thread_is_sent_later(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web() as receiver:
+        await ask(harness)
+        carrier = replace(webhook(harness, receiver), reader=OfStore(harness.store))
+        with monkeypatch.context() as threadless:
+            threadless.setattr(threading.Thread, "start", fail)
+            first = await deliver(harness, carrier)
+        assert (first.state, first.attempts) == ("due", 1)
+        assert first.note == "the guard cannot send it: can't start new thread"
+        assert (await deliver(harness, carrier)).state == "delivered"
+
+
+async def test_a_defect_costs_one_delivery_and_is_shown_with_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_guard.notify.delivery.make_enrolment_message", fail)
+    with web() as receiver:
+        id, carrier = await ask(harness), webhook(harness, receiver)
+        delivery = await deliver_enrolment(harness, carrier)
+        assert (delivery.state, delivery.note) == ("due", "internal error: RuntimeError")
+    [other] = harness.store.deliveries(id)
+    assert other.state == "delivered"
+
+
 def test_every_notifier_is_tested() -> None:
     text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert all(f'"{kind}"' in text for kind in NOTIFIERS)
@@ -325,7 +389,7 @@ def test_every_notifier_is_tested() -> None:
 async def test_pending_request_expires_without_a_waiting_call(harness: Harness) -> None:
     id = await ask(harness)
     harness.clock.time += 3601 * SECOND
-    await dispatcher(harness, "desktop").run_once()
+    await deliver_due(dispatcher(harness, "desktop"))
     assert harness.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
@@ -339,11 +403,11 @@ async def test_escalation_notifies_the_second_route_once(tmp_path: Path) -> None
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
         carrier = NotificationDispatcher(harness.ledger.writer, harness.ledger.reader, routes, notifiers, INBOX)
         id = pending_id(await harness.guard.call(make_instance(), ASKED))
-        await carrier.run_once()
+        await deliver_due(carrier)
         assert receiver.posted == []
         harness.clock.time += 601 * SECOND
         for _ in range(3):
-            await carrier.run_once()
+            await deliver_due(carrier)
     assert [json.loads(posted.body)["type"] for posted in receiver.posted] == ["approval.escalated"]
     assert harness.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
     [receipt] = harness.receipts("approval.escalated")
@@ -395,11 +459,11 @@ class OfStore:
 async def test_body_of_an_open_request_is_read_once(harness: Harness) -> None:
     await ask(harness)
     carrier = replace(dispatcher(harness, "desktop"), reader=OfStore(harness.store))
-    await carrier.run_once()
+    await deliver_due(carrier)
     statements: list[str] = []
     harness.store._db.set_trace_callback(statements.append)
     for _ in range(3):
-        await carrier.run_once()
+        await deliver_due(carrier)
     harness.store._db.set_trace_callback(None)
     assert statements
     assert not [statement for statement in statements if "SELECT * FROM approval" in statement]

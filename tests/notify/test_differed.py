@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mcp_guard.notify import push, slack, teams
 from mcp_guard.notify.message import make_differed_message
+from tests.notify.due import deliver_due
 from tests.notify.receivers import web
 from tests.notify.test_delivery import ASKED, INBOX, ask, harness, webhook
 from tests.promises.harness import Harness, make_instance
@@ -19,7 +20,7 @@ async def test_approvers_are_told_that_something_else_happened(harness: Harness)
     harness.approve(id)
     await harness.guard.call(make_instance(), ASKED)
     with web() as receiver:
-        await webhook(harness, receiver).run_once()
+        await deliver_due(webhook(harness, receiver))
     [posted] = receiver.posted
     document = json.loads(posted.body)
     assert document["type"] == "approval.differed"

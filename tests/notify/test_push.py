@@ -23,6 +23,7 @@ from mcp_guard.notify.push import (
 from mcp_guard.settings import NetworkSettings
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.items import Item
+from tests.notify.due import deliver_due
 from tests.notify.push_service import PushService, decode, push_service
 from tests.notify.test_slack_app import ROUTE, Setup, open_setup
 
@@ -58,7 +59,7 @@ async def test_those_who_may_decide_are_told_on_all_their_devices(setup: PushSet
     for person, device in (("alice", "phone"), ("alice", "laptop"), ("bob", "owner"), ("mallory", "stranger")):
         await setup.subscribe(person, device)
     id = await setup.ask()
-    await setup.push().run_once()
+    await deliver_due(setup.push())
     assert [delivery.state for delivery in setup.deliveries()] == ["delivered"]
     assert sorted(name for name, _, _ in setup.service.got) == ["laptop", "phone"]  # bob owns the agent
     _, message, headers = setup.service.got[0]
@@ -79,14 +80,14 @@ async def test_subscriptions_that_ended_are_forgotten_and_failures_tried_again(s
     setup.service.answers["phone"] = 503
     await setup.ask()
     dispatcher = setup.push()
-    await dispatcher.run_once()
+    await deliver_due(dispatcher)
     assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [
         ("due", "the receiver answered HTTP 503")
     ]
     assert len(await setup.items.find_all(KIND, "alice", setup.harness.clock.time)) == 1
     setup.service.answers.clear()
     setup.pass_time()
-    await dispatcher.run_once()
+    await deliver_due(dispatcher)
     assert [name for name, _, _ in setup.service.got] == ["phone"]
 
 
@@ -97,7 +98,7 @@ async def test_device_that_its_service_refuses_neither_repeats_the_message_for_o
         await setup.subscribe("alice", device)
     setup.service.answers["other"] = 403
     await setup.ask()
-    await setup.push().run_once()
+    await deliver_due(setup.push())
     assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [("delivered", "")]
     assert [name for name, _, _ in setup.service.got] == ["phone"]
     assert len(await setup.items.find_all(KIND, "alice", setup.harness.clock.time)) == 1
@@ -107,7 +108,7 @@ async def test_refusal_of_every_device_is_shown_and_forgets_none(setup: PushSetu
     await setup.subscribe("alice", "phone")
     setup.service.answers["phone"] = 403  # perhaps our clock is wrong
     await setup.ask()
-    await setup.push().run_once()
+    await deliver_due(setup.push())
     assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [
         ("due", "the receiver answered HTTP 403")
     ]
@@ -124,7 +125,7 @@ async def test_another_attempt_is_for_the_devices_that_have_not_got_it(setup: Pu
     for attempt in range(3):
         if is_decided and attempt == 1:
             setup.harness.approve(id)
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         setup.pass_time()
     assert [name for name, _, _ in setup.service.got] == ["phone"]
     assert [(delivery.state, delivery.note) for delivery in setup.deliveries()] == [
@@ -134,7 +135,7 @@ async def test_another_attempt_is_for_the_devices_that_have_not_got_it(setup: Pu
 
 async def test_nobody_subscribed_is_said(setup: PushSetup) -> None:
     await setup.ask()
-    await setup.push().run_once()
+    await deliver_due(setup.push())
     assert "nobody who may decide has switched notifications on" in setup.deliveries()[0].note
 
 

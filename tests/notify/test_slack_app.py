@@ -16,6 +16,7 @@ from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.items import Items
 from mcp_guard.storage.rows import Delivery
+from tests.notify.due import deliver_due
 from tests.notify.slack_service import CHANNEL, TEAM, TOKEN, Slack, slack_service
 from tests.notify.test_delivery import INBOX, keep
 from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id
@@ -88,11 +89,11 @@ async def test_message_is_posted_and_updated_when_the_request_is_decided(setup: 
     with slack_service() as service:
         dispatcher = setup.app(service)
         id = await setup.ask()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert buttons(service.only) == ["mcp-guard-open"]
         assert service.only["text"] == "agent needs approval: crm__update_deal on Deal 789"
         setup.harness.approve(id, rationale="fine <@U1> https://x.example")
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert [method for method, _ in service.called] == ["chat.postMessage", "chat.update"]
         text = json.dumps(service.only)
         assert "was approved" in text
@@ -120,7 +121,7 @@ async def test_nobody_approves_by_a_message_that_does_not_show_the_whole_call(
     with slack_service() as service:
         notify_fields(accepting.harness, *fields)
         await accepting.ask(ToolCallRequest("crm__update_deal", {"deal_id": "789"} | arguments))
-        await accepting.app(service).run_once()
+        await deliver_due(accepting.app(service))
         approve = ["mcp-guard-approve"] if whole else []
         assert buttons(service.only) == ["mcp-guard-open", *approve, "mcp-guard-deny"]
         assert ("1 argument not shown in full here" in json.dumps(service.only)) is (
@@ -133,12 +134,12 @@ async def test_message_has_deciding_buttons_only_where_the_route_accepts_them(ac
         notify_fields(accepting.harness, "amount")
         dispatcher = accepting.app(service)
         id = await accepting.ask()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert buttons(service.only) == ["mcp-guard-open", "mcp-guard-approve", "mcp-guard-deny"]
         values = [item.get("value") for item in service.only["blocks"][-1]["elements"]]
         assert values == [None, id, id]
         accepting.pass_time(3601)
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert buttons(service.only) == ["mcp-guard-open"]
         assert "has expired" in service.only["text"]
 
@@ -147,18 +148,18 @@ async def test_slack_decides_when_it_is_asked_again_and_its_errors_are_shown(set
     with slack_service(30, "not_in_channel") as service:
         dispatcher = setup.app(service)
         await setup.ask()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         [requested, _] = setup.deliveries()
         assert (requested.state, requested.note) == ("due", "the receiver answered HTTP 429")
         setup.pass_time(10)
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert service.called == []  # although the wait of the dispatcher is over
         setup.pass_time(21)
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         note = "Slack refused chat.postMessage: not_in_channel; invite the app to the channel: /invite @NAME"
         assert setup.deliveries()[0].note == note
         setup.pass_time()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert setup.deliveries()[0].state == "delivered"
     assert TOKEN not in note
 
@@ -167,9 +168,9 @@ async def test_end_is_not_reported_if_the_request_was_not(setup: Setup) -> None:
     with slack_service() as service:
         dispatcher = setup.app(service)
         setup.harness.approve(await setup.ask())
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         setup.pass_time()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         assert service.called == []
     assert [(delivery.event, delivery.state) for delivery in setup.deliveries()] == [
         ("requested", "failed"), ("ended", "failed")
@@ -180,9 +181,9 @@ async def test_message_that_somebody_deleted_is_not_updated_again(setup: Setup) 
     with slack_service() as service:
         dispatcher = setup.app(service)
         id = await setup.ask()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         service.messages.clear()
         setup.harness.approve(id, verdict="deny")
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
     assert setup.deliveries()[1].state == "delivered"
     assert await setup.items.find_all("message", None, setup.harness.clock.time) == []

@@ -14,6 +14,7 @@ from mcp_guard.notify import teams
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.notify.message import make_message
 from mcp_guard.settings import SecretReference
+from tests.notify.due import deliver_due
 from tests.notify.receivers import Web, web
 from tests.notify.teams_workflow import check_message, texts
 from tests.notify.test_delivery import INBOX, keep
@@ -39,7 +40,7 @@ def workflow(setup: Setup, receiver: Web) -> NotificationDispatcher:
 async def test_card_says_who_what_and_why_and_opens_the_request(setup: Setup) -> None:
     with web(202) as receiver:
         id = await setup.ask()
-        await workflow(setup, receiver).run_once()
+        await deliver_due(workflow(setup, receiver))
     card = check_message(receiver.posted[0].body)
     words = "\n".join(texts(card))
     for part in ("agent needs approval: crm__update_deal on Deal 789", "Why: ", "people decide", "Risk: "):
@@ -53,9 +54,9 @@ async def test_end_of_a_request_is_a_second_card(setup: Setup) -> None:
     with web() as receiver:
         dispatcher = workflow(setup, receiver)
         id = await setup.ask()
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
         setup.harness.approve(id, verdict="deny", rationale="too much")
-        await dispatcher.run_once()
+        await deliver_due(dispatcher)
     card = check_message(receiver.posted[1].body)
     assert texts(card)[0] == "agent: the request was denied: crm__update_deal on Deal 789"
     assert 'Denied by Alice: "too much"' in texts(card)

@@ -26,6 +26,7 @@ from mcp_guard.policy.authoring.past import decisions
 from mcp_guard.policy.authoring.recorded import DECIDING
 from mcp_guard.storage.engines import open_receipt_index
 from mcp_guard.storage.receipt_index import ReceiptIndex
+from tests.notify.due import deliver_due
 from tests.promises.drilling import (
     HUNDREDFOLD,
     INSTANCE,
@@ -259,8 +260,8 @@ async def test_dispatcher_puts_a_drill_and_notifies_of_it_like_of_any_request(ha
     ledger, ids = harness.ledger, DrillIds(approval_id, call_id)
     routes = {"people": replace(ROUTE, notify=("one",))}
     dispatcher = NotificationDispatcher(ledger.writer, ledger.reader, routes, {}, "http://localhost", drills=ids)
-    await dispatcher.run_once()
-    await dispatcher.run_once()
+    await deliver_due(dispatcher)
+    await deliver_due(dispatcher)
     [drill] = harness.store.approvals([ApprovalState.REQUESTED])
     [delivery] = harness.store.deliveries(drill.id)
     assert (delivery.notifier, delivery.event) == ("one", "requested")

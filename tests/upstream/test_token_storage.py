@@ -131,14 +131,14 @@ async def test_a_folder_that_cannot_be_used_means_no_token(kind: str, tmp_path: 
     folder = tmp_path / "sign-ins"
     storage = FileTokenStorage(folder, "far") if kind == "files" else of_user(tmp_path)
     folder.write_text("a file where the folder should be")
-    with pytest.raises(NoToken, match="File exists|cannot be used"):
+    with pytest.raises(NoToken, match=r"File exists|cannot be used"):
         await stored(storage)
     folder.unlink()
     await store(storage)
     [lock] = folder.glob("*.lock")
     lock.unlink()
     lock.mkdir()
-    with pytest.raises(NoToken, match="Is a directory|cannot be used"):
+    with pytest.raises(NoToken, match=r"Is a directory|cannot be used"):
         await stored(storage)
 
 

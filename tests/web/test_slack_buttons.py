@@ -16,6 +16,7 @@ from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.notify.start import make_dispatcher
+from tests.notify.due import deliver_due
 from tests.notify.slack_service import CHANNEL, SECRET, TEAM, TOKEN, Slack, sign, slack_service
 from tests.notify.test_delivery import keep
 from tests.notify.test_slack_app import buttons, notify_fields
@@ -72,7 +73,7 @@ class Pages:
     async def ask(self, request: ToolCallRequest | None = None) -> str:
         """Make a call that is held, and wait for its message; returns the request's id."""
         id = pending_id(await self.harness.guard.call(make_instance(), request or call("1")))
-        await self.dispatcher.run_once()
+        await deliver_due(self.dispatcher)
         return id
 
     @property
@@ -154,7 +155,7 @@ async def test_approve_button_approves_and_the_receipt_says_by_what(pages: Pages
     assert receipt["approver"] == "alice"
     assert "key" not in receipt
     assert "signature" not in receipt
-    await pages.dispatcher.run_once()
+    await deliver_due(pages.dispatcher)
     assert "Approved by Alice (by Slack, not by a key)" in json.dumps(pages.slack.only)
     reply = await pages.harness.guard.call(make_instance(), call("1"))
     assert len(pages.harness.upstream.writes()) == 1, reply

@@ -305,9 +305,14 @@ class ApprovalQueries(Queries):
         query = "UPDATE delivery SET state = 'due', due = ? WHERE state = 'waiting' AND subject = ?"
         self._write(query, (now, subject))
 
-    def due_deliveries(self, now: Micros) -> list[Delivery]:
-        rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
-        return [Delivery(*row) for row in rows]
+    def due_deliveries(self, now: Micros, limit: int) -> list[Delivery]:
+        ranked = (
+            "SELECT *, row_number() OVER (PARTITION BY notifier ORDER BY id) AS rank FROM delivery "
+            "WHERE state = 'due' AND due <= ?"
+        )
+        columns = "id, subject, notifier, event, state, attempts, due, note"
+        query = f"SELECT {columns} FROM ({ranked}) AS ranked WHERE rank <= ? ORDER BY id"
+        return [Delivery(*row) for row in self._run(query, (now, limit))]
 
     def deliveries(self, subject: str) -> list[Delivery]:
         return [Delivery(*row) for row in self._run("SELECT * FROM delivery WHERE subject = ? ORDER BY id", (subject,))]

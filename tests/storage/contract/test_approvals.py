@@ -188,7 +188,7 @@ def test_a_message_is_taken_by_one_process(store: Store, other: Store) -> None:
     with writing(store):
         store.add_delivery("ap_1", "mail", "requested", 50)
         store.add_delivery("ap_1", "slack", "requested", 90)
-    [due] = other.due_deliveries(60)
+    [due] = other.due_deliveries(60, 50)
     assert (due.subject, due.notifier, due.event, due.state, due.attempts, due.due) == (
         "ap_1", "mail", "requested", "due", 0, 50,
     )  # fmt: skip
@@ -196,7 +196,7 @@ def test_a_message_is_taken_by_one_process(store: Store, other: Store) -> None:
         store.move_delivery(due, "due", 80, "taken")
     with pytest.raises(ChangedElsewhere, match=f"delivery {due.id}"), writing(other):
         other.move_delivery(due, "due", 80, "taken")
-    assert other.due_deliveries(60) == []
+    assert other.due_deliveries(60, 50) == []
     with writing(store):
         store.settle_delivery(due.id, "delivered", 80, "")
     assert [(each.notifier, each.state, each.attempts) for each in other.deliveries("ap_1")] == [
@@ -205,18 +205,29 @@ def test_a_message_is_taken_by_one_process(store: Store, other: Store) -> None:
     ]
 
 
+def test_a_notifier_with_many_messages_leaves_those_of_others_due(store: Store) -> None:
+    with writing(store):
+        for number in range(4):
+            store.add_delivery(f"ap_{number}", "mail", "requested", 50)
+        store.add_delivery("ap_0", "slack", "requested", 50)
+    due = store.due_deliveries(60, 2)
+    assert [(delivery.subject, delivery.notifier) for delivery in due] == [
+        ("ap_0", "mail"), ("ap_1", "mail"), ("ap_0", "slack")
+    ]  # fmt: skip
+
+
 def test_message_about_the_end_of_a_request_waits_until_it_ends(store: Store, other: Store) -> None:
     with writing(store):
         for subject in ("ap_1", "ap_2"):
             store.add_delivery(subject, "slack", "requested", 50)
             store.add_delivery(subject, "slack", "ended", 50, "waiting")
-    assert {(due.subject, due.event) for due in other.due_deliveries(99)} == {
+    assert {(due.subject, due.event) for due in other.due_deliveries(99, 50)} == {
         ("ap_1", "requested"), ("ap_2", "requested")
     }  # fmt: skip
     with writing(store):
         store.end_deliveries("ap_1", 70)
         store.end_deliveries("ap_1", 90)
-    ended = [(due.subject, due.due) for due in other.due_deliveries(99) if due.event == "ended"]
+    ended = [(due.subject, due.due) for due in other.due_deliveries(99, 50) if due.event == "ended"]
     assert ended == [("ap_1", 70)]
 
 
