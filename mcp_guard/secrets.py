@@ -173,7 +173,10 @@ SLOW_SOURCES = ("keyring", "command")
 
 def read_secret(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
     """The secret. Raises: ConfigError, whose message never contains it."""
-    return SOURCES[reference.source](reference, here, environment)
+    value = SOURCES[reference.source](reference, here, environment)
+    if "\0" in value:  # the environment of a process cannot contain it
+        raise ConfigError(f"`{reference.name}` contains the character U+0000", "store the secret again, as text")
+    return value
 
 
 def read_configured(secret: ConfiguredSecret, here: Path, environment: Mapping[str, str]) -> str:

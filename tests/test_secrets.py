@@ -13,6 +13,7 @@ import pytest
 from mcp_guard.config.file import Config, check
 from mcp_guard.config.types import SecretConfig
 from mcp_guard.configured_secrets import configured_secrets
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.diagnostics.configured_secrets import inspect_secrets
 from mcp_guard.outbound import DeliveryError, Destination
@@ -64,6 +65,16 @@ def test_servers_notifiers_and_witnesses_read_secrets_from_every_source(tmp_path
     assert Destination(notifier.options, environment, notifier.base_dir).secret("secret") == VALUE
     witness = WitnessSettings("webhook", {"secret": place}, tmp_path)
     assert Destination(witness.options, environment, witness.base_dir).secret("secret") == VALUE
+
+
+@pytest.mark.parametrize("source", ["file", "keyring", "command"])
+def test_a_secret_that_no_environment_can_contain_is_refused(tmp_path: Path, source: str) -> None:
+    place = place_of(source, tmp_path, {})
+    (tmp_path / "secret").write_text(f"{VALUE}\0{VALUE}")
+    (tmp_path / "keyring.json").write_text(json.dumps({"mcp-guard/it": f"{VALUE}\0{VALUE}"}))
+    with pytest.raises(ConfigError, match=r"contains the character U\+0000") as caught:
+        make_environment({}, {"TOKEN": place}, tmp_path, Scrubber())
+    assert VALUE not in str(caught.value)
 
 
 def test_failing_notifier_command_is_reported_without_its_output(tmp_path: Path) -> None:

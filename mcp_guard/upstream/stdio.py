@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -143,12 +143,12 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
                 start_new_session=True,
                 bufsize=0,
             )
-            file = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
-            copied = popen.stderr, file, parameters.scrubber, tail
-            thread = threading.Thread(target=copy_stderr, args=copied, daemon=True)
-            thread.start()
+            thread = _start_copying(popen, stderr, parameters.scrubber, tail)
     except ConfigError as error:
         raise UpstreamError(f"cannot be started: {error.message}", error.hint) from None
+    except RuntimeError as error:  # from `Thread.start`
+        hint = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
+        raise UpstreamError(f"cannot be started: {error}", hint) from None
     except OSError as error:
         raise UpstreamError(
             f"cannot be started: `{parameters.argv[0]}`: {error.strerror}",
@@ -159,6 +159,27 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
     assert popen.stdout is not None
     variables = frozenset(inherited.keys() | added.keys())
     return ServerProcess(popen, popen.stdin, popen.stdout, tuple(unscrubbed), thread, tail, variables)
+
+
+def _start_copying(
+    popen: subprocess.Popen[bytes], stderr: FileIO, scrubber: Scrubber, tail: StderrTail
+) -> threading.Thread:
+    """A thread that copies the stderr of a process to this file. Without one, the process is ended.
+
+    Raises: OSError, RuntimeError.
+    """
+    assert popen.stderr is not None
+    try:
+        with ExitStack() as opened:
+            file = opened.enter_context(os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0))
+            thread = threading.Thread(target=copy_stderr, args=(popen.stderr, file, scrubber, tail), daemon=True)
+            thread.start()
+            opened.pop_all()  # the thread closes it
+    except BaseException:
+        with popen:  # closes its pipes, and waits for its end
+            _signal_group(popen.pid, signal.SIGKILL)
+        raise
+    return thread
 
 
 def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber, tail: StderrTail | None = None) -> None:

@@ -1,14 +1,25 @@
 """The copy of an upstream's stderr: bounded in bytes and in speed, and without secrets even when parts are dropped."""
 
+import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES, OMISSION, copy_stderr, open_stderr_file
+from mcp_guard.upstream.stdio import (
+    MAX_STDERR_FILE_BYTES,
+    OMISSION,
+    StdioServerParameters,
+    copy_stderr,
+    open_stderr_file,
+    start_process,
+)
 
 SECRET = "a-secret-of-some-length"
 
@@ -50,3 +61,27 @@ def test_a_file_that_cannot_be_written_is_named_and_not_the_command(tmp_path: Pa
 def test_a_file_that_is_full_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "stderr.log").write_bytes(b"x" * (MAX_STDERR_FILE_BYTES - 10))
     assert copied(tmp_path, b"a line of twenty-one\n") == b"a line of twenty-one\n"
+
+
+@pytest.mark.parametrize("failing", ["threading.Thread.start", "os.dup"])
+def test_a_process_whose_stderr_cannot_be_copied_is_ended(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread") if "Thread" in failing else OSError(errno.EMFILE, "too many files")
+
+    started: list[int] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    monkeypatch.setattr(failing, fail)
+    argv = (sys.executable, "-c", "import time; time.sleep(60)")
+    with pytest.raises(UpstreamError, match=r"^cannot be started: .*(can't start new thread|too many files)"):
+        start_process(StdioServerParameters("up", argv, tmp_path / "upstreams" / "up.stderr.log"))
+    [pid] = started
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
