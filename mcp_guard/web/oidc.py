@@ -59,6 +59,12 @@ CANCELLED = (
     "consent_required",
     "account_selection_required",
 )
+LISTS = (
+    "id_token_signing_alg_values_supported",
+    "token_endpoint_auth_methods_supported",
+    "code_challenge_methods_supported",
+)
+"""Members of the metadata that are read as lists; each may be missing."""
 NOT_STRONG = ("unmet_authentication_requirements",)
 """OpenID Connect Unmet Authentication Requirements 1.0: the provider cannot reach the `acr` that was asked for."""
 
@@ -215,6 +221,8 @@ class OidcClient:
             is_due = cached.tried is None or now - cached.tried >= PAUSE_SECONDS
             if is_due and (is_outdated or not is_fresh):
                 cached.tried = now
+                later = f"try again in {PAUSE_SECONDS} seconds"
+                cached.failure = SignInFailed("the request to the identity provider was cancelled", later, 503)
                 try:
                     cached.value, cached.fetched, cached.failure = await fetch(), now, None
                     is_fresh = True
@@ -222,7 +230,7 @@ class OidcClient:
                     cached.failure = failure
             if is_fresh and cached.value is not None:
                 return cached.value
-            assert cached.failure is not None  # it was tried, and has brought nothing
+            assert cached.failure is not None  # it was tried
             raise cached.failure
 
     async def _fetch_metadata(self, url: str) -> Json:
@@ -275,9 +283,7 @@ class OidcClient:
                 raise SignInFailed(problem, f"wait {PAUSE_SECONDS} seconds, then sign in again", 502) from None
 
     def _expected(self, metadata: Json) -> Expected:
-        offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
-        algorithms = tuple(name for name in ALGORITHMS if name in offered)
-        return Expected(self.issuer, self._provider.client_id, algorithms=algorithms)
+        return Expected(self.issuer, self._provider.client_id, algorithms=_common_algorithms(metadata))
 
     async def _complete(self, claims: Json, tokens: Json, metadata: Json) -> Json:
         """The claims with those that only the userinfo endpoint has, if the configuration needs them.
@@ -374,12 +380,20 @@ def metadata_problem(metadata: Json, issuer: str) -> str:
     for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
         if not isinstance(metadata.get(name), str) or not _is_secure(metadata[name]):
             return f"its `{name}` is not an https address"
-    if not set(ALGORITHMS) & set(metadata.get("id_token_signing_alg_values_supported") or ["RS256"]):
+    for name in LISTS:
+        if metadata.get(name) is not None and not isinstance(metadata[name], list):
+            return f"its `{name}` is not a list"
+    if not _common_algorithms(metadata):
         return f"it signs with none of {', '.join(ALGORITHMS)}"
     methods = metadata.get("code_challenge_methods_supported")
     if methods is not None and "S256" not in methods:
         return "it does not support PKCE with S256"
     return ""
+
+
+def _common_algorithms(metadata: Json) -> tuple[str, ...]:
+    offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+    return tuple(name for name in ALGORITHMS if name in offered)
 
 
 def read_query(query: str) -> dict[str, str]:

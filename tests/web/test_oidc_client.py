@@ -1,5 +1,6 @@
 """The client of the identity provider against a certified one: who is signed in, and every answer that is refused."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from mcp_guard.core.model import SECOND
 from mcp_guard.network import Network
 from mcp_guard.web.id_token import SignedInPerson, SignInFailed, with_userinfo
 from mcp_guard.web.kept_value import KEPT_SECONDS
-from mcp_guard.web.oidc import PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
+from mcp_guard.web.oidc import LISTS, PAUSE_SECONDS, Attempt, Demand, OidcClient, metadata_problem, read_query
 from tests.web.identity_provider import (
     ALICE,
     CAROL,
@@ -295,6 +296,23 @@ async def test_a_provider_that_is_down_is_said_to_be_and_asked_again_after_a_pau
         assert (await sign_in(used)).sign_in.subject == ALICE
 
 
+async def test_a_cancelled_request_to_the_provider_fails_the_next_sign_in_and_no_later_one() -> None:
+    connections: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    hanging = await asyncio.start_server(lambda _, writer: connections.put_nowait(writer), "localhost", 0)
+    clock = Clock()
+    used = client(IdentityProvider(f"http://localhost:{hanging.sockets[0].getsockname()[1]}", {}), clock)
+    for _ in range(2):
+        signing_in = asyncio.create_task(used.authorization_url(Attempt.begin("/")))
+        connection = await asyncio.wait_for(connections.get(), 20)
+        signing_in.cancel()
+        await asyncio.gather(signing_in, return_exceptions=True)
+        connection.close()
+        failure = await refused(used)
+        assert (failure.message, failure.status) == ("the request to the identity provider was cancelled", 503)
+        clock.ahead += PAUSE_SECONDS
+    hanging.close()
+
+
 async def test_an_address_where_no_provider_is_says_what_is_there(tmp_path: Path) -> None:
     nowhere = IdentityProvider(f"http://localhost:{free_port()}", {})
     assert (await refused(client(nowhere))).status == 503
@@ -308,6 +326,11 @@ async def test_an_address_where_no_provider_is_says_what_is_there(tmp_path: Path
         ({"jwks_uri": None}, "its `jwks_uri` is not an https address"),
         ({"id_token_signing_alg_values_supported": ["HS256", "none"]}, "it signs with none of"),
         ({"code_challenge_methods_supported": ["plain"]}, "does not support PKCE with S256"),
+        ({"code_challenge_methods_supported": 0}, "its `code_challenge_methods_supported` is not a list"),
+        ({"id_token_signing_alg_values_supported": 5}, "its `id_token_signing_alg_values_supported` is not a list"),
+        ({"id_token_signing_alg_values_supported": [{}]}, "it signs with none of"),
+        ({"token_endpoint_auth_methods_supported": True}, "its `token_endpoint_auth_methods_supported` is not a list"),
+        ({name: None for name in LISTS}, ""),
         ({}, ""),
     ],
 )
