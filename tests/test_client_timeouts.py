@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.downstream.client_timeouts import KNOWN_CLIENTS, ClientTimeouts, ClientWait, answer_before
+from mcp_guard.downstream.client_timeouts import KNOWN_CLIENTS, MAX_CLIENTS, ClientTimeouts, ClientWait, answer_before
 from tests.proof_size import in_full
 
 
@@ -75,6 +75,17 @@ def test_memory_has_a_bound(tmp_path: Path) -> None:
         timeouts(tmp_path).observe("a", f"{number}" * 50, 5)
         timeouts(tmp_path).observe("a", "same", 5 + 10 * number)
     assert (tmp_path / "client-timeouts.json").stat().st_size < 60_000
+
+
+def test_memory_of_a_process_has_the_same_bound(tmp_path: Path) -> None:
+    known = timeouts(tmp_path / "missing")  # where nothing can be written
+    for number in range(MAX_CLIENTS + 100):
+        known.observe("a", f"client {number}", 5)
+        known.observe("a", "active", 7)
+    assert known.find_timeout("a", "client 0", is_first=True) is None
+    assert known.find_timeout("a", f"client {number}", is_first=True) == 5
+    assert known.find_timeout("a", "active", is_first=True) == 7
+    assert len(known._seen) == MAX_CLIENTS
 
 
 def test_only_the_client_itself_shows_its_patience(tmp_path: Path) -> None:

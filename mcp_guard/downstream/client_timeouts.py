@@ -73,7 +73,7 @@ class ClientTimeouts:
     note: Callable[[str], None]
     wall: Callable[[], float] = time.time
     _seen: dict[str, float] = field(default_factory=dict)
-    """The shortest wait after which a client gave up, in this process."""
+    """The shortest wait after which a client gave up, in this process: of the last `MAX_CLIENTS`."""
     _remembered: dict[str, list[list[float]]] | None = None
     """The waits (seconds, and when) in the file; None until it is read."""
 
@@ -91,7 +91,9 @@ class ClientTimeouts:
         if seconds < MIN_SECONDS:
             return
         key = _key(agent, client)
-        self._seen[key] = min(seconds, self._seen.get(key, seconds))
+        self._seen[key] = min(seconds, self._seen.pop(key, seconds))
+        if len(self._seen) > MAX_CLIENTS:
+            del self._seen[next(iter(self._seen))]
         remembered = self._recall(key)
         if remembered is None or seconds < remembered:
             self._remember(key, seconds)

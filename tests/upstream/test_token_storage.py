@@ -1,6 +1,7 @@
 """Where sign-ins are kept: one process at a time has them, and what is in a database is sealed."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,6 +15,7 @@ from mcp_guard.core.people import Identity
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
+from mcp_guard.storage.postgres.sign_ins import SignInsTable
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 from mcp_guard.upstream.oauth.token_storage import FileTokenStorage, Tokens, TokenStorage
@@ -203,6 +205,16 @@ async def test_new_tokens_are_stored_although_the_connection_was_lost(ledger: Le
         ledger.disconnect()
         await held.write(TOKENS)
     assert await stored(ledger.storage()) == TOKENS
+
+
+async def test_locks_of_users_who_are_gone_are_forgotten(ledger: Ledger) -> None:
+    sign_ins = find_engine(ledger.database).open_sign_ins(Path())
+    assert isinstance(sign_ins, SignInsTable)
+    for number in range(3):
+        async with sign_ins.locked(f"far/{number}"):
+            assert [*sign_ins._locks] == [f"far/{number}"]
+    gc.collect()
+    assert not sign_ins._locks
 
 
 async def test_a_gateway_that_lost_the_lock_does_not_replace_what_another_has_stored(ledger: Ledger) -> None:

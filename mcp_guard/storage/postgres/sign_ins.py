@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.errors import UndefinedTable
@@ -41,7 +42,7 @@ class SignInsTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def locked(self, upstream: str) -> AsyncIterator["_HeldRow"]:
