@@ -71,7 +71,6 @@ class ExternalSignal:
         """Run in a daemon thread, so that a function that hangs does not prevent the guard from exiting."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        future.add_done_callback(self._finish)
 
         def body() -> None:
             try:
@@ -81,8 +80,9 @@ class ExternalSignal:
             with suppress(RuntimeError):  # the event loop is closed: nobody awaits the result
                 loop.call_soon_threadsafe(done)
 
-        self._busy += 1
         threading.Thread(target=body, daemon=True, name=f"signal-{self.rule.name}").start()
+        self._busy += 1  # a thread that could not be started gives nothing back
+        future.add_done_callback(self._finish)
         return future
 
     def _finish(self, future: "asyncio.Future[Any]") -> None:

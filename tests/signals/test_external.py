@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,20 @@ async def test_unknown_signal_is_seen_by_policies_and_receipts(tmp_path: Path) -
     assert risk["signals"] == ["blind_write", "fraud_unknown"]
     assert "exited with status 1" in risk["because"][1]
     harness.close()
+
+
+async def test_threads_that_could_not_be_started_are_not_counted_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    signal = python("raised")
+    with monkeypatch.context() as threadless:
+        threadless.setattr(threading.Thread, "start", fail)
+        failed = [await ask(signal) for _ in range(THREADS)]
+    assert {answer.name for answer in failed if answer} == {"fraud_unknown"}
+    answer = await ask(signal)
+    assert answer is not None
+    assert answer.name == "fraud"
 
 
 def test_signal_is_evaluated_only_for_its_calls() -> None:
