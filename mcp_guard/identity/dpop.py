@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ MAX_AGE_SECONDS = 60
 CLOCK_STEP_SECONDS = 60
 """How far the clock may be set back without a used proof becoming usable again."""
 MAX_ID_LENGTH = 256
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_ENCODED = re.compile("%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile("[A-Za-z0-9._~-]")
 MAX_RSA_TEXT = {"n": 683, "e": 6}
 """Characters of base64url: 4096 bits and 32 bits. Larger numbers make each check of a proof cost milliseconds."""
 MAX_MEMBER_TEXT = 100
@@ -111,10 +115,35 @@ def _read(proof: str, bound: str) -> dict[str, Any]:
     return claims
 
 
-def _normalize(url: object) -> tuple[str, str, str]:
-    """A URL without query and fragment (RFC 9449 §4.2). Raises: InvalidCredential."""
+def _normalize(url: object) -> tuple[str, str, str, int | None, str]:
+    """A URL without query and fragment, normalized (RFC 9449 §4.3; RFC 3986 §6.2.2, §6.2.3).
+
+    Raises: InvalidCredential.
+    """
     try:
-        parts = urlsplit(url if isinstance(url, str) else "")
+        parts = urlsplit(_ENCODED.sub(_normalize_encoded, url) if isinstance(url, str) else "")
+        port = DEFAULT_PORTS.get(parts.scheme) if parts.port is None else parts.port
     except ValueError:
         raise InvalidCredential("the `htu` of the proof is not a URL") from None
-    return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/"
+    user = parts.netloc.rpartition("@")[0]
+    return parts.scheme, user, parts.hostname or "", port, _remove_dot_segments(parts.path)
+
+
+def _normalize_encoded(encoded: re.Match[str]) -> str:
+    """RFC 3986 §6.2.2.1 and §6.2.2.2."""
+    character = chr(int(encoded[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else encoded[0].upper()
+
+
+def _remove_dot_segments(path: str) -> str:
+    """RFC 3986 §5.2.4, for a URL with a host."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            kept[-1:] = []
+        elif segment != ".":
+            kept.append(segment)
+    if segments and segments[-1] in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)

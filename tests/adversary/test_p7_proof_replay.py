@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import jwt
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.identity.dpop import ProofVerifier, thumbprint
 from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import cli, scripted, write_config
@@ -52,6 +54,37 @@ def test_a_proof_is_accepted_once_by_all_guards_and_over_restarts(tmp_path: Path
     with first:
         assert [status(first, token, old) for old in (proof, other)] == [401, 401]
         assert status(first, token, prove(token)) == 200
+
+
+@pytest.mark.parametrize(
+    "htu",
+    [
+        "HTTPS://Guard.EXAMPLE/mcp", "https://guard.example:443/mcp", "https://guard.example:/mcp",
+        "https://guard.example/%6dcp", "https://guard%2Eexample/mcp", "https://guard.example/a/../%2e/mcp",
+        "https://guard.example/mcp?query#fragment",
+    ],
+)  # fmt: skip
+async def test_a_proof_may_spell_the_address_otherwise(htu: str) -> None:
+    await ProofVerifier().check(prove("token", htu=htu), ("POST", URL), "token", thumbprint(JWK), int(time.time()))
+
+
+@pytest.mark.parametrize(
+    "htu",
+    [
+        "http://guard.example/mcp", "https://guard.example:80/mcp", "https://guard.example:0/mcp",
+        "https://guard.example:99999/mcp", "https://user@guard.example/mcp", "https://guard.example/MCP",
+        "https://guard.example/mcp/", "https://guard.example/mcp/.", "https://guard.example//mcp",
+        "https://guard.example/a%2F..%2Fmcp", "https://guard.example/%256dcp", "//guard.example/mcp", "/mcp", "",
+    ],
+)  # fmt: skip
+async def test_a_proof_for_another_address_is_refused(htu: str) -> None:
+    with pytest.raises(InvalidCredential, match=r"for another request|is not a URL"):
+        await ProofVerifier().check(prove("token", htu=htu), ("POST", URL), "token", thumbprint(JWK), int(time.time()))
+
+
+async def test_an_address_that_needs_encoding_is_compared_in_either_case() -> None:
+    proof, request = prove("token", htu="https://guard.example/%c3%a9"), ("POST", "https://guard.example/%C3%A9")
+    await ProofVerifier().check(proof, request, "token", thumbprint(JWK), int(time.time()))
 
 
 def test_malformed_proofs_are_refused(tmp_path: Path) -> None:
