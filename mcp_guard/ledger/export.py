@@ -62,6 +62,11 @@ class LedgerProofs:
     def prove(self, seq: int, with_payloads: bool) -> bytes:
         """The bundle of one receipt of the ledger. Raises: LedgerError."""
         [entry] = self.entries(seq, seq + 1)
+        try:
+            path = self.tree.inclusion(seq)
+            merkle.verify_inclusion(merkle.leaf_hash(entry), seq, self.head.size, path, self.head.root)
+        except (ValueError, IndexError) as error:
+            raise LedgerError(f"receipt {seq} cannot be proved: {error}", VERIFY) from None
         cells = dict(self._store.cells(seq, seq + 1)).get(seq, {}) if with_payloads else None
         return self.bundle(seq, entry, cells)
 

@@ -192,6 +192,17 @@ def test_ledger_that_contradicts_its_checkpoint_is_not_exported(tmp_path: Path, 
     assert not (tmp_path / "out/checkpoint").exists()
 
 
+@pytest.mark.parametrize(
+    "sql", ["UPDATE receipt SET leaf = zeroblob(32) WHERE seq = 200", "DELETE FROM receipt WHERE seq = 200"]
+)
+def test_a_proof_that_would_not_verify_is_not_given(tmp_path: Path, sql: str) -> None:
+    """The receipt itself and the root are as they were."""
+    writer = open_filled(tmp_path / "state", 300)
+    change(writer, sql)
+    with pytest.raises(LedgerError, match="receipt 100 cannot be proved"):
+        LedgerProofs(writer.store).prove(100, with_payloads=False)
+
+
 def test_an_empty_ledger_has_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="is empty"):
         write(open_filled(tmp_path / "state", 0), tmp_path / "out")
