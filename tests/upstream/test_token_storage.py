@@ -15,7 +15,7 @@ from mcp_guard.core.people import Identity
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.sign_ins import SignInsTable
+from mcp_guard.storage.postgres.sign_ins import MAX_HELD, SignInsTable
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 from mcp_guard.upstream.oauth.token_storage import FileTokenStorage, Tokens, TokenStorage
@@ -230,6 +230,31 @@ async def test_a_gateway_that_lost_the_lock_does_not_replace_what_another_has_st
     found = await stored(ledger.storage())
     assert found is not None
     assert found.access == "newer"
+
+
+async def test_many_users_take_few_connections_and_those_of_one_upstream_leave_some_to_others(ledger: Ledger) -> None:
+    sign_ins = find_engine(ledger.database).open_sign_ins(Path())
+    entered, answered = asyncio.Queue[str](), asyncio.Event()
+
+    def of(name: str, number: int) -> TokenStorage:
+        return SharedTokenStorage(sign_ins, name, SECRET, Identity("https://login.example", f"user{number}"), PAGE)
+
+    async def refresh(name: str, number: int) -> None:
+        """As while a token endpoint is waited for."""
+        async with of(name, number).locked():
+            entered.put_nowait(name)
+            await answered.wait()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        for name in ("far", "near", "other"):
+            for number in range(9):
+                tasks.create_task(refresh(name, number))
+            if name != "other":
+                assert [await entered.get() for _ in range(2)] == [name] * 2
+        assert await asyncio.gather(*(of("far", number).look() for number in range(9))) == [None] * 9
+        connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mcp-guard'"
+        assert ledger.sql(connected) == [(MAX_HELD,)]
+        answered.set()
 
 
 async def test_without_a_ledger_it_says_what_to_do(ledger: Ledger) -> None:

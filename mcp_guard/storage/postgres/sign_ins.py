@@ -3,10 +3,14 @@
 The lock is the session's (an advisory lock), so that no transaction is open while a token endpoint is waited for, and
 that it ends with the connection. A gateway that has lost its connection may not know that, so each write is a
 compare-and-set.
+
+However many users a gateway has, it takes `MAX_HELD` and `MAX_READ` connections at most: more of them would take those
+that ledgers need.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,6 +36,12 @@ LOCK_SECONDS = 90
 WRITE_SECONDS = 30.0
 """How long a write is tried again over new connections."""
 RETRY_SECONDS = 0.5
+MAX_HELD = 4
+"""How many sign-ins a process holds at a time, each over a connection."""
+MAX_HELD_OF_UPSTREAM = 2
+"""How many of them are one upstream's, so that one whose token endpoint hangs leaves some to the others."""
+MAX_READ = 2
+"""How many are read at a time by those who hold none."""
 READ = "SELECT version, sealed FROM upstream_sign_in WHERE upstream = %s"
 ADD = "INSERT INTO upstream_sign_in (upstream, version, sealed) VALUES (%s, 1, %s) ON CONFLICT DO NOTHING"
 REPLACE = "UPDATE upstream_sign_in SET sealed = %s, version = version + 1 WHERE upstream = %s AND version = %s"
@@ -43,10 +53,13 @@ class SignInsTable:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._of_upstream = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(MAX_HELD_OF_UPSTREAM))
+        self._held, self._reading = asyncio.Semaphore(MAX_HELD), asyncio.Semaphore(MAX_READ)
 
     @asynccontextmanager
     async def locked(self, upstream: str) -> AsyncIterator["_HeldRow"]:
-        async with self._locks.setdefault(upstream, asyncio.Lock()):
+        of_upstream = self._of_upstream[upstream.partition("/")[0]]
+        async with self._locks.setdefault(upstream, asyncio.Lock()), of_upstream, self._held:
             held = _HeldRow(self._database, upstream)
             try:
                 await held.lock()
@@ -56,10 +69,11 @@ class SignInsTable:
 
     async def read(self, upstream: str) -> bytes:
         row = _HeldRow(self._database, upstream)
-        try:
-            return await row.read()
-        finally:
-            row.close()
+        async with self._reading:
+            try:
+                return await row.read()
+            finally:
+                row.close()
 
 
 class _HeldRow:

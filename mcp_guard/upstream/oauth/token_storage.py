@@ -86,8 +86,8 @@ class TokenStorage(Protocol):
         """Excludes other guards and commands; ends with its process, however that ends. Raises: NoToken."""
 
     async def look(self) -> Tokens | None:
-        """What is stored now, for whoever only shows it: another process may be about to replace it, and is not waited
-        for. Raises: NoToken."""
+        """What is stored now, for whoever does not replace it: another process may be about to, and is not waited for.
+        Raises: NoToken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ class OAuthTokenProvider:
         """As `ready`; of a user's own sign-in, also that it is still the one that is kept: they may have signed out or
         in elsewhere. Raises: NoToken."""
         if self._storage is not None and self._settings.as_user:
-            async with self._renewing, self._storage.locked() as held:
-                stored = await held.read()
+            async with self._renewing:
+                stored = await self._storage.look()
                 if stored is None:
                     self._tokens = None
                 elif self._tokens is not None and stored != self._tokens:
@@ -96,8 +96,7 @@ class OAuthTokenProvider:
         """Whether there is a user's sign-in, in use or not yet. Raises: NoToken."""
         if self._storage is None or not self._settings.as_user:
             return TokenState.USED
-        async with self._storage.locked() as held:
-            stored = await held.read()
+        stored = await self._storage.look()
         if stored is None:
             return TokenState.MISSING
         return TokenState.ARRIVED if self._tokens is None else TokenState.USED
@@ -141,8 +140,7 @@ class OAuthTokenProvider:
     async def _signed_in_again(self, scopes: tuple[str, ...]) -> Tokens:
         """The tokens of a sign-in since. Raises: NoToken."""
         assert self._storage is not None
-        async with self._storage.locked() as held:
-            stored = await held.read()
+        stored = await self._storage.look()
         if stored is not None and (self._tokens is None or stored.access != self._tokens.access):
             return stored
         wanted = " ".join(scopes)[:300]
