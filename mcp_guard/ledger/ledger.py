@@ -261,12 +261,13 @@ class SqlLedger:
 
     def _conclude_doubtful(self, intent: Intent, tx: Transaction) -> int:
         row = tx.store.receipt(intent.seq)
-        if row is None or row.call != intent.call.id or not tx.store.is_open_call(intent.seq):
-            return intent.seq  # it was not recorded, or another guard has closed the call
+        if row is None or row.call != intent.call.id:
+            return intent.seq  # it was not recorded
         execution = not_sent_execution(
             "the ledger did not say in time whether the intent was recorded", intent.approval
         )
-        return self._record(intent, outcome_draft(intent.call, intent.seq, execution), execution, False, tx)
+        draft = outcome_draft(intent.call, intent.seq, execution)
+        return _record_if_open(intent, execution, partial(self._record, intent, draft, execution), False, tx)
 
     def _check_fitness(self) -> None:
         """Raises: LedgerError if others may consider this guard dead by now, or its clock is wrong."""
@@ -289,14 +290,7 @@ class SqlLedger:
             record = partial(self._note_task, intent, execution)
         else:
             record = partial(self._record, intent, outcome_draft(intent.call, intent.seq, execution), execution)
-
-        def record_if_open(answered: bool, tx: Transaction) -> int:
-            if not tx.store.is_open_call(intent.seq):  # another guard considered this one dead, and closed the call
-                if answered and intent.approval is not None:
-                    tx.store.note_answered(intent.approval)
-                return intent.seq
-            return record(answered, tx)
-
+        record_if_open = partial(_record_if_open, intent, execution, record)
         is_ours = intent.guard == self.guard and self.presence.seconds_left() > 0
         op = partial(record if is_ours else record_if_open, answered)
         recorded = self.writer.submit(op, _reads_of(intent.approval))
@@ -394,6 +388,18 @@ def _note_loaded(tx: Transaction, draft: Draft) -> None:
     """Remember which policies were loaded, for a rule of four eyes that may begin later."""
     if draft.kind == "policy.loaded" and not draft.fields.get("shadow"):
         tx.store.note(LOADED_AS, draft.fields["policy_version"])
+
+
+def _record_if_open(
+    intent: Intent, execution: Execution, record: Callable[[bool, Transaction], int], answered: bool, tx: Transaction
+) -> int:
+    """Record an outcome unless another guard considered this one dead, and closed the call. What was not sent then
+    leaves nothing to be told: its approval is used up without a reply."""
+    if tx.store.is_open_call(intent.seq):
+        return record(answered, tx)
+    if intent.approval is not None and (answered or execution.status is ExecutionStatus.NOT_SENT):
+        tx.store.note_answered(intent.approval)
+    return intent.seq
 
 
 def _sum(store: Store, use: RateIncrement, at: Micros) -> int:

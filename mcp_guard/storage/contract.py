@@ -209,7 +209,8 @@ class ApprovalStore(Protocol):
 
         Compare-and-set. Raises: ChangedElsewhere if it has an outcome."""
 
-    def note_answered(self, id: str) -> None: ...
+    def note_answered(self, id: str) -> None:
+        """The outcome of its call has been told. Changes nothing without an outcome."""
 
     def announce(self, ids: Sequence[str]) -> None:
         """Have the executors of other processes hear that these approvals have another state, once the transaction is

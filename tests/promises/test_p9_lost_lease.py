@@ -164,6 +164,32 @@ def test_a_call_that_nobody_has_closed_meanwhile_gives_back_its_approval(tmp_pat
     assert verify(tmp_path).ok
 
 
+async def test_a_closed_call_that_was_not_sent_asks_a_person_again_although_the_database_was_away(
+    tmp_path: Path,
+) -> None:
+    async with remote_guard(tmp_path, f"{ALLOW}\n{HOLD}", lease_seconds=LEASE) as remote:
+        harness, network = remote.harness, remote.network
+        other = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", database=remote.database)
+
+        class ClosedLedger(SqlLedger):
+            async def intend(self, *args: Any) -> Intent | Conflict:
+                intent = await super().intend(*args)
+                await asyncio.to_thread(wait_for, lambda: recover(other.ledger.ledger))
+                network.is_down = True
+                network.cut()
+                return intent
+
+        harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
+        closed = replace(harness.guard, ledger=ClosedLedger(harness.ledger.writer, harness.ledger.presence))
+        assert "did not take place, but this could not be recorded" in text(await closed.call(make_instance(), DEAL))
+        network.is_down = False
+        async with kept(harness):
+            await until(lambda: harness.ledger.presence.seconds_left() > 0)
+            assert "held by mcp-guard: approval" in text(await closed.call(make_instance(), DEAL))
+        assert harness.upstream.writes() == []
+        other.close()
+
+
 async def test_a_gateway_without_a_lease_writes_no_intent_and_goes_on_under_another_id(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     before = harness.ledger.guard

@@ -63,7 +63,7 @@ class ApprovalQueries(Queries):
         self._change_one(f"the outcome of approval {id}", query, (outcome, int(answered), id))
 
     def note_answered(self, id: str) -> None:
-        self._write("UPDATE approval SET answered = 1, lookup = '' WHERE id = ?", (id,))
+        self._write("UPDATE approval SET answered = 1, lookup = '' WHERE id = ? AND outcome IS NOT NULL", (id,))
 
     def replace_subject(self, id: str, subject: str) -> None:
         self._change_one(f"approval {id}", "UPDATE approval SET subject = ? WHERE id = ?", (subject, id))
