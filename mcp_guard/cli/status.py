@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def main(arguments: list[str]) -> int:
     settings = None if options.ledger else load(options.config)
     running = state.running
     started = read_started(ledger.place, running)
+    files = group_by_policy_files(ledger.place, state.contents.leased)
     mode = None if settings is None else as_started(settings, started, running)
     hidden, can_load = judge_policies(mode, ledger.place)
     if options.json:
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
             "hidden": [asdict(row) for row in hidden],
             "unmatched": unseen,
             "running": [asdict(guard) for guard in started] if running else [],
+            "policy_files": files,
         }
         print_json({**as_json(ledger, state, receipts, calls, started), **more}, indent=2)
         return 0
@@ -76,6 +78,7 @@ def main(arguments: list[str]) -> int:
     print_text(ledger_line(ledger.place, state))
     print_lines(head_lines(read_head(ledger), state.contents.checkpoint_fits, state.contents.key_id, now))
     print_text(policies_line(receipts, started))
+    print_lines(policy_files_lines(files))
     if settings is not None:
         print_lines(policy_approval_lines(settings, ledger.place))
         print_lines(outdated_lines(settings, started, can_load) if running else ())
@@ -139,6 +142,21 @@ def outdated_lines(settings: Settings, started: Sequence[StartedGuard], can_load
     return policies + [
         f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
     ]
+
+
+def group_by_policy_files(place: Place, gateways: Set[str]) -> list[list[str]]:
+    """Running gateways, each together with those that have the same policy files."""
+    from mcp_guard.ledger.peers import group_by_files
+
+    if not gateways:
+        return []
+    with open_read_only(place) as store:
+        return group_by_files(store, gateways)
+
+
+def policy_files_lines(groups: Sequence[Sequence[str]]) -> list[str]:
+    names = " and ".join(", ".join(group) for group in groups)
+    return [f"policies: gateways have different policy files: {names}: give all the same"] if len(groups) > 1 else []
 
 
 def policy_approval_lines(settings: Settings, place: Place) -> list[str]:

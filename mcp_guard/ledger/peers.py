@@ -5,7 +5,7 @@ decided a call. Only for ledgers whose guards cannot see each other's files (`Pr
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 
 from mcp_guard.core.errors import LedgerError
@@ -60,3 +60,12 @@ class PeerPolicies:
         noted = {**self._living(tx.store), self._ledger.presence.guard: mine}
         tx.store.note(NOTED_AS, json.dumps(noted))
         return noted
+
+
+def group_by_files(store: Store, guards: Set[str]) -> list[list[str]]:
+    """Those of these gateways that have noted a digest, each together with those that have the same files."""
+    noted: dict[str, str] = json.loads(store.noted(NOTED_AS) or "{}")
+    groups: dict[str, list[str]] = {}
+    for guard in sorted(noted.keys() & guards):
+        groups.setdefault(noted[guard], []).append(guard)
+    return list(groups.values())

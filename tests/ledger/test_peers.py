@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.cli.status import group_by_policy_files, policy_files_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.peers import PeerPolicies
 from mcp_guard.policy.files import digest_of_files
 from mcp_guard.storage.place import Database
-from tests.promises.harness import Clock
+from tests.promises.harness import ALLOW, Clock
 from tests.storage.postgres_server import server
 
 
@@ -54,6 +55,23 @@ async def test_each_gateway_says_once_that_another_has_other_policies_and_that_i
         assert [notes[2:] for notes in said.values()] == [["all gateways have the same policy files again"]] * 2
     a.close()
     b.close()
+
+
+async def test_status_says_which_gateways_have_other_policies(tmp_path: Path) -> None:
+    policies = {"a": ALLOW, "b": f"{ALLOW} // changed", "c": ALLOW}
+    (a, of_a), (b, of_b), (c, of_c) = (gateway(tmp_path / name, policy, []) for name, policy in policies.items())
+    place = Database(server().url, f"peers.example/{tmp_path.name}")
+    async with a.on_loop(), b.on_loop(), c.on_loop():
+        await of_a.compare()
+        await of_c.compare()
+        assert policy_files_lines(group_by_policy_files(place, {a.guard, b.guard, c.guard})) == []
+        await of_b.compare()
+        same = ", ".join(sorted([a.guard, c.guard]))
+        [line] = policy_files_lines(group_by_policy_files(place, {a.guard, b.guard, c.guard}))
+        assert set(line.split(": ")[2].split(" and ")) == {same, b.guard}
+        assert policy_files_lines(group_by_policy_files(place, {a.guard, c.guard})) == []
+    for ledger in (a, b, c):
+        ledger.close()
 
 
 async def test_a_gateway_that_has_ended_differs_from_none(tmp_path: Path) -> None:
