@@ -131,6 +131,7 @@ def test_every_secret_and_config_map_that_is_used_is_made() -> None:
             variable["valueFrom"]["secretKeyRef"]["name"]
             for container in containers(workload)
             for variable in container.get("env", [])
+            if "secretKeyRef" in variable["valueFrom"]
         }
         used |= secrets
         for volume in pod(workload)["volumes"]:
@@ -141,13 +142,23 @@ def test_every_secret_and_config_map_that_is_used_is_made() -> None:
     assert not any(kind == "Secret" for kind, _ in MANIFESTS)
 
 
-def test_nginx_knows_each_replica_by_its_name() -> None:
+@pytest.mark.parametrize("namespace", ["mcp-guard", "team-a"])
+def test_nginx_knows_each_replica_by_its_name_in_any_namespace(namespace: str, tmp_path: Path) -> None:
+    [proxy] = pod(MANIFESTS["Deployment", "mcp-guard-nginx"])["containers"]
+    [variable] = proxy["env"]
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    *shell, script = proxy["command"]
+    write, then = script.split(" && ")
+    assert then == 'exec nginx -c /tmp/nginx.conf -g "daemon off;"'
+    write = write.replace("/tmp/", f"{tmp_path}/").replace("/etc/mcp-guard-nginx/", f"{BASE}/")
+    subprocess.run([*shell, write], env={variable["name"]: namespace}, check=True, timeout=60)
+
     gateways = MANIFESTS["StatefulSet", "mcp-guard"]
     ports = MANIFESTS["Service", gateways["spec"]["serviceName"]]["spec"]["ports"]
-    domain = f"{gateways['spec']['serviceName']}.{gateways['metadata']['namespace']}.svc.cluster.local"
+    domain = f"{gateways['spec']['serviceName']}.{namespace}.svc.cluster.local"
     replicas = range(gateways["spec"]["replicas"])
     names = [f"mcp-guard-{number}.{domain}:{port['port']}" for port in ports for number in replicas]
-    assert re.findall(r"^ *server (\S+) resolve;$", (BASE / "nginx.conf").read_text(), re.MULTILINE) == names
+    assert re.findall(r"^ *server (\S+) resolve;$", (tmp_path / "nginx.conf").read_text(), re.MULTILINE) == names
 
 
 @pytest.mark.parametrize("folder", [EXAMPLE, ROOT / "deploy" / "compose" / "config"])
