@@ -133,6 +133,12 @@ def test_an_answered_request_is_not_found_again(store: Store, asked: list[Approv
     assert (found[0].outcome, found[0].answered) == (9, True)
 
 
+def test_a_request_without_an_outcome_is_not_answered(store: Store, asked: list[Approval]) -> None:
+    with writing(store):
+        store.note_answered("ap_1")
+    assert asked[0] in store.approvals_for("run_1", "lookup")
+
+
 def test_what_identifies_a_settled_request_is_erased(store: Store, asked: list[Approval]) -> None:
     with writing(store):
         store.forget_nonce("ap_1", lookup=False)
