@@ -285,7 +285,7 @@ def _http_app(
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.ledger, settings.agents),
-        proofs=ProofVerifier(ledger.engine.open_used_proofs(settings.state_dir)),
+        proofs=ProofVerifier(ledger.engine.open_used_proofs(settings.state_dir), runtime.note),
         on_refused=runtime.telemetry.on_refused_token,
     )
     return HttpApp(

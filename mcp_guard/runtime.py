@@ -149,7 +149,7 @@ class Runtime:
         self._status_file = StatusFile(lambda: status_path(settings.state_dir / GUARDS, ledger.guard), note)
         self._secrets = Scrubber()
         """Those of all upstreams of all sessions."""
-        self._sign_ins = SignInStorage(settings)
+        self._sign_ins = SignInStorage(settings, note)
         self._shared = self._make_shared()
 
     def now(self) -> Micros:

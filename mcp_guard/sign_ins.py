@@ -1,16 +1,20 @@
 """Where the sign-ins of people at upstreams are kept: in the state folder, in the keyring or with the ledger."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.people import OWN_NAMES, Identity, canonical_identity
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.settings import SecretReference, Settings
+from mcp_guard.trouble import TroubleReport
 from mcp_guard.upstream.user import UpstreamUser
 
 if TYPE_CHECKING:
     from mcp_guard.shared_secret import SharedSecret
-    from mcp_guard.storage.sign_ins import SignIns
+    from mcp_guard.storage.sign_ins import HeldSignIn, SignIns
     from mcp_guard.upstream.oauth.registration import ClientRegistration
     from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
     from mcp_guard.upstream.oauth.token_storage import TokenStorage
@@ -22,8 +26,9 @@ REGISTRATION = "urn:mcp-guard:client"
 class SignInStorage:
     """The storage of all sign-ins of one process. It opens nothing before one is needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, note: Callable[[str], None] = lambda _: None) -> None:
         self._settings = settings
+        self._report = TroubleReport(note, "sign-ins at upstreams cannot be read or written")
         self._shared: tuple[SignIns, SharedSecret] | None = None
 
     def of(self, name: str, user: UpstreamUser | None = None) -> "TokenStorage":
@@ -98,5 +103,23 @@ class SignInStorage:
             from mcp_guard.storage.engines import find_engine
 
             sign_ins = find_engine(ledger_place(self._settings)).open_sign_ins(self._settings.state_dir)
-            self._shared = sign_ins, read_shared_secret(self._settings)
+            self._shared = _ReportedSignIns(sign_ins, self._report), read_shared_secret(self._settings)
         return self._shared[0], name, self._shared[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _ReportedSignIns:
+    """Implements `SignIns`; the operator is told why they fail."""
+
+    sign_ins: "SignIns"
+    report: TroubleReport
+
+    @asynccontextmanager
+    async def locked(self, upstream: str) -> "AsyncIterator[HeldSignIn]":
+        with self.report.watching():
+            async with self.sign_ins.locked(upstream) as held:
+                yield held
+
+    async def read(self, upstream: str) -> bytes:
+        with self.report.watching():
+            return await self.sign_ins.read(upstream)

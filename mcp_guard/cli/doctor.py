@@ -207,4 +207,4 @@ def check_policies(
         against = f"against {number} tools" if number else "without the tools; --upstreams checks against them"
         return None, f"loaded, {against}", run_refusal_tests(settings, environment)
     except GuardError as error:
-        return (error.message, error.hint), "", []
+        return (error.full, error.hint), "", []

@@ -80,7 +80,7 @@ def print_error(error: GuardError) -> None:
     """Print on standard error why this command failed, and what to do next."""
     error.hint = to_type(error.hint)
     if _log:
-        _log[0].error(error.message, error.hint)
+        _log[0].error(error.full, error.hint)
     else:
         print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
 

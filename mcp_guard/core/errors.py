@@ -9,19 +9,20 @@ from mcp_guard.core.visible_text import VisibleText, say, visible_line
 class GuardError(Exception):
     """A failure that a person must act on.
 
-    `message` says what happened and where, in lower case with user input in backticks; `hint` names the next command
-    or edit, or is empty when there is none. As text, both are made visible: a line break stays only in a message that
-    is `VisibleText`. `told` is what agents and clients are told: the message, or a part of it that gives no place away.
+    `message` says what happened, in lower case with user input in backticks; agents and clients may read it. `full`
+    is for the operator, and may also say where it happened. `hint` names the next command or edit, or is empty when
+    there is none. As text, an error is its `full` and its hint, both made visible: a line break stays only in what is
+    `VisibleText`.
     """
 
-    def __init__(self, message: str, hint: str = "", told: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, hint: str = "", full: str = "") -> None:
+        super().__init__(full or message)
         self.message = message
         self.hint = hint
-        self.told = message if told is None else told
+        self.full = full or message
 
     def __str__(self) -> str:
-        message = visible_line(self.message)
+        message = visible_line(self.full)
         return say("{}\nhint: {}", message, visible_line(self.hint)) if self.hint else message
 
 
@@ -77,18 +78,25 @@ STABLE_MESSAGES = frozenset({LedgerFault.KEY_UNAVAILABLE, LedgerFault.OTHER})
 
 
 class LedgerError(GuardError):
-    """The ledger cannot be read or written; calls are refused until it can."""
+    """The ledger cannot be read or written; calls are refused until it can.
 
-    def __init__(
-        self, message: str, hint: str = "", fault: LedgerFault = LedgerFault.OTHER, told: str | None = None
-    ) -> None:
-        super().__init__(message, hint, told)
+    INVARIANT: agents and clients read nothing but the kind of the fault, unless the error was made by `public`:
+    what is wrong with a ledger may say where it or its key is.
+    """
+
+    def __init__(self, full: str, hint: str = "", fault: LedgerFault = LedgerFault.OTHER, message: str = "") -> None:
+        unusable = "the ledger cannot be used" + ("" if fault is LedgerFault.OTHER else f": {fault}")
+        super().__init__(message or unusable, hint, full)
         self.fault = fault
 
     @classmethod
-    def at(cls, where: str, what: str, hint: str, fault: LedgerFault) -> Self:
-        """An error of which agents and clients are told what has happened, but not `where`."""
-        return cls(f"{what}: {where}", hint, fault, what)
+    def public(cls, message: str, hint: str, fault: LedgerFault = LedgerFault.OTHER, where: str = "") -> Self:
+        """An error of which agents and clients may read the message, but not `where` it happened."""
+        return cls(f"{message}: {where}" if where else message, hint, fault, message)
+
+    def within(self, form: str) -> "LedgerError":
+        """A new error, in whose texts `form` has those of this one in place of its `{}`."""
+        return LedgerError(form.format(self.full), self.hint, self.fault, form.format(self.message))
 
 
 class UpstreamError(GuardError):

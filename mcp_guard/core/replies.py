@@ -271,7 +271,7 @@ _NEXT = {
 
 def ledger_failed(error: LedgerError) -> Json:
     """The reply where the ledger cannot record the intent: without it, nothing is sent."""
-    return tool_error(f"denied by mcp-guard: {error.told}. Nothing was sent.", outcome="deny")
+    return tool_error(f"denied by mcp-guard: {error.message}. Nothing was sent.", outcome="deny")
 
 
 def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -> Json:
@@ -279,11 +279,11 @@ def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -
     if execution.status is ExecutionStatus.NOT_SENT:
         text = (
             f"{execution.detail}. `{call.name}` was not sent, so it did not take place, but this could not be recorded "
-            f"yet: {error.told}. Repeat the call once the ledger is writable again."
+            f"yet: {error.message}. Repeat the call once the ledger is writable again."
         )
         return tool_error(text, outcome=str(execution.status), call=call.id)
     text = (
-        f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.told}. "
+        f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.message}. "
         "It may have taken effect: do not repeat it; look at the resource, and tell the operator."
     )
     return tool_error(text, outcome="unknown", call=call.id)

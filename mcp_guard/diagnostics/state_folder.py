@@ -69,7 +69,7 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
             looked = engine.inspect(format) if format == engine.format else None
             contents = _contents(looked, engine.format) if looked else _foreign(format, engine.format)
     except LedgerError as error:
-        failure, hint = error.message, error.hint
+        failure, hint = error.full, error.hint
     return StateFolder(
         folder=folder_info,
         disk=measure_disk(folder) if folder_info else None,
@@ -133,7 +133,7 @@ def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
     try:
         find_key(verifier)
     except LedgerError as error:
-        return error.message, error.hint
+        return error.full, error.hint
     return None
 
 

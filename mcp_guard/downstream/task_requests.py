@@ -77,7 +77,7 @@ class TaskRequests:
                 return await self._answer(task, params.get("inputResponses"), channel)
             return _acknowledged(await self._ask(task, CANCEL_TASK, {}, channel))
         except LedgerError as failure:
-            return error(INTERNAL_ERROR, f"{failure.told}; nothing is lost: ask again")
+            return error(INTERNAL_ERROR, f"{failure.message}; nothing is lost: ask again")
 
     async def may_hear_of(self, id: str) -> bool:
         """Whether this is a task of the client's, and the ledger can say so. If not, there is a receipt."""

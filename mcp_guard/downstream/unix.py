@@ -414,12 +414,14 @@ class UnixSocketServer:
 
     def _refuse(self, connection: socket.socket, refused: GuardError | OSError) -> None:
         """Send the reason, as far as it fits into the socket's buffer, and close."""
-        reason = refused.message if isinstance(refused, GuardError) else str(refused.strerror)
-        self._note_refusal(reason)
+        told, noted = (
+            (refused.message, refused.full) if isinstance(refused, GuardError) else (str(refused.strerror),) * 2
+        )
+        self._note_refusal(noted)
         with connection:
             connection.setblocking(False)
             try:
-                connection.send(orjson.dumps({"jsonrpc": "2.0", "id": None, **error(NOT_ADMITTED, reason)}) + b"\n")
+                connection.send(orjson.dumps({"jsonrpc": "2.0", "id": None, **error(NOT_ADMITTED, told)}) + b"\n")
             except OSError:
                 return  # it has gone already
 

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from mcp_guard.core import base64url, credential
 from mcp_guard.core.credential import InvalidCredential
+from mcp_guard.trouble import TroubleReport
 
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "RS256", "PS256")
 MAX_AGE_SECONDS = 60
@@ -71,8 +72,9 @@ class ProofsOfProcess:
 class ProofVerifier:
     """Checks proofs; each is accepted once."""
 
-    def __init__(self, memory: ProofMemory | None = None) -> None:
+    def __init__(self, memory: ProofMemory | None = None, note: Callable[[str], None] = lambda _: None) -> None:
         self._memory = memory if memory is not None else ProofsOfProcess()
+        self._report = TroubleReport(note, "requests with proofs are refused")
 
     async def check(self, proof: str, request: tuple[str, str], token: str, bound: str, now: int) -> None:
         """Check one proof (RFC 9449 §4.3). `request` is its method and URL, `bound` the thumbprint in the token.
@@ -89,7 +91,9 @@ class ProofVerifier:
             raise InvalidCredential("the `iat` of the proof is outside the allowed window")
         if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_LENGTH:
             raise InvalidCredential("the proof has no `jti`, or one that is too long")
-        if not await self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS):
+        with self._report.watching():
+            is_first = await self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS)
+        if not is_first:
             raise InvalidCredential("the proof was used before")
 
     async def close(self) -> None:

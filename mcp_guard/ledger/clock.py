@@ -45,7 +45,7 @@ def receipt_time(clock: Clock, last: Micros) -> Micros:
     """
     known, wall = max(clock.now(), last), clock.wall()
     if known - wall > TOLERATED:
-        raise LedgerError(
+        raise LedgerError.public(
             f"the clock was set back: it reads {format_time(wall)}, and it is {format_time(known)} or later "
             f"(the last receipt is of {format_time(last)})",
             "correct the clock (timedatectl); calls are refused until then",

@@ -45,9 +45,9 @@ def wait_for_database(
                 if error.fault is not LedgerFault.CANNOT_OPEN:
                     raise
                 on_wait()
-                if error.message != noted or time.monotonic() > note_at:
+                if error.full != noted or time.monotonic() > note_at:
                     note(say("waiting for the database: {}", str(error)))
-                    noted, note_at = error.message, time.monotonic() + NOTE_SECONDS
+                    noted, note_at = error.full, time.monotonic() + NOTE_SECONDS
             stopped.wait(RETRY_SECONDS)
         return None
     finally:

@@ -57,19 +57,19 @@ class KnownHead:
         if head == known:
             return self._edge
         if known is not None and (head.size <= known.size or not self._continues(store, known)):
-            raise LedgerError.at(
-                f"`{store.name}`",
+            raise LedgerError.public(
                 f"the ledger was rolled back: it had {known.size} receipts, "
                 f"and now has {head.size} with another history",
                 "restore the newest backup and restart the guard; see mcp-guard doctor",
                 LedgerFault.ROLLED_BACK,
+                f"`{store.name}`",
             )
         if head.size and not is_signed(store.checkpoint(), head):
-            raise LedgerError.at(
-                f"`{store.name}`",
+            raise LedgerError.public(
                 "the head of the ledger does not match its signature",
                 "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
+                f"`{store.name}`",
             )
         self.at, self._leaf = store.last_receipt()
         self.head, self._edge = head, head.hashes()
@@ -139,9 +139,10 @@ class Transaction:
         signature = self.key.sign(body)
         whole = entry(body, signature)
         if len(whole) > MAX_ENTRY_BYTES:
-            raise LedgerError(
+            raise LedgerError.public(
                 f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES} bytes",
-                fault=LedgerFault.RECEIPT_TOO_LARGE,
+                "",
+                LedgerFault.RECEIPT_TOO_LARGE,
             )
         self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
@@ -423,7 +424,7 @@ class Writer:
         except ChangedElsewhere as error:
             if len(ops) > 1:
                 raise _GroupFailed from None
-            raise LedgerError(f"another process changed {error} meanwhile", "repeat the command") from None
+            raise LedgerError.public(f"another process changed {error} meanwhile", "repeat the command") from None
         except LedgerError as error:
             if error.fault is LedgerFault.LEASE_LOST and len(ops) > 1:
                 raise _GroupFailed from None
@@ -435,7 +436,7 @@ class Writer:
         return results
 
     def _report(self, error: LedgerError) -> None:
-        trouble = error.fault, error.message if error.fault in STABLE_MESSAGES else ""
+        trouble = error.fault, error.full if error.fault in STABLE_MESSAGES else ""
         if trouble != self._reported:
             self._reported = trouble
             self._on_trouble(say("calls are refused: {}", str(error)))

@@ -76,6 +76,6 @@ class Kept:
         try:
             return asyncio.run_coroutine_threadsafe(work, self.loop).result(TIMEOUT_SECONDS)
         except LedgerError as error:
-            raise DeliveryError(f"what is kept of the messages cannot be used: {error.message}") from None
+            raise DeliveryError(f"what is kept of the messages cannot be used: {error.full}") from None
         except TimeoutError:
             raise DeliveryError("what is kept of the messages could not be read in time") from None

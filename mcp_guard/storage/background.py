@@ -74,7 +74,7 @@ class PooledReader:
     def _check_open(self) -> None:
         if self._is_closed:
             text, hint = "the guard stopped before the ledger was read", "repeat this once it runs again"
-            raise LedgerError(text, hint) from None
+            raise LedgerError.public(text, hint) from None
 
     def _close(self, store: Store) -> None:
         task = asyncio.create_task(_close(store))

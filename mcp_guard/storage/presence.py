@@ -126,11 +126,10 @@ def has_ended(folder: Path, guard: str) -> bool:
 def presence_lost(name: str, cause: LedgerError | None = None) -> LedgerError:
     """Why a guard opens no calls whose lease of the ledger `name` has run out. `cause`: the renewal that failed."""
     if cause is not None:
-        lost = "; so this gateway has lost its lease"
-        return LedgerError(cause.message + lost, cause.hint, cause.fault, cause.told + lost)
-    return LedgerError(
-        f"this gateway has lost its lease of `{name}`; it takes a new one: repeat the call in a moment",
+        return cause.within("{}; so this gateway has lost its lease")
+    return LedgerError.public(
+        "this gateway has lost its lease; it takes a new one: repeat the call in a moment",
         "it was paused or did not reach the database in time; if this repeats, see docs/howto/run-a-fleet.md",
         LedgerFault.LEASE_LOST,
-        "this gateway has lost its lease; it takes a new one: repeat the call in a moment",
+        f"`{name}`",
     )

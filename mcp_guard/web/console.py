@@ -285,7 +285,7 @@ class Console:
 
     async def answer_guard_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, GuardError)
-        message, hint = error.message, error.hint
+        message, hint = error.full, error.hint
         status = 503 if isinstance(error, LedgerError) else 409
         is_page = request.method == "GET"
         viewer = await self._viewer_of_error(request) if is_page else getattr(request.state, "viewer", None)

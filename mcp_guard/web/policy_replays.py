@@ -95,7 +95,7 @@ class PolicyReplays:
                 state.total, state.is_bounded = len(past.decisions), past.is_bounded
                 await asyncio.to_thread(self._compare, state, past, texts)
         except GuardError as error:
-            state.problem = say("{}", error.message)
+            state.problem = say("{}", error.full)
         except Exception as error:  # a defect is shown on the page, and ends nothing else
             state.problem = f"the replay failed: {type(error).__name__}"
 

@@ -50,9 +50,9 @@ class LedgerSearch:
                     is_complete = await self._catch_up(STEP_SECONDS)
                 except LedgerError as error:
                     is_complete = True
-                    if failed != error.message:
-                        note(f"the search index cannot be brought up to date: {error.message}")
-                    failed = error.message
+                    if failed != error.full:
+                        note(f"the search index cannot be brought up to date: {error.full}")
+                    failed = error.full
                 await (self._wait() if is_complete else asyncio.sleep(PAUSE_SECONDS))
         finally:
             self._search.stop()

@@ -400,7 +400,7 @@ async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) 
     reply = await harness.guard.call(
         make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
     )
-    assert "exited with status" in str(reply)
+    assert "the ledger cannot be used: signer failed. Nothing was sent" in str(reply)
     assert harness.upstream.sent == []
     harness.close()
 

@@ -94,5 +94,5 @@ def test_a_gateway_with_another_key_is_refused_and_told_what_to_do(tmp_path: Pat
     with pytest.raises(LedgerError) as refused:
         gateway(tmp_path / "b", "", [])
     a.close()
-    assert "the private key in force" in refused.value.message
+    assert "the private key in force" in refused.value.full
     assert refused.value.hint.startswith("copy it from another gateway or a backup")

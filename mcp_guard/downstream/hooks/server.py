@@ -141,7 +141,7 @@ class HookServer:
         except (UnknownPayload, LimitReached) as refused:
             return _refused(str(refused))
         except GuardError as refused:
-            self._note(say("refused a hook: {}", visible_line(refused.message)))
+            self._note(say("refused a hook: {}", visible_line(refused.full)))
             return _refused(refused.message)
         await self._loop_share.turn(Sender(agent), TURN_BYTES)
         left = asyncio.Event()
@@ -215,7 +215,7 @@ class HookServer:
         try:
             await self._session(asking)
         except (GuardError, LimitReached) as refused:
-            text = refused.message if isinstance(refused, GuardError) else str(refused)
+            text = refused.full if isinstance(refused, GuardError) else str(refused)
             self._note(say("{}: no session could begin: {}", asking.request.dialect.title, visible_line(text)))
 
     async def _session(self, asking: "Asking") -> HookSession:

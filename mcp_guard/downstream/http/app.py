@@ -479,7 +479,7 @@ def _refusal(failure: Exception, id: Id | None = None) -> Response:
             retry = {"retry-after": RETRY_AFTER_SECONDS}
             return _refusal(HTTPException(429 if failure.is_own else 503, str(failure), retry))
         case GuardError():  # the guard itself cannot answer, because its ledger cannot be read or written, say
-            response = _reply_to(id, error(INTERNAL_ERROR, f"{failure.told}; nothing was sent"), 503)
+            response = _reply_to(id, error(INTERNAL_ERROR, f"{failure.message}; nothing was sent"), 503)
             response.headers["retry-after"] = RETRY_AFTER_SECONDS
             return response
         case ClientDisconnect():  # nobody reads this

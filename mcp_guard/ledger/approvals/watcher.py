@@ -138,4 +138,4 @@ class ApprovalWatcher:
         except LedgerError as error:
             for waiter in self._all():
                 if not waiter.decided.done():
-                    waiter.decided.set_exception(LedgerError(error.message, error.hint, error.fault))
+                    waiter.decided.set_exception(error.within("{}"))

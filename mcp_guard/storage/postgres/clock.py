@@ -35,12 +35,11 @@ class ServerClock:
     def check(self) -> None:
         """Raises: LedgerError."""
         if not self.agrees:
-            apart = f"the clocks of this machine and of the database differ by {abs(self._here - self._there):.1f} s"
-            raise LedgerError(
-                f"{apart}: {_format(self._here)} here, {_format(self._there)} at `{self._name}`",
+            raise LedgerError.public(
+                f"the clocks of this machine and of the database differ by {abs(self._here - self._there):.1f} s",
                 f"correct the wrong one (timedatectl); calls are refused while they differ by over {MAX_SECONDS:g} s",
                 LedgerFault.CLOCK_SKEW,
-                apart,
+                f"{_format(self._here)} here, {_format(self._there)} at `{self._name}`",
             )
 
     def ask(self, connection: "Connection[Any]") -> None:

@@ -164,9 +164,10 @@ def _check_kept(connection: "Connection[Any]", database: Database) -> None:
     with closing(open_blank(database)) as other:
         served = {(each, _process(each)) for each in (connection, other) * POOLER_PROBES}
     if len({process for _, process in served}) < 2 or len(served) > 2:
-        raise LedgerError(
-            f"a pooler in front of `{database}` lets connections share processes of the server",
+        raise LedgerError.public(
+            "a pooler in front of the database lets connections share processes of the server",
             "connect to the server itself, or let the pooler keep sessions (pgbouncer: pool_mode = session)",
+            where=f"`{database}`",
         )
 
 
@@ -260,26 +261,26 @@ class ServerCheck:
     def check(self, server: Server) -> None:
         """Raises: LedgerError."""
         if server.version < OLDEST_SERVER:
-            raise LedgerError(
-                f"`{self.database}` is PostgreSQL {server.version // 10000}",
+            raise self._unusable(
+                f"is PostgreSQL {server.version // 10000}",
                 f"update it to PostgreSQL {OLDEST_SERVER // 10000} or newer",
             )
         if not server.is_unicode:
-            raise LedgerError(
-                f"`{self.database}` does not store text in UTF-8",
+            raise self._unusable(
+                "does not store text in UTF-8",
                 "use a database with UTF-8: createdb --template=template0 --encoding=UTF8 NAME",
             )
         if not self.writes:
             return
         if server.is_standby:
-            raise LedgerError(
-                f"`{self.database}` is a standby, which can only be read",
+            raise self._unusable(
+                "is a standby, which can only be read",
                 "name the primary in the URL, or every server and `target_session_attrs=read-write`",
                 LedgerFault.READ_ONLY,
             )
         if server.is_read_only:
-            raise LedgerError(
-                f"`{self.database}` is read-only for the guard's role: `default_transaction_read_only = on`",
+            raise self._unusable(
+                "is read-only for the guard's role: `default_transaction_read_only = on`",
                 "turn it off for this role: ALTER ROLE NAME SET default_transaction_read_only = off",
                 LedgerFault.READ_ONLY,
             )
@@ -289,10 +290,10 @@ class ServerCheck:
         """Raises: LedgerError."""
         for name, value in settings.items():
             if value != "on" and not self.unsafe_skip_fsync:
-                what = f"has `{name} = {value}`, so that receipts could be lost with its power"
-                raise LedgerError(
-                    f"`{self.database}` {what}",
+                raise self._unusable(
+                    f"has `{name} = {value}`, so that receipts could be lost with its power",
                     f"turn it on: ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()",
-                    LedgerFault.OTHER,
-                    f"the database {what}",
                 )
+
+    def _unusable(self, what: str, hint: str, fault: LedgerFault = LedgerFault.OTHER) -> LedgerError:
+        return LedgerError.public(f"the database {what}", hint, fault, f"`{self.database}`")

@@ -203,5 +203,5 @@ def _failure(check: Callable[[], None]) -> tuple[str, str] | None:
     try:
         check()
     except LedgerError as error:
-        return error.message, error.hint
+        return error.full, error.hint
     return None

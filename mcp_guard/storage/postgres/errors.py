@@ -62,7 +62,7 @@ OTHER = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the dat
 def tables_missing(name: str, tables: Sequence[str]) -> LedgerError:
     """Why the ledger `name`, which was whole when it was opened, cannot be used without these tables."""
     fault, message, hint = NO_TABLES
-    return LedgerError.at(f"`{name}` ({', '.join(tables)})", message, hint, fault)
+    return LedgerError.public(message, hint, fault, f"`{name}` ({', '.join(tables)})")
 
 
 def is_answer(error: psycopg.Error) -> bool:
@@ -80,4 +80,4 @@ def explain(error: Exception, name: str) -> LedgerError:
     fault, message, hint = BY_STATE.get(state) or BY_STATE.get(state[:2]) or lost
     detail = " ".join(str(error).split())
     where = f"`{name}` ({detail}{f'; SQLSTATE {state}' if state else ''})"
-    return LedgerError.at(where, message, hint, fault)
+    return LedgerError.public(message, hint, fault, where)

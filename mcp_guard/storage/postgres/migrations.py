@@ -27,5 +27,5 @@ def check_format(format: int, name: str) -> None:
         hint = "stop every gateway, and run: mcp-guard ledger migrate"
     else:
         hint = "use the version that wrote it, or start a new ledger with another guard.origin"
-    what = f"has format {format}; this version reads {VERSION}"
-    raise LedgerError(f"the ledger in `{name}` {what}", hint, told=f"the ledger {what}")
+    what = f"the ledger has format {format}; this version reads {VERSION}"
+    raise LedgerError.public(what, hint, where=f"`{name}`")

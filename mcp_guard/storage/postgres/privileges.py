@@ -29,7 +29,7 @@ def check_lacking(name: str, lacking: Sequence[str]) -> None:
         fault, message, hint = NOT_PERMITTED
         more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
         where = f"`{name}` ({', '.join(lacking[:MOST_NAMED])}{more})"
-        raise LedgerError.at(where, message, hint, fault)
+        raise LedgerError.public(message, hint, fault, where)
 
 
 def check_privileges(connection: "Connection[Any]", name: str) -> None:

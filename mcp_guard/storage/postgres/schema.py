@@ -38,7 +38,7 @@ def taken(database: Database) -> LedgerError:
 def missing(name: str) -> LedgerError:
     """Why nothing can be read in the database `name`."""
     hint = "run the guard once, or correct `guard.origin`"
-    return LedgerError(f"no ledger of this origin in `{name}`", hint, LedgerFault.NOT_A_LEDGER)
+    return LedgerError.public("no ledger of this origin in the database", hint, LedgerFault.NOT_A_LEDGER, f"`{name}`")
 
 
 def read_format(connection: "Connection[Any]", database: Database) -> int:

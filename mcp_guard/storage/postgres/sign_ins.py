@@ -127,7 +127,8 @@ class _HeldRow:
         else:
             done = await execute_within(ANSWER_SECONDS, connection, ADD, (self._upstream, sealed))
         if done.rowcount != 1 and await self._row() != (before + 1, sealed):
-            raise LedgerError(f"another process has changed the sign-in to `{self._upstream}` meanwhile", "try again")
+            what = f"another process has changed the sign-in to `{self._upstream}` meanwhile"
+            raise LedgerError.public(what, "try again")
         self._version = before + 1
 
     async def _row(self) -> tuple[int, bytes]:

@@ -279,10 +279,10 @@ class PostgresStore(PagedReads, SqlStore):
             self.wire.disconnect()
             detail = error if isinstance(error, LedgerError) else explain(error, self.name)
             raise LedgerError(
-                f"{IN_DOUBT}: {detail.message}",
+                f"{IN_DOUBT}: {detail.full}",
                 "it is looked up once the database answers again; see mcp-guard log",
                 LedgerFault.IN_DOUBT,
-                f"{IN_DOUBT}: {detail.told}",
+                f"{IN_DOUBT}: {detail.message}",
             ) from None
         row = found.fetchone()
         return row is not None and row[0] == self._leaf

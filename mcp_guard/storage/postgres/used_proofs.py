@@ -76,8 +76,7 @@ class UsedProofsTable:
             self._task = None
 
     def _unknown(self, error: Exception) -> LedgerError:
-        failure = explain(error, str(self._database))
-        return LedgerError(f"the proof of possession cannot be checked: {failure.message}", failure.hint, failure.fault)
+        return explain(error, str(self._database)).within("the proof of possession cannot be checked: {}")
 
     async def _store(self, uses: list[_Use]) -> None:
         """Raises: psycopg.Error."""

@@ -86,7 +86,7 @@ class DatabaseSource:
             return DatabaseReader(connect_patiently(self._database))
         except (psycopg.Error, LedgerError) as error:
             refused = error if isinstance(error, LedgerError) else explain(error, str(self._database))
-            raise UnusableInput(f"{refused.message}; {refused.hint}") from None
+            raise UnusableInput(f"{refused.full}; {refused.hint}") from None
 
     def holds_payloads(self) -> bool:
         return True

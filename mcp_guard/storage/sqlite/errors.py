@@ -93,4 +93,4 @@ def explain(error: Exception, path: Path) -> LedgerError:
             text = READ_ONLY
         detail = getattr(error, "sqlite_errorname", "") or str(error)
     hint = text.hint.format(path=path, folder=path.parent)
-    return LedgerError.at(f"`{path}` ({detail})", text.message, hint, text.fault)
+    return LedgerError.public(text.message, hint, text.fault, f"`{path}` ({detail})")

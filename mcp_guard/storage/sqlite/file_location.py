@@ -32,11 +32,11 @@ class FileLocation:
             return
         for file, known in self._files:
             if _identity(file) != known:
-                raise LedgerError.at(
-                    f"`{file}`",
+                raise LedgerError.public(
                     "the ledger was removed or replaced while it was in use",
                     "restore the original file, or restart the guard to use the present one; see mcp-guard doctor",
                     LedgerFault.REPLACED,
+                    f"`{file}`",
                 )
         if folder is not None and self._now_ns() - max(folder[2:]) > SETTLED_NS:
             self._unchanged = folder

@@ -41,4 +41,4 @@ def wrong_format(path: object, format: int) -> LedgerError:
         hint = f"stop every guard and inbox, and run: mcp-guard ledger migrate --ledger {path}"
     else:
         hint = "use the version that wrote it, or start a new ledger in another state_dir"
-    return LedgerError(f"the ledger has format {format}; this version reads {VERSION}", hint)
+    return LedgerError.public(f"the ledger has format {format}; this version reads {VERSION}", hint)

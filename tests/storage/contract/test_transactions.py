@@ -86,7 +86,8 @@ def test_a_failure_of_the_engine_is_explained(place: Place, store: Store) -> Non
         store.open_call(1, "guard")
     explained = store.explain(failed.value)
     assert isinstance(explained, LedgerError)
-    assert store.name in explained.message
+    assert store.name in explained.full
+    assert store.name not in explained.message
     assert store.open_calls() == [(1, "guard")]
 
 

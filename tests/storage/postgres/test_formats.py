@@ -59,7 +59,7 @@ def test_other_format_is_refused_with_what_to_do(engine: PostgresEngine, name: s
 
 def test_verifier_refuses_another_format_with_what_to_do(engine: PostgresEngine) -> None:
     set_format(engine, VERSION + 1)
-    with pytest.raises(UnusableInput, match=f"{NEWER}; update mcp-guard"):
+    with pytest.raises(UnusableInput, match=f"{NEWER}: .*; update mcp-guard"):
         engine.open_source().open()
 
 
