@@ -12,6 +12,7 @@ from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.cli.page_server import serve_pages
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, ListenError
+from mcp_guard.server_log import note
 from mcp_guard.settings import Settings
 
 
@@ -66,5 +67,5 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
 
             webbrowser.open(f"{settings.inbox}/?{secrets.token_urlsafe(8)}")  # an address that no browser has cached
 
-    await serve_pages(settings, settings.inbox, sockets, announce)
+    await serve_pages(settings, settings.inbox, sockets, announce, note=note)
     print_text("the inbox is closed", file=sys.stderr)

@@ -117,8 +117,8 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
         is_older = snapshot.contents.format < snapshot.contents.known_format
         hint = "stop every guard and inbox, and run: mcp-guard ledger migrate" if is_older else "upgrade mcp-guard"
         return problem("ledger", what, hint)
-    if snapshot.not_permitted is not None:
-        return problem("ledger", *snapshot.not_permitted)
+    if snapshot.not_writable is not None:
+        return problem("ledger", *snapshot.not_writable)
     results = _kept_private("ledger", snapshot.file, snapshot.user, "600") if snapshot.file else []
     if unused := snapshot.unused_file:
         what = f"`{unused.path}` is another ledger, with which a guard with an older configuration would continue"
@@ -386,6 +386,8 @@ def pages(snapshot: GuardSnapshot) -> CheckResults:
     if (found := snapshot.pages) is None:
         return []
     results = problem("pages", f"{found.url} {found.failure}", found.hint) if found.failure else []
+    if snapshot.not_for_pages is not None:
+        results += problem("pages", *snapshot.not_for_pages)
     if (days := found.days_left(snapshot.now)) is not None and days < CERTIFICATE_DAYS:
         what = f"the certificate of {found.url} " + ("has expired" if days < 0 else f"expires in {days} days")
         report = problem if days < 0 else warning

@@ -204,8 +204,10 @@ class GuardSnapshot:
     is_in_database: bool
     not_durable: tuple[str, str] | None
     """Why the database could lose receipts, and what to do."""
-    not_permitted: tuple[str, str] | None
-    """Why no guard could use the database with this role, and what to do."""
+    not_writable: tuple[str, str] | None
+    """Why no guard could use the database, and what to do."""
+    not_for_pages: tuple[str, str] | None
+    """Why the pages could not use it, and what to do."""
     unused_file: FileInfo | None
     """A ledger file in the state folder that is not the one in use."""
     failure: str

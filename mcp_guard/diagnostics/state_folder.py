@@ -32,7 +32,8 @@ class StateFolder:
     is_in_database: bool = False
     not_durable: tuple[str, str] | None = None
     """Why its database could lose receipts, and what to do."""
-    not_permitted: tuple[str, str] | None = None
+    not_writable: tuple[str, str] | None = None
+    not_for_pages: tuple[str, str] | None = None
     """Why no guard could use its database with this role, and what to do."""
     unused_file: FileInfo | None = None
     """A ledger file in it that is not the one in use."""
@@ -77,7 +78,8 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
         file=file_info(ledger) if isinstance(ledger, Path) else None,
         is_in_database=not is_file,
         not_durable=looked.not_durable if looked else None,
-        not_permitted=looked.not_permitted if looked else None,
+        not_writable=looked.not_writable if looked else None,
+        not_for_pages=looked.not_for_pages if looked else None,
         unused_file=file_info(folder / FILE) if ledger != folder / FILE else None,
         failure=failure,
         hint=hint,

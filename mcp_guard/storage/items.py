@@ -35,6 +35,9 @@ class Items(Protocol):
     Every method raises LedgerError, after which nobody knows whether it has written.
     """
 
+    async def check(self) -> None:
+        """Make what is missing, and find out whether all of it can be used."""
+
     async def put(self, item: Item, now: Micros) -> None:
         """In place of what was there. Items that have expired may be removed."""
 

@@ -158,5 +158,7 @@ class InspectedLedger:
     """The guards that run on any machine, where the engine knows."""
     not_durable: tuple[str, str] | None = None
     """Why a commit could be lost, and what to do, if the server is set so."""
-    not_permitted: tuple[str, str] | None = None
-    """What the role of the configuration may not do, and what to do, if no guard could use it."""
+    not_writable: tuple[str, str] | None = None
+    """Why no guard of this configuration could write it, and what to do."""
+    not_for_pages: tuple[str, str] | None = None
+    """The same for its pages."""

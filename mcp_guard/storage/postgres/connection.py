@@ -222,7 +222,7 @@ then also what the process before it had committed, which can be seen from the m
 SERVER = (
     "SELECT pg_backend_pid(), (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()), "
     "current_setting('server_version_num')::int, current_setting('server_encoding') = 'UTF8', pg_is_in_recovery(), "
-    "current_setting('default_transaction_read_only')::boolean, "
+    "(SELECT reset_val::boolean FROM pg_settings WHERE name = 'default_transaction_read_only'), "
     + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 )
 
@@ -270,8 +270,12 @@ class ServerCheck:
                 "does not store text in UTF-8",
                 "use a database with UTF-8: createdb --template=template0 --encoding=UTF8 NAME",
             )
-        if not self.writes:
-            return
+        if self.writes:
+            self.check_writable(server)
+            self.check_durability(server.durability)
+
+    def check_writable(self, server: Server) -> None:
+        """Raises: LedgerError. What this session itself has set does not count."""
         if server.is_standby:
             raise self._unusable(
                 "is a standby, which can only be read",
@@ -284,7 +288,6 @@ class ServerCheck:
                 "turn it off for this role: ALTER ROLE NAME SET default_transaction_read_only = off",
                 LedgerFault.READ_ONLY,
             )
-        self.check_durability(server.durability)
 
     def check_durability(self, settings: Mapping[str, str]) -> None:
         """Raises: LedgerError."""

@@ -23,9 +23,12 @@ ONE_ROW = f"""
 CREATE FUNCTION one_row(changed BIGINT, what TEXT) RETURNS VOID LANGUAGE plpgsql AS $$
 BEGIN
   IF changed <> 1 THEN RAISE EXCEPTION USING ERRCODE = '{CHANGED}', MESSAGE = what; END IF;
-END $$
+END $$;
+GRANT EXECUTE ON FUNCTION one_row TO PUBLIC
 """
-"""Fails a transaction in the database itself, so that a compare-and-set and COMMIT can be sent together."""
+"""Fails a transaction in the database itself, so that a compare-and-set and COMMIT can be sent together. It reads
+nothing, so everybody may use it, also where ALTER DEFAULT PRIVILEGES has withdrawn that."""
+ONE_ROW_FOUND = "to_regprocedure('one_row(bigint, text)')"
 OWN_TABLES = """
 CREATE TABLE used_proof (id BYTEA PRIMARY KEY, until BIGINT NOT NULL);
 CREATE INDEX used_proof_until ON used_proof (until);

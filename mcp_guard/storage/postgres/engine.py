@@ -27,7 +27,13 @@ from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.executor import LoopExecutor, open_executor
 from mcp_guard.storage.postgres.leases import LeasePresence
 from mcp_guard.storage.postgres.migrations import check_format
-from mcp_guard.storage.postgres.privileges import LACKING, check_lacking, check_privileges
+from mcp_guard.storage.postgres.privileges import (
+    LACKING_FOR_PAGES,
+    USABLE,
+    check_lacking,
+    check_usable,
+    check_usable_through,
+)
 from mcp_guard.storage.postgres.schema import has_tables, make_tables, read_format, taken
 from mcp_guard.storage.postgres.store import PostgresStore
 from mcp_guard.storage.postgres.wire import BackgroundWire, BlockingWire
@@ -71,7 +77,7 @@ class PostgresEngine:
                     self._make_schema(connection)
                 self._check_format(connection)
                 if check.writes:
-                    check_privileges(connection, store.name)
+                    check_usable_through(connection, store.name)
                     clock = ServerClock(store.name)
                     clock.ask(connection)
                     clock.check()
@@ -114,12 +120,15 @@ class PostgresEngine:
         with self._explained(), closing(self.open_reader()) as store:
             inspected = inspect_store(store, format, store.stored_bytes(), damage=())
             server = Server.of_row(store.ask((SERVER, ()))[0].fetchone())
-            [lacking] = store.ask((LACKING, ()))[0].fetchone()
+            usable = store.ask((USABLE, ()))[0].fetchone()
+            [lacking_for_pages] = store.ask((LACKING_FOR_PAGES, ()))[0].fetchone()
             return replace(
                 inspected,
                 leased=store.leased_guards(),
                 not_durable=_failure(partial(store.wire.check.check_durability, server.durability)),
-                not_permitted=_failure(partial(check_lacking, store.name, lacking)),
+                not_writable=_failure(partial(store.wire.check.check_writable, server))
+                or _failure(partial(check_usable, store.name, *usable)),
+                not_for_pages=_failure(partial(check_lacking, store.name, lacking_for_pages)),
             )
 
     def latest_receipts(self, count: int) -> list[bytes]:

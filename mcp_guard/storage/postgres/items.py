@@ -1,5 +1,5 @@
 """What the pages of all gateways share, in a table of the origin's schema. It is nobody's evidence, so its commits wait
-for no disk."""
+for no disk. It is made with the others, but is no part of the ledger's format: where it is missing, pages make it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,10 +20,12 @@ from mcp_guard.storage.postgres.connection import (
 )
 from mcp_guard.storage.postgres.errors import explain
 from mcp_guard.storage.postgres.pipeline import findable
+from mcp_guard.storage.postgres.privileges import LACKING_FOR_PAGES, check_lacking
 
 IS_THERE = "SELECT to_regclass('item') IS NOT NULL"
 TABLE = """CREATE TABLE IF NOT EXISTS item (kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
 value BYTEA NOT NULL, expires BIGINT NOT NULL, PRIMARY KEY (kind, key))"""
+MAKE_ITEM = (TABLE, *INDEXES)
 REMOVE_EXPIRED = "DELETE FROM item WHERE expires <= %s"
 PUT = f"""INSERT INTO item ({COLUMNS}) VALUES (%s, %s, %s, %s, %s) ON CONFLICT (kind, key)
 DO UPDATE SET owner = excluded.owner, value = excluded.value, expires = excluded.expires"""
@@ -40,6 +42,10 @@ class ItemsTable:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
         self._cleaned: Micros = 0
+
+    async def check(self) -> None:
+        _, [(lacking,)] = await self._execute(LACKING_FOR_PAGES, (), reads=True)
+        check_lacking(str(self._database), lacking)
 
     async def put(self, item: Item, now: Micros) -> None:
         if not 0 <= now - self._cleaned < CLEANING:
@@ -97,10 +103,9 @@ class ItemsTable:
     async def _connect(self) -> "psycopg.AsyncConnection[Any]":
         """Raises: psycopg.Error."""
         if self._connection is None:
-            connection = await connect_on_loop(self._database)
-            await execute_within(ANSWER_SECONDS, connection, "SET synchronous_commit = off")
-            await self._make_table(connection)
-            self._connection = connection
+            self._connection = await connect_on_loop(self._database)
+            await execute_within(ANSWER_SECONDS, self._connection, "SET synchronous_commit = off")
+            await self._make_table(self._connection)
         return self._connection
 
     async def _make_table(self, connection: "psycopg.AsyncConnection[Any]") -> None:
@@ -110,7 +115,7 @@ class ItemsTable:
             return
         name = f"{schema_of(self._database)} items"
         await execute_within(ANSWER_SECONDS, connection, ADVISORY_LOCK, (name,))
-        for statement in (TABLE, *INDEXES):
+        for statement in MAKE_ITEM:
             await execute_within(ANSWER_SECONDS, connection, statement)
         await execute_within(ANSWER_SECONDS, connection, ADVISORY_UNLOCK, (name,))
 

@@ -1,4 +1,5 @@
-"""What the role of a gateway must be allowed to do. docs/howto/run-a-fleet.md has the same for people."""
+"""What must be there for a gateway, and what its role must be allowed to do with it. docs/howto/run-a-fleet.md has the
+same for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,20 +7,30 @@ from typing import Any
 from psycopg import Connection
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.storage.postgres.dialect import ALL_TABLES
-from mcp_guard.storage.postgres.errors import NOT_PERMITTED
+from mcp_guard.storage.postgres.dialect import ALL_TABLES, ONE_ROW_FOUND
+from mcp_guard.storage.postgres.errors import NOT_PERMITTED, tables_missing
 
 ONLY = {"format": ("SELECT",), "receipt": ("SELECT", "INSERT")}
 """Tables of which not everything is needed."""
-NEEDED = [
-    (table, privilege)
-    for table in ALL_TABLES
-    for privilege in ONLY.get(table, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-]
-LACKING_NAMES = f"""array(SELECT concat(privilege, ' on ', name) FROM (VALUES {", ".join(map(str, NEEDED))})
-AS needed (name, privilege) WHERE NOT has_table_privilege(to_regclass(quote_ident(name))::oid, privilege))"""
-"""Of the tables that are there."""
-LACKING = f"SELECT {LACKING_NAMES}"
+ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def _lacking(tables: Sequence[str]) -> str:
+    """Which privileges the role lacks of those that it needs on these tables, as far as they are there."""
+    needed = [(table, privilege) for table in tables for privilege in ONLY.get(table, ALL)]
+    return f"""SELECT concat(privilege, ' on ', name) FROM (VALUES {", ".join(map(str, needed))})
+AS needed (name, privilege) WHERE NOT has_table_privilege(to_regclass(quote_ident(name))::oid, privilege)"""
+
+
+LACKING_NAMES = f"""array({_lacking(ALL_TABLES)}
+UNION ALL SELECT 'EXECUTE on one_row' WHERE NOT has_function_privilege({ONE_ROW_FOUND}::oid, 'EXECUTE'))"""
+MISSING = f"""array(SELECT name FROM unnest(ARRAY{list(ALL_TABLES)}) AS name
+WHERE to_regclass(quote_ident(name)) IS NULL
+UNION ALL SELECT 'one_row' WHERE {ONE_ROW_FOUND} IS NULL)"""
+USABLE = f"SELECT {MISSING}, {LACKING_NAMES}"
+LACKING_FOR_PAGES = f"""SELECT array({_lacking(["item"])}
+UNION ALL SELECT 'CREATE TABLE item' WHERE to_regclass('item') IS NULL
+AND has_schema_privilege(current_schema(), 'CREATE') IS NOT TRUE)"""
 MOST_NAMED = 4
 
 
@@ -32,8 +43,15 @@ def check_lacking(name: str, lacking: Sequence[str]) -> None:
         raise LedgerError.public(message, hint, fault, where)
 
 
-def check_privileges(connection: "Connection[Any]", name: str) -> None:
+def check_usable(name: str, missing: Sequence[str], lacking: Sequence[str]) -> None:
+    """Raises: LedgerError if `USABLE` has found that no gateway can use the ledger `name`."""
+    if missing:
+        raise tables_missing(name, missing)
+    check_lacking(name, lacking)
+
+
+def check_usable_through(connection: "Connection[Any]", name: str) -> None:
     """Raises: LedgerError, psycopg.Error."""
-    row = connection.execute(LACKING.encode()).fetchone()
+    row = connection.execute(USABLE.encode()).fetchone()
     assert row is not None
-    check_lacking(name, row[0])
+    check_usable(name, *row)

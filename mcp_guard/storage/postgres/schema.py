@@ -9,6 +9,7 @@ from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage.place import Database
 from mcp_guard.storage.postgres.connection import quoted_schema, schema_of
 from mcp_guard.storage.postgres.dialect import ONE_ROW, tables
+from mcp_guard.storage.postgres.items import MAKE_ITEM
 from mcp_guard.storage.sql.schema import VERSION
 
 MAKING = 0x6D6370
@@ -57,7 +58,7 @@ def make_tables(connection: "Connection[Any]", database: Database, fill: Callabl
     if has_tables(connection, database):
         return False
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted_schema(database)}".encode())
-    statements = (*tables(), ONE_ROW, MAKE_FORMAT)
+    statements = (*tables(), ONE_ROW, MAKE_FORMAT, *MAKE_ITEM)
     indexes = [statement for statement in statements if " INDEX " in statement]
     connection.execute(";".join(statement for statement in statements if statement not in indexes).encode())
     connection.execute("INSERT INTO format VALUES (%s)", (VERSION,))

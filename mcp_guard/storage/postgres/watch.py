@@ -7,15 +7,12 @@ from psycopg import AsyncConnection
 
 from mcp_guard.storage.postgres.clock import ServerClock
 from mcp_guard.storage.postgres.connection import ANSWER_SECONDS, DURABLE, ServerCheck, execute_within
-from mcp_guard.storage.postgres.dialect import ALL_TABLES
-from mcp_guard.storage.postgres.errors import is_answer, tables_missing
+from mcp_guard.storage.postgres.errors import is_answer
 from mcp_guard.storage.postgres.migrations import check_format
-from mcp_guard.storage.postgres.privileges import LACKING_NAMES, check_lacking
+from mcp_guard.storage.postgres.privileges import USABLE, check_usable
 from mcp_guard.storage.postgres.schema import FORMAT
 from mcp_guard.storage.sql.schema import VERSION
 
-MISSING = "array(SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NULL)"
-TABLES = f"SELECT {MISSING}, {LACKING_NAMES}"
 WATCHED = f"{FORMAT}, " + ", ".join(f"current_setting('{name}')" for name in DURABLE)
 
 
@@ -33,9 +30,7 @@ class ServerWatch:
     def check(self) -> None:
         """Raises: LedgerError if no call may begin, by what was seen last."""
         self.clock.check()
-        if self._missing:
-            raise tables_missing(str(self._check.database), self._missing)
-        check_lacking(str(self._check.database), self._lacking)
+        check_usable(str(self._check.database), self._missing, self._lacking)
         self._check.check_durability(self._durability)
         check_format(self._format, str(self._check.database))
 
@@ -43,7 +38,7 @@ class ServerWatch:
         """Raises: psycopg.Error if the connection fails."""
         try:
             await self.clock.ask_on_loop(connection)
-            found = await (await execute_within(ANSWER_SECONDS, connection, TABLES, (list(ALL_TABLES),))).fetchone()
+            found = await (await execute_within(ANSWER_SECONDS, connection, USABLE)).fetchone()
             assert found is not None
             self._missing, self._lacking = found
             row = await (await execute_within(ANSWER_SECONDS, connection, WATCHED)).fetchone()

@@ -34,6 +34,9 @@ class ItemsFile:
         except (*FAILURES, OSError) as error:
             raise explain(error, path) from None
 
+    async def check(self) -> None:
+        self._execute("SELECT count(*) FROM item", ())
+
     async def put(self, item: Item, now: Micros) -> None:
         self._execute("DELETE FROM item WHERE expires <= ?", (now,))
         row = (item.kind, item.key, item.owner, item.value, item.expires)

@@ -1,19 +1,22 @@
 """Servers, roles and URLs that a gateway refuses: each with what to do about it, and without the password."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.engines import Engine, find_engine
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.connection import ServerCheck, connect_on_loop
+from mcp_guard.storage.postgres.connection import ServerCheck, connect_on_loop, quoted_schema
 from mcp_guard.storage.postgres.watch import ServerWatch
 from mcp_guard.storage.postgres.wire import BlockingWire
+from mcp_guard.storage.sql.schema import VERSION
 from tests.live.http_guard import free_port
 from tests.storage.pooler import Pooler
 from tests.storage.postgres_server import server
@@ -124,9 +127,9 @@ def test_role_without_the_tables_rights_is_refused() -> None:
         with pytest.raises(LedgerError, match=r"may not do this: .*\(INSERT on payload\)") as refused:
             weak.open_store(unsafe_skip_fsync=True, create=True)
         assert refused.value.fault is LedgerFault.READ_ONLY
-        assert weak.inspect(weak.format).not_permitted == (refused.value.full, refused.value.hint)
+        assert weak.inspect(weak.format).not_writable == (refused.value.full, refused.value.hint)
         connection.execute(f"GRANT INSERT ON {schema}.payload TO tests_weak".encode())
-        assert weak.inspect(weak.format).not_permitted is None
+        assert weak.inspect(weak.format).not_writable is None
         store = weak.open_store(unsafe_skip_fsync=True, create=True)
         connection.execute(f"REVOKE UPDATE ON {schema}.head FROM tests_weak".encode())
         with pytest.raises(store.failures) as failed:
@@ -167,7 +170,87 @@ async def test_role_that_may_not_write_any_more_is_noticed() -> None:
             await watch.look(connection)
             with pytest.raises(LedgerError, match=r"\(DELETE on open_call\)"):
                 watch.check()
+            owner.execute(f"GRANT DELETE ON {schema}.open_call TO tests_weak".encode())
+            owner.execute(f"REVOKE EXECUTE ON FUNCTION {schema}.one_row FROM PUBLIC".encode())
+            await watch.look(connection)
+            with pytest.raises(LedgerError, match=r"may not do this: .*\(EXECUTE on one_row\)") as refused:
+                watch.check()
+            found = find_engine(weak).inspect(VERSION).not_writable
+            assert found == (refused.value.full, refused.value.hint)
+            with pytest.raises(LedgerError, match=r"\(EXECUTE on one_row\)"):
+                find_engine(weak).open_store(unsafe_skip_fsync=True, create=True)
         owner.execute("DROP OWNED BY tests_weak")
+
+
+@pytest.mark.parametrize("change", ["TABLE {}.granted RENAME TO elsewhere", "FUNCTION {}.one_row RENAME TO elsewhere"])
+def test_ledger_of_which_a_part_is_missing_is_reported_and_not_opened(change: str) -> None:
+    database = Database(server().url, f"part.example/{change.split(maxsplit=1)[0]}")
+    engine = find_engine(database)
+    engine.open_store(unsafe_skip_fsync=True, create=True).close()
+    with psycopg.connect(server().url, autocommit=True) as owner:
+        owner.execute(f"ALTER {change.format(quoted_schema(database))}".encode())
+    with pytest.raises(LedgerError, match=r"cannot be found: .*\((granted|one_row)\)") as refused:
+        engine.open_store(unsafe_skip_fsync=True, create=True)
+    assert engine.inspect(VERSION).not_writable == (refused.value.full, refused.value.hint)
+
+
+def test_documented_grants_are_enough_where_new_functions_are_granted_to_nobody() -> None:
+    database = Database(server().new_database(), "hardened.example/ledger")
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+        find_engine(database).open_store(unsafe_skip_fsync=True, create=True).close()
+        grant_all_that_is_documented(owner, quoted_schema(database))
+        weak = Database(database.url.replace("guard@", "tests_weak@"), database.origin)
+        find_engine(weak).open_store(unsafe_skip_fsync=True, create=True).close()
+        assert find_engine(weak).inspect(VERSION).not_for_pages is None
+        owner.execute("DROP OWNED BY tests_weak")
+
+
+def test_database_that_is_read_only_is_reported() -> None:
+    database = Database(server().new_database(), "reported.example/ledger")
+    engine = find_engine(database)
+    engine.open_store(unsafe_skip_fsync=True, create=True).close()
+    assert engine.inspect(VERSION).not_writable is None
+    with psycopg.connect(server().url, autocommit=True) as owner:
+        name = database.url.rpartition("/")[2]
+        owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    found = engine.inspect(VERSION).not_writable
+    assert found is not None
+    assert "is read-only for the guard's role" in found[0]
+
+
+async def test_table_of_the_pages_is_made_and_its_lack_reported() -> None:
+    database = Database(server().new_database(), "pages.example/ledger")
+    find_engine(database).open_store(unsafe_skip_fsync=True, create=True).close()
+    weak = find_engine(Database(database.url.replace("guard@", "tests_weak@"), database.origin))
+    schema = quoted_schema(database)
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        grant_all_that_is_documented(owner, schema)
+        await check_items(weak)
+        owner.execute(f"REVOKE INSERT ON {schema}.item FROM tests_weak".encode())
+        await check_lack_of_items(weak, "(INSERT on item)")
+        owner.execute(f"DROP TABLE {schema}.item".encode())
+        with pytest.raises(LedgerError, match="permission denied for schema"):
+            await check_items(weak)
+        await check_items(find_engine(database))  # which makes it
+        await check_lack_of_items(weak, "(SELECT on item, INSERT on item, UPDATE on item, DELETE on item)")
+        owner.execute("DROP OWNED BY tests_weak")
+
+
+async def check_items(engine: Engine) -> None:
+    items = engine.open_items(Path())
+    try:
+        await items.check()
+    finally:
+        await items.close()
+
+
+async def check_lack_of_items(engine: Engine, what: str) -> None:
+    with pytest.raises(LedgerError, match=re.escape(what)) as refused:
+        await check_items(engine)
+    inspected = engine.inspect(VERSION)
+    assert inspected.not_for_pages == (refused.value.full, refused.value.hint)
+    assert inspected.not_writable is None, "gateways go on"
 
 
 async def test_pooler_that_shares_connections_is_refused() -> None:
