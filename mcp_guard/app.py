@@ -20,7 +20,7 @@ from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Pin, Quarantine
 from mcp_guard.downstream.adapters import ProtocolAdapters
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
-from mcp_guard.hook_serving import make_hook_server, note_broken_policies, serve_hooks
+from mcp_guard.hook_serving import check_hooks_socket, make_hook_server, note_broken_policies, serve_hooks
 from mcp_guard.identity.instances import Launch, check_credential, reissue_credential
 from mcp_guard.launching import issue_to, launching, leave, on_loop
 from mcp_guard.ledger import registry
@@ -142,7 +142,8 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
 
     secret = read_shared_secret(settings)  # before a ledger is begun
     with closing(WaitingServer(settings.serve.host, settings.serve.port)) as waiting:
-        waiting.listener()  # likewise, to find an occupied port
+        waiting.listener()
+        _check_other_listeners(settings, settings.serve)
         ledger = open_when_there(ledger_settings(settings), CLOCK, log.note, waiting.begin)
     if ledger is None:
         return
@@ -158,6 +159,21 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
             asyncio.run(on_loop(ledger, partial(_serve_http, runtime, settings.serve, waiting.listener())))
     finally:
         ledger.close()
+
+
+def _check_other_listeners(settings: Settings, serve: ServeSettings) -> None:
+    """Find what else is occupied before a ledger is begun. Nobody connects there until it is served.
+
+    Raises: ConfigError, ListenError.
+    """
+    from mcp_guard.downstream.http.server import check_address
+    from mcp_guard.downstream.unix import check_socket
+
+    if settings.telemetry is not None and settings.telemetry.metrics_listen is not None:
+        check_address(*settings.telemetry.metrics_listen, "telemetry.metrics_listen")
+    if serve.socket is not None:
+        check_socket(serve.socket)
+    check_hooks_socket(settings)
 
 
 async def _serve_http(runtime: Runtime, serve: ServeSettings, listener: socket.socket) -> None:

@@ -19,7 +19,7 @@ from mcp_guard.ledger.recovery import recover, report_unknown
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.runtime import Runtime
 from mcp_guard.server_log import ServerLog
-from mcp_guard.settings import SessionLimits, Settings
+from mcp_guard.settings import SessionLimits, Settings, SocketSettings
 from mcp_guard.shared_secret import KEY_BYTES
 from mcp_guard.start_notes import note_if_new, warn_if_discontinued
 from mcp_guard.telemetry.setup import start_telemetry
@@ -41,18 +41,15 @@ def make_hook_server(
     if settings.hooks is None:
         return None
     from mcp_guard.downstream.hooks.server import HookServer
-    from mcp_guard.downstream.unix import is_answered, listen
+    from mcp_guard.downstream.unix import listen
     from mcp_guard.upstream.host import HostConnection
 
     hooks, socket = settings.hooks, settings.hooks.socket
-    if settings.serve is not None and is_answered(str(socket.path)):
+    if _is_left_to_another(settings, socket):
         runtime.note(f"another guard answers the hooks of coding agents on `{socket.path}`; this one does not")
         runtime.note("hint: it takes over when it is started again without the other; or set hooks.socket for each")
         return None
-    try:
-        socket.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make `{socket.path.parent}`: {error.strerror}", "set hooks.socket") from None
+    _make_folder(socket)
 
     def is_over(instance: Instance) -> bool:
         return bool(credential.check_time(instance.started, instance.expires, runtime.now()))
@@ -81,8 +78,34 @@ def make_hook_server(
     return server
 
 
+def check_hooks_socket(settings: Settings) -> None:
+    """Find out whether hooks can be answered, before a ledger is begun. Raises: ConfigError, ListenError."""
+    if settings.hooks is None or _is_left_to_another(settings, settings.hooks.socket):
+        return
+    from mcp_guard.downstream.unix import check_socket
+
+    _make_folder(settings.hooks.socket)
+    check_socket(settings.hooks.socket, "hooks.socket")
+
+
+def _is_left_to_another(settings: Settings, socket: SocketSettings) -> bool:
+    """Whether another guard answers the hooks, and this one serves HTTP as well."""
+    from mcp_guard.downstream.unix import is_answered
+
+    return settings.serve is not None and is_answered(str(socket.path))
+
+
+def _make_folder(socket: SocketSettings) -> None:
+    """Raises: ConfigError."""
+    try:
+        socket.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make `{socket.path.parent}`: {error.strerror}", "set hooks.socket") from None
+
+
 def serve_hooks(settings: Settings, log: ServerLog) -> None:
     """Answer hooks until interrupted. Raises: ConfigError, LedgerError."""
+    check_hooks_socket(settings)
     ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
     try:
         note_if_new(ledger.writer, settings, log.note)

@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
     writer = None
     if not options.supervised:  # or the guard beside it waits, and starts it again
         read_shared_secret(settings)  # before a ledger is begun
+        _check_listen(settings.web)  # likewise
         ledger = ledger_settings(settings)
         writer = wait_for_database(ledger.place, lambda: open_writer(ledger, CLOCK), log.note)
         if writer is None:
@@ -92,6 +93,17 @@ async def serve(
             ended.cancel()
     if not options.supervised:
         print_text("the pages are closed", file=sys.stderr)
+
+
+def _check_listen(web: WebSettings) -> None:
+    """Find out whether the address is occupied. Raises: ConfigError, ListenError."""
+    from mcp_guard.downstream.http.server import check_address
+    from mcp_guard.downstream.unix import check_socket, open_socket
+
+    if isinstance(web.listen, SocketSettings):
+        check_socket(web.listen, "web.listen", open_socket)
+    else:
+        check_address(*web.listen, "web.listen")
 
 
 async def _listen(web: WebSettings, ended: "asyncio.Task[object] | None", log: ServerLog) -> socket.socket | None:

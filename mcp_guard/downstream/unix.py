@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
@@ -91,6 +92,20 @@ def listen(settings: SocketSettings, key: str = "serve.socket") -> socket.socket
     return open_socket(settings, key)
 
 
+def check_socket(
+    settings: SocketSettings,
+    key: str = "serve.socket",
+    listen: Callable[[SocketSettings, str], socket.socket] = listen,
+) -> None:
+    """Find out whether `listen` can do that, and leave no socket behind. Raises: ConfigError, ListenError, OSError."""
+    with listen(settings, key), FileLock(_lock_path(settings)):
+        os.unlink(settings.path)
+
+
+def _lock_path(settings: SocketSettings) -> Path:
+    return settings.path.parent / f"{settings.path.name}.lock"
+
+
 def open_socket(settings: SocketSettings, key: str) -> socket.socket:
     """A socket to which only users admitted by its mode and group can ever connect. `key` is its setting.
 
@@ -102,7 +117,7 @@ def open_socket(settings: SocketSettings, key: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     old_umask = os.umask(0o177)
     try:
-        with FileLock(settings.path.parent / f"{settings.path.name}.lock"):  # or two remove each other's
+        with FileLock(_lock_path(settings)):  # or two remove each other's
             _remove_stale(path, key)
             listener.bind(path)
         if settings.group:

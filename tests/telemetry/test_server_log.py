@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx2 as httpx
 import pytest
@@ -99,6 +100,31 @@ def test_a_port_that_another_process_has_is_worth_another_try(tmp_path: Path) ->
     assert done.returncode == 9, "an exit code that the systemd unit does not take for final"
     assert lines(done.stderr)[-1]["message"] == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
     assert not (tmp_path / "state" / "ledger.sqlite").exists(), "nothing has begun"
+
+
+OCCUPIED = {
+    "serve.socket": ("serve", 'socket = "{path}"\n[connect]\nusers = {{ "root" = "tester" }}'),
+    "hooks.socket": ("serve", '[hooks]\nagent = "tester"\nsocket = "{path}"'),
+    "telemetry.metrics_listen": ("serve", '[telemetry]\nmetrics = true\nmetrics_listen = "127.0.0.1:{port}"'),
+    "web.listen": ("web", '[web]\nurl = "https://guard.example"\nlisten = "127.0.0.1:{port}"'),
+}
+
+
+@pytest.mark.parametrize(("command", "section"), OCCUPIED.values(), ids=OCCUPIED)
+def test_a_guard_that_cannot_listen_begins_no_ledger(tmp_path: Path, command: str, section: str) -> None:
+    with socket.socket() as other, socket.socket(socket.AF_UNIX) as unix, TemporaryDirectory() as folder:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        unix.bind(path := f"{folder}/socket")
+        unix.listen()
+        more = section.format(path=path, port=other.getsockname()[1])
+        more = more if section.startswith("[hooks]") else serving(free_port(), more)
+        config = write_config(tmp_path, scripted("up", tmp_path), more=more)
+        done = cli(command, "--config", str(config), check=False)
+        assert done.returncode == 9
+        assert "in use" in done.stderr
+        assert Path(path).exists()
+    assert not list((tmp_path / "state").glob("ledger*"))
 
 
 def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:

@@ -6,6 +6,11 @@ from mcp_guard.core.errors import ConfigError, ListenError
 from mcp_guard.inbound import BACKLOG, TRANSIENT
 
 
+def check_address(host: str, port: int, key: str) -> None:
+    """Find out whether `listen` can do that. Raises: ConfigError, ListenError."""
+    listen(host, port, key).close()
+
+
 def listen(host: str, port: int, key: str) -> socket.socket:
     """A socket on a host and port, which the configuration has in `key`. Raises: ConfigError, ListenError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
