@@ -7,6 +7,7 @@ call may continue before the commit anyway. See docs/decisions/0003.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -431,8 +432,10 @@ class Writer:
             self._report(error)
             raise
         if self._reported is not None:
-            self._reported = None
-            self._on_trouble("the ledger is writable again")
+            with suppress(LedgerError):  # what lets no call begin does not prevent a commit
+                self.executor.check()
+                self._reported = None
+                self._on_trouble("the ledger is writable again")
         return results
 
     def _report(self, error: LedgerError) -> None:

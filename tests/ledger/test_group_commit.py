@@ -10,6 +10,7 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Op, Transaction
+from mcp_guard.storage.executors import InPlaceExecutor
 from tests.ledger.sized_ledger import FrozenClock
 from tests.promises.harness import Harness, open_harness
 
@@ -87,6 +88,30 @@ def test_another_trouble_without_a_code_is_reported_too(tmp_path: Path) -> None:
         "calls are refused: the second",
         "the ledger is writable again",
     ]
+
+
+class Refusing(InPlaceExecutor):
+    """Of an engine that can be written, but on which no call may begin while there is a `trouble`."""
+
+    trouble: LedgerError | None = LedgerError("a table is missing")
+
+    def check(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+
+def test_a_commit_does_not_end_a_trouble_for_which_no_call_may_begin(tmp_path: Path) -> None:
+    reports: list[str] = []
+    writer = open_writer(LedgerSettings(tmp_path, "test.example/ledger"), FrozenClock(), on_trouble=reports.append)
+    writer.executor = executor = Refusing(writer.store)
+    for _ in range(3):
+        with pytest.raises(LedgerError):
+            writer.check()
+        writer.run(lambda tx: None)
+    assert reports == ["calls are refused: a table is missing"]
+    executor.trouble = None
+    writer.run(lambda tx: None)
+    assert reports[1:] == ["the ledger is writable again"]
 
 
 def test_a_read_on_the_path_of_a_call_takes_no_turn_of_the_event_loop(tmp_path: Path) -> None:
