@@ -93,6 +93,8 @@ PROTECTED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""
+PLAIN_BRACKET = re.compile(r"[^\[\]]*\[([A-Za-z0-9_]|[0-9]-[0-9])+\][^\[\]]*")
+"""A pattern whose brackets mean the same to all programs."""
 SECRET_SAMPLES = (".env", ".env.local", ".npmrc", ".netrc", "id_rsa", "id_ed25519", "server.pem", "server.key", "x.p12")
 """Names that a pattern must not stand for, unless it stands for any name."""
 MAX_PATTERNS, MAX_PATCHED = 16 * 1024, 1000
@@ -102,6 +104,13 @@ MAX_RUN = 32
 MAX_PATH, MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 4096, 256, 20, 64
 """Characters of a path, those of a pattern that are compared, patterns of a line that are looked up, and what braces
 stand for."""
+
+
+def widen_brackets(pattern: str) -> str:
+    """A pattern that stands for all that this one does, whoever reads it: classes, negation, ranges of letters, and
+    what is quoted in brackets are not the same for all programs."""
+    start, end = pattern.find("["), pattern.rfind("]")
+    return f"{pattern[:start]}*{pattern[end + 1 :]}" if -1 < start < end else pattern
 
 
 def may_hold_secrets(path: str) -> bool:
@@ -116,10 +125,11 @@ def may_hold_secrets(path: str) -> bool:
 def may_match_secrets(pattern: str, finds_hidden: bool = False) -> bool:
     """Whether it is a pattern of a shell that stands for names of secrets, and not for all names or those of a type. In
     a shell, a dot at the beginning is written; the patterns of searches find hidden files without it."""
-    last = pattern.rstrip("/").rpartition("/")[2]
-    if not any(sign in last for sign in "*?[") or last.strip("*") == "":
+    wide = pattern if PLAIN_BRACKET.fullmatch(pattern) else widen_brackets(pattern)
+    last = wide.rstrip("/").rpartition("/")[2]
+    if not any(sign in last for sign in "*?[\\") or last.strip("*") == "":
         return False
-    last = last.replace("[^", "[!").replace("\\", "")
+    last = last.replace("\\", "")
     if len(last) > MAX_PATTERN:
         last = last[:MAX_PATTERN].partition("[")[0] + "*"  # stands for all that the whole one does
     return any(
@@ -372,7 +382,7 @@ def _of_line(command: str, place: Workspace) -> Json:
     doubts = set(line.doubts)
     if any(map(shell_effects.runs_another, commands)) or any(_git_runs_programs(one, place) for one in commands):
         doubts.add(Doubt.RUNS_PROGRAM)
-    if any(map(shell_effects.follows_links, commands)):
+    if any(map(shell_effects.follows_links, commands)) or _compares_folders(commands, place):
         doubts.add(Doubt.LINKS)
     patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
     expanded = [place.expand(pattern) for pattern in sorted(patterns)[:MAX_EXPANDED]]
@@ -420,6 +430,13 @@ def _searches(command: SimpleCommand, matches: Iterable[str], place: Workspace) 
         return (may_hold_secrets(name) or are_secrets_in(folder)) and not shell_files.leaves_out(command, name)
 
     return [(folder, is_secret) for folder in _normal(folders)]
+
+
+def _compares_folders(commands: Iterable[SimpleCommand], place: Workspace) -> bool:
+    """Whether there is a `diff` of folders, which follows the links in them."""
+    compared = [one for one in commands if shell_effects.program_name(one) == "diff"]
+    paths = _normal(path for one in compared for path in shell_effects.named_paths(one))
+    return place.search([(path, lambda _: True) for path in paths]) != []
 
 
 def _contents(paths: Iterable[str], commands: Iterable[SimpleCommand], place: Workspace) -> Iterable[str]:

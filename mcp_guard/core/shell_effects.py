@@ -40,7 +40,7 @@ RUNNERS = names(
     "python2 python3 ruby script sed setsid sh source stdbuf strace sudo su tclsh time timeout trap tsx uvx watch "
     "xargs zsh alias unalias declare export hash readonly set shopt typeset unset local read mapfile readarray "
     "getopts let jobs compgen complete bind fc wait noglob - emulate autoload functions setopt unsetopt zmodload sched "
-    "vared float integer"
+    "vared float integer getln print private zformat zparseopts zpty zregexparse zstyle"
 )
 """Programs that run others, or code, by their arguments or input; and builtins that change what later words mean."""
 SUBCOMMANDS = names(
@@ -86,9 +86,12 @@ GIT_LOCAL = names(
     "show show-ref stash status switch tag worktree"
 )
 GIT_HARMLESS_OPTIONS = frozenset({"--no-pager", "-P", "--no-optional-locks"})
-SETS_VARIABLE = re.compile(r"%[-+ #'.*$0-9]*[hjlLtz]*n")
-"""In the format of `printf`: the variable that its argument names is set to how much has been printed."""
-COMPARISONS = names("-eq -ne -lt -le -gt -ge")
+TAKES_NUMBERS = names("break bye continue exit logout return shift")
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
+"""What no shell evaluates: where zsh expects a number, it takes arithmetic, in which subscripts run commands."""
+TEXT_FORMAT = re.compile(r"""([^%\\]|\\[abefnrtvx0-7\\'"]|%%|%[-+ #0-9]*(\.[0-9]*)?[bcqs])*""")
+"""A format by which `printf` takes its arguments as text: neither as numbers nor as names of variables."""
+NUMERIC_TESTS = names("-eq -ne -lt -le -gt -ge -t")
 EDITORS = {"commit": ("-m", "-F", "--message", "--file", "--no-edit", "-C", "--reuse-message")}
 """What keeps Git from running an editor, which takes commands."""
 FIND_ACTIONS = ("-exec", "-ok", "-delete", "-fprint", "-fls")
@@ -152,12 +155,14 @@ def runs_another(command: SimpleCommand) -> bool:
     name, arguments = program_name(command), command.arguments
     if name in RUNNERS or name.startswith(("python", "perl", "ruby")):
         return True
+    if name in TAKES_NUMBERS:
+        return not all(map(NUMBER.fullmatch, arguments))
     if name in ("test", "["):  # shells evaluate subscripts, and zsh operands that are no numbers
         return bool({"-v", "-R"} & {*arguments}) or (
-            not COMPARISONS.isdisjoint(arguments) and not all(map(_is_harmless_operand, arguments))
+            not NUMERIC_TESTS.isdisjoint(arguments) and not all(map(_is_harmless_operand, arguments))
         )
     if name == "printf":
-        return any(word.startswith("-v") or SETS_VARIABLE.search(word) for word in arguments[:2])
+        return _evaluates(arguments)
     if name == "find":
         return any(word.startswith(FIND_ACTIONS) for word in arguments)
     if name == "git":
@@ -182,7 +187,17 @@ def follows_links(command: SimpleCommand) -> bool:
 
 
 def _is_harmless_operand(word: str) -> bool:
-    return word in COMPARISONS or word in ("]", "!", "-a", "-o") or re.fullmatch(r"-?[0-9]+", word) is not None
+    return word in NUMERIC_TESTS or word in ("]", "!", "-a", "-o") or NUMBER.fullmatch(word) is not None
+
+
+def _evaluates(arguments: tuple[str, ...]) -> bool:
+    """Whether `printf` may set a variable or evaluate an argument."""
+    if arguments[:1] == ("--",):
+        arguments = arguments[1:]
+    elif arguments and arguments[0].startswith("-"):
+        return True
+    takes_text = all(map(TEXT_FORMAT.fullmatch, arguments[:1]))
+    return not takes_text and not all(map(NUMBER.fullmatch, arguments[1:]))
 
 
 def _is_risky(word: str) -> bool:

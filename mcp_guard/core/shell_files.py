@@ -18,6 +18,7 @@ TAKES_FOLDERS = {
     **dict.fromkeys(("tar", "bsdtar", "7z"), re.compile("")),
     **dict.fromkeys(("cp", "rsync"), re.compile("-[^-]*[rRa]|--[ra]")),
     "git": re.compile("--no-in"),
+    "diff": re.compile(""),
     **dict.fromkeys(("zip", "scp"), re.compile("-[^-]*r|--r")),
 }
 """Programs that read all files of a folder, and the option by which they do; empty if they need none."""

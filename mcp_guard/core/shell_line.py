@@ -4,8 +4,9 @@ It reads simple commands with literal words and redirections to literal paths, j
 lines (POSIX.1-2024, Shell Command Language §2.2, §2.7, §2.9). Whatever else a shell would do with the line is a
 `Doubt`: then something may run, be read or be written that is not in the result.
 
-INVARIANT: a line without doubts runs exactly the commands of the result, and writes and reads by redirection exactly
-the paths of the result. It says nothing of what those programs do.
+INVARIANT: in Bash, dash and zsh with the options that they have by default, a line without doubts runs exactly the
+commands of the result, and writes and reads by redirection exactly the paths of the result. It says nothing of what
+those programs do.
 """
 
 import posixpath
@@ -38,7 +39,8 @@ class Doubt(StrEnum):
     LINKS = "links"
     """A program follows the links in folders, which may lead anywhere."""
     MANY_FILES = "many_files"
-    """A program reads more files than are looked through, by a pattern or in folders."""
+    """A program reads more files than are looked through, by a pattern or in folders, or a pattern stands for other
+    files in zsh."""
     RUNS_PROGRAM = "runs_program"
     """A program runs another one that it is told of (`sudo`, `xargs`, `find -exec`), or code (`eval`, `sh -c`)."""
 
@@ -85,7 +87,10 @@ ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^]]*\])?\+?=")
 OPERATORS = ("&&", "||", "|&", "|", ";", "&", "\n")
 REDIRECTIONS = ("&>>", "&>", "<<<", "<<-", "<<", "<>", "<&", "<", ">>", ">|", ">&", ">")
 READS, WRITES = frozenset({"<", "<>"}), frozenset({"<>", ">", ">>", ">|", "&>", "&>>", ">&"})
-EXPANDS = re.compile(r"\$[A-Za-z_0-9({\[!@*#?$'\"-]|`")
+EXPANDS = re.compile(r"\$[^ \t\n;&|<>)%,./:\]}\\]|`")
+"""What is not certainly a dollar sign: zsh expands `$=NAME`, `$^NAME`, `$~NAME`, `$+NAME` and names in any script."""
+NUMERIC_GLOB = re.compile(r"<[0-9]*-[0-9]*>")
+"""A pattern for zsh, and two redirections for other shells."""
 UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 PLAIN = re.compile(r"[^\s;&|<>()\\'\"$`*?\[{=~]+")
 IN_DOUBLE_QUOTES = re.compile(r'[^"\\$`]+')
@@ -135,8 +140,7 @@ class _Reader:
                 self.doubts.add(Doubt.COMPOUND)
                 self.at += 1
                 tokens.append(("operator", ";"))
-            elif sign := next((sign for sign in REDIRECTIONS if self.line.startswith(sign, self.at)), ""):
-                self.at += len(sign)
+            elif sign := self.redirection():
                 tokens.append(("redirect", sign))
             elif sign := next((sign for sign in OPERATORS if self.line.startswith(sign, self.at)), ""):
                 self.at += len(sign)
@@ -149,6 +153,14 @@ class _Reader:
                 elif len(word.text) > 1:  # a file descriptor for Bash, and a word for zsh and POSIX
                     self.doubts.add(Doubt.SYNTAX)
         return tokens
+
+    def redirection(self) -> str:
+        """The operator that was read; empty if there is none."""
+        sign = next((sign for sign in REDIRECTIONS if self.line.startswith(sign, self.at)), "")
+        if NUMERIC_GLOB.match(self.line, self.at):
+            self.doubts.add(Doubt.SYNTAX)
+        self.at += len(sign)
+        return sign
 
     def word(self) -> Word:
         word, parts, length = Word(), list[str](), 0
@@ -342,7 +354,7 @@ class _Parser:
         if command.program not in CHANGES_FOLDER or operator == "":
             return
         is_plain = not command.patterns and command.program == "cd" and len(command.words) == 2
-        is_plain = is_plain and not command.words[1].startswith("-")
+        is_plain = is_plain and not command.words[1].startswith(("-", "+"))
         if is_plain and operator == "&&" and self.is_certain and not self.is_piped and command.words[1]:
             self.folder, self.has_moved = posixpath.join(self.folder, command.words[1]), True
         else:

@@ -206,13 +206,16 @@ def test_a_folder_that_is_not_absolute_is_an_unknown_shape() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["cat .en?", "cat .e*", "git log -p -- '.e?v'", "date -f.env", "git commit -F.env", "grep -rf.env x", "cat *.pem"],
-)
+    ["cat .en?", "cat .e*", "git log -p -- '.e?v'", "date -f.env", "git commit -F.env", "grep -rf.env x", "cat *.pem",
+     "cat .[[:alpha:]]nv", "cat .e[[.n.]]v", "cat .e[[=n=]]v", "cat id_ed2551[[:digit:]]", "cat .e['!'n]v",
+     "cat .e[\\!n]v", 'cat .e["^"n]v', "cat .e[z'-'n]v", "cat .e[z\\-n]v", "cat .e[A-n]v", "cat .e[/n]v"],
+)  # fmt: skip
 def test_spellings_of_secrets_are_recognized(line: str) -> None:
     assert bash(line)["secrets"]
 
 
-@pytest.mark.parametrize("line", ["cat *", "ls *.py", "rm .build*", "git add a*", "ls -la", "tail -n5 x.log"])
+@pytest.mark.parametrize("line", ["cat *", "ls *.py", "rm .build*", "git add a*", "ls -la", "tail -n5 x.log",
+     "grep '[A-Z][a-z]*' x", "grep '[0-9].*' x", "cat server[0-9].*"])  # fmt: skip
 def test_other_patterns_are_no_secrets(line: str) -> None:
     assert bash(line)["secrets"] == []
 
@@ -246,6 +249,7 @@ def test_patterns_for_files_are_looked_at_like_paths() -> None:
     assert search("Grep", {"pattern": "."}, glob="**/.{a,en{b,v}}") == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, glob="{a,b}" * 9) == (True, True)  # type: ignore[arg-type]
     assert search("Grep", {"pattern": "."}, include_pattern="*.en?") == (True, True)  # type: ignore[arg-type]
+    assert search("Grep", {"pattern": "."}, glob=".e\\nv") == (True, True)  # type: ignore[arg-type]
     assert search("Glob", {"pattern": "src/**/*.{ts,tsx}"}) == (True, False)
     assert search("Grep", {"pattern": "/etc/.ssh"}, output_mode="content") == (True, False)  # type: ignore[arg-type]
 
@@ -382,12 +386,18 @@ BOTH = [".env", "conf/server.key"]
         ("rg -uu --glob=!a --glob=*.py x", BOTH), ("grep -r --regexp --include=*.py .", BOTH),
         ("grep -r x . --include='[^x]env'", BOTH), ("grep -r --include='[^e]env' --include=*.py x .", BOTH),
         ("grep -r --include=*.py --include '[^x]env' x .", BOTH), ("rg --glob='.e*' x", BOTH[:1]),
+        ("diff -N . src", BOTH), ("diff src conf", BOTH[1:]),
         ("rg --glob=*.py -ig'.e[n]v' x .", [".e[n]v", *BOTH]), ("git diff --no-index src .", BOTH),
     ],
 )  # fmt: skip
 def test_secrets_in_folders_that_a_command_reads_are_named(work: Workspace, line: str, secrets: list[str]) -> None:
     found = [name if "[" in name else posixpath.join(work.root, name) for name in secrets]
     assert bash(line, work)["secrets"] == sorted(found)
+
+
+def test_a_diff_of_folders_follows_their_links(work: Workspace) -> None:
+    assert bash("diff -u src conf", work)["doubts"] == ["links"]
+    assert bash("diff -u src/app.py deploy.sh", work)["doubts"] == bash("ls src conf", work)["doubts"] == []
 
 
 @pytest.mark.parametrize("line", ["grep -r x .", "ls src/*"])

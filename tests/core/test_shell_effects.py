@@ -65,7 +65,9 @@ def test_other_pushes_are_not_forced(line: str) -> None:
      "git add -p", "git add --patch x", "git add -vp", "git add --e", "git commit -em x", "git commit -m x --edit",
      "printf %n HOME", "printf -- x%-3.*ln PATH", "printf %1$n HOME", "git diff --outpu x", "git log --ex x",
      "noglob ls", "emulate zsh -c id", "let a[$(id)]", "jobs -x id", "compgen -C id", "complete -C id", "bind -x id",
-     "fc -e id", "wait -p a[$(id)]"],
+     "fc -e id", "wait -p a[$(id)]", "printf %d a[$(id)]", "printf %*s a 1", "printf \\u0025d a", "printf -%d a",
+     "printf %s%5.1f 1 a", "test -t a[$(id)]", "test -e x -a -t a", "exit a[$(id)]", "return a", "shift a", "break a",
+     "continue a", "logout a", "bye a", "print -f %d a", "private a[$(id)]"],
 )  # fmt: skip
 def test_a_program_that_runs_another_is_recognized(line: str) -> None:
     command = SimpleCommand(tuple(line.split()), "/w")
@@ -73,8 +75,9 @@ def test_a_program_that_runs_another_is_recognized(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["ls", "git status", "git --no-pager diff", "find . -name x", "grep -r x .", "rg x",
-     "test -f x", "[ 1 -eq 2 ]",
-     "printf %s x", "printf '100%%\\n'", "printf %d%% n", "git log --oneline -3", "git commit --only -m x a",
+     "test -f x", "[ 1 -eq 2 ]", "test -t 1", "exit 1", "return", "break 2", "printf %5.1f 2.50",
+     "printf '%-10s|%b\\t%%' a b", "printf -- -%s a",
+     "printf %s x", "printf '100%%\\n'", "printf %d%% 7", "git log --oneline -3", "git commit --only -m x a",
      "git commit -m x", "git commit -am x", "git commit --message=x", "git add x",
      "git commit -mpie", "git commit -m pie", "git add -v pie"])  # fmt: skip
 def test_a_program_that_runs_no_other_is_plain(line: str) -> None:

@@ -1,6 +1,7 @@
 """What a command line runs: every word of it, or a doubt."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,6 +27,7 @@ PLAIN = {
     "a &&\n b": [("a",), ("b",)],
     "echo hi;": [("echo", "hi")],
     "cat <<< text": [("cat",)],
+    'grep a$ b$, $/c "d$|e"': [("grep", "a$", "b$,", "$/c", "d$|e")],
 }
 DOUBTED = {
     "echo 'a": Doubt.SYNTAX,
@@ -47,6 +49,11 @@ DOUBTED = {
     "echo $'a'": Doubt.EXPANSION,
     "echo ${x}": Doubt.EXPANSION,
     "echo $((1))": Doubt.EXPANSION,
+    "echo > $=HOME/.zshenv": Doubt.EXPANSION,
+    "cat $^HOME/x": Doubt.EXPANSION,
+    "cat $~HOME/x": Doubt.EXPANSION,
+    'echo "$+HOME"': Doubt.EXPANSION,
+    "cat $é/etc/passwd": Doubt.EXPANSION,
     "rm a{b,c}": Doubt.EXPANSION,
     "rm {a,b}": Doubt.EXPANSION,
     "cat .{},env}": Doubt.EXPANSION,
@@ -92,6 +99,8 @@ DOUBTED = {
     "echo >&'1'": Doubt.SYNTAX,
     "cat 2>&-.env": Doubt.SYNTAX,
     "cat 10>f": Doubt.SYNTAX,
+    "cat id_ed<0-99999> x": Doubt.SYNTAX,
+    "cat <->": Doubt.SYNTAX,
     "cat 3>&1-": Doubt.SYNTAX,
     "echo &>f git push -f": Doubt.SYNTAX,
     "cat 2>& -.env": Doubt.SYNTAX,
@@ -109,6 +118,7 @@ DOUBTED = {
     "cd a; echo > x": Doubt.FOLDER,
     "cd a && ls; echo > x": Doubt.FOLDER,
     "cd - && ls": Doubt.FOLDER,
+    "cd +1 && ls": Doubt.FOLDER,
     "cd && ls": Doubt.FOLDER,
     "pushd a && ls": Doubt.FOLDER,
     "chdir a && ls": Doubt.FOLDER,
@@ -166,13 +176,14 @@ def test_a_command_knows_the_folder_that_it_runs_in() -> None:
 
 PIECES = st.sampled_from(
     ["p", "q", " ", " ", " ", "'", '"', "\\", "&&", "||", ";", "|", ">", ">>", "<", "2>", "f", "-x", "a b", "$X", "*",
-     "~", "{", "}", "(", "#", "\n", "=", "!", "&", "$(p)", "`p`", "<<<", ">&", "1", "-", "\\\n", "$", "|"]
+     "~", "{", "}", "(", "#", "\n", "=", "!", "&", "$(p)", "`p`", "<<<", ">&", "1", "-", "\\\n", "$", "|",
+     "$=X", "$^X", "é", "<1-2>"]
 )  # fmt: skip
 
 
 @given(st.lists(PIECES, min_size=1, max_size=9).map("".join))
 @settings(max_examples=2000 if FULL else 60, deadline=None)
-def test_bash_runs_nothing_that_a_line_without_doubts_does_not_show(shell: "Shell", line: str) -> None:
+def test_shells_run_nothing_that_a_line_without_doubts_does_not_show(shell: "Shell", line: str) -> None:
     parsed = parse_line(line, str(shell.folder))
     if parsed.doubts:
         return
@@ -186,10 +197,10 @@ END = "<end>"
 
 
 class Shell:
-    """Bash with nothing in its path but the programs `p` and `q`, which log their arguments."""
+    """A shell with nothing in its path but the programs `p` and `q`, which log their arguments."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder / "work", folder / "log"
+    def __init__(self, shell: str, folder: Path) -> None:
+        self.shell, self.folder, self.log = shell, folder / "work", folder / "log"
         bin = folder / "bin"
         for made in (self.folder, bin):
             made.mkdir()
@@ -203,7 +214,7 @@ class Shell:
         """What was run, and the files that were made."""
         for path in (*self.folder.iterdir(), self.log):
             path.unlink(missing_ok=True)
-        words = ["/bin/bash", "-c", line]
+        words = [self.shell, "-c", line]
         quiet = subprocess.DEVNULL
         subprocess.run(
             words, cwd=self.folder, env=self.environment, stdin=quiet, stdout=quiet, stderr=quiet, timeout=20
@@ -213,6 +224,9 @@ class Shell:
         return ran, {str(path) for path in self.folder.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    return Shell(tmp_path_factory.mktemp("shell"))
+@pytest.fixture(scope="module", params=["bash", "dash", "zsh"])
+def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    program = shutil.which(request.param)
+    if program is None:
+        pytest.skip(f"there is no {request.param}")
+    return Shell(program, tmp_path_factory.mktemp("shell"))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from fnmatch import fnmatchcase
 
-from mcp_guard.core.host_tools import Search, UnknownShape
+from mcp_guard.core.host_tools import Search, UnknownShape, widen_brackets
 
 MAX_ENTRIES = 1000
 """How many names are compared for one pattern."""
@@ -69,14 +69,19 @@ def _read(path: str) -> str:
 
 
 def expand(pattern: str) -> list[str] | None:
-    """The paths that this absolute pattern of a shell stands for; None if that is not found quickly."""
+    """The paths that this absolute pattern may stand for in any shell; None if that is not found quickly, or only zsh
+    knows: it looks in all folders below for `**/`, and takes a slash in brackets."""
+    if "**" in pattern or "/" in pattern[pattern.find("[") : pattern.rfind("]")]:
+        return None
     paths, left = ["/"], MAX_ENTRIES
-    for part in filter(None, pattern.split("/")):
-        if not re.search(r"[*?[]", part):
+    for part in map(widen_brackets, filter(None, pattern.split("/"))):
+        if not re.search(r"[*?]", part):
             paths = [os.path.join(path, part) for path in paths]
             continue
+        if len(part) > MAX_NAME:
+            return None
         found = list[str]()
-        for path in paths if len(part) <= MAX_NAME else ():
+        for path in paths:
             try:
                 entries = os.listdir(path)
             except OSError:  # no folder, or not for us
@@ -85,7 +90,7 @@ def expand(pattern: str) -> list[str] | None:
             if left < 0:
                 return None
             shown = [name for name in entries if part[0] == "." or name[0] != "."]
-            found += [os.path.join(path, name) for name in shown if fnmatchcase(name, part.replace("[^", "[!"))]
+            found += [os.path.join(path, name) for name in shown if fnmatchcase(name, part)]
         paths = found
     return [path for path in paths if os.path.lexists(path)]
 
