@@ -83,13 +83,25 @@ EXAMPLES = re.compile(
 )
 """Names that look like those of secrets and hold none; `process.env` is an expression."""
 PROTECTED = re.compile(
-    r"""(^|/)( \.(claude|gemini|cursor|codex|git|githooks|husky|vscode|idea|circleci|devcontainer|agents
-    |opencode|kiro|roo|continue|zed)(/.*)?
-    | \.claude\.json | \.mcp\.json | \.github/(workflows|actions)/.* | \.github/copilot-instructions\.md
-    | \.gitlab-ci\.yml | \.envrc | \.(bash|zsh)rc | \.(bash_|z)(profile|aliases|env|login|logout) | \.profile
-    | \.gitconfig | \.config/git/.* | \.?mise\.toml
-    | \.yarnrc(\.yml)? | \.pre-commit-config\.yaml | \.?lefthook\.ya?ml | \.lintstagedrc.* | lint-staged\.config\..*
-    | (CLAUDE|AGENTS|GEMINI)(\.local|\.override)?\.md | \.(cursor|windsurf|cline)rules(/.*|-.*)? )$""",
+    r"""(^|/)(
+    # agents and editors
+    \.(claude|gemini|cursor|codex|vscode|vscode-server|idea|devcontainer|agents|opencode|kiro|kilocode|roo|continue|zed
+    |windsurf|codeium|amazonq|junie)(/.*)?
+    | \.claude\.json | claude_desktop_config\.json | \.?mcp(_config)?\.json | opencode\.jsonc? | .*\.code-workspace
+    | \.config/(zed|opencode)/.* | zed/settings\.json | \.devcontainer\.json | mcp-guard\.toml
+    | (CLAUDE|AGENTS?|GEMINI)(\.local|\.override)?\.md | \.(cursor|windsurf|cline)rules(/.*|-.*)? | \.rules
+    | \.goosehints | \.aider\.conf\.yml | \.github/copilot-instructions\.md
+    | \.github/(instructions|agents|prompts|hooks|skills|chatmodes)(/.*)?
+    # continuous integration
+    | \.(circleci|buildkite|gitlab|woodpecker)(/.*)? | \.(github|gitea|forgejo)/(workflows|actions)(/.*)?
+    | \.(gitlab-ci|travis|drone|woodpecker|cirrus)\.ya?ml | (azure|bitbucket)-pipelines\.ya?ml | \.?appveyor\.ya?ml
+    | Jenkinsfile(\..*)?
+    # Git, shells and what runs with them
+    | \.(git|githooks|husky|mise)(/.*)? | \.gitconfig | \.config/(git|fish|mise|autostart)/.*
+    | \.bash(rc|_profile|_aliases|_login|_logout) | \.z(shrc|shenv|profile|login|logout) | \.x?profile | \.inputrc
+    | \.exrc | \.envrc | \.?mise(\..*)?\.toml | mise/config.*\.toml
+    | \.yarnrc(\.yml)? | \.pre-commit-config\.ya?ml | \.?lefthook(-local)?\.(ya?ml|toml|json)
+    | \.lintstagedrc.* | lint-staged\.config\..* )$""",
     re.VERBOSE | re.IGNORECASE,
 )
 """Files that steer an agent, or that other programs run without being asked; and such folders as a whole."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.clients.known import CLIENTS
 from mcp_guard.core.host_tools import (
     DEFINITIONS,
     UnknownShape,
@@ -164,10 +165,37 @@ def test_other_names_are_not(path: str) -> None:
         "/w/.mcp.json",
         "/w/x/CLAUDE.md",
         "/h/.bashrc",
+        "/h/.zshrc",
+        "/h/.zshenv",
+        "/w/lefthook-local.yml",
+        "/w/mise.local.toml",
+        "/w/.mise/config.toml",
+        "/w/AGENT.md",
+        "/w/.windsurf/rules/x.md",
+        "/w/.github/instructions/x.instructions.md",
+        "/w/.github/agents/x.agent.md",
+        "/w/.github/workflows",
+        "/w/.gitea/workflows/x.yml",
+        "/w/.forgejo/workflows/x.yml",
+        "/w/.circleci/config.yml",
+        "/w/.buildkite/pipeline.yml",
+        "/w/.travis.yml",
+        "/w/azure-pipelines.yml",
+        "/w/bitbucket-pipelines.yml",
+        "/w/Jenkinsfile",
+        "/w/mcp-guard.toml",
+        *[f"/w/{location.tail.replace('*', 'x')}" for client in CLIENTS for location in client.locations],
     ],
 )
 def test_files_that_steer_the_agent_are_protected(path: str) -> None:
     assert is_protected(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/w/README.md", "/w/src/mcp.py", "/w/zed/app.py", "/w/mise/readme.md", "/w/.github/x.md", "/w/Jenkins"]
+)
+def test_other_files_are_not_protected(path: str) -> None:
+    assert not is_protected(path)
 
 
 @pytest.mark.parametrize(
