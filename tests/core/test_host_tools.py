@@ -312,6 +312,9 @@ def test_a_pattern_names_what_it_stands_for(tmp_path: Path) -> None:
     assert bash("cat .s?h/*", place)["secrets"]
     assert bash("cat *.py '*.json'", place)["secrets"] == []
     assert str(work / "way" / "hosts") in bash("cat wa*/hosts", place)["outside"]
+    assert bash("cat .?/notes.txt", place)["outside"] == []
+    (tmp_path / "notes.txt").touch()
+    assert bash("cat .?/notes.txt", place)["outside"] == [str(tmp_path / "notes.txt")]
 
 
 def test_git_runs_only_where_it_finds_a_repository_that_the_agent_cannot_make(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def expand(pattern: str) -> list[str] | None:
         found = list[str]()
         for path in paths:
             try:
-                entries = os.listdir(path)
+                entries = [".", "..", *os.listdir(path)]  # which `.?` and `.*` stand for, except in zsh and a new Bash
             except OSError:  # no folder, or not for us
                 continue
             left -= len(entries)
