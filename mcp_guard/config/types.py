@@ -1,10 +1,11 @@
 """Types that several sections of the configuration share."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mcp_guard.settings import SecretReference
 
@@ -48,4 +49,8 @@ class SecretConfig(Model):
         return SecretReference(source, str(getattr(self, source)))
 
 
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
+def _lower_scheme(value: object) -> object:
+    return re.sub("(?i)^https?(?=://)", lambda scheme: scheme[0].lower(), value) if isinstance(value, str) else value
+
+
+Url = Annotated[str, BeforeValidator(_lower_scheme), Field(pattern=r"^https?://[^/]+")]

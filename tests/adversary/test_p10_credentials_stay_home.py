@@ -210,7 +210,8 @@ def test_random_token_of_an_upstream_is_cut_out_of_the_others(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("named", "is_accepted"), [("", True), ("/", True), ("/m", False), ("/mcp", True), ("/mcp/", True)]
+    ("named", "is_accepted"),
+    [("", True), ("/", True), ("/m", False), ("/mcp", True), ("/mcp/", True), ("/mcp?tenant=a", False)],
 )
 def test_token_is_requested_for_this_resource_or_one_above_it(tmp_path: Path, named: str, is_accepted: bool) -> None:
     """A tenant of a host at `/mcp` could name its neighbour `/m`, and then use the token there."""
@@ -220,6 +221,7 @@ def test_token_is_requested_for_this_resource_or_one_above_it(tmp_path: Path, na
             client.start()
             assert bool(client.tools()) is is_accepted
         assert ("metadata is for another resource" in client.stderr) is not is_accepted
+        assert ("set oauth.resource to it if you trust it" in client.stderr) is not is_accepted
 
 
 def test_redirect_with_any_state_but_the_own_is_refused() -> None:

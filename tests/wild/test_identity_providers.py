@@ -156,6 +156,28 @@ def test_metadata_on_another_host_is_not_read_and_named(tmp_path: Path) -> None:
     assert told == "{}"
 
 
+@pytest.mark.parametrize("query", ["?project=abc&read_only=true", "?", ""])
+def test_resource_is_that_of_a_url_with_a_query_or_with_its_host_in_other_letters(tmp_path: Path, query: str) -> None:
+    provider = Provider()
+    with Web(provider) as web:
+        provider.url = web.url.replace("127.0.0.1", "localhost")
+        url = f"HTTP://LocalHost:{web.port}/mcp{query}"
+        config = write_config(tmp_path, section(provider).replace(f"{provider.url}/mcp", url))
+        with Client(config, env={"CS": SECRET}) as client:
+            client.start()
+            assert text(client.call("far__echo")) == "done"
+    assert {form["resource"] for form in provider.forms} == {f"{provider.url}/mcp"}
+
+
+def test_metadata_address_that_cannot_be_read_does_not_hide_the_next(tmp_path: Path) -> None:
+    class Encoded(Provider):
+        def __call__(self, request: Request) -> Answer:
+            is_first = request.path == "/.well-known/oauth-authorization-server"
+            return (200, {"content-encoding": "br"}, b"") if is_first else super().__call__(request)
+
+    assert call(tmp_path, Encoded(paths=("/.well-known/openid-configuration",)))[0] == "done"
+
+
 FORM = "application/x-www-form-urlencoded"
 ENTRA = {"error": "invalid_request", "error_description": "AADSTS9010010: …", "error_codes": [9010010]}
 
@@ -272,3 +294,31 @@ def test_user_signs_in_again_for_more_scopes(tmp_path: Path) -> None:
             assert sign_in(config, "--scope", "tickets:write").returncode == 0
             assert text(client.call("far__echo")) == "done"
     assert [form["scope"] for form in provider.forms] == ["tickets:read", "tickets:read tickets:write"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "refreshes"),
+    [("read write", ["read"]), ("read offline_access", ["read offline_access", None])],
+)
+def test_refresh_asks_for_the_scopes_that_were_granted(
+    tmp_path: Path, scope: str, refreshes: list[str | None]
+) -> None:
+    """`offline_access` is asked for once although it is not listed: see `_granted_scope`."""
+
+    def answer(form: Json) -> Answer:
+        if form["grant_type"] == "refresh_token" and form.get("scope", "read") != "read":
+            return as_json({"error": "invalid_scope"}, 400)
+        return as_json({"access_token": "token-r", "refresh_token": "r", "expires_in": 0.1, "scope": "read"})
+
+    provider = Provider(answer=answer)
+    with Web(provider) as web:
+        provider.url = web.url
+        more = f'grant = "authorization_code"\nscope = "{scope}"'
+        config = write_config(tmp_path, section(provider, more, secret=""))
+        assert sign_in(config).returncode == 0
+        with Client(config) as client:
+            client.start()
+            assert text(client.call("far__echo")) == "done"
+    asked = [form.get("scope") for form in provider.forms if form["grant_type"] == "refresh_token"]
+    assert asked[: len(refreshes)] == refreshes
+    assert set(asked[len(refreshes) :]) <= {"read"}

@@ -153,8 +153,9 @@ class _Discovery:
         """The resource that the upstream states. Raises: NoToken if it is another."""
         stated = metadata.get("resource", self.url)
         named = stated if isinstance(stated, str) else ""
-        if _origin(named) != _origin(self.url) or not f"{self.url.rstrip('/')}/".startswith(f"{named.rstrip('/')}/"):
-            raise NoToken(f"its metadata is for another resource: `{named[:200]}`")
+        if not _covers(named, self.url):
+            problem = f"its metadata is for another resource: `{named[:200]}`"
+            raise NoToken(f"{problem}; set oauth.resource to it if you trust it")
         return named
 
     def _issuer(self, metadata: dict[str, Any]) -> str:
@@ -246,7 +247,9 @@ class _Discovery:
         )
 
     async def _first_document(self, urls: list[str], members: tuple[str, ...]) -> dict[str, Any] | None:
-        """The first of these that is a JSON object with one of the members."""
+        """The first of these that is a JSON object with one of the members. Raises: NoToken if one that cannot be
+        reached may have been it."""
+        failure = ""
         for url in dict.fromkeys(urls):
             try:
                 async with self._request("GET", url, {"accept": "application/json"}) as response:
@@ -254,7 +257,8 @@ class _Discovery:
             except httpx.TooManyRedirects:
                 continue
             except httpx.HTTPError as error:
-                raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
+                failure = failure or f"`{url}` cannot be reached: {explain(error)}"
+                continue
             if response.status_code == 200 and body is not None:
                 try:
                     document = json.loads(body)
@@ -262,6 +266,8 @@ class _Discovery:
                     continue
                 if isinstance(document, dict) and any(member in document for member in members):
                     return document
+        if failure:
+            raise NoToken(failure)
         return None
 
 
@@ -282,9 +288,18 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
+def _covers(resource: str, url: str) -> bool:
+    """Whether `url` is the resource or below its path, as in `check_resource_allowed` of the SDKs. A resource without a
+    query is that of any; one with a query may be another tenant's."""
+    wide, narrow = urlsplit(resource), urlsplit(url)
+    is_below = f"{narrow.path.rstrip('/')}/".startswith(f"{wide.path.rstrip('/')}/")
+    return _origin(resource) == _origin(url) and is_below and wide.query in ("", narrow.query)
+
+
 def _base(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    user, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user}{at}{host.lower()}"
 
 
 def _well_known(url: str, path: str) -> str:

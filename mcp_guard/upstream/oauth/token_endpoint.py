@@ -27,6 +27,7 @@ MAX_TOKEN_LENGTH = 16 * 1024
 ASSERTION_SECONDS = 120
 ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
 TOKEN_NAMES = {ID_JAG: "ID-JAG"}
+OFFLINE = "offline_access"
 NO_RESOURCE_CODES = ("901002", "9010010")
 """Errors of Microsoft Entra that mean that `resource` must be left out."""
 
@@ -54,8 +55,8 @@ class TokenClient:
 
         The answer must have a bearer token, or a token of the type `issued` (RFC 8693 §3), which is no access token.
 
-        It is repeated only if the endpoint says that it issued no token, because of `resource` or of how the client
-        identified itself (RFC 6749 §5.2): then without, or the other way.
+        It is repeated only if the endpoint says that it issued no token, because of `resource`, of the scope of a
+        refresh or of how the client identified itself (RFC 6749 §5.2): then without, or the other way.
 
         Raises: NoToken; its message has no token and nothing that the server wrote but the error code.
         """
@@ -63,13 +64,15 @@ class TokenClient:
         methods = _auth_methods(self.settings, endpoints, self.credentials)
         if form["grant_type"] != "client_credentials":
             del methods[1:]  # a code or a refresh token may be spent by a request that fails
-        resource = endpoints.resource if self.settings.sends_resource else ""
+        resource, scope = endpoints.resource if self.settings.sends_resource else "", endpoints.scope
         while True:
-            sent = form | {"resource": resource} if resource else form
-            sent = sent | {"scope": endpoints.scope} if endpoints.scope else sent
+            optional = {"resource": resource, "scope": scope}
+            sent = form | {name: value for name, value in optional.items() if value}
             answer = await self._post(endpoints, sent, methods[0])
             if resource and answer.refuses_resource:
                 resource = ""
+            elif scope and form["grant_type"] == "refresh_token" and answer.refuses_scope:
+                scope = ""
             elif len(methods) > 1 and answer.is_refusal and answer.error == "invalid_client":
                 del methods[0]
             else:
@@ -81,7 +84,7 @@ class TokenClient:
             resource=resource,
             posts_secret=methods[0] == "client_secret_post",
             vouched_by=endpoints.vouched_by,
-            scope=endpoints.scope,
+            scope=_granted_scope(answer, scope, tokens),
         )
 
     def _check(self, endpoints: Endpoints) -> None:
@@ -181,6 +184,10 @@ class _Answer:
         return self.status in (400, 401, 403)
 
     @property
+    def refuses_scope(self) -> bool:
+        return self.is_refusal and self.error == "invalid_scope"
+
+    @property
     def refuses_resource(self) -> bool:
         """Whether it issued no token because the request had a `resource` (RFC 8707 §2; Microsoft Entra's codes)."""
         if not self.is_refusal or not self.error:
@@ -221,6 +228,16 @@ def _read_tokens(answer: _Answer, refresh: str, issued: str) -> Tokens:
     if lifetime:
         renew_at = time.time() + lifetime - min(RENEWAL_MARGIN_SECONDS, lifetime / 4)
     return Tokens(access, new_refresh if _is_usable(new_refresh) else refresh, renew_at)
+
+
+def _granted_scope(answer: _Answer, requested: str, tokens: Tokens) -> str:
+    """What a refresh may ask for (RFC 6749 §5.1, §6). Microsoft Entra does not list `offline_access`, but gives
+    the next refresh token for it only."""
+    granted = answer.members.get("scope")
+    if not isinstance(granted, str):
+        return requested
+    offline = OFFLINE if OFFLINE in requested.split() and tokens.refresh else ""
+    return " ".join(dict.fromkeys(f"{granted} {offline}".split()))
 
 
 def _seconds(value: object) -> float:

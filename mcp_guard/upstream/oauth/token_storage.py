@@ -37,7 +37,7 @@ class Tokens:
     posts_secret: bool = False
     vouched_by: str = ""
     scope: str = ""
-    """What was asked for."""
+    """What a refresh asks for: what was granted, or requested if the server did not say."""
     client_id: str = ""
     """Whose they are, with its secret if it has one, where neither is configured."""
     client_secret: str = field(default="", repr=False)
