@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from mcp_guard.app import listed_tools
@@ -21,9 +22,9 @@ from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.oauth.registration import ClientRegistration
+from mcp_guard.upstream.oauth.registration import ClientRegistration, document_url
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
-from mcp_guard.upstream.oauth.token_storage import TokenStorage
+from mcp_guard.upstream.oauth.token_storage import TokenStorage, forget_client
 from mcp_guard.upstream.user import UpstreamUser
 from mcp_guard.verifier.progress import Progress
 
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> int:
     try:
         if options.verb == "logout":
             return asyncio.run(logout(options, storage))
-        find_client = partial(sign_ins.client_registration, options.name, credentials=read_credentials(settings, oauth))
+        document, credentials = document_url(settings.pages), read_credentials(settings, oauth)
+        find_client = partial(ClientRegistration, document=document, credentials=credentials)
         return asyncio.run(login(settings, options, oauth, find_client, storage))
     except NoToken as why:
         raise UpstreamError(f"upstream `{options.name}`: {why}", "see docs/howto/secrets.md") from None
@@ -124,6 +126,9 @@ async def login(
 
 async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
     async with storage.locked() as held:
+        with suppress(NoToken):  # what cannot be opened can be deleted
+            tokens = await held.read()
+            await forget_client(storage, tokens.client_id if tokens else "")
         was_signed_in = await held.remove()
     text = (
         f"signed out of `{options.name}`; its tokens are deleted"

@@ -291,7 +291,7 @@ def test_guard_registers_itself_where_no_client_is_configured(tmp_path: Path) ->
         refused = sign_in(config).stderr
         assert "does not register the guard (HTTP status 400)" in refused
         assert "canary" not in refused
-        authority.behave(registers=True, lasts=3600)
+        authority.behave(registers=True, lasts=3600, registered={"token_endpoint_auth_method": None})
         assert sign_in(config).returncode == 0
         registered = authority.asked("registered")[-1]
         assert (registered["application_type"], registered["client_name"]) == ("native", "mcp-guard")

@@ -171,3 +171,38 @@ def test_tokens_of_sign_ins_are_found_nowhere(world: World) -> None:
             assert secret.encode() not in data, where
     latest = world.authority.asked("gave")[-1]["refresh"]
     assert not any(find(data, latest) for where, data in everything.items() if "sign-ins" in where)
+
+
+def test_a_registration_that_the_server_has_forgotten_is_made_again(world: World) -> None:
+    authority, alice, carol = world.authority, world.person("alice"), world.person("carol")
+
+    def forget() -> str:
+        """The client that the server has forgotten from now on."""
+        client = str(authority.asked("registered")[-1]["client_id"])
+        authority.behave(forgets=client)
+        return client
+
+    sign_in(alice)
+    query, sealed = begin(carol)
+    forgotten = forget()
+    assert finish(carol, query, sealed)[0] == 409  # the token endpoint says so
+    sign_in(carol)
+    assert authority.asked("registered")[-1]["client_id"] != forgotten
+
+    forget()
+    status, begun = alice.post("/upstreams/sign-in", {"upstream": "far"})
+    shown = httpx.get(begun["url"], trust_env=False, verify=NO_TLS)
+    assert (status, shown.status_code) == (200, 422)  # nobody comes back from that page
+    sign_in(alice)
+
+    agent = world.served.raw(world.token("alice"))
+    agent.start()
+    agent.request("tools/list", {})
+    forget()
+    authority.drop()
+    assert "invalid_client" in json.dumps(agent.call("far__echo"))
+    sign_in(alice)
+
+    forget()
+    cli("upstreams", "logout", "far", "--user", "alice", "--config", str(world.config))
+    sign_in(alice)

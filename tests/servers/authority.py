@@ -60,6 +60,8 @@ async def metadata(request: Request) -> Response:
 
 async def authorize(request: Request) -> Response:
     query = dict(request.query_params)
+    if how().get("forgets") == query["client_id"]:
+        return PlainTextResponse("unknown client_id", 422)
     code = secrets.token_urlsafe(16)
     CODES[code] = query
     back = {"code": code, "state": query["state"], "iss": HERE, **how().get("back", {})}
@@ -81,7 +83,8 @@ async def token(request: Request) -> Response:
     await asyncio.sleep(behaviour.get("slow", 0))
     if behaviour.get("down"):
         return PlainTextResponse(f"down: {secret}", 503)
-    if behaviour["secret"] and unquote(secret) != behaviour["secret"]:
+    is_forgotten = behaviour.get("forgets") == unquote(client)
+    if is_forgotten or (behaviour["secret"] and unquote(secret) != behaviour["secret"]):
         return refuse("invalid_client", 401)
     if form["grant_type"] == "refresh_token":
         if not REFRESH.pop(form["refresh_token"], False):
@@ -109,7 +112,7 @@ async def register(request: Request) -> Response:
     note("register", **asked)
     if how().get("registers") is False:
         return JSONResponse({"error": "invalid_client_metadata", "error_description": "canary-of-the-server"}, 400)
-    given = {**asked, "client_id": f"registered-{secrets.token_hex(4)}"}
+    given = {**asked, "client_id": f"registered-{secrets.token_hex(4)}", **how().get("registered", {})}
     if asked["token_endpoint_auth_method"] != "none":
         given["client_secret"] = f"registered-{secrets.token_urlsafe(24)}"
         OF[""] = [given["client_secret"]]

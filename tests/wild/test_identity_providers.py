@@ -300,9 +300,7 @@ def test_user_signs_in_again_for_more_scopes(tmp_path: Path) -> None:
     ("scope", "refreshes"),
     [("read write", ["read"]), ("read offline_access", ["read offline_access", None])],
 )
-def test_refresh_asks_for_the_scopes_that_were_granted(
-    tmp_path: Path, scope: str, refreshes: list[str | None]
-) -> None:
+def test_refresh_asks_for_the_scopes_that_were_granted(tmp_path: Path, scope: str, refreshes: list[str | None]) -> None:
     """`offline_access` is asked for once although it is not listed: see `_granted_scope`."""
 
     def answer(form: Json) -> Answer:

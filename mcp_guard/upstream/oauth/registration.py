@@ -53,8 +53,11 @@ class ClientRegistration:
     kept: TokenStorage | None = None
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
 
-    async def find(self, http: httpx.AsyncClient, url: str, settings: OAuthSettings, at: Endpoints) -> OwnClient:
-        """Raises: NoToken."""
+    async def find(
+        self, http: httpx.AsyncClient, url: str, settings: OAuthSettings, at: Endpoints, *, fruitless: str = ""
+    ) -> OwnClient:
+        """`fruitless` is a client whose last sign-in was not completed; a registration as that is replaced, because a
+        server that has forgotten it shows an error page and sends nobody back. Raises: NoToken."""
         if settings.client_id:
             return OwnClient(settings, self.credentials)
         if self.document and (settings.registration or ("document" if at.takes_client_documents else "")) == "document":
@@ -68,9 +71,16 @@ class ClientRegistration:
             return await self._register(http, settings, at)
         async with self.kept.locked() as held:
             known = await held.read()
-            if known is not None and known.token_endpoint == at.token:
+            if known is not None and known.token_endpoint != at.token:
+                known = None
+            if known is not None and known.client_id != fruitless:
                 return _own(settings, known)
-            client = await self._register(http, settings, at)
+            try:
+                client = await self._register(http, settings, at)
+            except NoToken:
+                if known is None:
+                    raise
+                return _own(settings, known)
             await held.write(client.keep_with(Tokens("", token_endpoint=at.token, posts_secret=_posts(client))))
             return client
 
@@ -89,7 +99,7 @@ class ClientRegistration:
             raise NoToken(f"the registration endpoint cannot be reached: {explain(error)}") from None
         except TimeoutError:
             raise NoToken(f"the registration endpoint did not answer within {TOKEN_SECONDS:g} s") from None
-        id, secret, method = answer.get("client_id"), answer.get("client_secret"), answer.get(METHOD, method)
+        id, secret, method = answer.get("client_id"), answer.get("client_secret"), answer.get(METHOD) or method
         if not response.is_success or not isinstance(id, str) or not id or method not in AUTH_METHODS:
             problem = f"the authorization server does not register the guard (HTTP status {response.status_code})"
             raise NoToken(f"{problem}; register it yourself and set oauth.client_id")

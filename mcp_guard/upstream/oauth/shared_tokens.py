@@ -7,7 +7,7 @@ gets the tokens of another.
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,14 @@ from mcp_guard.core.people import Identity
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.sign_ins import HeldSignIn, SignIns
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, login_command, parse_tokens, tokens_text
+from mcp_guard.upstream.oauth.token_storage import (
+    HeldTokens,
+    Tokens,
+    TokenStorage,
+    login_command,
+    parse_tokens,
+    tokens_text,
+)
 
 PURPOSE = "sign-ins"
 DOMAIN, USER_DOMAIN = b"mcp-guard/sign-in/v1\0", b"mcp-guard/user-sign-in/v1\0"
@@ -37,6 +44,7 @@ class SharedTokenStorage:
     user: Identity | None = None
     page: str = ""
     where: str = "with the ledger"
+    registrations: Callable[[], Iterable[TokenStorage]] = tuple
 
     @property
     def login(self) -> str:

@@ -32,6 +32,10 @@ NO_RESOURCE_CODES = ("901002", "9010010")
 """Errors of Microsoft Entra that mean that `resource` must be left out."""
 
 
+class ClientRefused(NoToken):
+    """The authorization server does not know the client, or not for this grant (RFC 6749 §5.2)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
     """How the client proves who it is: a secret, a private key in PEM, both or neither."""
@@ -217,7 +221,9 @@ def _read_tokens(answer: _Answer, refresh: str, issued: str) -> Tokens:
     if answer.redirect:
         raise NoToken(f"the token endpoint redirects to `{answer.redirect}`; set oauth.token_url to it if you trust it")
     if not answer.is_success:
-        raise NoToken(f"the token endpoint answered with HTTP status {answer.status}{code}")
+        is_refused = answer.error in ("invalid_client", "unauthorized_client")
+        failure = ClientRefused if is_refused else NoToken
+        raise failure(f"the token endpoint answered with HTTP status {answer.status}{code}")
     access, kind = answer.members.get("access_token"), answer.members.get("token_type")
     is_bearer = kind is None or str(kind).strip().lower() in ("", "bearer", "bearertoken")  # RFC 6749 §7.1
     is_wanted = answer.members.get("issued_token_type") == issued if issued else is_bearer

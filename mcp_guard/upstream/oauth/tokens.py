@@ -8,9 +8,11 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
+from mcp_guard.core.errors import GuardError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
@@ -24,8 +26,8 @@ from mcp_guard.upstream.oauth.discovery import (
 )
 from mcp_guard.upstream.oauth.exchange import UserExchange
 from mcp_guard.upstream.oauth.registration import client_of
-from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, TokenClient
-from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
+from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, ClientRefused, TokenClient
+from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage, forget_client
 from mcp_guard.upstream.transport import TokenState
 
 MAX_SCRUBBED_TOKENS = 32
@@ -180,6 +182,9 @@ class OAuthTokenProvider:
                 try:
                     tokens = own.keep_with(await client.request(endpoints, form))
                 except NoToken as error:
+                    if isinstance(error, ClientRefused):
+                        with suppress(NoToken, GuardError):
+                            await forget_client(self._storage, stored.client_id)
                     raise NoToken(f"{error}; {login}") from None
             self._scrub(tokens)
             await held.write(tokens)
