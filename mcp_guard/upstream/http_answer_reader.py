@@ -22,7 +22,8 @@ DRAIN_SECONDS = 2.0
 REFUSAL_SECONDS = 2.0
 """A server that does not know a session says so at once. What it says later may be about a call that has run, while its
 session ended."""
-MAX_FRUITLESS_RESUMPTIONS = 3
+MAX_FAILED_RESUMPTIONS = 3
+"""In a row. An accepted one counts as none even if it brings nothing: a server may let itself be polled (SEP-1699)."""
 MAX_ERROR_BYTES = 1024 * 1024
 """The largest body of an error status that is read."""
 NOT_ACTED_ON = (301, 302, 307, 308, 405, 406, 407, 411, 413, 414, 415, 421, 425, 426, 429, 431)
@@ -111,24 +112,23 @@ class AnswerReader:
 
     async def _read_stream(self, response: httpx.Response, request: OpenRequest) -> None:
         """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
-        position, fruitless, reason = StreamPosition(), 0, "the stream of its answer ended early"
+        position, failures, reason = StreamPosition(), 0, "the stream of its answer ended early"
         try:
             if await self._read_until_settled(response, request, position):
                 return
         except httpx.TransportError as error:
             reason = explain(error)
-        while position.id and not request.is_stateless and fruitless < MAX_FRUITLESS_RESUMPTIONS:
-            await asyncio.sleep(min(position.retry * 2**fruitless, MAX_RETRY_SECONDS))
-            before, fruitless = position.id, fruitless + 1
+        while position.id and not request.is_stateless and failures < MAX_FAILED_RESUMPTIONS:
+            await asyncio.sleep(min(position.retry * 2**failures, MAX_RETRY_SECONDS))
+            failures += 1
             with suppress(httpx.TransportError):
                 async with self._sessions.get_stream(request.session, position.id) as continuation:
                     if continuation.status_code == 200 and is_event_stream(continuation):
+                        failures = 0
                         if await self._read_until_settled(continuation, request, position):
                             return
                     elif continuation.status_code not in BUSY:
                         break
-            if position.id != before:
-                fruitless = 0
         self._handler.on_request_lost(request.id, reason)
 
     async def _read_until_settled(
