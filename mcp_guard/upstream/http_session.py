@@ -22,7 +22,7 @@ from mcp_guard.protocol.methods import CANCELLED, INITIALIZED
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.upstream.http_answer_reader import MAX_ERROR_BYTES, AnswerReader
 from mcp_guard.upstream.http_body import READ_ERRORS
-from mcp_guard.upstream.http_client import ServerAddress, TokenProvider, UpstreamHttpClient, explain
+from mcp_guard.upstream.http_client import ServerAddress, TokenProvider, UpstreamHttpClient, describe_status, explain
 from mcp_guard.upstream.http_old_stream import OldSseStream, SessionEnded
 from mcp_guard.upstream.http_one_way import MAX_QUEUED_BYTES, ORDER_SECONDS, OneWayLane, OneWayMessage
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
@@ -40,7 +40,8 @@ from mcp_guard.upstream.transport import MessageHandler
 RETRY_PAUSES = (0.2, 1.0)
 REACH_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between pings of an upstream that cannot be reached; the last one repeats."""
-MAX_RETRY_AFTER_SECONDS = 3.0
+MAX_RETRY_AFTER_SECONDS, MAX_REPLY_RETRY_AFTER_SECONDS = 3.0, 30.0
+"""How long an upstream may put off a request, and a reply to its own: nobody else waits for that."""
 ONE_WAY_SECONDS = 30.0
 """How long an upstream may take to accept a notification or a reply."""
 OLD_STREAM_SECONDS, OLD_STREAM_TRIAL_SECONDS = 30.0, 5.0
@@ -256,7 +257,8 @@ class UpstreamHttpSession:
         while True:
             try:
                 async with self._sessions.post(request) as response:
-                    pause = _retry_after(response, pauses) if pauses and response.status_code in BUSY else None
+                    is_busy = pauses and response.status_code in BUSY
+                    pause = _retry_after(response, pauses, MAX_RETRY_AFTER_SECONDS) if is_busy else None
                     if pause is None:
                         await self._settle(response, request)
                         return
@@ -285,7 +287,7 @@ class UpstreamHttpSession:
             if failure := await self._client.sign_in():
                 self._handler.note(f"{what} was not sent: {failure}")
             elif not session.is_lost:
-                await self._post_one_way(message.frame, session)
+                await self._post_one_way(message, session)
         except (httpx.RequestError, TimeoutError) as error:
             self._handler.note(f"{what} was not accepted: {type(error).__name__}")
         except Exception as defect:  # a defect is noted; in this task group it would end the requests of the upstream
@@ -294,13 +296,25 @@ class UpstreamHttpSession:
             self._is_announced.set()
             self._open_standing_stream(session)
 
-    async def _post_one_way(self, frame: bytes, session: ServerSession) -> None:
-        exchange = self._sessions.exchange("POST", session, frame, is_one_way=True)
-        async with asyncio.timeout(ONE_WAY_SECONDS), exchange as response:
-            if response.status_code in UNKNOWN_SESSION and session.has_id:
-                self._sessions.lose(session)
-            elif not is_event_stream(response):
-                await self._reader.read_body(response, MAX_ERROR_BYTES)  # so that the connection is used again
+    async def _post_one_way(self, message: OneWayMessage, session: ServerSession) -> None:
+        """A reply is sent again after a refusal that passes, because the upstream waits for it."""
+        pauses = [] if message.method else list(RETRY_PAUSES)
+        while True:
+            exchange = self._sessions.exchange("POST", session, message.frame, is_one_way=True)
+            async with asyncio.timeout(ONE_WAY_SECONDS), exchange as response:
+                if not is_event_stream(response):
+                    await self._reader.read_body(response, MAX_ERROR_BYTES)  # so that the connection is used again
+            is_busy = pauses and response.status_code in BUSY
+            pause = _retry_after(response, pauses, MAX_REPLY_RETRY_AFTER_SECONDS) if is_busy else None
+            if pause is None:
+                break
+            del pauses[0]
+            await asyncio.sleep(pause)
+        is_missing = response.status_code in UNKNOWN_SESSION
+        if is_missing and session.has_id and await self._sessions.is_unknown(session):
+            self._sessions.lose(session)
+        elif response.status_code >= 300 and not message.method:
+            self._handler.note(f"a reply was not accepted: it {describe_status(response)}")
 
     def _open_standing_stream(self, session: ServerSession) -> None:
         """Listen to what the upstream sends without being asked, for as long as this session lasts."""
@@ -357,11 +371,11 @@ class UpstreamHttpSession:
         return None
 
 
-def _retry_after(response: httpx.Response, pauses: list[float]) -> float | None:
-    """Seconds until a request is sent again; None if the upstream asks for more than a little patience."""
+def _retry_after(response: httpx.Response, pauses: list[float], patience: float) -> float | None:
+    """Seconds until a message is sent again; None if the upstream asks for more than `patience`."""
     value = response.headers.get("retry-after", "").strip()
     wanted = float(value) if re.fullmatch(r"\d{1,9}", value) else 0.0
-    return max(wanted, pauses[0]) if wanted <= MAX_RETRY_AFTER_SECONDS else None
+    return max(wanted, pauses[0]) if wanted <= patience else None
 
 
 def _first_leaf(group: BaseExceptionGroup[Exception]) -> BaseException:

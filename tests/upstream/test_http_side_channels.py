@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.servers.wild_http import Exchange, WildServer, event
+from tests.servers.wild_http import Exchange, Json, WildServer, event
 from tests.upstream.connected import connected, eventually
 
 
@@ -25,6 +25,47 @@ async def test_no_answer_to_a_notification_ends_the_session(status: int) -> None
             far.connection.peer.notify("notifications/roots/list_changed")
             assert await far.call() == "done"
             assert far.connection.why_unavailable() is None
+
+
+async def test_a_notification_that_is_unknown_ends_no_session_that_answers_a_ping() -> None:
+    begun: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        begun.extend(["s"] if exchange.method == "initialize" else [])
+        if exchange.is_request or exchange.command != "POST":
+            exchange.serve(session="s")
+        else:
+            exchange.reply(404, {"jsonrpc": "2.0", "id": None, "error": {"code": -32601, "message": "unknown"}})
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            far.connection.peer.notify("notifications/roots/list_changed")
+            assert [await far.call() for _ in range(3)] == ["done"] * 3
+            assert far.connection.why_unavailable() is None
+    assert begun == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_taken"), [((503, 429, 202), True), ((500,), False), ((401,), False), ((404,), False)]
+)
+async def test_a_reply_that_is_refused_is_sent_again_or_noted(statuses: tuple[int, ...], is_taken: bool) -> None:
+    sent: list[Json] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.command == "POST" and "method" not in exchange.message:
+            sent.append(exchange.message)
+            exchange.reply(statuses[len(sent) - 1], retry_after="0")
+        else:
+            exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            far.connection.peer.reply(1, {"result": {}})
+            await eventually(lambda: len(sent) == len(statuses) and (is_taken or far.listener.notes))
+            assert await far.call() == "done"
+    assert [message["id"] for message in sent] == [1] * len(statuses)
+    refused = f"upstream `far`: a reply was not accepted: it answered with HTTP status {statuses[-1]}"
+    assert far.listener.notes == ([] if is_taken else [refused])
 
 
 async def test_a_slow_notification_holds_up_nothing() -> None:
