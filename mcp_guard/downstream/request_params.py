@@ -4,8 +4,10 @@ from typing import Any, TypeGuard
 
 from mcp_guard.core.exact_json import dumps
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.protocol.jsonrpc import Id, error, is_id
+from mcp_guard.protocol.jsonrpc import CancelReason, Id, error, is_id
 from mcp_guard.protocol.methods import INVALID_PARAMS
+
+MAX_REASON_LENGTH = 500
 
 
 def read_tool_call(params: Json) -> ToolCallRequest | Json:
@@ -31,6 +33,11 @@ def cancelled_id(params: Json) -> Id | None:
     """Which request a cancellation is for; None if it names none."""
     id = params.get("requestId")
     return id if is_id(id) else None
+
+
+def cancel_reason(params: Json) -> CancelReason | None:
+    reason = params.get("reason")
+    return CancelReason(reason[:MAX_REASON_LENGTH]) if isinstance(reason, str) else None
 
 
 def progress_token(params: Json) -> Any:

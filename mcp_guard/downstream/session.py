@@ -24,14 +24,14 @@ from mcp_guard.downstream.announcements import Announcer, Listing
 from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
 from mcp_guard.downstream.decided_requests import DecidedRequests
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
-from mcp_guard.downstream.request_params import can_be_answered, cancelled_id, progress_token
+from mcp_guard.downstream.request_params import can_be_answered, cancel_reason, cancelled_id, progress_token
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.downstream.transport import DownstreamTransport
 from mcp_guard.downstream.user_sign_in import await_sign_in
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.jsonrpc import CancelReason, Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -309,9 +309,9 @@ class Session:
         else:
             self._transport.drop_reply(id)
 
-    def cancel(self, key: TaskKey) -> None:
+    def cancel(self, key: TaskKey, reason: CancelReason | None = None) -> None:
         if task := self._running.get(key):
-            task.cancel()
+            task.cancel(reason)
 
     def begin_wait(self, client: str, *, is_first: bool = True, most: float | None = None) -> ClientWait:
         """The client of this name waits from now on, at most so many seconds; see `ClientWait`."""
@@ -454,7 +454,7 @@ class Session:
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         if method == CANCELLED:
             if (id := cancelled_id(params)) is not None:
-                self.cancel((server, id))
+                self.cancel((server, id), cancel_reason(params))
         elif self._adapter is not None:
             self._adapter.notify_client(method, params)
 

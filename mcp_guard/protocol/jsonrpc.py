@@ -69,6 +69,10 @@ class _Pending:
     """Whether it was reported as not sent, perhaps after it was given up."""
 
 
+class CancelReason(str):
+    """What the task of a request is cancelled with, if whoever cancels says why: the other side is told."""
+
+
 class Write(Protocol):
     """Sends one complete frame. `about` is the other side's request that it belongs to, if known; with `last` it is the
     reply to that request."""
@@ -145,7 +149,8 @@ class Peer:
                 raise CancelledUnsent from None
             self._give_up(number)
             if method != INITIALIZE:  # which the specification forbids to cancel
-                self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
+                reason = next((arg for arg in given_up.args if isinstance(arg, CancelReason)), "the caller gave up")
+                self.notify(CANCELLED, {"requestId": number, "reason": str(reason)})
             raise
         finally:
             del self._pending[number]

@@ -15,6 +15,8 @@ CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 """Deflate is not asked for, but sent by some servers nevertheless."""
 PIECE_BYTES = 64 * 1024
 """The largest piece that is decoded at once."""
+MAX_MEMBERS = 100
+"""Of gzip in one body; an empty one costs time and brings nothing."""
 SMALL_CHUNK_BYTES = 256
 CHUNK_COST = 512
 """What a chunk of fewer than `SMALL_CHUNK_BYTES` is charged: reading it takes as long as reading a large one."""
@@ -28,8 +30,8 @@ async def read_decoded(
 ) -> AsyncGenerator[bytes, None]:
     """The body in pieces of at most `PIECE_BYTES`. `charge` is called with the cost of small and of fruitless chunks.
 
-    Raises: httpx.DecodingError for a body in another coding than gzip and deflate, one that is malformed, and one with
-    data after its end; httpx.TransportError.
+    Raises: httpx.DecodingError for a body in another coding than gzip and deflate, one that is malformed, one with data
+    after its end, and one in too many members; httpx.TransportError.
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity", *CODINGS):
@@ -49,11 +51,13 @@ async def read_decoded(
 
 
 class _Inflater:
-    """Reads one stream of gzip (RFC 1952), of zlib (RFC 1950), or of bare deflate, which is sent as `deflate` too."""
+    """Reads the members of gzip (RFC 1952 §2.2), a stream of zlib (RFC 1950), or one of bare deflate, which is sent as
+    `deflate` too."""
 
     def __init__(self, format: str) -> None:
         self._format = format
         self._is_first = True
+        self._members = 1
         self._state = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -64,16 +68,17 @@ class _Inflater:
                 has_header = data[0] & 0x8F == 0x08
                 self._state = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
         while True:
-            if self._state.eof:
-                raise httpx.DecodingError("data follows the end of the compressed body")
+            if self._state.eof and data:
+                if self._format != "gzip" or self._members == MAX_MEMBERS:
+                    raise httpx.DecodingError("data follows the end of the compressed body")
+                self._members += 1
+                self._state = zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
                 piece = self._state.decompress(data, PIECE_BYTES)
             except zlib.error as error:
                 raise httpx.DecodingError(f"the body is not {self._format}: {error}") from None
-            data = self._state.unconsumed_tail
+            data = self._state.unconsumed_tail or self._state.unused_data
             if piece:
                 yield piece
-            if self._state.unused_data:
-                raise httpx.DecodingError("data follows the end of the compressed body")
             if not data and len(piece) < PIECE_BYTES:
                 return

@@ -41,7 +41,7 @@ class ListingReader:
         self.size = self.received = 0
         self.excess = ""
         self.too_large = 0
-        self.next_cursor: str | None = None
+        self.next_cursor: str | int | None = None
         self._name, self._max_bytes = name, max_bytes
         self._max_items = MAX_TOOLS if name == "tools" else MAX_ITEMS
         self._pages = self._weight = 0
@@ -58,7 +58,8 @@ class ListingReader:
         self._pages += 1
         self.received += max(len(exact_json.dumps(result)) - PAGE_BYTES, 0)
         cursor = result.get("nextCursor")
-        self.next_cursor = cursor if isinstance(cursor, str) else None
+        is_cursor = isinstance(cursor, str | int) and not isinstance(cursor, bool)  # some servers count their pages
+        self.next_cursor = cursor if is_cursor else None
         if not self._is_repeated(page):
             self._take_items(page)
         if self.next_cursor is not None:

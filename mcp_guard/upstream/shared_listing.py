@@ -144,7 +144,7 @@ class SharedListing:
         Raises: PeerLost, UpstreamError.
         """
         reader, source, method = ListingReader(LISTS[self._method], self._max_bytes), self._source, self._method
-        cursor: str | None = None
+        cursor: str | int | None = None
         try:
             async with asyncio.timeout(seconds):
                 with source.budget.hold() as holding:

@@ -299,6 +299,18 @@ def test_cancellation_reaches_the_upstream(proxy: Proxy) -> None:
         assert cancellation["params"]["requestId"] == request["id"]
 
 
+def test_question_that_its_server_cancels_is_cancelled_with_its_reason(proxy: Proxy) -> None:
+    if proxy.is_stateless or proxy.upstream == "stateless":
+        pytest.skip("questions of the stateless revision are results, which nobody can cancel")
+    question = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {"type": "object"}}}
+    proxy.script(asks=[question], withdraws=True, result={"content": []})
+    call = proxy.send("tools/call", {"name": "up__any", "arguments": {}})
+    asked = proxy.heard("elicitation/create")
+    proxy.client.notify("notifications/roots/list_changed")
+    assert proxy.heard("notifications/cancelled")["params"] == {"requestId": asked["id"], "reason": "no longer needed"}
+    assert "error" not in proxy.client.wait(call)
+
+
 def _meta(message: Json) -> Json:
     return dict(message.get("params", {}).get("_meta", {}))
 

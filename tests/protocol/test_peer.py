@@ -7,7 +7,16 @@ import pytest
 
 from mcp_guard.core.message_remains import MessageRemains
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, UnreadableReply, request_id
+from mcp_guard.protocol.jsonrpc import (
+    CancelledUnsent,
+    CancelReason,
+    Id,
+    NotSent,
+    Peer,
+    PeerLost,
+    UnreadableReply,
+    request_id,
+)
 
 
 class Transcript:
@@ -72,15 +81,17 @@ async def test_progress_goes_to_the_request_that_asked_for_it() -> None:
     assert heard == [{"progress": 0.5, "message": "half"}] * 3
 
 
-async def test_cancellation_names_its_request() -> None:
+@pytest.mark.parametrize("reason", [None, CancelReason("changed my mind")])
+async def test_cancellation_names_its_request_and_the_reason(reason: CancelReason | None) -> None:
     t = Transcript()
     task = asyncio.create_task(t.peer.request("tools/call", {}))
     await asyncio.sleep(0)
-    task.cancel()
+    task.cancel(reason)
     with pytest.raises(asyncio.CancelledError):
         await task
     cancelled = t.sent[1]
-    assert (cancelled["method"], cancelled["params"]["requestId"]) == ("notifications/cancelled", 1)
+    assert cancelled["method"] == "notifications/cancelled"
+    assert cancelled["params"] == {"requestId": 1, "reason": reason or "the caller gave up"}
 
 
 async def test_lost_peer_fails_open_and_later_requests() -> None:

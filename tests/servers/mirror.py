@@ -94,8 +94,10 @@ def play(id: object, method: str, params: dict[str, Any]) -> None:
         send(**mark({"method": said["method"], "params": {**said.get("params", {}), **about}}))
     for number, ask in enumerate([] if STATELESS else asks):
         send(id=f"ask-{number}", **ask)
-        if script.get("withdraws"):
-            send(method="notifications/cancelled", params={"requestId": f"ask-{number}"})
+        if script.get("withdraws"):  # with the next message, once the question has been put
+            receive()
+            send(method="notifications/cancelled", params={"requestId": f"ask-{number}", "reason": "no longer needed"})
+            continue
         while (message := receive()) is not None and message.get("id") != f"ask-{number}":
             pass
     if script.get("silent"):

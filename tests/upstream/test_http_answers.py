@@ -88,6 +88,11 @@ GOOD: dict[str, Callable[[Exchange], None]] = {
         200, f'[{{"jsonrpc":"2.0","method":"notifications/message"}},{document(x)}]'.encode()
     ),
     "gzip": lambda x: x.reply(200, gzip.compress(document(x).encode()), content_encoding="gzip"),
+    "gzip in members": lambda x: x.reply(
+        200,
+        b"".join(gzip.compress(part.encode()) for part in (document(x)[:9], "", document(x)[9:])),
+        content_encoding="gzip",
+    ),
     "deflate": lambda x: x.reply(200, zlib.compress(document(x).encode()), content_encoding="deflate"),
     "bare deflate": lambda x: x.reply(200, zlib.compress(document(x).encode())[2:-4], content_encoding="Deflate"),
     "no end of the last chunk": unterminated,

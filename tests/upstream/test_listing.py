@@ -13,10 +13,11 @@ def page(items: list[Any], cursor: object = None, name: str = "tools") -> dict[s
     return {"result": {name: items, "nextCursor": cursor}}
 
 
-def test_pages_are_joined() -> None:
+@pytest.mark.parametrize("cursor", ["2", 2])
+def test_pages_are_joined(cursor: object) -> None:
     reader = ListingReader("tools", 1000)
-    assert reader.add(page([{"name": "a"}], "2"))
-    assert reader.next_cursor == "2"
+    assert reader.add(page([{"name": "a"}], cursor))
+    assert reader.next_cursor == cursor
     assert reader.add(page([{"name": "b"}, "not an object"]))
     assert reader.items == [{"name": "a"}, {"name": "b"}]
     assert (reader.next_cursor or "", reader.excess) == ("", "")
@@ -60,7 +61,7 @@ def test_pages_without_end_stop() -> None:
     assert "pages" in reader.excess
 
 
-def read(*pages: dict[str, Any]) -> tuple[list[str], list[str | None]]:
+def read(*pages: dict[str, Any]) -> tuple[list[str], list[str | int | None]]:
     """The names that are listed, and the cursors that are sent."""
     reader, sent = ListingReader("tools", 1000), []
     for reply in pages:
