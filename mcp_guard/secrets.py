@@ -39,8 +39,9 @@ TOOL_CERTIFICATES = (
 
 def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
     if not (value := environment.get(reference.name)):
+        problem = "is not set" if value is None else "is empty"
         raise ConfigError(
-            f"environment variable `{reference.name}` is not set", "set it where the guard, or this command, is started"
+            f"environment variable `{reference.name}` {problem}", "set it where the guard, or this command, is started"
         )
     return value
 
@@ -212,18 +213,31 @@ def _url_in(name: str, value: str) -> str:
     return value if "://" in value or not name.upper().endswith("_PROXY") else f"http://{value}"
 
 
+def _is_blank(reference: SecretReference) -> bool:
+    return reference.source == "env" and os.environ.get(reference.name) == ""
+
+
 def make_environment(
-    plain: Mapping[str, str], references: Mapping[str, SecretReference], here: Path, scrubber: Scrubber
+    plain: Mapping[str, str],
+    references: Mapping[str, SecretReference],
+    here: Path,
+    scrubber: Scrubber,
+    empty_ok: bool = False,
 ) -> tuple[dict[str, str], list[str]]:
     """The variables (or headers) of an upstream, with every secret among them registered with the scrubber.
 
-    Also returns the names of secrets that are too short to be scrubbed. Raises: ConfigError.
+    With `empty_ok`, a variable that is set and empty is passed on as it is: a client sets one for a secret that its
+    user left blank. Also returns the names of secrets that are too short to be scrubbed. Raises: ConfigError.
     """
-    read = {name: read_secret(reference, here, os.environ) for name, reference in references.items()}
+    blank = {name for name, reference in references.items() if empty_ok and _is_blank(reference)}
+    read = {
+        name: "" if name in blank else read_secret(reference, here, os.environ)
+        for name, reference in references.items()
+    }
     secret = {
         name: part
         for name, value in plain.items()
         if (part := value if looks_secret(name) else password_of(_url_in(name, value)))
     }
-    short = [name for name, value in (secret | read).items() if not scrubber.learn(name, value)]
+    short = [name for name, value in (secret | read).items() if name not in blank and not scrubber.learn(name, value)]
     return {**plain, **read}, short

@@ -138,6 +138,15 @@ def test_only_a_server_that_the_guard_starts_can_be_shared(tmp_path: Path) -> No
         read(tmp_path, f'{GOOD}\n[upstreams.far]\nurl = "https://far.example/mcp"\nshare = true')
 
 
+def test_byte_order_mark_of_an_editor_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "mcp-guard.toml"
+    path.write_text("\ufeff" + GOOD)
+    assert list(load(path).upstreams) == ["crm"]
+    path.write_text("\ufeff" + GOOD + "[nonsense]\n")
+    with pytest.raises(ConfigError, match=r"toml:\d+: nonsense"):
+        load(path)
+
+
 def test_missing_file_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")

@@ -52,6 +52,23 @@ def test_password_of_a_proxy_is_scrubbed_in_every_form_that_programs_read(value:
     assert scrubber.clean(b"407 for me:far from plain") == b"407 for me:[secret https_proxy]"
 
 
+def test_variable_of_a_server_may_be_empty_but_no_other_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client sets an empty one for a secret that its user left blank; the server would start with it, too."""
+    monkeypatch.setenv("BLANK", "")
+    blank = {"API_TOKEN": SecretReference("env", "BLANK")}
+    assert make_environment({}, blank, tmp_path, Scrubber(), empty_ok=True) == ({"API_TOKEN": ""}, [])
+    with pytest.raises(ConfigError, match="environment variable `BLANK` is empty"):
+        make_environment({}, blank, tmp_path, Scrubber())
+    monkeypatch.delenv("BLANK")
+    with pytest.raises(ConfigError, match="environment variable `BLANK` is not set"):
+        make_environment({}, blank, tmp_path, Scrubber(), empty_ok=True)
+    (tmp_path / "secret").touch(0o600)
+    with pytest.raises(ConfigError, match="`secret` is empty"):
+        make_environment({}, {"A": SecretReference("file", "secret")}, tmp_path, Scrubber(), empty_ok=True)
+
+
 def test_every_source_can_be_configured() -> None:
     assert set(SecretConfig.model_fields) == set(SOURCES)
 

@@ -91,7 +91,7 @@ class EffectPlan:
 
 def plan_effects(text: str, proposals: Sequence[ToolEffect]) -> EffectPlan:
     """Write the proposed effects into this configuration: into a tool's section, or in a new one at the end."""
-    sections = table(tomllib.loads(text), "tools")
+    sections = table(tomllib.loads(text.removeprefix("\ufeff")), "tools")
     by_server: dict[str, list[ToolEffect]] = defaultdict(list)
     by_hand = []
     for row in (row for row in proposals if row.proposed is not None):
@@ -101,7 +101,7 @@ def plan_effects(text: str, proposals: Sequence[ToolEffect]) -> EffectPlan:
         line = f'effect = "{row.proposed}"'
         header = re.compile(rf"^\[\s*tools\s*\.\s*{re.escape(toml_string(row.tool))}\s*\][^\n]*\n", re.MULTILINE)
         extended, count = header.subn(lambda match, line=line: f"{match[0]}{line}\n", text)  # type: ignore[misc]
-        if count == 1 and table(tomllib.loads(extended), "tools").keys() == sections.keys():
+        if count == 1 and table(tomllib.loads(extended.removeprefix("\ufeff")), "tools").keys() == sections.keys():
             text = extended
         else:
             by_hand.append(row.tool)

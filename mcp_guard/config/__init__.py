@@ -44,7 +44,7 @@ def load_to_run(path: Path, meanwhile: Callable[[], object] = lambda: None) -> S
 
 def _read(path: Path) -> str:
     try:
-        return read_own(path)
+        return read_own(path).removeprefix("\ufeff")
     except FileNotFoundError:
         raise ConfigError(
             f"no configuration at `{path}`",

@@ -431,6 +431,7 @@ def check(text: str, path: Path) -> Settings:
 
     Raises: ConfigError.
     """
+    text = text.removeprefix("\ufeff")
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # overlong numbers and deep arrays raise no `TOMLDecodeError`

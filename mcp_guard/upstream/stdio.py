@@ -128,7 +128,7 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
     tail = StderrTail()
     try:
         added, unscrubbed = make_environment(
-            network | dict(parameters.env), parameters.secrets, parameters.here, parameters.scrubber
+            network | dict(parameters.env), parameters.secrets, parameters.here, parameters.scrubber, empty_ok=True
         )
         with open_stderr_file(parameters.stderr) as stderr:
             if os.fstat(stderr.fileno()).st_size >= MAX_STDERR_FILE_BYTES:

@@ -420,7 +420,8 @@ def test_server_added_later_is_wrapped_by_a_second_run(here: Path) -> None:
 def test_comments_in_the_configuration_are_kept(here: Path) -> None:
     assert main(["init", "--yes"]) == 0
     config = Path("mcp-guard.toml")
-    config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n") + b"# mine, without an end of line")
+    text = config.read_bytes().replace(b"\n", b"\r\n")
+    config.write_bytes(b"\xef\xbb\xbf" + text + b"# mine, without an end of line")
     before = config.read_bytes()
     desktop(here)
     assert main(["wrap", "--yes"]) == 0

@@ -164,6 +164,14 @@ def test_missing_secret_is_named_by_its_source(tmp_path: Path) -> None:
     assert "cannot be started: environment variable `GUARD_HAS_IT` is not set" in client.stderr
 
 
+def test_server_starts_with_a_secret_that_was_left_blank(tmp_path: Path) -> None:
+    config, _ = configure(tmp_path, "env", PLAIN)
+    with Client(config, env={"GUARD_HAS_IT": ""}) as client:
+        client.start()
+        assert client.tools()
+    assert "GUARD_HAS_IT" not in client.stderr
+
+
 def test_secret_too_short_to_scrub_is_reported(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, "plain", "abc12")
     with Client(config) as client:

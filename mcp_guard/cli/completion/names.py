@@ -22,7 +22,7 @@ def names(kind: str, config: Path) -> list[str]:
 
         return [client.id for client in CLIENTS]
     try:
-        data = tomllib.loads(config.read_text())
+        data = tomllib.loads(config.read_text().removeprefix("\ufeff"))
     except (OSError, ValueError) as error:
         hint = "name the configuration: --config FILE"
         raise ConfigError(f"cannot read `{config}`: {reason_of(error)}", hint) from None
