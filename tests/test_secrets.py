@@ -52,9 +52,7 @@ def test_password_of_a_proxy_is_scrubbed_in_every_form_that_programs_read(value:
     assert scrubber.clean(b"407 for me:far from plain") == b"407 for me:[secret https_proxy]"
 
 
-def test_variable_of_a_server_may_be_empty_but_no_other_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variable_of_a_server_may_be_empty_but_no_other_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client sets an empty one for a secret that its user left blank; the server would start with it, too."""
     monkeypatch.setenv("BLANK", "")
     blank = {"API_TOKEN": SecretReference("env", "BLANK")}

@@ -1,6 +1,7 @@
 """`mcp-guard wrap`: put the servers of an MCP client behind the guard."""
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,11 +133,11 @@ def read_guard_files(config: Path, agent: str) -> GuardFiles:
     return GuardFiles(config, file, texts, WrapRecords(settings.state_dir / "clients"), settings)
 
 
-def free_entry(wanted: str, value: str) -> str:
+def free_entry(wanted: str, value: str, used: Collection[str]) -> str:
     """An unused keyring entry for the secret, or one that already holds it. Raises: ConfigError."""
     number, name = 1, wanted
     with open_keyring() as library:
-        while library.get_password(*split_entry(name)) not in (None, value):
+        while name in used or library.get_password(*split_entry(name)) not in (None, value):
             number += 1
             name = f"{wanted}-{number}"
     return name

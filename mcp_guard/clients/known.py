@@ -3,6 +3,7 @@
 docs/howto/wrap.md names the sources of the paths and formats.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -40,6 +41,23 @@ class ConfigLocation:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """A member of a server's entry that says how long its client waits for the server: for calls, or until it has
+    started. It counts in `seconds`, and `default` is its value if it is not set."""
+
+    key: str
+    seconds: float
+    default: float
+    is_for_calls: bool = True
+
+    def value_in(self, entry: Mapping[str, object]) -> float | None:
+        value = entry.get(self.key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+            return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """`extra` are members that the client requires in the entry of a server beside its command.
 
@@ -52,6 +70,12 @@ class Client:
     dialect: Dialect = no_variables
     extra: Mapping[str, object] = field(default_factory=dict)
     has_list_command: bool = False
+    time_limits: tuple[TimeLimit, ...] = ()
+
+    @property
+    def variables(self) -> str:
+        """The member of an entry that has the server's variables."""
+        return "environment" if self.has_list_command else "env"
 
 
 CLIENTS: tuple[Client, ...] = (
@@ -71,6 +95,7 @@ CLIENTS: tuple[Client, ...] = (
             ),
         ),
         braces,
+        time_limits=(TimeLimit("timeout", 0.001, 100_000_000),),
     ),
     Client(
         "cursor",
@@ -115,6 +140,7 @@ CLIENTS: tuple[Client, ...] = (
             ConfigLocation(USER, "~/.gemini/settings.json", ("mcpServers",), home_variable="GEMINI_CLI_HOME"),
         ),
         shell,
+        time_limits=(TimeLimit("timeout", 0.001, 600_000),),
     ),
     Client(
         "codex",
@@ -122,6 +148,10 @@ CLIENTS: tuple[Client, ...] = (
         (
             ConfigLocation(PROJECT, "./.codex/config.toml", ("mcp_servers",)),
             ConfigLocation(USER, "~/.codex/config.toml", ("mcp_servers",), folder_variable="CODEX_HOME"),
+        ),
+        time_limits=(
+            TimeLimit("tool_timeout_sec", 1, 60),
+            TimeLimit("startup_timeout_sec", 1, 10, is_for_calls=False),
         ),
     ),
     Client(
@@ -146,6 +176,7 @@ CLIENTS: tuple[Client, ...] = (
         opencode,
         {"type": "local", "enabled": True},
         has_list_command=True,
+        time_limits=(TimeLimit("timeout", 0.001, 5_000),),
     ),
     Client(
         "zed",

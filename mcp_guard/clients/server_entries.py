@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from mcp_guard.clients.known import USER, Host, ServerSection
 from mcp_guard.clients.variables import ResolvedByClient, Unresolved, VariableScope, has_variables, resolve
+from mcp_guard.core.host_tools import HOST
 from mcp_guard.core.secret_scrubber import looks_secret, password_of
 
 GUARD = "guard"
+RESERVED = (GUARD, HOST)
+"""Names for the guard's own tools, and for those of a coding agent (`[hooks]`)."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 VARIABLES_ALONE = re.compile(r"(?:(?:bearer|basic|token) +)?(?:\$\{[^{}]*\})+", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -70,6 +73,10 @@ class ClientServer:
     is_sse: bool = False
     values: Mapping[str, ServerValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    time_limits: Mapping[str, float] = field(default_factory=dict)
+    """Those of the client, by their keys in the entry."""
+    call_seconds: float = 0
+    """How long the client waits for a call; 0 if the entry does not say."""
 
     @property
     def hides_something(self) -> bool:
@@ -156,7 +163,7 @@ def upstream_name(name: str) -> str:
     plain = re.sub(r"-{2,}", "-", plain)[:24].strip("-_")
     if not plain:
         raise NotWrapped("its name has no character that can prefix tool names; use letters or digits")
-    return "guard-server" if plain == GUARD else plain
+    return f"{plain}-server" if plain in RESERVED else plain
 
 
 def numbered(name: str, number: int) -> str:
@@ -177,14 +184,20 @@ def read_server(name: str, value: object, section: ServerSection, host: Host) ->
         if value.get(key):
             raise NotWrapped(reason)
     value = plain_entry(value)
-    unknown = sorted(set(value) - UNDERSTOOD - {"disabled", "enabled"})
+    limits = {limit: number for limit in section.client.time_limits if (number := limit.value_in(value))}
+    unknown = sorted(set(value) - UNDERSTOOD - {"disabled", "enabled"} - {limit.key for limit in limits})
     notes = (f"`{', '.join(unknown)}` of `{name}` was left out: only the client uses it",) if unknown else ()
     scope = VariableScope(host.environment, host.home, section.folder if section.scope != USER else None)
     try:
-        read = _read_command if value.get("command") else _read_url
-        return read(name, value, (section, scope), notes)
+        read = _read_command if value.get("command") and not value.get("httpUrl") else _read_url
+        server = read(name, value, (section, scope), notes)
     except Unresolved as failure:
         raise NotWrapped(str(failure)) from None
+    return replace(
+        server,
+        time_limits={limit.key: number for limit, number in limits.items()},
+        call_seconds=max((number * limit.seconds for limit, number in limits.items() if limit.is_for_calls), default=0),
+    )
 
 
 def _read_command(
@@ -224,7 +237,7 @@ def _read_url(
     name: str, value: dict[str, object], where: tuple[ServerSection, VariableScope], notes: tuple[str, ...]
 ) -> ClientServer:
     section, scope = where
-    written = next((value[key] for key in ("url", "serverUrl", "httpUrl") if value.get(key)), None)
+    written = next((value[key] for key in ("httpUrl", "url", "serverUrl") if value.get(key)), None)
     if written is None:
         raise NotWrapped("it has neither `command` nor `url`: the client gets it from elsewhere, such as an extension")
     if not isinstance(written, str):
@@ -235,7 +248,7 @@ def _read_url(
     values = _values(value.get("headers") or value.get("http_headers") or {}, "headers", where)
     if invalid := [key for key in values if not HEADER.fullmatch(key)]:
         raise NotWrapped(f"`{invalid[0]}` is not a header name")
-    kind = str(value.get("type") or value.get("transport") or "")
+    kind = "http" if value.get("httpUrl") else str(value.get("type") or value.get("transport") or "")
     is_sse = kind == "sse" or (not kind and urlsplit(url).path.rstrip("/").endswith("/sse"))
     if not values and (urlsplit(url).hostname or "") not in LOOPBACK:
         notes += (f"if `{name}` requires a sign-in, configure the guard's own: docs/howto/secrets.md",)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from mcp_guard.clients.server_entries import ClientServer, ServerValue
 
+CALL_SECONDS = 300
+"""`timeout_seconds` of an upstream that does not say."""
+
 
 @dataclass(frozen=True, slots=True)
 class TomlBlock:
@@ -37,6 +40,7 @@ def upstream_block(server: ClientServer, places: Mapping[str, Mapping[str, str]]
         lines += [f"args = [{', '.join(map(toml_string, server.args))}]"] if server.args else []
         lines += [f"cwd = {toml_string(server.cwd)}"]
     lines += [f"{kind} = {{ {', '.join(pairs)} }}"] if pairs else []
+    lines += [f"timeout_seconds = {server.call_seconds:.15g}"] if server.call_seconds > CALL_SECONDS else []
     return TomlBlock("\n".join([*lines, ""]), f"{server.upstream}__")
 
 

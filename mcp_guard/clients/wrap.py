@@ -2,8 +2,9 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 
 from mcp_guard.clients import jsonc, toml_servers
@@ -14,8 +15,10 @@ from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_block
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import visible
 
-NameEntry = Callable[[str, str], str]
-"""Takes a preferred name and a secret; returns the entry of the keyring that the secret shall go to."""
+NameEntry = Callable[[str, str, Collection[str]], str]
+"""Takes a preferred name, a secret and names for others; returns the entry of the keyring for the secret."""
+Place = tuple[str | int, ...]
+"""The keys that lead to a value of the guard's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +115,15 @@ def make_plan(section: ServerSection, text: str, config_text: str, request: Wrap
         if config != request.config:
             hint = f"use the configuration of that guard: --config {config}"
             raise ConfigError(f"`{name}` in `{section.path}` runs another guard, with `{config}`", hint)
-    builder = _PlanBuilder(section, request, host, tomllib.loads(config_text))
+    guard = servers.last(next(iter(guards), "")) if guards else None
+    existing = guard.node.value if guard else None
+    builder = _PlanBuilder(section, request, host, tomllib.loads(config_text.removeprefix("\ufeff")), existing)
     chosen, left = _choose(servers, guards, request, builder)
-    entry = next(iter(guards), None) or _entry_name(servers, {server.name for server in chosen})
+    entry = guard.key if guard else _entry_name(servers, {server.name for server in chosen})
     if not chosen:
         return WrapPlan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
     placed = [builder.place(server) for server in chosen]
-    member = servers.last(entry) if entry in guards else None
-    agent, value = builder.guard(member.node.value if member else None)
+    agent, value = builder.guard(placed)
     config_after, blocks = append_blocks(config_text, builder.blocks)
     names = {server.name for server in placed}
     if is_toml(path):
@@ -179,6 +183,8 @@ class _PlanBuilder:
     request: WrapRequest
     host: Host
     data: dict[str, object]
+    existing: object
+    """The guard's entry in the client's file, or None."""
     blocks: list[TomlBlock] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
@@ -227,12 +233,38 @@ class _PlanBuilder:
     def places(self, server: ClientServer) -> dict[str, dict[str, str]]:
         """For values that the configuration only refers to: the source and its name, by variable or header."""
         places = {}
+        used = {*self.passed, *self.moved}
+        kind = "headers" if server.url else "env"
         for key, value in server.values.items():
             if value.is_passed:
-                places[key] = {"env": _variable(server.upstream, key)}
+                name = self.variable(("upstreams", server.upstream, kind, key), value.text, used)
+                places[key] = {"env": name}
             elif self.request.keyring_entry and key in server.secrets:
-                places[key] = {"keyring": self.request.keyring_entry(f"mcp-guard/{server.upstream}.{key}", value.text)}
+                name = self.request.keyring_entry(f"mcp-guard/{server.upstream}.{key}", value.text, used)
+                places[key] = {"keyring": name}
+            else:
+                continue
+            used.add(name)
         return places
+
+    def variable(self, place: Place, text: str, used: Collection[str]) -> str:
+        """The variable in the guard's entry for the value at this place, by which it was passed on in an earlier wrap.
+
+        INVARIANT: no other place in the configuration refers to it, so that no server gets the secret of another.
+        """
+        _, upstream, _, key = place
+        plain = "MCP_GUARD_" + re.sub(r"[^A-Z0-9]", "_", f"{upstream}_{key}".upper())
+        references = list(_variables_in(self.data))
+        taken = {*used, *(name for other, name in references if other != place)}
+        taken |= {name for name, held in self.held_variables.items() if held != text}
+        earlier = [name for at, name in references if at == place and re.fullmatch(rf"{plain}(_\d+)?", name)]
+        names = chain(earlier, [plain], (f"{plain}_{number}" for number in count(2)))
+        return next(name for name in names if name not in taken)
+
+    @property
+    def held_variables(self) -> dict[str, object]:
+        """The variables in the existing entry of the guard."""
+        return table(self.existing, self.section.client.variables) if isinstance(self.existing, dict) else {}
 
     def agent(self) -> str:
         """The name of the client's agent; one is added if the configuration has none for it."""
@@ -248,25 +280,40 @@ class _PlanBuilder:
         self.blocks.insert(0, agent_block(name, owners[0] if owners else self.request.owner, self.section.client.title))
         return name
 
-    def guard(self, existing: object) -> tuple[str, dict[str, object]]:
-        """The agent and the guard's entry. An existing entry only gets new variables."""
+    def guard(self, placed: Sequence[ClientServer]) -> tuple[str, dict[str, object]]:
+        """The agent and the guard's entry. An existing entry only gets new variables, and longer time limits."""
+        client = self.section.client
         value: dict[str, object]
-        is_list = self.section.client.has_list_command
-        variables = "environment" if is_list else "env"
-        if isinstance(existing, dict):
-            agent, value = "", dict(existing)
-            passed: dict[str, object] = {**table(value, variables), **self.passed}
+        if isinstance(self.existing, dict):
+            agent, value = "", dict(self.existing)
         else:
             agent = self.agent()
             program, *words = self.request.command
             args = [*words, "run", "--config", str(self.request.config), "--agent", agent]
-            started = {"command": [program, *args]} if is_list else {"command": program, "args": args}
-            value, passed = {**self.section.client.extra, **started}, {**self.passed}
-        return agent, {**value, variables: passed} if passed else value
+            started = {"command": [program, *args]} if client.has_list_command else {"command": program, "args": args}
+            value = {**client.extra, **started}
+        passed = {**self.held_variables, **self.passed}
+        return agent, {**value, **self.time_limits(placed), **({client.variables: passed} if passed else {})}
+
+    def time_limits(self, placed: Sequence[ClientServer]) -> dict[str, float]:
+        """The client's time limits for the guard's entry: as long as it waits for any of these servers."""
+        limits = {}
+        for limit in self.section.client.time_limits:
+            set_values = [server.time_limits.get(limit.key) for server in placed]
+            set_values += [limit.value_in(self.existing)] if isinstance(self.existing, dict) else []
+            longest = max((value for value in set_values if value is not None), default=0)
+            if longest and (longest > limit.default or None not in set_values):
+                limits[limit.key] = longest
+        return limits
 
 
-def _variable(upstream: str, key: str) -> str:
-    return "MCP_GUARD_" + re.sub(r"[^A-Z0-9]", "_", f"{upstream}_{key}".upper())
+def _variables_in(value: object, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """The variables of the environment that a configuration refers to, each with the place that does."""
+    if isinstance(value, dict) and isinstance(name := value.get("env"), str):
+        yield place, name
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield from _variables_in(member, (*place, key))
 
 
 def _verify(before: Node, after: Node, change: tuple[Sequence[str], set[str], str, Mapping[str, object]]) -> None:

@@ -43,6 +43,11 @@ TAKEN: list[tuple[str, object, dict[str, Any]]] = [
     ("windsurf", {"command": "a", "env": {"K": "${file:/k}"}}, {"command": "a", "env": {"K": {"env": "V_K"}}}),
     ("zed", {"command": {"path": "a", "args": ["b"], "env": {}}}, {"command": "a", "args": ["b"]}),
     ("windsurf", {"serverUrl": "https://x.example/mcp"}, {"url": "https://x.example/mcp"}),
+    (
+        "gemini-cli",
+        {"command": "a", "url": "https://x.example/sse", "httpUrl": "https://x.example/mcp"},
+        {"url": "https://x.example/mcp"},
+    ),
     ("cursor", {"url": "https://x.example/sse"}, {"url": "https://x.example/sse", "transport": "sse"}),
     ("vscode", {"type": "http", "url": "https://x.example/sse"}, {"url": "https://x.example/sse"}),
     ("vscode", {"type": "sse", "url": "https://x.example/e"}, {"url": "https://x.example/e", "transport": "sse"}),
@@ -115,17 +120,18 @@ def test_workspace_variable_is_refused_in_a_user_file() -> None:
 
 
 def test_omitted_and_corrected_settings_are_reported() -> None:
-    value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "timeout": 5}
+    value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "trust": True}
     notes = read_server("it", value, spot("claude-code"), HOST).notes
     assert notes == (
-        "`alwaysAllow, timeout` of `it` was left out: only the client uses it",
+        "`alwaysAllow, trust` of `it` was left out: only the client uses it",
         "`${REGION}` of `it` is written with its current value",
     )
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("git", "git"), ("My Server!", "my-server"), ("a__b", "a_b"), ("guard", "guard-server"), ("x" * 40, "x" * 24),
+    [("git", "git"), ("My Server!", "my-server"), ("a__b", "a_b"), ("guard", "guard-server"),
+     ("host", "host-server"), ("x" * 40, "x" * 24),
      ("ünï", "n"), ("@scope/pkg.name", "scope-pkg-name"), ("-_-", None), ("…", None)],
 )  # fmt: skip
 def test_server_name_becomes_a_valid_tool_prefix(name: str, expected: str | None) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.records import make_record, restore_secrets
 from mcp_guard.clients.server_entries import guard_entry
+from mcp_guard.clients.toml_sections import CALL_SECONDS
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan, servers_at
+from mcp_guard.config.upstreams import UpstreamConfig
 from tests.clients.samples import CODE, CONFIG, CURSOR, DESKTOP, HOST, SAMPLES, VSCODE, Sample
 
 WISH = WrapRequest(CONFIG, ("/opt/mcp-guard",), "you")
@@ -202,6 +205,134 @@ def test_client_prompts_keep_working() -> None:
     upstreams = tomllib.loads(plan.config_text)["upstreams"]
     assert upstreams["github"]["headers"] == {"Authorization": {"env": "MCP_GUARD_GITHUB_AUTHORIZATION"}}
     assert upstreams["db"]["args"] == ["--home", "/home/you"]
+
+
+def variables(sample: Sample, plan: WrapPlan) -> dict[tuple[str, str], str]:
+    """What the client passes on in the guard's entry, by the upstream and the variable or header that gets it."""
+    entry = servers(sample, plan.client_text)["guard"]
+    assert isinstance(entry, dict)
+    return {
+        (name, key): entry["env"][value["env"]]
+        for name, upstream in tomllib.loads(plan.config_text)["upstreams"].items()
+        for key, value in (upstream.get("env") or upstream.get("headers") or {}).items()
+    }
+
+
+def vscode(**entries: object) -> Sample:
+    return Sample("vscode", json.dumps({"servers": entries}), ("servers",))
+
+
+def with_env(**env: str) -> dict[str, object]:
+    return {"command": "c", "env": env}
+
+
+def test_each_secret_that_the_client_passes_on_has_a_variable_of_its_own() -> None:
+    """Names of servers and variables may meet in a hyphen, a case or a sign."""
+    headers = {"X-Key": "${input:a}", "X_Key": "${input:b}", "x-key-2": "${input:c}"}
+    sample = vscode(
+        **{
+            "github": with_env(ENTERPRISE_TOKEN="${input:public}"),
+            "github-enterprise": with_env(TOKEN="${input:corp}", Token="${input:other}"),
+            "web": {"url": "https://x.example/mcp", "headers": headers},
+        }
+    )
+    assert variables(sample, planned(sample)) == {
+        ("github", "ENTERPRISE_TOKEN"): "${input:public}",
+        ("github-enterprise", "TOKEN"): "${input:corp}",
+        ("github-enterprise", "Token"): "${input:other}",
+        **{("web", key): text for key, text in headers.items()},
+    }
+
+
+def test_variable_of_an_earlier_wrap_is_kept_and_goes_to_no_other_server() -> None:
+    """Also one in another file, whose client runs the same servers."""
+    other = vscode(github=with_env(ENTERPRISE_TOKEN="${input:public}"))
+    earlier = planned(other)
+    sample = vscode(**{"github-enterprise": with_env(TOKEN="${input:corp}")})
+    elsewhere = planned(sample, config=earlier.config_text)
+    name = "MCP_GUARD_GITHUB_ENTERPRISE_TOKEN"
+    entry = servers(sample, elsewhere.client_text)["guard"]
+    assert isinstance(entry, dict)
+    assert entry["env"] == {f"{name}_2": "${input:corp}"}
+    again = planned(sample, config=elsewhere.config_text.replace(f'"{name}"', '"NO_LONGER"'))
+    assert (again.reused, again.client_text) == (("github-enterprise",), elsewhere.client_text)
+    both = json.loads(earlier.client_text)
+    both["servers"] |= json.loads(sample.text)["servers"]
+    same_file = Sample("vscode", json.dumps(both), ("servers",))
+    assert set(variables(same_file, planned(same_file, config=earlier.config_text)).values()) == {
+        "${input:public}",
+        "${input:corp}",
+    }
+
+
+def test_variable_in_the_entry_of_the_guard_is_not_overwritten() -> None:
+    mine = {"command": "mcp-guard", "args": ["run", "--config", str(CONFIG)], "env": {"MCP_GUARD_DB_KEY": "mine"}}
+    sample = vscode(guard=mine, db=with_env(KEY="${input:key}"))
+    entry = servers(sample, planned(sample).client_text)["guard"]
+    assert isinstance(entry, dict)
+    assert entry["env"] == {"MCP_GUARD_DB_KEY": "mine", "MCP_GUARD_DB_KEY_2": "${input:key}"}
+
+
+def test_each_secret_that_moves_has_an_entry_of_its_own_in_the_keyring() -> None:
+    """A foreign entry makes the name for one key that of another."""
+
+    def name_entry(wanted: str, _: str, used: Collection[str]) -> str:
+        names = (wanted, f"{wanted}_2", f"{wanted}_2_2")
+        return next(name for name in names if name not in used and name != "mcp-guard/db.A_KEY")
+
+    sample = vscode(db=with_env(A_KEY="first", A_KEY_2="second"))
+    plan = planned(sample, replace(WISH, keyring_entry=name_entry))
+    assert plan.moved == {"mcp-guard/db.A_KEY_2": "first", "mcp-guard/db.A_KEY_2_2": "second"}
+    assert undone(sample, plan, plan.client_text) == sample.text
+
+
+LIMITS: list[tuple[list[float | None], float | None]] = [
+    ([1_800_000], 1_800_000),
+    ([1_800_000, None, 900_000], 1_800_000),
+    ([30_000, 20_000], 30_000),
+    ([30_000, None], None),
+    ([None, None], None),
+]
+
+
+@pytest.mark.parametrize(("own", "expected"), LIMITS)
+def test_client_waits_for_the_guard_as_long_as_for_any_server(own: list[float | None], expected: float | None) -> None:
+    """Gemini CLI waits for ten minutes by default, also for the servers that set nothing."""
+    entries = {f"s{number}": {"command": "c", "timeout": limit} for number, limit in enumerate(own)}
+    entries = {name: {key: value for key, value in entry.items() if value} for name, entry in entries.items()}
+    sample = Sample("gemini-cli", json.dumps({"mcpServers": entries}))
+    plan = planned(sample)
+    guard = servers(sample, plan.client_text)["guard"]
+    assert isinstance(guard, dict)
+    assert guard.get("timeout") == expected
+    assert not [note for server in plan.wrapped for note in server.notes]
+    seconds = [upstream.get("timeout_seconds") for upstream in tomllib.loads(plan.config_text)["upstreams"].values()]
+    assert seconds == [limit / 1000 if limit and limit > 300_000 else None for limit in own]
+    assert undone(sample, plan, plan.client_text) == sample.text
+
+
+def test_limit_of_the_guards_entry_only_grows() -> None:
+    first = Sample("gemini-cli", json.dumps({"mcpServers": {"a": {"command": "a", "timeout": 1_800_000}}}))
+    plan = planned(first)
+    for limit, expected in ((900_000, 1_800_000), (3_600_000, 3_600_000)):
+        both = json.loads(plan.client_text)
+        both["mcpServers"]["b"] = {"command": "b", "timeout": limit}
+        sample = Sample("gemini-cli", json.dumps(both))
+        guard = servers(sample, planned(sample, config=plan.config_text).client_text)["guard"]
+        assert isinstance(guard, dict)
+        assert guard["timeout"] == expected
+
+
+def test_limits_of_codex_are_kept_for_calls_and_for_the_start() -> None:
+    text = '[mcp_servers.slow]\ncommand = "slow"\nstartup_timeout_sec = 60\ntool_timeout_sec = 900.5\n'
+    plan = planned(Sample("codex", text, ("mcp_servers",)))
+    guard = tomllib.loads(plan.client_text)["mcp_servers"]["guard"]
+    assert (guard["startup_timeout_sec"], guard["tool_timeout_sec"]) == (60, 900.5)
+    assert tomllib.loads(plan.config_text)["upstreams"]["slow"]["timeout_seconds"] == 900.5
+
+
+def test_limit_of_calls_is_written_if_it_is_over_that_of_the_guard() -> None:
+    assert UpstreamConfig.model_fields["timeout_seconds"].default == CALL_SECONDS
 
 
 # Unlikely documents, made of everything that is allowed in one.
