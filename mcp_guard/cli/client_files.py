@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import os
 import shlex
 import shutil
@@ -30,7 +29,8 @@ from mcp_guard.clients.known import (
     section_of_file,
     server_sections,
 )
-from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off, secrets_of
+from mcp_guard.clients.secret_values import hidden_parts, mask, secrets_of
+from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
@@ -200,11 +200,6 @@ def guard_command() -> tuple[str, ...]:
     return (str(beside),) if beside.exists() else OWN_COMMAND
 
 
-MASK = "********"
-MIN_MASKED_LENGTH = 8
-"""Secrets of this length or more are masked everywhere, shorter ones only where they are a whole value."""
-
-
 @dataclass(frozen=True, slots=True)
 class FileChange:
     """A file as it was read, and its new text."""
@@ -220,31 +215,26 @@ class FileChange:
 
 def secrets_in(text: str) -> Iterator[str]:
     """The values in JSON or TOML text that look like secrets."""
-    try:
-        yield from secrets_of(jsonc.parse_value(text))
-    except ConfigError:
-        with suppress(tomllib.TOMLDecodeError):
-            yield from secrets_of(tomllib.loads(text))
+    return secrets_of(_parsed(text))
 
 
-def mask_secrets(text: str, secrets: Iterable[str]) -> str:
-    for secret in sorted(set(secrets), key=len, reverse=True):
-        for spelt in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), f"'{secret}'"):
-            text = text.replace(spelt, f'"{MASK}"')
-            if len(secret) >= MIN_MASKED_LENGTH:
-                text = text.replace(spelt[1:-1], MASK)
-    return text
+def _parsed(text: str) -> object:
+    """JSON or TOML text as plain values; None if it is neither."""
+    with suppress(ConfigError):
+        return jsonc.parse_value(text)
+    with suppress(ValueError, RecursionError):
+        return tomllib.loads(text.removeprefix("\ufeff"))
+    return None
 
 
 def diff_lines(changes: Iterable[FileChange]) -> list[str]:
-    """The unified differences of all files, with secrets masked."""
+    """The unified differences of all files, with whatever may be a secret masked."""
     changes = list(changes)
-    secrets = {secret for change in changes for text in (change.file.text, change.after) for secret in secrets_in(text)}
+    texts = (text for change in changes for text in (change.file.text, change.after))
+    parts = [part for text in texts for part in hidden_parts(_parsed(text))]
     lines: list[str] = []
     for change in changes:
-        before, after = (
-            mask_secrets(text, secrets).expandtabs(4).splitlines() for text in (change.file.text, change.after)
-        )
+        before, after = (mask(text, parts).expandtabs(4).splitlines() for text in (change.file.text, change.after))
         name = str(change.file.path)
         lines += difflib.unified_diff(
             before, after, name if change.file.mode is not None else "(new)", name, lineterm=""

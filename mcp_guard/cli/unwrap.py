@@ -21,7 +21,7 @@ from mcp_guard.cli.output import print_json, print_lines, print_result
 from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import find_client, server_sections
 from mcp_guard.clients.records import PLACEHOLDER, WrapRecord, WrapRecords, restore_secrets
-from mcp_guard.clients.server_entries import secrets_of
+from mcp_guard.clients.secret_values import secrets_of
 from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import load

@@ -24,13 +24,12 @@ from mcp_guard.cli.output import print_json, print_lines, steps, to_type
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection, find_client
 from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
-from mcp_guard.clients.server_entries import secret_arguments
+from mcp_guard.clients.secret_values import secret_arguments
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Mode
-from mcp_guard.diagnostics.checks import OTHERS
 from mcp_guard.secrets import open_keyring, split_entry, store_in_keyring
 from mcp_guard.settings import Settings
 
@@ -145,8 +144,7 @@ def free_entry(wanted: str, value: str, used: Collection[str]) -> str:
 
 def changes_of(client_file: FileSnapshot, guard: GuardFiles, plan: WrapPlan) -> list[FileChange]:
     """The guard's files come first, so that a client never names a configuration that does not exist."""
-    is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
-    changes = [FileChange(guard.file, plan.config_text, PRIVATE if is_private else None)]
+    changes = [FileChange(guard.file, plan.config_text, PRIVATE)]
     changes += [
         FileChange(read_file(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config
     ]

@@ -2,22 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from mcp_guard.clients.known import USER, Host, ServerSection
-from mcp_guard.clients.variables import ResolvedByClient, Unresolved, VariableScope, has_variables, resolve
+from mcp_guard.clients.secret_values import is_secret
+from mcp_guard.clients.variables import Dialect, ResolvedByClient, Unresolved, VariableScope, resolve, variables_in
 from mcp_guard.core.host_tools import HOST
-from mcp_guard.core.secret_scrubber import looks_secret, password_of
 
 GUARD = "guard"
 RESERVED = (GUARD, HOST)
 """Names for the guard's own tools, and for those of a coding agent (`[hooks]`)."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-VARIABLES_ALONE = re.compile(r"(?:(?:bearer|basic|token) +)?(?:\$\{[^{}]*\})+", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 UNDERSTOOD = frozenset(
     (
@@ -79,11 +77,6 @@ class ClientServer:
     """How long the client waits for a call; 0 if the entry does not say."""
 
     @property
-    def hides_something(self) -> bool:
-        """Whether its section in the guard's configuration contains a secret."""
-        return bool(self.secrets) or any(secret_arguments(self.args)) or password_of(self.url) is not None
-
-    @property
     def secrets(self) -> dict[str, ServerValue]:
         """Values that are secrets in plain text."""
         return {key: value for key, value in self.values.items() if not value.is_passed and is_secret(key, value.text)}
@@ -91,35 +84,6 @@ class ClientServer:
 
 def is_switched_off(value: object) -> bool:
     return isinstance(value, dict) and (value.get("disabled") is True or value.get("enabled") is False)
-
-
-def is_secret(key: str, text: str) -> bool:
-    return bool(text) and (looks_secret(key) or password_of(text) is not None)
-
-
-def secret_arguments(args: Sequence[str]) -> Iterator[str]:
-    """The arguments of a command that look like a secret: in or after an option such as `--token`, or in a URL."""
-    for before, arg in pairwise(["", *args]):
-        flag, _, value = arg.partition("=")
-        is_in_flag = bool(value) and flag.startswith("-") and looks_secret(flag)
-        is_after_flag = (
-            before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")
-        )
-        if is_in_flag or is_after_flag or password_of(arg) or password_of(value):
-            yield arg
-
-
-def secrets_of(data: object, key: str = "") -> Iterator[str]:
-    """Every text in a parsed file that looks like a secret."""
-    if isinstance(data, str) and is_secret(key, data) and not VARIABLES_ALONE.fullmatch(data):
-        yield data
-    elif isinstance(data, dict):
-        for name, value in data.items():
-            yield from secrets_of(value, str(name))
-    elif isinstance(data, list):
-        yield from secret_arguments([item for item in data if isinstance(item, str)])
-        for item in data:
-            yield from secrets_of(item, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +184,14 @@ def _read_command(
         args=tuple(resolved[1:]),
         cwd=str(section.folder / _expand_home(resolve(cwd, section.client.dialect, scope), scope.home)),
         values=_values(env, "env", where),
-        notes=notes + _note_resolved(name, (command, *args), resolved),
+        notes=notes + _note_resolved(name, (command, *args), section.client.dialect),
     )
 
 
-def _note_resolved(name: str, texts: tuple[str, ...], resolved: list[str]) -> tuple[str, ...]:
-    changed = [f"`{text}`" for text, value in zip(texts, resolved, strict=True) if text != value]
-    return (f"{', '.join(changed)} of `{name}` is written with its current value",) if changed else ()
+def _note_resolved(name: str, texts: tuple[str, ...], dialect: Dialect) -> tuple[str, ...]:
+    """Names the variables only, because a secret may be beside one."""
+    resolved = dict.fromkeys(f"`{variable}`" for text in texts for variable in variables_in(text, dialect))
+    return (f"{', '.join(resolved)} of `{name}` is written with its current value",) if resolved else ()
 
 
 def _expand_home(text: str, home: Path) -> str:
@@ -252,7 +217,7 @@ def _read_url(
     is_sse = kind == "sse" or (not kind and urlsplit(url).path.rstrip("/").endswith("/sse"))
     if not values and (urlsplit(url).hostname or "") not in LOOPBACK:
         notes += (f"if `{name}` requires a sign-in, configure the guard's own: docs/howto/secrets.md",)
-    notes += _note_resolved(name, (written,), [url])
+    notes += _note_resolved(name, (written,), section.client.dialect)
     return ClientServer(name, upstream_name(name), url=url, is_sse=is_sse, values=values, notes=notes)
 
 
@@ -270,7 +235,7 @@ def _values(entries: object, member: str, where: tuple[ServerSection, VariableSc
 
 def _value(key: str, text: str, where: tuple[ServerSection, VariableScope]) -> ServerValue:
     section, scope = where
-    if not has_variables(text, section.client.dialect):
+    if not variables_in(text, section.client.dialect):
         return ServerValue(text)
     if is_secret(key, text):
         return ServerValue(text, is_passed=True)

@@ -98,8 +98,9 @@ def _pattern(dialect: Dialect) -> re.Pattern[str]:
     return patterns.get(dialect, _VARIABLE)
 
 
-def has_variables(text: str, dialect: Dialect) -> bool:
-    return dialect is not no_variables and _pattern(dialect).search(text) is not None
+def variables_in(text: str, dialect: Dialect) -> list[str]:
+    """The variables in the text, as they are written there."""
+    return [] if dialect is no_variables else [match[0] for match in _pattern(dialect).finditer(text)]
 
 
 def resolve(text: str, dialect: Dialect, scope: VariableScope) -> str:

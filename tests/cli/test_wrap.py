@@ -120,20 +120,22 @@ def test_secrets_are_moved_and_reported_without_their_values(here: Path, capsys:
 
 
 def test_no_secret_is_printed_wherever_it_is_in_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--token", "tok-1", "--api-key=key-2", "postgresql://me:pass-3@db/x", "--verbose"]
+    arguments = ["--token", "tok-1", "--api-key=key-2", "postgresql://me:pass-3@db/x", "-e", "PAT=pat-4", "-v"]
     path = desktop(here, a={"command": "a", "args": arguments, "env": {"PIN_TOKEN": "0429"}}, b={"command": "b"})
     path.chmod(0o600)
     assert main(["wrap", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 0
     output = capsys.readouterr().out
     assert "the arguments of a contain a secret" in output
-    for secret in ("tok-1", "key-2", "pass-3", '"0429"'):
+    for secret in ("tok-1", "key-2", "pass-3", "pat-4", '"0429"'):
         assert secret not in output
 
 
-def test_configuration_is_no_more_readable_than_the_client_file(here: Path) -> None:
-    path = desktop(here, a={"command": "a"})
-    path.chmod(0o600)
+def test_configuration_that_wrap_writes_is_private(here: Path) -> None:
+    """Even if no secret is known in it: an argument or an address may be one."""
+    assert main(["init", "--yes"]) == 0
+    Path("mcp-guard.toml").chmod(0o644)
+    desktop(here, a={"command": "a"}).chmod(0o644)
     assert main(["wrap", "--yes"]) == 0
     assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
 

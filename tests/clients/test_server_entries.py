@@ -120,7 +120,7 @@ def test_workspace_variable_is_refused_in_a_user_file() -> None:
 
 
 def test_omitted_and_corrected_settings_are_reported() -> None:
-    value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "trust": True}
+    value = {"command": "a", "args": ["--key k ${REGION}"], "alwaysAllow": ["x"], "trust": True}
     notes = read_server("it", value, spot("claude-code"), HOST).notes
     assert notes == (
         "`alwaysAllow, trust` of `it` was left out: only the client uses it",
