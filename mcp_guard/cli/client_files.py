@@ -29,6 +29,7 @@ from mcp_guard.clients.known import (
     section_of_file,
     server_sections,
 )
+from mcp_guard.clients.restrictions import read_restrictions
 from mcp_guard.clients.secret_values import hidden_parts, mask, secrets_of
 from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off
 from mcp_guard.clients.wrap import values_at
@@ -87,8 +88,15 @@ def read_servers(spot: ServerSection) -> ClientServers | None:
     if not servers:
         return None
     entries = {name: guard_entry(value) for name, value in servers.items()}
-    on = tuple(name for name, value in servers.items() if not entries[name] and not is_switched_off(value))
-    return ClientServers(spot, on, tuple(entry for entry in entries.values() if entry))
+    try:
+        refusals = read_restrictions(spot, servers, this_host()).refusals
+    except ConfigError as error:
+        return ClientServers(spot, failure=error.message)
+    off = {name for name, refusal in refusals.items() if refusal.is_harmless}
+    off |= {name for name, value in servers.items() if entries[name] or is_switched_off(value)}
+    return ClientServers(
+        spot, tuple(name for name in servers if name not in off), tuple(entry for entry in entries.values() if entry)
+    )
 
 
 def parse_values(text: str, path: Path) -> object:

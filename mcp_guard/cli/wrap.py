@@ -16,6 +16,7 @@ from mcp_guard.cli.client_files import (
     find_spot,
     guard_command,
     make_client_parser,
+    parse_values,
     repeat_command,
     this_host,
 )
@@ -24,8 +25,9 @@ from mcp_guard.cli.output import print_json, print_lines, steps, to_type
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection, find_client
 from mcp_guard.clients.records import WrapRecord, WrapRecords, make_record
+from mcp_guard.clients.restrictions import read_restrictions
 from mcp_guard.clients.secret_values import secret_arguments
-from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
+from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan, values_at
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
@@ -55,6 +57,7 @@ def main(arguments: list[str]) -> int:
         earlier_agent=next((record.agent for record in reversed(earlier) if record.agent), ""),
         is_sole=len(records) == len(earlier),
         keyring_entry=free_entry if options.move_secrets else None,
+        restrictions=read_restrictions(spot, values_at(parse_values(client_file.text, spot.path), spot.key), host),
     )
     plan = make_plan(spot, client_file.text, guard.texts[guard.config], wish, host)
     stale = () if plan.is_guarded else tuple(earlier)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mcp_guard.clients import jsonc, toml_servers
 from mcp_guard.clients.jsonc import Node, replace_members
 from mcp_guard.clients.known import Host, ServerSection
+from mcp_guard.clients.restrictions import Restrictions
 from mcp_guard.clients.server_entries import GUARD, ClientServer, NotWrapped, guard_entry, numbered, read_server
 from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_blocks, table, upstream_block
 from mcp_guard.core.errors import ConfigError
@@ -35,6 +36,8 @@ class WrapRequest:
     is_sole: bool = True
     keyring_entry: NameEntry | None = None
     """None if secrets stay in the configuration."""
+    restrictions: Restrictions = field(default_factory=Restrictions)
+    """Those of the client's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,13 @@ def make_plan(section: ServerSection, text: str, config_text: str, request: Wrap
     builder = _PlanBuilder(section, request, host, tomllib.loads(config_text.removeprefix("\ufeff")), existing)
     chosen, left = _choose(servers, guards, request, builder)
     entry = guard.key if guard else _entry_name(servers, {server.name for server in chosen})
-    if not chosen:
-        return WrapPlan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
     placed = [builder.place(server) for server in chosen]
-    agent, value = builder.guard(placed)
+    agent, value = builder.guard(placed) if placed else ("", {})
+    if lists := request.restrictions.lists_without(entry, value) if placed else []:
+        reason = f"{lists[0]} would not let the guard start: add its entry, `{entry}`, and run wrap again"
+        left, placed = [*left, *(LeftServer(server.name, reason, is_harmless=False) for server in chosen)], []
+    if not placed:
+        return WrapPlan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
     config_after, blocks = append_blocks(config_text, builder.blocks)
     names = {server.name for server in placed}
     if is_toml(path):
@@ -160,7 +166,10 @@ def _choose(
         if name in guards or (request.names and name not in request.names):
             continue
         try:
-            chosen.append(read_server(name, value, builder.section, builder.host))
+            server = read_server(name, value, builder.section, builder.host)
+            if refusal := request.restrictions.refusals.get(name):
+                raise refusal
+            chosen.append(server)
         except NotWrapped as reason:
             left.append(LeftServer(name, str(reason), reason.is_harmless))
     return chosen, left

@@ -1,5 +1,6 @@
 """`mcp-guard wrap` of a file that was wrapped before and restored by hand."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,3 +148,34 @@ def test_agent_that_the_guard_does_not_have_is_said_to_be_new(here: Path, capsys
         assert main(["wrap", "--agent", name, "--dry-run"]) == 0
         note = "note: `my-agnet` is a new agent; the guard has my-agent\n"
         assert (note in capsys.readouterr().out) is is_new
+
+
+def test_server_that_the_settings_switch_off_is_not_put_behind_the_guard(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = here / ".gemini" / "settings.json"
+    path.parent.mkdir()
+    both = {"danger": {"command": "danger"}, "notes": {"command": "notes"}}
+    path.write_text(json.dumps({"mcp": {"excluded": ["danger"]}, "mcpServers": both}))
+    before = path.read_bytes()
+    assert main(["wrap", "gemini-cli", "--yes"]) == 0
+    reason = f"it is disabled in the client (`mcp.excluded` in {path})"
+    assert f"danger: unchanged: {reason}" in capsys.readouterr().out
+    assert (list(upstreams()), list(servers(path))) == (["notes"], ["danger", "guard"])
+    main(["doctor"])
+    assert "danger" not in capsys.readouterr().out
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == before
+
+
+def test_list_of_allowed_servers_without_the_guard_keeps_every_server(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = here / ".gemini" / "settings.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"mcp": {"allowed": ["notes"]}, "mcpServers": {"notes": {"command": "notes"}}}))
+    before = path.read_bytes()
+    assert main(["wrap", "gemini-cli", "--yes"]) == 1
+    assert f"`mcp.allowed` in {path} would not let the guard start: add its entry, `guard`" in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert not Path("mcp-guard.toml").exists()
