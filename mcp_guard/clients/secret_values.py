@@ -13,7 +13,7 @@ MIN_MASKED_LENGTH = 8
 """What may be a secret is hidden everywhere if it has this length or more, else only where it was found."""
 VARIABLES_ALONE = re.compile(r"(?:(?:bearer|basic|token) +)?(?:\$\{[^{}]*\})+", re.IGNORECASE)
 _HEADER_FLAGS = ("-H", "--header", "--headers")
-_ASSIGNMENT = re.compile(r"""([A-Za-z_][\w.-]*)=("[^"]*"|'[^']*'|[^\s&]+)""")
+_ASSIGNMENT = re.compile(r"""([A-Za-z_][\w.-]{0,99})=("[^"]*"|'[^']*'|[^\s&]+)""")
 _ONE_ASSIGNMENT = re.compile(r"-{0,2}([A-Za-z_][\w.-]*)=(.+)", re.DOTALL)
 _HEADER_LINE = re.compile(r"([A-Za-z][\w-]*):\s+(.+)", re.DOTALL)
 _HEADER_ARGUMENT = re.compile(r"([A-Za-z][\w-]*):\s*(.+)", re.DOTALL)
@@ -151,6 +151,8 @@ def mask(text: str, parts: Iterable[HiddenPart]) -> str:
             if hidden.part in long:
                 text = text.replace(part[1:-1], MASK)
             shown = spelt.replace(part[1:-1], MASK)
+            if spelt not in text:
+                continue
             if key:
                 member = re.compile(rf"""((?:"{key}"|'{key}'|(?<![\w-]){key})\s*[:=]\s*){re.escape(spelt)}""")
                 text = member.sub(lambda match, shown=shown: f"{match[1]}{shown}", text)  # type: ignore[misc]
