@@ -55,10 +55,7 @@ def main(arguments: list[str]) -> int:
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
     receipts = [json.loads(body) for body in ledger.engine.latest_receipts(MAX_RECENT_RECEIPTS)]
-    calls = [
-        receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
-    ]
-    calls = calls[-options.last :] if options.last > 0 else []
+    calls = latest_calls(receipts, options.last)
     settings = None if options.ledger else load(options.config)
     running = state.running
     started = read_started(ledger.place, running)
@@ -142,6 +139,11 @@ def outdated_lines(settings: Settings, started: Sequence[StartedGuard], can_load
     return policies + [
         f"outdated: {line}: restart it, or its client" for guard in started for line in differences(guard, now)
     ]
+
+
+def latest_calls(receipts: Sequence[Receipt], count: int) -> list[Receipt]:
+    calls = [each for each in receipts if each["kind"] in ("intent", "decision") and not each.get("purpose")]
+    return calls[-count:] if count > 0 else []
 
 
 def group_by_policy_files(place: Place, gateways: Set[str]) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """A guard that serves HTTP, for tests: the real command, tokens issued by the real command, a raw client."""
 
+import itertools
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +25,17 @@ Headers = Mapping[str, str]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For requests to `http://`: it trusts nobody, and does not take the 30 ms of loading whom the machine trusts."""
 PREFIX = "io.modelcontextprotocol/"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = itertools.count(11_000 + 2_000 * (WORKER % 10) + os.getpid() % 1_000)
+"""Below those that the kernel gives to clients, one of which could take a port before the guard does."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 def await_answer(url: str) -> None:

@@ -86,6 +86,7 @@ def test_pages_wait_for_a_database_that_is_not_there_yet(tmp_path: Path, monkeyp
             assert time.monotonic() < deadline
             time.sleep(0.05)
         between.is_down = True
+        between.cut()
         stranger = replace(client, cookies={cookie_name(client.url): "of nobody"})
         status, page = stranger.get("/ledger")
         assert (status, "cannot use its ledger" in page, "127.0.0.1" in page) == (503, True, False), page
