@@ -10,11 +10,12 @@ from pathlib import Path
 
 from mcp_guard.extras import EXTRAS
 from tests.live.http_guard import free_port
-from tests.live.running_guard import command, scripted, write_config
+from tests.live.running_guard import Client, command, scripted, write_config
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MISSING = ("keyring", "psycopg", "prometheus_client", "opentelemetry", "rfc3161_client")
+MISSING = ("cvc5", "keyring", "psycopg", "prometheus_client", "opentelemetry", "rfc3161_client")
+READS_ONLY = '@id("reads") permit (principal, action in Action::"read", resource);'
 EVERYTHING = """
 [ledger]
 database = { env = "DATABASE_URL" }
@@ -65,6 +66,23 @@ def test_doctor_names_every_part_of_the_configuration_that_lacks_a_package(tmp_p
         ("`telemetry.otlp_endpoint`", "opentelemetry"),
         ('`witnesses.authority.kind = "rfc3161"`', "rfc3161_client"),
     ]
+
+
+def test_policies_are_suggested_without_the_solver(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), policies=READS_ONLY, guard='mode = "observe"')
+    with Client(config) as client:
+        client.start()
+        for _ in range(3):
+            client.call("up__echo", {"text": "hi"})
+    words = ("policy", "suggest", "--free", "text", "--config", str(config))
+    done = without_extras(tmp_path, *words, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "they would permit is not examined: install the extra `proofs`" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "suggested.cases.toml", "suggested.cedar", "test.cedar",
+    }  # fmt: skip
+    as_json = without_extras(tmp_path, *words, "--json")
+    assert (as_json.returncode, json.loads(as_json.stdout)["newly_permits"]["nothing_else"]) == (0, "")
 
 
 def test_every_extra_is_in_the_list_in_the_documents_and_in_the_lock_file() -> None:

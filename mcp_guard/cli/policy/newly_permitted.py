@@ -29,11 +29,12 @@ class NewlyPermitted:
     missing: str = ""
 
     def lines(self) -> Iterator[str]:
+        if self.missing:
+            yield f"what else they would permit is not examined: {self.missing}"
+            return
         from mcp_guard.policy.authoring.counterfactual import shown, value_at
         from mcp_guard.policy.proofs.description import written
 
-        if self.missing:
-            yield f"what else they would permit is not examined: {self.missing}"
         if self.nothing_else:
             yield f"of all requests, they newly permit only calls of these tools by these agents: {self.nothing_else}"
         for proof in self.examples:

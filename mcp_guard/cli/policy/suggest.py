@@ -70,10 +70,10 @@ def main(arguments: list[str]) -> int:
             permits_file=PERMITS,
             known=know(settings, store, options, failed),
         )
-    if options.out and candidate.suggestions.suggested:
-        write(options.out, candidate, cases(store, candidate))
     reached = find_reached(settings)
     permitted = find_newly_permitted(candidate, read_files(settings.policies), latest.schema)
+    if options.out and candidate.suggestions.suggested:
+        write(options.out, candidate, cases(store, candidate))
     if options.json:
         more = {"reached": list(map(str, reached)), "newly_permits": permitted.to_json()}
         print_json(as_json(candidate) | more, indent=2)
