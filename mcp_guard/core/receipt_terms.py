@@ -49,9 +49,7 @@ def counts_of(receipt: Receipt) -> list[Pair]:
     match receipt["kind"]:
         case "intent":
             return [("call", "approved" if receipt.get("approval") else "allowed")]
-        case "decision" if receipt.get("outcome") == Outcome.DENY:
-            return [("call", "denied"), *(("denied_by", id) for id in receipt.get("policies") or [NO_POLICY])]
-        case "decision":
+        case "decision" if receipt.get("outcome") != Outcome.DENY:
             return [("call", "held")]
         case kind if kind in REFUSED or kind == "approval.denied":
             return [("call", "refused")]
@@ -63,16 +61,19 @@ def counts_of(receipt: Receipt) -> list[Pair]:
 
 
 def first_counts_of(receipt: Receipt) -> list[Pair]:
-    """What its call is counted as once, by its first receipt: by whom, of what, under which policies, at which risk."""
+    """What its call is counted as once, by its first receipt: by whom, of what, under which policies, at which risk, and
+    as denied by these policies. A denial after a hold repeats what became of the request, and names the gate."""
     if is_look_up(receipt) or receipt["kind"] not in ("intent", "decision"):
         return []
-    risk = receipt.get("risk")
+    risk, is_denied = receipt.get("risk"), receipt["kind"] == "decision" and receipt.get("outcome") == Outcome.DENY
     singles: Iterable[tuple[str, object]] = (
         ("agent", receipt.get("agent")),
         ("tool", receipt.get("tool")),
         ("risk", risk.get("level") if isinstance(risk, dict) else None),
         ("would", (receipt.get("would") or {}).get("outcome")),
         *(("policy", id) for id in receipt.get("policies", [])),
+        *([("call", "denied")] if is_denied else []),
+        *(("denied_by", id) for id in (receipt.get("policies") or [NO_POLICY] if is_denied else ())),
     )
     return [(kind, value[:MAX_VALUE]) for kind, value in singles if isinstance(value, str) and value]
 

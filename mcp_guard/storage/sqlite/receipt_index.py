@@ -18,7 +18,7 @@ from mcp_guard.storage.receipt_index import MAX_TERMS, EntryPage, IndexedReceipt
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.store import log_ahead
 
-FORMAT = 1
+FORMAT = 2
 BUSY_SECONDS = 5.0
 CACHE_KIB = 32 * 1024
 MAX_KNOWN_TERMS = 50_000

@@ -33,7 +33,7 @@ DECISIONS = (
     Series("allowed", "Allowed", "s-allowed"),
     Series("approved", "Approved by people", "s-approved"),
     Series("denied", "Denied by policy", "s-denied"),
-    Series("refused", "Not approved", "s-refused"),
+    Series("refused", "Not approved by people", "s-refused"),
 )
 ENDINGS = (
     Series("ok", "Done", "s-allowed"),

@@ -148,6 +148,21 @@ def test_calls_are_counted_once_by_the_hour_and_by_agent(store: Store, search: R
     assert [step for step, kind, value, _ in steps if (kind, value) == ("ending", "timeout")] == [8]
 
 
+def test_a_denial_by_people_is_counted_once_and_not_as_the_gates(store: Store, search: ReceiptSearch) -> None:
+    add(
+        store,
+        {"kind": "decision", **REFUND, "policies": ["held"], "outcome": "require_approval"},
+        {"kind": "approval.denied", **REFUND, "approver": "alice", "name": "Alice"},
+        {"kind": "decision", **REFUND, "policies": ["held"], "outcome": "deny"},
+    )
+    search.catch_up(10)
+    rows = search.read(lambda index: index.counts(0, 8 * HOUR, 24))
+    counts = {(kind, value): number for _, kind, value, number in rows}
+    assert {pair: number for pair, number in counts.items() if pair[0] in ("call", "denied_by")} == {
+        ("call", "held"): 1, ("call", "refused"): 1,
+    }  # fmt: skip
+
+
 def test_what_is_not_a_receipt_is_found_and_stops_nothing(store: Store, search: ReceiptSearch) -> None:
     with writing(store):
         store.add_receipt(ReceiptRow(0, "intent", 0, "call_1", b"[1]", b"s", b"l"))
