@@ -105,7 +105,7 @@ READING = (
     "log", "show 11", "status", "doctor", "verify", "ledger prove 11", "ledger events", "keys list",
     "approvals list --all", "approvers list", "tools list", "tools show up__echo", "tools diff up__echo", "agents list",
     "instances list --all", "secrets list", "policy fmt --check", "policy lint", "policy schema", "policy explain 11",
-    "policy shadow", "policy export", "policy suggest", "ledger forget --call call_x --reason x --dry-run",
+    "policy export", "policy suggest", "ledger forget --call call_x --reason x --dry-run",
     "tail --last 99 --until intent", "policy validate",
 )  # fmt: skip
 LINES = ("tail", "ledger prove", "ledger events")

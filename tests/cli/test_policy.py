@@ -48,6 +48,16 @@ def test_replay_refuses_a_candidate_that_does_not_match_the_tools(past: Past, tm
     assert "candidate.cedar: w: " in printed
 
 
+def test_nothing_to_compare_is_no_answer(past: Past, tmp_path: Path) -> None:
+    printed = transcript(past, "policy", "shadow", code=4)
+    assert printed.startswith("mcp-guard: nothing to compare: ")
+    assert "decided without shadow policies" in printed
+    assert 'hint: configure them with `shadow = "DIR"` in [guard]' in printed
+    where = candidate(tmp_path, POLICIES)
+    printed = transcript(past, "policy", "replay", "--candidate", where, "--since", "2099-01-01", code=4)
+    assert printed.startswith("mcp-guard: nothing to compare: no recorded decisions\n")
+
+
 def test_explain_describes_a_denial(past: Past) -> None:
     assert (
         transcript(past, "policy", "explain", "14")

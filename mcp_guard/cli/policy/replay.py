@@ -9,24 +9,27 @@ from mcp_guard.cli.output import print_json, print_lines, print_table, print_tex
 from mcp_guard.cli.policy.inputs import add_span
 from mcp_guard.config import load
 from mcp_guard.core.decision import PolicyOutcome
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Outcome
 from mcp_guard.policy.authoring.past import decisions, latest_version, read_candidate, versions
 from mcp_guard.policy.authoring.replay import ReplayDifference, ReplayReport, compare_shadow, replay
 from mcp_guard.verifier.progress import Progress
 
+NO_CALLS = "replay once the guard has decided calls, or with an earlier --since"
+NO_SHADOW = 'configure them with `shadow = "DIR"` in [guard], and compare once the guard has decided calls with them'
 HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
 
 
 @reading_receipts()
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 never more permissive, 1 more permissive."""
+    """Exit codes: 0 never more permissive, 1 more permissive, 4 nothing was compared."""
     options = build_parser().parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
     with Progress("decisions", options.json) as progress:
         past = decisions(store, options.since, options.last, progress.update, settings.time_zone)
         comparison = replay(past, versions(store), candidate)
-    return conclude(comparison, options.json)
+    return conclude(comparison, options.json, NO_CALLS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,8 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def conclude(comparison: ReplayReport, json: bool) -> int:
-    """Print the comparison; returns the exit code."""
+def conclude(comparison: ReplayReport, json: bool, hint: str) -> int:
+    """Print the comparison; returns the exit code. Raises: PolicyError with this hint if nothing was compared."""
+    if comparison.is_empty:
+        left_out = [f"{count} {why}" for why, count in sorted(comparison.left_out.items())]
+        raise PolicyError(f"nothing to compare: {', '.join(left_out) or 'no recorded decisions'}", hint)
     if json:
         print_json(as_json(comparison), indent=2)
     else:
@@ -115,12 +121,12 @@ def describe_outcome(ruling: PolicyOutcome) -> str:
 
 @reading_receipts()
 def shadow(arguments: list[str]) -> int:
-    """Exit codes: 0 never more permissive, 1 more permissive."""
+    """Exit codes: 0 never more permissive, 1 more permissive, 4 nothing was compared."""
     options = build_shadow_parser().parse_args(arguments)
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
         comparison = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
-    return conclude(comparison, options.json)
+    return conclude(comparison, options.json, NO_SHADOW)
 
 
 def build_shadow_parser() -> argparse.ArgumentParser:

@@ -38,6 +38,11 @@ class ReplayReport:
     unlike: list[Json] = field(default_factory=list)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was compared, so that it answers nothing."""
+        return not (self.matrix or self.listed or self.left_out[NEVER_LISTED])
+
+    @property
     def never_more_permissive(self) -> bool:
         """INVARIANT: true only if no replayed decision would permit more, or require fewer approvals."""
         return not self.listed and not any(difference.looser for difference in self.differences)
@@ -47,6 +52,7 @@ NOT_ASKED = "refused before policies were evaluated"
 ERASED = "request erased or redacted"
 NO_SHADOW = "decided without shadow policies"
 NO_TEXT = "policies of the time not stored"
+NEVER_LISTED = "tool listed neither then nor now"
 
 
 def replay(
@@ -109,7 +115,7 @@ def _replay_listing(
     elif version.could_list(decision.receipt["tool"], principal):
         report.listed.append(decision.receipt)
     else:
-        report.left_out["tool listed neither then nor now"] += 1
+        report.left_out[NEVER_LISTED] += 1
 
 
 def compare_shadow(decisions: Iterable[RecordedDecision], versions: FindVersion) -> ReplayReport:
