@@ -4,7 +4,15 @@ import os
 import sys
 
 from mcp_guard.cli import dispatch
-from mcp_guard.cli.output import complete_commands, log_errors, print_error, print_lines, print_text
+from mcp_guard.cli.output import (
+    NO_OUTPUT,
+    complete_commands,
+    flush_output,
+    log_errors,
+    print_error,
+    print_lines,
+    print_text,
+)
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -67,15 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if sys.stderr is None:  # closed by whoever started the process: what is printed there must not go to stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if words[:1] in (["-V"], ["--version"]):
-        from mcp_guard import __version__
-
-        print_text(f"mcp-guard {__version__}")
-        return OK
     complete_commands(None)  # as an earlier command of this process had it
     log_errors(None)
     try:
-        return dispatch.run("mcp-guard", COMMANDS, words)
+        return _run(words)
     except GuardError as error:
         print_error(error)
         return EXIT_CODES[type(error)]
@@ -86,7 +89,6 @@ def main(arguments: list[str] | None = None) -> int:
             print_lines(["", "mcp-guard: interrupted: the question was not answered"], file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
         return OK
     except OSError as error:  # a file or folder that was named on the command line
         if error.filename is None:
@@ -94,3 +96,18 @@ def main(arguments: list[str] | None = None) -> int:
         what = f"cannot use `{error.filename}`: {reason_of(error)}"
         print_error(ConfigError(what, "check the path and its permissions"))
         return EXIT_CODES[ConfigError]
+
+
+def _run(words: list[str]) -> int:
+    """Raises: ConfigError also if there is no standard output, or not all could be written there."""
+    if sys.stdout is None:
+        raise ConfigError(f"{NO_OUTPUT}: it is closed", "send it to a file, or to /dev/null")
+    try:
+        if words[:1] in (["-V"], ["--version"]):
+            from mcp_guard import __version__
+
+            print_text(f"mcp-guard {__version__}")
+            return OK
+        return dispatch.run("mcp-guard", COMMANDS, words)
+    finally:
+        flush_output()

@@ -7,10 +7,11 @@ functions, because it is slow to import.
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.errors import GuardError
+from mcp_guard.core.errors import ConfigError, GuardError, reason_of
 from mcp_guard.core.visible_text import VisibleText, say, value_text, visible_code, visible_json, visible_line
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mcp_guard.server_log import ServerLog
 
 
+NO_OUTPUT = "cannot write to standard output"
 _complete: list[Callable[[str], str]] = []
 
 
@@ -43,11 +45,35 @@ def print_lines(lines: Iterable[str], *, file: TextIO | None = None) -> None:
 
 def print_text(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
     """Print one line at once. A line break in it stays only if it is `VisibleText`, put together of parts that are."""
-    print(visible_line(text), file=file or sys.stdout, end=end, flush=True)
+    _print(visible_line(text), file or sys.stdout, end)
 
 
 def print_json(value: object, indent: int | None = None) -> None:
-    print(visible_json(value, indent), flush=True)
+    _print(visible_json(value, indent), sys.stdout)
+
+
+def _print(text: str, file: TextIO, end: str = "\n") -> None:
+    with writing_output() if file is sys.stdout else nullcontext():
+        print(text, file=file, end=end, flush=True)
+
+
+def flush_output() -> None:
+    """Write what others have left to be written on standard output. Raises: ConfigError, BrokenPipeError."""
+    with writing_output():
+        sys.stdout.flush()
+
+
+@contextmanager
+def writing_output() -> Iterator[None]:
+    """Raises: ConfigError if standard output cannot be written, BrokenPipeError if nobody reads it."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):  # drop what is left, which Python would try to write at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ConfigError(f"{NO_OUTPUT}: {reason_of(error)}", "check where it leads, and the space there") from None
 
 
 def print_code(text: str) -> None:
@@ -64,7 +90,7 @@ def print_result(as_json: bool, value: object, text: str) -> None:
 
 def print_hint(text: str) -> None:
     """Print what to do next on standard error, below the output."""
-    sys.stdout.flush()
+    flush_output()
     print_text(f"hint: {to_type(text)}", file=sys.stderr)
 
 
@@ -107,8 +133,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     """Print aligned columns on a terminal, and tab-separated text elsewhere."""
     lines: list[list[str]] = [[value_text(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for line in [list(headings), *lines]:
-            print("\t".join(line))
+        _print("\n".join("\t".join(line) for line in [list(headings), *lines]), sys.stdout)
         return
     from rich.console import Console
     from rich.table import Table

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mcp_guard.verifier.progress import Progress
 from tests.cli.conftest import Past
 from tests.ledger.sized_ledger import open_filled
 from tests.live.preloaded_cli import DEVNULL, Forked
+from tests.live.running_guard import command
 
 
 def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
@@ -76,3 +78,20 @@ def test_progress_without_a_terminal_prints_nothing(capsys: pytest.CaptureFixtur
         progress.show("starting")
         progress.update(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["status", "log", "log --json", "ledger prove 0", "--help", "--version"])
+@pytest.mark.parametrize(
+    ("to", "why"), [("> /dev/full", "No space left on device"), (">&-", "it is closed")], ids=["full", "closed"]
+)
+def test_output_that_cannot_be_written_is_an_error_of_its_own(
+    past: Past, words: str, to: str, why: str, unbuffered: str
+) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "MCP_GUARD_CONFIG": str(past.config)}
+    shell = ["sh", "-c", f'exec "$@" {to}', "sh", *command(*words.split())]
+    done = subprocess.run(shell, env=env, capture_output=True, text=True, timeout=60)
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert first == f"mcp-guard: cannot write to standard output: {why}"
+    assert second.startswith("hint: ")

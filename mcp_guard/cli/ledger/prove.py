@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
+from mcp_guard.cli.output import writing_output
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.call_receipts import find_receipts
 from mcp_guard.ledger.export import LedgerProofs
@@ -14,11 +15,11 @@ from mcp_guard.storage.contract import Store
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
-    with store.reading():
+    with store.reading(), writing_output():
         proofs = LedgerProofs(store, cosigned_head(store) if options.cosigned else None)
         for seq in wanted(store, options.what, proofs.head.size):
             sys.stdout.buffer.write(proofs.prove(seq, options.payloads) + b"\n")
-    sys.stdout.buffer.flush()
+        sys.stdout.buffer.flush()
     return 0
 
 
