@@ -7,14 +7,18 @@ functions, because it is slow to import.
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import compress
 from typing import TYPE_CHECKING, TextIO
 
 from mcp_guard.core.errors import ConfigError, GuardError, reason_of
 from mcp_guard.core.visible_text import VisibleText, say, value_text, visible_code, visible_json, visible_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mcp_guard.core.definition_diff import DiffPart
     from mcp_guard.server_log import ServerLog
 
@@ -129,48 +133,96 @@ def print_words(parts: "list[DiffPart]") -> None:
     Console(highlight=False, force_terminal=True).print(Padding(text, (0, 0, 0, 4)))
 
 
+GAP = 2
+MIN_COLUMN = 16
+MIN_SENTENCE = 40
+"""Columns that a sentence needs beside the other cells of its row."""
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns on a terminal, and tab-separated text elsewhere."""
-    lines: list[list[str]] = [[value_text(cell) for cell in row] for row in rows]
+    """Print aligned columns on a terminal, and tab-separated text elsewhere. No word is cut, because people type names
+    again: on a terminal that is too narrow, empty columns are left out, or each cell has lines of its own."""
+    lines: list[list[str]] = [list(headings), *([value_text(cell) for cell in row] for row in rows)]
     if not sys.stdout.isatty():
-        _print("\n".join("\t".join(line) for line in [list(headings), *lines]), sys.stdout)
+        _print("\n".join(map("\t".join, lines)), sys.stdout)
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headings, box=None, pad_edge=False)
+    console = _console()
+    if _column_widths(lines, console.width) is None and len(lines) > 1:
+        kept = [any(column[1:]) for column in zip(*lines, strict=True)]
+        lines = [list(compress(line, kept)) for line in lines]
+    headings, *lines = lines
+    widths = _column_widths([headings, *lines], console.width)
+    if widths is None:
+        for first, *others in lines:
+            _print_wrapped(console, first, "", "", "bold")
+            for heading, cell in zip(headings[1:], others, strict=True):
+                if cell:
+                    _print_wrapped(console, f"{heading}: {cell}" if heading else cell, "  ", "    ")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading, width in zip(headings, widths, strict=True):
+        table.add_column(heading, width=width)
     for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    Console(color_system="auto" if is_coloured() else None).print(table)
+        table.add_row(*map(Text, line))
+    console.print(table)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    width = shutil.get_terminal_size().columns
+    return Console(color_system="auto" if is_coloured() else None, width=width, highlight=False)
+
+
+def _column_widths(lines: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """The widths of the columns of a table in which lines break only between words; None if it would be too wide."""
+    from rich.cells import cell_len
+
+    whole, least = [], []
+    for column in zip(*lines, strict=True):
+        whole.append(max(cell_len(part) for cell in column for part in cell.split("\n")))
+        word = max((cell_len(word) for cell in column for word in cell.split()), default=0)
+        least.append(max(word, min(whole[-1], MIN_COLUMN)))
+    spare = width - GAP * (len(least) - 1) - sum(least)
+    if spare < 0:
+        return None
+    by_need = sorted(range(len(least)), key=lambda at: whole[at] - least[at])
+    for done, at in enumerate(by_need):
+        more = min(whole[at] - least[at], spare // (len(least) - done))
+        least[at] += more
+        spare -= more
+    return least
+
+
+def _print_wrapped(console: "Console", text: str, start: str, margin: str, style: str = "") -> None:
+    """Print a text that begins behind `start`, and goes on behind `margin`. A word that is too long is not broken."""
+    from rich.text import Text
+
+    width = max(1, console.width - len(margin))
+    for part in text.split("\n"):
+        for line in textwrap.wrap(part, width, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(start).append(line, style), soft_wrap=True)
+            start = margin
 
 
 def print_listing(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table whose last column is a sentence. If a terminal is too narrow for it beside the other columns, it is
     below them, indented."""
     lines: list[list[str]] = [[value_text(cell) for cell in row] for row in rows]
-    width = shutil.get_terminal_size().columns
     widest = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    if not rows or not sys.stdout.isatty() or sum(widest[:-1]) + GAP * (len(widest) - 1) + MIN_SENTENCE <= width:
+    needed = sum(widest[:-1]) + GAP * (len(widest) - 1) + MIN_SENTENCE
+    if not rows or not sys.stdout.isatty() or needed <= shutil.get_terminal_size().columns:
         print_table(headings, rows)
         return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(color_system="auto" if is_coloured() else None, width=width, highlight=False)
+    console = _console()
     margin = max(len(number) for number, *_ in lines) + GAP
     for number, *others, sentence in lines:
-        texts = [Text("  ".join(filter(None, others)), "bold"), *([Text(sentence)] if sentence else [])]
-        start = number.rjust(margin - GAP)
-        for line in (line for text in texts for line in text.wrap(console, max(1, width - margin))):
-            line.rstrip()
-            console.print(Text(start.ljust(margin)).append_text(line), soft_wrap=True)
-            start = ""
-
-
-GAP = 2
-MIN_SENTENCE = 40
-"""Columns that a sentence needs beside the other cells of its row."""
+        start = number.rjust(margin - GAP).ljust(margin)
+        _print_wrapped(console, "  ".join(filter(None, others)), start, " " * margin, "bold")
+        _print_wrapped(console, sentence, " " * margin, " " * margin)
 
 
 def steps(commands: list[tuple[str, str]]) -> list[str]:

@@ -12,7 +12,7 @@ from mcp_guard.verifier.progress import Progress
 from tests.cli.conftest import Past
 from tests.ledger.sized_ledger import open_filled
 from tests.live.preloaded_cli import DEVNULL, Forked
-from tests.live.running_guard import command
+from tests.live.running_guard import cli, command
 
 
 def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
@@ -51,6 +51,18 @@ def test_table_has_colour_only_where_supported(past: Past, env: dict[str, str], 
     shown = on_terminal("keys", "list", "--config", str(past.config), stdout=True, **env)
     assert "in force" in shown
     assert ("\x1b" in shown) is escapes
+
+
+@pytest.mark.parametrize("columns", ["20", "50", "80", "110"])
+@pytest.mark.parametrize(
+    "words", ["instances list --all", "tools list", "approvals list --all", "approvers list", "keys list", "log"]
+)
+def test_no_word_of_a_table_is_cut_or_broken(past: Past, words: str, columns: str) -> None:
+    told = (*words.split(), "--config", str(past.config))
+    rows = [line.split("\t") for line in cli(*told).stdout.splitlines()[1:]]
+    shown = on_terminal(*told, stdout=True, COLUMNS=columns, NO_COLOR="1")
+    words_of_rows = {word for row in rows for cell in row for word in cell.split() if not word.isdecimal()}  # time left
+    assert words_of_rows <= set(shown.split())
 
 
 @pytest.mark.parametrize(
