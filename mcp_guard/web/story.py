@@ -23,6 +23,7 @@ from mcp_guard.core.visible_text import (
     visible_lines,
 )
 from mcp_guard.web.entries import BAD, ENDINGS, GOOD, QUIET, WAITING, Receipt, call_result, shown_time
+from mcp_guard.web.view import MAX_BESIDE
 
 Payloads = Mapping[int, Mapping[str, object]]
 """By receipt and name; None for one that was hashed and not kept."""
@@ -50,6 +51,11 @@ class ChangeRow:
     actual: str = ""
     """What was read after the call, if that differs from the value before it or from what was asked for."""
     is_difference: bool = False
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its values get the whole width."""
+        return sum(map(len, (self.before, self.after, self.actual))) > MAX_BESIDE
 
 
 @dataclass(frozen=True, slots=True)

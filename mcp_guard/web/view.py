@@ -59,6 +59,10 @@ _WORD = re.compile(r"\w")
 _AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
 
+MAX_BESIDE = 300
+"""Characters of values that are shown beside each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldRow:
     """One argument that is shown in full; `before` is its present value, or why there is none (`why_unknown`)."""
@@ -77,6 +81,11 @@ class FieldRow:
     """Words of it with letters that can be taken for others, which are written as escapes."""
     parts: tuple[DiffPart, ...] = ()
     """How the values differ, by word; empty if they have no word in common."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its values get the whole width."""
+        return len(self.before) + len(self.after) > MAX_BESIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from tests.web.inbox_process import (
 from tests.web.web_process import web_process
 
 ORIGIN = "crm-example.local/ledger"
+NOT_USED = "The passkey was not used. Nothing was done. Try again, or enrol one for this device on the page Keys."
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_scenario_b_is_approved_with_a_passkey_but_not_without_and_proved(
     page.get_by_label("Rationale").fill("Signed contract seen.")
     page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
     page.get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. Nothing was done.")
+    expect(page.get_by_role("alert")).to_have_text(NOT_USED)
     assert [request["state"] for request in on.requests()] == ["requested"]
     page.evaluate("() => { delete navigator.credentials.get }")
     page.get_by_role("button", name="Approve").click()
@@ -134,6 +135,30 @@ def test_scenario_b_is_approved_with_a_passkey_but_not_without_and_proved(
     report = verify_ledger(forged / "ledger.sqlite", forged / "ledger.pub")
     assert not report.ok
     assert "the vote of `alice` is not signed by them: the passkey signed another statement" in report.problem
+
+
+def test_a_long_value_takes_the_whole_width_of_the_table(on: InboxScenario, page: Page) -> None:
+    sign_in(page, on)
+    on.hold(notes="word " * 200)
+    page.locator("a.card").first.click()
+    short, long = (page.locator(".diff tr", has=page.get_by_role("rowheader", name=name)) for name in ("stage", "notes"))
+    table = page.locator(".diff").bounding_box()
+    cells = [row.get_by_role("cell").last.bounding_box() for row in (short, long)]
+    assert table
+    assert [round(cell["width"] / table["width"], 1) for cell in cells if cell] == [0.4, 1.0]
+
+
+def test_a_code_for_a_new_key_leads_to_the_page_of_keys(on: InboxScenario, context: BrowserContext, page: Page) -> None:
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    page.get_by_role("button", name="Sign out").click()
+    made = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config))
+    page.goto(f"{on.url}/history")
+    page.get_by_label("One-time code").fill(json.loads(made.stdout)["code"])
+    page.locator("#code").press("Enter")
+    page.wait_for_url(f"{on.url}/keys")
+    expect(page.get_by_role("button", name="Enrol a passkey")).to_be_visible()
 
 
 @in_full
@@ -185,7 +210,10 @@ def test_grant_is_given_used_shown_and_revoked_in_the_inbox(
     page.get_by_label("Up to").fill("2")
     page.get_by_role("checkbox", name="notes").count()
     page.get_by_role("checkbox", name="amount").check()
-    page.get_by_role("button", name="Grant similar calls").click()
+    buttons = page.locator(".buttons button")
+    expect(buttons).to_have_text(["Approve and grant", re.compile("Approve only this call"), re.compile("Deny")])
+    expect(page.locator(".buttons .primary")).to_have_text("Approve and grant")
+    page.get_by_role("button", name="Approve and grant").click()
     page.wait_for_url(f"{on.url}/")
     on.client.wait(call)
     expect(page.get_by_text("0 of 2 used")).to_be_visible()

@@ -77,7 +77,8 @@ class _SignInPages:
         self, request: Request, person: Person, keys: list[ApproverKey], code: CodeKind | None = None
     ) -> Response:
         token = await welcome(self.console, request, person, keys, code)
-        answer = JSONResponse({"token": token} if self.console.is_local else {})
+        go = {"go": "/keys"} if code == "enrolment_code" else {}  # what such a code is for
+        answer = JSONResponse(go | ({"token": token} if self.console.is_local else {}))
         return self.console.fresh(answer, "storage")  # of an earlier session, and service workers
 
     async def sign_out(self, request: Request) -> Response:

@@ -66,7 +66,8 @@ function askToSignIn() {
   location.replace("/sign-in");
 }
 
-function enter() {
+function enter(go) {
+  if (go) return location.replace(go);
   if (usesCookie) return location.pathname === "/sign-in" ? location.replace("/") : location.reload();
   const target = new URL(sessionStorage.getItem(RETURN_TO) ?? "/", location.origin);
   sessionStorage.removeItem(RETURN_TO);
@@ -78,8 +79,8 @@ async function signIn(path, body) {
   const target = sessionStorage.getItem(RETURN_TO);
   const session = await post(path, body);
   if (session.token) localStorage.setItem(SESSION, session.token);
-  if (target) sessionStorage.setItem(RETURN_TO, target);
-  enter();
+  if (target && !session.go) sessionStorage.setItem(RETURN_TO, target);
+  enter(session.go);
 }
 
 // A page arrives without data. With the session, the same address answers with the whole page.
@@ -101,9 +102,14 @@ async function fill() {
   return undefined;
 }
 
+const otherWay = () => {
+  if (document.body.dataset.page === "keys") return "";
+  return document.getElementById("code") ? ", or sign in with a code" : ", or enrol one for this device on the page Keys";
+};
+
 // Of WebAuthn level 3, §5.1.3 and §5.1.4
 const REFUSALS = {
-  NotAllowedError: "The passkey was not used. Nothing was done.",
+  get NotAllowedError() { return `The passkey was not used. Nothing was done. Try again${otherWay()}.`; },
   InvalidStateError: "This device has a passkey for the inbox already.",
 };
 
@@ -158,12 +164,23 @@ async function enrol() {
   location.reload();
 }
 
+// Once the terms of a grant are there to be filled in, the button that sends them comes first.
+function offerGrant(form) {
+  const [approve, grant] = ["approve", "grant"].map((verdict) => form.querySelector(`[data-verdict="${verdict}"]`));
+  approve.firstChild.textContent = "Approve only this call ";
+  approve.classList.remove("primary");
+  grant.textContent = "Approve and grant";
+  grant.classList.add("primary");
+  approve.before(grant);
+}
+
 async function decide(verdict) {
   const form = document.getElementById("decide");
   const rationale = document.getElementById("rationale");
   const terms = document.getElementById("terms");
   if (verdict === "grant" && terms.hidden) {
     terms.hidden = false;
+    offerGrant(form);
     document.getElementById("more").focus();
     return undefined;
   }
