@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -71,7 +72,10 @@ def run_stdio(
 
     Raises: ConfigError, IdentityError, LedgerError.
     """
-    ledger = open_ledger(ledger_settings(settings), CLOCK, log.note)
+    of_ledger = ledger_settings(settings)
+    if not code and isinstance(of_ledger.place, Path) and not of_ledger.place.exists():
+        registry.find_agent(settings.agents, launch.agent)  # an unknown one begins no ledger
+    ledger = open_ledger(of_ledger, CLOCK, log.note)
     try:
         note_if_new(ledger.writer, settings, log.note)
         warn_if_discontinued(ledger.writer, settings.state_dir, log.note)
@@ -137,7 +141,7 @@ def serve_http(settings: Settings, log: ServerLog) -> None:
         if settings.hooks is not None:
             serve_hooks(settings, log)
             return
-        raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
+        raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one: docs/howto/serve.md shows how")
     from mcp_guard.downstream.http.waiting import WaitingServer
 
     secret = read_shared_secret(settings)  # before a ledger is begun

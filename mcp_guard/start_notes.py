@@ -27,9 +27,8 @@ def note_if_new(writer: Writer, settings: Settings, note: Callable[[str], None])
 
     if not writer.read(lambda store: store.head().size) and writer.run(is_untold):
         note(f"started a new ledger: `{writer.store.name}`")
-        in_file = "stop the guard and set guard.state_dir to its folder"
-        elsewhere = "set ledger.database and guard.origin as they were"
-        note(f"hint: to continue an earlier one, {elsewhere if settings.database else in_file}")
+        if settings.database:
+            note("hint: to continue an earlier one, set ledger.database and guard.origin as they were")
 
 
 def warn_if_discontinued(writer: Writer, folder: Path, note: Callable[[str], None]) -> None:

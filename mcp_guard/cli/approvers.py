@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_json, print_result, print_table, to_type
+from mcp_guard.cli.output import print_hint, print_json, print_result, print_table, print_text, to_type
 from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, ConfigError
@@ -348,7 +348,7 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
         return _read_passphrase(options.passphrase_file)
     if not sys.stdin.isatty():
         what = "cannot ask for the passphrase: standard input is not a terminal"
-        raise ApprovalError(what, "read it from a file: --passphrase-file FILE")
+        raise ConfigError(what, "read it from a file: --passphrase-file FILE")
     passphrase = ask_secret(f"{prompt}: ")
     if twice:
         from mcp_guard.identity.key_file import refuse_short
@@ -366,9 +366,7 @@ def _read_passphrase(path: Path) -> str:
     """
     try:
         with path.open() as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                what = f"`{path}` is accessible to other users (mode {stat.S_IMODE(mode):04o})"
+            if what := _accessible_to_others(path, os.fstat(file.fileno())):
                 raise ApprovalError(what, f"chmod 600 {path}")
             passphrase = file.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -381,6 +379,13 @@ def _read_passphrase(path: Path) -> str:
     return passphrase
 
 
+def _accessible_to_others(path: Path, state: os.stat_result) -> str:
+    """That other users have access to this file, in words; empty if they have none."""
+    if not stat.S_ISREG(state.st_mode) or not state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return ""
+    return f"`{path}` is accessible to other users (mode {stat.S_IMODE(state.st_mode):04o})"
+
+
 def open_key(writer: Writer, options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
     """Raises: ApprovalError."""
     from mcp_guard.identity.key_file import read_key_file
@@ -391,6 +396,9 @@ def open_key(writer: Writer, options: argparse.Namespace, approver: str) -> "Ed2
         if approver_keys.keys_in_use(writer.read(lambda store: store.approver_keys()), approver):
             hint = f"{approver} is enrolled: bring the key file from the machine where it was made, or --key-file FILE"
         raise ApprovalError(f"no key file at `{path}`", hint)
+    if what := _accessible_to_others(path, path.stat()):
+        print_text(f"warning: {what}, who may guess its passphrase", file=sys.stderr)
+        print_hint(f"chmod 600 {path}")
     return read_key_file(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
 
 

@@ -172,7 +172,7 @@ approvers = [{toml_string(answers.approver_id)}]
     )
     limit = "" if answers.unsafe_self_approval else " and can never approve its calls"
     return f"""\
-# The configuration of a guard. mcp-guard's config.example.toml explains every key.
+# The configuration of a guard. docs/reference/configuration.md of mcp-guard explains every key.
 
 [guard]
 origin = "mcp-guard.local/{secrets.token_hex(8)}"  # the name of this ledger, and of no other

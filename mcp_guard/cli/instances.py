@@ -47,7 +47,8 @@ SCOPES = {
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    writer = open_writer(ledger_settings(settings), CLOCK)
+    needs_instance = options.verb == "delegate" or (options.verb == "revoke" and options.instance)
+    writer = open_writer(ledger_settings(settings), CLOCK, create=not needs_instance)
     if options.verb != "issue":
         note_if_new(writer, settings, note)
     verbs = {"list": show, "issue": issue, "delegate": delegate, "revoke": revoke}

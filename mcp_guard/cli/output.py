@@ -62,9 +62,10 @@ def _print(text: str, file: TextIO, end: str = "\n") -> None:
 
 
 def flush_output() -> None:
-    """Write what others have left to be written on standard output. Raises: ConfigError, BrokenPipeError."""
+    """Write what others have left on standard output, which `run` closes. Raises: ConfigError, BrokenPipeError."""
     with writing_output():
-        sys.stdout.flush()
+        if not sys.stdout.closed:
+            sys.stdout.flush()
 
 
 @contextmanager
@@ -142,7 +143,8 @@ MIN_SENTENCE = 40
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns on a terminal, and tab-separated text elsewhere. No word is cut, because people type names
     again: on a terminal that is too narrow, empty columns are left out, or each cell has lines of its own."""
-    lines: list[list[str]] = [list(headings), *([value_text(cell) for cell in row] for row in rows)]
+    lines: list[list[str]] = [list(headings)]
+    lines += ([value_text(cell) for cell in row] for row in rows)
     if not sys.stdout.isatty():
         _print("\n".join(map("\t".join, lines)), sys.stdout)
         return

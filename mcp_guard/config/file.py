@@ -61,6 +61,7 @@ from mcp_guard.settings import (
     Settings,
 )
 
+REFERENCE = "docs/reference/configuration.md"
 MIN_TOOL_NAME = 44
 """Room for the longest name of an upstream, and for the hash of a short form."""
 
@@ -435,12 +436,12 @@ def check(text: str, path: Path) -> Settings:
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # overlong numbers and deep arrays raise no `TOMLDecodeError`
-        hint = "fix that line; config.example.toml shows the format"
+        hint = f"fix that line; the format: {REFERENCE}"
         raise ConfigError(describe_syntax_error(path, error), hint) from None
     try:
         return Config.model_validate(data).settings(path.resolve())
     except ValidationError as error:
-        raise ConfigError(join("\n", _explain(path, text, error)), "config.example.toml explains every key") from None
+        raise ConfigError(join("\n", _explain(path, text, error)), f"every key is explained in {REFERENCE}") from None
 
 
 def _explain(path: Path, text: str, error: ValidationError) -> list[str]:

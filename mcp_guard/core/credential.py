@@ -18,7 +18,12 @@ MAX_DELEGATION_DEPTH = 4
 
 
 class InvalidCredential(Exception):
-    """The credential was not issued by the guard, or is not valid now."""
+    """The credential was not issued by the guard, or is not valid now. `logged` is what the operator is told: the
+    message, or more than strangers are."""
+
+    def __init__(self, message: str, logged: str = "") -> None:
+        super().__init__(message)
+        self.logged = logged or message
 
 
 def encode(claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:

@@ -61,8 +61,8 @@ def counts_of(receipt: Receipt) -> list[Pair]:
 
 
 def first_counts_of(receipt: Receipt) -> list[Pair]:
-    """What its call is counted as once, by its first receipt: by whom, of what, under which policies, at which risk, and
-    as denied by these policies. A denial after a hold repeats what became of the request, and names the gate."""
+    """What its call is counted as once, by its first receipt: by whom, of what, under which policies, at which risk,
+    and as denied by these policies. A denial after a hold repeats what became of the request, and names the gate."""
     if is_look_up(receipt) or receipt["kind"] not in ("intent", "decision"):
         return []
     risk, is_denied = receipt.get("risk"), receipt["kind"] == "decision" and receipt.get("outcome") == Outcome.DENY
@@ -79,7 +79,9 @@ def first_counts_of(receipt: Receipt) -> list[Pair]:
 
 
 def totals_of(receipt: Receipt) -> list[Pair]:
-    """Whose calls its call is one of, whenever it was made; by its first receipt."""
+    """Whose calls its call is one of, and under which policies, whenever it was made; by its first receipt."""
     if is_look_up(receipt) or not receipt.get("call"):
         return []
-    return [(name, value[:MAX_VALUE]) for name in TOTALS if isinstance(value := receipt.get(name), str) and value]
+    singles = [(name, receipt.get(name)) for name in TOTALS]
+    policies = [("policy", id) for id in receipt.get("policies", [])]
+    return [(kind, value[:MAX_VALUE]) for kind, value in (*singles, *policies) if isinstance(value, str) and value]

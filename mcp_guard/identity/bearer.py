@@ -18,6 +18,7 @@ from mcp_guard.core import canonical, credential
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.times import LAST_SECOND
+from mcp_guard.core.visible_text import quote, say
 from mcp_guard.identity.instances import Issuer
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedI
     for trusted in others:
         if issuer == trusted.issuer:
             return _read_external(token, trusted)
-    raise InvalidCredential("its issuer is not trusted")
+    raise InvalidCredential("its issuer is not trusted", say("its issuer {} is not trusted", quote(str(issuer))))
 
 
 def is_key_known(token: str, others: Sequence[TrustedIssuer]) -> bool:

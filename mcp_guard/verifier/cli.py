@@ -61,9 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m mcp_guard.verifier`."""
+    """`python -m mcp_guard.verifier`, or of a copy of the package."""
     parser = argparse.ArgumentParser(
-        prog="python -m mcp_guard.verifier",
+        prog=f"python -m {__package__}",
         description="Verify a ledger file, an export or a bundle with public keys alone.",
         epilog="exit codes: 0 proved; 1 something could not be proved; 2 the input cannot be verified",
     )

@@ -61,7 +61,8 @@ def read_counts(index: ReceiptIndex, now: Micros) -> PolicyCounts:
         if kind == "policy":
             recent[value] += number
     calls = dict(index.values(ENTRY, MAX_POLICIES)).get(CALL, 0)
-    return PolicyCounts(dict(index.values("policy", MAX_POLICIES)), recent, calls, indexed)
+    ever = index.numbers("policy", dict(index.values("policy", MAX_POLICIES)))
+    return PolicyCounts(ever, recent, calls, indexed)
 
 
 def read_set(store: Store, counts: PolicyCounts) -> PolicySetView | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import main
-from tests.live.running_guard import ALLOW_ALL, Client, scripted, without_config, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, without_config, write_config
 
 POLICIES = '@id("crm") permit (principal in Group::"crm-agents", action, resource);'
 
@@ -193,3 +193,24 @@ def test_a_command_that_begins_a_ledger_says_so(
     assert f"started a new ledger: `{config.parent / 'state' / 'ledger.sqlite'}`" in first
     run(capsys, config, "agents", "add", "mailer", "--owner", "carol")
     assert "started a new ledger" not in run(capsys, config, *command)[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "why"),
+    [
+        ("instances revoke --instance run_x --why y", 5, "no ledger at"),
+        ("instances delegate run_x", 5, "no ledger at"),
+        ("run --agent testr", 8, "agent `testr` is not enrolled; enrolled: `tester`"),
+    ],
+)
+def test_a_command_on_what_cannot_be_there_begins_no_ledger(config: Path, command: str, code: int, why: str) -> None:
+    done = cli(*command.split(), "--config", str(config), check=False)
+    assert (done.returncode, why in done.stderr) == (code, True), done.stderr
+    assert not (config.parent / "state" / "ledger.sqlite").exists()
+
+
+def test_a_file_in_place_of_the_state_folder_is_named_as_such(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config.parent / "state").write_text("")
+    code, _, error = run(capsys, config, "agents", "list")
+    assert code == 5
+    assert "the folder of the ledger, or one above it, is a file" in error

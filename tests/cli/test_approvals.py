@@ -113,9 +113,21 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
             "hint: alice is enrolled: bring the key file from the machine where it was made, or --key-file" in missing
         )
         assert "cannot ask for the passphrase: standard input is not a terminal" in run(
-            config, "approve", id, *alice[:6], "--rationale", "x", code=7
+            config, "approve", id, *alice[:6], "--rationale", "x", code=3
         )
         assert [approval["state"] for approval in json.loads(run(config, "list", "--json"))] == ["requested"]
+
+
+def test_a_key_file_that_others_can_read_is_reported(config: Path, tmp_path: Path) -> None:
+    words, path = enrol(config), tmp_path / "alice.key"
+    with Client(config) as client:
+        client.start()
+        path.chmod(0o644)
+        printed = run(config, "approve", held(ask(client, 1)), *words, "--rationale", "x")
+        assert f"warning: `{path}` is accessible to other users (mode 0644)" in printed
+        assert f"hint: chmod 600 {path}" in printed
+        path.chmod(0o600)
+        assert "warning" not in run(config, "approve", held(ask(client, 2)), *words, "--rationale", "x")
 
 
 def test_approver_key_file_is_encrypted_and_private(config: Path, tmp_path: Path) -> None:

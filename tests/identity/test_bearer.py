@@ -118,6 +118,13 @@ def test_extensions_of_the_signature_are_refused(world: World, header: Json) -> 
         world.read(sign(CLAIMS, **header))
 
 
+def test_only_the_operator_is_told_the_issuer_that_is_not_trusted(world: World) -> None:
+    with pytest.raises(InvalidCredential) as refused:
+        world.read(sign({**CLAIMS, "iss": "https://other.example"}))
+    assert str(refused.value) == "its issuer is not trusted"
+    assert refused.value.logged == "its issuer https://other.example is not trusted"
+
+
 def test_duplicate_claims_are_refused(world: World) -> None:
     body = json.dumps(CLAIMS).replace('"sub"', '"sub": "eve", "sub"').encode()
     with pytest.raises(InvalidCredential):

@@ -141,7 +141,9 @@ def test_a_long_value_takes_the_whole_width_of_the_table(on: InboxScenario, page
     sign_in(page, on)
     on.hold(notes="word " * 200)
     page.locator("a.card").first.click()
-    short, long = (page.locator(".diff tr", has=page.get_by_role("rowheader", name=name)) for name in ("stage", "notes"))
+    short, long = (
+        page.locator(".diff tr", has=page.get_by_role("rowheader", name=name)) for name in ("stage", "notes")
+    )
     table = page.locator(".diff").bounding_box()
     cells = [row.get_by_role("cell").last.bounding_box() for row in (short, long)]
     assert table

@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings]:
     """Raises: ConfigError."""
     if not settings.witnesses:
-        raise ConfigError(f"{settings.path}: no witness is configured", "add [witnesses.NAME]; see config.example.toml")
+        raise ConfigError(
+            f"{settings.path}: no witness is configured", "add [witnesses.NAME]; docs/howto/witness.md shows how"
+        )
     if name is None:
         return settings.witnesses
     if name not in settings.witnesses:

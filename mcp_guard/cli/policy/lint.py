@@ -12,6 +12,7 @@ from mcp_guard.cli.output import print_json, print_lines, print_result, print_te
 from mcp_guard.cli.policy.inputs import known_environment, listed_world, load_checked, no_tools_from, see_stderr
 from mcp_guard.config import load
 from mcp_guard.core.configured_names import ConfiguredName
+from mcp_guard.core.decided_methods import METHODS
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.names import is_short_form
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
@@ -108,6 +109,8 @@ def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
         effects = " or ".join(f"`{name}`" for name in unlisted if name in EFFECTS)
         if id in engine.dormant and effects and EFFECTS.issuperset(unlisted):
             yield f"  {id}: inactive: no listed tool has the effect {effects}"
+        elif id in engine.dormant and unlisted and METHODS.keys() >= set(unlisted):
+            yield f"  {id}: inactive until {names} is decided (`decide` in [guard]) and a server offers it"
         elif id in engine.dormant:
             yield f"  {id}: inactive until {names or 'its tools'} {'is' if len(unlisted) == 1 else 'are'} listed"
         elif known := ", ".join(f"`{name}`" for name in unlisted if not listed.is_unknown_tool(name)):

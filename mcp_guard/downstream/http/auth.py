@@ -97,7 +97,8 @@ class Authenticator:
             return await self.instances.foreign(verified, token)
         except (InvalidCredential, IdentityError) as refused:
             reason = refused.message if isinstance(refused, IdentityError) else str(refused)
-            self.on_refused(reason[:MAX_REASON], (request.scope.get("client") or ("",))[0], instance)
+            logged = reason if isinstance(refused, IdentityError) else refused.logged
+            self.on_refused(logged[:MAX_REASON], (request.scope.get("client") or ("",))[0], instance)
             raise self._unauthorized(reason) from None
 
     async def _verify(self, token: str) -> OwnToken | ExternalToken:

@@ -53,6 +53,11 @@ NO_LEDGER = FaultText(
     "the file is not a ledger",
     "check `{path}`; it will not be overwritten",
 )
+NO_FOLDER = FaultText(
+    LedgerFault.CANNOT_OPEN,
+    "the folder of the ledger, or one above it, is a file",
+    "move the file away from `{folder}`, or set guard.state_dir",
+)
 OTHER = FaultText(LedgerFault.OTHER, "the ledger cannot be used", "check `{path}` and its folder")
 
 SQLITE = {
@@ -76,6 +81,8 @@ SYSTEM = {
     errno.EPERM: READ_ONLY,
     errno.EROFS: READ_ONLY,
     errno.EIO: DISK_FAILS,
+    errno.EEXIST: NO_FOLDER,
+    errno.ENOTDIR: NO_FOLDER,
 }
 FAILURES = (sqlite3.Error, UnicodeDecodeError)
 """What SQLite raises for a file. A damaged table name makes even its error message undecodable."""

@@ -142,6 +142,8 @@ def test_calls_are_counted_once_by_the_hour_and_by_agent(store: Store, search: R
     }  # fmt: skip
     assert counts["agent", "deal-agent"] == 2
     assert counts["tool", "crm__refund"] == counts["denied_by", "no-edits"] == counts["trouble", "crm"] == 1
+    assert search.read(lambda index: index.numbers("policy", ["no-edits", "held"])) == {"no-edits": 1, "held": 1}
+    assert (counts["policy", "no-edits"], counts["policy", "held"]) == (1, 1)
     assert counts["ending", "ok"] == counts["ending", "timeout"] == counts["risk", "medium"] == 1
     assert search.read(lambda index: index.numbers("instance", ["run_1", "run_2"])) == {"run_1": 3, "run_2": 0}
     steps = search.read(lambda index: index.counts(0, 8 * HOUR, 1))
