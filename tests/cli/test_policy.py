@@ -287,3 +287,10 @@ def tools(past: Past) -> str:
 def test_wrong_input_says_what_to_do(past: Past, words: str, code: int, message: str) -> None:
     done = cli(*PROVE, *words.split(), "--config", str(past.config), check=False)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+
+
+def test_an_upstream_that_is_no_process_is_not_to_be_started_by_hand(tmp_path: Path) -> None:
+    config = write_config(tmp_path, '[upstreams.far]\nurl = "http://127.0.0.1:9/mcp"\n')
+    done = cli("policy", "validate", "--config", str(config), check=False)
+    assert done.returncode == 6
+    assert done.stderr.endswith("hint: why is printed above; check that an MCP server answers at `url`\n")

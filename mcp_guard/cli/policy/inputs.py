@@ -85,7 +85,9 @@ def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
     """What policies are checked against, with the tools listed now. Raises: UpstreamError if an upstream lists none."""
     world = listed_world(settings, quiet)
     if world.absent:
-        raise UpstreamError(f"{no_tools_from(world)}, so policies on them cannot be checked", see_stderr(settings))
+        raise UpstreamError(
+            f"{no_tools_from(world)}, so policies on them cannot be checked", see_stderr(settings, world.absent)
+        )
     return world
 
 
@@ -108,7 +110,10 @@ def no_tools_from(world: PolicyEnvironment) -> str:
     return f"no tools from {', '.join(f'`{name}`' for name in sorted(world.absent))}"
 
 
-def see_stderr(settings: Settings) -> str:
+def see_stderr(settings: Settings, absent: Iterable[str]) -> str:
+    """What to do about upstreams that list nothing. Those with a `url` are no processes."""
+    if all(settings.upstreams[name].url for name in absent):
+        return "why is printed above; check that an MCP server answers at `url`"
     where = settings.state_dir / "upstreams"
     return f"why is printed above; if it says nothing, start it by hand; its stderr is in {where}"
 

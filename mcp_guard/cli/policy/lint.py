@@ -68,7 +68,7 @@ def validate(arguments: list[str]) -> int:
     settings = load(options.config)
     world = listed_world(settings, options.json)
     if not world.tools and world.absent:
-        raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings))
+        raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings, world.absent))
     engine = load_checked(settings, world)
     tools, absent = len(world.tools), sorted(world.absent)
     linted = read_lint_input(engine.source.texts, None, tuple(settings.routes), {}, environment=world)
