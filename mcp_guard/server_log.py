@@ -7,10 +7,12 @@ INVARIANT: one message is one line, whatever text of others is in it. No argumen
 """
 
 import json
+import os
 import select
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Protocol, TextIO
@@ -42,26 +44,29 @@ LEVELS: Mapping[str, Level] = {level.name.lower(): level for level in (Level.DEB
 
 
 class _StandardError:
-    """Stderr, for which nothing waits for long: while it is not read, lines are left out, and counted."""
+    """Stderr, for which nothing waits for long: what cannot be written at once is left out, and counted."""
 
     def __init__(self) -> None:
         self._left_out = 0
+        self._is_within_line = False
 
-    def write(self, line: str) -> None:
-        if not self._takes_more():
-            self._left_out += 1
-            return
-        if self._left_out:
-            print(f"mcp-guard: {self._left_out} lines are left out: stderr was not read", file=sys.stderr)
-            self._left_out = 0
-        print(line, file=sys.stderr, flush=True)
-
-    def _takes_more(self) -> bool:
-        """Whether a line can be written without waiting for a reader: a pipe has room for `PIPE_BUF` bytes then."""
+    def write(self, line: str, tell: Callable[[int], str]) -> None:
+        """`tell` makes the line that says how many were left out before this one."""
         try:
             descriptor = sys.stderr.fileno()
         except (OSError, ValueError):  # not a file
-            return True
+            print(line, file=sys.stderr, flush=True)
+            return
+        lines = [*([""] if self._is_within_line else []), *([tell(self._left_out)] if self._left_out else []), line]
+        rest = "".join(f"{each}\n" for each in lines).encode(errors="backslashreplace")
+        with suppress(OSError):  # nobody can read it any more
+            while rest and self._takes_more(descriptor):
+                written = os.write(descriptor, rest[: select.PIPE_BUF])
+                self._is_within_line, rest = not rest[:written].endswith(b"\n"), rest[written:]
+        self._left_out = self._left_out + 1 if rest else 0
+
+    def _takes_more(self, descriptor: int) -> bool:
+        """Whether `PIPE_BUF` bytes can be written without waiting for a reader."""
         poller = select.poll()
         poller.register(descriptor, select.POLLOUT)
         return bool(poller.poll(0 if self._left_out else PATIENCE_MILLISECONDS))
@@ -100,16 +105,22 @@ class ServerLog:
         self._write(Level.ERROR, "error", message, {"hint": hint})
 
     def _write(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> None:
-        if self._is_json:
-            at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-            head = {"time": at, "level": level.name.lower(), "event": name, "message": message}
-            line = json.dumps(head | {key: value for key, value in members.items() if value not in (None, "", [])})
-        else:
-            line = f"mcp-guard: {visible_line(message)}"
+        line = self._format(level, name, message, members)
         if self._out is None:
-            STDERR.write(line)
+            STDERR.write(line, self._format_left_out)
         else:
             print(line, file=self._out, flush=True)
+
+    def _format_left_out(self, count: int) -> str:
+        message = f"{count} message{'s are' if count > 1 else ' is'} left out: nobody read standard error"
+        return self._format(Level.WARNING, "log.left_out", message, {})
+
+    def _format(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> str:
+        if not self._is_json:
+            return f"mcp-guard: {visible_line(message)}"
+        at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        head = {"time": at, "level": level.name.lower(), "event": name, "message": message}
+        return json.dumps(head | {key: value for key, value in members.items() if value not in (None, "", [])})
 
 
 def note(text: str) -> None:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import httpx2 as httpx
 import pytest
 
+from mcp_guard import server_log
 from mcp_guard.core.model import Json
 from mcp_guard.server_log import Level, ServerLog
 from tests.live.http_guard import NO_TLS, Served, free_port, serving
@@ -140,20 +141,26 @@ def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:
         assert written(ServerLog("text", level, out), out) == expected
 
 
-def test_a_log_that_nobody_reads_makes_nothing_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_log_that_nobody_reads_makes_nothing_wait(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "STDERR", server_log._StandardError())
+    log, (reading, writing) = ServerLog(format), os.pipe()
     with open(reading, "rb", buffering=0) as reader, open(writing, "w") as full:
         os.set_blocking(reading, False)
         monkeypatch.setattr(sys, "stderr", full)
         began = time.monotonic()
-        for _ in range(20_000):  # of 11 bytes; a pipe takes 64 KiB
-            ServerLog().note("")
+        for _ in range(50):
+            log.note("x" * 10_000)  # a pipe takes 64 KiB
         assert time.monotonic() - began < 10
-        written = b"".join(iter(lambda: reader.read(1 << 20), None))
-        ServerLog().note("read again")
-        left_out, last = reader.read(1 << 20).splitlines()
-    assert last == b"mcp-guard: read again"
-    assert written.count(b"\n") + int(left_out.split()[1]) == 20_000
+        whole = b"".join(iter(lambda: reader.read(1 << 20), None)).count(b"x" * 10_000)
+        log.note("read again")
+        _, left_out, last = reader.read(1 << 20).splitlines()
+        reader.close()
+        log.note("nobody is there")  # raises nothing
+    if format == "json":
+        left_out, last = (json.loads(line)["message"].encode() for line in (left_out, last))
+    assert last.endswith(b"read again")
+    assert left_out.endswith(b"%d messages are left out: nobody read standard error" % (50 - whole))
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\u2028", "\x1b[2K", "\ud800"])
