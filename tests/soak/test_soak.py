@@ -27,7 +27,7 @@ def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, transport: str) ->
 
 def test_attack_of_one_agent_leaves_the_calls_of_another_quick(tmp_path: Path) -> None:
     names = ["duplicate keys, 150 kB", "most values, floats", "a million values", "text of 1 MB"]
-    for attempt in range(3):  # other tests on the machine can make any of them slow
+    for attempt in range(5):  # other tests on the machine can make any of them slow
         (folder := tmp_path / str(attempt)).mkdir()
         quiet, under = attack(folder, names, seconds=sized(1.0, 0.4))
         limit = allowed(quiet)  # for the median: few calls have no p99

@@ -90,7 +90,7 @@ def check_lost_device(on: Fleet, page: Page, devices: CDPSession, phone: str) ->
     code = json.loads(cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config)).stdout)["code"]
     page.get_by_label("One-time code").fill(code)
     page.get_by_role("button", name="Sign in with the code").tap()
-    page.wait_for_url(f"{on.url}/")
+    page.wait_for_url(f"{on.url}/keys")
     page.get_by_role("button", name="Enrol a passkey").tap()
     expect(page.get_by_text("with a one-time code for a further key")).to_be_visible()
     assert keys_of(on) == [("alice", "sign_in_code"), ("alice", "enrolment_code")]
