@@ -380,7 +380,7 @@ async def listed_tools(
     Returns the tools, and the upstreams that listed none, with how each ended. Without `pins` no tool is quarantined.
     """
     upstreams = make_upstream_group(
-        settings, start_upstreams(settings, SignInStorage(settings).of), pins or NoPins(), is_patient=True
+        settings, start_upstreams(settings, SignInStorage(settings, note).of), pins or NoPins(), is_patient=True
     )
     try:
         await _list_and_end(upstreams, note)

@@ -215,7 +215,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     old = open_key(writer, options, who.id)
     old_id = as_new_key(old).id
     writer.read(lambda store: approver_keys.usable_key(store.approver_keys(), old_id, who.id))
-    draft.unlink(missing_ok=True)  # the old key is in use, so this one never was
+    _set_aside(draft)
     new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
         enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
@@ -229,6 +229,14 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
         f"key {enrolled.id} of {who.id} replaces {old_id}, which signed it; the old key file is now {kept}",
     )
     return 0
+
+
+def _set_aside(draft: Path) -> None:
+    """The old key is in use, so this one is not, here: another guard may have enrolled it."""
+    try:
+        draft.rename(draft.parent / f"{draft.name}.{_id_of(draft)}")
+    except ApprovalError:  # there is no file, or only a part of one
+        draft.unlink(missing_ok=True)
 
 
 def _find_rotated(writer: Writer, draft: Path) -> ApproverKey | None:

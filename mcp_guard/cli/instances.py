@@ -276,7 +276,7 @@ def revoke(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
             lambda tx: registry.revoke_with_requests(tx, key, options.why, account(), allow_new=allow_new)
         )
         ids = [instance.id for instance in gone]
-    signed_out = asyncio.run(SignInStorage(settings).forget(name)) if scope == "user" else []
+    signed_out = asyncio.run(SignInStorage(settings, note).forget(name)) if scope == "user" else []
     message = f"revoked {scope} `{name}`; {revoked_text(ids, withdrawn)}"
     message += f"; signed them out of {', '.join(f'`{upstream}`' for upstream in signed_out)}" if signed_out else ""
     answer = {"scope": scope, "name": name, "instances": ids, "withdrawn": withdrawn}

@@ -26,13 +26,17 @@ def main(arguments: list[str]) -> int:
     settings = load_to_run(options.config, import_guard)
     ticket, task = read_ticket(options, settings), read_task(options)
     code = read_launch_code(options.launch_fd)
+
+    def note(text: str) -> None:
+        from mcp_guard.server_log import ServerLog
+
+        ServerLog(options.log_format, options.log_level).note(text)
+
     from mcp_guard.sign_ins import SignInStorage
     from mcp_guard.upstream.start import started_upstreams
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until the session handles it
-    with started_upstreams(
-        settings, SignInStorage(settings).of
-    ) as upstreams:  # they warm up while the rest is imported
+    with started_upstreams(settings, SignInStorage(settings, note).of) as upstreams:  # they warm up meanwhile
         from mcp_guard.app import run_stdio
         from mcp_guard.core.visible_text import quote, say
         from mcp_guard.identity.instances import Launch

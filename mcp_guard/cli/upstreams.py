@@ -17,6 +17,7 @@ from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
 from mcp_guard.ports import Pins
 from mcp_guard.secrets import read_network, read_secret
+from mcp_guard.server_log import note
 from mcp_guard.settings import OAuthSettings, SecretReference, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.last_words import LastWords
@@ -32,7 +33,7 @@ from mcp_guard.verifier.progress import Progress
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    sign_ins = SignInStorage(settings)
+    sign_ins = SignInStorage(settings, note)
     user = UpstreamUser(options.user, options.issuer) if options.user else None
     oauth, storage = find_sign_in(settings, options.name, sign_ins, user)
     sign_ins.prepare()

@@ -377,7 +377,7 @@ class UnixSocketServer:
                 self._refuse(connection, refused)
             else:
                 self._arriving[agent] += 1
-                arrival = tasks.create_task(self._welcome(connection, agent, peer, tasks))
+                arrival = tasks.create_task(run_alone(self._welcome(connection, agent, peer, tasks), self._note))
                 self._arrivals.add(arrival)
                 arrival.add_done_callback(self._arrivals.discard)
             await asyncio.sleep(0)  # `sock_accept` gives up no turn while somebody waits to be accepted
@@ -393,7 +393,7 @@ class UnixSocketServer:
         except (GuardError, OSError) as refused:
             self._refuse(connection, refused)
             return
-        except asyncio.CancelledError:
+        except BaseException:
             connection.close()
             raise
         finally:

@@ -17,6 +17,7 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.place import ledger_place
 from mcp_guard.ledger.receipt_search import ReceiptSearch
 from mcp_guard.secrets import read_network, read_secret
+from mcp_guard.server_log import note
 from mcp_guard.settings import Settings
 from mcp_guard.shared_secret import read_shared_secret
 from mcp_guard.sign_ins import SignInStorage
@@ -60,7 +61,7 @@ def make_console(
         provider=_provider_sign_ins(settings, origin, SealedAttempts(secret.derive("oidc"), answered)),
         search=LedgerSearch(ReceiptSearch(find_engine(ledger_place(settings)), settings.state_dir), reader),
         upstream_sign_ins=UpstreamSignIns(
-            settings, origin, SignInStorage(settings), SealedAttempts(secret.derive("upstream-sign-in"), answered)
+            settings, origin, SignInStorage(settings, note), SealedAttempts(secret.derive("upstream-sign-in"), answered)
         ),
         navigation=tuple(link for page in PAGES for link in page.NAV),
         assets=secrets.token_urlsafe(REALM_BYTES) if is_local else digest_of_assets(),

@@ -66,6 +66,8 @@ class Served:
     descriptors: int | None = None
     options: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    prelude: str = ""
+    """Python that the process executes first."""
     new_interpreter: bool = False
     """Start it as users do and not, to save time, from a process that has imported it already."""
     process: "Forked | subprocess.Popen[str]" = field(init=False, repr=False)
@@ -82,8 +84,8 @@ class Served:
             self.process = subprocess.Popen(command(*words), stderr=PIPE, text=True, env=env)
             return
         limits = (self.descriptors, self.descriptors)
-        limit = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, {limits})" if self.descriptors else ""
-        self.process = Forked(words, stderr=PIPE, text=True, env=env, prelude=limit)
+        limit = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, {limits})\n" if self.descriptors else ""
+        self.process = Forked(words, stderr=PIPE, text=True, env=env, prelude=limit + self.prelude)
 
     def __enter__(self) -> Self:
         self.begin()

@@ -121,6 +121,29 @@ def test_concurrent_users_are_never_confused(guard: Served, place: Path) -> None
     assert len(set.union(*instances.values())) == 6
 
 
+DEFECTIVE = """
+from mcp_guard.downstream.unix import UnixSocketServer
+made, opened = UnixSocketServer._open_session, []
+def open_session(server, instance):
+    opened.append(instance)
+    if len(opened) == 2:
+        raise ValueError("for this test")
+    return made(server, instance)
+UnixSocketServer._open_session = open_session
+"""
+
+
+def test_a_defect_in_opening_a_session_ends_no_other(tmp_path: Path, place: Path) -> None:
+    port = free_port()
+    with Served(configure(tmp_path, place, port), port, prelude=DEFECTIVE), Connected(place / "socket") as ann:
+        ann.start()
+        with socket.socket(socket.AF_UNIX) as broken:
+            broken.settimeout(20)
+            broken.connect(str(place / "socket"))
+            assert broken.recv(1) == b""
+        assert "result" in ann.call("up__echo", {"text": "still here"})
+
+
 def test_unlisted_user_is_refused_with_a_reason(guard: Served, place: Path) -> None:
     with Connected(place / "socket", uid=EVE) as eve:
         assert eve.process.stdout is not None
