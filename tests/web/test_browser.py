@@ -155,6 +155,7 @@ def test_a_code_for_a_new_key_leads_to_the_page_of_keys(on: InboxScenario, conte
     sign_in(page, on)
     enrol(page)
     page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url(f"{on.url}/sign-in")
     made = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config))
     page.goto(f"{on.url}/history")
     page.get_by_label("One-time code").fill(json.loads(made.stdout)["code"])
