@@ -179,7 +179,9 @@ async def test_a_closed_call_that_was_not_sent_asks_a_person_again_although_the_
                 network.cut()
                 return intent
 
-        harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
+        async with kept(harness):
+            await until(lambda: harness.ledger.presence.seconds_left() > LEASE / 2)
+            harness.approve(pending_id(await harness.guard.call(make_instance(), DEAL)))
         closed = replace(harness.guard, ledger=ClosedLedger(harness.ledger.writer, harness.ledger.presence))
         assert "did not take place, but this could not be recorded" in text(await closed.call(make_instance(), DEAL))
         network.is_down = False
