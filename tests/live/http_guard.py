@@ -1,8 +1,8 @@
 """A guard that serves HTTP, for tests: the real command, tokens issued by the real command, a raw client."""
 
-import itertools
 import json
 import os
+import secrets
 import socket
 import ssl
 import subprocess
@@ -25,17 +25,21 @@ Headers = Mapping[str, str]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For requests to `http://`: it trusts nobody, and does not take the 30 ms of loading whom the machine trusts."""
 PREFIX = "io.modelcontextprotocol/"
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-PORTS = itertools.count(11_000 + 2_000 * (WORKER % 10) + os.getpid() % 1_000)
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+PORTS = range(11_000, 31_000)[int(WORKER) % 10 * 2_000 :][:2_000] if WORKER else range(11_000, 31_000)
 """Below those that the kernel gives to clients, one of which could take a port before the guard does."""
+GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    for port in PORTS:
+    """One that nobody listens on. It is drawn, because processes of one test must not count through the same ones."""
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("unreachable")
+            if port not in GIVEN:
+                GIVEN.add(port)
+                return port
 
 
 def await_answer(url: str) -> None:
