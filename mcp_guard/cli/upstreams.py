@@ -126,10 +126,10 @@ async def login(
 
 
 async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
+    with suppress(NoToken):  # what cannot be opened can be deleted
+        tokens = await storage.look()
+        await forget_client(storage, tokens.client_id if tokens else "")
     async with storage.locked() as held:
-        with suppress(NoToken):  # what cannot be opened can be deleted
-            tokens = await held.read()
-            await forget_client(storage, tokens.client_id if tokens else "")
         was_signed_in = await held.remove()
     text = (
         f"signed out of `{options.name}`; its tokens are deleted"

@@ -96,7 +96,9 @@ class TokenStorage(Protocol):
 
 async def forget_client(storage: TokenStorage, id: str) -> None:
     """Remove the guard's registration as this client, so that the next sign-in registers it again. Tokens that it has
-    got keep it with them. Raises: NoToken, ConfigError, LedgerError."""
+    got keep it with them. INVARIANT: not called while a sign-in is held, because both wait for the same connections.
+
+    Raises: NoToken, ConfigError, LedgerError."""
     for registration in storage.registrations():
         async with registration.locked() as held:
             known = await held.read()

@@ -27,7 +27,7 @@ from mcp_guard.upstream.oauth.discovery import (
 from mcp_guard.upstream.oauth.exchange import UserExchange
 from mcp_guard.upstream.oauth.registration import client_of
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, ClientRefused, TokenClient
-from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage, forget_client
+from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, TokenStorage, forget_client
 from mcp_guard.upstream.transport import TokenState
 
 MAX_SCRUBBED_TOKENS = 32
@@ -162,33 +162,42 @@ class OAuthTokenProvider:
             return tokens
 
     async def _refresh(self) -> Tokens:
+        """Raises: NoToken."""
+        assert self._storage is not None
+        client_id = ""
+        try:
+            async with self._storage.locked() as held:
+                stored = await held.read()
+                client_id = stored.client_id if stored else ""
+                return await self._refresh_held(held, stored)
+        except ClientRefused:
+            with suppress(NoToken, GuardError):  # once the sign-in is let go of: both are behind the same limit
+                await forget_client(self._storage, client_id)
+            raise
+
+    async def _refresh_held(self, held: HeldTokens, stored: Tokens | None) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
         assert self._storage is not None
         login = self._storage.login
-        async with self._storage.locked() as held:
-            stored = await held.read()
-            if stored is None:
-                raise NoToken(self._storage.missing)
-            self._scrub(stored)
-            if not _is_due(stored) and (self._tokens is None or stored.access != self._tokens.access):
-                return stored  # another process has refreshed it
-            if not stored.refresh:
-                raise NoToken(f"the sign-in has expired; {login}")
-            endpoints = _endpoints_of(stored)
-            form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
-            own = client_of(stored, self._settings, self._credentials())
-            async with http_client(self._network) as http:
-                client = TokenClient(http, self._network, self._url, own.settings, own.credentials)
-                try:
-                    tokens = own.keep_with(await client.request(endpoints, form))
-                except NoToken as error:
-                    if isinstance(error, ClientRefused):
-                        with suppress(NoToken, GuardError):
-                            await forget_client(self._storage, stored.client_id)
-                    raise NoToken(f"{error}; {login}") from None
-            self._scrub(tokens)
-            await held.write(tokens)
-            return tokens
+        if stored is None:
+            raise NoToken(self._storage.missing)
+        self._scrub(stored)
+        if not _is_due(stored) and (self._tokens is None or stored.access != self._tokens.access):
+            return stored  # another process has refreshed it
+        if not stored.refresh:
+            raise NoToken(f"the sign-in has expired; {login}")
+        endpoints = _endpoints_of(stored)
+        form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
+        own = client_of(stored, self._settings, self._credentials())
+        async with http_client(self._network) as http:
+            client = TokenClient(http, self._network, self._url, own.settings, own.credentials)
+            try:
+                tokens = own.keep_with(await client.request(endpoints, form))
+            except NoToken as error:
+                raise type(error)(f"{error}; {login}") from None
+        self._scrub(tokens)
+        await held.write(tokens)
+        return tokens
 
     def _scrub(self, tokens: Tokens) -> None:
         self._learn("access token", tokens.access)
