@@ -123,7 +123,7 @@ class SignInStorage:
 
 @dataclass(frozen=True, slots=True)
 class _ReportedSignIns:
-    """Implements `SignIns`; the operator is told why they fail."""
+    """Implements `SignIns` and reports failures to the operator."""
 
     sign_ins: "SignIns"
     report: TroubleReport

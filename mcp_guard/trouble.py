@@ -1,4 +1,4 @@
-"""Tells the operator once of a trouble of which agents are told each time, in fewer words."""
+"""Reports a lasting failure to the operator once. Agents hear of it each time, in fewer words."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

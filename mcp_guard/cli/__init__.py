@@ -73,7 +73,7 @@ OK, INTERRUPTED = 0, 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Every failure leaves through here."""
     words = sys.argv[1:] if arguments is None else arguments
-    if sys.stderr is None:  # closed by whoever started the process: what is printed there must not go to stdout
+    if sys.stderr is None:  # it was closed at the start, and `print` would use stdout instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     complete_commands(None)  # as an earlier command of this process had it
     log_errors(None)

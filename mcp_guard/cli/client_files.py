@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from mcp_guard.clients.known import (
 from mcp_guard.clients.restrictions import read_restrictions
 from mcp_guard.clients.secret_values import hidden_parts, mask, secrets_of
 from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off
+from mcp_guard.clients.toml_sections import read_toml
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import join, say, visible_line
@@ -104,7 +104,7 @@ def parse_values(text: str, path: Path) -> object:
     if path.suffix != ".toml":
         return jsonc.parse_value(text, str(path))
     try:
-        return tomllib.loads(text.removeprefix("\ufeff"))
+        return read_toml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}", "fix the file") from None
 
@@ -231,7 +231,7 @@ def _parsed(text: str) -> object:
     with suppress(ConfigError):
         return jsonc.parse_value(text)
     with suppress(ValueError, RecursionError):
-        return tomllib.loads(text.removeprefix("\ufeff"))
+        return read_toml(text)
     return None
 
 

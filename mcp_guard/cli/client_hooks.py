@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from mcp_guard.clients.hooks import (
     with_hooks,
 )
 from mcp_guard.clients.records import fingerprint
+from mcp_guard.clients.toml_sections import read_toml
 from mcp_guard.config import load
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import ConfigError
@@ -111,7 +111,7 @@ def _guard_texts(config: Path, agent_name: str | None, agent: HookedAgent) -> di
         agents = [agent_name or agent.id]
     else:
         texts, agents = {config: file.text}, list(load(config).agents)
-    if "hooks" not in tomllib.loads(texts[config].removeprefix("\ufeff")):
+    if "hooks" not in read_toml(texts[config]):
         name = agent_name or (agents[0] if len(agents) == 1 else "")
         if not name:
             names = ", ".join(agents) or "none"

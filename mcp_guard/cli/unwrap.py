@@ -1,7 +1,6 @@
 """`mcp-guard unwrap`: restore an MCP client's original servers before `wrap`."""
 
 import argparse
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, 
 from mcp_guard.clients.known import find_client, server_sections
 from mcp_guard.clients.records import PLACEHOLDER, WrapRecord, WrapRecords, restore_secrets
 from mcp_guard.clients.secret_values import secrets_of
-from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
+from mcp_guard.clients.toml_sections import TomlBlock, read_toml, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import load
 from mcp_guard.config.file import check
@@ -205,7 +204,7 @@ def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies
 
 def secrets_in_sections(config: Path, text: str, wraps: Sequence[WrapRecord]) -> Iterator[str]:
     """Which sections of the unwrapped servers keep secrets."""
-    upstreams = tomllib.loads(text.removeprefix("\ufeff")).get("upstreams", {})
+    upstreams = read_toml(text).get("upstreams", {})
     for name in dict.fromkeys(name for record in wraps for name in record.upstreams if name in upstreams):
         for key in ("env", "headers", "args"):
             if any(secrets_of({key: upstreams[name].get(key)})):

@@ -5,12 +5,11 @@ So it changes nothing by itself: an operator reads the names and confirms them.
 """
 
 import re
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mcp_guard.clients.toml_sections import TomlBlock, append_blocks, table, toml_string
+from mcp_guard.clients.toml_sections import TomlBlock, append_blocks, read_toml, table, toml_string
 from mcp_guard.core.model import Effect, Json, Tool
 from mcp_guard.core.names import last_word
 
@@ -91,7 +90,7 @@ class EffectPlan:
 
 def plan_effects(text: str, proposals: Sequence[ToolEffect]) -> EffectPlan:
     """Write the proposed effects into this configuration: into a tool's section, or in a new one at the end."""
-    sections = table(tomllib.loads(text.removeprefix("\ufeff")), "tools")
+    sections = table(read_toml(text), "tools")
     by_server: dict[str, list[ToolEffect]] = defaultdict(list)
     by_hand = []
     for row in (row for row in proposals if row.proposed is not None):
@@ -101,7 +100,7 @@ def plan_effects(text: str, proposals: Sequence[ToolEffect]) -> EffectPlan:
         line = f'effect = "{row.proposed}"'
         header = re.compile(rf"^\[\s*tools\s*\.\s*{re.escape(toml_string(row.tool))}\s*\][^\n]*\n", re.MULTILINE)
         extended, count = header.subn(lambda match, line=line: f"{match[0]}{line}\n", text)  # type: ignore[misc]
-        if count == 1 and table(tomllib.loads(extended.removeprefix("\ufeff")), "tools").keys() == sections.keys():
+        if count == 1 and table(read_toml(extended), "tools").keys() == sections.keys():
             text = extended
         else:
             by_hand.append(row.tool)

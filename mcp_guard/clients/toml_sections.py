@@ -2,8 +2,10 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mcp_guard.clients.server_entries import ClientServer, ServerValue
 
@@ -111,6 +113,11 @@ def _sections(text: str, referring: re.Pattern[str]) -> list[str]:
 
 def _files(policies: Mapping[str, str], referring: re.Pattern[str]) -> list[str]:
     return [file for file, text in policies.items() if referring.search(text)]
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """The values in the text of a file, which may begin with a byte order mark. Raises: ValueError, RecursionError."""
+    return tomllib.loads(text.removeprefix("\ufeff"))
 
 
 def table(data: Mapping[str, object], section: str) -> dict[str, object]:

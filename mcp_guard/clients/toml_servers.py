@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from mcp_guard.clients.jsonc import Edit, Member, Node, apply_edits
-from mcp_guard.clients.toml_sections import toml_key, toml_string
+from mcp_guard.clients.toml_sections import read_toml, toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
 
 _HEADER = re.compile(r"^[ \t]*(\[\[?[^\n]*?\]\]?)[ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
@@ -22,7 +22,7 @@ _TRAILING = re.compile(r"(?:(?<=\n)[ \t]*(?:#[^\n]*)?\r?\n)*(?:(?<=\n)[ \t]*(?:#
 def parse(text: str, key: str, name: str) -> Node:
     """The file as one value, with the sections of the servers in table `key` as its members. Raises: ConfigError."""
     try:
-        value: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
+        value: dict[str, Any] = read_toml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not TOML: {error}", "fix the file") from None
     servers = value.get(key)

@@ -12,7 +12,7 @@ from mcp_guard.clients.jsonc import Node, replace_members
 from mcp_guard.clients.known import Host, ServerSection
 from mcp_guard.clients.restrictions import Restrictions
 from mcp_guard.clients.server_entries import GUARD, ClientServer, NotWrapped, guard_entry, numbered, read_server
-from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_blocks, table, upstream_block
+from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_blocks, read_toml, table, upstream_block
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.visible_text import visible
 
@@ -120,7 +120,7 @@ def make_plan(section: ServerSection, text: str, config_text: str, request: Wrap
             raise ConfigError(f"`{name}` in `{section.path}` runs another guard, with `{config}`", hint)
     guard = servers.last(next(iter(guards), "")) if guards else None
     existing = guard.node.value if guard else None
-    builder = _PlanBuilder(section, request, host, tomllib.loads(config_text.removeprefix("\ufeff")), existing)
+    builder = _PlanBuilder(section, request, host, read_toml(config_text), existing)
     chosen, left = _choose(servers, guards, request, builder)
     entry = guard.key if guard else _entry_name(servers, {server.name for server in chosen})
     placed = [builder.place(server) for server in chosen]

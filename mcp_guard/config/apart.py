@@ -36,7 +36,7 @@ def check_apart(text: str, path: Path, meanwhile: Callable[[], object]) -> Check
         answer = pipe.read()
     try:
         _, status = os.waitpid(copy, 0)
-    except ChildProcessError:  # whoever started the guard has it ignore SIGCHLD, so the status is lost
+    except ChildProcessError:  # SIGCHLD was ignored at the start, so the status is lost
         status = 0
     if status or not answer.endswith(b"]"):
         return None

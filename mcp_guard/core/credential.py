@@ -18,8 +18,8 @@ MAX_DELEGATION_DEPTH = 4
 
 
 class InvalidCredential(Exception):
-    """The credential was not issued by the guard, or is not valid now. `logged` is what the operator is told: the
-    message, or more than strangers are."""
+    """The credential was not issued by the guard, or is not valid now. `logged` is for the operator and may say more
+    than the message, which anybody may read."""
 
     def __init__(self, message: str, logged: str = "") -> None:
         super().__init__(message)

@@ -119,8 +119,8 @@ stand for."""
 
 
 def widen_brackets(pattern: str) -> str:
-    """A pattern that stands for all that this one does, whoever reads it: classes, negation, ranges of letters, and
-    what is quoted in brackets are not the same for all programs."""
+    """A pattern that matches at least what this one does in any shell. They differ in classes, negation, ranges of
+    letters and quotes in brackets."""
     start, end = pattern.find("["), pattern.rfind("]")
     return f"{pattern[:start]}*{pattern[end + 1 :]}" if -1 < start < end else pattern
 

@@ -70,7 +70,7 @@ class _Pending:
 
 
 class CancelReason(str):
-    """What the task of a request is cancelled with, if whoever cancels says why: the other side is told."""
+    """Why a request is cancelled: the message of its task's `CancelledError`, which the other side is told."""
 
 
 class Write(Protocol):

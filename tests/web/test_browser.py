@@ -150,12 +150,16 @@ def test_a_long_value_takes_the_whole_width_of_the_table(on: InboxScenario, page
     assert [round(cell["width"] / table["width"], 1) for cell in cells if cell] == [0.4, 1.0]
 
 
-def test_a_code_for_a_new_key_leads_to_the_page_of_keys(on: InboxScenario, context: BrowserContext, page: Page) -> None:
+def enrol_and_sign_out(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url(f"{on.url}/sign-in")
+
+
+def test_a_code_for_a_new_key_leads_to_the_page_of_keys(on: InboxScenario, context: BrowserContext, page: Page) -> None:
+    enrol_and_sign_out(on, context, page)
     made = cli("approvers", "code", "alice", "--enrol", "--json", "--config", str(on.config))
     page.goto(f"{on.url}/history")
     page.get_by_label("One-time code").fill(json.loads(made.stdout)["code"])
@@ -234,11 +238,7 @@ def test_grant_is_given_used_shown_and_revoked_in_the_inbox(
 
 @in_full
 def test_user_signs_out_and_in_again_with_a_passkey(on: InboxScenario, context: BrowserContext, page: Page) -> None:
-    add_passkeys(context, page)
-    sign_in(page, on)
-    enrol(page)
-    page.get_by_role("button", name="Sign out").click()
-    page.wait_for_url(f"{on.url}/sign-in")
+    enrol_and_sign_out(on, context, page)
     page.goto(f"{on.url}/history")
     page.wait_for_url(f"{on.url}/sign-in")
     page.get_by_role("button", name="Sign in with a passkey").click()

@@ -37,7 +37,7 @@ class Tokens:
     posts_secret: bool = False
     vouched_by: str = ""
     scope: str = ""
-    """What a refresh asks for: what was granted, or requested if the server did not say."""
+    """For a refresh: the granted scope, or the requested one if the server did not name it."""
     client_id: str = ""
     """Whose they are, with its secret if it has one, where neither is configured."""
     client_secret: str = field(default="", repr=False)
