@@ -17,7 +17,7 @@ from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.confirmation import is_confirmed
 from mcp_guard.core.decided_methods import read_request
-from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, hash_request, read_facts
+from mcp_guard.core.describe import NOT_AVAILABLE, DescriptionRules, describe, hash_request, read_facts, undescribed
 from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import (
@@ -44,7 +44,6 @@ from mcp_guard.core.replies import (
     call_running,
     cancelled_execution,
     closed_unsent,
-    held_meta,
     ledger_failed,
     left_at_stop,
     list_requests,
@@ -69,14 +68,13 @@ from mcp_guard.ports import (
     Ledger,
     NoSignals,
     Policies,
-    Progress,
     Reply,
     Signals,
     Upstreams,
 )
 from mcp_guard.protocol.jsonrpc import CancelledUnsent
 from mcp_guard.unlisted import why_unlisted
-from mcp_guard.waiting_calls import WaitingCalls
+from mcp_guard.waiting_calls import WaitingCalls, report_waiting
 
 MAX_ATTEMPTS = 8
 """How often a call is decided again because other processes keep changing its rate counters."""
@@ -130,8 +128,12 @@ class Guard:
 
     async def handle_call(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
         """Identify, describe, decide, hold, record the intent, execute, record the outcome, reply."""
-        tool = self.upstreams.find_tool(request.name)
-        call = describe(self.describe_with, self.new_id(), instance, request, tool)
+        id, tool = self.new_id(), self.upstreams.find_tool(request.name)
+        try:
+            call = describe(self.describe_with, id, instance, request, tool)
+        except Exception as defect:
+            await self.refuse_defect(undescribed(id, instance, request, tool), defect)
+            raise
         try:
             call = await self.describe(self.identify(call))
             decision = await self.decide(call)
@@ -146,9 +148,8 @@ class Guard:
                     assert_never(decision.outcome)
         except LedgerError as error:
             return self.fail(call, error)
-        except Exception as defect:  # promise P2: our own defects deny too, with a receipt, and are reported
-            decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
-            await self.ledger.refuse(call, decision)
+        except Exception as defect:
+            await self.refuse_defect(call, defect)
             raise
         if not isinstance(cleared, Intent):
             return cleared
@@ -420,6 +421,11 @@ class Guard:
         """Record the refusal, then reply with it."""
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
+    async def refuse_defect(self, call: Call, defect: Exception) -> None:
+        """Record the refusal of a call because of a defect of ours (promise P2). Whoever calls this reports it."""
+        decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
+        await self.ledger.refuse(call, decision)
+
     def fail(self, call: Call, error: LedgerError) -> Reply:
         """Reply that the call is refused because the ledger could not record anything of it."""
         return ledger_failed(error)
@@ -487,14 +493,3 @@ class Guard:
         """The tools that this instance could call, and whether calls of each are only observed."""
         tools = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
         return [(tool, self.policies.is_observed(tool)) for tool in tools]
-
-
-def report_waiting(approval: Approval, progress: Progress | None) -> Callable[[float], None]:
-    """Sends progress to a client that waits. The numbers stay tiny, so that the upstream's own can only be greater."""
-
-    def report(seconds: float) -> None:
-        if progress is not None:
-            message = f"waiting for approval {approval.id} on {', '.join(approval.routes)} ({seconds:.0f} s)"
-            progress({"progress": seconds * 1e-6, "message": message, "_meta": held_meta(approval)})
-
-    return report

@@ -257,6 +257,9 @@ class EarlierRequests:
     done_here: int = 0
     """How many of these on the same resource."""
     last_approval: Verdict | None = None
+    done_alike: int = 0
+    """How many of these with exactly these arguments: a client that gave up on a call may make it again."""
+    last_alike: Verdict | None = None
     denied: int = 0
     last_denial: Verdict | None = None
     is_partial: bool = False
@@ -286,6 +289,9 @@ def earlier_lines(earlier: EarlierRequests, subject: ApprovalSubject) -> list[Vi
             here = say(", {} on {}", earlier.done_here or "never", target)
         last = say("last approved by {} on {}", *_by(earlier.last_approval))
         lines = [say("Done before: {}{}{}, {}.", least, _times(earlier.done), here, last)]
+    if earlier.last_alike is not None:
+        times, by = _times(earlier.done_alike), _by(earlier.last_alike)
+        lines.append(say("With exactly these arguments: {}{}, last approved by {} on {}.", least, times, *by))
     if earlier.last_denial is not None:
         note = quote(shorten(earlier.last_denial.rationale, MAX_NOTE), always=True)
         times = _times(earlier.denied)

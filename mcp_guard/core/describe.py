@@ -126,6 +126,12 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
     )
 
 
+def undescribed(id: str, instance: Instance, request: ToolCallRequest, tool: Tool | None) -> Call:
+    """The same call without its arguments and `_meta`, for the receipt of its refusal if `describe` fails."""
+    params, resource = canonical_request("", b"{}", None), Resource("Tool", request.name)
+    return Call(id, instance, request.name, tool, {}, b"{}", params, resource, instance.task)
+
+
 def hash_request(call: Call) -> str:
     """The hash by which a repeated call is recognized: of what it asks for, and of what is claimed about it.
 

@@ -8,7 +8,8 @@ import pytest
 
 from mcp_guard.cli.approvals import print_approval
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.approval_card import argument_rows
+from mcp_guard.core.approval_card import argument_rows, earlier_lines
+from mcp_guard.core.canonical import ExactNumber
 from mcp_guard.core.model import Agent, Instance, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
 from mcp_guard.policy.engine import rule_text
@@ -101,6 +102,24 @@ async def test_earlier_decisions_of_the_same_agent_and_tool_are_counted(harness:
     assert (earlier.done, earlier.done_here, earlier.denied) == (2, 1, 1)
     assert earlier.last_approval.names == ("Alice",)
     assert (earlier.last_denial.names, earlier.last_denial.rationale) == (("Carol",), "because")
+
+
+async def test_the_same_arguments_before_are_told_of(harness: Harness) -> None:
+    """The client of a held call may leave, and make it again when it has run: only the approver can notice."""
+    big = ExactNumber("123456789012345678901234567890")
+    for amount in (1, big):
+        await make(harness, make_instance("run_2"), amount=amount, memo="June")
+        await make(harness, make_instance("run_3"), amount=amount, memo="July")
+    for amount in (1, big):
+        again = await hold(harness, make_instance("run_4"), memo="June", amount=amount)
+        earlier = harness.store.earlier_requests(again)
+        assert (earlier.done, earlier.done_alike, earlier.last_alike.names) == (4, 1, ("Alice",))
+        said = earlier_lines(earlier, again.subject)[1]
+        assert said.startswith("With exactly these arguments: once, last approved by Alice on")
+    for amount in (2, ExactNumber("123456789012345678901234567891")):
+        changed = await hold(harness, make_instance("run_4"), memo="June", amount=amount)
+        earlier = harness.store.earlier_requests(changed)
+        assert (earlier.done_alike, earlier.last_alike) == (0, None)
 
 
 def test_chosen_fields_do_not_change_the_policy_version() -> None:

@@ -220,6 +220,17 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
     harness.close()
 
 
+async def test_defect_in_describing_a_call_denies_with_a_receipt_and_is_raised(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, ALLOW)
+    guard = replace(harness.guard, describe_with=DescriptionRules(forward_meta={"a": "no such kind"}))
+    with pytest.raises(KeyError):
+        await guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}, {"a": 1}))
+    assert harness.upstream.sent == []
+    [receipt] = harness.receipts("decision")
+    assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: 'no such kind'"])
+    harness.close()
+
+
 async def test_defect_after_a_call_ran_leaves_it_with_its_outcome(tmp_path: Path) -> None:
     class Defective(InstanceHistories):
         def note(self, call: Call, reply: Json) -> None:

@@ -6,8 +6,7 @@ holds. Whatever an op checks changes only together with the head, so what it has
 has moved, the transaction is repeated under a lock of its row; so it is if an op raises before the head was compared.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,7 +27,6 @@ from mcp_guard.storage.postgres.reading_ahead import Answers, Look, Query, read_
 from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, RevocationKey, TreeHead
-from mcp_guard.storage.sql.approvals import EARLIER
 from mcp_guard.storage.sql.paging import PagedReads
 from mcp_guard.storage.sql.queries import Found
 from mcp_guard.storage.sql.rates import FORGET_USES, LAST_TOTAL
@@ -359,10 +357,3 @@ class PostgresStore(PagedReads, SqlStore):
         """What was read of the uses of other keys stays true."""
         self._forget(lambda read, of: "rate_use" in tables_of(read) and {counter, key} <= set(of))
         self._unsent.append((translate(sql), values))
-
-    def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
-        query = f"SELECT state, subject, votes FROM approval {EARLIER}"
-        for state, text, votes in self._run(query, (requested, count)):
-            subject = json.loads(text)
-            resource = subject["resource"]
-            yield state, subject["agent"], subject["tool"], None if resource is None else json.dumps(resource), votes

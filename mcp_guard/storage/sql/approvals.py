@@ -187,32 +187,35 @@ class ApprovalQueries(Queries):
 
     def earlier_requests(self, approval: Approval) -> EarlierRequests:
         """How people decided before on requests of the same agent for the same tool. Reads the latest ones only."""
-        subject, rows = approval.subject, 0
-        done, done_here, denied = 0, 0, 0
+        now, rows = approval.subject.to_json(), 0
+        done, done_here, done_alike, denied = 0, 0, 0, 0
         last: dict[str, Verdict] = {}
-        for state, agent, tool, resource, votes in self._requests_before(approval.requested, MAX_EARLIER_REQUESTS):
+        query = f"SELECT state, subject, votes FROM approval {EARLIER}"
+        for state, document, votes in self._run(query, (approval.requested, MAX_EARLIER_REQUESTS)):
             rows += 1
-            if (agent, tool) != (subject.agent, subject.tool) or state not in DECIDED:
+            before = json.loads(document)
+            if state not in DECIDED or not _agree(before, now, "agent", "tool"):
                 continue
+            verdict = _read_verdict(json.loads(votes), DECIDED[state])
+            last.setdefault(state, verdict)
             if state == ApprovalState.DENIED:
                 denied += 1
-            else:
-                done += 1
-                done_here += subject.resource is not None and json.loads(resource or "null") == asdict(subject.resource)
-            if state not in last:
-                last[state] = _read_verdict(json.loads(votes), DECIDED[state])
+                continue
+            done += 1
+            done_here += now["resource"] is not None and _agree(before, now, "resource")
+            if _agree(before, now, "arguments", "numbers"):
+                done_alike += 1
+                last.setdefault("alike", verdict)
         return EarlierRequests(
             done=done,
             done_here=done_here,
             last_approval=last.get(ApprovalState.CONSUMED),
+            done_alike=done_alike,
+            last_alike=last.get("alike"),
             denied=denied,
             last_denial=last.get(ApprovalState.DENIED),
             is_partial=rows == MAX_EARLIER_REQUESTS,
         )
-
-    def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
-        """State, agent, tool, resource (a JSON document) and votes of the latest requests before this time."""
-        raise NotImplementedError
 
     def requests_of(self, instance: str, count: int) -> tuple[list[Approval], int]:
         """The requests of this instance, open ones first, then the newest: at most `count`, and of a total length of
@@ -424,3 +427,9 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
         answered=bool(answered),
     )
     return approval, json.loads(receipts)
+
+
+def _agree(one: Json, other: Json, *members: str) -> bool:
+    """Whether two subjects say the same there: as text, because Python takes 1, 1.0 and true for equal."""
+    first, second = ([subject.get(name) for name in members] for subject in (one, other))
+    return first == second and json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)

@@ -7,17 +7,15 @@ Writes are compare-and-set and check that one row changed. Nothing here begins o
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.core.model import Micros
 from mcp_guard.storage.contract import Join, Reads
 from mcp_guard.storage.errors import ChangedElsewhere
 from mcp_guard.storage.rows import TreeHead
-from mcp_guard.storage.sql.approvals import EARLIER
 from mcp_guard.storage.sql.schema import TABLES, VERSION
 from mcp_guard.storage.sql.store import SqlStore
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
@@ -42,11 +40,6 @@ class SqliteQueries(SqlStore):
     def _change_one(self, name: str, sql: str, values: Sequence[Any]) -> None:
         if self._run(sql, values).rowcount != 1:
             raise ChangedElsewhere(name)
-
-    def _requests_before(self, requested: Micros, count: int) -> Iterable[tuple[str, str, str, str | None, str]]:
-        members = ", ".join(f"json_extract(subject, '$.{name}')" for name in ("agent", "tool", "resource"))
-        query = f"SELECT state, {members}, votes FROM approval {EARLIER}"
-        return self._run(query, (requested, count))
 
     def explain(self, failure: Exception) -> LedgerError:
         return explain(failure, self.path)
