@@ -393,13 +393,13 @@ async def _list_and_end(upstreams: UpstreamGroup, note: Callable[[str], None]) -
     client = {"name": "mcp-guard", "version": __version__}
     params = {"protocolVersion": LATEST, "capabilities": CAPABILITIES, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
-        await upstreams.start(params, tasks, NoClient(note))
+        await upstreams.start(params, tasks, PrintingListener(note))
         upstreams.announce()
         await upstreams.ready()
         await upstreams.close()
 
 
-class NoClient(NoListener):
+class PrintingListener(NoListener):
     """Where there is no client: prints requests and drops notifications."""
 
     def __init__(self, note: Callable[[str], None]) -> None:

@@ -268,7 +268,7 @@ def _readable(name: str, path: str) -> Iterator[None]:
         raise httpx.ConnectError(f"{name}: cannot read `{path}`: {error.strerror}") from None
 
 
-class _Choice:
+class _ProxyChoice:
     """Chooses the proxy for each request; what both kinds of routers share."""
 
     def __init__(self, network: Network, limits: httpx.Limits) -> None:
@@ -322,7 +322,7 @@ def _is_certificate_error(error: BaseException) -> bool:
     return cause is not None
 
 
-class _AsyncRouter(_Choice, httpx.AsyncBaseTransport):
+class _AsyncRouter(_ProxyChoice, httpx.AsyncBaseTransport):
     def __init__(self, network: Network, limits: httpx.Limits) -> None:
         super().__init__(network, limits)
         self._transports: dict[tuple[Proxy | None, str], httpx.AsyncHTTPTransport] = {}
@@ -344,7 +344,7 @@ class _AsyncRouter(_Choice, httpx.AsyncBaseTransport):
             await transport.aclose()
 
 
-class _Router(_Choice, httpx.BaseTransport):
+class _Router(_ProxyChoice, httpx.BaseTransport):
     def __init__(self, network: Network, limits: httpx.Limits) -> None:
         super().__init__(network, limits)
         self._transports: dict[tuple[Proxy | None, str], httpx.HTTPTransport] = {}

@@ -45,7 +45,7 @@ from mcp_guard.policy_environments import environment_with_pins, operations_of, 
 from mcp_guard.policy_loading import PolicyLoading
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
-from mcp_guard.server_log import ServerLog, SessionLog, StatusSource
+from mcp_guard.server_log import LoggedStatusSource, ServerLog, SessionLog
 from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.signals.run_history import RunHistory
@@ -295,7 +295,7 @@ class Runtime:
     def _names(self, shared: bool) -> frozenset[str]:
         return frozenset(name for name, server in self.settings.upstreams.items() if server.share is shared)
 
-    def _on_status(self, log: SessionLog, source: StatusSource) -> None:
+    def _on_status(self, log: SessionLog, source: LoggedStatusSource) -> None:
         self._status_file.on_change()
         log.on_status(source)
 

@@ -27,7 +27,7 @@ MAX_NAME_LENGTH = 200
 """Characters of a name that an agent has chosen."""
 
 
-class Level(IntEnum):
+class LogLevel(IntEnum):
     """How much an event matters. A note has no level of its own: it is written as `NOTICE`."""
 
     DEBUG = 10
@@ -39,7 +39,9 @@ class Level(IntEnum):
     """Only notes are logged."""
 
 
-LEVELS: Mapping[str, Level] = {level.name.lower(): level for level in (Level.DEBUG, Level.INFO, Level.WARNING)}
+LEVELS: Mapping[str, LogLevel] = {
+    level.name.lower(): level for level in (LogLevel.DEBUG, LogLevel.INFO, LogLevel.WARNING)
+}
 """What an operator can ask for."""
 
 
@@ -83,28 +85,28 @@ class ServerLog:
     def __init__(self, format: str = "text", level: str | None = None, out: TextIO | None = None) -> None:
         self.format, self.level_name = format, level
         self._is_json = format == "json"
-        default = Level.INFO if self._is_json else Level.NOTHING
+        default = LogLevel.INFO if self._is_json else LogLevel.NOTHING
         self.level = default if level is None else LEVELS[level]
         self._out = out
 
-    def takes(self, level: Level) -> bool:
+    def takes(self, level: LogLevel) -> bool:
         """Whether events of this level are logged."""
         return level >= self.level
 
     def note(self, text: str) -> None:
         """Log a sentence for the operator."""
-        self._write(Level.NOTICE, "note", text, {})
+        self._write(LogLevel.NOTICE, "note", text, {})
 
-    def event(self, level: Level, name: str, message: str, **members: Any) -> None:
+    def event(self, level: LogLevel, name: str, message: str, **members: Any) -> None:
         """Log an event, if it is of a level that is logged. JSON leaves out members that are None or empty."""
         if self.takes(level):
             self._write(level, name, message, members)
 
     def error(self, message: str, hint: str) -> None:
         """Log why the guard ends, as JSON, whatever else is logged."""
-        self._write(Level.ERROR, "error", message, {"hint": hint})
+        self._write(LogLevel.ERROR, "error", message, {"hint": hint})
 
-    def _write(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> None:
+    def _write(self, level: LogLevel, name: str, message: str, members: Mapping[str, Any]) -> None:
         line = self._format(level, name, message, members)
         if self._out is None:
             STDERR.write(line, self._format_left_out)
@@ -113,9 +115,9 @@ class ServerLog:
 
     def _format_left_out(self, count: int) -> str:
         message = f"{count} message{'s are' if count > 1 else ' is'} left out: nobody read standard error"
-        return self._format(Level.WARNING, "log.left_out", message, {})
+        return self._format(LogLevel.WARNING, "log.left_out", message, {})
 
-    def _format(self, level: Level, name: str, message: str, members: Mapping[str, Any]) -> str:
+    def _format(self, level: LogLevel, name: str, message: str, members: Mapping[str, Any]) -> str:
         if not self._is_json:
             return f"mcp-guard: {visible_line(message)}"
         at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -131,7 +133,7 @@ def note(text: str) -> None:
 # What is logged of each part of the guard
 
 
-class UpstreamStatus(Protocol):
+class LoggedStatus(Protocol):
     """See `upstream.status_file`."""
 
     @property
@@ -141,7 +143,7 @@ class UpstreamStatus(Protocol):
     def why(self) -> str: ...
 
 
-class StatusSource(Protocol):
+class LoggedStatusSource(Protocol):
     """The upstreams of one session, or those that all sessions share."""
 
     @property
@@ -165,28 +167,28 @@ class SessionLog:
             self._members = {
                 "instance": instance.id, "agent": instance.agent.name, "on_behalf_of": instance.on_behalf_of,
             }  # fmt: skip
-            log.event(Level.INFO, "session.opened", self._say("session opened"), **self._members)
+            log.event(LogLevel.INFO, "session.opened", self._say("session opened"), **self._members)
 
-    def on_status(self, source: StatusSource) -> None:
+    def on_status(self, source: LoggedStatusSource) -> None:
         """To be called when the status of an upstream has changed, or all have been closed."""
-        if self._is_over or not self._log.takes(Level.WARNING):
+        if self._is_over or not self._log.takes(LogLevel.WARNING):
             return
         if source.is_closed:
             self._is_over = True
-            self._log.event(Level.INFO, "session.ended", self._say("session ended"), **self._members)
+            self._log.event(LogLevel.INFO, "session.ended", self._say("session ended"), **self._members)
             return
         for name, status in source.statuses().items():
             if name in self._names and status.is_up != self._was_up.get(name, False):
                 self._was_up[name] = status.is_up
                 self._tell(name, status)
 
-    def _tell(self, name: str, status: UpstreamStatus) -> None:
+    def _tell(self, name: str, status: LoggedStatus) -> None:
         members = {**self._members, "upstream": name}
         if status.is_up:
-            self._log.event(Level.INFO, "upstream.up", say("upstream `{}` is up", name), **members)
+            self._log.event(LogLevel.INFO, "upstream.up", say("upstream `{}` is up", name), **members)
         else:
             message = say("upstream `{}` is down: {}", name, status.why)
-            self._log.event(Level.WARNING, "upstream.down", message, **members, reason=status.why)
+            self._log.event(LogLevel.WARNING, "upstream.down", message, **members, reason=status.why)
 
     def _say(self, what: str) -> str:
         return say("{}: {} of agent {}", what, self._members["instance"], quote(self._members["agent"]))
@@ -200,10 +202,13 @@ class TokenLog:
 
     def on_refused(self, reason: str, client: str, instance: str) -> None:
         """`instance` is the one that a verified token was issued for, or empty."""
-        if self._log.takes(Level.WARNING) and (reason_now := self._limiter.limit(reason, time.monotonic())) is not None:
+        if (
+            self._log.takes(LogLevel.WARNING)
+            and (reason_now := self._limiter.limit(reason, time.monotonic())) is not None
+        ):
             message = say("token refused: {}", reason_now)
             self._log.event(
-                Level.WARNING, "token.refused", message, reason=reason_now, client=client, instance=instance
+                LogLevel.WARNING, "token.refused", message, reason=reason_now, client=client, instance=instance
             )
 
 
@@ -218,13 +223,13 @@ class CallLog:
             "call refused: {} by {}, receipt {}", quote(call.name[:MAX_NAME_LENGTH]), call.instance.id, receipt
         )
         members = {"outcome": str(decision.outcome), "policies": list(decision.policies)}
-        self._log.event(Level.INFO, "call.refused", message, **_members_of(call), **members, receipt=receipt)
+        self._log.event(LogLevel.INFO, "call.refused", message, **_members_of(call), **members, receipt=receipt)
 
     def on_concluded(self, call: Call, execution: Execution, receipt: int | None) -> None:
         name = quote(call.name[:MAX_NAME_LENGTH])
         message = say("call ended: {} by {}: {}", name, call.instance.id, execution.status)
         ending = str(execution.status)
-        self._log.event(Level.DEBUG, "call.ended", message, **_members_of(call), ending=ending, receipt=receipt)
+        self._log.event(LogLevel.DEBUG, "call.ended", message, **_members_of(call), ending=ending, receipt=receipt)
 
     def on_commit(self, step: str, seconds: float) -> None:
         """Nothing: what takes how long is measured, not logged."""
@@ -242,7 +247,7 @@ def _members_of(call: Call) -> dict[str, Any]:
     }
 
 
-class PolicyReceipts(Protocol):
+class UnloggedPolicyReceipts(Protocol):
     """See `policy.reload`."""
 
     async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]: ...
@@ -251,7 +256,7 @@ class PolicyReceipts(Protocol):
 class LoggedPolicyReceipts:
     """Logs policies that are loaded or rejected, once their receipts are written."""
 
-    def __init__(self, receipts: PolicyReceipts, log: ServerLog) -> None:
+    def __init__(self, receipts: UnloggedPolicyReceipts, log: ServerLog) -> None:
         self._receipts, self._log = receipts, log
 
     async def note(self, *drafts: Draft, policy: tuple[str, Callable[[], bytes]] | None = None) -> list[int]:
@@ -261,7 +266,7 @@ class LoggedPolicyReceipts:
             what = say("policies loaded: version {}", version) if is_loaded else "policies rejected"
             shadow = draft.fields.get("shadow")
             self._log.event(
-                Level.INFO if is_loaded else Level.WARNING, draft.kind, f"{what}, receipt {receipt}",
+                LogLevel.INFO if is_loaded else LogLevel.WARNING, draft.kind, f"{what}, receipt {receipt}",
                 policy_version=version, reasons=draft.fields.get("reasons"), shadow=shadow, receipt=receipt,
             )  # fmt: skip
         return receipts

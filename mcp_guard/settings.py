@@ -113,7 +113,7 @@ class NetworkSettings:
     proxies_loopback: bool = False
 
 
-class Grant(StrEnum):
+class OAuthGrant(StrEnum):
     """How tokens are obtained: by the guard itself, by a sign-in, or for the token of the caller (RFC 8693; ID-JAG)."""
 
     CLIENT_CREDENTIALS = "client_credentials"
@@ -137,7 +137,7 @@ class OAuthSettings:
     client_id: str
     client_secret: SecretReference | None = None
     registration: str = ""
-    grant: Grant = Grant.CLIENT_CREDENTIALS
+    grant: OAuthGrant = OAuthGrant.CLIENT_CREDENTIALS
     as_user: bool = False
     token_url: str = ""
     authorization_url: str = ""
@@ -158,7 +158,7 @@ class OAuthSettings:
     @property
     def is_interactive(self) -> bool:
         """Whether a person signs in with a browser."""
-        return self.grant is Grant.AUTHORIZATION_CODE
+        return self.grant is OAuthGrant.AUTHORIZATION_CODE
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,15 @@ def test_no_function_is_too_long() -> None:
             assert length <= FUNCTION_LINES, f"{path}: {function.name} has {length} lines"
 
 
+def test_class_names_are_unique() -> None:
+    places: dict[str, list[Path]] = {}
+    for path in tracked("mcp_guard/*.py"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path)
+    assert not {name: paths for name, paths in places.items() if len(paths) > 1}
+
+
 def test_every_module_has_a_docstring() -> None:
     for path in PYTHON:
         if "tests" not in path.parts or path.name != "__init__.py":

@@ -30,7 +30,7 @@ from mcp_guard.diagnostics.pages import inspect_pages
 from mcp_guard.diagnostics.policy_approval import as_in_force, inspect_policy_approval
 from mcp_guard.diagnostics.results import CheckResult
 from mcp_guard.diagnostics.running_guards import differences, installed_guard, read_started
-from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, Level, RefusalTest, TrialConnection
+from mcp_guard.diagnostics.snapshot import AbsentUpstream, GuardSnapshot, RefusalTest, ResultLevel, TrialConnection
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.diagnostics.trial_calls import run_refusal_tests
 from mcp_guard.exposure import is_served_unencrypted
@@ -47,7 +47,7 @@ from mcp_guard.storage.place import Place
 from mcp_guard.upstream.last_words import LastWords
 from mcp_guard.verifier.report import count
 
-EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
+EXIT_CODES = {ResultLevel.OK: 0, ResultLevel.WARNING: 1, ResultLevel.PROBLEM: 2}
 
 
 def main(arguments: list[str]) -> int:
@@ -63,7 +63,9 @@ def main(arguments: list[str]) -> int:
         levels = Counter(result.level for result in results)
         chosen = sum(result.is_choice for result in results)
         note = f" ({chosen} by choice)" if chosen else ""
-        print_text(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}{note}")
+        print_text(
+            f"{count(levels[ResultLevel.PROBLEM], 'problem')}, {count(levels[ResultLevel.WARNING], 'warning')}{note}"
+        )
     return EXIT_CODES[worst_level(results)]
 
 
@@ -175,18 +177,18 @@ def absent_upstream(settings: Settings, name: str, last_words: LastWords | None)
 
 def find_unmatched_names(
     settings: Settings, environment: PolicyEnvironment, are_listed: bool
-) -> Iterator[tuple[str, Level]]:
+) -> Iterator[tuple[str, ResultLevel]]:
     """The names in the configuration that no tool has. A misspelt one is a problem if the listings are those of now."""
     unmatched = environment.unmatched()
     for name, text in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
-        yield text, Level.PROBLEM if are_listed and name.is_misspelt else Level.WARNING
+        yield text, ResultLevel.PROBLEM if are_listed and name.is_misspelt else ResultLevel.WARNING
 
 
-def find_unmatched_arguments(settings: Settings, environment: PolicyEnvironment) -> Iterator[tuple[str, Level]]:
+def find_unmatched_arguments(settings: Settings, environment: PolicyEnvironment) -> Iterator[tuple[str, ResultLevel]]:
     """The arguments in the configuration that no tool declares. One that would be stored in clear is a problem."""
     unmatched = environment.unmatched_arguments()
     for argument, text in zip(unmatched, describe_unmatched(settings, unmatched), strict=True):
-        yield text, Level.PROBLEM if argument.configured.is_redacted else Level.WARNING
+        yield text, ResultLevel.PROBLEM if argument.configured.is_redacted else ResultLevel.WARNING
 
 
 def unmapped_issuers(settings: Settings) -> tuple[str, ...]:

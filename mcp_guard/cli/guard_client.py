@@ -27,7 +27,7 @@ from mcp_guard.core.model import Json
 POLL_SECONDS = 0.5
 
 
-class Answer(RootModel[dict[str, Any]]):
+class AnyResult(RootModel[dict[str, Any]]):
     """A result with all its members."""
 
 
@@ -97,7 +97,7 @@ class GuardClient:
 
     def _request(self, request: types.ListToolsRequest | types.CallToolRequest, kind: type[types.Result]) -> Json:
         """Returns the `result` or `error` member of the answer, and announces what is held until it is there."""
-        send = partial(self._client.session.send_request, request, Answer, progress_callback=_ask_for_progress)
+        send = partial(self._client.session.send_request, request, AnyResult, progress_callback=_ask_for_progress)
         answer = self._portal.start_task_soon(send)
         answer.add_done_callback(lambda _: self._events.put(None))
         while (event := self._events.get()) is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
+class SigningOperator:
     """An operator whose key is open."""
 
     writer: Writer
@@ -41,7 +41,7 @@ def add_signing_options(parser: argparse.ArgumentParser) -> None:
     add_key_options(parser)
 
 
-def open_signer(writer: Writer, settings: Settings, options: argparse.Namespace) -> Signer | None:
+def open_signer(writer: Writer, settings: Settings, options: argparse.Namespace) -> SigningOperator | None:
     """None without `--as`: the account of the operating system is recorded. Raises: ApprovalError."""
     id = options.operator
     if id is None:
@@ -52,4 +52,4 @@ def open_signer(writer: Writer, settings: Settings, options: argparse.Namespace)
     if settings.web is not None and id not in (operators := settings.web.roles.get("operator", ())):
         hint = f"add `{id}` to `operator` in [web.roles]; operators: {', '.join(operators) or 'none'}"
         raise ApprovalError(f"`{id}` is not an operator", hint)
-    return Signer(writer, Approver(id, settings.approvers[id]), open_key(writer, options, id))
+    return SigningOperator(writer, Approver(id, settings.approvers[id]), open_key(writer, options, id))

@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class JsonMember:
     """`"key": value` in an object. `start` is the offset of the key, `comma` that of the comma after it, if any."""
 
     key: str
@@ -38,17 +38,17 @@ class Node:
     start: int
     end: int
     value: object
-    members: tuple[Member, ...] = ()
+    members: tuple[JsonMember, ...] = ()
     items: tuple["Node", ...] = ()
 
-    def last(self, key: str) -> Member | None:
+    def last(self, key: str) -> JsonMember | None:
         """The member that counts for this key, or None."""
         return next((member for member in reversed(self.members) if member.key == key), None)
 
 
 def parse(text: str, name: str = "the text") -> Node:
     """The whole text as one value. `name` is how errors call it. Raises: ConfigError with line and column."""
-    reader = _Reader(text, name)
+    reader = _JsoncReader(text, name)
     node = reader.value(skip_trivia(text, 1 if text.startswith("\ufeff") else 0), 0)
     if (rest := skip_trivia(text, node.end)) != len(text):
         raise reader.error(rest, "the end of the text")
@@ -82,7 +82,7 @@ def strings(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _JsoncReader:
     text: str
     name: str
 
@@ -118,7 +118,7 @@ class _Reader:
             raise self.error(at, "a string with valid escapes") from None
 
     def object(self, at: int, depth: int) -> Node:
-        members: list[Member] = []
+        members: list[JsonMember] = []
         start, at = at, skip_trivia(self.text, at + 1)
         while self.text[at : at + 1] != "}":
             if members and members[-1].comma is None:
@@ -131,7 +131,7 @@ class _Reader:
                 raise self.error(colon, "`:`")
             node = self.value(skip_trivia(self.text, colon + 1), depth + 1)
             comma, following = self.comma(node.end)
-            members.append(Member(str(key.value), at, node, comma))
+            members.append(JsonMember(str(key.value), at, node, comma))
             at = following
         return Node(start, at + 1, {member.key: member.node.value for member in members}, members=tuple(members))
 
@@ -193,7 +193,7 @@ def separator_of(text: str, servers: Node) -> str:
     return before.group() if before else ""
 
 
-def _removals(text: str, servers: Node, members: Sequence[Member]) -> list[Edit]:
+def _removals(text: str, servers: Node, members: Sequence[JsonMember]) -> list[Edit]:
     """Remove each member with its comma, and its lines if nothing else is on them."""
     edits: list[Edit] = []
     for member in members:
@@ -209,7 +209,7 @@ def _removals(text: str, servers: Node, members: Sequence[Member]) -> list[Edit]
     return edits
 
 
-def _whole_lines(text: str, member: Member) -> tuple[int, int]:
+def _whole_lines(text: str, member: JsonMember) -> tuple[int, int]:
     start, end = member.start, member.end
     while start and text[start - 1] in " \t":
         start -= 1
@@ -220,7 +220,7 @@ def _whole_lines(text: str, member: Member) -> tuple[int, int]:
     return start if text[start - 1] == "," else member.start, end
 
 
-def _format_like(text: str, like: Member, value: Mapping[str, object]) -> str:
+def _format_like(text: str, like: JsonMember, value: Mapping[str, object]) -> str:
     """The value as JSON, in the layout of that member."""
     node = like.node
     if "\n" not in text[node.start : node.end]:

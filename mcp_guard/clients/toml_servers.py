@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mcp_guard.clients.jsonc import Edit, Member, Node, apply_edits
+from mcp_guard.clients.jsonc import Edit, JsonMember, Node, apply_edits
 from mcp_guard.clients.toml_sections import read_toml, toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
 
@@ -33,10 +33,10 @@ def parse(text: str, key: str, name: str) -> Node:
         raise ConfigError(
             f"`{name}` writes servers in another form than `[{key}.NAME]`", "give each server a section of its own"
         )
-    members = tuple(Member(id, start, Node(start, end, servers[id]), None) for id, (start, end) in spans.items())
+    members = tuple(JsonMember(id, start, Node(start, end, servers[id]), None) for id, (start, end) in spans.items())
     start, end = min(member.start for member in members), max(member.end for member in members)
     section = Node(start, end, servers, members)
-    return Node(0, len(text), value, (Member(key, start, section, None),))
+    return Node(0, len(text), value, (JsonMember(key, start, section, None),))
 
 
 def _spans(text: str, key: str) -> dict[str, tuple[int, int]]:

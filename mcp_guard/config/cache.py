@@ -47,11 +47,11 @@ from mcp_guard.policy.time_of_call import find_zone
 from mcp_guard.settings import (
     AgentSettings,
     ClientLimits,
-    Grant,
     HookSettings,
     InstanceScope,
     NetworkSettings,
     NotifierSettings,
+    OAuthGrant,
     OAuthSettings,
     OnCancel,
     SecretReference,
@@ -83,13 +83,11 @@ def _drift_rule(*members: Any) -> object:
 
 
 VALUES: tuple[type, ...] = (
-    Agent, AgentSettings, ClientLimits, DrillRule, Drills, Effect, FactsRule, FirstUse, Grant, HookSettings, Identity,
-    IdentityProvider, InstanceScope, Limits,
-    Mode, NetworkSettings, NotifierSettings, OAuthSettings, OnCancel, People, PinRule, RateCounter, Redaction,
-    ResourceRule, RoleClaim, Route, SecretReference, SequenceRule, ServeSettings, SessionLimits, Settings,
-    SignalSettings, SignerSettings, SignInRule, SocketSettings, StepOutcome, TelemetrySettings, ToolRule,
-    UpstreamSettings, WebSettings,
-    WitnessSettings,
+    Agent, AgentSettings, ClientLimits, DrillRule, Drills, Effect, FactsRule, FirstUse, HookSettings, Identity,
+    IdentityProvider, InstanceScope, Limits, Mode, NetworkSettings, NotifierSettings, OAuthGrant, OAuthSettings,
+    OnCancel, People, PinRule, RateCounter, Redaction, ResourceRule, RoleClaim, Route, SecretReference, SequenceRule,
+    ServeSettings, SessionLimits, Settings, SignalSettings, SignerSettings, SignInRule, SocketSettings, StepOutcome,
+    TelemetrySettings, ToolRule, UpstreamSettings, WebSettings, WitnessSettings,
 )  # fmt: skip
 MAKERS: Mapping[str, Callable[..., Any]] = {
     "DriftRule": _drift_rule,

@@ -38,7 +38,7 @@ from mcp_guard.config.tools import (
     UriConfig,
     reserved_types,
 )
-from mcp_guard.config.types import Model, texts
+from mcp_guard.config.types import ConfigModel, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.config.web import WebConfig
 from mcp_guard.core.canonical import Limits
@@ -66,7 +66,7 @@ MIN_TOOL_NAME = 44
 """Room for the longest name of an upstream, and for the hash of a short form."""
 
 
-class AgentConfig(Model):
+class AgentConfig(ConfigModel):
     owner: Annotated[str, Field(min_length=1)]
     groups: tuple[str, ...] = ()
     on_behalf_of: str | None = None
@@ -78,7 +78,7 @@ class AgentConfig(Model):
         return AgentSettings(agent, self.on_behalf_of, self.credential_seconds, self.instance)
 
 
-class IdentityConfig(Model):
+class IdentityConfig(ConfigModel):
     issuer: Annotated[str, Field(min_length=1)]
     subject: Annotated[str, Field(min_length=1)]
 
@@ -86,21 +86,21 @@ class IdentityConfig(Model):
         return Identity(self.issuer, self.subject)
 
 
-class ApproverConfig(Model):
+class ApproverConfig(ConfigModel):
     name: str
     identities: tuple[IdentityConfig, ...] = ()
     slack: Annotated[str, Field(pattern=r"^(T[A-Z0-9]+/)?[UW][A-Z0-9]+$")] | None = None
 
 
-class PersonConfig(Model):
+class PersonConfig(ConfigModel):
     identities: tuple[IdentityConfig, ...] = ()
 
 
-class InboxConfig(Model):
+class InboxConfig(ConfigModel):
     port: Annotated[int, Field(gt=0, lt=65536)] = 8765
 
 
-class GuardConfig(Model):
+class GuardConfig(ConfigModel):
     state_dir: Path = Path(STATE_DIR)
     policies: Path
     mode: Mode = Mode.ENFORCE
@@ -146,7 +146,7 @@ class GuardConfig(Model):
         return origin
 
 
-class LimitsConfig(Model):
+class LimitsConfig(ConfigModel):
     argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     depth: Annotated[int, Field(gt=0, le=200)] = 64
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
@@ -170,7 +170,7 @@ class LimitsConfig(Model):
         )
 
 
-class Config(Model):
+class Config(ConfigModel):
     """The whole file."""
 
     guard: GuardConfig

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mcp_guard.config.serve import ConnectConfig, SocketPath
-from mcp_guard.config.types import Model
+from mcp_guard.config.types import ConfigModel
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.host_tools import HOST, RULES
 from mcp_guard.core.model import ToolRule
@@ -18,7 +18,7 @@ from mcp_guard.settings import HookSettings, SocketSettings
 SOCKET_NAME = "hooks.sock"
 
 
-class HooksConfig(Model):
+class HooksConfig(ConfigModel):
     """Coding agents whose own tools the guard decides on."""
 
     agent: Annotated[str, Field(min_length=1)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from mcp_guard.config.types import Model, SecretConfig, Url
+from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 from mcp_guard.core.tlog import note
 from mcp_guard.settings import LEASE_SECONDS, NetworkSettings, SecretReference, SignerSettings, WitnessSettings
 
@@ -13,7 +13,7 @@ WitnessName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
 
-class SignerCommandConfig(Model):
+class SignerCommandConfig(ConfigModel):
     """A program that signs. `public` is the C2SP verifier line of its key."""
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -30,7 +30,7 @@ class SignerCommandConfig(Model):
 SignerConfig = Literal["file", "keyring"] | SignerCommandConfig
 
 
-class LedgerConfig(Model):
+class LedgerConfig(ConfigModel):
     database: SecretConfig | Path | None = None
     lease_seconds: Annotated[float, Field(ge=5, le=300)] = LEASE_SECONDS
     signer: SignerConfig = "file"
@@ -74,7 +74,7 @@ def _signer(signer: SignerConfig, base_dir: Path) -> SignerSettings:
     return SignerSettings("command", signer.command, signer.public, signer.seconds, base_dir)
 
 
-class WitnessBase(Model):
+class WitnessBase(ConfigModel):
     """Keys of all kinds of witnesses: how often a running guard sends a checkpoint."""
 
     kind: str

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mcp_guard.config.types import Model, SecretConfig
+from mcp_guard.config.types import ConfigModel, SecretConfig
 from mcp_guard.settings import NetworkSettings
 
 
-class UpstreamNetworkConfig(Model):
+class UpstreamNetworkConfig(ConfigModel):
     """How one upstream, and the authorization server for it, are reached."""
 
     proxy: Annotated[str, Field(pattern=r"^https?://[^/]+")] | SecretConfig | None = None

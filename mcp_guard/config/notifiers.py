@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mcp_guard.config.errors import nearest_or
-from mcp_guard.config.types import Model, SecretConfig, Url
+from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 
 
-class DesktopConfig(Model):
+class DesktopConfig(ConfigModel):
     kind: Literal["desktop"]
 
 
-class WebhookConfig(Model):
+class WebhookConfig(ConfigModel):
     kind: Literal["webhook"]
     url: Url
     secret: SecretConfig
 
 
-class SlackConfig(Model):
+class SlackConfig(ConfigModel):
     """An incoming webhook (`url`), or an app (`token` and `channel`), whose buttons decide with a `signing_secret`."""
 
     kind: Literal["slack"]
@@ -46,12 +46,12 @@ class SlackConfig(Model):
         return self.signing_secret is not None and self.team is not None
 
 
-class TeamsConfig(Model):
+class TeamsConfig(ConfigModel):
     kind: Literal["teams"]
     url: SecretConfig
 
 
-class PushConfig(Model):
+class PushConfig(ConfigModel):
     """`services` are the hosts of further push services that browsers may name, `contact` is for their operators."""
 
     kind: Literal["push"]
@@ -59,7 +59,7 @@ class PushConfig(Model):
     contact: Annotated[str, Field(pattern=r"^(mailto:.+@.+|https://.+)$")] | None = None
 
 
-class EmailConfig(Model):
+class EmailConfig(ConfigModel):
     kind: Literal["email"]
     host: str
     port: Annotated[int, Field(gt=0, lt=65536)] = 587
@@ -70,7 +70,7 @@ class EmailConfig(Model):
     password: SecretConfig | None = None
 
 
-class CommandConfig(Model):
+class CommandConfig(ConfigModel):
     kind: Literal["command"]
     command: Annotated[tuple[str, ...], Field(min_length=1)]
 

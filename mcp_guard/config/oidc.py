@@ -5,13 +5,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mcp_guard.config.types import Model, SecretConfig, Url
+from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 from mcp_guard.core.identity_provider import IdentityProvider, RoleClaim
 
 Claims = dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Field(min_length=1)]]
 
 
-class OidcRolesConfig(Model):
+class OidcRolesConfig(ConfigModel):
     """What people may do besides deciding the requests of their routes, by the values of claims."""
 
     user: Claims = {}
@@ -20,7 +20,7 @@ class OidcRolesConfig(Model):
     operator: Claims = {}
 
 
-class OidcConfig(Model):
+class OidcConfig(ConfigModel):
     """One OpenID Provider, with which the guard is registered as a client."""
 
     issuer: Url

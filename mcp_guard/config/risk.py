@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from mcp_guard.config.types import Model
+from mcp_guard.config.types import ConfigModel
 from mcp_guard.core.model import Effect
 from mcp_guard.settings import SignalSettings
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mcp_guard.core.anomaly import DriftRule
 
 
-class SignalConfig(Model):
+class SignalConfig(ConfigModel):
     """A risk signal of the operator's: a command or a Python function."""
 
     command: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class SignalConfig(Model):
         )
 
 
-class DriftConfig(Model):
+class DriftConfig(ConfigModel):
     """Detection of what is unusual for an agent, learned from its earlier runs."""
 
     false_alarm_rate: Annotated[float, Field(ge=0.002, le=0.5)] = 0.02
@@ -65,6 +65,6 @@ class DriftConfig(Model):
         return DriftRule(self.false_alarm_rate, self.weight, self.runs)
 
 
-class RiskConfig(Model):
+class RiskConfig(ConfigModel):
     signals: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], SignalConfig] = {}
     drift: DriftConfig | None = None

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mcp_guard.config.errors import no_upstream_of
 from mcp_guard.config.notifiers import AnyNotifier, followers
-from mcp_guard.config.types import Model
+from mcp_guard.config.types import ConfigModel
 from mcp_guard.core.approval import Route
 from mcp_guard.core.drills import DrillRule, Drills
 from mcp_guard.core.model import SECOND
@@ -20,7 +20,7 @@ RATE = re.compile(r"1 in ([1-9][0-9]{0,5})")
 Argument = Annotated[str, Field(min_length=1)]
 
 
-class DrillConfig(Model):
+class DrillConfig(ConfigModel):
     """How a request is made wrong."""
 
     tool: str
@@ -42,7 +42,7 @@ class DrillConfig(Model):
         return DrillRule(self.tool, self.why, dict(self.arguments), dict(self.multiply), self.borrow)
 
 
-class RouteConfig(Model):
+class RouteConfig(ConfigModel):
     approvers: Annotated[tuple[str, ...], Field(min_length=1)]
     quorum: Annotated[int, Field(ge=1)] = 1
     expires_seconds: Annotated[int, Field(gt=0)] = 3600

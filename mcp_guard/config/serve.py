@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mcp_guard.config.types import Model, Url
+from mcp_guard.config.types import ConfigModel, Url
 from mcp_guard.settings import ServeSettings, SessionLimits, SocketSettings
 
 MAX_SESSIONS_PER_INSTANCE = 32
@@ -25,7 +25,7 @@ def check_length(socket: Path) -> Path:
 SocketPath = Annotated[Path, AfterValidator(check_length)]
 
 
-class ServeConfig(Model):
+class ServeConfig(ConfigModel):
     """Where `mcp-guard serve` listens."""
 
     host: str = "127.0.0.1"
@@ -70,13 +70,13 @@ class ServeConfig(Model):
         )  # fmt: skip
 
 
-class ConnectConfig(Model):
+class ConnectConfig(ConfigModel):
     """The users of this machine, by uid or name, who may connect to the socket, and the agent that each calls as."""
 
     users: dict[Annotated[str, Field(min_length=1)], str] = {}
 
 
-class JwksConfig(Model):
+class JwksConfig(ConfigModel):
     file: Path | None = None
     url: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = None
 
@@ -87,7 +87,7 @@ class JwksConfig(Model):
         return self
 
 
-class IssuerConfig(Model):
+class IssuerConfig(ConfigModel):
     """Another issuer whose tokens are accepted, and the claims that name the agent, the user and the task."""
 
     issuer: str

@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mcp_guard.config.types import Model, SecretConfig, Url
+from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 from mcp_guard.settings import ServeSettings, TelemetrySettings
 
 
-class TelemetryConfig(Model):
+class TelemetryConfig(ConfigModel):
     """The metrics and traces to export, and their receivers."""
 
     metrics: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mcp_guard.config.types import Model
+from mcp_guard.config.types import ConfigModel
 from mcp_guard.core.model import (
     SECOND,
     Effect,
@@ -36,12 +36,12 @@ OLD_VERB = "deed"
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
 
 
-class ResourceConfig(Model):
+class ResourceConfig(ConfigModel):
     type: EntityType
     id: Pointer
 
 
-class FactsConfig(Model):
+class FactsConfig(ConfigModel):
     tool: str
     arguments: dict[str, Pointer]
     result: Pointer = ""
@@ -56,7 +56,7 @@ class FactsConfig(Model):
         return self
 
 
-class ToolConfig(Model):
+class ToolConfig(ConfigModel):
     effect: Effect | None = None
     resource: ResourceConfig | None = None
     facts: FactsConfig | None = None
@@ -129,13 +129,13 @@ class ToolConfig(Model):
         )
 
 
-class ResourceTypeConfig(Model):
+class ResourceTypeConfig(ConfigModel):
     """The attributes (facts) of an entity type that policies may read; all are optional in the Cedar schema."""
 
     attributes: dict[str, AttributeKind]
 
 
-class UriConfig(Model):
+class UriConfig(ConfigModel):
     """Labels of what reading a resource returns whose URI matches the pattern."""
 
     returns: tuple[Literal["untrusted", "sensitive"], ...]
@@ -150,7 +150,7 @@ def reserved_types(decide: Collection[str]) -> Collection[str]:
     return {*RESERVED_TYPES, *(method.type for method in decided_methods(decide))}
 
 
-class RateConfig(Model):
+class RateConfig(ConfigModel):
     """A counter. One that sums, or counts by an argument, must name its tools; their calls are denied without it."""
 
     window_seconds: Annotated[int, Field(gt=0)]
@@ -194,7 +194,7 @@ def _check_redaction(
 GroupedBy = Literal["instance", "agent", "user", "resource"]
 
 
-class SequenceConfig(Model):
+class SequenceConfig(ConfigModel):
     """Whether a call of one of these tools came before. Without `within_seconds` it is one of the same instance."""
 
     tools: Annotated[tuple[str, ...], Field(min_length=1)]

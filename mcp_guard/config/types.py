@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from mcp_guard.settings import SecretReference
 
 
-class Model(BaseModel):
+class ConfigModel(BaseModel):
     """The base of all sections. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,7 +25,7 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(element)
 
 
-class SecretConfig(Model):
+class SecretConfig(ConfigModel):
     """A reference to a secret, never the secret itself. Each key is one of the `SOURCES` in `secrets.py`."""
 
     env: str | None = None

@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.network import UpstreamNetworkConfig
-from mcp_guard.config.types import Model, SecretConfig, Url
+from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
-from mcp_guard.settings import Grant, NetworkSettings, OAuthSettings, UpstreamSettings
+from mcp_guard.settings import NetworkSettings, OAuthGrant, OAuthSettings, UpstreamSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 
 
-EXCHANGES = (Grant.TOKEN_EXCHANGE, Grant.ID_JAG)
+EXCHANGES = (OAuthGrant.TOKEN_EXCHANGE, OAuthGrant.ID_JAG)
 
 
 TokenAuth = Literal["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
@@ -29,7 +29,7 @@ def is_open(url: str) -> bool:
     return url.startswith("http://") and (urlsplit(url).hostname or "") not in LOOPBACK
 
 
-class OAuthClientConfig(Model):
+class OAuthClientConfig(ConfigModel):
     """The guard as a client of one authorization server."""
 
     client_id: Annotated[str, Field(min_length=1)]
@@ -76,7 +76,7 @@ class OAuthConfig(OAuthClientConfig):
 
     client_id: str = ""
     registration: Literal["document", "dynamic"] | None = None
-    grant: Grant = Grant.CLIENT_CREDENTIALS
+    grant: OAuthGrant = OAuthGrant.CLIENT_CREDENTIALS
     as_: Annotated[Literal["guard", "user"], Field(alias="as")] = "guard"
     authorization_url: Url | None = None
     identity_provider: IdentityProviderConfig | None = None
@@ -100,15 +100,15 @@ class OAuthConfig(OAuthClientConfig):
     @model_validator(mode="after")
     def is_for_guard_or_users(self) -> Self:
         is_user, grant = self.as_ == "user", self.grant
-        if is_user and grant is Grant.CLIENT_CREDENTIALS:
+        if is_user and grant is OAuthGrant.CLIENT_CREDENTIALS:
             raise ValueError('`as = "user"` requires `grant`: "token_exchange", "id_jag" or "authorization_code"')
         if not is_user and grant in EXCHANGES:
             raise ValueError(f'grant `{grant}` requires `as = "user"`')
-        if grant is Grant.TOKEN_EXCHANGE and self.issuer is None and self.token_url is None:
+        if grant is OAuthGrant.TOKEN_EXCHANGE and self.issuer is None and self.token_url is None:
             raise ValueError("grant `token_exchange` requires `issuer` or `token_url`: users' tokens are sent there")
-        if (grant is Grant.ID_JAG) != (self.identity_provider is not None):
+        if (grant is OAuthGrant.ID_JAG) != (self.identity_provider is not None):
             raise ValueError("grant `id_jag` and the table `identity_provider` require each other")
-        if grant is Grant.ID_JAG and self.token_url is not None and not self.audience:
+        if grant is OAuthGrant.ID_JAG and self.token_url is not None and not self.audience:
             raise ValueError("grant `id_jag` with `token_url` requires `audience`: the issuer of that token endpoint")
         if self.keep == "keyring" and is_user:
             raise ValueError("`keep` is for the guard's own sign-in; those of users are sealed")
@@ -116,15 +116,15 @@ class OAuthConfig(OAuthClientConfig):
 
     @model_validator(mode="after")
     def is_complete(self) -> Self:
-        if not self.client_id and self.grant is not Grant.AUTHORIZATION_CODE:
+        if not self.client_id and self.grant is not OAuthGrant.AUTHORIZATION_CODE:
             raise ValueError("`client_id` may be left out only with the grant `authorization_code`")
         if not self.client_id and (self.client_secret is not None or self.client_key is not None):
             raise ValueError("`client_secret` and `client_key` are those of a `client_id`: set that, too")
         if self.client_id and self.registration:
             raise ValueError("`registration` is for a guard that is not registered: leave out `client_id`")
-        if self.grant is Grant.CLIENT_CREDENTIALS and self.client_secret is None and self.client_key is None:
+        if self.grant is OAuthGrant.CLIENT_CREDENTIALS and self.client_secret is None and self.client_key is None:
             raise ValueError("grant `client_credentials` requires `client_secret` or `client_key`")
-        if self.grant is Grant.AUTHORIZATION_CODE and (self.token_url is None) != (self.authorization_url is None):
+        if self.grant is OAuthGrant.AUTHORIZATION_CODE and (self.token_url is None) != (self.authorization_url is None):
             raise ValueError("set both `token_url` and `authorization_url`, or neither to have them discovered")
         if self.authorization_url and is_open(self.authorization_url):
             raise ValueError(f"`{self.authorization_url}` must use https, because secrets are sent to it")
@@ -149,7 +149,7 @@ class OAuthConfig(OAuthClientConfig):
         )
 
 
-class UpstreamConfig(Model):
+class UpstreamConfig(ConfigModel):
     """A server on stdio (`command`) or over HTTP (`url`)."""
 
     command: str | None = None

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.oidc import OidcConfig
 from mcp_guard.config.serve import check_length
-from mcp_guard.config.types import Model, Url
+from mcp_guard.config.types import ConfigModel, Url
 from mcp_guard.settings import SocketSettings, WebSettings
 
 LOOPBACK_NAME = re.compile(r"(.+\.)?localhost")
@@ -19,7 +19,7 @@ UNIX = "unix:"
 """What the path of a Unix socket to listen on begins with, as in nginx."""
 
 
-class WebRolesConfig(Model):
+class WebRolesConfig(ConfigModel):
     """Approvers' ids by what they may do besides deciding the requests of their routes."""
 
     viewer: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class WebRolesConfig(Model):
     operator: tuple[str, ...] = ()
 
 
-class WebConfig(Model):
+class WebConfig(ConfigModel):
     """Where `mcp-guard web` listens, and the address that people's browsers know it by."""
 
     url: Url

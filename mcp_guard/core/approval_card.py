@@ -240,7 +240,7 @@ def _count_words(counts: Sequence[tuple[str, int]]) -> VisibleText:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EarlierVerdict:
     """Who decided on an earlier request, when, and why."""
 
     names: tuple[str, ...]
@@ -256,12 +256,12 @@ class EarlierRequests:
     """How many were approved and made."""
     done_here: int = 0
     """How many of these on the same resource."""
-    last_approval: Verdict | None = None
+    last_approval: EarlierVerdict | None = None
     done_alike: int = 0
     """How many of these with exactly these arguments: a client that gave up on a call may make it again."""
-    last_alike: Verdict | None = None
+    last_alike: EarlierVerdict | None = None
     denied: int = 0
-    last_denial: Verdict | None = None
+    last_denial: EarlierVerdict | None = None
     is_partial: bool = False
 
 
@@ -299,7 +299,7 @@ def earlier_lines(earlier: EarlierRequests, subject: ApprovalSubject) -> list[Vi
     return lines
 
 
-def _by(verdict: Verdict) -> tuple[VisibleText, str]:
+def _by(verdict: EarlierVerdict) -> tuple[VisibleText, str]:
     return join(" and ", map(quote, verdict.names)), format_minute(verdict.at)
 
 

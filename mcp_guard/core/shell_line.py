@@ -119,7 +119,7 @@ class Word:
 
 
 @dataclass(slots=True)
-class _Reader:
+class _ShellReader:
     line: str
     at: int = 0
     doubts: set[Doubt] = field(default_factory=set)
@@ -363,7 +363,7 @@ class _Parser:
 
 def parse_line(line: str, folder: str) -> ShellLine:
     """What the line runs in a shell that starts in `folder`, an absolute path."""
-    reader = _Reader(line[:MAX_LENGTH])
+    reader = _ShellReader(line[:MAX_LENGTH])
     tokens = reader.tokens()
     if len(line) > MAX_LENGTH or len(tokens) > MAX_WORDS or UNREADABLE.search(reader.line):
         reader.doubts.add(Doubt.SYNTAX)

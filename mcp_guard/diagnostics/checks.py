@@ -16,7 +16,7 @@ from mcp_guard.diagnostics.hook_checks import hooks
 from mcp_guard.diagnostics.pages import CERTIFICATE_DAYS, CLOCK_SECONDS
 from mcp_guard.diagnostics.results import CheckResult, CheckResults, ok, problem, warning
 from mcp_guard.diagnostics.sign_in_checks import identity_provider
-from mcp_guard.diagnostics.snapshot import FileInfo, GuardSnapshot, Level, PendingApproval
+from mcp_guard.diagnostics.snapshot import FileInfo, GuardSnapshot, PendingApproval, ResultLevel
 from mcp_guard.exposure import SECRETS_FIX, SERVED_FIX, SERVED_WHAT
 from mcp_guard.verifier.report import count
 
@@ -32,7 +32,7 @@ OTHERS = 0o077
 def packages(snapshot: GuardSnapshot) -> CheckResults:
     """Packages that only some configurations need: without them a guard does not start, or a part of it fails."""
     results = [
-        CheckResult("packages", Level.PROBLEM, missing.what, missing.hint) for missing in snapshot.missing_extras
+        CheckResult("packages", ResultLevel.PROBLEM, missing.what, missing.hint) for missing in snapshot.missing_extras
     ]
     return results or ok("packages", "every package that the configuration needs is installed")
 
@@ -181,7 +181,7 @@ def guards(snapshot: GuardSnapshot) -> CheckResults:
     running = [guard for guard, is_alive in snapshot.guards if is_alive]
     dead = len(snapshot.guards) - len(running)
     fix = "restart it (a wrapped client starts its guard): it takes both only when it starts"
-    results = [CheckResult("guards", Level.WARNING, what, fix) for what in snapshot.outdated]
+    results = [CheckResult("guards", ResultLevel.WARNING, what, fix) for what in snapshot.outdated]
     elsewhere = len(snapshot.contents.leased.difference(running)) if snapshot.contents else 0
     more = (f", {elsewhere} elsewhere" if elsewhere else "") + (f", {dead} crashed or were killed" if dead else "")
     return results + ok("guards", f"{len(running)} running{more}")
@@ -315,7 +315,7 @@ def arguments(snapshot: GuardSnapshot) -> CheckResults:
 def groups(snapshot: GuardSnapshot) -> CheckResults:
     """Groups that no policy names: an agent that is in no other may call nothing that policies permit to a group."""
     fix = "correct the group under [agents], or with mcp-guard agents add --replace; or name it in a policy"
-    results = [CheckResult("groups", Level.WARNING, str(unnamed), fix) for unnamed in snapshot.unnamed_groups]
+    results = [CheckResult("groups", ResultLevel.WARNING, str(unnamed), fix) for unnamed in snapshot.unnamed_groups]
     return results or ok("groups", "no group of an agent is missing from the policies")
 
 
@@ -400,7 +400,7 @@ def pages(snapshot: GuardSnapshot) -> CheckResults:
 
 def reach(snapshot: GuardSnapshot) -> CheckResults:
     """Upstreams whose tools can read the guard's key, or switch the guard off."""
-    results = [CheckResult("reach", Level.WARNING, str(reached), reached.fix) for reached in snapshot.reached]
+    results = [CheckResult("reach", ResultLevel.WARNING, str(reached), reached.fix) for reached in snapshot.reached]
     return results or ok("reach", "no argument of an upstream is a folder with the guard's own files")
 
 
@@ -430,7 +430,7 @@ def weakened(snapshot: GuardSnapshot) -> CheckResults:
         if key.endswith(SELF_APPROVAL):
             what += ": people approve calls of their own agents, and receipts say self-approved"
             fix = f"if there is a second person, add them as an approver, and {fix}"
-        results.append(CheckResult("settings", Level.WARNING, what, fix, key in works_alone))
+        results.append(CheckResult("settings", ResultLevel.WARNING, what, fix, key in works_alone))
     return results or ok("settings", "no setting switches off a guarantee")
 
 
@@ -468,7 +468,7 @@ def run_checks(snapshot: GuardSnapshot) -> CheckResults:
     return [result for check in CHECKS for result in check(snapshot)]
 
 
-def worst_level(results: CheckResults) -> Level:
+def worst_level(results: CheckResults) -> ResultLevel:
     """Without what was chosen."""
-    order = list(Level)
-    return max((result.level for result in results if not result.is_choice), key=order.index, default=Level.OK)
+    order = list(ResultLevel)
+    return max((result.level for result in results if not result.is_choice), key=order.index, default=ResultLevel.OK)

@@ -2,7 +2,7 @@
 
 from mcp_guard.clients.hooks import AGENTS
 from mcp_guard.diagnostics.results import CheckResult, CheckResults, ok, problem, warning
-from mcp_guard.diagnostics.snapshot import GuardSnapshot, HookedFile, Level
+from mcp_guard.diagnostics.snapshot import GuardSnapshot, HookedFile, ResultLevel
 
 
 def hooks(snapshot: GuardSnapshot) -> CheckResults:
@@ -39,7 +39,7 @@ def _unhooked_clients(snapshot: GuardSnapshot) -> CheckResults:
     return [
         CheckResult(
             "hooks",
-            Level.WARNING,
+            ResultLevel.WARNING,
             f"only the MCP servers of {title} are behind the guard, and not what it does with tools of its own",
             f"mcp-guard wrap {by_title[title]} --hooks",
             is_choice=True,

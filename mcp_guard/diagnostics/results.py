@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mcp_guard.diagnostics.snapshot import Level
+from mcp_guard.diagnostics.snapshot import ResultLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +10,7 @@ class CheckResult:
     """`check` names what was checked; `fix` is a command or an edit, empty if all is well."""
 
     check: str
-    level: Level
+    level: ResultLevel
     what: str
     fix: str = ""
     is_choice: bool = False
@@ -21,12 +21,12 @@ CheckResults = list[CheckResult]
 
 
 def ok(check: str, what: str) -> CheckResults:
-    return [CheckResult(check, Level.OK, what)]
+    return [CheckResult(check, ResultLevel.OK, what)]
 
 
 def warning(check: str, what: str, fix: str) -> CheckResults:
-    return [CheckResult(check, Level.WARNING, what, fix)]
+    return [CheckResult(check, ResultLevel.WARNING, what, fix)]
 
 
 def problem(check: str, what: str, fix: str) -> CheckResults:
-    return [CheckResult(check, Level.PROBLEM, what, fix)]
+    return [CheckResult(check, ResultLevel.PROBLEM, what, fix)]

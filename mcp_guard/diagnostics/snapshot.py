@@ -13,7 +13,7 @@ from mcp_guard.extras import MissingExtra
 from mcp_guard.settings import ConfiguredSecret
 
 
-class Level(StrEnum):
+class ResultLevel(StrEnum):
     OK = "ok"
     WARNING = "warning"
     PROBLEM = "problem"
@@ -245,9 +245,9 @@ class GuardSnapshot:
     is_served_unencrypted: bool = False
     """Whether clients on other machines may connect over plain HTTP."""
     hidden: tuple[HiddenFrom, ...] = ()
-    unmatched_names: tuple[tuple[str, Level], ...] = ()
+    unmatched_names: tuple[tuple[str, ResultLevel], ...] = ()
     """Names in the configuration that no tool has, in words, and how bad that is."""
-    unmatched_arguments: tuple[tuple[str, Level], ...] = ()
+    unmatched_arguments: tuple[tuple[str, ResultLevel], ...] = ()
     """Arguments in the configuration that their tool does not declare, likewise."""
     discontinued: str = ""
     """How the ledger contradicts what `mcp-guard verify` verified last on this machine; empty if it does not."""

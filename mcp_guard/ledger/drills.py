@@ -44,7 +44,7 @@ class DrillIds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _DrillChoice:
     """A request that people granted, and a rule that makes it wrong by these values. `lender` is the request that they
     are borrowed from, the same one if none are."""
 
@@ -72,7 +72,7 @@ def _is_open_on(store: Store, route: Route) -> bool:
     return any(route.name in drill.routes for drill in store.approvals([ApprovalState.REQUESTED], NO_INSTANCE))
 
 
-def _choices(tx: Transaction, route: Route) -> Iterator[_Choice]:
+def _choices(tx: Transaction, route: Route) -> Iterator[_DrillChoice]:
     latest = [request for request in tx.store.latest_approvals(MAX_SOURCES) if _is_like(tx, request, route)]
     for source in latest:
         if source.state not in GRANTED or not _is_running(tx, source.instance):
@@ -82,7 +82,7 @@ def _choices(tx: Transaction, route: Route) -> Iterator[_Choice]:
                 given, lent = source.subject.arguments, lender.subject.arguments
                 is_of_tool = rule.tool == source.subject.tool == lender.subject.tool
                 if is_of_tool and (values := rule.changed(given, lent)) is not None:
-                    yield _Choice(source, rule, values, lender)
+                    yield _DrillChoice(source, rule, values, lender)
 
 
 def _is_like(tx: Transaction, request: Approval, route: Route) -> bool:
@@ -97,7 +97,7 @@ def _is_running(tx: Transaction, instance: str) -> bool:
     return row is not None and row.ended is None and registry.why_barred(tx.store, row.instance, tx.now) is None
 
 
-def _put(tx: Transaction, choice: _Choice, route: Route, routes: Mapping[str, Route], ids: DrillIds) -> bool:
+def _put(tx: Transaction, choice: _DrillChoice, route: Route, routes: Mapping[str, Route], ids: DrillIds) -> bool:
     """Record the request, and the decision that asks for it, as of a call like that of the source. False if the
     source's decision is not kept."""
     row = tx.store.approval(choice.source.id)
@@ -147,7 +147,7 @@ def _canonical(value: Json) -> bytes:
     return canonical.canonicalize(value, canonical.UNLIMITED, exact=True)
 
 
-def _wrong_subject(choice: _Choice, call: str, nonce: str) -> ApprovalSubject:
+def _wrong_subject(choice: _DrillChoice, call: str, nonce: str) -> ApprovalSubject:
     """The subject of another call, with the wrong values. Nothing is read for a drill: what it shows of the present
     state was read for its source."""
     was, values = choice.source.subject, choice.values

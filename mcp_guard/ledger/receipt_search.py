@@ -40,7 +40,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundReceipts:
     """A page of entries. `unknown` are the filters and values that nothing in the ledger has, `too_broad` those that
     too much has."""
 
@@ -139,7 +139,7 @@ class ReceiptSearch:
             self._to_add = self._to_read = None
 
 
-def find(index: ReceiptIndex, search: Search, count: int, seconds: float) -> Found:
+def find(index: ReceiptIndex, search: Search, count: int, seconds: float) -> FoundReceipts:
     """The latest entries that match, at most so many. Raises: LedgerError."""
     end = time.monotonic() + seconds
     groups: list[Sequence[int]] = []
@@ -157,12 +157,12 @@ def find(index: ReceiptIndex, search: Search, count: int, seconds: float) -> Fou
                 group += ids
         groups.append(group)
     if too_broad or not all(groups):
-        return Found(EntryPage((), None), tuple(unknown), tuple(too_broad))
+        return FoundReceipts(EntryPage((), None), tuple(unknown), tuple(too_broad))
     below = index.position().size if search.until is None else index.first_entry_at(search.until + 1)
     if search.below is not None:
         below = min(below, search.below)
     floor = 0 if search.since is None else index.first_entry_at(search.since)
-    return Found(index.find_entries(groups, below, floor, count, end - time.monotonic()), tuple(unknown))
+    return FoundReceipts(index.find_entries(groups, below, floor, count, end - time.monotonic()), tuple(unknown))
 
 
 def _patterns(name: str, value: str) -> list[str]:

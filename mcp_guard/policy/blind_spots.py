@@ -21,7 +21,7 @@ from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
 from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, attribute
-from mcp_guard.policy.shapes import TAGS, Kind, Shape
+from mcp_guard.policy.shapes import TAGS, Shape, ValueKind
 from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
@@ -236,7 +236,12 @@ class BlindSpots:
             for name in path:
                 by_attribute = {attribute(own): own for own in at.required} if at and not at.nullable else {}
                 at = at.fields.get(by_attribute[name]) if at and name in by_attribute else None
-            if at is None or at.nullable or not at.options or any(option.kind is Kind.SET for option in at.options):
+            if (
+                at is None
+                or at.nullable
+                or not at.options
+                or any(option.kind is ValueKind.SET for option in at.options)
+            ):
                 continue  # absent, null and an empty array are no value
             if not any(TAGS[option.kind] in reads for option in at.options):
                 blind = [read for read in reads.values() if read.is_loosened(Hidden.UNKNOWN)]
@@ -282,9 +287,9 @@ def _always_unknown(shape: Shape, above: str) -> Iterator[str]:
     """The arguments that every call must carry and that policies never see."""
     for name in shape.required:
         inner, at = shape.fields.get(name), f"{above}{escape_token(name)}"
-        if inner is None or inner.kind is Kind.OPAQUE:
+        if inner is None or inner.kind is ValueKind.OPAQUE:
             yield at
-        elif inner.kind is Kind.RECORD and not inner.nullable:
+        elif inner.kind is ValueKind.RECORD and not inner.nullable:
             yield from _always_unknown(inner, f"{at}/")
 
 

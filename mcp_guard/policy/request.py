@@ -34,7 +34,7 @@ from mcp_guard.core.rates import RateValue, is_counted
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.reads import TAGS as RESOURCE_TAGS
 from mcp_guard.policy.schema import PRINCIPAL, attribute
-from mcp_guard.policy.shapes import TAGS, Kind, Shape
+from mcp_guard.policy.shapes import TAGS, Shape, ValueKind
 from mcp_guard.policy.source import Policy
 
 View = Mapping[str, "View | None"]
@@ -105,7 +105,7 @@ DECIMAL_DIGITS = 4
 DECIMAL_UNIT = Decimal("0.0001")
 WIDE = Context(prec=60)
 DECIMAL_LIMIT = Decimal("922337203685477.5807")
-STRING, RECORD, OPAQUE = Kind.STRING, Kind.RECORD, Kind.OPAQUE
+STRING, RECORD, OPAQUE = ValueKind.STRING, ValueKind.RECORD, ValueKind.OPAQUE
 """On the path of each call: looking up a member of an enumeration takes as long as a short function."""
 ABSENT: Any = object()
 """Stands for a value that policies do not see."""
@@ -156,9 +156,9 @@ class _InputConverter:
                 if converted is not ABSENT:
                     members[attribute(name)] = converted
             return members
-        if kind is Kind.SET and isinstance(value, list) and shape.element is not None:
+        if kind is ValueKind.SET and isinstance(value, list) and shape.element is not None:
             return self._column(_elements(value, path), shape.element)
-        if kind is Kind.UNION and (option := _option(value, shape)) is not None:
+        if kind is ValueKind.UNION and (option := _option(value, shape)) is not None:
             inner = self.convert(value, option, path)
             return ABSENT if inner is ABSENT else {TAGS[option.kind]: inner}
         return self._scalar(value, shape, path)
@@ -166,21 +166,21 @@ class _InputConverter:
     def _column(self, items: list[Item], shape: Shape) -> Any:
         """All elements of an array at once: for each scalar inside them, all its values."""
         items = [(value, path) for value, path in items if value is not None or self._drop_null(shape, path)]
-        if shape.kind is Kind.UNION:
-            groups: dict[Kind, list[Item]] = {option.kind: [] for option in shape.options}
+        if shape.kind is ValueKind.UNION:
+            groups: dict[ValueKind, list[Item]] = {option.kind: [] for option in shape.options}
             for value, path in items:
                 if (option := _option(value, shape)) is None:
                     self._hide(path)
                 else:
                     groups[option.kind].append((value, path))
             return {TAGS[option.kind]: self._column(groups[option.kind], option) for option in shape.options}
-        if shape.kind is Kind.SET:
+        if shape.kind is ValueKind.SET:
             assert shape.element is not None
             arrays = self._those_of(list, items)
             return self._column(
                 [element for value, path in arrays for element in _elements(value, path)], shape.element
             )
-        if shape.kind is Kind.RECORD:
+        if shape.kind is ValueKind.RECORD:
             columns: dict[str, list[Item]] = {name: [] for name, inner in shape.fields.items() if inner.typed}
             for value, path in self._those_of(dict, items):
                 for name, item in self._members(value, shape, path):
@@ -253,14 +253,14 @@ def _elements(value: list[Any], path: str) -> list[Item]:
     return [(item, f"{path}/{index}") for index, item in enumerate(value)]
 
 
-def _exact(value: Any, kind: Kind) -> Any:
+def _exact(value: Any, kind: ValueKind) -> Any:
     """A value of this JSON type as Cedar holds it exactly, or ABSENT."""
-    if not _fits(value, kind) or kind in (Kind.SET, Kind.RECORD):
+    if not _fits(value, kind) or kind in (ValueKind.SET, ValueKind.RECORD):
         return ABSENT
-    if kind is Kind.INTEGER:
+    if kind is ValueKind.INTEGER:
         # Beyond, a server that reads numbers as doubles takes one integer for another (RFC 7493 §2.2).
         return int(value) if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else ABSENT
-    if kind is Kind.NUMBER:
+    if kind is ValueKind.NUMBER:
         decimal = exact_decimal(value)
         return ABSENT if decimal is None else decimal
     return value
@@ -271,20 +271,20 @@ def _is_allowed(value: Any, shape: Shape) -> bool:
     return _fits(value, shape.kind) and value in shape.allowed
 
 
-def _fits(value: Any, kind: Kind) -> bool:
+def _fits(value: Any, kind: ValueKind) -> bool:
     """Whether a value is of this JSON type, and of a Python type that holds it exactly."""
     match kind:
-        case Kind.STRING:
+        case ValueKind.STRING:
             return type(value) is str
-        case Kind.BOOLEAN:
+        case ValueKind.BOOLEAN:
             return isinstance(value, bool)
-        case Kind.INTEGER:
+        case ValueKind.INTEGER:
             return type(value) is int or (type(value) is float and value.is_integer())
-        case Kind.NUMBER:
+        case ValueKind.NUMBER:
             return type(value) is int or type(value) is float
-        case Kind.SET:
+        case ValueKind.SET:
             return isinstance(value, list)
-        case Kind.RECORD:
+        case ValueKind.RECORD:
             return isinstance(value, dict)
     return False
 
@@ -311,15 +311,15 @@ def _change(change: Change, shape: Shape, inexact: Iterable[str], arguments: Jso
     for name, amount in change.delta.items():
         inner = shape.fields.get(name)
         if inner is not None and name not in hidden:
-            exact = exact_decimal(amount) if inner.kind is Kind.NUMBER else _exact_integer(amount, inner.kind)
+            exact = exact_decimal(amount) if inner.kind is ValueKind.NUMBER else _exact_integer(amount, inner.kind)
             if exact is not None:
                 delta[attribute(name)] = exact
     left_out = shape.required - arguments.keys()
     return {"fields": sorted({*change.fields, *left_out}) if left_out else list(change.fields), "delta": delta}
 
 
-def _exact_integer(amount: Decimal, kind: Kind) -> int | None:
-    is_exact = kind is Kind.INTEGER and amount == amount.to_integral_value() and abs(amount) <= MAX_SAFE_INTEGER
+def _exact_integer(amount: Decimal, kind: ValueKind) -> int | None:
+    is_exact = kind is ValueKind.INTEGER and amount == amount.to_integral_value() and abs(amount) <= MAX_SAFE_INTEGER
     return int(amount) if is_exact else None
 
 
@@ -455,7 +455,7 @@ def _field(name: str, value: Any) -> Json:
 
 def _typed(value: Any, kind: str, path: str) -> Any:
     """A value of a type that the configuration names. Raises: Inexpressible."""
-    shape = Shape(Kind.SET, element=Shape(Kind.STRING)) if kind == "strings" else Shape(Kind(kind))
+    shape = Shape(ValueKind.SET, element=Shape(ValueKind.STRING)) if kind == "strings" else Shape(ValueKind(kind))
     converter = _InputConverter()
     typed = converter.convert(value, shape, "")
     if converter.inexact:

@@ -11,16 +11,16 @@ from typing import NamedTuple
 from mcp_guard.core.decided_methods import ANSWER
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, SequenceRule, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
-from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape
+from mcp_guard.policy.shapes import TAGS, Shape, ValueKind, input_shape
 
 PRINCIPAL, TOOL = "AgentInstance", "Tool"
 
 TEXT, COUNT, BOOLEAN = {"type": "String"}, {"type": "Long"}, {"type": "Boolean"}
-CEDAR_TYPES: Mapping[Kind, Json] = {
-    Kind.STRING: TEXT,
-    Kind.INTEGER: COUNT,
-    Kind.NUMBER: {"type": "Extension", "name": "decimal"},
-    Kind.BOOLEAN: BOOLEAN,
+CEDAR_TYPES: Mapping[ValueKind, Json] = {
+    ValueKind.STRING: TEXT,
+    ValueKind.INTEGER: COUNT,
+    ValueKind.NUMBER: {"type": "Extension", "name": "decimal"},
+    ValueKind.BOOLEAN: BOOLEAN,
 }
 SCALAR_MEMBERS = {
     (kind, is_required): {**cedar, "required": is_required}
@@ -51,12 +51,12 @@ def name_of(attribute: str) -> str:
 
 def cedar_type(shape: Shape) -> Json:
     """The Cedar type (JSON form) of a typed shape."""
-    if shape.kind is Kind.SET:
+    if shape.kind is ValueKind.SET:
         assert shape.element is not None
         return _column(shape.element)
-    if shape.kind is Kind.UNION:
+    if shape.kind is ValueKind.UNION:
         return record({TAGS[option.kind]: _optional(cedar_type(option)) for option in shape.options})
-    if shape.kind is not Kind.RECORD:
+    if shape.kind is not ValueKind.RECORD:
         return CEDAR_TYPES[shape.kind]
     return record(
         {
@@ -75,12 +75,12 @@ def _member(shape: Shape, is_required: bool) -> Json:
 
 def _column(shape: Shape) -> Json:
     """The type of an array: for each scalar inside its elements, the set of all its values."""
-    if shape.kind is Kind.SET:
+    if shape.kind is ValueKind.SET:
         assert shape.element is not None
         return _column(shape.element)
-    if shape.kind is Kind.UNION:
+    if shape.kind is ValueKind.UNION:
         return record({TAGS[option.kind]: _column(option) for option in shape.options})
-    if shape.kind is Kind.RECORD:
+    if shape.kind is ValueKind.RECORD:
         return record({attribute(name): _column(inner) for name, inner in shape.fields.items() if inner.typed})
     return {"type": "Set", "element": CEDAR_TYPES[shape.kind]}
 
@@ -119,8 +119,8 @@ _TIME_FIELDS = record(
 TIME = record({"now": DATETIME, "utc": _TIME_FIELDS, "local": _TIME_FIELDS})
 
 
-def _kind(counter: RateCounter) -> Kind:
-    return Kind.INTEGER if counter.sum is None else Kind.NUMBER
+def _kind(counter: RateCounter) -> ValueKind:
+    return ValueKind.INTEGER if counter.sum is None else ValueKind.NUMBER
 
 
 def shared_members(
@@ -153,7 +153,7 @@ def context_type(shape: Shape, shared: Json) -> Json:
     delta = {
         attribute(name): SCALAR_MEMBERS[inner.kind, False]
         for name, inner in shape.fields.items()
-        if inner.kind in (Kind.INTEGER, Kind.NUMBER)
+        if inner.kind in (ValueKind.INTEGER, ValueKind.NUMBER)
     }
     change = record({"fields": STRINGS, "delta": record(delta)})
     return record({"input": cedar_type(shape), "change": change, **shared})
@@ -167,7 +167,7 @@ class CatalogSchema(NamedTuple):
 
 
 FIELD = record(
-    {"text": TEXT} | {kind: _optional(type) for kind, type in ATTRIBUTE_TYPES.items() if kind != Kind.STRING}
+    {"text": TEXT} | {kind: _optional(type) for kind, type in ATTRIBUTE_TYPES.items() if kind != ValueKind.STRING}
 )
 """A field of an answer, as a tag (`policy/request.py`)."""
 

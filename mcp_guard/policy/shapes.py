@@ -26,7 +26,7 @@ MAX_CACHED = 4000
 """How many shapes of tools are remembered."""
 
 
-class Kind(StrEnum):
+class ValueKind(StrEnum):
     """The kind of a value, as policies see it."""
 
     STRING = "string"
@@ -40,10 +40,10 @@ class Kind(StrEnum):
     NEVER = "never"
 
 
-SCALARS = (Kind.STRING, Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN)
-TAGS: Mapping[Kind, str] = {
-    Kind.STRING: "string", Kind.INTEGER: "integer", Kind.NUMBER: "number", Kind.BOOLEAN: "boolean",
-    Kind.SET: "array", Kind.RECORD: "object",
+SCALARS = (ValueKind.STRING, ValueKind.INTEGER, ValueKind.NUMBER, ValueKind.BOOLEAN)
+TAGS: Mapping[ValueKind, str] = {
+    ValueKind.STRING: "string", ValueKind.INTEGER: "integer", ValueKind.NUMBER: "number", ValueKind.BOOLEAN: "boolean",
+    ValueKind.SET: "array", ValueKind.RECORD: "object",
 }  # fmt: skip
 """The attribute under which policies see each alternative of a union: its JSON type."""
 
@@ -55,7 +55,7 @@ class Shape:
     `fields`, `required` and `open` are a record's, `element` a set's, `options` a union's (by JSON type).
     """
 
-    kind: Kind
+    kind: ValueKind
     nullable: bool = False
     element: "Shape | None" = None
     fields: Mapping[str, "Shape"] = field(default_factory=dict)
@@ -69,17 +69,17 @@ class Shape:
     """Whether policies see the value."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "typed", self.kind is not Kind.OPAQUE and self.kind is not Kind.NEVER)
+        object.__setattr__(self, "typed", self.kind is not ValueKind.OPAQUE and self.kind is not ValueKind.NEVER)
 
 
-OPAQUE = Shape(Kind.OPAQUE, nullable=True)
-NEVER = Shape(Kind.NEVER)
-OBJECT = Shape(Kind.RECORD)
+OPAQUE = Shape(ValueKind.OPAQUE, nullable=True)
+NEVER = Shape(ValueKind.NEVER)
+OBJECT = Shape(ValueKind.RECORD)
 _OF_SCALARS = {str(kind): Shape(kind) for kind in SCALARS}
 """One shape for all values of a type, because most arguments of a thousand tools are one of these."""
 
 
-NOT_CACHED = Shape(Kind.NEVER)
+NOT_CACHED = Shape(ValueKind.NEVER)
 _cached: dict[str, Shape | None] = {}
 """Input shapes by the hash of the definition, which always covers its schema (`core.tool_pins.PROMISED`)."""
 
@@ -103,9 +103,9 @@ def _read_input(tool: Tool) -> Shape | None:
     if not isinstance(schema, dict) or "object" not in _types(schema):
         return None
     shape = read_shape(schema, schema)
-    if shape.kind is Kind.UNION:
+    if shape.kind is ValueKind.UNION:
         shape = intersect(OBJECT, shape)
-    return with_null(shape, False) if shape.kind is Kind.RECORD else OBJECT
+    return with_null(shape, False) if shape.kind is ValueKind.RECORD else OBJECT
 
 
 def _types(schema: Json) -> list[Any]:
@@ -143,7 +143,7 @@ class _SchemaReader:
             if alternatives := _list(schema.get(combiner)):
                 parts.append(unite([self.read(alternative, seen, depth + 1) for alternative in alternatives]))
         shape = reduce(intersect, parts)
-        if schema.get("unevaluatedProperties") is False and shape.kind is Kind.RECORD:
+        if schema.get("unevaluatedProperties") is False and shape.kind is ValueKind.RECORD:
             shape = replace(shape, open=False)
         return with_null(shape, True) if schema.get("nullable") is True else shape
 
@@ -179,7 +179,7 @@ class _SchemaReader:
             return _OF_SCALARS[name]
         if name == "array":
             element = self._element(schema, seen, depth)
-            return Shape(Kind.SET, element=element) if element.typed else OPAQUE
+            return Shape(ValueKind.SET, element=element) if element.typed else OPAQUE
         return self._object(schema, seen, depth) if name == "object" else OPAQUE
 
     def _element(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
@@ -194,7 +194,7 @@ class _SchemaReader:
         if not isinstance(properties, dict):
             return OPAQUE
         return Shape(
-            Kind.RECORD,
+            ValueKind.RECORD,
             fields={name: self.read(properties[name], seen, depth + 1) for name in sorted(properties)},
             required=frozenset(name for name in required if isinstance(name, str)),
             open=schema.get("additionalProperties") is not False or bool(schema.get("patternProperties")),
@@ -216,30 +216,30 @@ def _of_values(values: list[Any]) -> Shape:
     """The shape of exactly these values; opaque if one of them is not a scalar."""
     if not values or len(values) > ENUM:
         return OPAQUE
-    by_kind: dict[Kind, list[Any]] = {}
+    by_kind: dict[ValueKind, list[Any]] = {}
     for value in values:
         by_kind.setdefault(_kind_of(value), []).append(value)
-    nullable = by_kind.pop(Kind.NEVER, None) is not None
-    if Kind.OPAQUE in by_kind:
+    nullable = by_kind.pop(ValueKind.NEVER, None) is not None
+    if ValueKind.OPAQUE in by_kind:
         return OPAQUE
     return with_null(unite([Shape(kind, allowed=frozenset(listed)) for kind, listed in by_kind.items()]), nullable)
 
 
-def _kind_of(value: Any) -> Kind:
+def _kind_of(value: Any) -> ValueKind:
     """Of a scalar; `never` for null, because only `nullable` says that."""
     match value:
         case None:
-            return Kind.NEVER
+            return ValueKind.NEVER
         case bool():
-            return Kind.BOOLEAN
+            return ValueKind.BOOLEAN
         case str():
-            return Kind.STRING
+            return ValueKind.STRING
         case int():
-            return Kind.INTEGER
+            return ValueKind.INTEGER
         case float():
-            return Kind.INTEGER if value.is_integer() else Kind.NUMBER
+            return ValueKind.INTEGER if value.is_integer() else ValueKind.NUMBER
         case _:
-            return Kind.OPAQUE
+            return ValueKind.OPAQUE
 
 
 # Union and intersection
@@ -252,23 +252,23 @@ def with_null(shape: Shape, nullable: bool) -> Shape:
 
 def unite(shapes: Sequence[Shape]) -> Shape:
     """The shape of values that fit one of these. Alternatives of the same JSON type are merged."""
-    if len(shapes) == 1 and shapes[0].kind not in (Kind.OPAQUE, Kind.UNION):
+    if len(shapes) == 1 and shapes[0].kind not in (ValueKind.OPAQUE, ValueKind.UNION):
         return shapes[0]
     nullable = any(shape.nullable for shape in shapes)
-    if any(shape.kind is Kind.OPAQUE for shape in shapes):
+    if any(shape.kind is ValueKind.OPAQUE for shape in shapes):
         return OPAQUE
-    alternatives: dict[Kind, list[Shape]] = {}
+    alternatives: dict[ValueKind, list[Shape]] = {}
     for shape in shapes:
-        for option in shape.options if shape.kind is Kind.UNION else (shape,):
-            if option.kind is not Kind.NEVER:
-                kind = Kind.NUMBER if option.kind is Kind.INTEGER else option.kind
+        for option in shape.options if shape.kind is ValueKind.UNION else (shape,):
+            if option.kind is not ValueKind.NEVER:
+                kind = ValueKind.NUMBER if option.kind is ValueKind.INTEGER else option.kind
                 alternatives.setdefault(kind, []).append(option)
     by_kind = {kind: _merge(options) for kind, options in alternatives.items()}
-    if any(shape.kind is Kind.OPAQUE for shape in by_kind.values()):
+    if any(shape.kind is ValueKind.OPAQUE for shape in by_kind.values()):
         return OPAQUE
-    options = tuple(by_kind[kind] for kind in Kind if kind in by_kind)
+    options = tuple(by_kind[kind] for kind in ValueKind if kind in by_kind)
     if len(options) > 1:
-        return Shape(Kind.UNION, nullable, options=options)
+        return Shape(ValueKind.UNION, nullable, options=options)
     return with_null(options[0] if options else NEVER, nullable)
 
 
@@ -277,16 +277,16 @@ def _merge(shapes: list[Shape]) -> Shape:
     first = shapes[0]
     if len(shapes) == 1:
         return with_null(first, False)
-    if first.kind is Kind.SET:
+    if first.kind is ValueKind.SET:
         element = unite([shape.element for shape in shapes if shape.element is not None])
-        return Shape(Kind.SET, element=element) if element.typed else OPAQUE
-    if first.kind is Kind.RECORD:
+        return Shape(ValueKind.SET, element=element) if element.typed else OPAQUE
+    if first.kind is ValueKind.RECORD:
         fields: dict[str, list[Shape]] = {}
         for shape in shapes:
             for name, member in shape.fields.items():
                 fields.setdefault(name, []).append(member)
         return Shape(
-            Kind.RECORD,
+            ValueKind.RECORD,
             fields={name: unite(fields[name]) for name in sorted(fields)},
             required=frozenset.intersection(*(shape.required for shape in shapes)),
             open=any(shape.open for shape in shapes),
@@ -294,31 +294,31 @@ def _merge(shapes: list[Shape]) -> Shape:
     listed = [shape.allowed for shape in shapes if shape.allowed is not None]
     allowed = frozenset().union(*listed) if len(listed) == len(shapes) else None
     kinds = {shape.kind for shape in shapes}
-    return Shape(kinds.pop() if len(kinds) == 1 else Kind.NUMBER, allowed=allowed)
+    return Shape(kinds.pop() if len(kinds) == 1 else ValueKind.NUMBER, allowed=allowed)
 
 
 def intersect(one: Shape, other: Shape) -> Shape:
     """The shape of values that fit both."""
     nullable = one.nullable and other.nullable
-    if one.kind is Kind.OPAQUE or other.kind is Kind.OPAQUE:
-        return with_null(other if one.kind is Kind.OPAQUE else one, nullable)
-    if one.kind is Kind.UNION or other.kind is Kind.UNION:
+    if one.kind is ValueKind.OPAQUE or other.kind is ValueKind.OPAQUE:
+        return with_null(other if one.kind is ValueKind.OPAQUE else one, nullable)
+    if one.kind is ValueKind.UNION or other.kind is ValueKind.UNION:
         pairs = [(a, b) for a in one.options or (one,) for b in other.options or (other,)]
         return with_null(unite([intersect(a, b) for a, b in pairs]), nullable)
     kinds = {one.kind, other.kind}
-    if len(kinds) > 1 and kinds != {Kind.INTEGER, Kind.NUMBER}:
-        return Shape(Kind.NEVER, nullable)
-    if one.kind is Kind.SET:
+    if len(kinds) > 1 and kinds != {ValueKind.INTEGER, ValueKind.NUMBER}:
+        return Shape(ValueKind.NEVER, nullable)
+    if one.kind is ValueKind.SET:
         assert one.element is not None
         assert other.element is not None
         element = intersect(one.element, other.element)
-        return Shape(Kind.SET, nullable, element) if element.typed else OPAQUE
-    if one.kind is Kind.RECORD:
+        return Shape(ValueKind.SET, nullable, element) if element.typed else OPAQUE
+    if one.kind is ValueKind.RECORD:
         return with_null(_intersect_records(one, other), nullable)
     allowed = one.allowed if other.allowed is None else other.allowed
     if one.allowed is not None and other.allowed is not None:
         allowed = one.allowed & other.allowed
-    return Shape(Kind.INTEGER if Kind.INTEGER in kinds else one.kind, nullable, allowed=allowed)
+    return Shape(ValueKind.INTEGER if ValueKind.INTEGER in kinds else one.kind, nullable, allowed=allowed)
 
 
 def _intersect_records(one: Shape, other: Shape) -> Shape:
@@ -329,7 +329,7 @@ def _intersect_records(one: Shape, other: Shape) -> Shape:
         return declaring.fields[name] if silent.open else NEVER
 
     return Shape(
-        Kind.RECORD,
+        ValueKind.RECORD,
         fields={name: both(name) for name in sorted(one.fields.keys() | other.fields.keys())},
         required=one.required | other.required,
         open=one.open and other.open,

@@ -26,7 +26,7 @@ from mcp_guard.policy.request import View, view_of
 from mcp_guard.policy.ruleset import action_groups
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, PRINCIPAL, name_of
 from mcp_guard.policy.shapes import TAGS as TAGS_OF_TYPES
-from mcp_guard.policy.shapes import Kind, Shape
+from mcp_guard.policy.shapes import Shape, ValueKind
 from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, actions_and_type, actions_in, as_json
 from mcp_guard.policy.time_of_call import WEEKDAYS
 
@@ -349,11 +349,11 @@ def find_missing_values(policy: Policy, tools: list[str], against: ValidationSch
 
 def _listed_texts(shape: Shape, names: AttributePath) -> Collection[str] | None:
     """The texts that the argument at this path, or each element of it, can be; None if any, empty if there is none."""
-    while shape.kind is Kind.SET and shape.element is not None:
+    while shape.kind is ValueKind.SET and shape.element is not None:
         shape = shape.element
     if not names:
-        return shape.allowed if shape.kind is Kind.STRING else None
-    if shape.kind is Kind.UNION:
+        return shape.allowed if shape.kind is ValueKind.STRING else None
+    if shape.kind is ValueKind.UNION:
         inner = next((option for option in shape.options if TAGS_OF_TYPES[option.kind] == names[0]), None)
     else:
         inner = shape.fields.get(name_of(names[0]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.guard import Guard
 from mcp_guard.secrets import read_network, read_secret
-from mcp_guard.server_log import CallLog, Level, ServerLog, TokenLog
+from mcp_guard.server_log import CallLog, LogLevel, ServerLog, TokenLog
 from mcp_guard.settings import Settings, TelemetrySettings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def start_telemetry(settings: Settings, guard: str, log: ServerLog, *, serves: b
 
     Raises: ConfigError.
     """
-    call_log, token_log = CallLog(log) if log.takes(Level.INFO) else None, TokenLog(log)
+    call_log, token_log = CallLog(log) if log.takes(LogLevel.INFO) else None, TokenLog(log)
     telemetry = settings.telemetry
     if telemetry is None:
         return Telemetry(call_log=call_log, token_log=token_log)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mcp_guard.telemetry.traces import Traces
 
 
-class Step(Protocol):
+class MeasuredStep(Protocol):
     """A step that is being measured."""
 
     def set_attribute(self, key: str, value: str | int | tuple[str, ...]) -> object:
@@ -38,7 +38,7 @@ class Steps:
     traces: "Traces | None" = None
 
     @contextmanager
-    def call(self, request: ToolCallRequest, tool: Tool | None) -> Iterator[Step]:
+    def call(self, request: ToolCallRequest, tool: Tool | None) -> Iterator[MeasuredStep]:
         """A whole call, in the trace that its client says it belongs to."""
         if self.traces is None:
             yield NO_SPAN
@@ -47,7 +47,7 @@ class Steps:
                 yield span
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Step]:
+    def step(self, name: str) -> Iterator[MeasuredStep]:
         """One verb of the story."""
         if self.traces is None:
             yield NO_SPAN
@@ -56,7 +56,7 @@ class Steps:
                 yield span
 
     @contextmanager
-    def hold(self) -> Iterator[Step]:
+    def hold(self) -> Iterator[MeasuredStep]:
         began = time.perf_counter()
         try:
             with self.step("hold") as step:
@@ -66,7 +66,7 @@ class Steps:
                 self.metrics.on_held(time.perf_counter() - began)
 
     @contextmanager
-    def execute(self, tool: Tool) -> Iterator[Step]:
+    def execute(self, tool: Tool) -> Iterator[MeasuredStep]:
         began = time.perf_counter()
         try:
             if self.traces is None:

@@ -10,11 +10,11 @@ import orjson
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import INITIALIZE
 from mcp_guard.protocol.sse import MAX_RETRY_SECONDS, StreamPosition
-from mcp_guard.upstream.http_answers import Answer, Kind, begins_as_reply, read_answers
+from mcp_guard.upstream.http_answers import HttpAnswer, HttpAnswerKind, begins_as_reply, read_answers
 from mcp_guard.upstream.http_body import READ_ERRORS
 from mcp_guard.upstream.http_client import describe_status, explain
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream, media_type
-from mcp_guard.upstream.http_server_session import BUSY, UNKNOWN_SESSION, OpenRequest, ServerSessions
+from mcp_guard.upstream.http_server_session import BUSY, UNKNOWN_SESSION, AwaitedRequest, ServerSessions
 from mcp_guard.upstream.transport import MessageHandler
 
 DRAIN_SECONDS = 2.0
@@ -48,7 +48,7 @@ class AnswerReader:
         reader: ResponseReader,
         handler: MessageHandler,
         open_ids: Callable[[], Collection[Id]],
-        try_old_transport: Callable[[OpenRequest, str], Awaitable[str | None]],
+        try_old_transport: Callable[[AwaitedRequest, str], Awaitable[str | None]],
         comes_on_stream: Callable[[Id], bool],
     ) -> None:
         self._sessions = sessions
@@ -58,7 +58,7 @@ class AnswerReader:
         self._try_old_transport = try_old_transport
         self._comes_on_stream = comes_on_stream
 
-    async def settle(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def settle(self, response: httpx.Response, request: AwaitedRequest) -> None:
         """Read the response until the request is settled. Raises: httpx.TransportError, httpx.DecodingError."""
         if response.status_code >= 300:
             await self._read_refusal(response, request)
@@ -67,17 +67,17 @@ class AnswerReader:
         else:
             await self._read_document(response, request)
 
-    async def settle_by_stream(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def settle_by_stream(self, response: httpx.Response, request: AwaitedRequest) -> None:
         """The same for the transport of 2024-11-05, whose answers arrive on its stream: most bodies say nothing."""
         if response.status_code >= 300:
             await self._read_refusal(response, request)
         elif not is_event_stream(response):
             body = await self._reader.read_body(response, self._reader.max_message_bytes)
             for answer in self._read_answers(body or b"", request):
-                if answer.kind is Kind.REPLY:
+                if answer.kind is HttpAnswerKind.REPLY:
                     self._handler.on_message(answer.frame)
 
-    async def _read_document(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def _read_document(self, response: httpx.Response, request: AwaitedRequest) -> None:
         body = await self._reader.read_body(response, self._reader.max_message_bytes)
         if body is None:
             self._handler.on_message(None)
@@ -91,26 +91,26 @@ class AnswerReader:
         what = f"a body of type `{media_type(response)}`" if body else "no body"
         self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")
 
-    def _read_answers(self, data: bytes, request: OpenRequest) -> list[Answer]:
+    def _read_answers(self, data: bytes, request: AwaitedRequest) -> list[HttpAnswer]:
         if request.method != INITIALIZE and begins_as_reply(data, request.id):
-            return [Answer(Kind.REPLY, data, is_result=True)]
+            return [HttpAnswer(HttpAnswerKind.REPLY, data, is_result=True)]
         return read_answers(data, request.id, self._open_ids())
 
-    async def _hand_on(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
+    async def _hand_on(self, answer: HttpAnswer, response: httpx.Response, request: AwaitedRequest) -> None:
         seconds = request.sending.seconds()
         if (
-            (answer.kind is Kind.UNIDENTIFIED_ERROR or answer.names_session)
+            (answer.kind is HttpAnswerKind.UNIDENTIFIED_ERROR or answer.names_session)
             and request.is_in_session
             and await self._sessions.is_unknown(request.session)
         ):
             self.refuse_by_lost_session(request, seconds)
             return
-        request.is_worked_on |= answer.kind is not Kind.UNREADABLE
-        if answer.kind is Kind.REPLY and response.status_code < 300:
+        request.is_worked_on |= answer.kind is not HttpAnswerKind.UNREADABLE
+        if answer.kind is HttpAnswerKind.REPLY and response.status_code < 300:
             self._sessions.adopt(answer, response, request)
         self._handler.on_message(answer.frame)
 
-    async def _read_stream(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def _read_stream(self, response: httpx.Response, request: AwaitedRequest) -> None:
         """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
         position, failures, reason = StreamPosition(), 0, "the stream of its answer ended early"
         try:
@@ -132,13 +132,13 @@ class AnswerReader:
         self._handler.on_request_lost(request.id, reason)
 
     async def _read_until_settled(
-        self, response: httpx.Response, request: OpenRequest, position: StreamPosition
+        self, response: httpx.Response, request: AwaitedRequest, position: StreamPosition
     ) -> bool:
         """Hand on each message; returns whether the request is settled. `position` is kept up to date.
 
         Raises: httpx.TransportError, httpx.DecodingError.
         """
-        failure, is_answered, other, loop = "", False, list[Answer](), asyncio.get_running_loop()
+        failure, is_answered, other, loop = "", False, list[HttpAnswer](), asyncio.get_running_loop()
         try:
             async with (
                 asyncio.timeout(None) as deadline,
@@ -162,7 +162,7 @@ class AnswerReader:
         return is_answered or failure != ""
 
     async def _take(
-        self, data: bytes | None, response: httpx.Response, request: OpenRequest, other: list[Answer]
+        self, data: bytes | None, response: httpx.Response, request: AwaitedRequest, other: list[HttpAnswer]
     ) -> tuple[bool, str]:
         """Hand on what an event holds; replies under the id of no request go to `other`.
 
@@ -177,18 +177,18 @@ class AnswerReader:
                 other.append(answer)
                 continue
             await self._hand_on(answer, response, request)
-            is_answered |= answer.kind in (Kind.REPLY, Kind.UNIDENTIFIED_ERROR)
-            failure = failure or ("what cannot be read" if answer.kind is Kind.UNREADABLE else "")
+            is_answered |= answer.kind in (HttpAnswerKind.REPLY, HttpAnswerKind.UNIDENTIFIED_ERROR)
+            failure = failure or ("what cannot be read" if answer.kind is HttpAnswerKind.UNREADABLE else "")
         return is_answered, failure
 
-    async def _read_refusal(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def _read_refusal(self, response: httpx.Response, request: AwaitedRequest) -> None:
         """A reply can have any status. Without one, only the status is reported: the body may hold anything.
 
         An error under another id, or none, counts as the reply where it means that the request was refused unread.
         """
         status, reason, seconds = response.status_code, describe_status(response), request.sending.seconds()
         answers = {answer.kind: answer for answer in await self._read_error_body(response, request)}
-        reply, unidentified = answers.get(Kind.REPLY), answers.get(Kind.UNIDENTIFIED_ERROR)
+        reply, unidentified = answers.get(HttpAnswerKind.REPLY), answers.get(HttpAnswerKind.UNIDENTIFIED_ERROR)
         if request.is_in_session and status in UNKNOWN_SESSION and not await self._is_of_the_call(reply, request):
             self.refuse_by_lost_session(request, seconds)
         elif reply is not None:
@@ -205,11 +205,11 @@ class AnswerReader:
         else:
             await self._settle_by_status(status, request, reason)
 
-    async def _is_of_the_call(self, reply: Answer | None, request: OpenRequest) -> bool:
+    async def _is_of_the_call(self, reply: HttpAnswer | None, request: AwaitedRequest) -> bool:
         """Whether a reply with the status of a lost session is about the call, which may have run, and no refusal."""
         return reply is not None and (reply.is_result or not await self._sessions.is_unknown(request.session))
 
-    async def _settle_by_status(self, status: int, request: OpenRequest, reason: str) -> None:
+    async def _settle_by_status(self, status: int, request: AwaitedRequest, reason: str) -> None:
         if request.is_opening:
             self._answer_with_error(request, reason)
         elif status >= 500 or status == 408:  # a proxy answers so as well, after it has passed the request on
@@ -221,7 +221,7 @@ class AnswerReader:
         else:
             self._answer_with_error(request, reason)
 
-    async def _read_error_body(self, response: httpx.Response, request: OpenRequest) -> list[Answer]:
+    async def _read_error_body(self, response: httpx.Response, request: AwaitedRequest) -> list[HttpAnswer]:
         try:
             if is_event_stream(response):
                 async with (
@@ -235,7 +235,7 @@ class AnswerReader:
             return []
         return self._read_answers(body, request) if body else []
 
-    def refuse_by_lost_session(self, request: OpenRequest, seconds: float = 0.0) -> None:
+    def refuse_by_lost_session(self, request: AwaitedRequest, seconds: float = 0.0) -> None:
         """It was refused, after so many seconds, because the upstream does not know its session any more."""
         settle = self._handler.on_request_not_sent
         if request.is_worked_on or seconds > REFUSAL_SECONDS:
@@ -243,18 +243,18 @@ class AnswerReader:
         settle(request.id, "has ended its session, so a new one is started")
         self._sessions.lose(request.session)
 
-    def refuse(self, request: OpenRequest, reason: str) -> None:
+    def refuse(self, request: AwaitedRequest, reason: str) -> None:
         """The request was not acted on. A handshake is answered with an error, which operators are shown."""
         if request.is_opening:
             self._answer_with_error(request, reason)
         else:
             self._handler.on_request_not_sent(request.id, reason)
 
-    def _answer_with_error(self, request: OpenRequest, reason: str) -> None:
+    def _answer_with_error(self, request: AwaitedRequest, reason: str) -> None:
         error = {"code": -32000, "message": f"the upstream {reason}"}
         self._handler.on_message(orjson.dumps({"jsonrpc": "2.0", "id": request.id, "error": error}))
 
 
-def _may_be_old(status: int, unidentified: Answer | None) -> bool:
+def _may_be_old(status: int, unidentified: HttpAnswer | None) -> bool:
     """Whether `initialize` was refused as by a server of revision 2024-11-05 ("Backwards Compatibility")."""
     return 400 <= status < 500 and status not in NOT_OF_THE_TRANSPORT and (unidentified is None or status in (404, 405))

@@ -21,7 +21,7 @@ PING_ID = "mcp-guard-ping"
 """How the ids of our own pings begin. INVARIANT: their replies are the answer to no other request."""
 
 
-class Kind(Enum):
+class HttpAnswerKind(Enum):
     """What a message is to the request whose response it came in."""
 
     REPLY = auto()
@@ -33,10 +33,10 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """One message. A reply and an unidentified error have the id of the request in `frame`, whatever they came with."""
 
-    kind: Kind
+    kind: HttpAnswerKind
     frame: bytes
     is_result: bool = False
     has_other_id: bool = False
@@ -47,7 +47,7 @@ class Answer:
     """`protocolVersion` of the result, if it has one that a header can hold."""
 
 
-def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[Answer]:
+def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[HttpAnswer]:
     """The messages of a document or of an event: one, or those of an array (revision 2025-03-26, "Batching").
 
     `open_ids` are those of all requests that are waiting for an answer.
@@ -55,27 +55,35 @@ def read_answers(data: bytes, id: Id, open_ids: Collection[Id]) -> list[Answer]:
     return [_read_answer(frame, id, open_ids) for frame in split_batch(data)]
 
 
-def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> Answer:
+def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> HttpAnswer:
     try:
         message = exact_json.loads(frame)
     except orjson.JSONDecodeError:
-        return Answer(Kind.UNREADABLE if frame.lstrip()[:1] == b"{" else Kind.OTHER, frame)
+        return HttpAnswer(HttpAnswerKind.UNREADABLE if frame.lstrip()[:1] == b"{" else HttpAnswerKind.OTHER, frame)
     if not isinstance(message, dict) or "method" in message:
-        return Answer(Kind.OTHER, frame)
+        return HttpAnswer(HttpAnswerKind.OTHER, frame)
     own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
     names_session = is_error and "session" in str(message["error"].get("message")).lower()
     if own_id == id and type(own_id) is type(id):
-        return Answer(Kind.REPLY, frame, is_result, names_session=names_session, version=_version(message))
+        return HttpAnswer(
+            HttpAnswerKind.REPLY, frame, is_result, names_session=names_session, version=_version(message)
+        )
     if isinstance(own_id, str) and own_id.startswith(PING_ID):
-        return Answer(Kind.OTHER, frame)
+        return HttpAnswer(HttpAnswerKind.OTHER, frame)
     number = request_number(own_id)
     is_spelled_otherwise = number is not None and number == id
     if not is_spelled_otherwise and number is not None and _was_sent(number, id, open_ids):
-        return Answer(Kind.OTHER, frame)
+        return HttpAnswer(HttpAnswerKind.OTHER, frame)
     if is_result or is_spelled_otherwise:
         has_other_id = not is_spelled_otherwise and own_id is not None
-        return Answer(Kind.REPLY, _with_id(frame, id), is_result, has_other_id, names_session, _version(message))
-    return Answer(Kind.UNIDENTIFIED_ERROR, _with_id(frame, id)) if is_error else Answer(Kind.OTHER, frame)
+        return HttpAnswer(
+            HttpAnswerKind.REPLY, _with_id(frame, id), is_result, has_other_id, names_session, _version(message)
+        )
+    return (
+        HttpAnswer(HttpAnswerKind.UNIDENTIFIED_ERROR, _with_id(frame, id))
+        if is_error
+        else HttpAnswer(HttpAnswerKind.OTHER, frame)
+    )
 
 
 def is_of_another(frame: bytes, open_ids: Collection[Id]) -> bool:

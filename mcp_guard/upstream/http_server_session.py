@@ -14,7 +14,7 @@ import orjson
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import INITIALIZE, LISTS, METHOD_NOT_FOUND, PING
 from mcp_guard.protocol.sse import StreamPosition
-from mcp_guard.upstream.http_answers import PING_ID, Answer, Kind, is_of_another, read_answers
+from mcp_guard.upstream.http_answers import PING_ID, HttpAnswer, HttpAnswerKind, is_of_another, read_answers
 from mcp_guard.upstream.http_body import READ_ERRORS
 from mcp_guard.upstream.http_client import KEEPS_METHOD, REDIRECTS, Sending, UpstreamHttpClient
 from mcp_guard.upstream.http_reading import ResponseReader, is_event_stream
@@ -69,7 +69,7 @@ class ServerSession:
 
 
 @dataclass(slots=True, eq=False)
-class OpenRequest:
+class AwaitedRequest:
     """A request whose answer is awaited, and the session that it belongs to."""
 
     id: Id
@@ -154,7 +154,7 @@ class ServerSessions:
             is_one_way=is_one_way,
         )
 
-    def post(self, request: OpenRequest) -> AbstractAsyncContextManager[httpx.Response]:
+    def post(self, request: AwaitedRequest) -> AbstractAsyncContextManager[httpx.Response]:
         """Redirects that could turn a `POST` into a `GET` are followed as a `POST` by the handshake only."""
         session, redirects = request.session, KEEPS_METHOD
         if request.method == INITIALIZE:
@@ -175,7 +175,7 @@ class ServerSessions:
         extra = {"accept": ACCEPT_STREAM} | ({"last-event-id": last_event_id} if last_event_id else {})
         return self.exchange("GET", session, extra=extra)
 
-    def adopt(self, answer: Answer, response: httpx.Response, request: OpenRequest) -> None:
+    def adopt(self, answer: HttpAnswer, response: httpx.Response, request: AwaitedRequest) -> None:
         """Take what an answer says of the session: all of it from `initialize`, from others a new id."""
         id = response.headers.get(SESSION, "")
         ids = {SESSION: id} if re.fullmatch(SESSION_ID, id) else {}
@@ -223,7 +223,7 @@ class ServerSessions:
         """
         id = f"{PING_ID}-{next(self._ping_numbers)}"
         frame = orjson.dumps({"jsonrpc": "2.0", "id": id, "method": PING})
-        status, bodies, answers = 0, list[bytes](), list[Answer]()
+        status, bodies, answers = 0, list[bytes](), list[HttpAnswer]()
         try:
             async with (
                 asyncio.timeout(PROBE_SECONDS),
@@ -236,17 +236,17 @@ class ServerSessions:
                 async for body in documents:
                     bodies.append(body)
                     answers += self._take(body, id)
-                    if any(answer.kind is not Kind.OTHER for answer in answers):
+                    if any(answer.kind is not HttpAnswerKind.OTHER for answer in answers):
                         break
         except (*READ_ERRORS, TimeoutError):
             if not bodies:
                 return PingResult.UNANSWERED
         if status in UNKNOWN_SESSION and not any(str(METHOD_NOT_FOUND).encode() in body for body in bodies):
             return PingResult.ENDED
-        if replies := [answer for answer in answers if answer.kind is Kind.REPLY]:
+        if replies := [answer for answer in answers if answer.kind is HttpAnswerKind.REPLY]:
             is_refused = all(reply.names_session for reply in replies)
         else:
-            is_refused = status >= 400 or any(answer.kind is Kind.UNIDENTIFIED_ERROR for answer in answers)
+            is_refused = status >= 400 or any(answer.kind is HttpAnswerKind.UNIDENTIFIED_ERROR for answer in answers)
         return PingResult.REFUSED if is_refused else PingResult.KNOWN
 
     async def _read_probe(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -258,11 +258,11 @@ class ServerSessions:
             async for data in messages:
                 yield data or b""
 
-    def _take(self, body: bytes, id: Id) -> list[Answer]:
+    def _take(self, body: bytes, id: Id) -> list[HttpAnswer]:
         """The messages of a body. What is no answer to the ping goes to whom it is for: some servers use any stream."""
         open_ids = self._open_ids()
         answers = read_answers(body, id, open_ids)
         for answer in answers:
-            if answer.kind is Kind.OTHER and is_of_another(answer.frame, open_ids):
+            if answer.kind is HttpAnswerKind.OTHER and is_of_another(answer.frame, open_ids):
                 self._handler.on_message(answer.frame)
         return answers

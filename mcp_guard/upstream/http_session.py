@@ -30,7 +30,7 @@ from mcp_guard.upstream.http_server_session import (
     BUSY,
     SAFE_METHODS,
     UNKNOWN_SESSION,
-    OpenRequest,
+    AwaitedRequest,
     ServerSession,
     ServerSessions,
 )
@@ -70,7 +70,7 @@ class UpstreamHttpSession:
         self._client = UpstreamHttpClient(address, token_provider, self._on_reached)
         self._is_unreachable = asyncio.Event()
         self._reader = ResponseReader(handler, max_message_bytes)
-        self._open: dict[Id, OpenRequest] = {}
+        self._open: dict[Id, AwaitedRequest] = {}
         self._sessions = ServerSessions(address.url, self._client, self._reader, handler, self._tasks, self._open.keys)
         self._answers = AnswerReader(
             self._sessions, self._reader, handler, self._open.keys, self._try_old_transport, self._comes_on_stream
@@ -202,11 +202,11 @@ class UpstreamHttpSession:
 
             mirrored = mirror_headers(message, self._handler.input_schema)
         trace = trace_headers(message) if self._sends_trace else {}
-        self._open[id] = request = OpenRequest(id, method, frame, self._sessions.current, mirrored, trace)
+        self._open[id] = request = AwaitedRequest(id, method, frame, self._sessions.current, mirrored, trace)
         request.task = self._tasks.create_task(self._request(request))
         request.task.add_done_callback(lambda _: self._forget(request))
 
-    def _forget(self, request: OpenRequest) -> None:
+    def _forget(self, request: AwaitedRequest) -> None:
         del self._open[request.id]
         is_cancelled = request.task is not None and request.task.cancelled()
         if is_cancelled and not request.sending.has_begun and not request.is_withdrawn:
@@ -225,7 +225,7 @@ class UpstreamHttpSession:
             asyncio.get_running_loop().call_later(CANCEL_SECONDS, request.task.cancel)
         return self._is_old or self._sessions.current.has_begun
 
-    async def _request(self, request: OpenRequest) -> None:
+    async def _request(self, request: AwaitedRequest) -> None:
         try:
             if failure := await self._client.sign_in():
                 self._answers.refuse(request, failure)
@@ -245,13 +245,13 @@ class UpstreamHttpSession:
         except Exception as defect:  # the edge: a defect must cost this request and no other
             self._end_unanswered(request, f"caused an internal error: {defect!r}"[:500])
 
-    def _end_unanswered(self, request: OpenRequest, reason: str) -> None:
+    def _end_unanswered(self, request: AwaitedRequest, reason: str) -> None:
         if request.sending.has_begun:
             self._handler.on_request_lost(request.id, reason)
         else:
             self._handler.on_request_not_sent(request.id, reason)
 
-    async def _send_request(self, request: OpenRequest) -> None:
+    async def _send_request(self, request: AwaitedRequest) -> None:
         """Send it and read the answer. The handshake and listings are repeated if the answer fails on its way."""
         pauses = list(RETRY_PAUSES) if request.method in SAFE_METHODS else []
         while True:
@@ -269,7 +269,7 @@ class UpstreamHttpSession:
             del pauses[0]
             await asyncio.sleep(pause)
 
-    async def _settle(self, response: httpx.Response, request: OpenRequest) -> None:
+    async def _settle(self, response: httpx.Response, request: AwaitedRequest) -> None:
         if not self._is_old:
             await self._answers.settle(response, request)
             return
@@ -358,7 +358,7 @@ class UpstreamHttpSession:
             reading.cancel()
             raise SessionEnded("named no address for requests on its stream") from None
 
-    async def _try_old_transport(self, request: OpenRequest, refusal: str) -> str | None:
+    async def _try_old_transport(self, request: AwaitedRequest, refusal: str) -> str | None:
         """Send `initialize` over HTTP with SSE, after a `POST` was refused. Returns why that failed too, or None."""
         if self._is_old:
             return refusal

@@ -33,7 +33,7 @@ from mcp_guard.web.pages import FROM_ELSEWHERE, PAGES
 from mcp_guard.web.pages.oidc import CALLBACK
 from mcp_guard.web.passkeys import Challenges, Passkeys
 from mcp_guard.web.search import LedgerSearch
-from mcp_guard.web.sessions import BrowserSessions, SessionLimits
+from mcp_guard.web.sessions import BrowserSessions, SessionLifetimes
 from mcp_guard.web.upstream_sign_ins import UpstreamSignIns
 from mcp_guard.web.view import HERE
 
@@ -47,9 +47,9 @@ def make_console(
     secret = read_shared_secret(settings)
     is_local = not uses_cookie(origin)
     realm = secrets.token_hex(REALM_BYTES) if is_local else origin
-    limits = SessionLimits()
+    limits = SessionLifetimes()
     if settings.web is not None:
-        limits = SessionLimits(int(settings.web.session_seconds * SECOND), int(settings.web.idle_seconds * SECOND))
+        limits = SessionLifetimes(int(settings.web.session_seconds * SECOND), int(settings.web.idle_seconds * SECOND))
     return Console(
         settings=settings,
         votes=votes,

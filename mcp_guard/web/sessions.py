@@ -101,7 +101,7 @@ class BrowserSession:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionLimits:
+class SessionLifetimes:
     """How long a session lives, in all and unused."""
 
     lifetime: Micros = 8 * 60 * MINUTE
@@ -116,7 +116,7 @@ class BrowserSessions:
     items: Items
     key: bytes = field(repr=False)
     realm: str = ""
-    limits: SessionLimits = SessionLimits()
+    limits: SessionLifetimes = SessionLifetimes()
 
     async def open(self, person: Person, now: Micros, removed_keys: int = 0, code: CodeKind | None = None) -> str:
         """Start a session. Returns its token, 256 random bits. Raises: LedgerError."""

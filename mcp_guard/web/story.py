@@ -59,7 +59,7 @@ class ChangeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StoryStep:
     """One receipt. `lines` are labelled texts; `payloads` are what is stored of it, as far as the viewer may see it."""
 
     seq: int
@@ -88,7 +88,7 @@ class Story:
     changes: tuple[ChangeRow, ...]
     changed_names: tuple[str, ...]
     policies: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[StoryStep, ...]
     seqs: tuple[int, ...]
 
     @property
@@ -97,7 +97,7 @@ class Story:
         return any(row.actual for row in self.changes)
 
     @property
-    def groups(self) -> list[tuple[bool, list[Step]]]:
+    def groups(self) -> list[tuple[bool, list[StoryStep]]]:
         """The steps; those in which the guard looked something up, one after the other, together."""
         return [
             (is_look_up, list(steps)) for is_look_up, steps in groupby(self.steps, key=lambda step: step.is_look_up)
@@ -227,9 +227,9 @@ def _value(value: object) -> VisibleText:
     return visible_lines(cut) if isinstance(value, str) else visible_json_text(cut)
 
 
-def _step(receipt: Receipt, payloads: Mapping[str, object]) -> Step:
+def _step(receipt: Receipt, payloads: Mapping[str, object]) -> StoryStep:
     title, look = _step_title(receipt)
-    return Step(
+    return StoryStep(
         seq=receipt["seq"],
         time=shown_time(receipt),
         title=title,

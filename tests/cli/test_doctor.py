@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.diagnostics.checks import CHECKS, enrolment
-from mcp_guard.diagnostics.snapshot import Level
+from mcp_guard.diagnostics.snapshot import ResultLevel
 from tests.faults.disks import fill, small_disk
 from tests.live.http_guard import free_port
 from tests.live.preloaded_cli import Forked
@@ -46,7 +46,7 @@ def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
     worst: dict[str, Finding] = {}
     for finding in json.loads(without_config(done.stdout)):
         known = worst.setdefault(finding["check"], finding)
-        if list(Level).index(finding["level"]) > list(Level).index(known["level"]):
+        if list(ResultLevel).index(finding["level"]) > list(ResultLevel).index(known["level"]):
             worst[finding["check"]] = finding
     return done.returncode, worst
 

@@ -21,7 +21,7 @@ from mcp_guard.clients.hooks import (
 )
 from mcp_guard.clients.records import fingerprint
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.downstream.hooks.dialects import DIALECTS, Kind, find_dialect
+from mcp_guard.downstream.hooks.dialects import DIALECTS, HookKind, find_dialect
 
 SOCKET = Path("/run/guard/hooks.sock")
 LINT = '{"matcher": "Bash", "hooks": [{"type": "command", "command": "lint"}]}'
@@ -35,7 +35,7 @@ def command(agent: HookedAgent) -> str:
 @pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: str(agent.id))
 def test_each_agent_gets_events_that_the_guard_understands(agent: HookedAgent) -> None:
     events = find_dialect(agent.id).events
-    assert {event for event in agent.asking} == {event for event, kind in events.items() if kind is Kind.BEFORE}
+    assert {event for event in agent.asking} == {event for event, kind in events.items() if kind is HookKind.BEFORE}
     assert set(agent.reporting) <= events.keys()
     assert {dialect.id for dialect in DIALECTS} == {agent.id for agent in AGENTS}
 

@@ -28,7 +28,7 @@ from mcp.client.auth.extensions.client_credentials import (
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
-from mcp_guard.app import NoClient, NoPins
+from mcp_guard.app import NoPins, PrintingListener
 from mcp_guard.config import load
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.methods import LATEST
@@ -177,7 +177,7 @@ async def list_as_user(folder: Path, url: str) -> None:
         group, notes = make_upstream_group(settings, [upstream], NoPins(), is_patient=True), list[str]()
         hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "conformance", "version": "1"}}
         async with asyncio.TaskGroup() as tasks:
-            await group.start(hello, tasks, NoClient(notes.append), prefer_stateless=MODE == "auto")
+            await group.start(hello, tasks, PrintingListener(notes.append), prefer_stateless=MODE == "auto")
             group.announce()
             await group.ready()
             await group.close()

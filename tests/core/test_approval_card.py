@@ -7,8 +7,8 @@ import pytest
 
 from mcp_guard.core.approval_card import (
     EarlierRequests,
+    EarlierVerdict,
     RecentCalls,
-    Verdict,
     approvals_missing,
     approvals_so_far,
     argument_rows,
@@ -103,7 +103,10 @@ def test_who_did_what_lately_is_said_of_the_run_the_agent_and_the_user() -> None
 
 
 def test_earlier_decisions_are_told_with_who_and_when() -> None:
-    alice, bob = Verdict(("Alice", "Carol"), AT, "fine"), Verdict(("Bob",), AT, 'not this", approved by me')
+    alice, bob = (
+        EarlierVerdict(("Alice", "Carol"), AT, "fine"),
+        EarlierVerdict(("Bob",), AT, 'not this", approved by me'),
+    )
     done = EarlierRequests(done=3, done_here=1, last_approval=alice)
     assert earlier_lines(done, subject()) == [
         "Done before: 3 times, 1 on Deal 789, last approved by Alice and Carol on 2026-11-28 12:05 UTC."
@@ -149,7 +152,7 @@ def test_notification_counts_what_it_does_not_show_in_full() -> None:
 
 
 def test_resource_of_a_tool_alone_is_not_named() -> None:
-    done = EarlierRequests(done=1, last_approval=Verdict(("Alice",), AT, "fine"))
+    done = EarlierRequests(done=1, last_approval=EarlierVerdict(("Alice",), AT, "fine"))
     plain = replace(subject(), resource=Resource("Tool", "bank__pay"))
     assert earlier_lines(done, plain) == ["Done before: once, last approved by Alice on 2026-11-28 12:05 UTC."]
 

@@ -6,54 +6,57 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.host_tools import DEFINITIONS, OTHER, UnknownShape, Workspace, arguments_of
-from mcp_guard.downstream.hooks.dialects import DIALECTS, Dialect, Event, Kind, UnknownPayload, find_dialect
+from mcp_guard.downstream.hooks.dialects import DIALECTS, Dialect, Event, HookKind, UnknownPayload, find_dialect
 
 PLACE = Workspace("/w", "/w")
 COMMON = {"session_id": "s", "transcript_path": "/t", "cwd": "/w"}
-SENT: dict[str, list[tuple[dict[str, Any], Kind]]] = {
+SENT: dict[str, list[tuple[dict[str, Any], HookKind]]] = {
     "claude-code": [
-        ({**COMMON, "hook_event_name": "SessionStart", "source": "startup"}, Kind.START),
-        ({**COMMON, "hook_event_name": "UserPromptSubmit", "prompt": "go", "permission_mode": "default"}, Kind.PROMPT),
+        ({**COMMON, "hook_event_name": "SessionStart", "source": "startup"}, HookKind.START),
+        (
+            {**COMMON, "hook_event_name": "UserPromptSubmit", "prompt": "go", "permission_mode": "default"},
+            HookKind.PROMPT,
+        ),
         (
             {**COMMON, "hook_event_name": "PreToolUse", "effort": {"level": "medium"}, "tool_name": "Bash",
              "tool_input": {"command": "ls", "description": "x"}, "tool_use_id": "toolu_1"},
-            Kind.BEFORE,
+            HookKind.BEFORE,
         ),
         (
             {**COMMON, "hook_event_name": "PostToolUseFailure", "tool_name": "Bash", "tool_input": {"command": "ls"},
              "tool_use_id": "toolu_1", "error": "Exit code 1", "is_interrupt": False, "duration_ms": 66},
-            Kind.FAILED,
+            HookKind.FAILED,
         ),
-        ({**COMMON, "hook_event_name": "Stop", "stop_hook_active": False, "background_tasks": []}, Kind.STOP),
-        ({**COMMON, "hook_event_name": "SessionEnd", "reason": "other"}, Kind.END),
+        ({**COMMON, "hook_event_name": "Stop", "stop_hook_active": False, "background_tasks": []}, HookKind.STOP),
+        ({**COMMON, "hook_event_name": "SessionEnd", "reason": "other"}, HookKind.END),
     ],
     "codex": [
         (
             {**COMMON, "turn_id": "t", "hook_event_name": "PreToolUse", "model": "m", "tool_name": "Bash",
              "tool_input": {"command": "ls"}, "tool_use_id": "call_2"},
-            Kind.BEFORE,
+            HookKind.BEFORE,
         ),
         (
             {**COMMON, "hook_event_name": "PostToolUse", "tool_name": "Bash", "tool_input": {"command": "ls"},
              "tool_response": "a\n", "tool_use_id": "call_2"},
-            Kind.AFTER,
+            HookKind.AFTER,
         ),
     ],
     "gemini-cli": [
         (
             {**COMMON, "hook_event_name": "BeforeTool", "timestamp": "2026-11-29T18:54:07.917Z",
              "tool_name": "run_shell_command", "tool_input": {"command": "ls", "description": "x"}},
-            Kind.BEFORE,
+            HookKind.BEFORE,
         ),
-        ({**COMMON, "hook_event_name": "BeforeAgent", "prompt": "Do it."}, Kind.PROMPT),
-        ({**COMMON, "hook_event_name": "AfterAgent", "prompt": "Do it.", "prompt_response": "done"}, Kind.STOP),
+        ({**COMMON, "hook_event_name": "BeforeAgent", "prompt": "Do it."}, HookKind.PROMPT),
+        ({**COMMON, "hook_event_name": "AfterAgent", "prompt": "Do it.", "prompt_response": "done"}, HookKind.STOP),
     ],
     "cursor": [
         (
             {"conversation_id": "c", "generation_id": "g", "cursor_version": "2.1.0", "workspace_roots": ["/w"],
              "hook_event_name": "preToolUse", "tool_name": "Shell", "tool_input": {"command": "ls"},
              "tool_use_id": "1"},
-            Kind.BEFORE,
+            HookKind.BEFORE,
         ),
     ],
 }  # fmt: skip
@@ -76,7 +79,7 @@ def test_events_are_read_as_they_are_sent(id: str) -> None:
 @pytest.mark.parametrize("id", SENT)
 def test_a_shell_command_is_a_call_of_bash(id: str) -> None:
     dialect = find_dialect(id)
-    event = read(dialect, next(payload for payload, kind in SENT[id] if kind is Kind.BEFORE))
+    event = read(dialect, next(payload for payload, kind in SENT[id] if kind is HookKind.BEFORE))
     name, said, rest = dialect.read_tool(event.tool, event.input, PLACE)
     assert (name, said["command"], rest) == ("Bash", "ls", {})
 

@@ -11,7 +11,7 @@ from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.proofs.claims import Never, NeverMorePermissive
-from mcp_guard.policy.proofs.prover import Prover, Verdict, overall
+from mcp_guard.policy.proofs.prover import ProofVerdict, Prover, overall
 from mcp_guard.policy.proofs.selection import select_calls
 from mcp_guard.policy.source import Policy, read_files
 from mcp_guard.policy_environments import policy_environment
@@ -91,12 +91,12 @@ def policies_of(pack: str, texts: dict[str, str]) -> dict[str, Policy]:
 def test_promise_of_a_pack(pack: str, route: str, action: str, condition: str | None, text: str, loosened: str) -> None:
     texts, prover = shipped(pack)
     when, policies = select_calls(action, condition), policies_of(pack, texts)
-    assert overall(prover.prove(Never(policies, when, route or None))) is Verdict.PROVED
+    assert overall(prover.prove(Never(policies, when, route or None))) is ProofVerdict.PROVED
     assert prover.can_apply(when), "there are such calls"
     (file,) = [file for file, content in texts.items() if text in content]
     changed = policies_of(pack, {**texts, file: texts[file].replace(text, loosened)})
-    assert overall(prover.prove(Never(changed, when, route or None))) is Verdict.DISPROVED
-    assert overall(prover.prove(NeverMorePermissive(changed, policies))) is Verdict.DISPROVED
+    assert overall(prover.prove(Never(changed, when, route or None))) is ProofVerdict.DISPROVED
+    assert overall(prover.prove(NeverMorePermissive(changed, policies))) is ProofVerdict.DISPROVED
 
 
 @pytest.mark.parametrize("pack", sized(sorted({pack for pack, *_ in PROMISES}), ["crm", "git"]))
@@ -105,4 +105,4 @@ def test_no_policy_of_a_pack_is_dead_or_equal_to_another(pack: str) -> None:
     policies = policies_of(pack, texts)
     assert prover.find_dead(policies) == ([], {})
     assert prover.find_equal(policies) == []
-    assert overall(prover.prove(NeverMorePermissive(policies, policies))) is Verdict.PROVED
+    assert overall(prover.prove(NeverMorePermissive(policies, policies))) is ProofVerdict.PROVED

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.shapes import Kind, Shape
+from mcp_guard.policy.shapes import Shape, ValueKind
 
 NAMES = st.sampled_from(
     ["a", "b", "c", "type", "if", "in", "has", "a-b", "a.b", "a/b", "a~b", "ünï", "", " ", "\n", "__entity", "__extn",
@@ -84,19 +84,19 @@ SCHEMAS = st.builds(lambda schema: {**schema, "$defs": DEFS}, objects(INNER) | c
 def fitting(shape: Shape) -> st.SearchStrategy[Any]:
     """Values that match a shape."""
     null = st.none() if shape.nullable else st.nothing()
-    if shape.kind is Kind.OPAQUE:
+    if shape.kind is ValueKind.OPAQUE:
         return VALUES
     if shape.allowed is not None:
         return null | (st.sampled_from(sorted(shape.allowed, key=repr)) if shape.allowed else st.nothing())
     plain = {
-        Kind.STRING: TEXTS, Kind.INTEGER: INTEGERS, Kind.NUMBER: st.sampled_from([0.5, 2, -1.25, 3.0]),
-        Kind.BOOLEAN: st.booleans(), Kind.NEVER: st.nothing(),
+        ValueKind.STRING: TEXTS, ValueKind.INTEGER: INTEGERS, ValueKind.NUMBER: st.sampled_from([0.5, 2, -1.25, 3.0]),
+        ValueKind.BOOLEAN: st.booleans(), ValueKind.NEVER: st.nothing(),
     }  # fmt: skip
     if shape.kind in plain:
         return null | plain[shape.kind]
-    if shape.kind is Kind.UNION:
+    if shape.kind is ValueKind.UNION:
         return null | st.one_of([fitting(option) for option in shape.options])
-    if shape.kind is Kind.SET:
+    if shape.kind is ValueKind.SET:
         assert shape.element is not None
         return null | st.lists(fitting(shape.element), min_size=1, max_size=3) | st.just([])
     fields = {name: each for name, inner in shape.fields.items() if not (each := fitting(inner)).is_empty}

@@ -12,7 +12,7 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.schema import attribute, build_schema, cedar_type
-from mcp_guard.policy.shapes import NODES, Kind, read_shape
+from mcp_guard.policy.shapes import NODES, ValueKind, read_shape
 from tests.growth import cpu_seconds
 from tests.policy.fixtures import PERMIT, decide, load, make_tool, object_of
 
@@ -194,7 +194,7 @@ def test_exponentially_growing_schema_is_cut() -> None:
     }
     schema = {**object_of(a={"$ref": "#/$defs/d0"}), "$defs": doubling}
     shape = read_shape(schema, schema)
-    assert shape.kind is Kind.RECORD
+    assert shape.kind is ValueKind.RECORD
     assert len(json.dumps(cedar_type(shape))) < 100 * NODES
 
 
@@ -241,4 +241,4 @@ def test_many_types_and_many_members_are_not_multiplied() -> None:
 def test_allowed_values_beyond_the_range_of_a_double_are_numbers() -> None:
     """Such an `enum` ended the guard of all agents."""
     schema = exact_json.loads(b'{"enum": [1e400, -1e400, 0.1, 2]}')
-    assert read_shape(schema, schema).kind is Kind.NUMBER
+    assert read_shape(schema, schema).kind is ValueKind.NUMBER

@@ -13,7 +13,7 @@ from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 from mcp_guard.policy.authoring.coverage import reached_by_cases
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
-from mcp_guard.policy.shapes import Kind, input_shape
+from mcp_guard.policy.shapes import ValueKind, input_shape
 from tests.policy.fixtures import make_tool, object_of
 from tests.policy.schemas import SCHEMAS
 from tests.proof_size import sized
@@ -50,7 +50,7 @@ def test_starter_policy_cases_pass(tmp_path: Path, effect: Effect, resource: Res
     assert frozenset[str]().union(*reached_by_cases(engine, results)) == engine.rules.policies.keys()
     shape = input_shape(tool)
     assert shape is not None
-    assert shape.fields["inner"].kind is Kind.RECORD
+    assert shape.fields["inner"].kind is ValueKind.RECORD
 
 
 def test_starter_cases_pass_among_other_policies_that_decide_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from mcp_guard import server_log
 from mcp_guard.core.model import Json
-from mcp_guard.server_log import Level, ServerLog
+from mcp_guard.server_log import LogLevel, ServerLog
 from tests.live.http_guard import NO_TLS, Served, free_port, serving
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
@@ -131,8 +131,8 @@ def test_a_guard_that_cannot_listen_begins_no_ledger(tmp_path: Path, command: st
 def test_text_has_the_notes_alone_unless_a_level_is_asked_for() -> None:
     def written(log: ServerLog, out: io.StringIO) -> list[str]:
         log.note("a\u202eb")
-        log.event(Level.WARNING, "token.refused", "token refused: why", reason="why")
-        log.event(Level.DEBUG, "call.ended", "call ended", receipt=7)
+        log.event(LogLevel.WARNING, "token.refused", "token refused: why", reason="why")
+        log.event(LogLevel.DEBUG, "call.ended", "call ended", receipt=7)
         return out.getvalue().splitlines()
 
     note, warning, debug = "mcp-guard: a\\u{202e}b", "mcp-guard: token refused: why", "mcp-guard: call ended"

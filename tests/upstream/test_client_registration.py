@@ -3,13 +3,13 @@
 import httpx2 as httpx
 import pytest
 
-from mcp_guard.settings import Grant, OAuthSettings
+from mcp_guard.settings import OAuthGrant, OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken
 from mcp_guard.upstream.oauth.registration import ClientRegistration, client_document, document_url
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 
 URL, REDIRECT = "https://far.example/mcp", "https://guard.example/upstreams/callback/far"
-NOBODY = OAuthSettings("", grant=Grant.AUTHORIZATION_CODE)
+NOBODY = OAuthSettings("", grant=OAuthGrant.AUTHORIZATION_CODE)
 AT = Endpoints("https://far.example/token", "https://far.example/authorize", "https://far.example")
 
 

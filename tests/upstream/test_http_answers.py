@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.protocol.batches import MAX_BATCH, MAX_TOKENS, split_batch
-from mcp_guard.upstream.http_answers import Kind, read_answers
+from mcp_guard.upstream.http_answers import HttpAnswerKind, read_answers
 from tests.servers.wild_http import Exchange, WildServer, content, event
 from tests.upstream.connected import MESSAGE_BYTES, connected
 
@@ -222,20 +222,23 @@ def test_what_is_no_array_stays_whole(data: bytes) -> None:
 def test_reply_to_another_request_stays_its_own() -> None:
     frame = b'{"jsonrpc":"2.0","id":4,"result":{}}'
     [answer] = read_answers(frame, 3, [4])
-    assert (answer.kind, answer.frame) == (Kind.OTHER, frame)
+    assert (answer.kind, answer.frame) == (HttpAnswerKind.OTHER, frame)
 
 
 def test_an_id_is_corrected_without_touching_the_rest() -> None:
     [answer] = read_answers(b'{"id":null,"result":{"n":12345678901234567890123}} \n', 3, [])
-    assert (answer.kind, answer.frame) == (Kind.REPLY, b'{"id":null,"result":{"n":12345678901234567890123},"id":3}')
+    assert (answer.kind, answer.frame) == (
+        HttpAnswerKind.REPLY,
+        b'{"id":null,"result":{"n":12345678901234567890123},"id":3}',
+    )
 
 
 @pytest.mark.parametrize("id", [3, "3", 3.0, 9])
 def test_the_late_reply_to_another_request_is_no_answer(id: object) -> None:
     frame = json.dumps({"jsonrpc": "2.0", "id": id, "result": {}}).encode()
-    assert [answer.kind for answer in read_answers(frame, 7, [9])] == [Kind.OTHER]
+    assert [answer.kind for answer in read_answers(frame, 7, [9])] == [HttpAnswerKind.OTHER]
 
 
 def test_a_reply_with_a_number_beyond_all_doubles_is_one() -> None:
     frame = b'{"jsonrpc":"2.0","id":7,"result":{"n":1e400}}'
-    assert [(answer.kind, answer.frame) for answer in read_answers(frame, 7, [])] == [(Kind.REPLY, frame)]
+    assert [(answer.kind, answer.frame) for answer in read_answers(frame, 7, [])] == [(HttpAnswerKind.REPLY, frame)]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mcp_guard.upstream.http_answers import PING_ID, Kind, read_answers
+from mcp_guard.upstream.http_answers import PING_ID, HttpAnswerKind, read_answers
 from tests.servers.wild_http import Exchange, WildServer, content, event, unidentified
 from tests.upstream.connected import connected, eventually
 
@@ -163,5 +163,5 @@ async def test_no_answer_to_a_ping_settles_a_call() -> None:
 
 def test_the_reply_to_a_ping_is_no_answer_to_a_call() -> None:
     frame = f'{{"jsonrpc":"2.0","id":"{PING_ID}-1","result":{{}}}}'.encode()
-    assert [answer.kind for answer in read_answers(frame, 3, [3])] == [Kind.OTHER]
-    assert [answer.kind for answer in read_answers(frame, f"{PING_ID}-1", [3])] == [Kind.REPLY]
+    assert [answer.kind for answer in read_answers(frame, 3, [3])] == [HttpAnswerKind.OTHER]
+    assert [answer.kind for answer in read_answers(frame, f"{PING_ID}-1", [3])] == [HttpAnswerKind.REPLY]

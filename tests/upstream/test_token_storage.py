@@ -16,7 +16,7 @@ import pytest
 from mcp_guard.core.people import Identity
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.network import Network
-from mcp_guard.settings import Grant, OAuthSettings
+from mcp_guard.settings import OAuthGrant, OAuthSettings
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
@@ -301,7 +301,9 @@ async def test_users_whose_client_is_forgotten_at_the_same_time_do_not_wait_for_
             user = Identity("https://login.example", f"user-{number}")
             storage = SharedTokenStorage(sign_ins, "far", SECRET, user, PAGE, registrations=lambda: [registration])
             await store(storage, due)
-            settings = OAuthSettings("", grant=Grant.AUTHORIZATION_CODE, as_user=True, token_url=due.token_endpoint)
+            settings = OAuthSettings(
+                "", grant=OAuthGrant.AUTHORIZATION_CODE, as_user=True, token_url=due.token_endpoint
+            )
             providers.append(
                 OAuthTokenProvider(
                     "far", "http://far.example/mcp", settings, Network(), ClientCredentials,

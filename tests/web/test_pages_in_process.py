@@ -28,7 +28,7 @@ from mcp_guard.web.app import make_app
 from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
-from mcp_guard.web.sessions import BrowserSession, Person, SessionLimits
+from mcp_guard.web.sessions import BrowserSession, Person, SessionLifetimes
 from tests.promises.harness import HOLD, make_instance
 from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
 from tests.web.software_passkey import SoftwarePasskey
@@ -53,7 +53,7 @@ async def enrol(client: httpx.AsyncClient) -> tuple[SoftwarePasskey, httpx.Respo
 async def test_a_page_that_asks_by_itself_does_not_keep_a_session(pages: Pages) -> None:
     client, id = await pages.sign_in(), await pages.hold()
     asked = ("/?part=list", f"/requests/{id}/state")
-    minutes = SessionLimits().idle // MINUTE
+    minutes = SessionLifetimes().idle // MINUTE
     for minute in range(2 * minutes):  # somebody moves the pointer
         pages.harness.clock.time += MINUTE
         assert (await client.get(asked[minute % 2], headers={ATTENDED: "1"})).status_code == 200

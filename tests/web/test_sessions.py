@@ -22,12 +22,12 @@ from mcp_guard.web.sessions import (
     BrowserSession,
     BrowserSessions,
     Person,
-    SessionLimits,
+    SessionLifetimes,
     owner_of,
 )
 
 NOW = 1_800_000_000_000_000
-LIMITS = SessionLimits()
+LIMITS = SessionLifetimes()
 ALICE, BOB = Person("alice"), Person("bob")
 
 

@@ -135,12 +135,12 @@ def statement(options: argparse.Namespace) -> str:
 def _report_claim(
     prover: "Prover", claim: "Claim", when: Policy | None, options: argparse.Namespace, source: str
 ) -> int:
-    from mcp_guard.policy.proofs.prover import Verdict, overall
+    from mcp_guard.policy.proofs.prover import ProofVerdict, overall
 
     proofs = prover.prove(claim)
     verdict = overall(proofs)
     notes = []
-    if verdict is Verdict.PROVED and when is not None and not prover.can_apply(when):
+    if verdict is ProofVerdict.PROVED and when is not None and not prover.can_apply(when):
         notes.append("no request satisfies the condition, so this says nothing about the policies")
     if options.json:
         tools = [as_json(proof) for proof in proofs]
@@ -156,9 +156,9 @@ def _report_claim(
 def _describe(proofs: Iterable["ToolProof"]) -> Iterable[str]:
     """Counterexamples first, then what is not proved and why."""
     from mcp_guard.policy.proofs.description import lines
-    from mcp_guard.policy.proofs.prover import Verdict
+    from mcp_guard.policy.proofs.prover import ProofVerdict
 
-    disproved = [proof for proof in proofs if proof.verdict is Verdict.DISPROVED]
+    disproved = [proof for proof in proofs if proof.verdict is ProofVerdict.DISPROVED]
     for proof in disproved[:SHOWN]:
         assert proof.counterexample is not None
         yield f"{proof.tool}, confirmed by Cedar:"
@@ -167,9 +167,9 @@ def _describe(proofs: Iterable["ToolProof"]) -> Iterable[str]:
         others = ", ".join(proof.tool for proof in disproved[SHOWN:])
         yield f"and {count(len(disproved) - SHOWN, 'more tool')}: {others}"
     for proof in proofs:
-        if proof.verdict is Verdict.NOT_PROVED:
+        if proof.verdict is ProofVerdict.NOT_PROVED:
             yield f"{proof.tool}: not proved: {'; '.join(proof.why)}"
-        if proof.verdict is Verdict.DEFECT and proof.counterexample:
+        if proof.verdict is ProofVerdict.DEFECT and proof.counterexample:
             yield f"{proof.tool}: Cedar does not confirm this: a defect of `policy prove`, please report it:"
             yield from (f"  {line}" for line in lines(proof.counterexample))
 

@@ -18,7 +18,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible
 
 
-class Kind(StrEnum):
+class HookKind(StrEnum):
     """What an event is for the guard."""
 
     BEFORE = "before"
@@ -41,7 +41,7 @@ class UnknownPayload(Exception):
 class Event:
     """One event of a hook. `call` tells the calls of a session apart; `part` names the sub-agent that makes it."""
 
-    kind: Kind
+    kind: HookKind
     name: str
     session: str
     folder: str
@@ -54,7 +54,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HookAnswer:
     """What the hook's process prints, and its exit code."""
 
     exit: int = 0
@@ -62,7 +62,7 @@ class Answer:
     stderr: bytes = b""
 
 
-NOTHING = Answer()
+NOTHING = HookAnswer()
 MAX_ID = 512
 """Characters of the name of a session."""
 
@@ -102,11 +102,11 @@ class Dialect:
 
     id: str
     title: str
-    events: Mapping[str, Kind]
+    events: Mapping[str, HookKind]
     tools: Mapping[str, ToolShape]
-    allow: Callable[[str, bool], Answer]
+    allow: Callable[[str, bool], HookAnswer]
     """The answer that lets a call go on, given the event's name and whether the agent's own prompt is left out."""
-    deny: Callable[[str, str], Answer]
+    deny: Callable[[str, str], HookAnswer]
     """The answer that denies, given the event's name and a reason."""
     session: str = "session_id"
     call: str = "tool_use_id"
@@ -159,7 +159,7 @@ class Dialect:
         assert isinstance(name, str)
         return self._read_event(kind, name, data)
 
-    def _read_event(self, kind: Kind, name: str, data: Json) -> Event:
+    def _read_event(self, kind: HookKind, name: str, data: Json) -> Event:
         def text(*members: str, required: bool = True) -> str:
             value = next((data[member] for member in members if member in data), None)
             if isinstance(value, list) and value and members == self.folder:
@@ -171,11 +171,11 @@ class Dialect:
             known = f"with `{'` or `'.join(members)}` as text, as {self.title} documents it"
             raise UnknownPayload(f"unknown shape of `{name}`; this guard knows it {known}")
 
-        session, folder = text(self.session), text(*self.folder, required=kind is Kind.BEFORE)
+        session, folder = text(self.session), text(*self.folder, required=kind is HookKind.BEFORE)
         if len(session) > MAX_ID:
             raise UnknownPayload(f"`{self.session}` has more than {MAX_ID} characters")
-        if kind not in (Kind.BEFORE, Kind.AFTER, Kind.FAILED):
-            prompt = text("prompt", required=False) if kind is Kind.PROMPT else ""
+        if kind not in (HookKind.BEFORE, HookKind.AFTER, HookKind.FAILED):
+            prompt = text("prompt", required=False) if kind is HookKind.PROMPT else ""
             return Event(kind, name, session, folder, part=text("agent_id", required=False), prompt=prompt)
         tool, input = text("tool_name"), data.get("tool_input")
         if not isinstance(input, dict):
@@ -186,35 +186,35 @@ class Dialect:
         return Event(kind, name, session, folder, call, part, tool, input, outcome)
 
 
-def _json(value: Json) -> Answer:
-    return Answer(stdout=orjson.dumps(value) + b"\n")
+def _json(value: Json) -> HookAnswer:
+    return HookAnswer(stdout=orjson.dumps(value) + b"\n")
 
 
-def _allow_claude(event: str, skips_prompt: bool) -> Answer:
+def _allow_claude(event: str, skips_prompt: bool) -> HookAnswer:
     if not skips_prompt:
         return NOTHING  # the agent's own rules and prompts still apply
     verdict = {"permissionDecision": "allow", "permissionDecisionReason": "allowed by mcp-guard"}
     return _json({"hookSpecificOutput": {"hookEventName": event, **verdict}})
 
 
-def _deny_claude(event: str, reason: str) -> Answer:
+def _deny_claude(event: str, reason: str) -> HookAnswer:
     verdict = {"permissionDecision": "deny", "permissionDecisionReason": reason}
     return _json({"hookSpecificOutput": {"hookEventName": event, **verdict}})
 
 
-def _allow_plain(_event: str, _skips_prompt: bool) -> Answer:
+def _allow_plain(_event: str, _skips_prompt: bool) -> HookAnswer:
     return NOTHING
 
 
-def _deny_gemini(_event: str, reason: str) -> Answer:
+def _deny_gemini(_event: str, reason: str) -> HookAnswer:
     return _json({"decision": "deny", "reason": reason})
 
 
-def _allow_cursor(_event: str, _skips_prompt: bool) -> Answer:
+def _allow_cursor(_event: str, _skips_prompt: bool) -> HookAnswer:
     return _json({"permission": "allow"})
 
 
-def _deny_cursor(_event: str, reason: str) -> Answer:
+def _deny_cursor(_event: str, reason: str) -> HookAnswer:
     return _json({"permission": "deny", "user_message": reason, "agent_message": reason})
 
 
@@ -233,13 +233,13 @@ TASK = ToolShape(
 FETCH = ToolShape("WebFetch", {"url": ("url",)})
 
 CLAUDE_EVENTS = {
-    "SessionStart": Kind.START,
-    "UserPromptSubmit": Kind.PROMPT,
-    "PreToolUse": Kind.BEFORE,
-    "PostToolUse": Kind.AFTER,
-    "PostToolUseFailure": Kind.FAILED,
-    "Stop": Kind.STOP,
-    "SessionEnd": Kind.END,
+    "SessionStart": HookKind.START,
+    "UserPromptSubmit": HookKind.PROMPT,
+    "PreToolUse": HookKind.BEFORE,
+    "PostToolUse": HookKind.AFTER,
+    "PostToolUseFailure": HookKind.FAILED,
+    "Stop": HookKind.STOP,
+    "SessionEnd": HookKind.END,
 }
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(
@@ -281,12 +281,12 @@ DIALECTS: tuple[Dialect, ...] = (
         "gemini-cli",
         "Gemini CLI",
         {
-            "SessionStart": Kind.START,
-            "BeforeAgent": Kind.PROMPT,
-            "BeforeTool": Kind.BEFORE,
-            "AfterTool": Kind.AFTER,
-            "AfterAgent": Kind.STOP,
-            "SessionEnd": Kind.END,
+            "SessionStart": HookKind.START,
+            "BeforeAgent": HookKind.PROMPT,
+            "BeforeTool": HookKind.BEFORE,
+            "AfterTool": HookKind.AFTER,
+            "AfterAgent": HookKind.STOP,
+            "SessionEnd": HookKind.END,
         },
         {
             "run_shell_command": replace(BASH, members={**BASH.members, "folder": ("dir_path", "directory")}),
@@ -312,13 +312,13 @@ DIALECTS: tuple[Dialect, ...] = (
         "cursor",
         "Cursor",
         {
-            "sessionStart": Kind.START,
-            "beforeSubmitPrompt": Kind.PROMPT,
-            "preToolUse": Kind.BEFORE,
-            "postToolUse": Kind.AFTER,
-            "postToolUseFailure": Kind.FAILED,
-            "stop": Kind.STOP,
-            "sessionEnd": Kind.END,
+            "sessionStart": HookKind.START,
+            "beforeSubmitPrompt": HookKind.PROMPT,
+            "preToolUse": HookKind.BEFORE,
+            "postToolUse": HookKind.AFTER,
+            "postToolUseFailure": HookKind.FAILED,
+            "stop": HookKind.STOP,
+            "sessionEnd": HookKind.END,
         },
         {"Shell": BASH, "Write": WRITE, "Read": READ, "Grep": GREP, "Task": TASK},
         _allow_cursor,

@@ -14,8 +14,16 @@ from mcp_guard.core.errors import GuardError, IdentityError
 from mcp_guard.core.host_tools import Workspace
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
-from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind, UnknownPayload, find_dialect
-from mcp_guard.downstream.hooks.session import HookSession, NoClient
+from mcp_guard.downstream.hooks.dialects import (
+    NOTHING,
+    Dialect,
+    Event,
+    HookAnswer,
+    HookKind,
+    UnknownPayload,
+    find_dialect,
+)
+from mcp_guard.downstream.hooks.session import HookSession, HookTransport
 from mcp_guard.downstream.hooks.workspace import digest, expand, follow_links, git_runs_programs, search
 from mcp_guard.downstream.isolation import run_alone
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes, SessionShares
@@ -132,7 +140,7 @@ class HookServer:
         finally:
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> HookAnswer:
         try:
             peer = peer_of(writer.get_extra_info("socket"))
             agent = agent_of(peer, self._users)
@@ -177,7 +185,7 @@ class HookServer:
 
     # Events
 
-    async def _on_event(self, request: HookRequest, peer: UnixPeer, agent: str, left: asyncio.Event) -> Answer:
+    async def _on_event(self, request: HookRequest, peer: UnixPeer, agent: str, left: asyncio.Event) -> HookAnswer:
         dialect = request.dialect
         try:
             event = dialect.read(request.payload, self._max_values)
@@ -185,22 +193,22 @@ class HookServer:
             self._note(say("denied a hook of {}: {}", dialect.title, visible_line(str(unknown))))
             return _refused(f"{unknown}. Update mcp-guard or {dialect.title}, then: mcp-guard doctor")
         asking = Asking(request, event, peer, agent)
-        if event.kind is Kind.BEFORE:
+        if event.kind is HookKind.BEFORE:
             try:
                 session = await self._session(asking)
             except (GuardError, LimitReached) as refused:
                 text = refused.message if isinstance(refused, GuardError) else str(refused)
                 return dialect.deny(event.name, f"denied by mcp-guard: {text}. Nothing was run.")
             return await session.decide(event, request.seconds, left)
-        if event.kind is Kind.PROMPT:
+        if event.kind is HookKind.PROMPT:
             await self._warm_up(asking)
-        elif event.kind in (Kind.AFTER, Kind.FAILED):
+        elif event.kind in (HookKind.AFTER, HookKind.FAILED):
             await self._report(asking)
         elif (known := self._sessions.get(asking.key)) is not None:
             known.used = asyncio.get_running_loop().time()
-            if event.kind is Kind.STOP:
+            if event.kind is HookKind.STOP:
                 known.lose_calls("the agent's turn ended", event.part)
-            elif event.kind is Kind.END:
+            elif event.kind is HookKind.END:
                 known.end("the agent's session ended")
         return NOTHING
 
@@ -247,7 +255,7 @@ class HookServer:
         def place(folder: str) -> Workspace:
             return Workspace(root, folder, follow_links, git_runs_programs, expand, os.path.exists, search, digest)
 
-        transport = NoClient(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
+        transport = HookTransport(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
         session = HookSession(
             self._make_session(instance, transport),
             request.dialect,
@@ -289,6 +297,6 @@ async def _watch(reader: asyncio.StreamReader, left: asyncio.Event) -> None:
     left.set()
 
 
-def _refused(reason: str) -> Answer:
+def _refused(reason: str) -> HookAnswer:
     """For an event of which the guard cannot even tell what it is: denied, whatever agent asks."""
-    return Answer(DENIED, stderr=f"mcp-guard: {reason}\n".encode())
+    return HookAnswer(DENIED, stderr=f"mcp-guard: {reason}\n".encode())

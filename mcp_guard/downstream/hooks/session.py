@@ -11,7 +11,7 @@ from mcp_guard.core.host_tools import HOST, UnknownShape, Workspace, arguments_o
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.replies import without_own_tools
-from mcp_guard.downstream.hooks.dialects import NOTHING, Answer, Dialect, Event, Kind
+from mcp_guard.downstream.hooks.dialects import NOTHING, Dialect, Event, HookAnswer, HookKind
 from mcp_guard.downstream.session import CLIENT, Session
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost
@@ -27,7 +27,7 @@ MAX_OPEN = 256
 """How many calls of a session may be without a report."""
 
 
-class NoClient:
+class HookTransport:
     """Implements `session.DownstreamTransport`: a hook is answered once, and nothing else is sent."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ class NoClient:
 
 
 @dataclass(slots=True)
-class OpenCall:
+class HookedCall:
     """A call from its question on. `went_on` is set when the agent is told to run it, `finished` once all is recorded.
 
     `pending` is the approval that it was left waiting for.
@@ -95,7 +95,7 @@ class HookSession:
         self._is_guarded = is_guarded
         self._skips_prompts = skips_prompts
         self._ready = asyncio.Event()
-        self._calls: dict[str, deque[OpenCall]] = {}
+        self._calls: dict[str, deque[HookedCall]] = {}
         """Those without a report, by what tells them apart; there may be several where that is what they do."""
         self._count = 0
 
@@ -134,11 +134,11 @@ class HookSession:
 
     # A call
 
-    async def decide(self, event: Event, seconds: float, left: asyncio.Event) -> Answer:
+    async def decide(self, event: Event, seconds: float, left: asyncio.Event) -> HookAnswer:
         """Answer the question whether a tool may run. `left` is set when the hook's process has gone, and `seconds` is
         how long it waits."""
         await self._ready.wait()
-        call = OpenCall(event.part, event.input)
+        call = HookedCall(event.part, event.input)
         loop = asyncio.get_running_loop()
         asked = loop.time()
         ends = asked + seconds
@@ -177,7 +177,7 @@ class HookSession:
             return NOTHING
         return self._dialect.deny(event.name, self._why_denied(call))
 
-    async def _guard(self, event: Event, call: OpenCall, channel: ClientChannel) -> None:
+    async def _guard(self, event: Event, call: HookedCall, channel: ClientChannel) -> None:
         try:
             request = self._request(event)
             call.arguments = request.arguments
@@ -211,7 +211,7 @@ class HookSession:
         name, said, rest = self._dialect.read_tool(event.tool, event.input, place)
         return name, arguments_of(name, said, rest, place, _dump)
 
-    def _why_denied(self, call: OpenCall) -> str:
+    def _why_denied(self, call: HookedCall) -> str:
         if (approval := call.pending) is not None:
             return (
                 f"held by mcp-guard: approval {approval.id} on {', '.join(approval.routes)} is not decided yet. "
@@ -231,7 +231,7 @@ class HookSession:
         if call is None:
             return False
         if event.input == call.input:
-            call.report(_result(event.outcome, event.kind is Kind.FAILED))
+            call.report(_result(event.outcome, event.kind is HookKind.FAILED))
         else:  # such as by another hook of the agent, which may change the input afterwards
             call.lose("the agent reports another input than was decided on: it is not known what ran")
             self.session.note(

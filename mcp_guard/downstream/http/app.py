@@ -80,7 +80,7 @@ class NoSession(HTTPException):
         super().__init__(status, detail)
 
 
-class Frame(NamedTuple):
+class PostedFrame(NamedTuple):
     """The body of a POST, and what was read in it."""
 
     text: bytes
@@ -169,7 +169,7 @@ class HttpApp:
         http_session = await self._session_for(request, instance, method)
         return self._post_handshake(http_session, request, frame)
 
-    def _peek(self, body: bytes, instance: Instance) -> Frame:
+    def _peek(self, body: bytes, instance: Instance) -> PostedFrame:
         """What the frame seems to be. The instance pays, though no session may take it. Raises: UnreadableBody."""
         began = time.thread_time()
         try:
@@ -188,7 +188,7 @@ class HttpApp:
             raise NoSession("no such session; open a new one with `initialize`")
         return http_session
 
-    def _post_handshake(self, http_session: HttpSession, request: HttpRequest, frame: Frame) -> ASGIApp:
+    def _post_handshake(self, http_session: HttpSession, request: HttpRequest, frame: PostedFrame) -> ASGIApp:
         """Hand a frame to a session of the handshake revisions; the response carries what belongs to the frame."""
         message, transport, session = frame.message, http_session.transport, http_session.session
         id, method = message.get("id"), message.get("method")
@@ -210,7 +210,7 @@ class HttpApp:
         )
         return _KeepInUse(self.sessions, http_session, response)
 
-    async def _post_stateless(self, request: HttpRequest, instance: Instance, frame: Frame) -> ASGIApp:
+    async def _post_stateless(self, request: HttpRequest, instance: Instance, frame: PostedFrame) -> ASGIApp:
         message = frame.message
         if fault := _header_fault(request, message):
             return _error_response(message, fault)
@@ -366,7 +366,7 @@ def _spellings(path: str) -> set[str]:
     return {path.rstrip("/") or "/", path.rstrip("/") + "/"}
 
 
-def _peek(text: bytes) -> Frame:
+def _peek(text: bytes) -> PostedFrame:
     """What the frame seems to be, to know where its reply goes. Whether it may be acted on, the session decides.
 
     Raises: UnreadableBody.
@@ -379,7 +379,7 @@ def _peek(text: bytes) -> Frame:
         message = exact_json.restore_numbers(text, message)
     if not isinstance(message, dict):
         raise UnreadableBody("the body is not one JSON-RPC message; batches are not accepted")
-    return Frame(text, message, is_compact)
+    return PostedFrame(text, message, is_compact)
 
 
 def _accept(http_session: HttpSession, text: bytes, read: ReadText | None = None) -> Response:

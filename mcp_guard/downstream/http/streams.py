@@ -51,7 +51,7 @@ SMALL_STREAM_BYTES = 64 * 1024
 """A stream with less than this is not asked to give anything up."""
 
 
-class Frame(NamedTuple):
+class StreamFrame(NamedTuple):
     """A frame of a stream: its number there, from 1, and whether it is the reply."""
 
     number: int
@@ -69,7 +69,7 @@ class Stream:
         """The size of its frames."""
         self._kept = kept
         kept.streams.add(self)
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[StreamFrame] = deque()
         self._last_number = 0
         """The number of the latest frame that was put."""
         self._last_read = 0
@@ -80,7 +80,7 @@ class Stream:
 
     def put(self, data: bytes, is_reply: bool) -> None:
         self._last_number += 1
-        self._frames.append(Frame(self._last_number, data, is_reply))
+        self._frames.append(StreamFrame(self._last_number, data, is_reply))
         self.kept_bytes += len(data)
         self._drop_old()
         if self.kept_bytes > SMALL_STREAM_BYTES:
@@ -130,7 +130,7 @@ class Stream:
         self.end()
         return successor
 
-    def read(self, after: int) -> Frame | None:
+    def read(self, after: int) -> StreamFrame | None:
         """The first kept frame after this number, if there is one."""
         if after >= self._last_number or not self._frames:
             return None
@@ -158,7 +158,7 @@ class StreamReader:
     def wake(self) -> None:
         self._changed.set()
 
-    async def next(self, seconds: float | None = None) -> Frame | None:
+    async def next(self, seconds: float | None = None) -> StreamFrame | None:
         """The next frame, once there is one; None if there will be none. Raises: TimeoutError, ClientDisconnect."""
         async with asyncio.timeout(seconds):
             while not self.has_client_left:
@@ -377,7 +377,7 @@ class McpResponse:
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send_document(self, send: Send, reply: Frame | None) -> None:
+    async def _send_document(self, send: Send, reply: StreamFrame | None) -> None:
         """Send the reply alone and in one piece, if need be as the only event of a stream."""
         body, headers = reply.data if reply else b"", JSON_HEADERS
         status = self._stream.status if reply is None else self._status_of(body) if self._status_of is not None else 200
@@ -390,10 +390,10 @@ class McpResponse:
     async def _start(self, send: Send, status: int, headers: RawHeaders) -> None:
         await send({"type": "http.response.start", "status": status, "headers": (*headers, *self._extra_headers)})
 
-    def _event(self, frame: Frame) -> bytes:
+    def _event(self, frame: StreamFrame) -> bytes:
         return sse_event(frame.data, id=f"{self._stream.name}-{frame.number}" if self._is_resumable else "")
 
-    async def _events(self, first: Frame | None) -> AsyncIterator[bytes]:
+    async def _events(self, first: StreamFrame | None) -> AsyncIterator[bytes]:
         """Each frame as an event, and heartbeats between them, until the reply or the end of the stream."""
         frame = first
         while True:

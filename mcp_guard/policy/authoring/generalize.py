@@ -78,7 +78,7 @@ WITHOUT_ENDING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class PolicyCondition:
     """`text` is `true` if nothing is restricted and only the comment counts."""
 
     text: str
@@ -95,7 +95,7 @@ def record_conditions(
     kind: Json,
     free: Collection[str] = (),
     listed: Collection[str] = (),
-) -> Iterator[Condition]:
+) -> Iterator[PolicyCondition]:
     """Conditions that all of these records meet, for each attribute of their schema type `kind`.
 
     Attributes in `free` are not bounded; strings in `listed` have few values by the tool's schema. Raises: Unbounded,
@@ -107,15 +107,15 @@ def record_conditions(
         has = f"{base} has {name if is_plain(name) else quoted(name)}"
         if name in free:
             is_path = any(isinstance(value, str) and FOLDER.match(value) for value in given)
-            yield Condition("true", f"{name}: not restricted", is_path)
+            yield PolicyCondition("true", f"{name}: not restricted", is_path)
         elif not given:
             if not inner.get("required", True):
-                yield Condition(f"!({has})")
+                yield PolicyCondition(f"!({has})")
         else:
             yield from _attribute(at, has, given, inner, len(values), name in listed)
 
 
-def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_listed: bool) -> Iterator[Condition]:
+def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int, is_listed: bool) -> Iterator[PolicyCondition]:
     optional = not kind.get("required", True)
     if kind.get("type") == "Record":
         inner = [condition for condition in record_conditions(at, given, kind) if condition.text != "true"]
@@ -152,16 +152,16 @@ def bounded_parts(inputs: Sequence[Json], resources: Sequence[Json], kind: Json,
     return {"attributes": {name: inner for name, inner in kind["attributes"].items() if name not in unbounded}}
 
 
-def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | None:
+def bound(at: str, values: list[Any], is_listed: bool = False) -> PolicyCondition | None:
     """A condition that all of these values meet; None if every value of the type does. Raises: Unbounded, FreeText."""
     first = values[0]
     if isinstance(first, bool):
-        return None if len(set(values)) == 2 else Condition(at if first else f"!{at}")
+        return None if len(set(values)) == 2 else PolicyCondition(at if first else f"!{at}")
     if isinstance(first, int):
         low, high = min(values), max(values)
         if at.startswith(LESS_IS_SAFER):
-            return Condition(f"{at} <= {high}")
-        return Condition(f"{at} == {low}" if low == high else f"{at} >= {low} && {at} <= {high}")
+            return PolicyCondition(f"{at} <= {high}")
+        return PolicyCondition(f"{at} == {low}" if low == high else f"{at} >= {low} && {at} <= {high}")
     if isinstance(first, str):
         return _texts(at, values, is_listed)
     if isinstance(first, list):
@@ -169,8 +169,8 @@ def bound(at: str, values: list[Any], is_listed: bool = False) -> Condition | No
     if isinstance(first, dict) and first.get("__extn", {}).get("fn") == "decimal":
         low, high = (pick(values, key=_decimal)["__extn"]["arg"] for pick in (min, max))
         if at.startswith(LESS_IS_SAFER):
-            return Condition(f'{at}.lessThanOrEqual(decimal("{high}"))')
-        return Condition(f'{at}.greaterThanOrEqual(decimal("{low}")) && {at}.lessThanOrEqual(decimal("{high}"))')
+            return PolicyCondition(f'{at}.lessThanOrEqual(decimal("{high}"))')
+        return PolicyCondition(f'{at}.greaterThanOrEqual(decimal("{low}")) && {at}.lessThanOrEqual(decimal("{high}"))')
     raise Unbounded(f"`{at}` has a type that no condition can bound")
 
 
@@ -178,7 +178,7 @@ def _decimal(value: Json) -> Decimal:
     return Decimal(value["__extn"]["arg"])
 
 
-def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
+def _texts(at: str, values: list[str], is_listed: bool) -> PolicyCondition:
     distinct = sorted(set(values))
     if is_listed and len(distinct) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(distinct)} different values")
@@ -186,7 +186,7 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
         raise FreeText(at, len(distinct))
     if is_listed or _are_names(values):
         literals = ", ".join(map(quoted, distinct))
-        return Condition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
+        return PolicyCondition(f"{at} == {literals}" if len(distinct) == 1 else f"[{literals}].contains({at})")
     if folder := common_folder(distinct):
         return _inside(at, folder, distinct)
     if hosts := sorted({match[1] for value in distinct if (match := HOST.match(value))}):
@@ -195,7 +195,7 @@ def _texts(at: str, values: list[str], is_listed: bool) -> Condition:
     raise FreeText(at, len(distinct))
 
 
-def _inside(at: str, folder: str, seen: list[str]) -> Condition:
+def _inside(at: str, folder: str, seen: list[str]) -> PolicyCondition:
     """The condition that `at` is in the folder and ends as the values do. Raises: FreeText.
 
     Each ending is let through only in the deepest folder that has all values with that ending.
@@ -205,7 +205,9 @@ def _inside(at: str, folder: str, seen: list[str]) -> Condition:
     """
     comment = f"{len(seen)} different values"
     if "://" in folder:
-        return Condition(f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*") && !({at} like "*%*")', comment)
+        return PolicyCondition(
+            f'{at} like {quoted(folder)[:-1]}*" && !({at} like "*..*") && !({at} like "*%*")', comment
+        )
     plain = [value for value in seen if "/." not in value[len(folder) - 1 :]]
     names = {value: name for value in plain if (name := ENDING.fullmatch(value.rpartition("/")[2]))}
     folders = {
@@ -220,16 +222,16 @@ def _inside(at: str, folder: str, seen: list[str]) -> Condition:
     above = folder[:-1] if "/." in folder else ""
     inside += f' && !({at} like "*..*") && !({at} like {quoted(above)[:-1]}*/.*")'
     text = f"({inside} || [{', '.join(map(quoted, exact))}].contains({at}))" if exact else inside
-    return Condition(text, f"{comment}; * also stands for folders", True, tuple(folders.values()))
+    return PolicyCondition(text, f"{comment}; * also stands for folders", True, tuple(folders.values()))
 
 
-def within(at: str, names: Sequence[str]) -> Condition:
+def within(at: str, names: Sequence[str]) -> PolicyCondition:
     """The condition that this set has none but these names."""
     listed = ", ".join(map(quoted, names))
-    return Condition(f"[{listed}].containsAll({at})" if names else f"{at}.isEmpty()")
+    return PolicyCondition(f"[{listed}].containsAll({at})" if names else f"{at}.isEmpty()")
 
 
-def origin_conditions(materials: Sequence[Json], gates: Iterable[Policy]) -> Iterator[Condition]:
+def origin_conditions(materials: Sequence[Json], gates: Iterable[Policy]) -> Iterator[PolicyCondition]:
     """Where values came from, as far as these gates ask: other arguments of such an origin are not let through."""
     read = {path for gate in gates for condition in gate.body["conditions"] for path in paths(condition["body"])}
     for path in sorted(path for path in read if path[:2] == ("context", "history")):
@@ -238,7 +240,7 @@ def origin_conditions(materials: Sequence[Json], gates: Iterable[Policy]) -> Ite
             yield within(".".join(path), sorted({name for names in seen for name in names}))
 
 
-def refuse_own(own: Collection[str], inputs: object, conditions: Iterable[Condition]) -> None:
+def refuse_own(own: Collection[str], inputs: object, conditions: Iterable[PolicyCondition]) -> None:
     """Raises: Unbounded if an argument is one of these paths or in it, or if a condition opens a folder with one."""
     for path in map(PurePath, own):
         for text in _strings(inputs):
@@ -287,17 +289,17 @@ def _folder_in(folder: str, values: Sequence[str]) -> str:
     return common_folder(values) or (own[0] if own else folder)
 
 
-def _sets(at: str, values: list[list[Any]], is_listed: bool) -> Condition:
+def _sets(at: str, values: list[list[Any]], is_listed: bool) -> PolicyCondition:
     items = [item for value in values for item in value]
     if any(isinstance(item, dict | list) for item in items):
         raise Unbounded(f"`{at}` has a type that no condition can bound")
     every = sorted({quoted(item) if isinstance(item, str) else json.dumps(item) for item in items})
     if not every:
-        return Condition(f"{at}.isEmpty()")
+        return PolicyCondition(f"{at}.isEmpty()")
     if at.startswith("context.input.") and not is_listed:
         texts = [item for item in items if isinstance(item, str)]
         if texts and (is_prose(at) or not _are_names(texts)):
             raise FreeText(at, len(set(texts)))
     if len(every) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(every)} different members")
-    return Condition(f"[{', '.join(every)}].containsAll({at})")
+    return PolicyCondition(f"[{', '.join(every)}].containsAll({at})")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mcp_guard.core.model import Decision, Effect, Json, Outcome, Tool
 from mcp_guard.policy.cedar_text import is_plain
-from mcp_guard.policy.shapes import Kind, Shape, input_shape
+from mcp_guard.policy.shapes import Shape, ValueKind, input_shape
 
 TIME = "2026-01-05T10:00:00"
 """A Monday morning."""
@@ -65,7 +65,7 @@ def _available_attributes(tool: Tool, counters: tuple[str, ...], sequences: tupl
 
 
 def _describe_shape(shape: Shape) -> str:
-    if shape.kind is Kind.OPAQUE:
+    if shape.kind is ValueKind.OPAQUE:
         return "not visible to policies; listed in context.input_unknown if present"
     if columns := _columns(shape):
         names = ", ".join(name if is_plain(name) else json.dumps(name) for name in columns)
@@ -75,7 +75,7 @@ def _describe_shape(shape: Shape) -> str:
 
 def _columns(shape: Shape) -> list[str]:
     """The members of a list of objects, which policies see by column: a record that is never absent."""
-    if shape.element is None or shape.element.kind is not Kind.RECORD:
+    if shape.element is None or shape.element.kind is not ValueKind.RECORD:
         return []
     return [name for name, inner in shape.element.fields.items() if inner.typed]
 
@@ -128,10 +128,16 @@ def _example(shape: Shape) -> Json:
 
 
 def _value(shape: Shape) -> object:
-    values = {Kind.STRING: "text", Kind.INTEGER: 1, Kind.NUMBER: 1.5, Kind.BOOLEAN: True, Kind.SET: []}
+    values = {
+        ValueKind.STRING: "text",
+        ValueKind.INTEGER: 1,
+        ValueKind.NUMBER: 1.5,
+        ValueKind.BOOLEAN: True,
+        ValueKind.SET: [],
+    }
     if shape.allowed:
         return min(shape.allowed, key=repr)
-    if shape.kind is Kind.RECORD:
+    if shape.kind is ValueKind.RECORD:
         return _example(shape)
     return _value(shape.options[0]) if shape.options else values.get(shape.kind, "text")
 

@@ -30,8 +30,8 @@ from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.formatting import format_policies
 from mcp_guard.policy.authoring.generalize import (
-    Condition,
     FreeText,
+    PolicyCondition,
     Unbounded,
     bounded_parts,
     origin_conditions,
@@ -64,7 +64,7 @@ class Suggestion:
     id: str
     group: Group
     gates: tuple[str, ...]
-    conditions: tuple[Condition, ...]
+    conditions: tuple[PolicyCondition, ...]
     basis: tuple[RecordedDecision, ...]
     opens_paths: bool = False
     """Whether it lets a tool that does more than read take paths that were not seen."""
@@ -80,8 +80,8 @@ class Suggestion:
         agent, tool, type = self.group
         scope = [f"principal in {entity_text('Agent', agent)}", f"action == {entity_text('Action', tool)}"]
         scope += [] if type == TOOL else [f"resource is {type}"]
-        comments = [Condition("true", self.origin()), Condition("true", RISK)]
-        conditions = [*comments, *map(Condition, scope), *self.conditions]
+        comments = [PolicyCondition("true", self.origin()), PolicyCondition("true", RISK)]
+        conditions = [*comments, *map(PolicyCondition, scope), *self.conditions]
         lines = "\n".join(_condition_lines(conditions))
         policy = _formatted(f"forbid (principal, action, resource)\n{UNLESS}{lines}\n}};\n")
         return policy.partition(UNLESS)[2].removesuffix("\n};\n")
@@ -128,7 +128,7 @@ def _formatted(text: str) -> str:
     return format_policies(text) or text
 
 
-def _condition_lines(conditions: Iterable[Condition]) -> Iterator[str]:
+def _condition_lines(conditions: Iterable[PolicyCondition]) -> Iterator[str]:
     """The conditions joined by `&&`, one a line, each under its comment; `true` is a comment without a condition."""
     conditions = list(conditions)
     last = max((index for index, condition in enumerate(conditions) if condition.text != "true"), default=-1)
@@ -174,7 +174,7 @@ class Knowledge:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenCall:
+class UncoveredCall:
     """A call that ran although the policies as they are now do not allow it, and what they say of it."""
 
     decision: RecordedDecision
@@ -217,9 +217,9 @@ def suggest(
 
 def _group_open_calls(
     decisions: Iterable[RecordedDecision], now: PolicyVersion, known: Knowledge, suggestions: Suggestions
-) -> Mapping[Group, list[OpenCall]]:
+) -> Mapping[Group, list[UncoveredCall]]:
     """The calls that a rule may be based on; those that it may not be are noted in `suggestions`."""
-    groups = defaultdict[Group, list[OpenCall]](list)
+    groups = defaultdict[Group, list[UncoveredCall]](list)
     for decision in filter(ran, decisions):
         group = group_of(decision.receipt)
         if "appliesTo" not in (now.schema[""]["actions"].get(decision.receipt["tool"]) or {}):
@@ -262,18 +262,18 @@ def ran(decision: RecordedDecision) -> bool:
     return bool(receipt.get("would", receipt)["outcome"] != Outcome.ALLOW)
 
 
-def _still_open(decision: RecordedDecision, now: PolicyVersion) -> OpenCall | None:
+def _still_open(decision: RecordedDecision, now: PolicyVersion) -> UncoveredCall | None:
     """The call, unless the policies and effects as they are now allow it anyway."""
     assert decision.material is not None
     try:
         outcome = now.decide(now.build_request(decision.material))
     except ValueError:  # the tool takes other arguments now
         return None
-    return None if outcome.outcome is Outcome.ALLOW else OpenCall(decision, outcome)
+    return None if outcome.outcome is Outcome.ALLOW else UncoveredCall(decision, outcome)
 
 
 def _suggest_for_group(
-    id: str, group: Group, calls: list[OpenCall], now: PolicyVersion, known: Knowledge
+    id: str, group: Group, calls: list[UncoveredCall], now: PolicyVersion, known: Knowledge
 ) -> Suggestion:
     """Raises: Unbounded with the reason if nothing can be suggested."""
     if errors := [error for call in calls for error in call.outcome.errors]:
@@ -299,7 +299,7 @@ BEFORE = ("rate", "risk", "sequence")
 
 def _conditions(
     group: Group, basis: Sequence[RecordedDecision], version: PolicyVersion, known: Knowledge
-) -> Iterator[Condition]:
+) -> Iterator[PolicyCondition]:
     """What all calls of the basis have in common, as far as a policy should depend on it."""
     _, tool, type = group
     free = known.free_in(tool)
@@ -321,7 +321,7 @@ def _conditions(
     if type != TOOL:
         yield from _change_conditions([context["change"] for context in contexts], attributes["change"], free)
         if not any(context.get("facts_missing") for context in contexts):
-            yield Condition("context.facts_missing.isEmpty()")
+            yield PolicyCondition("context.facts_missing.isEmpty()")
     yield from _task_conditions([context["task"] for context in contexts])
     counters = [{**context, "risk": {"score": context["risk"]["score"]}} for context in contexts]
     kinds = {name: {**attributes[name]} for name in BEFORE if name in attributes}
@@ -329,7 +329,7 @@ def _conditions(
     yield from record_conditions("context", counters, {"attributes": kinds})
     if known.labels:
         seen = [context.get("history", {}) for context in contexts]
-        yield from (Condition(f"!context.history.{flag}") for flag in FLAGS if not any(h.get(flag) for h in seen))
+        yield from (PolicyCondition(f"!context.history.{flag}") for flag in FLAGS if not any(h.get(flag) for h in seen))
     members = attributes.get("meta", {"attributes": {}})["attributes"]
     meta = {"attributes": {name: kind for name, kind in members.items() if name not in FORWARDED_BY_DEFAULT}}
     yield from record_conditions("context.meta", [context.get("meta", {}) for context in contexts], meta, free)
@@ -342,10 +342,11 @@ def _conditions(
 FLAGS = ("untrusted_seen", "sensitive_seen", "orders_seen")
 
 
-def _change_conditions(values: list[Json], kind: Json, free: frozenset[str]) -> Iterator[Condition]:
+def _change_conditions(values: list[Json], kind: Json, free: frozenset[str]) -> Iterator[PolicyCondition]:
     """Conditions on `context.change`, of this schema type: which arguments would change, and numbers by how much."""
     if free:
-        yield Condition("true", f"which fields change is not restricted, because {', '.join(sorted(free))} is not")
+        names = ", ".join(sorted(free))
+        yield PolicyCondition("true", f"which fields change is not restricted, because {names} is not")
     else:
         yield within("context.change.fields", sorted({name for value in values for name in value["fields"]}))
     delta = kind["attributes"]["delta"]["attributes"]
@@ -354,10 +355,10 @@ def _change_conditions(values: list[Json], kind: Json, free: frozenset[str]) -> 
     yield from record_conditions("context.change.delta", [value["delta"] for value in values], bounds)
 
 
-def _task_conditions(values: list[Json]) -> Iterator[Condition]:
+def _task_conditions(values: list[Json]) -> Iterator[PolicyCondition]:
     for name in ("ticket", "reason"):
         if all(name in value for value in values):
-            yield Condition(f"context.task has {name}")
+            yield PolicyCondition(f"context.task has {name}")
 
 
 def attributes_of(decision: RecordedDecision, variable: str) -> Json:

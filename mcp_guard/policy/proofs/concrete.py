@@ -6,7 +6,7 @@ from typing import Any
 from mcp_guard.core.model import Json
 from mcp_guard.core.times import LAST_SECOND
 from mcp_guard.policy.cedar_text import Path
-from mcp_guard.policy.proofs.terms import Model, Term
+from mcp_guard.policy.proofs.terms import SolverModel, Term
 from mcp_guard.policy.proofs.times import write_literal
 from mcp_guard.policy.proofs.unknown_request import DAY, INEXACT, TAG, UNKNOWN, UnknownRequest
 from mcp_guard.policy.proofs.values import LEAST, MOST, Scalar, SetValue, type_name
@@ -44,7 +44,7 @@ def preferences(request: UnknownRequest) -> list[Term]:
 class ConcreteRequest:
     """Reads a model. A value that Cedar has no counterpart of is replaced by an unused one, always the same."""
 
-    def __init__(self, request: UnknownRequest, model: Model) -> None:
+    def __init__(self, request: UnknownRequest, model: SolverModel) -> None:
         self._request, self._model = request, model
         self._numbers: dict[int, int] = {}
 

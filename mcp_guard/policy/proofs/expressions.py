@@ -18,7 +18,7 @@ from mcp_guard.policy.cedar_text import expression
 from mcp_guard.policy.proofs.terms import Term, Unencodable
 from mcp_guard.policy.proofs.times import UNITS, read_literal
 from mcp_guard.policy.proofs.unknown_request import DAY, UnknownRequest
-from mcp_guard.policy.proofs.values import EXTENSIONS, EntityValue, Member, Record, Scalar, SetValue, Value
+from mcp_guard.policy.proofs.values import EXTENSIONS, EntityValue, Record, RecordMember, Scalar, SetValue, Value
 from mcp_guard.policy.schema import PRINCIPAL
 
 COMPARISONS = {
@@ -215,7 +215,7 @@ class Expressions:
     def _variable(self, inner: Any) -> Result:
         return Result(self._request.variable(inner), self._terms.false)
 
-    def _member(self, left: Result, name: str) -> Member | None:
+    def _member(self, left: Result, name: str) -> RecordMember | None:
         """Raises: Unencodable for an attribute of an entity other than the request's."""
         match left.value:
             case Record():
@@ -238,7 +238,7 @@ class Expressions:
         member = self._member(left, inner["attr"])
         return self._boolean(self._terms.false if member is None else member.present, left)
 
-    def _tag(self, inner: Any) -> tuple[Result, Member | None]:
+    def _tag(self, inner: Any) -> tuple[Result, RecordMember | None]:
         left, key = self._evaluate(inner["left"]), inner["right"].get("Value")
         if left.value != self._request.resource or not isinstance(key, str):
             raise Unencodable("only the tags of the request's own resource with a literal name are known")
@@ -290,7 +290,7 @@ class Expressions:
 
     def _record(self, inner: Any) -> Result:
         members = {name: self._evaluate(value) for name, value in inner.items()}
-        known = {name: Member(self._terms.true, result.value) for name, result in members.items()}
+        known = {name: RecordMember(self._terms.true, result.value) for name, result in members.items()}
         return Result(Record(frozenset(known), known.get), self._terms.any(*(each.fails for each in members.values())))
 
     def _in_set(self, op: str, left: Result, right: Result) -> Result:

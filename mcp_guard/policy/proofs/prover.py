@@ -17,7 +17,7 @@ from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.proofs.claims import Claim, Policies
 from mcp_guard.policy.proofs.concrete import ConcreteRequest, preferences
 from mcp_guard.policy.proofs.decisions import Decisions, ReadPolicies
-from mcp_guard.policy.proofs.terms import Answer, Term, Terms, Unencodable, can_hold
+from mcp_guard.policy.proofs.terms import SolverAnswer, Term, Terms, Unencodable, can_hold
 from mcp_guard.policy.proofs.trial import RequestTrial
 from mcp_guard.policy.proofs.unknown_request import UnknownRequest
 from mcp_guard.policy.ruleset import Ruleset, action_groups
@@ -28,7 +28,7 @@ MILLISECONDS = 10_000
 """How long the solver may think about one question by default."""
 
 
-class Verdict(StrEnum):
+class ProofVerdict(StrEnum):
     """What is known of a claim."""
 
     PROVED = "proved"
@@ -59,16 +59,16 @@ class ToolProof:
     """What is known of a claim about the calls of one tool; `why` there is neither a proof nor a counterexample."""
 
     tool: str
-    verdict: Verdict
+    verdict: ProofVerdict
     counterexample: Counterexample | None = None
     why: tuple[str, ...] = ()
 
 
-def overall(proofs: Iterable[ToolProof]) -> Verdict:
+def overall(proofs: Iterable[ToolProof]) -> ProofVerdict:
     """The verdict on a claim about all these tools."""
     verdicts = {proof.verdict for proof in proofs}
-    worst_first = (Verdict.DEFECT, Verdict.DISPROVED, Verdict.NOT_PROVED)
-    return next((verdict for verdict in worst_first if verdict in verdicts), Verdict.PROVED)
+    worst_first = (ProofVerdict.DEFECT, ProofVerdict.DISPROVED, ProofVerdict.NOT_PROVED)
+    return next((verdict for verdict in worst_first if verdict in verdicts), ProofVerdict.PROVED)
 
 
 class Prover:
@@ -78,7 +78,7 @@ class Prover:
         self._schema, self._milliseconds = schema, milliseconds
         self._groups = action_groups(schema.json)
         self._terms, self._known = Terms(), ReadPolicies()
-        self._answers: dict[Term, Answer] = {}
+        self._answers: dict[Term, SolverAnswer] = {}
         actions = schema.json[""]["actions"].items()
         self.tools = sorted(name for name, action in actions if action and "appliesTo" in action)
 
@@ -96,23 +96,23 @@ class Prover:
         try:
             answer = self._ask(decisions, claim.exception(self._terms, decisions))
         except Unencodable as error:  # outside of an expression, such as the name of a group
-            return ToolProof(tool, Verdict.NOT_PROVED, why=(str(error),))
+            return ToolProof(tool, ProofVerdict.NOT_PROVED, why=(str(error),))
         if answer.holds is False:
-            return ToolProof(tool, Verdict.PROVED)
+            return ToolProof(tool, ProofVerdict.PROVED)
         inexact = [f"`{text}`: {why}" for text, why in decisions.expressions.inexact.items()]
         if answer.model is None:
-            return ToolProof(tool, Verdict.NOT_PROVED, why=(answer.why, *inexact))
+            return ToolProof(tool, ProofVerdict.NOT_PROVED, why=(answer.why, *inexact))
         request = ConcreteRequest(decisions.request, answer.model)
         material = request.material()
         trial = RequestTrial(self._schema.json, material)
         was = trial.decide(claim.other) if claim.other is not None else None
         found = Counterexample(material, tuple(request.read_paths()), trial.decide(claim.policies), was)
         if claim.is_exception(trial):
-            return ToolProof(tool, Verdict.DISPROVED, found)
+            return ToolProof(tool, ProofVerdict.DISPROVED, found)
         is_seen = claim.is_exception(RequestTrial(self._schema.json, material, sees_all=True))
         if is_seen or any(answer.model.value(unknown) for unknown in decisions.blindness):
             inexact.append("only calls with an argument that policies cannot see may be an exception")
-        return ToolProof(tool, Verdict.NOT_PROVED if inexact else Verdict.DEFECT, found, tuple(inexact))
+        return ToolProof(tool, ProofVerdict.NOT_PROVED if inexact else ProofVerdict.DEFECT, found, tuple(inexact))
 
     def can_apply(self, policy: Policy) -> bool:
         """Whether the policy may apply to some request."""
@@ -133,12 +133,12 @@ class Prover:
         rules = Ruleset({policy.id: policy}, self._groups)
         return (tool for tool in self.tools if rules.policies_for(tool))
 
-    def _applies(self, tool: str, policy: Policy) -> Answer:
+    def _applies(self, tool: str, policy: Policy) -> SolverAnswer:
         decisions = self._decisions(tool)
         try:
             return self._ask(decisions, self._terms.any(*decisions.conditions(policy)))
         except Unencodable as error:
-            return Answer(None, why=str(error))
+            return SolverAnswer(None, why=str(error))
 
     def find_equal(self, policies: Policies) -> list[list[str]]:
         """The policies that apply to the same requests with the same effect and routes, in groups of at least two."""
@@ -184,11 +184,11 @@ class Prover:
         request = UnknownRequest(self._terms, self._schema.json, tool, self._schema.shapes.get(tool))
         return Decisions(request, self._groups, self._known)
 
-    def _ask(self, decisions: Decisions, wanted: Term) -> Answer:
+    def _ask(self, decisions: Decisions, wanted: Term) -> SolverAnswer:
         """Whether some request fulfils this. Tools that policies do not tell apart have the same question."""
         question = self._terms.all(wanted, *decisions.request.rules)
         if wanted == self._terms.false:
-            return Answer(False)
+            return SolverAnswer(False)
         if question not in self._answers:
             wishes = [*dict.fromkeys(decisions.wishes), *preferences(decisions.request)]
             self._answers[question] = can_hold(self._terms, question, wishes, self._milliseconds)

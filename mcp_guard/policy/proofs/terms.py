@@ -142,7 +142,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class SolverModel:
     """Values for all unknowns under which what was asked holds."""
 
     solver: "cvc5.Solver"
@@ -161,21 +161,21 @@ def _python_value(value: Term) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SolverAnswer:
     """`holds` is None if the solver found no answer, for the reason in `why`; a model exists if it is true."""
 
     holds: bool | None
-    model: Model | None = None
+    model: SolverModel | None = None
     why: str = ""
 
 
-def can_hold(terms: Terms, wanted: Term, preferred: Sequence[Term], milliseconds: int) -> Answer:
+def can_hold(terms: Terms, wanted: Term, preferred: Sequence[Term], milliseconds: int) -> SolverAnswer:
     """Whether this holds for some values, which are as `preferred` says where possible, above all as it says first."""
     solver = terms.solver(milliseconds)
     solver.assertFormula(wanted)
     result = solver.checkSat()
     if not result.isSat():
-        return Answer(False) if result.isUnsat() else Answer(None, why=_why(result, milliseconds))
+        return SolverAnswer(False) if result.isUnsat() else SolverAnswer(None, why=_why(result, milliseconds))
     kept = [term for term in preferred if term != terms.true]
     while not (result := solver.checkSatAssuming(*kept) if kept else solver.checkSat()).isSat() and kept:
         if result.isUnsat():
@@ -183,7 +183,11 @@ def can_hold(terms: Terms, wanted: Term, preferred: Sequence[Term], milliseconds
             kept.remove([term for term in kept if term in conflicting][-1])
         else:
             kept = kept[: len(kept) // 2]
-    return Answer(True, Model(solver)) if result.isSat() else Answer(None, why=_why(result, milliseconds))
+    return (
+        SolverAnswer(True, SolverModel(solver))
+        if result.isSat()
+        else SolverAnswer(None, why=_why(result, milliseconds))
+    )
 
 
 def _why(result: Term, milliseconds: int) -> str:

@@ -21,16 +21,16 @@ from mcp_guard.policy.proofs.values import (
     LEAST,
     MOST,
     EntityValue,
-    Member,
     Operators,
     Record,
+    RecordMember,
     Scalar,
     SetValue,
     Value,
     type_name,
 )
 from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_NULL, PRINCIPAL, TOOL, attribute, name_of
-from mcp_guard.policy.shapes import TAGS, Kind, Shape
+from mcp_guard.policy.shapes import TAGS, Shape, ValueKind
 from mcp_guard.policy.time_of_call import RANGES, WEEKDAYS
 
 INPUT = ("context", "input")
@@ -70,8 +70,8 @@ class UnknownRequest:
         """By path, from the variables `principal`, `resource` and `context`."""
         self.presences: dict[Path, Term] = {}
         """Of the members that may be absent."""
-        self.tags: dict[str, Member] = {}
-        self._members: dict[Path, Member | None] = {}
+        self.tags: dict[str, RecordMember] = {}
+        self._members: dict[Path, RecordMember | None] = {}
         self._required: set[Path] = set()
         text = terms.sorts["String"]
         self.principal = EntityValue(PRINCIPAL, terms.unknown("principal", text))
@@ -96,7 +96,7 @@ class UnknownRequest:
         empty: Json = {"type": "Record", "attributes": {}}
         return self._types[type].get("shape", empty) if type in self._types else empty
 
-    def entity_member(self, variable: str, name: str) -> Member | None:
+    def entity_member(self, variable: str, name: str) -> RecordMember | None:
         """An attribute of `principal` or `resource`; None if the type has none of this name."""
         return self._record((variable,), self.attributes_of(variable)).member(name)
 
@@ -112,12 +112,12 @@ class UnknownRequest:
         type: Json = self._types[self.resource_type]["tags"]
         return type
 
-    def tag(self, key: str) -> Member:
+    def tag(self, key: str) -> RecordMember:
         """A tag of the resource. Raises: Unencodable if the key has a character that the solver lacks."""
         if key not in self.tags:
             self.terms.text(key)
             present = self.terms.unknown(f"has tag {key!r}", self.terms.sorts["Bool"])
-            self.tags[key] = Member(present, self._value((TAG, key), self.tag_type))
+            self.tags[key] = RecordMember(present, self._value((TAG, key), self.tag_type))
         return self.tags[key]
 
     def at(self, path: Path) -> Value | None:
@@ -142,12 +142,12 @@ class UnknownRequest:
         attributes = type.get("attributes", {})
         return Record(frozenset(attributes), lambda name: self._member((*path, name), attributes.get(name)))
 
-    def _member(self, path: Path, type: Json | None) -> Member | None:
+    def _member(self, path: Path, type: Json | None) -> RecordMember | None:
         if type is None:
             return None
         if path not in self._members:
             present = self._presence(path, type)
-            member = self._members[path] = Member(present, self._value(path, type))
+            member = self._members[path] = RecordMember(present, self._value(path, type))
             self._note_absence(path, type, present)
             if not isinstance(member.value, Record | EntityValue):
                 self.rules += self._limits(path, member.value)
@@ -274,16 +274,16 @@ def _name(path: Path) -> str:
 def _shape_at(shape: Shape | None, names: Path) -> Shape | None:
     """The shape of what policies see at this path of the arguments."""
     for name in names:
-        while shape is not None and shape.kind is Kind.SET:
+        while shape is not None and shape.kind is ValueKind.SET:
             shape = shape.element
         if shape is None:
             return None
         by_attribute: Mapping[str, Shape] = (
             {TAGS[option.kind]: option for option in shape.options}
-            if shape.kind is Kind.UNION
+            if shape.kind is ValueKind.UNION
             else {attribute(own): inner for own, inner in shape.fields.items()}
         )
         shape = by_attribute.get(name)
-    while shape is not None and shape.kind is Kind.SET:
+    while shape is not None and shape.kind is ValueKind.SET:
         shape = shape.element
     return shape

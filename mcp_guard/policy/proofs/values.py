@@ -44,7 +44,7 @@ class EntityValue:
     name: str | None = None
 
 
-class Member(NamedTuple):
+class RecordMember(NamedTuple):
     """A member of a record, which may be absent."""
 
     present: Term
@@ -56,7 +56,7 @@ class Record:
     """`member` returns None for a name that the record's type does not have."""
 
     names: frozenset[str]
-    member: Callable[[str], Member | None]
+    member: Callable[[str], RecordMember | None]
 
 
 Value: TypeAlias = Scalar | SetValue | EntityValue | Record
@@ -100,7 +100,7 @@ class Operators:
     def _equal_members(self, one: Record, other: Record, name: str) -> Term:
         first, second = one.member(name), other.member(name)
         if first is None or second is None:
-            return self.terms.negate((first or second or Member(self.terms.false, one)).present)
+            return self.terms.negate((first or second or RecordMember(self.terms.false, one)).present)
         both = self.terms.all(first.present, second.present, self.equal(first.value, second.value))
         return self.terms.any(both, self.terms.negate(self.terms.any(first.present, second.present)))
 
@@ -122,14 +122,14 @@ class Operators:
                 return Record(names, lambda name: self._choose_member(condition, then, otherwise, name))
         raise Unencodable("a conditional chooses between values of different types")
 
-    def _choose_member(self, condition: Term, then: Record, otherwise: Record, name: str) -> Member | None:
+    def _choose_member(self, condition: Term, then: Record, otherwise: Record, name: str) -> RecordMember | None:
         first, second = then.member(name), otherwise.member(name)
         if first is None or second is None:
             only = first or second
             side = condition if first else self.terms.negate(condition)
-            return None if only is None else Member(self.terms.all(side, only.present), only.value)
+            return None if only is None else RecordMember(self.terms.all(side, only.present), only.value)
         present = self.terms.choose(condition, first.present, second.present)
-        return Member(present, self.choose(condition, first.value, second.value))
+        return RecordMember(present, self.choose(condition, first.value, second.value))
 
     # Sets
 

@@ -17,7 +17,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 
 from mcp_guard.storage.postgres.connection import PREPARED
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 
 MAX_PREPARED, MAX_KNOWN = 200, 1000
 """Statements that are prepared, and whose executions are counted; with more of them the count begins anew."""
@@ -53,7 +53,7 @@ class Pipeline:
         self._names: dict[Key, bytes] = {}
         """Of the statements that the exchange in progress prepares."""
 
-    def exchange(self, statements: Sequence[Statement]) -> Generator[bool, None, list[Found]]:
+    def exchange(self, statements: Sequence[Statement]) -> Generator[bool, None, list[StatementResult]]:
         """What each of them finds. Yields when the connection must be waited for until it can be read, or also
         written if it yields True.
 
@@ -121,7 +121,7 @@ class Pipeline:
                 raise error_from_result(results[-1], self._adapt.encoding)
             raise psycopg.OperationalError(self._pgconn.get_error_message())
 
-    def _found(self, preparing: Sequence[Key | None], results: Sequence[pq.abc.PGresult]) -> list[Found]:
+    def _found(self, preparing: Sequence[Key | None], results: Sequence[pq.abc.PGresult]) -> list[StatementResult]:
         found = []
         for key, result in zip(preparing, results, strict=True):
             if result.status == pq.ExecStatus.FATAL_ERROR:
@@ -130,7 +130,7 @@ class Pipeline:
                 self._prepared[key] = self._names.pop(key)
             elif result.status == pq.ExecStatus.TUPLES_OK:
                 self._adapt.set_pgresult(result, format=pq.Format.BINARY)
-                found.append(Found(self._adapt.load_rows(0, result.ntuples, tuple), result.ntuples))
+                found.append(StatementResult(self._adapt.load_rows(0, result.ntuples, tuple), result.ntuples))
             else:
-                found.append(Found((), result.command_tuples or 0))
+                found.append(StatementResult((), result.command_tuples or 0))
         return found

@@ -9,7 +9,7 @@ from greenlet import getcurrent, greenlet
 
 from mcp_guard.storage.contract import Reads, Store
 from mcp_guard.storage.rows import TreeHead
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.sql.store import SqlStore
 
 Query = tuple[str, tuple[Any, ...]]
@@ -40,13 +40,13 @@ class _Asking(SqlStore):
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> StatementResult:
         query = sql, tuple(values)
         if (rows := self._answers.get(query)) is None:
             outside = getcurrent().parent
             assert outside is not None
             rows = outside.switch(query)
-        return Found(rows, len(rows))
+        return StatementResult(rows, len(rows))
 
 
 def try_to_read(read: Reads, store: Store) -> None:
@@ -57,7 +57,7 @@ def try_to_read(read: Reads, store: Store) -> None:
 
 def read_ahead(
     reads: Sequence[Reads],
-    answer: Callable[[Sequence[Query]], list[Found]],
+    answer: Callable[[Sequence[Query]], list[StatementResult]],
     first: Sequence[Query] = (),
     known: Answers | None = None,
 ) -> Answers:

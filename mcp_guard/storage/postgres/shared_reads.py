@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from mcp_guard.storage.postgres.pipeline import Statement
 from mcp_guard.storage.postgres.store import PostgresStore
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.suspending import suspendable, wait_for
 
-Asked = tuple[Sequence[Statement], "asyncio.Future[list[Found]]"]
+Asked = tuple[Sequence[Statement], "asyncio.Future[list[StatementResult]]"]
 """Statements, and what they find."""
 
 
@@ -23,8 +23,8 @@ class SharedReads(PostgresStore):
         self._asked: list[Asked] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def ask(self, *statements: Statement) -> list[Found]:
-        found: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
+    def ask(self, *statements: Statement) -> list[StatementResult]:
+        found: asyncio.Future[list[StatementResult]] = asyncio.get_running_loop().create_future()
         self._asked.append((statements, found))
         if self._free:
             task = asyncio.create_task(self._send(self._free.pop()))

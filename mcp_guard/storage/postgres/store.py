@@ -28,7 +28,7 @@ from mcp_guard.storage.postgres.wire import Wire
 from mcp_guard.storage.presence import presence_lost
 from mcp_guard.storage.rows import PAYLOADS, ReceiptRow, RevocationKey, TreeHead
 from mcp_guard.storage.sql.paging import PagedReads
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.sql.rates import FORGET_USES, LAST_TOTAL
 from mcp_guard.storage.sql.receipts import (
     ADD_NODE,
@@ -113,14 +113,14 @@ class PostgresStore(PagedReads, SqlStore):
 
     # How statements are run
 
-    def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> StatementResult:
         if self._ahead and (rows := self._ahead.get((sql, tuple(values)))) is not None:
-            return Found(rows, len(rows))
+            return StatementResult(rows, len(rows))
         if not sql.startswith("SELECT"):
             self._forget_tables_of(sql)
         return self.ask((translate(sql), values))[-1]
 
-    def ask(self, *statements: Statement) -> list[Found]:
+    def ask(self, *statements: Statement) -> list[StatementResult]:
         """What each of these statements finds, after what was written before in the transaction. Outside of one they
         only read, and are sent once more over a new connection if this one is lost. Raises: psycopg.Error."""
         if not self._in_transaction:
@@ -153,7 +153,7 @@ class PostgresStore(PagedReads, SqlStore):
     def _change_one(self, name: str, sql: str, values: Sequence[Any]) -> None:
         self._write(changing_one(sql), (*values, name))
 
-    def _exchange(self, *last: Statement) -> list[Found]:
+    def _exchange(self, *last: Statement) -> list[StatementResult]:
         """Send what was written, then these statements.
 
         INVARIANT: the row of the head is locked, and is what the transaction builds on, before anything is written.
@@ -217,7 +217,7 @@ class PostgresStore(PagedReads, SqlStore):
         answers = read_ahead(reads, self._answer, [head])
         return Look(reads, TreeHead(*answers.pop(head)[0]), answers)
 
-    def _answer(self, asked: Sequence[Query]) -> list[Found]:
+    def _answer(self, asked: Sequence[Query]) -> list[StatementResult]:
         return self.ask(*((translate(sql), values) for sql, values in asked))
 
     def _head_queries(self, known: TreeHead | None) -> list[Query]:

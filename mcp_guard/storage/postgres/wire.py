@@ -33,7 +33,7 @@ from mcp_guard.storage.postgres.migrations import check_format
 from mcp_guard.storage.postgres.pipeline import Pipeline, Statement
 from mcp_guard.storage.postgres.schema import FORMAT, SEES_TABLES
 from mcp_guard.storage.sql.paging import PAGE, PAGE_ON_LOOP
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.suspending import wait_for
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -68,7 +68,7 @@ class Wire(ABC):
         self._poll = select.poll()
 
     @abstractmethod
-    def exchange(self, statements: Sequence[Statement]) -> list[Found]:
+    def exchange(self, statements: Sequence[Statement]) -> list[StatementResult]:
         """Send these statements together, and return what each of them found. The first that fails ends the exchange;
         its error is raised, and those after it have not been executed. Raises: psycopg.Error."""
 
@@ -150,7 +150,7 @@ class Wire(ABC):
             check_format(format.fetchone()[0], str(self.database))
         self._backend = server.backend
 
-    def _start(self, statements: Sequence[Statement]) -> Generator[bool, None, list[Found]]:
+    def _start(self, statements: Sequence[Statement]) -> Generator[bool, None, list[StatementResult]]:
         if self._connection is None:
             raise psycopg.OperationalError("the connection is lost")
         return self._pipeline.exchange(statements)
@@ -178,7 +178,7 @@ class BlockingWire(Wire):
     answer_seconds = COMMAND_SECONDS
     _connection: "Connection[Any] | None"
 
-    def exchange(self, statements: Sequence[Statement]) -> list[Found]:
+    def exchange(self, statements: Sequence[Statement]) -> list[StatementResult]:
         run = self._start(statements)
         try:
             while True:
@@ -187,7 +187,7 @@ class BlockingWire(Wire):
                 if not self._poll.poll(self.answer_seconds * 1000):
                     raise psycopg.OperationalError("the database does not answer")
         except StopIteration as done:
-            found: list[Found] = done.value
+            found: list[StatementResult] = done.value
             return found
         finally:
             self._poll.modify(self._socket, select.POLLIN)
@@ -211,11 +211,11 @@ class SuspendingWire(Wire):
         self.answer_seconds = ANSWER_SECONDS
         self.round_trips = 0
 
-    def exchange(self, statements: Sequence[Statement]) -> list[Found]:
+    def exchange(self, statements: Sequence[Statement]) -> list[StatementResult]:
         self.round_trips += 1
         return wait_for(self._exchange(statements))
 
-    async def _exchange(self, statements: Sequence[Statement]) -> list[Found]:
+    async def _exchange(self, statements: Sequence[Statement]) -> list[StatementResult]:
         run, loop = self._start(statements), asyncio.get_running_loop()
         assert self._connection is not None
         late = loop.call_later(self.answer_seconds, shut_down, self._connection)
@@ -223,7 +223,7 @@ class SuspendingWire(Wire):
             while True:
                 await self._until_ready(loop, next(run))
         except StopIteration as done:
-            found: list[Found] = done.value
+            found: list[StatementResult] = done.value
             return found
         finally:
             late.cancel()

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, Vote
-from mcp_guard.core.approval_card import CountedRequest, EarlierRequests, RecentCalls, Verdict
+from mcp_guard.core.approval_card import CountedRequest, EarlierRequests, EarlierVerdict, RecentCalls
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import HOUR, Json, Micros
@@ -189,7 +189,7 @@ class ApprovalQueries(Queries):
         """How people decided before on requests of the same agent for the same tool. Reads the latest ones only."""
         now, rows = approval.subject.to_json(), 0
         done, done_here, done_alike, denied = 0, 0, 0, 0
-        last: dict[str, Verdict] = {}
+        last: dict[str, EarlierVerdict] = {}
         query = f"SELECT state, subject, votes FROM approval {EARLIER}"
         for state, document, votes in self._run(query, (approval.requested, MAX_EARLIER_REQUESTS)):
             rows += 1
@@ -380,11 +380,11 @@ def _read_approvers(rules: str) -> frozenset[str]:
     return frozenset(name for rule in json.loads(rules) for name in rule["approvers"])
 
 
-def _read_verdict(votes: list[Json], verdict: str) -> Verdict:
+def _read_verdict(votes: list[Json], verdict: str) -> EarlierVerdict:
     """The decision that these votes made; the last of them gives its time and rationale."""
     decisive = [vote for vote in votes if vote["verdict"] == verdict]
     names = tuple(vote["name"] or vote["approver"] for vote in decisive)
-    return Verdict(names, decisive[-1]["at"], decisive[-1]["rationale"])
+    return EarlierVerdict(names, decisive[-1]["at"], decisive[-1]["rationale"])
 
 
 def _read_vote(vote: Json) -> Vote:

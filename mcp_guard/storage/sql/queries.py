@@ -21,7 +21,7 @@ class Rows(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-class Found:
+class StatementResult:
     """What one statement found or changed. Implements `Rows`."""
 
     def __init__(self, rows: Sequence[Any], rowcount: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import aiosqlite
 
 from mcp_guard.storage.sql.paging import PAGE_ON_LOOP, PagedReads
-from mcp_guard.storage.sql.queries import Found
+from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
 from mcp_guard.storage.sqlite.file_location import FileLocation
 from mcp_guard.storage.sqlite.store import SqliteQueries
@@ -32,9 +32,9 @@ class BackgroundStore(PagedReads, SqliteQueries):
         self._connection = connection
         self._write = self._run
 
-    def _run(self, sql: str, values: Sequence[Any] = ()) -> Found:
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> StatementResult:
         rows = list(wait_for(self._connection.execute_fetchall(sql, values)))
-        return Found(rows, len(rows))
+        return StatementResult(rows, len(rows))
 
     def commit(self) -> None:
         self._run("COMMIT")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import httpx2 as httpx
 
 from mcp_guard.network import Network
-from mcp_guard.settings import Grant, OAuthSettings
+from mcp_guard.settings import OAuthGrant, OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_issuer
 from mcp_guard.upstream.oauth.token_endpoint import ID_JAG, ClientCredentials, TokenClient
 from mcp_guard.upstream.user import UpstreamUser
@@ -37,7 +37,7 @@ class UserExchange:
                 f"user `{self.user.name}` has no token that can be exchanged; the agent must call over HTTP with a "
                 "token of an issuer in [issuers]"
             )
-        if self.settings.grant is Grant.TOKEN_EXCHANGE:
+        if self.settings.grant is OAuthGrant.TOKEN_EXCHANGE:
             return self._exchange(ACCESS_TOKEN, self.settings.audience)
         return {"grant_type": JWT_BEARER, "assertion": await self._assertion(http, endpoints)}
 

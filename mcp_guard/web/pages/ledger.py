@@ -13,7 +13,7 @@ from mcp_guard.core.nearest import nearest
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.receipt_filters import OUTCOMES, RISK_LEVELS
 from mcp_guard.core.visible_text import say
-from mcp_guard.ledger.receipt_search import SEARCH_SECONDS, Found, find
+from mcp_guard.ledger.receipt_search import SEARCH_SECONDS, FoundReceipts, find
 from mcp_guard.storage.receipt_index import EntryPage, ReceiptIndex
 from mcp_guard.web.console import Console, NavigationLink
 from mcp_guard.web.entries import EntryRow, entry_row, read_rows
@@ -47,7 +47,7 @@ class _LedgerPages:
         size = await console.reader.read(lambda store: store.head().size)
         if is_part and request.query_params.get("after") == str(size):
             return Response(status_code=204)
-        indexed, found = 0, Found(EntryPage((), None))
+        indexed, found = 0, FoundReceipts(EntryPage((), None))
         if not query.problems:
             indexed, found = await self._find(query)
         rows = await read_entry_rows(console, found.page.entries, now)
@@ -66,14 +66,14 @@ class _LedgerPages:
             **values,
         )
 
-    async def _find(self, query: LedgerQuery) -> tuple[int, Found]:
+    async def _find(self, query: LedgerQuery) -> tuple[int, FoundReceipts]:
         """How many receipts were searched, and what was found. Receipts that the index does not have yet are news to
         the page, so that it asks for them again."""
         return await self.console.search.read(
             lambda index: (index.position().size, find(index, query.search, PAGE, SEARCH_SECONDS))
         )
 
-    async def _hints(self, found: Found) -> list[str]:
+    async def _hints(self, found: FoundReceipts) -> list[str]:
         """What to change if a value is nowhere in the ledger, or too many match it."""
         hints: list[str] = [
             say("{} `{}`: too many match, or finding them takes too long; give more of its beginning", name, value)

@@ -8,7 +8,7 @@ from mcp_guard.core.decided_methods import ELICIT, METHODS
 from mcp_guard.core.model import Effect, Outcome
 from mcp_guard.policy.proofs.claims import Claim, Never, NeverMorePermissive
 from mcp_guard.policy.proofs.description import lines
-from mcp_guard.policy.proofs.prover import Prover, ToolProof, Verdict, overall
+from mcp_guard.policy.proofs.prover import ProofVerdict, Prover, ToolProof, overall
 from mcp_guard.policy.proofs.selection import select_calls
 from mcp_guard.policy.schema import build_schema
 from mcp_guard.policy.source import Policy
@@ -25,7 +25,7 @@ def prover() -> Prover:
     return Prover(SCHEMA)
 
 
-def prove(prover: Prover, claim: Claim) -> tuple[Verdict, ToolProof]:
+def prove(prover: Prover, claim: Claim) -> tuple[ProofVerdict, ToolProof]:
     """The verdict, and what is known of the calls of `change`."""
     proofs = prover.prove(claim)
     return overall(proofs), next(proof for proof in proofs if proof.tool == CHANGE)
@@ -42,22 +42,26 @@ def gated(condition: str, routes: str = "people") -> Mapping[str, Policy]:
 @pytest.mark.parametrize(
     ("new", "old", "verdict"),
     [
-        (gated("when { context.risk.score > 9 }"), gated("when { context.risk.score > 10 }"), Verdict.PROVED),
-        (gated("when { context.risk.score > 10 }"), gated("when { context.risk.score > 9 }"), Verdict.DISPROVED),
-        (gated("when { context.risk.score > 9 }"), gated("when { context.risk.score >= 10 }"), Verdict.PROVED),
-        (gated("", "people"), gated("", "people,security"), Verdict.DISPROVED),
-        (gated("", "people,security"), gated("", "people"), Verdict.PROVED),
-        (gated('when { context.risk.level == "high" }'), gated("when { context.risk.score >= 60 }"), Verdict.PROVED),
-        (gated("when { context.time.local.hour > 23 }"), gated("when { false }"), Verdict.PROVED),
+        (gated("when { context.risk.score > 9 }"), gated("when { context.risk.score > 10 }"), ProofVerdict.PROVED),
+        (gated("when { context.risk.score > 10 }"), gated("when { context.risk.score > 9 }"), ProofVerdict.DISPROVED),
+        (gated("when { context.risk.score > 9 }"), gated("when { context.risk.score >= 10 }"), ProofVerdict.PROVED),
+        (gated("", "people"), gated("", "people,security"), ProofVerdict.DISPROVED),
+        (gated("", "people,security"), gated("", "people"), ProofVerdict.PROVED),
+        (
+            gated('when { context.risk.level == "high" }'),
+            gated("when { context.risk.score >= 60 }"),
+            ProofVerdict.PROVED,
+        ),
+        (gated("when { context.time.local.hour > 23 }"), gated("when { false }"), ProofVerdict.PROVED),
         (policies_of(rule('when { context.input has s && context.input.s like "a*b" }', "permit")),
-         policies_of(rule('when { context.input has s && context.input.s like "a*" }', "permit")), Verdict.PROVED),
+         policies_of(rule('when { context.input has s && context.input.s like "a*" }', "permit")), ProofVerdict.PROVED),
         (policies_of(rule('when { context.input has tags && ["a"].containsAll(context.input.tags) }', "permit")),
          policies_of(rule('when { context.input has tags && ["a", "b"].containsAll(context.input.tags) }', "permit")),
-         Verdict.PROVED),
+         ProofVerdict.PROVED),
     ],
 )  # fmt: skip
 def test_never_more_permissive(
-    prover: Prover, new: Mapping[str, Policy], old: Mapping[str, Policy], verdict: Verdict
+    prover: Prover, new: Mapping[str, Policy], old: Mapping[str, Policy], verdict: ProofVerdict
 ) -> None:
     assert prove(prover, NeverMorePermissive(new, old))[0] is verdict
 
@@ -81,14 +85,14 @@ def test_a_policy_that_fails_denies_and_does_not_permit(prover: Prover) -> None:
     """Cedar skips a `forbid` that fails, and so would permit: the guard denies."""
     fails = policies_of(WRITES + rule("when { principal.started + 1 > 0 }", '@require_approval("people") forbid'))
     when = select_calls(CHANGE, "principal.started == 9223372036854775807")
-    assert prove(prover, Never(fails, when))[0] is Verdict.PROVED
-    assert prove(prover, Never(policies_of(WRITES), when))[0] is Verdict.DISPROVED
+    assert prove(prover, Never(fails, when))[0] is ProofVerdict.PROVED
+    assert prove(prover, Never(policies_of(WRITES), when))[0] is ProofVerdict.DISPROVED
 
 
 def test_a_required_argument_may_be_hidden(prover: Prover) -> None:
     """Without the rule that reads it, calls pass that leave it out."""
     old = policies_of(WRITES + rule('when { context.input.s == "x" }'))
-    assert prove(prover, NeverMorePermissive(policies_of(WRITES), old))[0] is Verdict.DISPROVED
+    assert prove(prover, NeverMorePermissive(policies_of(WRITES), old))[0] is ProofVerdict.DISPROVED
 
 
 @pytest.mark.parametrize("path", ["s", "n", "rec.y"])
@@ -97,7 +101,7 @@ def test_a_rule_that_never_applies_denies_what_it_cannot_see(prover: Prover, pat
     reads_it = rule(f"when {{ context.input has {path} && context.input.{path} != context.input.{path} }}")
     claim = NeverMorePermissive(policies_of(WRITES), policies_of(WRITES + reads_it))
     verdict, proof = prove(prover, claim)
-    assert (verdict, proof.why) == (Verdict.DISPROVED, ())
+    assert (verdict, proof.why) == (ProofVerdict.DISPROVED, ())
     assert proof.counterexample is not None
     context = proof.counterexample.material["request"]["context"]
     assert path.replace(".", "/") in (*context["input_unknown"], *context["input_null"])
@@ -106,16 +110,16 @@ def test_a_rule_that_never_applies_denies_what_it_cannot_see(prover: Prover, pat
 def test_a_rule_that_reads_all_differences_denies_a_change_without_one(prover: Prover) -> None:
     when = select_calls(CHANGE, 'context.change.fields.contains("d") && !(context.change.delta has d)')
     compares = policies_of(WRITES + rule("when { context.risk == context.change.delta }"))
-    assert prove(prover, Never(compares, when))[0] is Verdict.PROVED
-    assert prove(prover, Never(policies_of(WRITES), when))[0] is Verdict.DISPROVED
+    assert prove(prover, Never(compares, when))[0] is ProofVerdict.PROVED
+    assert prove(prover, Never(policies_of(WRITES), when))[0] is ProofVerdict.DISPROVED
 
 
 def test_what_the_solver_does_not_know_is_not_proved_and_still_the_same_everywhere(prover: Prover) -> None:
     unknown = 'ip("10.0.0.1").isInRange(ip("10.0.0.0/8"))'
     old, new = gated(f"when {{ {unknown} }}"), gated(f"unless {{ {unknown} }}")
-    assert prove(prover, NeverMorePermissive(old, old))[0] is Verdict.PROVED
+    assert prove(prover, NeverMorePermissive(old, old))[0] is ProofVerdict.PROVED
     verdict, proof = prove(prover, NeverMorePermissive(old, new))
-    assert verdict is Verdict.NOT_PROVED
+    assert verdict is ProofVerdict.NOT_PROVED
     assert any("isInRange" in why for why in proof.why)
 
 
@@ -128,7 +132,7 @@ def test_a_question_that_takes_too_long_is_not_proved() -> None:
     cubes += f" && {a}*{a}*{a} + {b}*{b}*{b} == {c}*{c}*{c}"
     hard = f'@id("p") permit (principal, action, resource) when {{ {cubes} }};'
     proof = Prover(schema, 50).prove(Never(policies_of(hard), select_calls("write", None)))[0]
-    assert (proof.verdict, proof.why[:1]) == (Verdict.NOT_PROVED, ("the solver found no answer within 0.05 s",))
+    assert (proof.verdict, proof.why[:1]) == (ProofVerdict.NOT_PROVED, ("the solver found no answer within 0.05 s",))
 
 
 def test_dead_and_equal_policies(prover: Prover) -> None:
@@ -153,7 +157,7 @@ def test_equal_questions_about_many_tools_are_asked_once() -> None:
         + '@id("g") @require_approval("people") forbid (principal, action, resource) when { context.risk.score > 9 };'
     )
     proofs = prover.prove(Never(policies, select_calls("write", "context.risk.score > 50"), "people"))
-    assert {proof.verdict for proof in proofs} == {Verdict.PROVED}
+    assert {proof.verdict for proof in proofs} == {ProofVerdict.PROVED}
     assert len(proofs) == 50
     assert prover.questions == 1
 
@@ -164,7 +168,7 @@ def test_arguments_whose_names_have_dots_are_others() -> None:
     dotted = 'when { context.input has "a.b" && context.input["a.b"] == "x" };'
     policies = policies_of(PERMIT + f'@id("rule") forbid (principal, action, resource) {dotted}')
     nested = select_calls("up__tool", 'context.input has a && context.input.a has b && context.input.a.b == "x"')
-    assert overall(prover.prove(Never(policies, nested))) is Verdict.DISPROVED
+    assert overall(prover.prove(Never(policies, nested))) is ProofVerdict.DISPROVED
 
 
 @pytest.mark.parametrize(
@@ -174,13 +178,16 @@ def test_arguments_whose_names_have_dots_are_others() -> None:
 def test_what_the_solver_cannot_spell_is_not_proved(prover: Prover, scope: str, condition: str) -> None:
     policies = policies_of(WRITES + f'@id("rule") forbid ({scope}, action, resource) {condition};')
     verdict, proof = prove(prover, Never(policies, select_calls(CHANGE, None)))
-    assert (verdict, proof.why) == (Verdict.NOT_PROVED, ("the solver has no character as high as one in '\U00030000'",))
+    assert (verdict, proof.why) == (
+        ProofVerdict.NOT_PROVED,
+        ("the solver has no character as high as one in '\U00030000'",),
+    )
     assert prover.find_dead(policies)[1].keys() == {"rule"}
     assert prover.find_equal(policies) == []
 
 
-@pytest.mark.parametrize(("age", "verdict"), [(17, Verdict.PROVED), (19, Verdict.DISPROVED)])
-def test_fields_of_answers_have_types(age: int, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("age", "verdict"), [(17, ProofVerdict.PROVED), (19, ProofVerdict.DISPROVED)])
+def test_fields_of_answers_have_types(age: int, verdict: ProofVerdict) -> None:
     operation = METHODS[ELICIT].operation("up", {})
     schema = build_schema([operation], {"Answer": dict.fromkeys(METHODS[ELICIT].attributes, "string")}, ())
     younger = 'resource.hasTag("age") && resource.getTag("age") has integer && resource.getTag("age").integer < {}'

@@ -20,7 +20,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.proofs.claims import Never, NeverMorePermissive
 from mcp_guard.policy.proofs.decisions import Decisions, ReadPolicies
 from mcp_guard.policy.proofs.expressions import Condition
-from mcp_guard.policy.proofs.prover import Prover, Verdict
+from mcp_guard.policy.proofs.prover import ProofVerdict, Prover
 from mcp_guard.policy.proofs.terms import Term, Terms
 from mcp_guard.policy.proofs.times import read_literal
 from mcp_guard.policy.proofs.unknown_request import TAG, UnknownRequest
@@ -114,7 +114,7 @@ def backwards(random: Random, tally: Tally) -> None:
     for claim in claims:
         for proof in prover.prove(claim):
             tally.trials[proof.verdict] += 1
-            if proof.verdict is Verdict.DEFECT:
+            if proof.verdict is ProofVerdict.DEFECT:
                 tally.differences.append(f"{proof}: {claim}")
 
 
