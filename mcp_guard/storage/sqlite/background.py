@@ -11,6 +11,7 @@ from typing import Any
 
 import aiosqlite
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.sql.paging import PAGE_ON_LOOP, PagedReads
 from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
@@ -79,8 +80,12 @@ async def open_background_store(path: Path, address: str, location: FileLocation
 
 
 async def _open(connection: aiosqlite.Connection) -> None:
-    """Raises: sqlite3.Error."""
-    await connection
+    """Raises: sqlite3.Error, LedgerError."""
+    try:
+        await connection
+    except RuntimeError as error:  # from `Thread.start`
+        hint = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
+        raise LedgerError(f"the ledger cannot be read beside the calls: {error}", hint) from None
     try:
         for pragma in PRAGMAS:
             await connection.execute_fetchall(f"PRAGMA {pragma}")
