@@ -10,6 +10,7 @@ import json
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -46,11 +47,13 @@ LEVELS: Mapping[str, LogLevel] = {
 
 
 class _StandardError:
-    """Stderr, for which nothing waits for long: what cannot be written at once is left out, and counted."""
+    """Stderr, for which nothing waits for long: what cannot be written is left out, and counted. Threads take turns."""
 
     def __init__(self) -> None:
+        self._turn = threading.RLock()
         self._left_out = 0
         self._is_within_line = False
+        self._patience, self._waited_at = PATIENCE_SECONDS, 0.0
 
     def write(self, line: str, tell: Callable[[int], str]) -> None:
         """`tell` makes the line that says how many were left out before this one."""
@@ -59,24 +62,37 @@ class _StandardError:
         except (OSError, ValueError):  # not a file
             print(line, file=sys.stderr, flush=True)
             return
-        lines = [*([""] if self._is_within_line else []), *([tell(self._left_out)] if self._left_out else []), line]
-        rest = "".join(f"{each}\n" for each in lines).encode(errors="backslashreplace")
+        with self._turn:
+            if self._left_out and self._put(descriptor, tell(self._left_out)):
+                self._left_out = 0
+            if self._left_out or not self._put(descriptor, line):
+                self._left_out += 1
+
+    def _put(self, descriptor: int, line: str) -> bool:
+        """Write a line, and end one before it that was cut off. Returns whether all of it was written."""
+        start = "\n" if self._is_within_line else ""
+        rest = f"{start}{line}\n".encode(errors="backslashreplace")
         with suppress(OSError):  # nobody can read it any more
             while rest and self._takes_more(descriptor):
                 written = os.write(descriptor, rest[: select.PIPE_BUF])
                 self._is_within_line, rest = not rest[:written].endswith(b"\n"), rest[written:]
-        self._left_out = self._left_out + 1 if rest else 0
+        return not rest
 
     def _takes_more(self, descriptor: int) -> bool:
         """Whether `PIPE_BUF` bytes can be written without waiting for a reader."""
         poller = select.poll()
         poller.register(descriptor, select.POLLOUT)
-        return bool(poller.poll(0 if self._left_out else PATIENCE_MILLISECONDS))
+        began = time.monotonic()
+        patience = min(PATIENCE_SECONDS, self._patience + PATIENT_SHARE * (began - self._waited_at))
+        takes_more = bool(poller.poll(0 if self._left_out else patience * 1000))
+        self._waited_at = time.monotonic()
+        self._patience = max(0.0, patience - (self._waited_at - began))
+        return takes_more
 
 
+PATIENCE_SECONDS, PATIENT_SHARE = 0.05, 0.05
+"""For a reader that is only slow: at once, and of all time after that."""
 STDERR = _StandardError()
-PATIENCE_MILLISECONDS = 50
-"""For a reader that is only slow."""
 
 
 class ServerLog:

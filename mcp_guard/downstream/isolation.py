@@ -18,5 +18,7 @@ async def run_alone(session: Coroutine[Any, Any, None], note: Callable[[str], No
 
 def _leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
     return [
-        leaf for each in group.exceptions for leaf in (_leaves(each) if isinstance(each, ExceptionGroup) else [each])
+        leaf
+        for failure in group.exceptions
+        for leaf in (_leaves(failure) if isinstance(failure, ExceptionGroup) else [failure])
     ]

@@ -388,7 +388,11 @@ class UnixSocketServer:
             await self._loop_share.turn(Sender(agent), TURN_BYTES)
             began = time.perf_counter()
             instance = await self._admit(agent, peer)
-            transport = self._open_session(instance)
+            try:
+                transport = self._open_session(instance)
+            except Exception:
+                await self._end(instance)
+                raise
             self._loop_share.charge(Sender(agent), time.perf_counter() - began)
         except (GuardError, OSError) as refused:
             self._refuse(connection, refused)

@@ -135,13 +135,16 @@ UnixSocketServer._open_session = open_session
 
 def test_a_defect_in_opening_a_session_ends_no_other(tmp_path: Path, place: Path) -> None:
     port = free_port()
-    with Served(configure(tmp_path, place, port), port, prelude=DEFECTIVE), Connected(place / "socket") as ann:
+    config = configure(tmp_path, place, port)
+    with Served(config, port, prelude=DEFECTIVE), Connected(place / "socket") as ann:
         ann.start()
         with socket.socket(socket.AF_UNIX) as broken:
             broken.settimeout(20)
             broken.connect(str(place / "socket"))
             assert broken.recv(1) == b""
         assert "result" in ann.call("up__echo", {"text": "still here"})
+        listed = cli("instances", "list", "--json", "--config", str(config)).stdout
+        assert len(json.loads(listed)) == 1
 
 
 def test_unlisted_user_is_refused_with_a_reason(guard: Served, place: Path) -> None:

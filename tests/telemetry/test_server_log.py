@@ -3,8 +3,11 @@
 import io
 import json
 import os
+import re
+import select
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,6 +164,73 @@ def test_a_log_that_nobody_reads_makes_nothing_wait(format: str, monkeypatch: py
         left_out, last = (json.loads(line)["message"].encode() for line in (left_out, last))
     assert last.endswith(b"read again")
     assert left_out.endswith(b"%d messages are left out: nobody read standard error" % (50 - whole))
+
+
+def test_a_slow_reader_is_waited_for_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 200 kB/s: a message of 1 MB would take 5 s."""
+    monkeypatch.setattr(server_log, "STDERR", server_log._StandardError())
+    reading, writing = os.pipe()
+    stop = threading.Event()
+
+    def read_slowly() -> None:
+        while not stop.wait(0.02):
+            os.read(reading, 4096)
+
+    with open(writing, "w") as slow:
+        monkeypatch.setattr(sys, "stderr", slow)
+        reader = threading.Thread(target=read_slowly)
+        reader.start()
+        began = time.monotonic()
+        for _ in range(20):
+            ServerLog().note("x" * 1_000_000)
+        waited = time.monotonic() - began
+        stop.set()
+        reader.join()
+    os.close(reading)
+    assert waited < 5
+
+
+def test_a_message_that_follows_the_count_and_is_left_out_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "STDERR", server_log._StandardError())
+    log, (reading, writing) = ServerLog(), os.pipe()
+    with open(reading, "rb", buffering=0) as reader, open(writing, "w") as full:
+        os.set_blocking(reading, False)
+        monkeypatch.setattr(sys, "stderr", full)
+        for _ in range(30):
+            log.note("x" * 5000)
+        read = reader.read(select.PIPE_BUF)  # room for the count
+        log.note("x" * 20_000)
+        read += reader.read(1 << 20)
+        log.note("read again")
+        read += reader.read(1 << 20)
+    whole = len(re.findall(rb"^mcp-guard: (?:x{5000}|x{20000}|read again)$", read, re.MULTILINE))
+    counts = re.findall(rb"(\d+) messages? (?:is|are) left out", read)
+    assert (len(counts), sum(map(int, counts))) == (2, 32 - whole)
+
+
+def test_threads_do_not_tear_each_others_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "STDERR", server_log._StandardError())
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader, open(writing, "w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+
+        def write(letter: str) -> None:
+            for _ in range(100):
+                ServerLog().note(letter * 9000)
+
+        threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
+        lines: list[bytes] = []
+        reading_all = threading.Thread(target=lambda: lines.extend(reader))
+        for thread in (reading_all, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        log.close()
+        reading_all.join()
+    whole = re.compile(rb"mcp-guard: (a{9000}|b{9000}|c{9000}|\d+ messages? (is|are) left out: .*)\n")
+    cut_off = [line for line in lines if not whole.fullmatch(line)]
+    assert len(lines) >= 100
+    assert all(re.fullmatch(rb"mcp-guard: (a+|b+|c+)\n", line) for line in cut_off)
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\u2028", "\x1b[2K", "\ud800"])

@@ -245,28 +245,36 @@ class HookServer:
                 del self._beginning[key]
 
     async def _begin(self, asking: "Asking") -> HookSession:
-        request, event, agent, key = asking.request, asking.event, asking.agent, asking.key
+        agent, key = asking.agent, asking.key
         if self._is_stopping:
             raise IdentityError("the guard is being stopped", "mcp-guard serve")
         with self._shares.reserving(agent):
-            instance = await self._issue(agent, asking.peer, event.prompt)
-        root = request.project or event.folder
+            instance = await self._issue(agent, asking.peer, asking.event.prompt)
+        transport = HookTransport(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
+        try:
+            session = self._open_session(asking, instance, transport)
+        except Exception:
+            await self._end(instance)
+            raise
+        self._sessions[key] = session
+        self._shares.add(instance)
+        self._tasks.create_task(run_alone(self._run(key, session), transport.note))
+        return session
+
+    def _open_session(self, asking: "Asking", instance: Instance, transport: HookTransport) -> HookSession:
+        request = asking.request
+        root = request.project or asking.event.folder
 
         def place(folder: str) -> Workspace:
             return Workspace(root, folder, follow_links, git_runs_programs, expand, os.path.exists, search, digest)
 
-        transport = HookTransport(lambda text: self._note(say("{}: {}", instance.id, visible_line(text))))
-        session = HookSession(
+        return HookSession(
             self._make_session(instance, transport),
             request.dialect,
             place,
             is_guarded=self._is_guarded,
             skips_prompts=self._skips_prompts,
         )
-        self._sessions[key] = session
-        self._shares.add(instance)
-        self._tasks.create_task(run_alone(self._run(key, session), transport.note))
-        return session
 
     async def _run(self, key: SessionKey, session: HookSession) -> None:
         instance = session.session.instance
