@@ -190,6 +190,18 @@ async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
     harness.close()
 
 
+async def test_a_request_lapses_with_the_credential_of_its_instance(tmp_path: Path) -> None:
+    """Nobody approves, or thinks that there is time to approve, what can no longer run (promise P7)."""
+    harness = holding(tmp_path)
+    instance = make_instance(expires=harness.clock.time + 60 * SECOND)
+    id = pending_id(await harness.guard.call(instance, ASKED))
+    assert harness.store.approval(id)[0].expires == instance.expires
+    harness.clock.time += 60 * SECOND
+    with pytest.raises(ApprovalError, match="has expired"):
+        harness.approve(id)
+    harness.close()
+
+
 async def test_denial_is_returned_with_its_reason_and_not_requested_again(tmp_path: Path) -> None:
     harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)), verdict="deny")

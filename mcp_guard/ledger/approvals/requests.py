@@ -106,7 +106,7 @@ class ApprovalRequests:
                 nonce=nonce,
                 rules=demanded,
                 requested=tx.now,
-                expires=tx.now + min(route.expires for route in routes),
+                expires=min(tx.now + min(route.expires for route in routes), call.instance.expires),
                 subject=subject,
             )
             kept = replace(asked, subject=redact_subject(call, subject))
