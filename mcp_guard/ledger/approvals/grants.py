@@ -7,9 +7,10 @@ import secrets
 from mcp_guard.core.approval import Approval, GrantTerms, Vote
 from mcp_guard.core.grants import GivenByAgent, Grant, bind_grant
 from mcp_guard.core.model import SECOND, Json
-from mcp_guard.core.receipt import Draft, format_time
+from mcp_guard.core.receipt import Draft
 from mcp_guard.core.receipt_limits import truncate
 from mcp_guard.core.request_meta import without_trace
+from mcp_guard.ledger.approvals.recorded import GIVEN, grant_terms, why_not_given
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Conflict
 
@@ -33,8 +34,7 @@ def give_grant(tx: Transaction, approval: Approval, terms: GrantTerms, fields: J
         approvers=approver_fields(approval),
         salt=salt,
     )
-    fields = fields | {"grant": grant.id, "uses": grant.uses, "until": format_time(grant.expires)}
-    tx.add(Draft("grant.given", fields | {"free": list(terms.free), "binding": grant.binding}))
+    tx.add(Draft(GIVEN, fields | grant_terms(grant)))
     tx.store.add_grant(grant, approval.instance)
 
 
@@ -43,7 +43,10 @@ def check_grant(tx: Transaction, id: str) -> Conflict | None:
     grant = tx.store.grant(id)
     if grant is None or grant.state != "active" or grant.used >= grant.uses:
         return Conflict(f"grant {id} is {grant.state if grant else 'gone'}")
-    return Conflict(f"grant {id} has expired") if tx.now >= grant.expires else None
+    if tx.now >= grant.expires:
+        return Conflict(f"grant {id} has expired")
+    problem = why_not_given(tx, grant)
+    return Conflict(problem) if problem else None
 
 
 def use_grant(tx: Transaction, id: str) -> Json:

@@ -15,12 +15,12 @@ from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.replies import AWAIT
-from mcp_guard.ledger.approvals import grants
+from mcp_guard.ledger.approvals import grants, recorded
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Conflict
 
 RECEIPT_KINDS = {
-    ApprovalState.APPROVED: "approval.granted",
+    ApprovalState.APPROVED: recorded.GRANTED,
     ApprovalState.DENIED: "approval.denied",
     ApprovalState.MISSED: "approval.missed",
     ApprovalState.EXPIRED: "approval.expired",
@@ -29,7 +29,6 @@ RECEIPT_KINDS = {
     ApprovalState.CONSUMED: "approval.consumed",
     ApprovalState.REVOKED: "approval.revoked",
 }
-RELEASED = "approval.released"
 ENDED = "ended"
 """The event of the message about the end of a request."""
 
@@ -149,7 +148,7 @@ def move(
     fields = {**receipt_fields(approval), "note": note, "follows": [receipts[-1]], **(more or {})}
     if moved.subject.drill is not None:
         fields["drill"] = drill_member(moved)
-    kind = RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
+    kind = recorded.RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
     seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
     tx.moved_approvals.append(approval.id)
@@ -181,7 +180,7 @@ def record_vote(tx: Transaction, approval: Approval, vote: Vote) -> Approval:
     if missing := voted.missing_routes:
         _, receipts = find_approval(tx, voted.id)
         fields = receipt_fields(voted) | signed | {"follows": [receipts[-1]], "missing": list(missing)}
-        seq = tx.add(Draft("approval.granted", fields))
+        seq = tx.add(Draft(recorded.GRANTED, fields))
         tx.store.move_approval(voted, ApprovalState.REQUESTED, "", [*receipts, seq])
         return voted
     if approval.subject.drill is not None:  # INVARIANT: a drill is never approved, and gives no grant
@@ -203,7 +202,8 @@ def not_consumable(tx: Transaction, held: Approval | Grant) -> Conflict | None:
         return Conflict(f"{reason}, whose result `{AWAIT}` returns" if is_used else reason)
     if tx.now >= row[0].expires:
         return Conflict(f"approval {held.id} has expired")
-    return None
+    problem = recorded.why_not_granted(tx, *row)
+    return Conflict(problem) if problem else None
 
 
 def consume(tx: Transaction, held: Approval | Grant) -> Json:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from mcp_guard.core import approval as rules
 from mcp_guard.core import grants
-from mcp_guard.core.approval import Approval, ApprovalEvent, GrantTerms, Route, Vote, VoteStatement
+from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, GrantTerms, Route, Vote, VoteStatement
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
 from mcp_guard.core.signed_words import check_words
-from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals import recorded, transitions
 from mcp_guard.ledger.approvals.approver_keys import usable_key
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.writer import Op, Transaction, Writer
@@ -154,7 +154,9 @@ class Votes:
         Raises: ApprovalError if this person cannot vote on it now.
         """
         self._check_enrolled(approver)
-        approval, _ = transitions.find_approval(tx, id)
+        approval, receipts = transitions.find_approval(tx, id)
+        if approval.state is ApprovalState.REQUESTED:
+            recorded.check_request(tx, approval, receipts)
         approval = transitions.with_due_escalation(approval, self.routes, tx.now)
         row = tx.store.instance(approval.instance)
         has_ended = row is None or row.ended is not None or tx.now >= row.instance.expires

@@ -11,6 +11,7 @@ from typing import Any
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, RouteRule, Vote
 from mcp_guard.core.approval_card import CountedRequest, EarlierRequests, EarlierVerdict, RecentCalls
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.grants import Grant
 from mcp_guard.core.model import HOUR, Json, Micros
 from mcp_guard.core.sign_in import SignIn, SignInRule
@@ -406,6 +407,15 @@ def _read_rule(rule: Json) -> RouteRule:
 
 
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
+    """Raises: LedgerError."""
+    try:
+        return _parse_approval(row)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"the row of approval {row[0]} is damaged: {error!r}"
+        raise LedgerError(what, "run `mcp-guard verify`; restore the ledger from a copy", LedgerFault.DAMAGED) from None
+
+
+def _parse_approval(row: Row) -> tuple[Approval, list[int]]:
     id, state, instance, lookup, request_hash, decision_hash, nonce, rules, subject, votes, *rest = row
     requested, expires, note, outcome, answered, receipts = rest
     about = ApprovalSubject.from_json(json.loads(subject))
