@@ -73,6 +73,18 @@ def test_every_case_is_decided_as_written(config: Path, environments: dict[Path,
     assert failing(load_policies(folder, environments[config]), environments[config], folder) == []
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_pack_loads_beside_the_servers_of_the_others(
+    config: Path, environments: dict[Path, PolicyEnvironment]
+) -> None:
+    own = environments[config]
+    names = {tool.listed_as for tool in own.tools}
+    for other in environments.values():
+        more = tuple(tool for tool in other.tools if tool.listed_as not in names)
+        attributes = {**other.attributes, **own.attributes}
+        load_policies(load(config).policies, replace(own, tools=own.tools + more, attributes=attributes))
+
+
 @pytest.mark.parametrize(("config", "id"), policies(), ids=lambda part: part.stem if isinstance(part, Path) else part)
 def test_without_this_policy_a_case_fails(
     config: Path, id: str, environments: dict[Path, PolicyEnvironment], tmp_path: Path
