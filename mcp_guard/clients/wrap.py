@@ -301,11 +301,14 @@ class _PlanBuilder:
             args = [*words, "run", "--config", str(self.request.config), "--agent", agent]
             started = {"command": [program, *args]} if client.has_list_command else {"command": program, "args": args}
             value = {**client.extra, **started}
-        passed = {**self.held_variables, **self.passed}
-        return agent, {**value, **self.time_limits(placed), **({client.variables: passed} if passed else {})}
+        passed, limits = {**self.held_variables, **self.passed}, self.time_limits(placed)
+        too_short = {limit.key for limit in client.time_limits if limit.value_in(value) and limit.key not in limits}
+        value = {key: member for key, member in value.items() if key not in too_short}
+        return agent, {**value, **limits, **({client.variables: passed} if passed else {})}
 
     def time_limits(self, placed: Sequence[ClientServer]) -> dict[str, float]:
-        """The client's time limits for the guard's entry: as long as it waits for any of these servers."""
+        """The client's time limits for the guard's entry: as long as it waits for any of these servers. One is left out
+        if the client's default is the longest."""
         limits = {}
         for limit in self.section.client.time_limits:
             set_values = [server.time_limits.get(limit.key) for server in placed]

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.clients import jsonc
+from mcp_guard.clients.known import CLIENTS, Client, TimeLimit
 from mcp_guard.clients.records import make_record, restore_secrets
 from mcp_guard.clients.server_entries import guard_entry
 from mcp_guard.clients.toml_sections import CALL_SECONDS
 from mcp_guard.clients.unwrap import NotUndone, undo
-from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan, servers_at
+from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan, parse_file, servers_at
 from mcp_guard.config.upstreams import UpstreamConfig
 from tests.clients.samples import CODE, CONFIG, CURSOR, DESKTOP, HOST, SAMPLES, VSCODE, Sample
 
@@ -34,7 +35,7 @@ def undone(sample: Sample, plan: WrapPlan, text: str) -> str:
 
 
 def servers(sample: Sample, text: str) -> Value:
-    node = servers_at(jsonc.parse(text), sample.key)
+    node = servers_at(parse_file(text, sample.file, sample.key), sample.key)
     assert node is not None
     assert isinstance(node.value, dict)
     return node.value
@@ -321,6 +322,36 @@ def test_limit_of_the_guards_entry_only_grows() -> None:
         guard = servers(sample, planned(sample, config=plan.config_text).client_text)["guard"]
         assert isinstance(guard, dict)
         assert guard["timeout"] == expected
+
+
+def with_server(sample: Sample, name: str, entry: Value) -> Sample:
+    if sample.client == "codex":
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in entry.items()]
+        return replace(sample, text=f"{sample.text}\n[mcp_servers.{name}]\n{''.join(lines)}")
+    others = servers(sample, sample.text) if sample.text else {}
+    return replace(sample, text=json.dumps({sample.key[0]: {**others, name: entry}}))
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+@pytest.mark.parametrize(
+    ("client", "limit"),
+    [(client, limit) for client in CLIENTS for limit in client.time_limits],
+    ids=lambda part: part.id if isinstance(part, Client) else part.key,
+)
+def test_limit_of_the_guards_entry_cuts_no_server_that_is_added_later(
+    client: Client, limit: TimeLimit, factor: float
+) -> None:
+    """The later server has the client's default, which may be longer than the limit of the first one."""
+    own = factor * limit.default
+    first = with_server(Sample(client.id, "", client.locations[0].key), "a", {"url": "https://a", limit.key: own})
+    plan = planned(first)
+    later = with_server(replace(first, text=plan.client_text), "b", {"url": "https://b"})
+    again = planned(later, config=plan.config_text)
+    for text, expected in ((plan.client_text, own), (again.client_text, own if own > limit.default else None)):
+        guard = servers(first, text)["guard"]
+        assert isinstance(guard, dict)
+        assert guard.get(limit.key) == expected
+    assert undone(later, again, again.client_text) == later.text
 
 
 def test_limits_of_codex_are_kept_for_calls_and_for_the_start() -> None:
