@@ -23,11 +23,13 @@ UNDERSTOOD = frozenset(
         *("url", "serverUrl", "httpUrl", "headers", "http_headers"),
     )
 )
+ALLOWED_TOOLS = ("includeTools", "enabled_tools")
+"""Lists of the only tools that Gemini CLI and Codex use; of an empty one, none."""
 REFUSED = {
     "envFile": "the guard does not read `envFile`: put its variables in `env`",
     "sandboxEnabled": "the client runs it in a sandbox, but the guard would not",
     **dict.fromkeys(
-        ("disabledTools", "excludeTools", "includeTools", "enabled_tools", "disabled_tools"),
+        ("disabledTools", "excludeTools", "disabled_tools", *ALLOWED_TOOLS),
         "some of its tools are disabled in the client, but the guard would list them",
     ),
     "oauth": "the client signs in to it (`oauth`): configure the guard's own sign-in, docs/howto/secrets.md",
@@ -145,7 +147,7 @@ def read_server(name: str, value: object, section: ServerSection, host: Host) ->
     if is_switched_off(value):
         raise NotWrapped("it is disabled in the client", is_harmless=True)
     for key, reason in REFUSED.items():
-        if value.get(key):
+        if value.get(key) or (key in ALLOWED_TOOLS and value.get(key) is not None):
             raise NotWrapped(reason)
     value = plain_entry(value)
     limits = {limit: number for limit in section.client.time_limits if (number := limit.value_in(value))}

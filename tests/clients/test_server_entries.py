@@ -33,6 +33,8 @@ def section(client: str, value: object, scope: str = PROJECT) -> dict[str, Any]:
 
 TAKEN: list[tuple[str, object, dict[str, Any]]] = [
     ("claude-desktop", {"command": "a", "args": ["${HOME}"]}, {"command": "a", "args": ["${HOME}"]}),
+    ("gemini-cli", {"command": "a", "excludeTools": [], "includeTools": None}, {"command": "a"}),
+    ("codex", {"command": "a", "disabled_tools": []}, {"command": "a"}),
     ("claude-code", {"command": "a", "args": ["${REGION}", "${NONE:-x}"]}, {"command": "a", "args": ["eu", "x"]}),
     ("claude-code", {"command": "a", "env": {"T": "${API_TOKEN}"}}, {"command": "a", "env": {"T": {"env": "V_T"}}}),
     ("claude-code", {"command": "a", "env": {"R": "${REGION}"}}, {"command": "a", "env": {"R": "eu"}}),
@@ -73,6 +75,8 @@ REFUSED: list[tuple[str, object, str]] = [
     ("cursor", {"command": "a", "envFile": ".env"}, "envFile"),
     ("vscode", {"command": "a", "sandboxEnabled": True}, "sandbox"),
     ("windsurf", {"command": "a", "disabledTools": ["x"]}, "some of its tools are disabled in the client"),
+    ("gemini-cli", {"command": "a", "includeTools": []}, "some of its tools are disabled in the client"),
+    ("codex", {"command": "a", "enabled_tools": []}, "some of its tools are disabled in the client"),
     ("claude-code", {"type": "http", "url": "https://x", "oauth": {"clientId": "x"}}, "signs in"),
     ("claude-desktop", {"command": "a", "args": "b"}, "`args` a list"),
     ("claude-desktop", {"command": "a", "args": [1]}, "`args` a list"),
