@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mcp_guard import hook_client
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.known import PROJECT, USER, ConfigLocation, Host
 from mcp_guard.clients.records import fingerprint
+from mcp_guard.clients.toml_sections import read_toml
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 from mcp_guard.files import create_file, replace_file
@@ -294,8 +294,8 @@ def read_settings(text: str, path: Path) -> object:
     if path.suffix != ".toml":
         return jsonc.parse_value(text.removeprefix("\ufeff") or "{}", str(path))
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return read_toml(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"`{path}` is not TOML: {error}", "fix the file; its agent cannot read it") from None
 
 

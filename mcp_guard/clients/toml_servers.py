@@ -14,7 +14,7 @@ from mcp_guard.clients.jsonc import Edit, JsonMember, Node, apply_edits
 from mcp_guard.clients.toml_sections import read_toml, toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
 
-_HEADER = re.compile(r"^[ \t]*(\[\[?[^\n]*?\]\]?)[ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
+_HEADER = re.compile(r"(?:^|(?<=\A\ufeff))[ \t]*(\[\[?[^\n]*?\]\]?)[ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
 _TRAILING = re.compile(r"(?:(?<=\n)[ \t]*(?:#[^\n]*)?\r?\n)*(?:(?<=\n)[ \t]*(?:#[^\n]*)?)?\Z")
 """Whole lines that are blank or a comment, which belong to what follows."""
 

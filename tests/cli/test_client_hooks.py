@@ -128,7 +128,7 @@ def test_doctor_says_what_of_the_hooks_is_missing(home: Path, capsys: pytest.Cap
     ("agent", "file", "text", "member"),
     [
         ("claude-code", ".claude/settings.local.json", '{"disableAllHooks": true} // x', "disableAllHooks"),
-        ("codex", ".codex/config.toml", "[features]\nhooks = false\n", "features.hooks"),
+        ("codex", ".codex/config.toml", "\ufeff[features]\nhooks = false\n", "features.hooks"),
     ],
 )
 def test_doctor_finds_hooks_that_another_file_switches_off(

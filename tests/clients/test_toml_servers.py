@@ -42,12 +42,17 @@ def quoted(text: str) -> str:
     return text.replace("[mcp_servers.off]", "[\"mcp_servers\".'off']")
 
 
+def servers_first(text: str) -> str:
+    mark = text[: text.startswith("\ufeff")]
+    return mark + text[text.index("[mcp_servers.one]") :]
+
+
 def text_with_headers(text: str) -> str:
     """A text of several lines that looks like sections."""
     return text.replace('command = "last"', 'command = "last"\ninstructions = """\n[mcp_servers.fake]\n[x]\n"""')
 
 
-@given(st.lists(st.sampled_from([crlf, with_mark, endless, spaced, quoted]), max_size=5, unique=True))
+@given(st.lists(st.sampled_from([crlf, with_mark, endless, spaced, quoted, servers_first]), max_size=6, unique=True))
 def test_every_layout_is_restored(guises: list[Callable[[str], str]]) -> None:
     """Byte for byte; with an edit outside in between, only that edit remains."""
     text = CODEX.text
