@@ -21,6 +21,7 @@ from mcp_guard.cli.prompts import ask_secret
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, ConfigError
 from mcp_guard.core.visible_text import join, visible_line
+from mcp_guard.files import FileLock, sync_folder
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.clock import CLOCK
@@ -206,37 +207,52 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     from mcp_guard.identity.key_file import create_key_file
 
     who, path = find_approver(settings, options.approver), key_path(options, options.approver)
-    draft = path.parent / f"{path.name}.new"
-    if (rotated := _find_rotated(writer, draft)) is not None:
-        _replace_key_file(path, draft)
-        text = f"key {rotated.id} of {rotated.approver} is in use since a rotation that was interrupted"
-        say(options, rotated, f"{text}; its key file is now {path}")
+    with _lock_rotation(writer, who.id, path):
+        draft = path.parent / f"{path.name}.new"
+        if (rotated := _find_rotated(writer, draft)) is not None:
+            _replace_key_file(path, draft)
+            text = f"key {rotated.id} of {rotated.approver} is in use since a rotation that was interrupted"
+            say(options, rotated, f"{text}; its key file is now {path}")
+            return 0
+        old = open_key(writer, options, who.id)
+        old_id = as_new_key(old).id
+        writer.read(lambda store: approver_keys.usable_key(store.approver_keys(), old_id, who.id))
+        aside = _set_aside(draft)
+        new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
+        try:
+            enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
+        except ApprovalError:
+            draft.unlink()  # as in `add`
+            raise
+        kept = _replace_key_file(path, draft)
+        text = f"key {enrolled.id} of {who.id} replaces {old_id}, which signed it; the old key file is now {kept}"
+        if aside is not None:
+            text += f"\na key of a rotation that was interrupted, maybe at another guard, is now in {aside}"
+        say(options, enrolled, text)
         return 0
-    old = open_key(writer, options, who.id)
-    old_id = as_new_key(old).id
-    writer.read(lambda store: approver_keys.usable_key(store.approver_keys(), old_id, who.id))
-    _set_aside(draft)
-    new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
-    try:
-        enrolled = approver_keys.rotate(writer, who, old_id, as_new_key(new), old.sign, settings.notifiers)
-    except ApprovalError:
-        draft.unlink()  # as in `add`
-        raise
-    kept = _replace_key_file(path, draft)
-    say(
-        options,
-        enrolled,
-        f"key {enrolled.id} of {who.id} replaces {old_id}, which signed it; the old key file is now {kept}",
-    )
-    return 0
 
 
-def _set_aside(draft: Path) -> None:
-    """The old key is in use, so this one is not, here: another guard may have enrolled it."""
+def _lock_rotation(writer: Writer, approver: str, path: Path) -> FileLock:
+    """Rotations of one key file would take each other's new key. Raises: ApprovalError."""
+    lock = path.parent / f".{path.name}.lock"
     try:
-        draft.rename(draft.parent / f"{draft.name}.{_id_of(draft)}")
+        return FileLock(lock, wait=False)
+    except BlockingIOError:
+        what = f"another rotation of the key in `{path}` is under way"
+        raise ApprovalError(what, "wait until it has ended, then try again") from None
+    except FileNotFoundError:
+        raise _no_key_file(writer, approver, path) from None
+    except OSError as error:
+        raise ApprovalError(f"cannot write `{lock}`: {error.strerror}", "check the folder's permissions") from None
+
+
+def _set_aside(draft: Path) -> Path | None:
+    """The old key is in use, so this one is not, here: another guard may have enrolled it. Returns where it is now."""
+    try:
+        return draft.rename(draft.parent / f"{draft.name}.{_id_of(draft)}")
     except ApprovalError:  # there is no file, or only a part of one
         draft.unlink(missing_ok=True)
+        return None
 
 
 def _find_rotated(writer: Writer, draft: Path) -> ApproverKey | None:
@@ -250,8 +266,6 @@ def _find_rotated(writer: Writer, draft: Path) -> ApproverKey | None:
 
 def _replace_key_file(path: Path, draft: Path) -> Path | None:
     """Put the new key file in the place of the old one, if that is still there; returns where the old one is now."""
-    from mcp_guard.files import sync_folder
-
     kept = path.rename(path.with_name(f"{path.name}.{_id_of(path)}.old")) if path.exists() else None
     draft.rename(path)
     sync_folder(path.parent)
@@ -400,14 +414,18 @@ def open_key(writer: Writer, options: argparse.Namespace, approver: str) -> "Ed2
 
     path = key_path(options, approver)
     if not path.exists():
-        hint = f"mcp-guard approvers add {approver}, or --key-file FILE"
-        if approver_keys.keys_in_use(writer.read(lambda store: store.approver_keys()), approver):
-            hint = f"{approver} is enrolled: bring the key file from the machine where it was made, or --key-file FILE"
-        raise ApprovalError(f"no key file at `{path}`", hint)
+        raise _no_key_file(writer, approver, path)
     if what := _accessible_to_others(path, path.stat()):
         print_text(f"warning: {what}, who may guess its passphrase", file=sys.stderr)
         print_hint(f"chmod 600 {path}")
     return read_key_file(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
+
+
+def _no_key_file(writer: Writer, approver: str, path: Path) -> ApprovalError:
+    hint = f"mcp-guard approvers add {approver}, or --key-file FILE"
+    if approver_keys.keys_in_use(writer.read(lambda store: store.approver_keys()), approver):
+        hint = f"{approver} is enrolled: bring the key file from the machine where it was made, or --key-file FILE"
+    return ApprovalError(f"no key file at `{path}`", hint)
 
 
 def signature_of(key: "Ed25519PrivateKey", text: bytes) -> dict[str, str]:

@@ -75,9 +75,49 @@ def test_a_rotation_killed_before_its_commit_is_repeated(config: Path, is_whole:
     assert path.with_name("alice.key.new").exists()
     if not is_whole:
         path.with_name("alice.key.new").write_text("")
-    assert f" replaces {key_in(path)}, which signed it" in cli(*rotate).stdout
+    before, repeated = key_in(path), cli(*rotate).stdout
+    assert f" replaces {before}, which signed it" in repeated
     assert key_in(path) == enrolled_keys(config)[1]["key"]
-    assert len(list(config.parent.glob("alice.key.new.*"))) == is_whole  # another guard may have enrolled it
+    aside = [*config.parent.glob("alice.key.new.*")]
+    assert len(aside) == is_whole  # another guard may have enrolled it
+    assert all(f"maybe at another guard, is now in {file}" in repeated for file in aside)
+
+
+ROTATED_MEANWHILE = """
+import subprocess
+from mcp_guard.ledger.approvals import approver_keys
+work = approver_keys.rotate
+def rotate(*words):
+    second = [sys.executable, "-m", "mcp_guard.cli", *sys.argv[1:]]
+    done = subprocess.run(second, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    print(done.returncode, done.stderr)
+    return work(*words)
+approver_keys.rotate = rotate
+"""
+
+
+def test_two_rotations_at_once_take_no_key_of_each_other(config: Path) -> None:
+    path, words = config.parent / "alice.key", ("approvers", "rotate", "alice", *enrol(config)[2:])
+    before = key_in(path)
+    first = run_changed(ROTATED_MEANWHILE, *words)
+    assert first.stdout.startswith("7 mcp-guard: another rotation of the key in ")
+    [old, new] = enrolled_keys(config)
+    assert f"key {new['key']} of alice replaces {old['key']}" in first.stdout
+    assert key_in(path) == new["key"]
+    assert key_in(path.with_name(f"alice.key.{before}.old")) == before == old["key"]
+    assert len(list(config.parent.glob("alice.key*"))) == 2
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_rotation_without_a_key_file_says_where_it_is_missed(config: Path, is_there: bool) -> None:
+    folder = config.parent / "keys"
+    if is_there:
+        folder.mkdir()
+    words = ("approvers", "rotate", "alice", *enrol(config)[2:], "--key-file", str(folder / "alice.key"))
+    refused = run_changed("", *words)
+    assert f"no key file at `{folder / 'alice.key'}`" in refused.stderr
+    assert "alice is enrolled: bring the key file" in refused.stderr
+    assert folder.exists() is is_there
 
 
 FAILED = """
