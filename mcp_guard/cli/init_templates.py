@@ -186,7 +186,7 @@ mode = "{mode}"                     # "observe" decides and records but blocks n
 owner = {toml_string(answers.owner)}
 groups = {groups:<28}# in policies: principal in Group::"agents"
 
-# A person who decides on held calls, with their own key: mcp-guard approvers add {answers.approver_id}
+# A person who decides on held calls with a key of their own (mcp-guard approvers add {answers.approver_id}).
 [approvers.{toml_key(answers.approver_id)}]
 name = {toml_string(answers.approver)}
 

@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
+from mcp_guard.clients.jsonc import apply_edits
 from mcp_guard.core.secret_scrubber import looks_secret, password_of
 
 MASK = "********"
@@ -34,6 +35,17 @@ _HARMLESS = re.compile(r"true|false|yes|no|on|off|[01]|(?:[A-Za-z]:|~|\.{1,2})?[
 _LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _ENTRY_KEYS = frozenset(("command", "args", "url", "serverUrl", "httpUrl"))
 _VALUE_KEYS = frozenset(("env", "environment", "headers", "http_headers"))
+_STRING_OR_COMMENT = re.compile(
+    r"""\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}.*?'{3}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'"""
+    r"|((?:(?://|\#)[^\r\n]*(?:\r?\n[ \t]*(?=//|\#))?)+|/\*.*?\*/)",
+    re.DOTALL,
+)
+"""In JSON or TOML. Comments on lines that follow each other are one."""
+_NAME_BEFORE_VALUE = re.compile(r"""(?<![\w{])([A-Za-z_][\w.-]{0,99})["']?[ \t]*[:=][ \t]*""")
+_OPTION_BEFORE_VALUE = re.compile(r"""(?<![\w-])(--?[A-Za-z][\w.-]{0,99})["']?[\s,=/#*]+""")
+_VALUE = re.compile(r"""(?:"((?:[^"\\\r\n]|\\.)+)|'([^'\r\n]+)|\[([^\]]+)|([^\s"'\[{][^"\r\n]*))""")
+_VALUES = re.compile(rf"""(?:{"|".join(_VALUE_KEYS)})["']?(?:\s*[:=]\s*\{{(?:\$\{{[^}}]*\}}|[^}}])*|\][^\[]*)""")
+"""An object or a section of variables or headers."""
 
 
 def is_secret(key: str, text: str) -> bool:
@@ -141,9 +153,11 @@ def _looks_random(word: str) -> bool:
 
 
 def mask(text: str, parts: Iterable[HiddenPart]) -> str:
-    """The text of a JSON or TOML file with these parts masked, in each spelling of a string."""
+    """The text of a JSON or TOML file with these parts masked, in each spelling of a string, and what may be a secret
+    in its comments."""
     longest_first = sorted(set(parts), key=lambda hidden: (len(hidden.part), hidden.part), reverse=True)
     long = [hidden.part for hidden in longest_first if len(hidden.part) >= MIN_MASKED_LENGTH]
+    text = _STRING_OR_COMMENT.sub(lambda match: _mask_comment(match[0]) if match[1] else match[0], text)
     text = _LITERAL.sub(lambda match: _mask_escaped(match[0], long) if "\\" in match[0] else match[0], text)
     for hidden in longest_first:
         key = re.escape(hidden.key)
@@ -174,3 +188,24 @@ def _mask_escaped(literal: str, parts: Sequence[str]) -> str:
 
 def _spellings(text: str) -> tuple[str, ...]:
     return json.dumps(text), json.dumps(text, ensure_ascii=False), f"'{text}'"
+
+
+def _mask_comment(comment: str) -> str:
+    return apply_edits(comment, [(start, end, MASK) for start, end in _secret_spans(comment)])
+
+
+def _secret_spans(comment: str) -> Iterator[tuple[int, int]]:
+    """Where a comment, which may contain servers' entries, has what may be a secret."""
+    entries = [match.span() for match in _VALUES.finditer(comment)]
+    for name in chain(_NAME_BEFORE_VALUE.finditer(comment), _OPTION_BEFORE_VALUE.finditer(comment)):
+        if (value := _VALUE.match(comment, name.end())) is None:
+            continue
+        text = value[value.lastindex or 0]
+        is_named = looks_secret(name[1]) or name[1] in _HEADER_FLAGS
+        is_value = any(start < name.start() < end for start, end in entries)
+        if (is_named and not VARIABLES_ALONE.fullmatch(text)) or (is_value and not _is_harmless(text)):
+            yield value.span(value.lastindex or 0)
+    yield from (match.span(2) for match in _ASSIGNMENT.finditer(comment) if not _is_harmless(match[2].strip("\"'")))
+    yield from (match.span(1) for match in _USER_IN_URL.finditer(comment))
+    yield from (match.span() for match in _KNOWN_TOKEN.finditer(comment))
+    yield from (match.span() for match in _WORD.finditer(comment) if _looks_random(match[0]))

@@ -3,11 +3,13 @@
 import json
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_guard.cli.init_templates import InitAnswers, initial_files
 from mcp_guard.clients.secret_values import hidden_parts, mask, secret_arguments, secrets_of
 from mcp_guard.clients.toml_sections import toml_string
 
@@ -104,6 +106,43 @@ def test_value_in_an_address_or_script_is_not_shown(write: Writer, secret: str) 
 @pytest.mark.parametrize("write", RECOGNISED)
 def test_token_is_not_shown_wherever_it_is(write: Writer, token: str) -> None:
     assert token not in shown(write(token))
+
+
+def shown_commented_out(entry: Entry) -> str:
+    """The entry in comments of both files, in each layout."""
+    texts = (json.dumps({"it": entry}), json.dumps({"it": entry}, indent=1), toml_entry(entry))
+    blocks = [f"/* {text} */" for text in texts[:2]]
+    lines = ["\n".join(f"  {mark} {line}" for line in text.split("\n")) for text in texts for mark in ("//", "#")]
+    return mask("\n".join(f"{text}\n x = 1" for text in (*blocks, *lines)), [])
+
+
+@given(st.sampled_from([*ANYTHING, *WITHOUT_SPACES]), st.text("abcdefABCDEF0123456789._~-", min_size=4))
+def test_value_in_a_comment_is_not_shown(write: Writer, secret: str) -> None:
+    secret = f"q{secret}q"
+    assert secret not in shown_commented_out(write(secret))
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("write", RECOGNISED)
+def test_token_in_a_comment_is_not_shown(write: Writer, token: str) -> None:
+    assert token not in shown_commented_out(write(token))
+    assert token not in mask(f'{{"a": 1}} // the old one was {token}', [])
+
+
+def test_comment_shows_what_is_no_secret() -> None:
+    text = """\
+{
+  // see https://example.com/docs?page: for "it", env = { "HOME": "/home/you", "TOKEN": "${input:token}" } or "a"
+  "link": "http://x", "say": "// password: of a string", /* "command": "npx", "args": ["-y", "@scope/server"] */
+}
+# "args" = ["--port", "8080"] # mode = "observe"
+"""
+    assert mask(text, []) == text
+
+
+def test_comments_of_a_new_configuration_are_shown() -> None:
+    for text in initial_files(Path("/home/you/mcp-guard.toml"), InitAnswers("agent", "you", "other")).values():
+        assert mask(text, []) == text
 
 
 @pytest.mark.parametrize("spelt", ["ghp\\/0123456789", "\\u0067hp\\/0123456789", "g\\u0068p/0123456789"])
