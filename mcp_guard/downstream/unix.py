@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, ListenError
+from mcp_guard.core.errors import ConfigError, GuardError, IdentityError, ListenError, defect_text
 from mcp_guard.core.model import Instance
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.isolation import run_alone
@@ -35,6 +35,7 @@ from mcp_guard.settings import SocketSettings
 
 NOT_ADMITTED = -32001
 """The code of the only message that a refused client gets; it answers no request."""
+NOT_SERVED = "the guard cannot serve this connection"
 NOBODY = 65534
 """The uid that the kernel reports for a user of another namespace (user_namespaces(7))."""
 GRACE_SECONDS = 5.0
@@ -433,9 +434,10 @@ class UnixSocketServer:
 
     def _refuse(self, connection: socket.socket, refused: GuardError | OSError) -> None:
         """Send the reason, as far as it fits into the socket's buffer, and close."""
-        told, noted = (
-            (refused.message, refused.full) if isinstance(refused, GuardError) else (str(refused.strerror),) * 2
-        )
+        if isinstance(refused, GuardError):
+            told, noted = refused.message, refused.full
+        else:
+            told, noted = refused.strerror or NOT_SERVED, refused.strerror or defect_text(refused)
         self._note_refusal(noted)
         with connection:
             connection.setblocking(False)

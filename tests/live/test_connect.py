@@ -19,6 +19,7 @@ import pytest
 
 from tests.live.http_guard import Served, free_port, serving
 from tests.live.running_guard import Client, cli, log, scripted, seen, text, write_config
+from tests.live.test_database_away import await_note
 
 ANN, BEN, EVE = 41001, 41002, 41003
 AGENTS = '[agents.other]\nowner = "bob"\n'
@@ -145,6 +146,19 @@ def test_a_defect_in_opening_a_session_ends_no_other(tmp_path: Path, place: Path
         assert "result" in ann.call("up__echo", {"text": "still here"})
         listed = cli("instances", "list", "--json", "--config", str(config)).stdout
         assert len(json.loads(listed)) == 1
+
+
+def test_a_failure_without_words_of_the_system_is_named(tmp_path: Path, place: Path) -> None:
+    port, prelude = (
+        free_port(),
+        DEFECTIVE.replace("== 2", "== 1").replace('ValueError("for this test")', "TimeoutError"),
+    )
+    with Served(configure(tmp_path, place, port), port, prelude=prelude) as served:
+        with socket.socket(socket.AF_UNIX) as refused, refused.makefile() as lines:
+            refused.settimeout(20)
+            refused.connect(str(place / "socket"))
+            assert json.loads(lines.readline())["error"]["message"] == "the guard cannot serve this connection"
+        await_note(served, "refused a connection: TimeoutError: ")
 
 
 def test_unlisted_user_is_refused_with_a_reason(guard: Served, place: Path) -> None:
