@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mcp_guard.core.errors import ConfigError, LedgerError
+from mcp_guard.core.server_address import host_in_url
 from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host
 from mcp_guard.downstream.http.metrics import MetricsEndpoint
 from mcp_guard.ledger.open import OpenLedger
@@ -40,7 +41,7 @@ class Monitoring:
             except ConfigError as error:
                 raise ConfigError(f"`{secret.key}`: {error.message}", error.hint) from None
         own = telemetry.metrics_listen
-        named = {f"[{own[0]}]" if ":" in own[0] else own[0]} if own else {host_of_url(serve.url)}
+        named = {host_in_url(own[0])} if own else {host_of_url(serve.url)}
         hosts = None if telemetry.unsafe_public_metrics else frozenset(map(normalize_host, {*named, *serve.hosts}))
         return MetricsEndpoint(self.render, CONTENT_TYPE, hosts, token)
 

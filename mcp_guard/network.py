@@ -19,6 +19,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx2 as httpx
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.server_address import host_in_url
 from mcp_guard.settings import NetworkSettings, SecretReference
 
 REPLACING_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -185,8 +186,7 @@ def _parse_proxy(text: str, name: str) -> Proxy:
         hint = "use http://HOST:PORT; encode `@`, `:` and `/` in a password"
         raise ConfigError(f"the proxy in {name} is not a URL", hint)
     credentials = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
-    shown = f"[{host}]" if ":" in host else host
-    return Proxy(f"{parts.scheme}://{shown}{f':{port}' if port else ''}", name, credentials)
+    return Proxy(f"{parts.scheme}://{host_in_url(host)}{f':{port}' if port else ''}", name, credentials)
 
 
 def _split(text: str) -> tuple[str, ...]:

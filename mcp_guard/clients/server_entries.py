@@ -11,11 +11,11 @@ from mcp_guard.clients.known import USER, Host, ServerSection
 from mcp_guard.clients.secret_values import is_secret
 from mcp_guard.clients.variables import Dialect, ResolvedByClient, Unresolved, VariableScope, resolve, variables_in
 from mcp_guard.core.host_tools import HOST
+from mcp_guard.core.server_address import LOOPBACK
 
 GUARD = "guard"
 RESERVED = (GUARD, HOST)
 """Names for the guard's own tools, and for those of a coding agent (`[hooks]`)."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 UNDERSTOOD = frozenset(
     (

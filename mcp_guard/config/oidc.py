@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.types import ConfigModel, SecretConfig, Url
 from mcp_guard.core.identity_provider import IdentityProvider, RoleClaim
+from mcp_guard.core.server_address import LOOPBACK
 
 Claims = dict[Annotated[str, Field(min_length=1)], Annotated[tuple[str, ...], Field(min_length=1)]]
 
@@ -38,7 +39,7 @@ class OidcConfig(ConfigModel):
         parts = urlsplit(issuer)
         if parts.query or parts.fragment:
             raise ValueError(f"`{issuer}` has a query or a fragment, which an issuer has not")
-        if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        if parts.scheme != "https" and parts.hostname not in LOOPBACK:
             raise ValueError(f"`{issuer}` is not an https address")
         return issuer
 

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mcp_guard.config.types import ConfigModel, Url
+from mcp_guard.core.server_address import LOOPBACK, host_in_url
 from mcp_guard.settings import ServeSettings, SessionLimits, SocketSettings
 
 MAX_SESSIONS_PER_INSTANCE = 32
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""The names of this machine, which no other machine's name resolves to under DNS rebinding: on any port."""
 MAX_SOCKET_PATH_BYTES = 100
 """The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
 
@@ -65,7 +64,7 @@ class ServeConfig(ConfigModel):
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
         return ServeSettings(
-            self.host, self.port, url, frozenset({*self.hosts, *LOOPBACK}), frozenset(self.origins),
+            self.host, self.port, url, frozenset({*self.hosts, *map(host_in_url, LOOPBACK)}), frozenset(self.origins),
             self.session_limits(), self.idle_seconds, issuers, stop_seconds=self.stop_seconds,
         )  # fmt: skip
 

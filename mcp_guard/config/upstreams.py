@@ -10,10 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.network import UpstreamNetworkConfig
 from mcp_guard.config.types import ConfigModel, SecretConfig, Url
+from mcp_guard.core.server_address import LOOPBACK
 from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
 from mcp_guard.settings import NetworkSettings, OAuthGrant, OAuthSettings, UpstreamSettings
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 
 

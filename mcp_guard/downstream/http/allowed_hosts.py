@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
+from mcp_guard.core.server_address import host_in_url
 from mcp_guard.core.visible_text import VisibleText, say, shorten
 from mcp_guard.downstream.http.request import RequestHeaders
 
@@ -37,8 +38,9 @@ def normalize_origin(origin: str) -> str:
         return origin
     if not parts.scheme or not parts.hostname:
         return origin.strip()  # `null`, or a scheme of a browser extension or an application
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{name}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")
+    return f"{parts.scheme}://{host_in_url(parts.hostname)}" + (
+        f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else ""
+    )
 
 
 def host_of_url(url: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
+from mcp_guard.core.server_address import LOOPBACK
 from mcp_guard.network import Network, explain, redirect_target
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
@@ -29,7 +30,6 @@ DISCOVERY_SECONDS = 60.0
 """How long all requests of one discovery may take: a server may send a byte now and then."""
 RESOURCE_PATH = "/.well-known/oauth-protected-resource"
 SERVER_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class NoToken(Exception):
