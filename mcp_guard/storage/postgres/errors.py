@@ -1,7 +1,6 @@
 """What a failure of the database means to a person, and what they can do."""
 
 import re
-from collections.abc import Sequence
 
 import psycopg
 
@@ -23,6 +22,11 @@ NO_TABLES = (
     "the tables of the ledger cannot be found",
     "they are gone, or the guard's role has no USAGE on their schema: see docs/howto/run-a-fleet.md for its grants",
 )
+NO_FUNCTION = (
+    LedgerFault.NOT_A_LEDGER,
+    "a function of the ledger cannot be found",
+    "it is gone, or the guard's role has no USAGE on its schema: see docs/howto/run-a-fleet.md for its grants",
+)
 NOT_PERMITTED = (
     LedgerFault.READ_ONLY,
     "the guard's role may not do this",
@@ -39,7 +43,7 @@ BY_STATE = {
     "3F": NO_TABLES,
     "40": OVERLOADED,
     "42501": NOT_PERMITTED,
-    "42883": NO_TABLES,
+    "42883": NO_FUNCTION,
     "42P01": NO_TABLES,
     "53": (LedgerFault.DISK_FULL, "the database has no room left", "free disk or memory of the database"),
     "53300": NO_CONNECTION_LEFT,
@@ -57,12 +61,6 @@ REFUSED = (
 )
 """What a server says when it refuses a connection, and the SQLSTATE, which the client's library does not keep."""
 OTHER = (LedgerFault.OTHER, "the ledger cannot be used", "see the log of the database")
-
-
-def tables_missing(name: str, tables: Sequence[str]) -> LedgerError:
-    """Why the ledger `name`, which was whole when it was opened, cannot be used without these tables."""
-    fault, message, hint = NO_TABLES
-    return LedgerError.public(message, hint, fault, f"`{name}` ({', '.join(tables)})")
 
 
 def is_answer(error: psycopg.Error) -> bool:

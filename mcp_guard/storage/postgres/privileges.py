@@ -8,11 +8,12 @@ from psycopg import Connection
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage.postgres.dialect import ALL_TABLES, ONE_ROW_FOUND
-from mcp_guard.storage.postgres.errors import NOT_PERMITTED, tables_missing
+from mcp_guard.storage.postgres.errors import NO_FUNCTION, NO_TABLES, NOT_PERMITTED
 
 ONLY = {"format": ("SELECT",), "receipt": ("SELECT", "INSERT")}
 """Tables of which not everything is needed."""
 ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
+ONE_ROW = "function one_row"
 
 
 def _lacking(tables: Sequence[str]) -> str:
@@ -26,7 +27,7 @@ LACKING_NAMES = f"""array({_lacking(ALL_TABLES)}
 UNION ALL SELECT 'EXECUTE on one_row' WHERE NOT has_function_privilege({ONE_ROW_FOUND}::oid, 'EXECUTE'))"""
 MISSING = f"""array(SELECT name FROM unnest(ARRAY{list(ALL_TABLES)}) AS name
 WHERE to_regclass(quote_ident(name)) IS NULL
-UNION ALL SELECT 'one_row' WHERE {ONE_ROW_FOUND} IS NULL)"""
+UNION ALL SELECT '{ONE_ROW}' WHERE {ONE_ROW_FOUND} IS NULL)"""
 USABLE = f"SELECT {MISSING}, {LACKING_NAMES}"
 LACKING_FOR_PAGES = f"""SELECT array({_lacking(["item"])}
 UNION ALL SELECT 'CREATE TABLE item' WHERE to_regclass('item') IS NULL
@@ -46,7 +47,8 @@ def check_lacking(name: str, lacking: Sequence[str]) -> None:
 def check_usable(name: str, missing: Sequence[str], lacking: Sequence[str]) -> None:
     """Raises: LedgerError if `USABLE` has found that no gateway can use the ledger `name`."""
     if missing:
-        raise tables_missing(name, missing)
+        fault, message, hint = NO_FUNCTION if missing == [ONE_ROW] else NO_TABLES
+        raise LedgerError.public(message, hint, fault, f"`{name}` ({', '.join(missing)})")
     check_lacking(name, lacking)
 
 
