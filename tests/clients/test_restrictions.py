@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.clients.known import USER, Host, ServerSection, find_client, server_sections
-from mcp_guard.clients.restrictions import read_restrictions
+from mcp_guard.clients.restrictions import SYSTEM_FILES, read_restrictions
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
 from mcp_guard.core.errors import ConfigError
 
@@ -107,6 +107,43 @@ def test_settings_of_gemini_cli(host: Host, scope: str, settings: Values, expect
     spot = section(host, "gemini-cli", scope)
     write(spot.path, {"mcpServers": SERVERS, **settings})
     assert refused(host, spot) == ({} if expected is None else {"danger": expected})
+
+
+def test_list_of_allowed_servers_in_a_project_is_not_for_those_of_the_user(host: Host) -> None:
+    """They are on in other projects."""
+    for scope in ("user", "project"):
+        write(section(host, "gemini-cli", scope).path, {"mcpServers": SERVERS})
+    write(section(host, "gemini-cli", "project").path, {"mcp": {"allowed": ["notes"]}})
+    assert refused(host, section(host, "gemini-cli", "project")) == {"danger": OFF}
+    assert refused(host, section(host, "gemini-cli", "user")) == {}
+
+
+SYSTEM: list[tuple[str, Values]] = [
+    ("claude-code", {"deniedMcpServers": [{"serverName": "danger"}]}),
+    ("gemini-cli", {"mcp": {"excluded": ["danger"]}}),
+]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.parametrize(("client", "settings"), SYSTEM)
+def test_settings_that_an_administrator_manages(
+    host: Host, monkeypatch: pytest.MonkeyPatch, platform: str, client: str, settings: Values
+) -> None:
+    """In a folder of the test; that of the system is not for tests to write."""
+    at = SYSTEM_FILES[client, platform]
+    path = write(host.home / "root" / at.removeprefix("/"), settings)
+    monkeypatch.setitem(SYSTEM_FILES, (client, platform), str(path))
+    host = replace(host, platform=platform)
+    assert refused(host, section(host, client, USER)) == {"danger": OFF}
+
+
+def test_list_of_allowed_servers_that_an_administrator_manages_comes_last(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(section(host, "gemini-cli", USER).path, {"mcpServers": SERVERS, "mcp": {"allowed": ["notes", "danger"]}})
+    path = write(host.home / "root/settings.json", {"mcp": {"allowed": ["notes"]}})
+    monkeypatch.setitem(SYSTEM_FILES, ("gemini-cli", "linux"), str(path))
+    assert refused(host, section(host, "gemini-cli", USER)) == {"danger": OFF}
 
 
 def test_gemini_cli_remembers_which_servers_were_disabled(host: Host) -> None:
