@@ -235,11 +235,19 @@ def _parsed(text: str) -> object:
     return None
 
 
+def _written(text: str) -> object:
+    """JSON text with every member, objects as pairs, or what else text is parsed to."""
+    try:
+        return jsonc.every_value(jsonc.parse(text))
+    except ConfigError:
+        return _parsed(text)
+
+
 def diff_lines(changes: Iterable[FileChange]) -> list[str]:
     """The unified differences of all files, with whatever may be a secret masked."""
     changes = list(changes)
     texts = (text for change in changes for text in (change.file.text, change.after))
-    parts = [part for text in texts for part in hidden_parts(_parsed(text))]
+    parts = [part for text in texts for part in hidden_parts(_written(text))]
     lines: list[str] = []
     for change in changes:
         before, after = (mask(text, parts).expandtabs(4).splitlines() for text in (change.file.text, change.after))

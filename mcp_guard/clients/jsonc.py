@@ -81,6 +81,13 @@ def strings(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
         yield from strings(item, key)
 
 
+def every_value(node: Node) -> object:
+    """Its value with every member, an object as pairs: also with those that later ones of the same name replace."""
+    if node.members:
+        return tuple((member.key, every_value(member.node)) for member in node.members)
+    return [every_value(item) for item in node.items] if node.items else node.value
+
+
 @dataclass(frozen=True, slots=True)
 class _JsoncReader:
     text: str

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -100,7 +100,7 @@ class HiddenPart:
 def hidden_parts(data: object, key: str = "") -> Iterator[HiddenPart]:
     """What may be a secret in a parsed file: by its name anywhere, and in servers' entries by what it looks like, too.
 
-    It errs on hiding.
+    Objects may be pairs. It errs on hiding.
     """
     if isinstance(data, str):
         if is_secret(key, data) and not VARIABLES_ALONE.fullmatch(data):
@@ -109,10 +109,15 @@ def hidden_parts(data: object, key: str = "") -> Iterator[HiddenPart]:
         yield from (HiddenPart(arg, arg) for arg in secret_arguments([item for item in data if isinstance(item, str)]))
         for item in data:
             yield from hidden_parts(item, key)
-    elif isinstance(data, dict):
-        find = hidden_parts if _ENTRY_KEYS.isdisjoint(data) else _parts_of_member
-        for name, value in data.items():
-            yield from find(value, str(name))
+    elif isinstance(data, dict | tuple):
+        pairs = _pairs(data)
+        find = hidden_parts if _ENTRY_KEYS.isdisjoint(name for name, _ in pairs) else _parts_of_member
+        for name, value in pairs:
+            yield from find(value, name)
+
+
+def _pairs(data: Mapping[str, object] | tuple[tuple[str, object], ...]) -> Sequence[tuple[str, object]]:
+    return data if isinstance(data, tuple) else [*data.items()]
 
 
 def _parts_of_member(value: object, name: str) -> Iterator[HiddenPart]:
@@ -125,11 +130,11 @@ def _parts_of_member(value: object, name: str) -> Iterator[HiddenPart]:
             yield from (HiddenPart(part, arg) for part in ([arg] if looks_secret(name) else _parts(before, arg)))
         for item in value:
             yield from hidden_parts(item, name) if not isinstance(item, str) else ()
-    elif isinstance(value, dict):
-        for key, inner in value.items():
+    elif isinstance(value, dict | tuple):
+        for key, inner in _pairs(value):
             is_hidden = name in _VALUE_KEYS and isinstance(inner, str) and not _is_harmless(inner)
-            yield from [HiddenPart(str(inner), str(inner), str(key))] if is_hidden else ()
-            yield from _parts_of_member(inner, str(key))
+            yield from [HiddenPart(str(inner), str(inner), key)] if is_hidden else ()
+            yield from _parts_of_member(inner, key)
 
 
 def _is_harmless(value: str) -> bool:

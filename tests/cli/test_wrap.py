@@ -131,6 +131,20 @@ def test_no_secret_is_printed_wherever_it_is_in_the_file(here: Path, capsys: pyt
         assert secret not in output
 
 
+def test_no_secret_is_printed_that_no_program_reads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In comments, and in members that later ones replace."""
+    path = desktop(here, a={"command": "a", "env": {"MODE": "mode-1"}})
+    text = path.read_text().replace('"MODE":', '"MODE": "mode-2", "MODE":', 1)
+    path.write_text("// token: tok-3\n" + text.replace('"command":', '// "env": {"PIN": "0429"}\n"command":', 1))
+    assert main(["wrap", "--yes"]) == 0
+    assert path.read_text().startswith("// token: tok-3\n")
+    assert main(["unwrap", "--yes"]) == 0
+    output = capsys.readouterr().out
+    assert "// token: ********" in output
+    for secret in ("mode-1", "mode-2", "tok-3", "0429"):
+        assert secret not in output
+
+
 def test_configuration_that_wrap_writes_is_private(here: Path) -> None:
     """Even if no secret is known in it: an argument or an address may be one."""
     assert main(["init", "--yes"]) == 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.cli.init_templates import InitAnswers, initial_files
+from mcp_guard.clients import jsonc
 from mcp_guard.clients.secret_values import hidden_parts, mask, secret_arguments, secrets_of
 from mcp_guard.clients.toml_sections import toml_string
 
@@ -143,6 +144,21 @@ def test_comment_shows_what_is_no_secret() -> None:
 def test_comments_of_a_new_configuration_are_shown() -> None:
     for text in initial_files(Path("/home/you/mcp-guard.toml"), InitAnswers("agent", "you", "other")).values():
         assert mask(text, []) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"it": {"command": "c", "env": {"SESSION": "first", "SESSION": "last"}}}',
+        '{"it": {"command": "c", "env": {"SESSION": "first"}, "env": {}, "env": {"SESSION": "last"}}}',
+        '{"it": {"command": "c", "args": ["--token", "first"], "args": ["--token", "last"]}, "it": {}}',
+    ],
+)
+def test_value_of_a_member_that_another_one_replaces_is_not_shown(text: str) -> None:
+    masked = mask(text, hidden_parts(jsonc.every_value(jsonc.parse(text))))
+    assert "first" not in masked
+    assert "last" not in masked
+    assert masked.count("********") == 2
 
 
 @pytest.mark.parametrize("spelt", ["ghp\\/0123456789", "\\u0067hp\\/0123456789", "g\\u0068p/0123456789"])
