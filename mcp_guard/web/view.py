@@ -61,6 +61,8 @@ _AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
 MAX_BESIDE = 300
 """Characters of values that are shown beside each other."""
+MAX_UNBOXED, MAX_UNBOXED_LINES = 1000, 12
+"""Characters and lines of a value that is shown without a box that scrolls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,11 @@ def _text(value: Any) -> str:
     return value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
+def is_long(text: str) -> bool:
+    """Whether the text would move what follows out of sight, so that it needs a box."""
+    return len(text) > MAX_UNBOXED or text.count("\n") >= MAX_UNBOXED_LINES
+
+
 def show(value: object) -> object:
     """What the templates show of a value. Markup is ours; everything else is made visible."""
     return value if hasattr(value, "__html__") else visible(value)
@@ -328,5 +335,6 @@ def make_pages() -> jinja2.Environment:
     )
     pages.globals["assets"] = "/static"  # where no page says where they are served
     pages.globals["describe_terms"] = describe_terms
+    pages.tests["long"] = is_long
     pages.filters |= {"quote": quote, "shorten": shorten, "wrappable": wrappable, "urlencode": address_part}
     return pages

@@ -150,6 +150,26 @@ def test_a_long_value_takes_the_whole_width_of_the_table(on: InboxScenario, page
     assert [round(cell["width"] / table["width"], 1) for cell in cells if cell] == [0.4, 1.0]
 
 
+def test_a_long_value_hides_nothing_else_and_can_be_read_by_keyboard(on: InboxScenario, open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+    sign_in(page, on)
+    on.hold(notes="word " * 50_000 + "the end", close_date="x\n" * 400)
+    page.locator("a.card").first.click()
+    expect(page.get_by_text("250,007 characters: scroll to read all of it")).to_be_visible()
+    for heading in ("Requested by", "Why approval is required"):
+        box = page.get_by_role("heading", name=heading).bounding_box()
+        assert box
+        assert box["y"] < 3 * 844
+    long = page.get_by_role("group", name="notes, after")
+    long.focus()
+    page.keyboard.press("End")
+    page.wait_for_function("(box) => box.scrollTop + box.clientHeight + 2 > box.scrollHeight", arg=long.element_handle())
+    assert long.inner_text().endswith("the end")
+    assert page.locator(".box").count() == 2  # short values have no box
+    page.emulate_media(media="print")
+    assert long.evaluate("(box) => box.scrollHeight - box.clientHeight") < 2
+
+
 def enrol_and_sign_out(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)

@@ -130,6 +130,15 @@ async def test_letters_that_can_be_taken_for_others_are_marked_wherever_they_are
     )
 
 
+async def test_many_fields_and_many_long_values_are_listed_in_a_box_that_says_how_many(pages: Pages) -> None:
+    few = await pages.hold(a="x" * 500, b="y")
+    many = await pages.hold(**{f"field{number}": number for number in range(40)})
+    long = await pages.hold(**{f"field{number}": "x" * 500 for number in range(6)})
+    client = await pages.sign_in()
+    boxes = [re.findall('size">([^<]+): scroll', (await client.get(f"/requests/{id}")).text) for id in (few, many, long)]
+    assert boxes == [[], ["41 fields"], ["7 fields"]]
+
+
 async def test_a_request_marks_where_values_differ_that_have_words_in_common(pages: Pages) -> None:
     pages.harness.upstream.facts["stage"] = "pay Dana 5 today"
     client, id = await pages.sign_in(), await pages.hold(stage="pay Dana 500 & <b> today")
