@@ -117,6 +117,10 @@ class ApprovalCard:
     """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
+    why_barred: str
+    """Why the viewer may decide on none of its routes; empty if they may."""
+    can_revoke: bool
+    """Whether the viewer may revoke the approval now."""
     terms: GrantTerms | None
     """What earlier votes grant besides, and another one must."""
     has_approved: bool
@@ -131,6 +135,18 @@ class ApprovalCard:
     @property
     def state_words(self) -> str:
         return "approved and used" if self.state == ApprovalState.CONSUMED else self.state
+
+    @property
+    def ending(self) -> str:
+        """Why it ended; empty if the last vote says it."""
+        approval = self.approval
+        is_voted = approval.state in (ApprovalState.APPROVED, ApprovalState.DENIED, ApprovalState.MISSED)
+        return "" if is_voted and approval.note == approval.votes[-1].rationale else approval.note
+
+    @property
+    def ending_label(self) -> VisibleText:
+        labels = {ApprovalState.REVOKED: "Revoked: ", ApprovalState.STALE: "What changed: "}
+        return VisibleText(labels.get(self.approval.state, ""))
 
     @property
     def listed_rows(self) -> tuple[FieldRow, ...]:
@@ -194,7 +210,7 @@ def _make_card(approval: Approval, now: Micros, viewer: str, removed: Collection
     has_expired = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     has_voted = viewer in {vote.approver for vote in approval.votes}
     drill = tuple(drill_lines(approval, viewer))
-    is_approver = any(may_decide(rule, viewer, subject.requesters) for rule in approval.rules)
+    why_barred = _why_barred(approval, viewer)
     return ApprovalCard(
         approval=approval,
         state="expired" if has_expired else str(approval.state),
@@ -211,12 +227,27 @@ def _make_card(approval: Approval, now: Micros, viewer: str, removed: Collection
         undo=UNDO if is_irreversible(subject) else "",
         rules=tuple(_describe_rule(approval, rule, removed) for rule in approval.rules),
         claimed=subject.claimed,
-        can_decide=is_approver and not drill and approval.state is ApprovalState.REQUESTED and not has_expired,
+        can_decide=not why_barred and not drill and approval.state is ApprovalState.REQUESTED and not has_expired,
+        why_barred=why_barred,
+        can_revoke=approval.state is ApprovalState.APPROVED and not has_expired and viewer in approvers_of(approval),
         terms=next((vote.terms for vote in approval.votes), None),
         has_approved=has_voted,
         drill=drill,
         is_own=approval.is_requester(viewer),
     )
+
+
+def _why_barred(approval: Approval, viewer: str) -> VisibleText:
+    subject = approval.subject
+    if any(may_decide(rule, viewer, subject.requesters) for rule in approval.rules):
+        return VisibleText("")
+    if viewer not in approvers_of(approval):
+        return say("you are not an approver of its routes ({})", join(", ", approval.routes))
+    if viewer == subject.owner:
+        return VisibleText("you own the agent that made it")
+    if viewer == subject.on_behalf_of:
+        return VisibleText("it was made on your behalf")
+    return VisibleText("you are, or may be, the owner of its agent or the person for whom it acts")
 
 
 def _make_listed_row(row: ArgumentRow) -> FieldRow:
