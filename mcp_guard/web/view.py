@@ -141,7 +141,7 @@ class ApprovalCard:
         """Why it ended; empty if the last vote says it."""
         approval = self.approval
         is_voted = approval.state in (ApprovalState.APPROVED, ApprovalState.DENIED, ApprovalState.MISSED)
-        return "" if is_voted and approval.note == approval.votes[-1].rationale else approval.note
+        return "" if is_voted and approval.note in [vote.rationale for vote in approval.votes[-1:]] else approval.note
 
     @property
     def ending_label(self) -> VisibleText:

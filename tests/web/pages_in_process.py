@@ -10,7 +10,7 @@ import httpx2 as httpx
 
 from mcp_guard.config.file import check
 from mcp_guard.core.approval import Route
-from mcp_guard.core.model import Agent, ToolCallRequest
+from mcp_guard.core.model import Agent, Json, ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.approvals.sign_in_codes import make_code
 from mcp_guard.ledger.approvals.votes import Votes
@@ -75,9 +75,12 @@ class Pages:
         client.cookies.set("__Host-mcp-guard", await console.sessions.open(person, console.now()))
         return client
 
-    async def hold(self, **arguments: Any) -> str:
+    async def call(self, **arguments: Any) -> Json:
         call = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150} | arguments)
-        return pending_id(await self.harness.guard.call(make_instance(agent=Agent("a", "zed", ())), call))
+        return await self.harness.guard.call(make_instance(agent=Agent("a", "zed", ())), call)
+
+    async def hold(self, **arguments: Any) -> str:
+        return pending_id(await self.call(**arguments))
 
 
 @asynccontextmanager

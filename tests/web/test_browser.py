@@ -73,6 +73,31 @@ def test_a_page_on_loopback_follows_where_it_is_sent(chromium: Browser, tmp_path
         assert page.url == f"{url}/keys"
 
 
+def test_a_decision_is_signed_once_however_often_its_buttons_are_pressed(
+    on: InboxScenario, context: BrowserContext, page: Page
+) -> None:
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    on.hold()
+    page.locator("a.card").first.click()
+    page.get_by_label("Rationale").fill("ok")
+    asked: list[Route] = []
+    page.route("**/options", lambda request: asked.extend([request]))
+    page.get_by_role("button", name="Approve").dblclick()
+    page.keyboard.press("d")
+    for verdict in ("Approve", "Deny", "Grant"):
+        expect(page.get_by_role("button", name=verdict)).to_be_disabled()
+    [request] = asked
+    request.abort()
+    expect(page.get_by_role("alert")).to_have_text("Failed to fetch")
+    expect(page.get_by_role("button", name="Approve")).to_be_focused()
+    page.unroute("**/options")
+    page.get_by_role("button", name="Approve").dblclick()
+    page.wait_for_url(f"{on.url}/")
+    assert [receipt["verdict"] for receipt in log(on.config, "--kind", "approval.granted")] == ["approve"]
+
+
 def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:
     """A copy of the ledger, its public key and, if wanted, the guard's private key."""
     folder.mkdir()
@@ -108,10 +133,14 @@ def test_scenario_b_is_approved_with_a_passkey_but_not_without_and_proved(
     page.evaluate("() => { delete navigator.credentials.get }")
     page.get_by_role("button", name="Approve").click()
     page.wait_for_url(f"{on.url}/")
+    expect(page.get_by_role("status").and_(page.locator("#done"))).to_have_text("You approved: update deal Deal 789.")
     expect(page.get_by_text("No pending requests.")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("No pending requests.")).to_be_visible()
+    expect(page.locator("#done")).to_be_empty()
     assert json.loads(text(on.client.wait(call)))["deal"]["stage"] == "Closed Won"
     page.goto(f"{on.url}/history")
-    expect(page.get_by_text("Alice: Signed contract seen.")).to_be_visible()
+    expect(page.get_by_text("Alice approved: Signed contract seen.")).to_be_visible()
 
     [granted] = log(on.config, "--kind", "approval.granted")
     assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
@@ -163,7 +192,9 @@ def test_a_long_value_hides_nothing_else_and_can_be_read_by_keyboard(on: InboxSc
     long = page.get_by_role("group", name="notes, after")
     long.focus()
     page.keyboard.press("End")
-    page.wait_for_function("(box) => box.scrollTop + box.clientHeight + 2 > box.scrollHeight", arg=long.element_handle())
+    page.wait_for_function(
+        "(box) => box.scrollTop + box.clientHeight + 2 > box.scrollHeight", arg=long.element_handle()
+    )
     assert long.inner_text().endswith("the end")
     assert page.locator(".box").count() == 2  # short values have no box
     page.emulate_media(media="print")

@@ -46,7 +46,8 @@ def test_a_request_is_decided_in_the_inbox(on: InboxScenario) -> None:
     for path in ("/", "/history", "/keys", f"/requests/{request['id']}"):
         status, page = client.get(path)
         assert status == 200, page
-    assert client.decide(request["id"], passkey) == (200, {"state": "approved", "go": "/"})
+    status, answer = client.decide(request["id"], passkey)
+    assert (status, answer["state"], answer["go"]) == (200, "approved", "/")
     assert "Closed Won" in text(on.client.wait(held))
     assert client.get(f"/requests/{request['id']}/state") == (200, {"state": "consumed"})
     assert "approved and used" in client.get("/history")[1]

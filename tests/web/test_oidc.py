@@ -14,6 +14,7 @@ import pytest
 from mcp_guard.web.pages import PAGES
 from tests.live.running_guard import Client, cli, log, text
 from tests.web.identity_provider import ALICE, CAROL, DAVE, MALLORY, STRONG
+from tests.web.inbox_client import Answer
 from tests.web.inbox_process import free_port
 from tests.web.oidc_scenario import ROUTE, OidcPerson, OidcScenario, oidc_scenario
 from tests.web.software_passkey import SoftwarePasskey
@@ -31,7 +32,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcScenario]
         yield made
 
 
-def decide(person: OidcPerson, id: str, passkey: SoftwarePasskey) -> tuple[int, object]:
+def decide(person: OidcPerson, id: str, passkey: SoftwarePasskey) -> Answer:
     return person.web.decide(id, passkey)
 
 
@@ -74,7 +75,8 @@ def test_a_first_passkey_is_enrolled_after_a_sign_in_and_decides_after_a_strong_
 
     assert alice.sign_in(factor="two", body={"to": f"/requests/{id}", "approval": id})[0] == 200
     assert "Sign in again" not in alice.web.get(f"/requests/{id}")[1]
-    assert decide(alice, id, passkey) == (200, {"state": "approved", "go": "/"})
+    status, answer = decide(alice, id, passkey)
+    assert (status, answer["state"], answer["go"]) == (200, "approved", "/")
     assert "Closed Won" in text(scenario.on.client.wait(call))
     [granted] = log(scenario.on.config, "--kind", "approval.granted")
     assert granted["signed_in"]["acr"] == STRONG

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from mcp_guard.cli.approvals import describe
 from mcp_guard.core.approval import GrantTerms
-from mcp_guard.core.model import MINUTE, Agent
+from mcp_guard.core.model import MINUTE, Agent, ToolCallRequest
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.ledger.registry import issue
@@ -29,8 +29,8 @@ from mcp_guard.web.console import ATTENDED
 from mcp_guard.web.middleware import AT_ONCE, AT_ORIGIN, HEADERS, ShareMiddleware
 from mcp_guard.web.passkeys import Passkeys
 from mcp_guard.web.sessions import BrowserSession, Person, SessionLifetimes
-from tests.promises.harness import HOLD, make_instance
-from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages
+from tests.promises.harness import ALLOW, HOLD, ROUTES, make_instance, open_harness, pending_id
+from tests.web.pages_in_process import CONFIG, ORIGIN, PROVIDER, Pages, open_pages, pages_over
 from tests.web.software_passkey import SoftwarePasskey
 
 TERMS = GrantTerms(100, 7200, ("amount",))
@@ -48,6 +48,10 @@ async def enrol(client: httpx.AsyncClient) -> tuple[SoftwarePasskey, httpx.Respo
     if options.status_code != 200:
         return passkey, options
     return passkey, await client.post("/passkeys", json=passkey.register(options.json()))
+
+
+def words(page: str) -> str:
+    return html.unescape(" ".join(re.sub("<[^>]+>", " ", page).split()))
 
 
 async def test_a_page_that_asks_by_itself_does_not_keep_a_session(pages: Pages) -> None:
@@ -89,7 +93,11 @@ async def test_the_terms_of_a_vote_are_shown_to_the_next_who_signs_the_same(page
     client = await pages.sign_in("bob")
     passkey, _ = await enrol(client)
     page = (await client.get(f"/requests/{id}")).text
-    assert "and grants 100 more calls within 2 h, in which amount may differ" in re.sub("<[^>]+>", "", page)
+    terms = "and grants 100 more calls within 2 h, in which amount may differ"
+    assert f"Alice approved {terms}" in words(page)
+    decide = words(page.partition('<form id="decide"')[2])
+    assert f"Approving allows this call {terms}." in decide
+    assert "Approve and grant the same a" in decide
     match = re.search(r"data-terms='([^']+)'", page)
     assert match
     body = {"verdict": "approve", "rationale": "ok"}
@@ -130,12 +138,81 @@ async def test_letters_that_can_be_taken_for_others_are_marked_wherever_they_are
     )
 
 
+async def test_whoever_may_not_decide_is_told_why(tmp_path: Path) -> None:
+    others = '[approvers.carol]\nname = "Carol"\n[approvers.dana]\nname = "Dana"\n'
+    config = f'{CONFIG}{PROVIDER}[web.roles]\nauditor = ["dana"]\n{others}'
+    routes = {"people": replace(ROUTES["people"], approvers=("alice", "bob", "carol"))}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
+    async with pages_over(harness, tmp_path, config, routes) as pages:
+        call = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
+        own = make_instance(agent=Agent("a", "alice", ()), on_behalf_of="bob")
+        id = pending_id(await harness.guard.call(own, call))
+        told = {
+            name: words((await (await pages.sign_in(name)).get(f"/requests/{id}")).text)
+            for name in ("alice", "bob", "carol", "dana")
+        }
+        assert "You cannot decide this request: you own the agent that made it." in told["alice"]
+        assert "You cannot decide this request: it was made on your behalf." in told["bob"]
+        assert "You cannot decide" not in told["carol"]
+        assert "You cannot decide this request: you are not an approver of its routes (people)." in told["dana"]
+
+
+async def test_a_request_that_is_stale_says_what_changed_and_history_who_decided_how(pages: Pages) -> None:
+    stale, denied = await pages.hold(), await pages.hold(deal_id="2")
+    for name in ("alice", "bob"):
+        pages.harness.approve(stale, name, rationale="fine")
+    pages.harness.approve(denied, "alice", rationale="fine")
+    pages.harness.approve(denied, "bob", "deny", rationale="not this one")
+    pages.harness.upstream.facts["stage"] = "moved"
+    await pages.call()
+    client = await pages.sign_in()
+    assert "What changed: facts" in words((await client.get(f"/requests/{stale}")).text)
+    history = words((await client.get("/history")).text)
+    assert "What changed: facts" in history
+    assert "Alice approved: fine Bob approved: fine" in history
+    assert "Alice approved: fine Bob denied: not this one" in history
+    assert "What changed" not in words((await client.get(f"/requests/{denied}")).text)
+
+
+async def test_an_approval_is_revoked_on_its_page_until_it_is_used(pages: Pages) -> None:
+    id = await pages.hold()
+    client = await pages.sign_in("bob")
+    for name in ("alice", "bob"):
+        assert "data-revoke" not in (await client.get(f"/requests/{id}")).text
+        pages.harness.approve(id, name)
+    assert f'data-revoke="{id}"' in (await client.get(f"/requests/{id}")).text
+    answer = await client.post(f"/revoke/{id}", json={"rationale": "plans changed"})
+    assert answer.json() == {"go": "/", "done": "Revoked."}
+    page = (await client.get(f"/requests/{id}")).text
+    assert "data-revoke" not in page
+    assert "Revoked: plans changed" in words(page)
+
+
+async def test_what_a_decision_has_done_is_said(pages: Pages) -> None:
+    id, said = await pages.hold(), []
+    for name, verdict in (("alice", "approve"), ("bob", "approve"), ("alice", "deny")):
+        if verdict == "deny":
+            id = await pages.hold(deal_id="2")
+        client = await pages.sign_in(code=pages.code(name, "enrolment_code"))
+        passkey, _ = await enrol(client)
+        body = {"verdict": verdict, "rationale": "ok"}
+        options = (await client.post(f"/requests/{id}/options", json=body)).json()
+        said.append((await client.post(f"/requests/{id}/decide", json=passkey.sign(options))).json()["done"])
+    assert said == [
+        "You approved: update deal Deal 1. It needs one more from: bob, carol.",
+        "You approved: update deal Deal 1.",
+        "You denied: update deal Deal 2.",
+    ]
+
+
 async def test_many_fields_and_many_long_values_are_listed_in_a_box_that_says_how_many(pages: Pages) -> None:
     few = await pages.hold(a="x" * 500, b="y")
     many = await pages.hold(**{f"field{number}": number for number in range(40)})
     long = await pages.hold(**{f"field{number}": "x" * 500 for number in range(6)})
     client = await pages.sign_in()
-    boxes = [re.findall('size">([^<]+): scroll', (await client.get(f"/requests/{id}")).text) for id in (few, many, long)]
+    boxes = [
+        re.findall('size">([^<]+): scroll', (await client.get(f"/requests/{id}")).text) for id in (few, many, long)
+    ]
     assert boxes == [[], ["41 fields"], ["7 fields"]]
 
 

@@ -10,23 +10,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mcp_guard.core.approval import Approval, GrantTerms, VoteStatement, check_sign_in
-from mcp_guard.core.approval_card import earlier_lines, recent_lines
+from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, VoteStatement, check_sign_in, rules_as_json
+from mcp_guard.core.approval_card import approvals_missing, earlier_lines, recent_lines
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import is_told
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
-from mcp_guard.core.visible_text import VisibleText
+from mcp_guard.core.visible_text import VisibleText, say, shorten
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json, text_of
 from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import PAYLOAD_READERS, Role
 from mcp_guard.web.sessions import BrowserSession
-from mcp_guard.web.view import approvers_of, make_card, may_see, plain, policy_texts
+from mcp_guard.web.view import ApprovalCard, approvers_of, make_card, make_listed_card, may_see, plain, policy_texts
 
 NAV: tuple[NavigationLink, ...] = ()
+MAX_TARGET = 100
+"""Characters of a resource's id in the sentence that confirms a decision."""
 
 
 def routes(console: Console) -> list[Route]:
@@ -108,15 +110,17 @@ class _RequestPages:
             raise ApprovalError("the passkey signed for another request")
         approval = await console.writer.submit(console.votes.record_op(statement, key.id, evidence(credential)))
         await console.record_use(key, count)
-        go = f"/requests/{approval.id}" if is_told(approval, viewer.approver) else "/"
-        return JSONResponse({"state": str(approval.state), "go": go})
+        if is_told(approval, viewer.approver):  # and its page says what the vote has done
+            return JSONResponse({"state": str(approval.state), "go": f"/requests/{approval.id}"})
+        done = _what_was_recorded(statement.verdict, make_listed_card(approval, console.now(), viewer.approver))
+        return JSONResponse({"state": str(approval.state), "go": "/", "done": done})
 
     async def revoke(self, request: Request) -> Response:
         console = self.console
         viewer, body = await console.allowed(request, Role.APPROVER), await read_json(request)
         op = console.votes.revoke_op(request.path_params["id"], viewer.approver, text_of(body, "rationale"))
         await console.writer.submit(op)
-        return JSONResponse({"go": "/"})
+        return JSONResponse({"go": "/", "done": "Revoked."})
 
 
 def _sign_in_problem(console: Console, viewer: BrowserSession, approval: Approval) -> str:
@@ -128,6 +132,17 @@ def _sign_in_problem(console: Console, viewer: BrowserSession, approval: Approva
     except SignInRequired as problem:
         return problem.message
     return ""
+
+
+def _what_was_recorded(verdict: str, card: ApprovalCard) -> VisibleText:
+    approval = card.approval
+    what = say("{} {}", card.title, shorten(card.target, MAX_TARGET)) if card.target else card.title
+    if verdict == "deny":
+        return say("You denied: {}.", what)
+    if approval.state is not ApprovalState.REQUESTED:
+        return say("You approved: {}.", what)
+    missing = approvals_missing(rules_as_json(approval), [vote.approver for vote in approval.votes])
+    return say("You approved: {}. It needs {}.", what, missing)
 
 
 def _read_terms(terms: Any) -> GrantTerms | None:

@@ -6,6 +6,7 @@
 
 const SESSION = "mcp-guard.session";
 const RETURN_TO = "mcp-guard.return-to";
+const DONE = "mcp-guard.done";
 const usesCookie = location.protocol === "https:";
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
@@ -102,6 +103,13 @@ async function fill() {
   return undefined;
 }
 
+// What was recorded is said on the next page. Screen readers say what changes while a region is there, so not at once.
+function showDone() {
+  const text = sessionStorage.getItem(DONE);
+  sessionStorage.removeItem(DONE);
+  if (text) setTimeout(() => { document.getElementById("done").textContent = text; }, 200);
+}
+
 const otherWay = () => {
   if (document.body.dataset.page === "keys") return "";
   return document.getElementById("code") ? ", or sign in with a code" : ", or enrol one for this device on the page Keys";
@@ -120,6 +128,7 @@ async function attempt(work, field) {
   isBusy = true;
   try {
     const answer = await work();
+    if (answer?.done) sessionStorage.setItem(DONE, answer.done);
     if (answer?.go) return location.assign(answer.go);
   } catch (error) {
     showProblem(REFUSALS[error.name] ?? error.message, error.field ?? field);
@@ -164,6 +173,20 @@ async function enrol() {
   location.reload();
 }
 
+// Nothing is signed twice: these buttons do nothing meanwhile, and stay so until the next page, if one follows.
+async function signOnce(buttons, work) {
+  const used = document.activeElement;
+  const live = [...buttons].filter((button) => !button.disabled);
+  for (const button of live) button.disabled = true;
+  try {
+    return await work();
+  } catch (error) {
+    for (const button of live) button.disabled = false;
+    used?.focus();
+    throw error;
+  }
+}
+
 // Once the terms of a grant are there to be filled in, the button that sends them comes first.
 function offerGrant(form) {
   const [approve, grant] = ["approve", "grant"].map((verdict) => form.querySelector(`[data-verdict="${verdict}"]`));
@@ -198,10 +221,12 @@ async function decide(verdict) {
   const earlier = form.querySelector('[data-verdict="approve"]')?.dataset.terms;
   if (verdict === "grant") decision.terms = { more, seconds, free };
   else if (verdict === "approve" && earlier) decision.terms = JSON.parse(earlier);
-  const options = await post(`/requests/${id}/options`, decision);
-  const answer = await post(`/requests/${id}/decide`, await assertion(options));
-  await closeNotifications(id).catch(() => {});
-  return answer;
+  return signOnce(form.querySelectorAll("[data-verdict]"), async () => {
+    const options = await post(`/requests/${id}/options`, decision);
+    const answer = await post(`/requests/${id}/decide`, await assertion(options));
+    await closeNotifications(id).catch(() => {});
+    return answer;
+  });
 }
 
 // On this device, of a request that is over.
@@ -216,10 +241,12 @@ async function sign(form, button) {
     if (!field.value.trim()) throw new FieldProblem(field, "Say why: it is required and recorded.");
   }
   const fields = Object.fromEntries(new FormData(form, button));
-  const options = await post(`${form.dataset.sign}/options`, { ...JSON.parse(form.dataset.fixed ?? "{}"), ...fields });
-  const answer = await post(form.dataset.sign, await assertion(options));
-  if (!answer.go) location.reload();
-  return answer;
+  return signOnce(form.querySelectorAll("button"), async () => {
+    const options = await post(`${form.dataset.sign}/options`, { ...JSON.parse(form.dataset.fixed ?? "{}"), ...fields });
+    const answer = await post(form.dataset.sign, await assertion(options));
+    if (!answer.go) location.reload();
+    return answer;
+  });
 }
 
 // A form of the class `post` is sent as it is; the answer says where to go.
@@ -377,7 +404,7 @@ document.addEventListener("click", (event) => {
     event.preventDefault();
     attempt(() => decide(button.dataset.verdict));
   } else if (button.dataset.revoke) {
-    const rationale = prompt("Why do you revoke this grant? Your reason is recorded.");
+    const rationale = prompt("Why do you revoke this? Your reason is recorded.");
     if (rationale) attempt(() => post(`/revoke/${button.dataset.revoke}`, { rationale }));
   }
 });
@@ -410,6 +437,6 @@ addEventListener("pageshow", (event) => event.persisted && location.reload());
 // On a narrow screen the bar of pages scrolls.
 const showCurrentPage = () => document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
-fill().then(showCurrentPage).catch(() => showProblem("The inbox does not answer. Is it still running?"));
+fill().then(showDone).then(showCurrentPage).catch(() => showProblem("The inbox does not answer. Is it still running?"));
 setInterval(tick, 1000);
 setInterval(() => refresh().catch(() => {}), 1500);
