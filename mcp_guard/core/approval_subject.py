@@ -173,7 +173,7 @@ class ApprovalSubject:
                 members[name] = tuple(members[name])
         if "steps" in members:
             members["steps"] = tuple((counter, key) for counter, key in members["steps"])
-        if "numbers" in members and not members.get("redacted") and not members.get("erased"):
+        if "numbers" in members:
             members["arguments"] = with_exact_numbers(members["arguments"], members["numbers"])
         if "resource" in members:
             members["resource"] = Resource(**members["resource"])

@@ -9,6 +9,7 @@ or too large. A number that a double cannot hold (RFC 7493 §2.2) is kept digit 
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ SHORT_LINE_BYTES = 4096
 MAX_EXPLAINED_BYTES = 1024 * 1024
 """A longer message that is not JSON is not read a second time to find out which request it was."""
 _SORTED = orjson.OPT_SORT_KEYS
+_NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*\Z")
+_TEXT = json.JSONEncoder(ensure_ascii=False)
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 """The integers that orjson reads and writes."""
 MAX_DIGITS = 1000
@@ -289,6 +292,26 @@ def _write(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
+def readable_json(value: Any, indent: int | None = None, margin: str = "\n") -> str:
+    """JSON as `json.dumps` writes it without escapes, but with every number as it is sent. `margin` begins a line."""
+    below = margin + " " * (indent or 0)
+    if isinstance(value, dict):
+        items = [f"{_TEXT.encode(str(name))}: {readable_json(item, indent, below)}" for name, item in value.items()]
+        first, last = "{", "}"
+    elif isinstance(value, list | tuple):
+        items = [readable_json(item, indent, below) for item in value]
+        first, last = "[", "]"
+    elif type(value) in (ExactNumber, UnroundedNumber, int):
+        return str(value)
+    elif isinstance(value, float) and math.isfinite(value):
+        return rfc8785.dumps(value).decode()
+    else:
+        return _TEXT.encode(value)
+    if indent is None or not items:
+        return f"{first}{', '.join(items)}{last}"
+    return f"{first}{below}{f',{below}'.join(items)}{margin}{last}"
+
+
 def digest(data: bytes | bytearray, more: bytes = b"") -> str:
     """SHA-256 of both, one after the other, as `sha256:<hex>`. They are not joined, because one may be large."""
     hash = hashlib.sha256(data)
@@ -340,9 +363,9 @@ def exact_numbers(value: Any, path: str = "") -> list[str]:
 
 
 def with_exact_numbers(value: Any, pointers: Collection[str], path: str = "") -> Any:
-    """The value with the texts at these pointers as numbers again."""
+    """The value with the texts at these pointers as numbers again, where they have not been redacted."""
     if isinstance(value, str):
-        return ExactNumber(value) if path in pointers else value
+        return ExactNumber(value) if path in pointers and _NUMBER.match(value) else value
     if isinstance(value, dict):
         pairs = value.items()
         return {name: with_exact_numbers(item, pointers, f"{path}/{escape_token(name)}") for name, item in pairs}

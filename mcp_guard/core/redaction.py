@@ -135,9 +135,10 @@ def _texts(values: Iterable[Any]) -> tuple[str, ...]:
 def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
     """The value with these texts replaced everywhere; a number that equals one of them is replaced as a whole."""
     if isinstance(value, str):
+        kept: str = value
         for text in texts:
-            value = value.replace(text, MARK)
-        return value
+            kept = kept.replace(text, MARK)
+        return value if kept == value else kept  # an `ExactNumber` stays one
     if isinstance(value, dict):
         return {redact_texts(key, texts): redact_texts(item, texts) for key, item in value.items()}
     if isinstance(value, list):

@@ -17,6 +17,8 @@ from functools import lru_cache
 from string import Formatter
 from typing import Any
 
+from mcp_guard.core.canonical import ExactNumber, readable_json
+
 BLANK = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # joiners and fillers that are letters or marks
     "\u2800\U00013441\U00013442\U00016fe4\U0001d159"  # signs with an empty glyph
@@ -45,6 +47,8 @@ _CONNECTIVE = re.compile(
     re.IGNORECASE,
 )
 """What connects the parts of the sentences that the guard composes."""
+_OTHER_JSON = re.compile(r"\Z|\s*([\[{\"]|(null|true|false|[-+]?\d+(\.\d+)?(e[-+]?\d+)?)\s*\Z)", re.IGNORECASE)
+"""Text that would be taken for nothing, or for a JSON value of another type."""
 
 
 class VisibleText(str):
@@ -139,6 +143,17 @@ def value_text(value: object) -> VisibleText:
     return visible(value) if is_ours or not is_connective(str(value)) else quote(value)
 
 
+def reads_as_other(value: object) -> bool:
+    """Whether it is a text that without quotes reads as nothing, or as a JSON value of another type."""
+    return isinstance(value, str) and not isinstance(value, ExactNumber) and _OTHER_JSON.match(value) is not None
+
+
+def readable_value(value: object) -> str:
+    """A JSON value that stands alone, not made visible yet. A text has quotes only if it reads as something else."""
+    is_plain = isinstance(value, str) and not reads_as_other(value)
+    return str(value) if is_plain else readable_json(value)
+
+
 def labelled_text(value: object) -> VisibleText:
     """Text on a line of its own, after its label, or that an operator wrote, such as a policy's reason.
 
@@ -190,7 +205,7 @@ def shorten(value: object, length: int) -> VisibleText:
 
 def visible_json(value: object, indent: int | None = None) -> VisibleText:
     r"""The value as JSON, in which hidden characters are written as JSON does, such as `\u202e`."""
-    return visible_json_text(json.dumps(value, indent=indent, ensure_ascii=False))
+    return visible_json_text(readable_json(value, indent))
 
 
 def visible_json_text(text: str) -> VisibleText:

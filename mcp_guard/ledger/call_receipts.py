@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.contract import Store
@@ -60,7 +61,7 @@ def _ran(store: Store, outcome: int | None) -> list[int]:
 def read_payloads(store: Store, seq: int) -> dict[str, object]:
     """The stored payloads of a receipt, parsed; None for an erased one."""
     kept = store.payloads(seq)
-    return {name: None if data is None else json.loads(data or b"null") for name, data in kept.items()}
+    return {name: None if data is None else exact_json.loads(data or b"null") for name, data in kept.items()}
 
 
 def find_problem(engine: Engine, folder: Path, receipts: list[Receipt]) -> str:

@@ -1,9 +1,9 @@
 """Runs a command of the operator's, with the message as JSON on standard input and a minimal environment."""
 
-import json
 import os
 import subprocess
 
+from mcp_guard.core.visible_text import visible_json
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.secrets import network_variables
@@ -17,7 +17,7 @@ def send(destination: Destination, message: Message) -> None:
     argv = list(destination.options["command"])
     environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     environment |= network_variables(os.environ)
-    document = json.dumps({**message.data, "title": message.title, "text": "\n".join(message.lines)}).encode()
+    document = visible_json({**message.data, "title": message.title, "text": "\n".join(message.lines)}).encode()
     try:
         process = subprocess.run(
             argv, input=document, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment,

@@ -17,11 +17,12 @@ from mcp_guard.core.approval_card import (
     odd_words,
 )
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.canonical import ExactNumber
 from mcp_guard.core.confirmation import confirmation_words
 from mcp_guard.core.drill_results import drill_lines, drill_member
 from mcp_guard.core.model import MINUTE, SECOND, Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time, service_mark
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, quote, reads_as_other, say, shorten, visible_json
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, ENROLLED, METHODS
 from mcp_guard.ledger.approvals.transitions import ENDED
 from mcp_guard.ledger.confirmations import DIFFERED
@@ -249,7 +250,8 @@ def _audience(approval: Approval) -> tuple[str, ...]:
 
 def _field_text(value: object) -> VisibleText:
     """A value as one part of a line: text in quotes unless it is a plain word, anything else as JSON."""
-    return quote(value) if isinstance(value, str) else visible_json(value)
+    is_text = isinstance(value, str) and not isinstance(value, ExactNumber)
+    return quote(value, always=reads_as_other(value)) if is_text else visible_json(value)
 
 
 def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Message:

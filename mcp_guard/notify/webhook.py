@@ -4,15 +4,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 
+from mcp_guard.core.visible_text import visible_json
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination, post_json
 
 
 def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
-    body = json.dumps({"type": message.type, "timestamp": message.at, "data": message.data}).encode()
+    body = visible_json({"type": message.type, "timestamp": message.at, "data": message.data}).encode()
     headers = signature_headers(destination.secret("secret"), message.id, message.at, body)
     post_json(destination.options["url"], body, headers, destination.network)
 

@@ -1,6 +1,5 @@
 """What the page of a call shows: what became of it, what was decided on, who approved, and each receipt as a step."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,6 +7,7 @@ from typing import Any
 
 from mcp_guard.core.approval import some_of
 from mcp_guard.core.call_summary import is_look_up, summarize_call
+from mcp_guard.core.canonical import readable_json
 from mcp_guard.core.confirmation import changed_values, confirmation_words, differs
 from mcp_guard.core.drill_results import results_text
 from mcp_guard.core.receipt import claim_mark, name_of_approver, reason_texts, shown_kind
@@ -16,6 +16,7 @@ from mcp_guard.core.visible_text import (
     VisibleText,
     join,
     quote,
+    readable_value,
     say,
     visible,
     visible_json,
@@ -222,9 +223,9 @@ def _changes(subject: Receipt, outcome: Receipt, payloads: Payloads) -> list[Cha
 
 
 def _value(value: object) -> VisibleText:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = readable_value(value)
     cut = text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
-    return visible_lines(cut) if isinstance(value, str) else visible_json_text(cut)
+    return visible_lines(cut) if text == value else visible_json_text(cut)
 
 
 def _step(receipt: Receipt, payloads: Mapping[str, object]) -> StoryStep:
@@ -244,7 +245,7 @@ def _step(receipt: Receipt, payloads: Mapping[str, object]) -> StoryStep:
 def _payload(value: object) -> str:
     if value is None:
         return "not stored; the receipt has only its hash"
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = readable_json(value, 2)
     shown = visible_json_text(text[:MAX_VALUE])
     return shown if len(text) <= MAX_VALUE else VisibleText(shown + "… (cut; the bundle has all of it)")
 

@@ -34,6 +34,7 @@ from mcp_guard.core.visible_text import (
     has_hidden,
     join,
     quote,
+    readable_value,
     reviewed_code,
     say,
     shorten,
@@ -53,8 +54,6 @@ REMOVED_SINCE = VisibleText(" (with a key that was removed since; they can still
 LISTED_LENGTH = 100
 """Characters of a value that a card in the list may show."""
 RECENT = timedelta(days=7)
-_OTHER_JSON = re.compile(r"\s*([\[{\"]|(null|true|false)\s*$)")
-"""Text that would be taken for a JSON value of another type. Digits are not: people know names of digits."""
 _WORD = re.compile(r"\w")
 _AFTER_SIGN = re.compile(r"(?<=[_./@:-])(?=\w)")
 
@@ -251,7 +250,7 @@ def _why_barred(approval: Approval, viewer: str) -> VisibleText:
 
 
 def _make_listed_row(row: ArgumentRow) -> FieldRow:
-    before, after = (visible_lines(_text(value)[:LISTED_LENGTH]) for value in (row.before, row.after))
+    before, after = (visible_lines(readable_value(value)[:LISTED_LENGTH]) for value in (row.before, row.after))
     return FieldRow(visible(row.name), before, after, row.why_unknown, row.marks, row.is_change, (), False)
 
 
@@ -265,7 +264,7 @@ def _make_row(row: ArgumentRow) -> FieldRow:
         marks=row.marks,
         is_change=row.is_change,
         decoded=tuple((encoding, plain(text)) for encoding, text in row.decoded),
-        has_hidden=has_hidden(row.name) or has_hidden(_text(row.before)) or has_hidden(_text(row.after)),
+        has_hidden=any(map(has_hidden, (row.name, readable_value(row.before), readable_value(row.after)))),
         odd=odd_words(row.name, before, after),
     )
 
@@ -328,12 +327,7 @@ def policy_texts(material: bytes | None, approval: Approval) -> list[tuple[str, 
 
 def plain(value: Any) -> str:
     """A JSON value as visible text, maybe of several lines. Strings have quotes only if they read as something else."""
-    return visible_lines(_text(value))
-
-
-def _text(value: Any) -> str:
-    is_plain = isinstance(value, str) and not _OTHER_JSON.match(value)
-    return value if is_plain else json.dumps(value, ensure_ascii=False)
+    return visible_lines(readable_value(value))
 
 
 def is_long(text: str) -> bool:

@@ -9,11 +9,11 @@ import pytest
 from mcp_guard.cli.approvals import print_approval
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.approval_card import argument_rows, earlier_lines
-from mcp_guard.core.canonical import ExactNumber
+from mcp_guard.core.canonical import ExactNumber, readable_json
 from mcp_guard.core.model import Agent, Instance, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
 from mcp_guard.policy.engine import rule_text
-from mcp_guard.web.view import make_card
+from mcp_guard.web.view import make_card, make_listed_card
 from mcp_guard.web.view import plain as shown
 from tests.promises.harness import (
     ALLOW,
@@ -30,6 +30,7 @@ from tests.promises.harness import (
 )
 
 UPDATE = "crm__update_deal"
+BIG = "123456789012345678901234567890"
 HOLD_UPDATES = HOLD.replace("action,", f'action == Action::"{UPDATE}",')
 
 
@@ -199,10 +200,41 @@ async def test_an_open_request_of_an_unknown_user_says_the_way_out(
     assert "restart the guard" not in said
 
 
-@pytest.mark.parametrize("value", [None, True, ["a", "b"], {"a": 1}, "x"])
+@pytest.mark.parametrize(
+    "value", [None, True, ["a", "b"], {"a": 1}, "x", "", 50000, -1.5, 1e-7, ExactNumber("1e-400"), ExactNumber(BIG)]
+)
 def test_text_never_reads_as_a_value_of_another_type(value: object) -> None:
-    assert shown(json.dumps(value)) != shown(value)
-    assert shown("789") == "789"
+    assert shown(readable_json(value)) != shown(value)
+    assert shown("A-789") == "A-789"
+
+
+async def test_approver_sees_which_values_are_numbers_and_which_are_texts(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number, nested = ExactNumber(BIG), [50000.0, {"n": ExactNumber(BIG), "text": BIG}]
+    tool = harness.upstream.catalog[UPDATE]
+    redaction = make_redaction(("/stage",), (), FACTS)
+    harness.upstream.catalog[UPDATE] = replace(tool, rule=replace(tool.rule, redaction=redaction))
+    harness.load(f"{ALLOW}\n{HOLD_UPDATES}")
+    approval = await hold(harness, stage="confidential", number=number, text=BIG, memo="", nested=nested)
+    rows = {row.name: row.after for row in make_card(approval, harness.clock.time, "alice").rows}
+    in_json = f'[50000, {{"n": {BIG}, "text": "{BIG}"}}]'
+    assert rows | {"number": BIG, "text": f'"{BIG}"', "memo": '""', "nested": in_json} == rows
+    print_approval(harness.ledger.writer, approval, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"    number: (not a field) -> {BIG}" in lines
+    assert f'    text: (not a field) -> "{BIG}"' in lines
+    assert f"    nested: (not a field) -> {in_json}" in lines
+    print_approval(harness.ledger.writer, approval, as_json=True)
+    arguments = json.loads(capsys.readouterr().out)["subject"]["arguments"]
+    assert (arguments["number"], arguments["text"]) == (int(BIG), BIG)
+
+
+async def test_change_of_a_number_to_the_text_of_its_digits_is_seen(harness: Harness) -> None:
+    approval = await hold(harness, amount="100")
+    for card in (make_card(approval, 0, "alice"), make_listed_card(approval, 0, "alice")):
+        [row] = [row for row in card.rows if row.name == "amount"]
+        assert (row.before, row.after) == ("100", '"100"')
 
 
 async def test_card_names_the_tool_with_its_upstream(harness: Harness) -> None:

@@ -91,3 +91,11 @@ def test_a_number_of_many_digits_is_stored_as_text_and_is_a_number_again() -> No
         canonicalize(restored.arguments, exact=True) == b'{"n":[0.1234567890123456789],"text":"0.1234567890123456789"}'
     )
     assert restored.to_json() == document
+
+
+def test_a_number_of_many_digits_stays_one_beside_redacted_values() -> None:
+    arguments = {"kept": ExactNumber("0.1234567890123456789"), "iban": ExactNumber("18446744073709551616")}
+    document = replace(ApprovalSubject.from_json(STORED), arguments=arguments).to_json()
+    document |= {"arguments": arguments | {"iban": "[redacted]"}, "redacted": ["/subject/arguments/iban"]}
+    restored = ApprovalSubject.from_json(json.loads(json.dumps(document)))
+    assert canonicalize(restored.arguments, exact=True) == b'{"iban":"[redacted]","kept":0.1234567890123456789}'

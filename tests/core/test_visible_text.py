@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mcp_guard.core.canonical import ExactNumber, canonicalize
 from mcp_guard.core.errors import LedgerError, defect_text
+from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.visible_text import (
     MAX_MARKS,
     is_hidden,
@@ -109,6 +111,19 @@ def test_json_for_people_is_the_same_json_without_hidden_characters(value: dict[
         shown = visible_json(value, indent)
         assert json.loads(shown) == value
         assert not [c for c in shown if is_hidden(c) and not (c == "\n" and indent)]
+
+
+@pytest.mark.parametrize("text", ["123456789012345678901234567890", "0.1234567890123456789", "1e-400"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_number_that_no_double_holds_is_not_shown_as_the_text_of_its_digits(text: str, indent: int | None) -> None:
+    for number in (ExactNumber(text), UnroundedNumber(text)):
+        shown = visible_json({"n": [number], "text": text}, indent)
+        assert shown.split() == json.dumps({"n": ["?"], "text": text}, indent=indent).replace('"?"', text).split()
+
+
+@pytest.mark.parametrize("number", [100.0, -0.0, 50000.0, 1e17, 1e-7, 1e21, 0.5, 2**53 + 1, True, None])
+def test_number_is_shown_as_it_is_sent(number: float | None) -> None:
+    assert visible_json(number).encode() == canonicalize(number, exact=True)
 
 
 def test_sentences_are_put_together_of_visible_values_once() -> None:

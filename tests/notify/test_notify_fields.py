@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.canonical import ExactNumber
 from mcp_guard.core.model import Effect, Json, ToolCallRequest
 from mcp_guard.core.redaction import make_redaction
 from mcp_guard.notify import NOTIFIERS, command, desktop, email, push, slack, teams, webhook
@@ -29,6 +30,7 @@ from tests.promises.harness import (
     pending_id,
 )
 
+BIG = "123456789012345678901234567890"
 HIDDEN = "paid <!channel> \u202e, approved by Alice"
 ARGUMENTS: Json = {"deal_id": "1", "amount": 50000, "stage": HIDDEN, "iban": "DE89-3704", "note": "to DE89-3704"}
 CHOSEN = ("amount", "stage", "note")
@@ -163,3 +165,16 @@ async def test_field_that_became_confidential_is_left_out(harness: Harness) -> N
     assert message_for(harness, approval).data["fields"] == {"amount": 50000}
     hidden = replace(approval, subject=replace(approval.subject, sensitive=("amount",)))
     assert message_for(harness, hidden).data["fields"] == {}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NOTIFIERS if kind != "push"])
+@pytest.mark.parametrize("value", ["50000", "true", "null", "1e5", "-1.5", BIG])
+async def test_field_says_whether_it_is_a_text(harness: Harness, kind: str, value: str) -> None:
+    approval = await hold(harness, "note")
+    texts = [
+        SENDERS[kind](
+            harness.folder, message_for(harness, replace(approval, subject=replace(approval.subject, arguments=given)))
+        )
+        for given in ({"note": value}, {"note": ExactNumber(value) if value == BIG else json.loads(value)})
+    ]
+    assert texts[0].count(f'"{value}"') == texts[1].count(f'"{value}"') + 1

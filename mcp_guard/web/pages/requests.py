@@ -17,14 +17,14 @@ from mcp_guard.core.drill_results import is_told
 from mcp_guard.core.errors import ApprovalError, SignInRequired
 from mcp_guard.core.model import Json
 from mcp_guard.core.sign_in import SignIn
-from mcp_guard.core.visible_text import VisibleText, say, shorten
+from mcp_guard.core.visible_text import VisibleText, say, shorten, visible_lines
 from mcp_guard.storage.contract import Store
 from mcp_guard.web.console import ENROLS_ONLY, Console, NavigationLink, read_json, text_of
 from mcp_guard.web.operations import passkeys_to_sign
 from mcp_guard.web.passkeys import evidence
 from mcp_guard.web.roles import PAYLOAD_READERS, Role
 from mcp_guard.web.sessions import BrowserSession
-from mcp_guard.web.view import ApprovalCard, approvers_of, make_card, make_listed_card, may_see, plain, policy_texts
+from mcp_guard.web.view import ApprovalCard, approvers_of, make_card, make_listed_card, may_see, policy_texts
 
 NAV: tuple[NavigationLink, ...] = ()
 MAX_TARGET = 100
@@ -64,7 +64,7 @@ class _RequestPages:
             happened=await read(lambda store: _what_happened(store, approval)),
             has_passkey=bool(await console.passkeys_of(viewer)),
             sign_in_problem=_sign_in_problem(console, viewer, approval),
-            plain=plain,
+            plain=visible_lines,
         )
 
     async def state(self, request: Request) -> Response:
