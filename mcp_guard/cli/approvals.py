@@ -266,7 +266,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         *(f"                 {_signal(signal)}" for signal in subject.risk.signals),
         "  would change",
         *(f"    {line}" for line in diff(approval)),
-        *(["  as it is now"] if subject.facts else []),
+        *([f"  as it {'is now' if _is_pending(approval, now) else 'was then'}"] if subject.facts else []),
         *(f"    {quote(name)}: {visible_json(value)}" for name, value in (subject.facts or {}).items()),
         f"  arguments      {visible_json(subject.arguments)}",
         *([f"  sent with it   {visible_json(subject.meta)} (_meta)"] if subject.meta else []),
@@ -374,6 +374,10 @@ def _state(approval: Approval, now: int) -> str:
     lapsed = approval.state in OPEN and now >= approval.expires
     state = "expired" if lapsed else str(approval.state)
     return f"drill, {state}" if is_told(approval) else state
+
+
+def _is_pending(approval: Approval, now: int) -> bool:
+    return approval.state is ApprovalState.REQUESTED and now < approval.expires
 
 
 def _left_of(approval: Approval, now: int) -> str:

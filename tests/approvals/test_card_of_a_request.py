@@ -237,5 +237,19 @@ async def test_change_of_a_number_to_the_text_of_its_digits_is_seen(harness: Har
         assert (row.before, row.after) == ("100", '"100"')
 
 
+async def test_facts_of_a_request_that_is_over_are_those_of_then(
+    harness: Harness, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approval = await hold(harness)
+    print_approval(harness.ledger.writer, approval, as_json=False)
+    assert "\n  as it is now\n" in capsys.readouterr().out
+    harness.approve(approval.id, "carol", "deny")
+    print_approval(harness.ledger.writer, harness.store.approval(approval.id)[0], as_json=False)
+    assert "\n  as it was then\n" in capsys.readouterr().out
+    harness.clock.time = approval.expires
+    print_approval(harness.ledger.writer, approval, as_json=False)
+    assert "\n  as it was then\n" in capsys.readouterr().out
+
+
 async def test_card_names_the_tool_with_its_upstream(harness: Harness) -> None:
     assert make_card(await hold(harness), harness.clock.time, "alice").tool == UPDATE
