@@ -11,6 +11,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.backup import refuse_while_guards_run
 from mcp_guard.ledger.clock import CLOCK
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import ledger_settings
 from mcp_guard.ledger.place import ledger_place
@@ -69,7 +70,7 @@ def create(options: argparse.Namespace) -> int:
 def show(settings: Settings, options: argparse.Namespace) -> int:
     store = open_store(ledger_place(settings), create=False)
     with store.reading():
-        keys = store.guard_keys()
+        keys = receipted_keys(store)
         size = store.head().size
     until = [*(key.since - 1 for key in keys[1:]), *([None] if keys else [])]
     if options.json:

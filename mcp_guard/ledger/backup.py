@@ -21,6 +21,7 @@ from mcp_guard.ledger import key_rotation, registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.as_receipted import check_tables
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer
 from mcp_guard.ledger.place import FILE
@@ -93,7 +94,7 @@ def _write_backup(settings: LedgerSettings, folder: Path, with_key: bool) -> Bac
     copy_ledger(settings.place, folder / FILE)
     with open_read_only(folder / FILE) as copy:
         head, checkpoint = copy.head(), copy.checkpoint()
-        verifiers = [key.verifier for key in copy.guard_keys()]
+        verifiers = [key.verifier for key in receipted_keys(copy)]
     if not head.size:
         raise LedgerError("the ledger has no receipts: there is nothing to back up", "run the guard once")
     create_file(folder / PUBLISHED, "".join(f"{line}\n" for line in verifiers).encode(), 0o644)

@@ -8,10 +8,10 @@ import base64
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
+from mcp_guard.ledger.key_chain import REPLACED, ROTATED, possession, receipted_keys
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, configured_keys, open_writer, publish_keys
 from mcp_guard.ledger.signers import LedgerKeys
@@ -20,12 +20,6 @@ from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
-
-
-def possession(old: str, new: str, origin: str, seq: int) -> bytes:
-    """What the new key signs, to prove that whoever puts it in force holds it. `seq` is the receipt of the change."""
-    statement = {"type": "mcp-guard/key-rotation/v1", "origin": origin, "old": old, "new": new, "seq": seq}
-    return canonical.canonicalize(statement)
 
 
 def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, str]:
@@ -41,7 +35,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
             old = tx.key.verifier
             if old == new.verifier:
                 raise LedgerError("this key is already in force", "configure another key in ledger.next_signer")
-            tx.add(_draft("key.rotated", old, new, tx.size, why))
+            tx.add(_draft(ROTATED, old, new, tx.size, why))
             tx.change_key(new)
             return old, new.verifier
 
@@ -65,12 +59,13 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
                 "the key in force is not lost: it is where it is configured, and signs",
                 "mcp-guard keys rotate --why TEXT",
             )
+        receipted_keys(store)
         new = _create_key(settings, keys)
         if old == new.verifier:
             raise LedgerError("this key is already in force", "configure another key in ledger.signer")
 
         def op(tx: Transaction) -> None:
-            tx.add(_draft("key.replaced", old, new, tx.size, why))
+            tx.add(_draft(REPLACED, old, new, tx.size, why))
 
         # The writer signs with the new key whichever key is in force: its only receipt says that the new one is.
         Writer(store, new, clock, find_key=lambda *_: new).run(op)

@@ -13,6 +13,7 @@ from mcp_guard.identity.instances import approval_id
 from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keeper import new_guard_id
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.keys import PUBLISHED, SigningKey, publish
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.place import FILE, ledger_place
@@ -106,11 +107,14 @@ def open_writer(
 def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
     """Bring `ledger.pub` and the private keys in line with the ledger, in case a process died before it did so.
 
+    INVARIANT: no key is published without the receipt that put it in force, and none destroyed without the later one.
+
     Raises: LedgerError.
     """
-    verifiers = [key.verifier for key in store.guard_keys()]
+    verifiers = [key.verifier for key in receipted_keys(store)]
     publish(folder, verifiers)
     if len(verifiers) > 1:
+        keys.find_key(verifiers[-1])
         keys.finish_rotation(verifiers[-1], verifiers[:-1])
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from mcp_guard.core import credential
@@ -41,6 +43,18 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     assert "without a copy of the retired key" in output
     assert cli("keys", "rotate", *at, check=False).returncode == 2  # nothing is rotated by a slip of the hand
     assert len(json.loads(cli("keys", "list", "--json", *at).stdout)) == 2
+
+
+def test_a_row_that_is_no_key_is_reported_and_not_listed(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+    with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as db, db:
+        db.execute("INSERT INTO guard_key VALUES (9, 1, 'no key')")
+    for command in (("keys", "list"), ("approvals", "list")):
+        done = cli(*command, "--config", str(config), check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (5, False), done.stderr
+        assert "`guard_key`, is not as the signed receipts say" in done.stderr
 
 
 def test_tokens_stay_valid_after_a_rotation_and_a_retired_key_signs_none(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mcp_guard.core.receipt import entry
 from mcp_guard.core.tlog import merkle, note
-from mcp_guard.ledger.key_rotation import possession
+from mcp_guard.ledger.key_chain import possession
 
 Json = dict[str, Any]
 

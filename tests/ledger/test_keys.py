@@ -1,10 +1,13 @@
 """The ledger's key: storage, rotation and replacement, and crashes at every point of a rotation."""
 
+import base64
 import fcntl
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -18,12 +21,14 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
-from mcp_guard.ledger.keys import parse_private, private_text, publish, signing_key
+from mcp_guard.ledger.key_chain import possession
+from mcp_guard.ledger.keys import SigningKey, parse_private, private_text, publish, signing_key
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.signers import SIGNERS, make_ledger_keys
 from mcp_guard.ledger.signers.file import create_key_file
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import SignerSettings
+from mcp_guard.storage.contract import Store
 from mcp_guard.storage.engines import open_store
 from mcp_guard.storage.place import Database
 from mcp_guard.verifier import verify_ledger
@@ -214,6 +219,49 @@ def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> N
     assert open_writer(settings(tmp_path), Clock()).key.verifier == writer.key.verifier
 
 
+# The table of keys
+
+
+@pytest.mark.parametrize("row", ["the first", "the last", "no verifier line", "an unsigned replacement"])
+def test_a_key_that_no_receipt_puts_in_force_is_not_published_and_destroys_none(tmp_path: Path, row: str) -> None:
+    writer = open_writer(settings(tmp_path), Clock())
+    write(writer)
+    key_rotation.rotate(settings(tmp_path), Clock())
+    private = Ed25519PrivateKey.generate()
+    foreign = signing_key(ORIGIN, private.public_key(), private.sign)
+    if row == "an unsigned replacement":
+        forge_replacement(writer.store, foreign)
+    else:
+        id, line = 1 if row == "the first" else 100, "no key" if row == "no verifier line" else foreign.verifier
+        execute(tmp_path, "UPDATE guard_key SET id = id + 10", ())
+        execute(tmp_path, "INSERT INTO guard_key VALUES (?, 0, ?)", (id, line))
+    files = {name: (tmp_path / "state" / name).read_bytes() for name in ("ledger.key", "ledger.pub")}
+    with pytest.raises(LedgerError, match="`guard_key`, is not as the signed receipts say") as refused:
+        open_writer(settings(tmp_path), Clock())
+    assert "mcp-guard verify" in refused.value.hint
+    with pytest.raises(LedgerError, match="is not as the signed receipts say"):
+        key_rotation.rotate(settings(tmp_path), Clock())
+    assert {name: (tmp_path / "state" / name).read_bytes() for name in files} == files
+
+
+def execute(folder: Path, sql: str, values: tuple[object, ...]) -> None:
+    with closing(sqlite3.connect(folder / "state" / "ledger.sqlite")) as db:
+        db.execute(sql, values)
+        db.commit()
+
+
+def forge_replacement(store: Store, foreign: SigningKey) -> None:
+    """As someone without the key in force can write it, who leaves the head as it is."""
+    head = store.head()
+    store.begin()
+    tx = Transaction(store, foreign, head, head.hashes(), 1)
+    said = possession(head.key, foreign.verifier, ORIGIN, head.size)
+    proof = base64.b64encode(foreign.sign(said)).decode()
+    tx.add(Draft("key.replaced", {"old": head.key, "new": foreign.verifier, "possession": proof, "reason": ""}))
+    store.add_guard_key(head.size, foreign.verifier)
+    store.commit()
+
+
 # Killed
 
 
@@ -296,6 +344,18 @@ def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> N
     assert key_rotation.replace(both, Clock())[1] == held.public
     assert open_writer(both, Clock()).key.verifier == held.public
     assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # any content is left alone
+
+
+def test_a_key_that_was_lost_before_it_signed_anything_is_replaced(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    old, lost = key_rotation.rotate(settings(tmp_path), Clock())
+    for _ in range(2):
+        (tmp_path / "state" / "ledger.key").unlink()
+        _, new = key_rotation.replace(settings(tmp_path), Clock())
+    _, rotated = key_rotation.rotate(settings(tmp_path), Clock())
+    keys = list(chain(tmp_path / "state", old))
+    assert keys == published(tmp_path)
+    assert (keys[:2], keys[3:]) == ([old, lost], [new, rotated])
 
 
 def test_replacing_a_key_needs_receipts(tmp_path: Path) -> None:
