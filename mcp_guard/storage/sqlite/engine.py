@@ -14,7 +14,7 @@ from mcp_guard.storage.presence import guards_of_machine
 from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sign_ins import SignIns
 from mcp_guard.storage.sql.schema import VERSION
-from mcp_guard.storage.sqlite.file_location import FileLocation
+from mcp_guard.storage.sqlite.file_location import FileLocation, is_there
 from mcp_guard.storage.sqlite.presence import LockPresence
 from mcp_guard.storage.sqlite.store import SqliteStore, open_store
 from mcp_guard.storage.used_proofs import MAX_PROOFS, UsedProofs
@@ -111,7 +111,7 @@ class SqliteEngine:
         return [guard for guard, is_running in guards_of_machine(folder).items() if is_running]
 
     def exists(self) -> bool:
-        return self.path.exists()
+        return is_there(self.path)
 
     def settle(self) -> None:
         from mcp_guard.storage.sqlite.copying import empty_log

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.storage.sqlite.errors import explain
 
 SETTLED_NS = 3_000_000_000
 """Within this time two changes of a folder may have one time: file systems count in steps of up to two seconds."""
@@ -40,6 +41,37 @@ class FileLocation:
                 )
         if folder is not None and self._now_ns() - max(folder[2:]) > SETTLED_NS:
             self._unchanged = folder
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a ledger file. SQLite empties the log of a file that is missing or empty, and what is in the log
+    is in no other file: so nothing may be made beside one.
+
+    Raises: LedgerError if only the log is there.
+    """
+    file = os.path.realpath(path)
+    log, journal = f"{file}-wal", f"{file}-journal"
+    has_log, has_journal = _size_of(log), _size_of(journal)
+    size = _size_of(file)  # looked at last: another process that makes a ledger makes this file first
+    if (has_log and not size) or (has_journal and size is None):
+        log = log if has_log else journal
+        raise LedgerError.public(
+            "the file of the ledger is missing, but its log is there, with receipts that may be in no other file",
+            f"put the file back (mv, not cp); if it is lost, keep `{log}` elsewhere, then restore the newest backup",
+            LedgerFault.REPLACED,
+            f"`{log}`",
+        )
+    return size is not None
+
+
+def _size_of(file: str) -> int | None:
+    """None if it is not there. Raises: LedgerError."""
+    try:
+        return os.stat(file).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise explain(error, Path(file)) from None
 
 
 def _identity(file: str) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ from mcp_guard.storage.rows import InspectedLedger
 from mcp_guard.storage.sql.inspection import inspect_store, receipts_of_starts
 from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.file_location import is_there
 from mcp_guard.storage.sqlite.schema import check_schema, wrong_format
 from mcp_guard.storage.sqlite.store import SqliteStore
 
@@ -51,7 +52,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> SqliteStore:
     """A store that can only be read, for a ledger of whatever origin. Raises: LedgerError."""
-    if not path.exists():
+    if not is_there(path):
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
     if path.is_dir():
         raise LedgerError(f"`{path}` is a folder", f"name the file in it: --ledger {path / 'ledger.sqlite'}")

@@ -19,6 +19,7 @@ from mcp_guard.storage.sql.schema import VERSION
 from mcp_guard.storage.sqlite import schema
 from mcp_guard.storage.sqlite.copying import copy_ledger
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
+from mcp_guard.storage.sqlite.file_location import is_there
 from mcp_guard.storage.sqlite.inspection import open_unchecked
 from mcp_guard.storage.sqlite.store import SqliteStore, connect_for_writing
 
@@ -59,7 +60,7 @@ def open_older(path: Path) -> OlderSqliteLedger | None:
 
     Raises: LedgerError if it is no ledger, or of a format that there is no step for.
     """
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise LedgerError(f"no ledger at `{path}`", "name the file: --ledger FILE")
     connection = connect_for_writing(path, unsafe_skip_fsync=False, create=False)
     try:

@@ -19,7 +19,7 @@ from mcp_guard.storage.rows import TreeHead
 from mcp_guard.storage.sql.schema import TABLES, VERSION
 from mcp_guard.storage.sql.store import SqlStore
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
-from mcp_guard.storage.sqlite.file_location import FileLocation
+from mcp_guard.storage.sqlite.file_location import FileLocation, is_there
 from mcp_guard.storage.sqlite.schema import check_schema, wrong_format
 
 BUSY_SECONDS = 2.0
@@ -124,7 +124,7 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
 
     Raises: LedgerError.
     """
-    if not create and not path.exists():
+    if not is_there(path) and not create:
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
     connection = connect_for_writing(path, unsafe_skip_fsync, create)
     try:

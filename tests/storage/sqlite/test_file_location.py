@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.sqlite.engine import SqliteEngine
 from mcp_guard.storage.sqlite.file_location import FileLocation
 
 LATER_NS = 3600 * 10**9
@@ -76,3 +77,37 @@ def test_ledger_behind_a_link_is_noticed_where_it_is(ledger: Path, tmp_path: Pat
     replace(ledger)
     with pytest.raises(LedgerError):
         location.check()
+
+
+@pytest.mark.parametrize(
+    ("log", "left"),
+    [
+        ("ledger.sqlite-wal", "nothing"),
+        ("ledger.sqlite-wal", "an empty file"),
+        ("ledger.sqlite-wal", "a link to nothing"),
+        ("ledger.sqlite-journal", "nothing"),
+    ],
+)
+def test_no_ledger_is_made_beside_the_log_of_one_that_was_moved_away(tmp_path: Path, log: str, left: str) -> None:
+    """SQLite empties a log whose file is missing or empty, and what is in it is in no other file."""
+    path = opened = tmp_path / "ledger.sqlite"
+    (tmp_path / log).write_bytes(b"receipts")
+    if left == "an empty file":
+        path.touch()
+    elif left == "a link to nothing":
+        opened = tmp_path / "link"
+        opened.symlink_to(path)
+    before = {file.name for file in tmp_path.iterdir()}
+    engine = SqliteEngine(opened)
+    for look in (
+        lambda: engine.open_store(False, create=True),
+        lambda: engine.open_store(False, create=False),
+        engine.open_reader,
+        engine.open_older,
+        engine.exists,
+    ):
+        with pytest.raises(LedgerError, match="is missing, but its log is there") as refused:
+            look()
+        assert "put the file back" in refused.value.hint
+    assert {file.name for file in tmp_path.iterdir()} == before
+    assert (tmp_path / log).read_bytes() == b"receipts"
