@@ -225,10 +225,15 @@ def _close_what_is_open(tx: Transaction, agents: set[str], note: str, by: str) -
     for grant in grants:
         revoke_grant(tx, grant, note)
     disabled = {name for (kind, name), until in tx.store.revocations() if kind == "agent" and until > tx.now}
-    running = (row.instance.agent.name for row in tx.store.instances(tx.now))
-    every = {*agents, *(agent.name for agent, _, _ in tx.store.agents()), *running} - disabled
+    instances = [row.instance for row in tx.store.instances() if row.instance.expires > tx.now]
+    named = {instance.agent.name for instance in instances}
+    every = {*agents, *(agent.name for agent, _, _ in tx.store.agents()), *named} - disabled
     for name in sorted(every):
         registry.revoke(tx, ("agent", name), note, by)
+    for instance in instances:
+        if instance.started > tx.now:  # as no guard writes it
+            registry.revoke(tx, ("instance", instance.id), note, by)
+    tx.store.forget_codes()
     return len(open_approvals) + len(grants), tuple(sorted(every))
 
 

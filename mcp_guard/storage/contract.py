@@ -371,13 +371,16 @@ class InstanceStore(Protocol):
 
     def forget_launches(self, instance: str) -> None: ...
 
+    def forget_codes(self) -> None:
+        """All codes for launches, for signing in and for enrolling a key."""
+
 
 class RevocationStore(Protocol):
     """What may not call any more. Consistency: a revocation is in force for each transaction that begins after its
     own has committed, in every process (promise P7)."""
 
     def revoke(self, key: RevocationKey, until: Micros) -> None:
-        """Nothing under this key that started up to `until` may call any more."""
+        """Nothing under this key that started up to `until` may call any more; an instance, whenever it started."""
 
     def restore(self, key: RevocationKey, until: Micros) -> None:
         """Instances that start after `until` may call again; those revoked before stay revoked.

@@ -171,6 +171,30 @@ def test_credential_that_was_revoked_after_the_backup_stays_revoked(tmp_path: Pa
     assert "was revoked" in str(registry.why_barred(after.store, instance, harness.clock.time))
 
 
+@pytest.mark.parametrize("agent", ["agent", "another"])
+def test_nothing_that_was_written_into_a_backup_can_call_or_sign_in(tmp_path: Path, agent: str) -> None:
+    harness = open_harness(tmp_path)
+    instance, writer = make_instance(), harness.ledger.writer
+    writer.run(lambda tx: registry.issue(tx, instance, {}))
+    backup = saved(harness)
+    harness.close()
+    starts, never = harness.clock.time + 10**7, 2**62
+    changes = (("$.started", starts), ("$.expires", never), ("$.on_behalf_of", "ceo"), ("$.agent.name", agent))
+    with closing(sqlite3.connect(backup.folder / FILE)) as db, db:
+        for name, value in changes:
+            db.execute("UPDATE instance SET said = json_set(said, ?, ?)", (name, value))
+        db.execute("INSERT INTO launch VALUES ('launch', ?, ?)", (instance.id, never))
+        db.execute("INSERT INTO sign_in VALUES ('code', 'alice', 'enrolment_code', ?)", (never,))
+    restored(tmp_path, backup, harness.clock, may_replace=True)
+    store = open_harness(tmp_path).store
+    row = store.instance(instance.id)
+    assert row is not None
+    assert row.instance.on_behalf_of == "ceo"
+    assert "was revoked" in str(registry.why_barred(store, row.instance, starts + 1))
+    assert not store.is_shared(instance.id)
+    assert not store.has_sign_in("code")
+
+
 def test_credentials_of_an_agent_that_is_no_longer_configured_are_revoked_too(tmp_path: Path) -> None:
     """It may have been revoked after the backup, when it was taken out of the configuration."""
     harness = open_harness(tmp_path)

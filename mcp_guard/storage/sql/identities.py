@@ -77,7 +77,8 @@ class IdentityQueries(Queries):
     # Revocation
 
     def revoke(self, key: RevocationKey, until: Micros) -> None:
-        """Nothing under this key that started up to `until` may call any more. What is revoked for longer stays so."""
+        """Nothing under this key that started up to `until` may call any more; an instance, whenever it started.
+        What is revoked for longer stays so."""
         kept = "ON CONFLICT (kind, name) DO UPDATE SET until = excluded.until WHERE revocation.until < excluded.until"
         self._write(f"INSERT INTO revocation VALUES (?, ?, ?) {kept}", (*key, until))
 
@@ -137,11 +138,17 @@ class IdentityQueries(Queries):
     def forget_launches(self, instance: str) -> None:
         self._write("DELETE FROM launch WHERE instance = ?", (instance,))
 
+    def forget_codes(self) -> None:
+        """All codes for launches, for signing in and for enrolling a key."""
+        self._write("DELETE FROM launch", ())
+        self._write("DELETE FROM sign_in", ())
+
 
 @lru_cache(maxsize=32)
 def _revoked(count: int) -> str:
     """What selects the revocations of so many keys."""
-    return f"FROM revocation WHERE until >= ? AND ({' OR '.join(['(kind = ? AND name = ?)'] * count)})"
+    keys = " OR ".join(["(kind = ? AND name = ?)"] * count)
+    return f"FROM revocation WHERE (until >= ? OR kind = 'instance') AND ({keys})"
 
 
 def _read(said: str) -> Instance:

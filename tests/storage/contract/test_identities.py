@@ -121,6 +121,19 @@ def test_what_is_revoked_is_out_of_order_for_others_too(store: Store, other: Sto
     with writing(store):
         store.revoke(("instance", "run_1"), 100)
     assert other.revoked(keys, 100) == ("instance", "run_1")
+    assert other.revoked(keys, 2**62) == ("instance", "run_1"), "an instance starts once"
+    assert not other.is_in_order(keys, 2**62, "crm", "note", "sha256:1")
+
+
+def test_every_code_is_forgotten_at_once(store: Store, other: Store) -> None:
+    with writing(store):
+        store.add_launch("launch", "run_1", 100)
+        for kind in ("sign_in_code", "enrolment_code"):
+            store.add_sign_in(kind, "alice", kind, 10, 100)
+    with writing(store):
+        store.forget_codes()
+    assert not other.is_shared("run_1")
+    assert not any(other.has_sign_in(kind) for kind in ("sign_in_code", "enrolment_code"))
 
 
 def test_what_is_restored_may_start_again(store: Store, other: Store) -> None:
