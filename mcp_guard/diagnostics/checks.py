@@ -153,6 +153,18 @@ def head(snapshot: GuardSnapshot) -> CheckResults:
     return ok("head", f"signed, covers {covered}") if size else []
 
 
+def tables(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.contents is None or not snapshot.contents.size:
+        return []
+    fix = "find out who changed the ledger, undo it or restore the newest backup, and run mcp-guard verify"
+    results = [
+        result
+        for what in snapshot.table_differences
+        for result in problem("tables", f"{what} as its receipts say: somebody changed a table", fix)
+    ]
+    return results or ok("tables", "keys, approvers, agents, revocations and policies are as the receipts say")
+
+
 def key(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.key is not None and (private := _kept_private("key", snapshot.key, snapshot.user, "600")):
         return private
@@ -456,8 +468,8 @@ def undecided(snapshot: GuardSnapshot) -> CheckResults:
 
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
-    mode, undecided, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards,
-    calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
+    mode, undecided, packages, secrets, state_folder, disk, sync, ledger_file, integrity, head, tables, key, clock,
+    guards, calls_without_outcome, approvals, routes, keys_of_approvers, names, arguments, groups, policies,
     policy_approval, hidden_tools, upstreams, network, pages,
     identity_provider, reach, refusals, weakened, clients, hooks, connection,
 )  # fmt: skip

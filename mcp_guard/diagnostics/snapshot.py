@@ -213,6 +213,7 @@ class GuardSnapshot:
     failure: str
     hint: str
     contents: LedgerContents | None
+    table_differences: tuple[str, ...]
     key: FileInfo | None
     key_failure: tuple[str, str] | None
     public_ids: tuple[str, ...]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.diagnostics.snapshot import DiskInfo, FileInfo, LedgerContents, PendingApproval
 from mcp_guard.files import is_locked
+from mcp_guard.ledger.as_receipted import find_differences
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.place import FILE
 from mcp_guard.ledger.writer import is_signed
-from mcp_guard.storage.engines import find_engine
+from mcp_guard.storage.engines import find_engine, open_read_only
 from mcp_guard.storage.place import Place
 from mcp_guard.storage.presence import GUARDS
 from mcp_guard.storage.rows import InspectedLedger
@@ -40,6 +42,8 @@ class StateFolder:
     failure: str = ""
     hint: str = ""
     contents: LedgerContents | None = None
+    table_differences: tuple[str, ...] = ()
+    """What the tables have that is not `as its receipts say`."""
     key: FileInfo | None = None
     key_failure: tuple[str, str] | None = None
     public_ids: tuple[str, ...] = ()
@@ -63,12 +67,14 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
     if (folder_info := file_info(folder)) is None and is_file:
         return StateFolder()
     failure, hint, looked, contents = "", "", None, None
+    differences: tuple[str, ...] = ()
     try:
         engine = find_engine(ledger)
         if engine.exists():
             format = engine.read_format()
             looked = engine.inspect(format) if format == engine.format else None
             contents = _contents(looked, engine.format) if looked else _foreign(format, engine.format)
+            differences = _table_differences(ledger) if looked and not looked.damage else ()
     except LedgerError as error:
         failure, hint = error.full, error.hint
     return StateFolder(
@@ -84,6 +90,7 @@ def inspect_state_folder(folder: Path, ledger: Place, find_key: FindKey = lambda
         failure=failure,
         hint=hint,
         contents=contents,
+        table_differences=differences,
         key=file_info(folder / "ledger.key"),
         key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
         public_ids=read_public_ids(folder / "ledger.pub"),
@@ -154,6 +161,19 @@ def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
         open_calls=looked.open_calls,
         leased=looked.leased,
     )
+
+
+def _table_differences(ledger: Place) -> tuple[str, ...]:
+    """Raises: LedgerError."""
+    with open_read_only(ledger) as store:
+        differences = find_differences(store)
+        try:
+            receipted_keys(store)
+        except LedgerError as error:
+            if error.fault is not LedgerFault.DAMAGED:
+                raise
+            differences.insert(0, "the table of the ledger's keys, `guard_key`, is not")
+    return tuple(differences)
 
 
 def _foreign(format: int, known_format: int) -> LedgerContents:

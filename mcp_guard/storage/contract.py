@@ -85,6 +85,9 @@ class ReceiptStore(Protocol):
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
         """In order, read lazily."""
 
+    def receipts_of_kinds(self, kinds: Sequence[str]) -> Iterator[ReceiptRow]:
+        """In order, read lazily. Reads through all receipts."""
+
     def receipts_back(self) -> Iterator[ReceiptRow]:
         """The latest first, read lazily."""
 

@@ -175,10 +175,33 @@ def other_key(path: Path) -> None:
     shutil.rmtree(path.parent / "other")
 
 
+def change(statement: str) -> Callable[[Path], None]:
+    def execute(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(statement)
+
+    return execute
+
+
+def enable_silently(path: Path) -> None:
+    """A disabled agent comes back without a receipt."""
+    cli("agents", "disable", "tester", "--why", "leak", "--config", str(path.parent.parent / "mcp-guard.toml"))
+    change("DELETE FROM revocation")(path)
+
+
 BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
     (damage, "integrity", "the file is damaged", "restore it from a backup"),
     (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is not a ledger", "check"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
+    (enable_silently, "tables", "the revocation of agent `tester` is not as its receipts say", "newest backup"),
+    (change("DELETE FROM approver_key"), "tables", "of `alice` is not as its receipts say", "newest backup"),
+    (
+        change("UPDATE approver_key SET details = 1"),
+        "tables",
+        "is damaged, and not as its receipts say",
+        "newest backup",
+    ),
+    (change("INSERT INTO guard_key VALUES (9, 1, 'x')"), "tables", "`guard_key`, is not as", "mcp-guard verify"),
     (drop_last, "head", "the head covers 10 receipts, but the last is number 8", "mcp-guard verify"),
     (set_head, "head", "the checkpoint does not match the receipts", "mcp-guard verify"),
     (set_format, "ledger", "its format is 99", "upgrade"),

@@ -1,6 +1,6 @@
 """The rows of receipts, their tree and payloads, and of calls without an outcome. Statements only."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mcp_guard.core.tlog.merkle import TILE_WIDTH
 from mcp_guard.storage.rows import PAYLOADS, SALT_BYTES, ReceiptRow, TreeHead
@@ -98,6 +98,12 @@ class ReceiptQueries(Queries):
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
         """In order, read lazily."""
         for row in self._run("SELECT * FROM receipt WHERE seq > ? ORDER BY seq", (seq,)):
+            yield ReceiptRow(*row)
+
+    def receipts_of_kinds(self, kinds: Sequence[str]) -> Iterator[ReceiptRow]:
+        """In order, read lazily. Reads through all receipts."""
+        query = f"SELECT * FROM receipt WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY seq"
+        for row in self._run(query, tuple(kinds)):
             yield ReceiptRow(*row)
 
     def receipts_back(self) -> Iterator[ReceiptRow]:
