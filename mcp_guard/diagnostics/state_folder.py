@@ -166,6 +166,7 @@ def _contents(looked: InspectedLedger, known_format: int) -> LedgerContents:
 def _table_differences(ledger: Place) -> tuple[str, ...]:
     """Raises: LedgerError."""
     with open_read_only(ledger) as store:
+        store.pins()  # raises if one is damaged
         differences = find_differences(store)
         try:
             receipted_keys(store)

@@ -12,6 +12,8 @@ from mcp_guard.storage.engines import Engine
 from mcp_guard.storage.rows import ReceiptRow
 
 Receipt = dict[str, Any]
+MAX_SEQ = 2**63 - 1
+"""No receipt has this number; databases take no larger one."""
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:
@@ -30,12 +32,20 @@ def last_call(store: Store) -> str:
     return latest
 
 
+def receipt_number(what: str) -> int | None:
+    """The number that this text is; None if it is none. What is larger than any number of a receipt is the largest."""
+    if not what.isdecimal():
+        return None
+    return int(what) if len(what) < len(str(MAX_SEQ)) else MAX_SEQ
+
+
 def find_receipts(store: Store, what: str) -> list[Receipt]:
     """All receipts of a call and of the approval it requested or used, or a single receipt that belongs to no call.
 
     Raises: LedgerError.
     """
-    row = store.receipt(int(what)) if what.isdecimal() else None
+    number = receipt_number(what)
+    row = None if number is None else store.receipt(number)
     call = row.call if row else what
     rows = store.receipts_of(call) if call else []
     if not rows and row is not None:

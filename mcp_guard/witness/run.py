@@ -12,6 +12,7 @@ from mcp_guard.core.model import SECOND
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock
 from mcp_guard.ledger.export import LedgerProofs
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.outbound import DeliveryError, Destination
@@ -66,7 +67,7 @@ class WitnessRun:
             return result
 
     def _send(self, name: str, witness: WitnessSettings, work_dir: Path, proofs: LedgerProofs) -> WitnessResult:
-        last, keys = self.writer.read(lambda store: (store.witnessed().get(name), store.guard_keys()))
+        last, keys = self.writer.read(lambda store: (store.witnessed().get(name), receipted_keys(store)))
         destination = Destination(witness.options, self.environment, witness.base_dir, witness.network)
         submission = Submission(
             proofs=proofs,

@@ -202,6 +202,7 @@ BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
         "newest backup",
     ),
     (change("INSERT INTO guard_key VALUES (9, 1, 'x')"), "tables", "`guard_key`, is not as", "mcp-guard verify"),
+    (change("UPDATE pin SET definition = x'7b7d'"), "ledger", "in the ledger is damaged", "newest backup"),
     (drop_last, "head", "the head covers 10 receipts, but the last is number 8", "mcp-guard verify"),
     (set_head, "head", "the checkpoint does not match the receipts", "mcp-guard verify"),
     (set_format, "ledger", "its format is 99", "upgrade"),

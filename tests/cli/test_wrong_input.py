@@ -89,6 +89,9 @@ def test_a_wrong_file_or_value_is_named_with_the_reason(
             "cannot read the checkpoint `/none/x`: No such file",
             "mcp-guard",
         ),
+        *((f"{words} {2**63}", 5, f"{2**63}`", "mcp-guard log") for words in ("show", "policy explain")),
+        (f"ledger prove {2**63}", 5, f"no receipt {2**63} in ", "mcp-guard log"),
+        (f"ledger prove {'9' * 5000}", 5, "no receipt 999", "mcp-guard log"),
         ("verify --from 3 --to 1", 5, "--from 3 is after --to 1", "mcp-guard verify"),
     ],
 )

@@ -182,6 +182,7 @@ def test_payloads_are_exported_on_request_and_removed_after_erasure(tmp_path: Pa
         ("DELETE FROM receipt WHERE seq = 20", "receipt 20 does not match its leaf"),
         ("DELETE FROM node", "does not match the root"),
         ("UPDATE node SET hash = zeroblob(32)", "does not match the root"),
+        ("INSERT INTO witnessed VALUES ('outside', 5, 1, 'x')", "of the witness `outside` is damaged"),
     ],
 )
 def test_ledger_that_contradicts_its_checkpoint_is_not_exported(tmp_path: Path, sql: str, problem: str) -> None:

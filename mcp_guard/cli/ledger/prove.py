@@ -6,7 +6,7 @@ import sys
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.output import writing_output
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.call_receipts import find_receipts
+from mcp_guard.ledger.call_receipts import find_receipts, receipt_number
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.storage.contract import Store
@@ -48,10 +48,11 @@ def cosigned_head(store: Store) -> str:
 
 def wanted(store: Store, what: str, size: int) -> list[int]:
     """The numbers of the named receipts in a ledger of `size` receipts. Raises: LedgerError."""
-    if not what.isdecimal():
+    number = receipt_number(what)
+    if number is None:
         return [receipt["seq"] for receipt in find_receipts(store, what) if receipt["seq"] < size]
-    if int(what) >= size:
+    if number >= size:
         raise LedgerError(
             f"no receipt {what} in `{store.name}` among the {size} receipts of the checkpoint", "mcp-guard log"
         )
-    return [int(what)]
+    return [number]

@@ -6,6 +6,7 @@ from typing import Any
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reading_receipts
 from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.call_receipts import receipt_number
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
 from mcp_guard.policy.authoring.past import decision, versions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
@@ -40,8 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
 def find_decision(store: Store, what: str) -> RecordedDecision:
     """The decision of a receipt, or the last decision of a call. Raises: LedgerError."""
     with store.reading():
-        seqs = [int(what)] if what.isdecimal() else [row.seq for row in store.receipts_of(what)]
-        if what.isdecimal() and (row := store.receipt(int(what))) and row.call and decision(store, row.seq) is None:
+        number = receipt_number(what)
+        seqs = [row.seq for row in store.receipts_of(what)] if number is None else [number]
+        row = None if number is None else store.receipt(number)
+        if row is not None and row.call and decision(store, row.seq) is None:
             seqs = [row.seq for row in store.receipts_of(row.call)]
         recorded = [past for seq in seqs if (past := decision(store, seq))]
     if not recorded:

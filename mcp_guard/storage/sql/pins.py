@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from mcp_guard.core import exact_json
+from mcp_guard.core.errors import LedgerError, LedgerFault, defect_text
 from mcp_guard.core.tool_pins import Pin, PinState, definition_text
+from mcp_guard.core.visible_text import say
 from mcp_guard.storage.sql.queries import Queries
 
 
@@ -58,5 +60,21 @@ class PinQueries(Queries):
 
 
 def _read(row: tuple[Any, ...]) -> Pin:
-    upstream, tool, hash, state, definition, receipt, why = row
-    return Pin(upstream, tool, hash, PinState(state), exact_json.loads(definition), receipt, why)
+    """Raises: LedgerError if it is no definition of this tool."""
+    upstream, tool, hash, state, text, receipt, why = row
+    try:
+        definition = exact_json.loads(text)
+        if definition["name"] != tool:
+            raise ValueError("it has another name")
+        return Pin(upstream, tool, hash, PinState(state), definition, receipt, why)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError(
+            say(
+                "the definition of the tool {} of {} in the ledger is damaged: {}",
+                f"`{tool}`",
+                f"`{upstream}`",
+                defect_text(error),
+            ),
+            "somebody changed the table `pin`: restore the newest backup",
+            LedgerFault.DAMAGED,
+        ) from None
