@@ -13,10 +13,12 @@ from mcp_guard.identity.bearer import ExternalToken, OwnToken
 from mcp_guard.identity.ed25519 import AnyPublicKey, PublicKey
 from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.key_chain import receipted_keys
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.contract import Store
+from mcp_guard.storage.rows import GuardKey
 
 T = TypeVar("T")
 MAX_CACHED = 1000
@@ -43,6 +45,8 @@ class TokenInstances:
     each time."""
     in_order: dict[str, _InOrder] = field(default_factory=dict, repr=False)
     """Instances that may call, by id."""
+    chains: set[tuple[GuardKey, ...]] = field(default_factory=set, repr=False)
+    """What the table of keys said when it was as the receipts say."""
 
     def now(self) -> Micros:
         return self.ledger.writer.now()
@@ -54,8 +58,29 @@ class TokenInstances:
         Raises: InvalidCredential, LedgerError.
         """
         id = read_unverified(token).claims.get("instance")
-        keys = await self.ledger.writer.query(lambda store: _keys_for(store, id)) if isinstance(id, str) else []
+        keys = await self.ledger.writer.query(lambda store: self._keys_for(store, id)) if isinstance(id, str) else []
         return replace(own, public_key=keys[-1], other_keys=tuple(keys[:-1])) if keys else own
+
+    def _keys_for(self, store: Store, id: str) -> list[AnyPublicKey]:
+        """The keys in force when this instance was issued: one, or two if that was in the microsecond of a rotation.
+
+        Raises: LedgerError.
+        """
+        if (row := store.instance(id)) is None:
+            return []
+        chain = tuple(store.guard_keys())
+        if chain not in self.chains:
+            chain = tuple(receipted_keys(store))
+            self.chains.add(chain)
+        keys: list[AnyPublicKey] = []
+        until: Micros | None = None
+        for key in reversed(chain):
+            rotation = store.receipt(key.since - 1)
+            since = rotation.at if rotation else 0
+            if since <= row.instance.started and (until is None or row.instance.started <= until):
+                keys.append(PublicKey.from_public_bytes(note.parse_verifier(key.verifier)[2]))
+            until = since
+        return keys
 
     async def own(self, verified: OwnToken, token: str) -> Instance:
         """Raises: InvalidCredential, LedgerError."""
@@ -123,18 +148,3 @@ def _keep(cache: dict[str, T], key: str, value: T) -> None:
     if len(cache) >= MAX_CACHED:
         cache.clear()
     cache[key] = value
-
-
-def _keys_for(store: Store, id: str) -> list[AnyPublicKey]:
-    """The keys in force when this instance was issued: one, or two if that was in the microsecond of a rotation."""
-    if (row := store.instance(id)) is None:
-        return []
-    keys: list[AnyPublicKey] = []
-    until: Micros | None = None
-    for key in reversed(store.guard_keys()):
-        rotation = store.receipt(key.since - 1)
-        since = rotation.at if rotation else 0
-        if since <= row.instance.started and (until is None or row.instance.started <= until):
-            keys.append(PublicKey.from_public_bytes(note.parse_verifier(key.verifier)[2]))
-        until = since
-    return keys

@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from mcp_guard.core import credential
+from mcp_guard.core.tlog import note
+from mcp_guard.identity.ed25519 import PrivateKey
 from mcp_guard.ledger.keys import parse_private
 from tests.ledger.rotation_checks import chain, receipts
 from tests.live.http_guard import Served, free_port, serving
@@ -55,6 +57,23 @@ def test_a_row_that_is_no_key_is_reported_and_not_listed(tmp_path: Path) -> None
         done = cli(*command, "--config", str(config), check=False)
         assert (done.returncode, "Traceback" in done.stderr) == (5, False), done.stderr
         assert "`guard_key`, is not as the signed receipts say" in done.stderr
+
+
+def test_a_row_in_the_table_of_keys_lets_nobody_else_sign_tokens(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port))
+    with Served(config, port) as guard:
+        _, token = guard.issue()
+        private = PrivateKey.generate()
+        line = note.verifier(note.parse_verifier(keys_of(tmp_path))[0], private.public_key().public_bytes_raw())
+        forged = credential.encode(credential.read_unverified(token).claims, private.sign)
+        with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as db, db:
+            db.execute("INSERT INTO guard_key VALUES (9, 1, ?)", (line,))
+        assert guard.raw(forged).stateless("tools/list").status_code != 200
+
+
+def keys_of(folder: Path) -> str:
+    return (folder / "state" / "ledger.pub").read_text().strip()
 
 
 def test_tokens_stay_valid_after_a_rotation_and_a_retired_key_signs_none(tmp_path: Path) -> None:
