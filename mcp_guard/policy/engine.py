@@ -128,13 +128,15 @@ class PolicyEnvironment:
             effects.add(str(Effect.WRITE))  # a destructive tool is in the group `write` as well
         names = {tool.listed_as for tool in listed}
         retained = {tool.listed_as for tool in self.retained}
-        used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
+        types = {*self.attributes, *ATTRIBUTES}
+        used = {tool.rule.resource.type for tool in listed if tool.rule.resource}
         return ListedNames(
             actions=names | effects | methods | {f"{SERVER}{tool.server}" for tool in listed},
             known={*self.known, *self.quarantined, *retained},
             servers=servers | set(self.absent),
             absent=self.absent,
-            unused=self.attributes.keys() - used,
+            types={TOOL, *types},
+            unused=types - used,
             quarantined=self.quarantined,
             retained=retained,
         )
@@ -450,7 +452,7 @@ def load_policies(path: Path, environment: PolicyEnvironment, texts: Mapping[str
 def load_confined(path: Path, source: PolicySource, environment: PolicyEnvironment) -> PolicyEngine:
     """Policies that may not fit the tools that are listed now. A problem of one policy is confined to its own scope.
 
-    A permit with a problem permits nothing. The tools in the scope of a `forbid` or gate with a problem are withheld.
+    A permit with a problem permits nothing. The tools that a `forbid` or gate with a problem may be about are withheld.
     Raises: PolicyError for a problem of the whole set.
     """
     return _load(path, source, environment)
@@ -460,8 +462,7 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
     """The policies without problems, with the problems of the others."""
     listed = environment.listed()
     active = {id: policy for id, policy in source.policies.items() if not listed.is_dormant(policy)}
-    misspelt = list(find_misspelt_actions(source.policies.values(), listed))
-    problems = [problem for problem, _ in misspelt]
+    problems = list(find_misspelt_actions(source.policies.values(), listed))
     try:
         unclear = withheld_by_names(environment.unmatched())
         schema = environment.schema_for(active.values())
@@ -477,13 +478,13 @@ def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> P
         problems += invalid
         if not problems:
             return engine
-        nearest = {problem.policy: near for problem, near in misspelt}
         problems = locate(problems, source.texts)
         broken = {problem.policy for problem in problems}
         if not broken <= source.policies.keys():  # of the set, and of none of its policies
             raise PolicyError(join("\n", problems), hint_for(problems))
         valid = {id: policy for id, policy in active.items() if id not in broken}
-        withheld = unclear | withheld_by_policies(source, problems, nearest, against)
+        withheld = withheld_by_policies(source, problems, listed, against)
+        withheld |= {tool: why for tool, why in unclear.items() if why.always or tool not in withheld}
         return PolicyEngine(source, valid, environment, environment.schema_for(valid.values()), problems, withheld)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None

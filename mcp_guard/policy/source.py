@@ -205,13 +205,15 @@ class ListedNames:
 
     `actions` are the listed tools and the groups that have any; `known` are other names of tools: seen earlier, waiting
     to be accepted, or configured; of the `retained` among them a definition was accepted. `servers` are configured, and
-    of these the `absent` have listed nothing yet. No tool has a resource of the `unused` types at present.
+    of these the `absent` have listed nothing yet. Resources have one of the `types`, and no tool has one of the `unused`
+    types at present.
     """
 
     actions: Collection[str]
     known: Collection[str]
     servers: Collection[str]
     absent: Collection[str]
+    types: Collection[str]
     unused: Collection[str]
     quarantined: Collection[str] = ()
     retained: Collection[str] = ()
@@ -233,6 +235,8 @@ class ListedNames:
     def is_dormant(self, policy: Policy) -> bool:
         """Whether the policy's scope matches nothing now, but may once more tools are listed."""
         actions, type = actions_and_type(policy)
+        if type is not None and type not in self.types:
+            return False
         if actions and all(map(self.may_be_listed, actions)):
             return True
         return type in self.unused or (not actions and not self.actions)

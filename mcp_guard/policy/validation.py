@@ -91,12 +91,17 @@ class ValidationSchema:
     def tools_in_scope(self, policy: Policy) -> list[str]:
         """The tools that the policy's scope can match."""
         actions, type = actions_and_type(policy)
-        return [
-            name
-            for name, applies in self.tools.items()
-            if (not actions or any(action in self.groups[name] for action in actions))
-            and (type is None or type in applies["resourceTypes"])
-        ]
+        of_type = self.tools_of_type(type)
+        return [name for name in self.tools_of_actions(actions or self.groups) if name in of_type]
+
+    def tools_of_actions(self, actions: Iterable[str]) -> list[str]:
+        """The tools that are one of the actions, or in one that is a group."""
+        named = set(actions)
+        return [name for name in self.tools if not self.groups[name].isdisjoint(named)]
+
+    def tools_of_type(self, type: str | None) -> set[str]:
+        """The tools whose resource has this type, or with None any."""
+        return {name for name, applies in self.tools.items() if type is None or type in applies["resourceTypes"]}
 
     def attributes(self, tool: str, path: AttributePath) -> Collection[str] | None:
         """The attributes that a value at this path has in calls of a tool; None if it is not a record or entity."""
@@ -148,37 +153,49 @@ def hint_for(problems: Iterable[PolicyProblem]) -> str:
     return "; ".join(dict.fromkeys(problem.fix or HINT for problem in problems))
 
 
-def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> Iterator[tuple[PolicyProblem, str]]:
-    """The unlisted tools and servers whose name is nearly that of another, each with the nearest name.
+def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> Iterator[PolicyProblem]:
+    """The unlisted tools and servers whose name is nearly that of another."""
+    for policy in policies:
+        for name in filter(listed.may_be_listed, sorted(actions_in(policy))):
+            if near := next(iter(_misspelt(name, listed)), None):
+                what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
+                is_certain = is_short_form(name, near) or name.startswith(SERVER)
+                both = f' If both exist, add [tools."{name}"] and [tools."{near}"] to the configuration.'
+                yield PolicyProblem(policy.file, policy.id, what if is_certain else what + both)
+
+
+def _misspelt(name: str, listed: ListedNames) -> list[str]:
+    """The tools or servers of which an unlisted one is nearly the name.
 
     A name that was seen before, or that the configuration has, is spelled as it is meant, unless it is a short form.
     """
-    for policy in policies:
-        for name in filter(listed.may_be_listed, sorted(actions_in(policy))):
-            near = _nearest_action(name, listed)
-            is_short = near is not None and is_short_form(name, near)
-            if near is not None and (is_short or name not in listed.known):
-                what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
-                is_certain = is_short or name.startswith(SERVER)
-                both = f' If both exist, add [tools."{name}"] and [tools."{near}"] to the configuration.'
-                yield PolicyProblem(policy.file, policy.id, what if is_certain else what + both), near
-
-
-def _nearest_action(name: str, listed: ListedNames) -> str | None:
     if name.startswith(SERVER):
         server = name.removeprefix(SERVER)
         others = [other for other in sorted(listed.servers) if is_misspelling(server, other)]
-        return f"{SERVER}{others[0]}" if others and server not in listed.servers else None
-    server, _, tool = name.partition(SEPARATOR)
-    for other in sorted({*listed.actions, *listed.known}):
-        other_server, separator, other_tool = other.partition(SEPARATOR)
-        same_server = server == other_server
-        if is_short_form(name, other):  # the name that clients are shown
-            return other
-        is_near = is_misspelling(tool, other_tool) if same_server else tool == other_tool
-        if separator and is_near and (same_server or is_misspelling(server, other_server)):
-            return other
-    return None
+        return [f"{SERVER}{other}" for other in others] if server not in listed.servers else []
+    others = sorted({*listed.actions, *listed.known})
+    if shown := [other for other in others if is_short_form(name, other)]:  # the name that clients are shown
+        return shown
+    return [other for other in others if _is_near(name, other)] if name not in listed.known else []
+
+
+def _is_near(name: str, other: str) -> bool:
+    (server, _, tool), (other_server, separator, other_tool) = name.partition(SEPARATOR), other.partition(SEPARATOR)
+    if not separator:
+        return False
+    if server == other_server:
+        return is_misspelling(tool, other_tool)
+    return tool == other_tool and is_misspelling(server, other_server)
+
+
+def actions_meant(name: str, listed: ListedNames, known: Collection[str]) -> Collection[str]:
+    """The actions that a policy may mean by this name: itself if there can be one, or those with nearly this name, with
+    or without their server. Any of the `known`, if the name is like none of them."""
+    if name in listed.actions or listed.may_be_listed(name):
+        return _misspelt(name, listed) or [name]
+    own_names = {action: action.rpartition(SEPARATOR)[2] for action in known}
+    near = {*_close_matches(name, known, len(known)), *_close_matches(name, own_names.values(), len(known))}
+    return [action for action, own_name in own_names.items() if near & {action, own_name}] or known
 
 
 def find_validation_problems(
@@ -268,7 +285,7 @@ def _in_words(errors: Iterable[str], against: ValidationSchema) -> Iterator[tupl
             where = f" in calls of `{found['tool']}`" if found["tool"] else ""
             yield f"the optional attribute `{full}` may be absent{where}", TEST_FIRST.format(above, name)
         else:
-            yield _CEDAR_INTERNAL.sub("", error) + _did_you_mean(error, against), ""
+            yield _explain_unrecognized(_CEDAR_INTERNAL.sub("", error), against)
 
 
 SECTIONS: Mapping[AttributePath, str] = {("context", "rate"): "rates", ("context", "sequence"): "sequences"}
@@ -284,14 +301,16 @@ def _section_hint(path: AttributePath) -> str:
     return f"{what}, or add `[{section}.{path[2] if len(path) > 2 else 'NAME'}]` to the configuration"
 
 
-def _did_you_mean(error: str, against: ValidationSchema) -> str:
-    """For an error about an entity type or an action that does not exist: the nearest that does."""
+def _explain_unrecognized(error: str, against: ValidationSchema) -> tuple[str, str]:
+    """An error of Cedar, with the nearest name if it is about an entity type or action that does not exist; and a
+    hint."""
     found = _UNRECOGNIZED.fullmatch(error)
     if found is None:
-        return ""
+        return error, ""
     known = against.schema[""]["entityTypes" if found["type"] else "actions"]
-    near = _close_matches(found["type"] or found["action"], known)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    if near := _close_matches(found["type"] or found["action"], known):
+        return f"{error}; did you mean `{near[0]}`?", ""
+    return error, f"correct the type, or configure it: [resources.{found['type']}]" if found["type"] else ""
 
 
 def _variable_of(type: str | None) -> str:
@@ -405,13 +424,13 @@ def _united(names: Iterable[Iterable[str]]) -> set[str]:
 def nearest_spelling(name: str, known: Collection[str]) -> str | None:
     """The name of which this one is probably a misspelling, if there is one."""
     same = sorted(other for other in known if folded(other) == folded(name))
-    return next(iter(same or _close_matches(name, known, NEARLY)), None)
+    return next(iter(same or _close_matches(name, known, cutoff=NEARLY)), None)
 
 
-def _close_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+def _close_matches(name: str, known: Iterable[str], number: int = 1, cutoff: float = 0.6) -> list[str]:
     import difflib  # only if a policy names something unknown
 
-    return difflib.get_close_matches(name, sorted(known), 1, cutoff)
+    return difflib.get_close_matches(name, sorted(known), number, cutoff)
 
 
 def _name_some(tools: list[str]) -> str:

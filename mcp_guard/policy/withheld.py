@@ -1,11 +1,11 @@
 """Which tools cannot be called because a rule that is, or may be, about them is not valid (docs/decisions/0050)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mcp_guard.core.configured_names import UnmatchedName
-from mcp_guard.policy.source import PolicyProblem, PolicySource
-from mcp_guard.policy.validation import ValidationSchema
+from mcp_guard.policy.source import ListedNames, Policy, PolicyProblem, PolicySource, actions_and_type
+from mcp_guard.policy.validation import HINT, ValidationSchema, actions_meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +31,27 @@ def withheld_by_names(unmatched: Iterable[UnmatchedName]) -> dict[str, Withheld]
 
 
 def withheld_by_policies(
-    source: PolicySource,
-    problems: Iterable[PolicyProblem],
-    nearest: Mapping[str, str],
-    against: ValidationSchema,
+    source: PolicySource, problems: Iterable[PolicyProblem], listed: ListedNames, against: ValidationSchema
 ) -> dict[str, Withheld]:
-    """The tools in the scope of a `forbid` or gate with a problem, and those that a misspelt one may mean."""
+    """The tools that a `forbid` or gate with a problem is, or may be, about."""
     withheld: dict[str, Withheld] = {}
     for problem in problems:
         policy = source.policies[problem.policy]
-        meant = {nearest[problem.policy]} if problem.policy in nearest else set()
-        for tool in {*against.tools_in_scope(policy), *meant} if policy.body["effect"] == "forbid" else ():
+        for tool in tools_meant(policy, listed, against) if policy.body["effect"] == "forbid" else ():
             always = policy.always or (tool in withheld and withheld[tool].always)
             short = f"`{policy.id}` may forbid it, and is not valid"
-            withheld[tool] = Withheld(f"{short}: {problem.text}", always, short)
+            reason = f"{short}: {problem.place}: {problem.text}; {problem.fix or HINT}"
+            withheld[tool] = Withheld(reason, always, short)
     return withheld
+
+
+def tools_meant(policy: Policy, listed: ListedNames, against: ValidationSchema) -> Collection[str]:
+    """The tools that the policy's scope may mean, whichever of its names is wrong.
+
+    If its actions have no resource of its type, either may be the mistake.
+    """
+    names, type = actions_and_type(policy)
+    meant = [action for name in names for action in actions_meant(name, listed, against.groups)]
+    of_actions = set(against.tools_of_actions(meant) if names else against.tools)
+    of_type = against.tools_of_type(type)
+    return of_actions & of_type or (of_actions | of_type if of_actions else ())

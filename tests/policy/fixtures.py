@@ -31,11 +31,15 @@ PERMIT = '@id("all") permit (principal, action, resource);'
 
 
 def make_tool(
-    schema: Any, name: str = "tool", effect: Effect = Effect.WRITE, resource: ResourceRule | None = None
+    schema: Any,
+    name: str = "tool",
+    effect: Effect = Effect.WRITE,
+    resource: ResourceRule | None = None,
+    server: str = "up",
 ) -> Tool:
     definition = {"name": name, "inputSchema": schema}
     rule = ToolRule(effect=effect, resource=resource)
-    return Tool("up", name, listed_name("up", name), definition, definition_hash(definition), rule, effect)
+    return Tool(server, name, listed_name(server, name), definition, definition_hash(definition), rule, effect)
 
 
 def object_of(**properties: Any) -> Json:

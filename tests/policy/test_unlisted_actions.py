@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Outcome
+from mcp_guard.core.model import Effect, Outcome, ResourceRule
 from mcp_guard.core.names import short_form
 from mcp_guard.core.nearest import is_misspelling
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_confined
@@ -122,12 +122,86 @@ def test_a_forbid_that_does_not_fit_withholds_the_tools_in_its_scope(tmp_path: P
     assert engine.decide(make_call(TOOL, {}), {}).outcome is Outcome.ALLOW
     denied = engine.decide(make_call(OTHER, {}), {})
     assert denied.outcome is Outcome.DENY
-    assert denied.reasons[0].startswith("`f` may forbid it, and is not valid: ")
+    assert denied.reasons[0].startswith("`f` may forbid it, and is not valid: test.cedar:1:")
     assert not engine.may_call(INSTANCE, OTHER)
     observed = engine.observe(make_call(OTHER, {}), {})
     assert observed.outcome is (Outcome.DENY if always else Outcome.ALLOW)
     assert engine.may_call(INSTANCE, OTHER, observing=True) == (not always)
     assert engine.dormant == ("f",)
+
+
+CATALOG = (
+    make_tool(object_of(), "update_deal", server="crm"),
+    make_tool(object_of(), "update_deal", server="second_crm"),
+    make_tool(object_of(), "close_all", server="crm", effect=Effect.DESTRUCTIVE),
+    make_tool(object_of(), "list_deals", server="crm", effect=Effect.READ),
+    make_tool(object_of(), "close_ticket", server="desk", resource=ResourceRule("Ticket", "/id")),
+)
+WRITES = {"crm__update_deal", "second_crm__update_deal", "crm__close_all", "desk__close_ticket"}
+ALL = {*WRITES, "crm__list_deals"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "meant"),
+    [
+        ('action in Action::"writ", resource', WRITES),
+        ('action in [Action::"crm__list_deals", Action::"writ"], resource', ALL),
+        ('action in Action::"destructve", resource', {"crm__close_all"}),
+        ('action in Action::"server:deskk", resource', {"desk__close_ticket"}),
+        ('action == Action::"update_deal", resource', {"crm__update_deal", "second_crm__update_deal"}),
+        ('action == Action::"desk_close_ticket", resource', {"desk__close_ticket"}),
+        ('action == Action::"what_is_like_nothing", resource', ALL),
+        ('action, resource is Tikcet', ALL),
+        ('action, resource == Order::"7"', ALL),
+        ('action in Action::"destructive", resource is Order', {"crm__close_all"}),
+        ('action in Action::"destructive", resource is Ticket', {"crm__close_all", "desk__close_ticket"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("annotation", ["", '@require_approval("people")', '@enforce("always")'])
+def test_a_wrong_name_withholds_every_tool_that_it_may_mean(
+    tmp_path: Path, annotation: str, scope: str, meant: set[str]
+) -> None:
+    world = environment(tools=CATALOG, attributes={"Ticket": {"state": "string"}})
+    engine = confined(tmp_path, f'{PERMIT} @id("f") {annotation} forbid (principal, {scope});', world)
+    assert meant <= engine.withheld.keys()
+    assert {tool.listed_as for tool in CATALOG if not engine.may_call(INSTANCE, tool)} == set(engine.withheld)
+    assert "crm__list_deals" in meant or "crm__list_deals" not in engine.withheld, "the fault costs no other tool"
+    reasons = {withheld.reason for withheld in engine.withheld.values()}
+    assert all(reason.startswith("`f` may forbid it, and is not valid: test.cedar:1:") for reason in reasons)
+    observed = {tool.listed_as for tool in CATALOG if engine.may_call(INSTANCE, tool, observing=True)}
+    assert observed == (ALL - engine.withheld.keys() if "always" in annotation else ALL)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        'action in Action::"server:mail", resource',
+        'action in [Action::"mail__send", Action::"server:mail"], resource',
+        'action in Action::"resources/read", resource is Resource',
+        'action, resource is Prompt',
+        'action, resource is Invoice',
+    ],
+)  # fmt: skip
+def test_what_is_only_not_listed_at_present_withholds_nothing(tmp_path: Path, scope: str) -> None:
+    world = environment(tools=CATALOG, absent=("mail",), attributes={"Ticket": {}, "Invoice": {}})
+    engine = confined(tmp_path, f'{PERMIT} @id("f") forbid (principal, {scope});', world)
+    assert (engine.problems, engine.withheld, engine.dormant) == ((), {}, ("f",))
+
+
+def test_a_misspelt_server_that_lists_nothing_yet_withholds_no_tool_of_another(tmp_path: Path) -> None:
+    text = f'{PERMIT} @id("f") forbid (principal, action in Action::"server:mial", resource is Ticket);'
+    types = {"Ticket": {"state": "string"}}
+    assert confined(tmp_path, text, environment(tools=CATALOG, absent=("mail",), attributes=types)).withheld == {}
+    send = make_tool(object_of(), "send", server="mail", resource=ResourceRule("Ticket", "/id"))
+    assert set(confined(tmp_path, text, environment(tools=(*CATALOG, send), attributes=types)).withheld) == {
+        "mail__send"
+    }
+
+
+def test_a_type_that_does_not_exist_is_an_error_before_any_tool_is_listed(tmp_path: Path) -> None:
+    world = environment(tools=(), absent=("crm",))
+    engine = confined(tmp_path, f'{PERMIT} @id("f") forbid (principal, action, resource is Deal);', world)
+    assert ["unrecognized entity type `Deal`" in problem.text for problem in engine.problems] == [True]
 
 
 def test_a_permit_that_does_not_fit_permits_nothing_and_withholds_nothing(tmp_path: Path) -> None:

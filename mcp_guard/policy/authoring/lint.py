@@ -166,7 +166,7 @@ def unknown_tools(lint_input: LintInput) -> Iterator[LintFinding]:
     known = lint_input.schema[""]["actions"]
     listed = lint_input.environment.listed() if lint_input.environment else None
     misspelt = find_misspelt_actions(lint_input.policies.values(), listed) if listed else ()
-    reported = {problem.policy for problem, _ in misspelt}
+    reported = {problem.policy for problem in misspelt}
     for policy in (policy for policy in lint_input.policies.values() if policy.id not in reported):
         for name in sorted(set(_entities(policy.body["action"])) - known.keys()):
             near = difflib.get_close_matches(name, known, 1)
