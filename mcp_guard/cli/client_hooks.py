@@ -50,7 +50,7 @@ from mcp_guard.core.host_tools import HOST
 from mcp_guard.core.model import Mode
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.diagnostics.snapshot import HookedFile, HooksState
-from mcp_guard.policy.files import policy_files
+from mcp_guard.policy.files import policy_files, read_policy_file
 from mcp_guard.settings import Settings
 
 FOLDER = "hooks"
@@ -197,7 +197,7 @@ def inspect_hooks(settings: Settings) -> HooksState:
 
     path = str(settings.hooks.socket.path) if settings.hooks else ""
     try:
-        policies = "".join(file.read_text() for file in policy_files(settings.policies))
+        policies = "".join(read_policy_file(file).decode() for file in policy_files(settings.policies))
     except (OSError, UnicodeDecodeError):  # another check says so
         policies = ""
     return HooksState(

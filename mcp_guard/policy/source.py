@@ -17,7 +17,7 @@ from mcp_guard.core.errors import PolicyError, reason_of
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
-from mcp_guard.policy.files import policy_files
+from mcp_guard.policy.files import policy_files, read_policy_file
 from mcp_guard.policy.nesting import find_too_deep
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
@@ -158,17 +158,30 @@ def read_files(path: Path) -> dict[str, str]:
         if not files:
             hint = "without a policy every call is denied; mcp-guard policy new TOOL starts a file"
             raise PolicyError(f"no `*.cedar` file in `{path}`", hint)
-        return {file.name: _read_text(file) for file in files}
+        read = _read_text if files == [path] else _read_in_folder
+        return {file.name: read(file) for file in files}
     except OSError as error:
         hint = "check the path (`guard.policies` in the configuration); mcp-guard policy new TOOL starts a file"
         raise PolicyError(f"cannot read the policies in `{path}`: {reason_of(error)}", hint) from None
 
 
-def _read_text(file: Path) -> str:
+def _read_in_folder(file: Path) -> str:
     try:
-        return file.read_text()
+        return _read_text(file)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _read_text(file: Path) -> str:
+    """With line feeds, whichever ends of lines it has. Raises: OSError."""
+    try:
+        return read_policy_file(file).decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise PolicyError(f"cannot read `{file}`: {reason_of(error)}", "correct it, or move it away") from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> PolicyError:
+    return PolicyError(f"cannot read `{file}`: {reason_of(error)}", "correct it, or move it away")
 
 
 def _read_policy(
@@ -205,8 +218,8 @@ class ListedNames:
 
     `actions` are the listed tools and the groups that have any; `known` are other names of tools: seen earlier, waiting
     to be accepted, or configured; of the `retained` among them a definition was accepted. `servers` are configured, and
-    of these the `absent` have listed nothing yet. Resources have one of the `types`, and no tool has one of the `unused`
-    types at present.
+    of these the `absent` have listed nothing yet. Resources are of the `types`, of which no tool has the `unused` ones
+    at present.
     """
 
     actions: Collection[str]

@@ -1,5 +1,8 @@
 """Loading policies: every mistake is reported by file and policy before anything takes effect."""
 
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,8 @@ import pytest
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, FactsRule, Mode, Outcome, Redaction, ResourceRule, ToolRule
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies, rule_text
+from mcp_guard.policy.files import digest_of_files
+from mcp_guard.policy.source import read_files
 from tests.policy.fixtures import PERMIT, load, make_call, make_tool, object_of
 
 TOOL = make_tool(object_of(s={"type": "string"}))
@@ -80,6 +85,29 @@ def test_dormant_policy_applies_once_its_tools_are_listed(tmp_path: Path) -> Non
     engine = load(tmp_path, policies, TOOL, reader, attributes=attributes)
     assert engine.dormant == ()
     assert engine.decide(make_call(reader, {"id": "1"}), {}).policies == ("later",)
+
+
+def make_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def make_dangling_link(file: Path) -> None:
+    file.symlink_to(file.with_name("gone"))
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_dangling_link, Path.mkdir])
+def test_what_is_named_as_a_policy_file_and_is_none_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    (tmp_path / "a.cedar").write_text(PERMIT)
+    make(tmp_path / "z.cedar")
+    with pytest.raises(PolicyError, match=re.escape(f"cannot read `{tmp_path / 'z.cedar'}`: ")):
+        read_files(tmp_path)
+    assert digest_of_files(tmp_path)
+
+
+def test_a_link_to_a_policy_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text(PERMIT)
+    (tmp_path / "a.cedar").symlink_to(tmp_path / "real")
+    assert read_files(tmp_path) == {"a.cedar": PERMIT}
 
 
 def test_every_policy_is_dormant_without_tools(tmp_path: Path) -> None:
