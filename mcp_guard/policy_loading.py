@@ -2,10 +2,11 @@
 the set that people have approved, of which the files are proposals.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.ledger.open import OpenLedger
 from mcp_guard.ledger.peers import PeerPolicies
@@ -20,6 +21,7 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.files import digest_of_files
 from mcp_guard.policy.proposals import PolicyProposer
 from mcp_guard.policy.reload import PolicyReloader
+from mcp_guard.policy_environments import environment_with_pins
 from mcp_guard.server_log import LoggedPolicyReceipts, ServerLog
 from mcp_guard.settings import Settings
 
@@ -48,7 +50,7 @@ class PolicyLoading:
                 receipts,
                 policies=settings.policies,
                 routes=tuple(settings.routes),
-                why_unusable=self.reloader.why_unusable,
+                why_unusable=self._why_unusable,
                 tell=log.note,
             )
 
@@ -70,6 +72,11 @@ class PolicyLoading:
     async def _propose(self) -> None:
         assert self._proposer is not None
         await self._proposer.watch()
+
+    async def _why_unusable(self, texts: Mapping[str, str]) -> GuardError | None:
+        pins = await self._ledger.writer.query(lambda store: store.pins())
+        known = environment_with_pins(self._settings, (), self._settings.upstreams.keys(), pins)
+        return await self.reloader.why_unusable(texts, known)
 
     async def _compare(self) -> None:
         digest = partial(digest_of_files, self._settings.policies)

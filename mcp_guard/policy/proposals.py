@@ -88,10 +88,17 @@ class PolicyProposer:
             self._tell(say("the policy files were not proposed; the policies in force stay:\n{}", str(error)))
 
     async def propose(self) -> None:
-        """Propose the files as they are now. Raises: PolicyError if they cannot be loaded, LedgerError."""
-        texts = await asyncio.to_thread(self._read)
-        if (problem := await self._why_unusable(texts)) is not None:
-            raise problem
+        """Propose the files as they are now; if they cannot be loaded, withdraw what they were before.
+
+        Raises: PolicyError, LedgerError.
+        """
+        try:
+            texts = await self._read_usable()
+        except GuardError:
+            if self._set:
+                await self._proposals.withdraw(self._set, "the files have a mistake")
+                self._set = ""
+            raise
         policy_set, before = hash_of_set(texts), self._set
         state = await self._proposals.propose(texts)
         if policy_set == state.in_force and before not in ("", policy_set):
@@ -101,6 +108,12 @@ class PolicyProposer:
             self._tell(describe_waiting(state.open))
         elif state.denied == policy_set:
             self._tell(say("these policy files were denied, and are not in force\nhint: {}", PENDING))
+
+    async def _read_usable(self) -> dict[str, str]:
+        texts = await asyncio.to_thread(self._read)
+        if (problem := await self._why_unusable(texts)) is not None:
+            raise problem
+        return texts
 
     def _read(self) -> dict[str, str]:
         """Raises: PolicyError."""

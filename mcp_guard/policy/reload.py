@@ -231,10 +231,14 @@ class PolicyReloader:
         if self._approved is not None:
             await self._approved.refresh()
 
-    async def why_unusable(self, texts: Mapping[str, str]) -> GuardError | None:
-        """Why this set cannot be loaded for the sessions that are open; None if it can be."""
-        for session in list(self._sessions):
-            read = await asyncio.to_thread(_read, self._policies, session.environment(), texts)
+    async def why_unusable(
+        self, texts: Mapping[str, str], without_sessions: "PolicyEnvironment | None" = None
+    ) -> GuardError | None:
+        """Why this set cannot be loaded for the sessions that are open, or without one for what is known; None
+        if it can be."""
+        environments = [session.environment() for session in list(self._sessions)]
+        for environment in environments or filter(None, [without_sessions]):
+            read = await asyncio.to_thread(_read, self._policies, environment, texts)
             if isinstance(read, GuardError):
                 return read
         return None

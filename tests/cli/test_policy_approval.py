@@ -110,6 +110,10 @@ def check_changed_set(people: Approvers, client: Client) -> None:
 def check_files_that_are_not_in_force(people: Approvers) -> None:
     """Mistakes in them change nothing, so what is judged is the approved set."""
     file = people.config.parent / "policies/test.cedar"
+    file.write_text(NO_NO.replace('== Action::"up__echo"', 'in Action::"writ"'))
+    refused = cli("policy", "propose", "--config", str(people.config), check=False)
+    assert 'unrecognized action `Action::"writ"`; did you mean `write`?' in refused.stderr
+    assert not people.waiting()
     file.write_text("permit (")
     findings = json.loads(people.run("doctor", "--json", check=False))
     assert [row["level"] for row in findings if row["check"] == "policies"] == ["ok"]

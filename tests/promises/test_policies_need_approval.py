@@ -16,6 +16,7 @@ from mcp_guard.ledger.approvals.approver_keys import remove
 from mcp_guard.ledger.as_receipted import check_tables
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.policy_approvals import ApprovedPolicies
+from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.verifier import Requirements, read_keys, verify_full, verify_ledger
 from mcp_guard.verifier.sources.export import ExportSource
 from tests.policy.fixtures import PERMIT
@@ -177,6 +178,29 @@ async def test_invalid_files_are_not_proposed(guard: FourEyes) -> None:
             await guard.edit(text)
     assert guard.state.open is None
     assert files_in_force(session) == PERMIT
+
+
+@pytest.mark.parametrize("text", ["permit (", STRICT.replace("action,", 'action in Action::"writ",')])
+async def test_edit_with_a_mistake_withdraws_the_proposal(guard: FourEyes, text: str) -> None:
+    await with_approved(guard)
+    session = await guard.session()
+    id = await guard.edit(STRICT)
+    guard.vote(id, "alice")
+    with pytest.raises(PolicyError):
+        await guard.edit(text)
+    assert guard.state.open is None
+    with pytest.raises(ApprovalError, match="does not wait for approval"):
+        guard.vote(id, "bob")
+    assert await guard.edit(STRICT) not in ("", id), "the files without it are proposed again"
+    assert files_in_force(session) == PERMIT
+    assert verify(guard.folder).ok, verify(guard.folder).problem
+
+
+async def test_set_is_checked_without_a_session_too(guard: FourEyes) -> None:
+    known = PolicyEnvironment((), absent=("up",), routes=("people",))
+    misspelt = STRICT.replace("action,", 'action in Action::"writ",')
+    assert isinstance(await guard.reloader.why_unusable({"policies.cedar": misspelt}, known), PolicyError)
+    assert await guard.reloader.why_unusable({"policies.cedar": STRICT}, known) is None
 
 
 async def test_votes_are_refused_that_do_not_count(guard: FourEyes) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from mcp_guard.cli.approvers import add_key_options, as_new_key, open_key, signature_of
 from mcp_guard.cli.options import account, add_json, make_parser
 from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_text, to_type
+from mcp_guard.cli.policy.inputs import known_environment, recorded_environment
 from mcp_guard.config import load
 from mcp_guard.core.approval_card import format_minute
 from mcp_guard.core.errors import ConfigError, PolicyError
@@ -18,7 +19,8 @@ from mcp_guard.ledger.open import ledger_settings, open_writer
 from mcp_guard.ledger.policy_approvals import PolicyApprovals, configured_approvals, read_state, read_texts
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.policy.authoring.set_diff import FileDiff, diff_sets, show_files
-from mcp_guard.policy.source import parse_policies, read_files
+from mcp_guard.policy.engine import load_policies
+from mcp_guard.policy.source import read_files
 from mcp_guard.settings import Settings
 
 SHORT = slice(7, 19)
@@ -141,7 +143,9 @@ def propose(arguments: list[str]) -> int:
     settings, writer, approvals = _open(options)
     with closing(writer):
         texts = read_files(settings.policies)
-        parse_policies(texts, tuple(settings.routes))
+        environment, _ = known_environment(settings, live=False, quiet=options.json)
+        unlisted = recorded_environment(settings, (), settings.upstreams.keys())
+        load_policies(settings.policies, environment or unlisted, texts)
         state = writer.run(approvals.propose_op(texts, account(), again=True))
     if state.open is None:
         print_result(options.json, state.to_json(), "nothing was proposed: the files are as the set in force")
