@@ -300,6 +300,14 @@ def entities_in(policy: Policy, type: str) -> set[str]:
     return named | _entities(policy.body.get("conditions", ()), type)
 
 
+def resources_in(policy: Policy, type: str) -> set[str]:
+    """The ids of this type that the policy names in the scope of its resource, or anywhere in its conditions."""
+    scope = policy.body["resource"]
+    named = [scope.get("entity"), scope.get("in", {}).get("entity")]
+    ids = {str(entity["id"]) for entity in named if entity and entity.get("type") == type}
+    return ids | _entities(policy.body.get("conditions", ()), type)
+
+
 def _entities(conditions: Any, type: str) -> set[str]:
     named, pending = set[str](), [conditions]
     while pending:

@@ -1,12 +1,13 @@
 """Each lint check finds its problem, and none is in the shipped policies."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mcp_guard.config.file import check
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Json, SequenceRule, StepOutcome
+from mcp_guard.core.model import Json, ResourceRule, SequenceRule, StepOutcome
 from mcp_guard.policy.authoring.lint import WARNINGS_OF_VALIDATE, LintFinding, lint, read_lint_input
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
@@ -136,6 +137,47 @@ def test_local_time_without_a_configured_zone_is_pointed_out(tmp_path: Path, lin
     linted = lint(read_lint_input(texts, None, ("people",), AGENTS, environment=environment, has_time_zone=zone))
     assert [finding.policy for finding in linted if "is UTC" in finding.what] == notes
     assert not [finding for finding in linted if finding.level == "error"], "the schema has the time"
+
+
+SIGNALS = {"sensitive_fields", "no_task"}
+TYPED = make_tool(object_of(), "change", resource=ResourceRule("Deal", "/id"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "what", "fix"),
+    [
+        ('when { action == Action::"write" }', "`write`, which is a group", 'action in Action::"write"'),
+        ('unless { action != Action::"server:up" }', "`server:up`, which is", 'action in Action::"server:up"'),
+        ('when { [Action::"up__tool", Action::"read"].contains(action) }', "`read`, which is", "action in"),
+        ('when { resource == Tool::"up__tol" }', "no tool `up__tol` is listed", "`up__tool`"),
+        ('when { resource == Tool::"tool" }', "no tool `tool` is listed", "`up__tool`"),
+        ('resource == Tool::"gone"', "no tool `gone` is listed", "`up__tool`"),
+        ('resource == Tool::"up__change"', "`up__change` acts on a `Deal`", 'action == Action::"up__change"'),
+        ('when { context.risk.signals.contains("sensitive_field") }', "`sensitive_field`", "`sensitive_fields`"),
+        ('unless { context.risk.signals.containsAny(["a", "no_task"]) }', "`a`", "signals are no_task, sens"),
+        ('when { action in [Action::"write", Action::"server:up"] || action == Action::"up__tool" }', "", ""),
+        ('when { resource in [Tool::"up__tool", Tool::"down__x"] }', "", ""),
+        ('resource == Tool::"up__tool"', "", ""),
+        ('when { context.risk.signals.contains("no_task") }', "", ""),
+    ],
+)
+def test_a_name_that_no_call_has_is_a_warning_of_lint_and_validate(policy: str, what: str, fix: str) -> None:
+    environment = replace(ENVIRONMENT, tools=(*ENVIRONMENT.tools, TYPED), attributes={"Deal": {"n": "integer"}})
+    scope = policy if policy.startswith("resource") else "resource"
+    conditions = "" if policy.startswith("resource") else policy
+    text = f'{FINE} @id("f") @reason("r") forbid (principal, action, {scope}) {conditions};'
+    linted = read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, environment=environment, signals=SIGNALS)
+    for checks in (None, WARNINGS_OF_VALIDATE):
+        made = [finding for finding in lint(linted, checks) if finding.policy == "f"]
+        assert [(finding.level, what in finding.what, fix in finding.fix) for finding in made] == (
+            [("warning", True, True)] if what else []
+        ), made
+
+
+@pytest.mark.parametrize("condition", ['when { principal in Group::"g2" }', 'unless { principal in Agent::"a2" }'])
+def test_a_principal_of_a_condition_that_does_not_exist_is_found(condition: str) -> None:
+    text = f'@id("f") @reason("r") forbid (principal, action, resource) {condition};'
+    assert [finding.policy for finding in found(FINE + text) if "enrolled" in finding.what] == ["f"]
 
 
 HOUR, MINUTE = "context.time.local.hour", "context.time.utc.minute"

@@ -9,7 +9,14 @@ from mcp_guard.cli.configured_names import describe_unmatched
 from mcp_guard.cli.enrolled_agents import enrolled_agents
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
-from mcp_guard.cli.policy.inputs import known_environment, listed_world, load_checked, no_tools_from, see_stderr
+from mcp_guard.cli.policy.inputs import (
+    known_environment,
+    listed_world,
+    load_checked,
+    no_tools_from,
+    see_stderr,
+    settings_of_cases,
+)
 from mcp_guard.config import load
 from mcp_guard.core.configured_names import ConfiguredName
 from mcp_guard.core.decided_methods import METHODS
@@ -31,7 +38,16 @@ def main(arguments: list[str]) -> int:
     rates = {counter.name: counter.by for counter in settings.counters}
     texts = read_files(options.path or settings.policies)
     routes, has_time_zone = tuple(settings.routes), settings.has_time_zone
-    linted = read_lint_input(texts, None, routes, agents, rates, environment=environment, has_time_zone=has_time_zone)
+    linted = read_lint_input(
+        texts,
+        None,
+        routes,
+        agents,
+        rates,
+        environment=environment,
+        has_time_zone=has_time_zone,
+        signals=settings_of_cases(settings).all_signals(),
+    )
     findings = [*lint(linted), *(undeclared_arguments(settings, environment) if environment else ())]
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:
@@ -71,7 +87,8 @@ def validate(arguments: list[str]) -> int:
         raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings, world.absent))
     engine = load_checked(settings, world)
     tools, absent = len(world.tools), sorted(world.absent)
-    linted = read_lint_input(engine.source.texts, None, tuple(settings.routes), {}, environment=world)
+    texts, routes, signals = engine.source.texts, tuple(settings.routes), settings_of_cases(settings).all_signals()
+    linted = read_lint_input(texts, None, routes, {}, environment=world, signals=signals)
     undeclared = (replace(finding, level="warning") for finding in undeclared_arguments(settings, world))
     findings = [*lint(linted, WARNINGS_OF_VALIDATE), *undeclared]
     document = {

@@ -160,6 +160,10 @@ class CaseSettings:
     time_zone: str = UTC_NAME
     signals: Mapping[str, int] = field(default_factory=dict)
 
+    def all_signals(self) -> set[str]:
+        """The names of the signals that calls may have."""
+        return {*self.signals, *(signal.__name__ for signal in SIGNALS)}
+
 
 def run_cases(
     engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], settings: CaseSettings | None = None

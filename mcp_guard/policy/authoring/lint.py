@@ -16,6 +16,11 @@ from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.nearest import folded, nearest, suggest_tools
 from mcp_guard.core.redaction import split_pointer
 from mcp_guard.policy.authoring.impossible_times import find_impossible_times
+from mcp_guard.policy.authoring.unknown_names import (
+    find_compared_groups,
+    find_unknown_resources,
+    find_unknown_signals,
+)
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.engine import PolicyEnvironment, load_confined
 from mcp_guard.policy.reads import reads_of
@@ -28,6 +33,7 @@ from mcp_guard.policy.source import (
     PolicyProblem,
     PolicySource,
     actions_in,
+    entities_in,
     is_outside_schema,
     locate,
     parse_texts,
@@ -79,6 +85,8 @@ class LintInput:
     """If it is known, an error is what keeps the set from being loaded for it: lint and the guard agree."""
     has_time_zone: bool = False
     """Whether the configuration names the time zone of the environment."""
+    signals: Collection[str] | None = None
+    """The signals of risk that calls may have; None if they are not known."""
 
     @property
     def is_complete(self) -> bool:
@@ -103,6 +111,7 @@ def read_lint_input(
     *,
     environment: PolicyEnvironment | None = None,
     has_time_zone: bool = False,
+    signals: Collection[str] | None = None,
 ) -> LintInput:
     """`agents` maps each enrolled agent to its groups. The schema is that of the `environment`, if there is one."""
     source, problems = parse_texts(texts, routes)
@@ -110,7 +119,9 @@ def read_lint_input(
     if environment is not None:
         schema = environment.schema()
     policies, found = source.policies, tuple(problems)
-    return LintInput(texts, policies, found, schema, routes, groups, agents.keys(), rates, environment, has_time_zone)
+    return LintInput(
+        texts, policies, found, schema, routes, groups, agents.keys(), rates, environment, has_time_zone, signals
+    )
 
 
 def lint(lint_input: LintInput, checks: "Iterable[Check] | None" = None) -> list[LintFinding]:
@@ -309,12 +320,11 @@ def _kinds(rules: Ruleset, action: str, effect: str) -> list[str]:
 def unknown_principals(lint_input: LintInput) -> Iterator[LintFinding]:
     known = {"Group": lint_input.groups, "Agent": lint_input.agents}
     for policy in lint_input.policies.values():
-        scope = policy.body["principal"]
-        entity = scope.get("entity") or scope.get("in", {}).get("entity") or {"type": ""}
-        if entity["type"] in known and entity["id"] not in known[entity["type"]]:
-            what = "no enrolled agent is in the group" if entity["type"] == "Group" else "no agent is enrolled as"
-            fix = "check the name against mcp-guard agents list"
-            yield LintFinding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
+        for type, ids in known.items():
+            for id in sorted(entities_in(policy, type) - set(ids)):
+                what = "no enrolled agent is in the group" if type == "Group" else "no agent is enrolled as"
+                fix = "check the name against mcp-guard agents list"
+                yield LintFinding(policy.file, policy.id, f"{what} `{id}`", fix)
 
 
 def rates_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
@@ -413,6 +423,17 @@ def impossible_times(lint_input: LintInput) -> Iterator[LintFinding]:
             yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def names_that_no_call_has(lint_input: LintInput) -> Iterator[LintFinding]:
+    for policy in lint_input.policies.values():
+        found = list(find_compared_groups(policy))
+        if lint_input.environment is not None:
+            found += find_unknown_resources(policy, lint_input.environment)
+        if lint_input.signals is not None:
+            found += find_unknown_signals(policy, lint_input.signals)
+        for what, fix in found:
+            yield LintFinding(policy.file, policy.id, what, fix)
+
+
 def misspelt_annotations(lint_input: LintInput) -> Iterator[LintFinding]:
     """Annotations that are nearly one that the guard reads, and the policy lacks. Any other is the author's own."""
     for policy in lint_input.policies.values():
@@ -462,10 +483,11 @@ CHECKS: tuple[Check, ...] = (
     arguments_named_otherwise,
     local_time_is_utc,
     impossible_times,
+    names_that_no_call_has,
     misspelt_annotations,
     unused_routes,
 )
 WARNINGS_OF_TEST: tuple[Check, ...] = (impossible_times, misspelt_annotations)
 """What `policy test` warns of: policies that decide otherwise than they seem to, which no case need show."""
-WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, *WARNINGS_OF_TEST)
+WARNINGS_OF_VALIDATE: tuple[Check, ...] = (never_listed, names_that_no_call_has, *WARNINGS_OF_TEST)
 """What `policy validate` warns of, beside what keeps the set from being loaded."""
