@@ -216,6 +216,8 @@ class HttpTransport:
             if running is not None:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
+            if self._token_provider is not None:
+                await self._token_provider.settle()
         finally:
             if session is not None:
                 await session.close()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -238,22 +239,35 @@ def test_sign_in_stored_in_the_keyring_is_refreshed(tmp_path: Path, monkeypatch:
         assert authority.asked("gave")[-1]["refresh"] in (tmp_path / "keyring.json").read_text()
 
 
-def test_client_leaving_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path) -> None:
-    with Authority(tmp_path) as authority:
+@pytest.mark.parametrize("ending", ["close", "cancel and close", "signal", "cancel and signal"])
+@pytest.mark.parametrize("is_due", [True, False])
+def test_client_leaving_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path, is_due: bool, ending: str) -> None:
+    """The refresh comes before the call is sent if the token is due, else after the upstream has refused it."""
+    kept = tmp_path / "state" / "sign-ins" / "far.json"
+    with Authority(tmp_path, lasts=0.4 if is_due else 3600) as authority:
         config = configure(tmp_path, authority.section("", "authorization_code"))
         sign_in(config)
         with Client(config) as client:
             client.start()
             client.tools()
+            if is_due:
+                eventually(lambda: json.loads(kept.read_text())["renew_at"] < time.time())
             authority.drop()
-            authority.behave(slow=1)
-            client.send("tools/call", {"name": "far__echo", "arguments": {}})
-            eventually(lambda: len(authority.asked("token")) == 2)
-            client.process.send_signal(signal.SIGTERM)
-            client.process.wait(20)
-        kept = json.loads((tmp_path / "state" / "sign-ins" / "far.json").read_text())
-        assert kept["refresh"] == authority.asked("gave")[-1]["refresh"]
-        assert len(authority.asked("gave")) == 2
+            authority.behave(slow=1, lasts=3600)
+            earlier = len(authority.asked("token"))
+            call = client.send("tools/call", {"name": "far__echo", "arguments": {}})
+            eventually(lambda: len(authority.asked("token")) == earlier + 1)
+            if "cancel" in ending:
+                client.notify("notifications/cancelled", {"requestId": call})
+            if "signal" in ending:
+                client.process.send_signal(signal.SIGTERM)
+            else:
+                assert client.process.stdin is not None
+                client.process.stdin.close()
+            assert client.process.wait(20) == 0
+        assert "Traceback" not in client.stderr
+        assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
+        assert len(authority.asked("gave")) == earlier + 1
         assert authority.asked("call") == []
 
 

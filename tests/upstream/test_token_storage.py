@@ -315,3 +315,45 @@ async def test_users_whose_client_is_forgotten_at_the_same_time_do_not_wait_for_
         endpoint.shutdown()
     assert all(isinstance(failure, NoToken) and "invalid_client" in str(failure) for failure in failures), failures
     assert await stored(registration) is None
+
+
+async def test_a_refresh_that_all_have_given_up_is_stored_before_the_upstream_is_closed(tmp_path: Path) -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+
+    class Rotating(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            asked.set()
+            may_answer.wait(20)
+            body = b'{"access_token": "next", "expires_in": 3600, "refresh_token": "next-refresh"}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    storage = FileTokenStorage(tmp_path, "far")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Rotating) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{endpoint.server_port}/token"
+        await store(storage, replace(TOKENS, token_endpoint=url))
+        settings = OAuthSettings("guard", grant=OAuthGrant.AUTHORIZATION_CODE, token_url=url)
+        provider = OAuthTokenProvider(
+            "far", "http://far.example/mcp", settings, Network(), ClientCredentials,
+            storage=storage, exchange=None, scrubber=Scrubber(),
+        )  # fmt: skip
+        waiting = [asyncio.create_task(provider.check()) for _ in range(2)]
+        await asyncio.to_thread(asked.wait, 20)
+        for _ in range(3):
+            for task in waiting:
+                task.cancel()
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+        may_answer.set()
+        await provider.settle()
+        endpoint.shutdown()
+    found = await stored(storage)
+    assert found is not None
+    assert found.refresh == "next-refresh"

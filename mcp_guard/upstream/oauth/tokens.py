@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +26,7 @@ from mcp_guard.upstream.oauth.discovery import (
 )
 from mcp_guard.upstream.oauth.exchange import UserExchange
 from mcp_guard.upstream.oauth.registration import client_of
-from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, ClientRefused, TokenClient
+from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials, ClientRefused, TokenClient
 from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, TokenStorage, forget_client
 from mcp_guard.upstream.transport import TokenState
 
@@ -69,6 +69,8 @@ class OAuthTokenProvider:
         self._scopes: tuple[str, ...] = ()
         """What the upstream demanded besides."""
         self._renewing = asyncio.Lock()
+        self._refreshing: asyncio.Task[Tokens] | None = None
+        """The latest refresh. No cancellation of whoever waits for it reaches it."""
         self._checked_at = time.monotonic()
 
     def headers(self) -> dict[str, str]:
@@ -108,7 +110,7 @@ class OAuthTokenProvider:
         async with self._renewing:
             if self.headers() != refused:
                 return  # another request has renewed it
-            await self._replace(self._refresh() if self._settings.is_interactive else self._request_new())
+            self._use(await (self._refreshed() if self._settings.is_interactive else self._request_new()))
 
     async def widen(self, refused: dict[str, str], scopes: tuple[str, ...]) -> None:
         """Replace the token in these headers, which lacks scopes, by a new authorization (RFC 6750 §3.1).
@@ -119,23 +121,30 @@ class OAuthTokenProvider:
             if self.headers() != refused:
                 return  # another request has renewed it
             if self._settings.is_interactive:
-                await self._replace(self._signed_in_again(scopes))
+                self._use(await self._signed_in_again(scopes))
                 return
             added = allowed_scopes(scopes, self._url, self._settings)
             if not set(added) - set(self._scopes) or len(self._scopes) > MAX_SCOPES:
                 hint = "add it to oauth.scope, or name it in oauth.allowed_scopes"
                 raise NoToken(f"it requires the scope `{' '.join(scopes)[:300]}`; {hint}")
             self._scopes = tuple(dict.fromkeys((*self._scopes, *added)))
-            await self._replace(self._request_new())
+            self._use(await self._request_new())
 
-    async def _replace(self, new: Coroutine[None, None, Tokens]) -> None:
-        """Take the new tokens into use. Raises: NoToken."""
-        renewal = asyncio.ensure_future(new)
-        try:
-            tokens = await asyncio.shield(renewal)
-        except asyncio.CancelledError:
-            await asyncio.gather(renewal, return_exceptions=True)  # the refresh token may be spent: store the next
-            raise
+    async def settle(self) -> None:
+        """Wait until a refresh that was begun is over, whoever has given it up: its refresh token may be spent, and the
+        next one must be stored before the process ends."""
+        if self._refreshing is not None:
+            await asyncio.wait([self._refreshing], timeout=TOKEN_SECONDS)
+
+    async def _refreshed(self) -> Tokens:
+        """Raises: NoToken."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())  # if nobody waits
+        await asyncio.wait([self._refreshing])
+        return self._refreshing.result()
+
+    def _use(self, tokens: Tokens) -> None:
         self._scrub(tokens)
         self._tokens = tokens
 
