@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import UpstreamError
@@ -55,28 +54,15 @@ class SignInStorage:
         settings = self._settings
         page, where = f"{settings.pages}/upstreams", "with the ledger" if self._has_database else "in the state folder"
         user = canonical_identity(settings.people, user)
-        registrations = partial(self._registrations, name)
-        return SharedTokenStorage(*self._share(name), user, page, f"{where}, sealed", registrations)
+        return SharedTokenStorage(*self._share(name), user, page, f"{where}, sealed")
 
     def client_registration(self, name: str, redirect: str, credentials: "ClientCredentials") -> "ClientRegistration":
         """Who the guard is where people sign in to this upstream. Raises: ConfigError, LedgerError."""
         from mcp_guard.upstream.oauth.registration import ClientRegistration, document_url
-
-        kept = self._registration(name, redirect)
-        return ClientRegistration(redirect, document_url(self._settings.pages), kept, credentials)
-
-    def _registration(self, name: str, redirect: str) -> "TokenStorage":
-        """Raises: ConfigError, LedgerError."""
         from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 
-        return SharedTokenStorage(*self._share(name), Identity(REGISTRATION, redirect))
-
-    def _registrations(self, name: str) -> "list[TokenStorage]":
-        """Raises: ConfigError, LedgerError."""
-        from mcp_guard.upstream.oauth.registration import CALLBACK_PATH
-
-        origins = dict.fromkeys((self._settings.pages, self._settings.inbox))
-        return [self._registration(name, origin + CALLBACK_PATH + name) for origin in origins]
+        kept = SharedTokenStorage(*self._share(name), Identity(REGISTRATION, redirect))
+        return ClientRegistration(redirect, document_url(self._settings.pages), kept, credentials)
 
     async def forget(self, user: str) -> list[str]:
         """Remove the sign-ins of everybody who is called so by the launcher or an issuer. Returns the upstreams.

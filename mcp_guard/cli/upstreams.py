@@ -5,7 +5,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from mcp_guard.app import listed_tools
@@ -25,7 +24,7 @@ from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.registration import ClientRegistration, document_url
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
-from mcp_guard.upstream.oauth.token_storage import TokenStorage, forget_client
+from mcp_guard.upstream.oauth.token_storage import TokenStorage
 from mcp_guard.upstream.user import UpstreamUser
 from mcp_guard.verifier.progress import Progress
 
@@ -126,9 +125,6 @@ async def login(
 
 
 async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
-    with suppress(NoToken):  # what cannot be opened can be deleted
-        tokens = await storage.look()
-        await forget_client(storage, tokens.client_id if tokens else "")
     async with storage.locked() as held:
         was_signed_in = await held.remove()
     text = (

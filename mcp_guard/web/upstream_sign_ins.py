@@ -18,9 +18,8 @@ from mcp_guard.settings import OAuthSettings, SecretReference, Settings
 from mcp_guard.sign_ins import SignInStorage
 from mcp_guard.upstream.oauth.authorization_code import AuthorizationRequest, discover_authorization, redeem
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, http_client
-from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, ClientRegistration, OwnClient
-from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials, ClientRefused
-from mcp_guard.upstream.oauth.token_storage import forget_client
+from mcp_guard.upstream.oauth.registration import CALLBACK_PATH, ClientRegistration
+from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
 from mcp_guard.web.id_token import SignInFailed
 from mcp_guard.web.kept_value import KeptValue, keep_secret
 from mcp_guard.web.oidc import Attempt
@@ -40,8 +39,6 @@ class UpstreamSignIns:
     """What proves the guard to the authorization server, and the network settings, by upstream."""
     discovered: dict[str, KeptValue[Endpoints]] = field(default_factory=dict, init=False)
     """By upstream."""
-    begun: dict[tuple[str, str], OwnClient] = field(default_factory=dict, init=False)
-    """The client of the last sign-in that a person has begun here and not completed, by upstream and person."""
 
     def names(self) -> list[str]:
         """The upstreams that each user signs in to."""
@@ -66,10 +63,7 @@ class UpstreamSignIns:
             request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
             endpoints = await self._discover(name)
             async with http_client(network) as http:
-                last = self.begun.get((name, person.owner))
-                fruitless = last.settings.client_id if last else ""
-                client = await registration.find(http, url, oauth, endpoints, fruitless=fruitless)
-            self.begun[name, person.owner] = client
+                client = await registration.find(http, network, url, oauth, endpoints)
             address = request.url(endpoints, client.settings)
         return {"url": address, "sealed": self.attempts.seal(attempt, now)}
 
@@ -89,18 +83,11 @@ class UpstreamSignIns:
             request = AuthorizationRequest(registration.redirect, attempt.state, attempt.verifier)
             endpoints = await self._discover(name)
             code = request.read_code(query, endpoints)
+            client = await registration.find_begun(oauth, endpoints)
             async with http_client(network) as http:
-                begun = self.begun.get((name, person.owner))
-                client = begun or await registration.find(http, url, oauth, endpoints)
-                storage = self.storage.of_user(name, identity_of(person))
-                try:
-                    tokens = await redeem(http, network, url, client, endpoints, request.form(code))
-                except ClientRefused:
-                    await forget_client(storage, client.settings.client_id)
-                    raise
-            async with storage.locked() as held:
+                tokens = await redeem(http, network, url, client, endpoints, request.form(code))
+            async with self.storage.of_user(name, identity_of(person)).locked() as held:
                 await held.write(tokens)
-            self.begun.pop((name, person.owner), None)
 
     async def sign_out(self, name: str, person: Person) -> None:
         """Raises: UpstreamError, LedgerError, ConfigError."""

@@ -20,7 +20,7 @@ from mcp_guard.settings import OAuthGrant, OAuthSettings
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.sign_ins import MAX_HELD, MAX_HELD_OF_UPSTREAM, SignInsTable
+from mcp_guard.storage.postgres.sign_ins import MAX_HELD, SignInsTable
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
@@ -271,50 +271,6 @@ async def test_without_a_ledger_it_says_what_to_do(ledger: Ledger) -> None:
     unreachable = Ledger(Database("postgresql://guard@127.0.0.1:1/postgres", "nowhere.example"))
     with pytest.raises(NoToken, match="the sign-in cannot be shared: the database cannot be reached"):
         await stored(unreachable.storage())
-
-
-async def test_users_whose_client_is_forgotten_at_the_same_time_do_not_wait_for_each_other(ledger: Ledger) -> None:
-    """All find out at once, and each has the registration removed, which is behind the same limit as sign-ins."""
-    sign_ins = find_engine(ledger.database).open_sign_ins(Path())
-    registration = SharedTokenStorage(sign_ins, "far", SECRET, Identity("urn:test:client", "guard"))
-    both = threading.Barrier(MAX_HELD_OF_UPSTREAM)
-
-    class Refusing(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            both.wait(20)
-            body = b'{"error": "invalid_client"}'
-            self.send_response(401)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as endpoint:
-        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-        due = replace(TOKENS, token_endpoint=f"http://127.0.0.1:{endpoint.server_port}/token", client_id="forgotten")
-        await store(registration, due)
-        providers = []
-        for number in range(MAX_HELD_OF_UPSTREAM):
-            user = Identity("https://login.example", f"user-{number}")
-            storage = SharedTokenStorage(sign_ins, "far", SECRET, user, PAGE, registrations=lambda: [registration])
-            await store(storage, due)
-            settings = OAuthSettings(
-                "", grant=OAuthGrant.AUTHORIZATION_CODE, as_user=True, token_url=due.token_endpoint
-            )
-            providers.append(
-                OAuthTokenProvider(
-                    "far", "http://far.example/mcp", settings, Network(), ClientCredentials,
-                    storage=storage, exchange=None, scrubber=Scrubber(),
-                )
-            )  # fmt: skip
-        async with asyncio.timeout(30):
-            failures = await asyncio.gather(*(provider.check() for provider in providers), return_exceptions=True)
-        endpoint.shutdown()
-    assert all(isinstance(failure, NoToken) and "invalid_client" in str(failure) for failure in failures), failures
-    assert await stored(registration) is None
 
 
 async def test_a_refresh_that_all_have_given_up_is_stored_before_the_upstream_is_closed(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ async def sign_in(
         endpoints = await discover_authorization(http, url, settings, scopes)
         listener = _listen(settings.redirect_port)
         request = AuthorizationRequest(f"http://127.0.0.1:{listener.getsockname()[1]}/callback")
-        client = await find_client(request.redirect).find(http, url, settings, endpoints)
+        client = await find_client(request.redirect).find(http, network, url, settings, endpoints)
         callback = _Callback(lambda query: request.read_code(query, endpoints))
         async with await asyncio.start_server(callback.on_connection, sock=listener):
             show(request.url(endpoints, client.settings))

@@ -6,6 +6,7 @@ What the guard says of itself is public, and a registration is kept for its auth
 """
 
 import asyncio
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +15,11 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.core.bounded import join_bounded
-from mcp_guard.network import explain
+from mcp_guard.network import Network, explain
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import read_decoded
 from mcp_guard.upstream.oauth.discovery import MAX_METADATA_BYTES, Endpoints, NoToken, is_secure_url, is_trusted
-from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials
+from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials, ClientRefused, TokenClient
 from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 
 DOCUMENT_PATH = "/oauth/client-metadata.json"
@@ -54,14 +55,12 @@ class ClientRegistration:
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
 
     async def find(
-        self, http: httpx.AsyncClient, url: str, settings: OAuthSettings, at: Endpoints, *, fruitless: str = ""
+        self, http: httpx.AsyncClient, network: Network, url: str, settings: OAuthSettings, at: Endpoints
     ) -> OwnClient:
-        """`fruitless` is a client whose last sign-in was not completed; a registration as that is replaced, because a
-        server that has forgotten it shows an error page and sends nobody back. Raises: NoToken."""
-        if settings.client_id:
-            return OwnClient(settings, self.credentials)
-        if self.document and (settings.registration or ("document" if at.takes_client_documents else "")) == "document":
-            return OwnClient(replace(settings, client_id=self.document, token_auth=NONE), ClientCredentials())
+        """The client for a new sign-in. One that the server has forgotten is registered again, because the server would
+        show the person an error page and send nobody back. Raises: NoToken."""
+        if (client := self._unregistered(settings, at)) is not None:
+            return client
         if not at.registration:
             what = f"`{at.issuer[:200]}` registers no clients automatically"
             raise NoToken(f"{what}; register the guard with the redirect `{self.redirect}`, and set oauth.client_id")
@@ -69,20 +68,47 @@ class ClientRegistration:
             raise NoToken(f"the registration endpoint `{at.registration[:200]}` is not trusted; set oauth.client_id")
         if self.kept is None:
             return await self._register(http, settings, at)
+        last = await self.kept.look()
+        if last is not None and last.token_endpoint == at.token:
+            client = _own(settings, last)
+            if await self._is_known(TokenClient(http, network, url, client.settings, client.credentials), at):
+                return client
         async with self.kept.locked() as held:
-            known = await held.read()
-            if known is not None and known.token_endpoint != at.token:
-                known = None
-            if known is not None and known.client_id != fruitless:
-                return _own(settings, known)
-            try:
-                client = await self._register(http, settings, at)
-            except NoToken:
-                if known is None:
-                    raise
-                return _own(settings, known)
+            current = await held.read()
+            if current is not None and current != last and current.token_endpoint == at.token:
+                return _own(settings, current)  # another process has registered the guard meanwhile
+            client = await self._register(http, settings, at)
             await held.write(client.keep_with(Tokens("", token_endpoint=at.token, posts_secret=_posts(client))))
             return client
+
+    async def find_begun(self, settings: OAuthSettings, at: Endpoints) -> OwnClient:
+        """The client of a sign-in that was begun, here or by another process. Raises: NoToken."""
+        if (client := self._unregistered(settings, at)) is not None:
+            return client
+        kept = None if self.kept is None else await self.kept.look()
+        if kept is None or kept.token_endpoint != at.token:
+            raise NoToken("the guard is no longer registered as the client that has begun the sign-in")
+        return _own(settings, kept)
+
+    def _unregistered(self, settings: OAuthSettings, at: Endpoints) -> OwnClient | None:
+        """The client that needs no registration by the guard, if there is one."""
+        if settings.client_id:
+            return OwnClient(settings, self.credentials)
+        if self.document and (settings.registration or ("document" if at.takes_client_documents else "")) == "document":
+            return OwnClient(replace(settings, client_id=self.document, token_auth=NONE), ClientCredentials())
+        return None
+
+    async def _is_known(self, client: TokenClient, at: Endpoints) -> bool:
+        """Whether the token endpoint knows the client, which it checks before it looks at the code (RFC 6749 §3.2.1).
+        The code that is sent here was never issued."""
+        form = {"grant_type": "authorization_code", "redirect_uri": self.redirect}
+        try:
+            await client.request(at, form | {name: secrets.token_urlsafe(48) for name in ("code", "code_verifier")})
+        except ClientRefused:
+            return False
+        except NoToken:
+            pass
+        return True
 
     async def _register(self, http: httpx.AsyncClient, settings: OAuthSettings, at: Endpoints) -> OwnClient:
         """Raises: NoToken; its message has nothing that the server wrote."""

@@ -7,7 +7,7 @@ gets the tokens of another.
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,6 @@ from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.token_storage import (
     HeldTokens,
     Tokens,
-    TokenStorage,
     login_command,
     parse_tokens,
     tokens_text,
@@ -44,7 +43,6 @@ class SharedTokenStorage:
     user: Identity | None = None
     page: str = ""
     where: str = "with the ledger"
-    registrations: Callable[[], Iterable[TokenStorage]] = tuple
 
     @property
     def login(self) -> str:

@@ -8,7 +8,7 @@ and the new tokens are durable before they are used.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,28 +82,12 @@ class TokenStorage(Protocol):
     @property
     def missing(self) -> str: ...
 
-    @property
-    def registrations(self) -> "Callable[[], Iterable[TokenStorage]]":
-        """Where the guard's own registrations for sign-ins on the pages are kept. Raises: ConfigError, LedgerError."""
-
     def locked(self) -> AbstractAsyncContextManager[HeldTokens]:
         """Excludes other guards and commands; ends with its process, however that ends. Raises: NoToken."""
 
     async def look(self) -> Tokens | None:
         """What is stored now, for whoever does not replace it: another process may be about to, and is not waited for.
         Raises: NoToken."""
-
-
-async def forget_client(storage: TokenStorage, id: str) -> None:
-    """Remove the guard's registration as this client, so that the next sign-in registers it again. Tokens that it has
-    got keep it with them. INVARIANT: not called while a sign-in is held, because both wait for the same connections.
-
-    Raises: NoToken, ConfigError, LedgerError."""
-    for registration in storage.registrations():
-        async with registration.locked() as held:
-            known = await held.read()
-            if known is not None and known.client_id == id:
-                await held.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +97,6 @@ class FileTokenStorage:
     folder: Path
     name: str
     in_keyring: bool = False
-    registrations: "Callable[[], Iterable[TokenStorage]]" = tuple
 
     @property
     def where(self) -> str:

@@ -8,11 +8,9 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
-from mcp_guard.core.errors import GuardError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
@@ -26,8 +24,8 @@ from mcp_guard.upstream.oauth.discovery import (
 )
 from mcp_guard.upstream.oauth.exchange import UserExchange
 from mcp_guard.upstream.oauth.registration import client_of
-from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials, ClientRefused, TokenClient
-from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, TokenStorage, forget_client
+from mcp_guard.upstream.oauth.token_endpoint import TOKEN_SECONDS, ClientCredentials, TokenClient
+from mcp_guard.upstream.oauth.token_storage import HeldTokens, Tokens, TokenStorage
 from mcp_guard.upstream.transport import TokenState
 
 MAX_SCRUBBED_TOKENS = 32
@@ -173,16 +171,8 @@ class OAuthTokenProvider:
     async def _refresh(self) -> Tokens:
         """Raises: NoToken."""
         assert self._storage is not None
-        client_id = ""
-        try:
-            async with self._storage.locked() as held:
-                stored = await held.read()
-                client_id = stored.client_id if stored else ""
-                return await self._refresh_held(held, stored)
-        except ClientRefused:
-            with suppress(NoToken, GuardError):  # once the sign-in is let go of: both are behind the same limit
-                await forget_client(self._storage, client_id)
-            raise
+        async with self._storage.locked() as held:
+            return await self._refresh_held(held, await held.read())
 
     async def _refresh_held(self, held: HeldTokens, stored: Tokens | None) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
@@ -203,7 +193,7 @@ class OAuthTokenProvider:
             try:
                 tokens = own.keep_with(await client.request(endpoints, form))
             except NoToken as error:
-                raise type(error)(f"{error}; {login}") from None
+                raise NoToken(f"{error}; {login}") from None
         self._scrub(tokens)
         await held.write(tokens)
         return tokens
