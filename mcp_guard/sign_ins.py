@@ -42,7 +42,7 @@ class SignInStorage:
         settings, oauth = self._settings, self._settings.upstreams[name].oauth
         in_keyring = oauth is not None and oauth.in_keyring
         if in_keyring or not self._has_database:
-            return FileTokenStorage(settings.state_dir / "sign-ins", name, in_keyring)
+            return FileTokenStorage(settings.state_dir / "sign-ins", name, in_keyring, self._report)
         from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 
         return SharedTokenStorage(*self._share(name))

@@ -100,6 +100,8 @@ class Connection:
         self._listener: UpstreamListener = NoListener()
         self._down: str | None = "is starting"
         """Why it cannot be used now."""
+        self._down_in_full = ""
+        """The same for the operator, where agents do not read all of it."""
         self._closed = asyncio.Event()
         self._interrupted = asyncio.Event()
         """Set when the transport has closed, or the upstream has ended its session."""
@@ -154,7 +156,8 @@ class Connection:
             is_open = await self._open_transport() and await self._agree(handshake)
             if is_open and await self._serve_sessions(handshake, client_is_ready, on_listed):
                 failures = 0
-            last_words = await self._transport.last_words(self._down or "closed", at_start=not is_open)
+            why = self._down_in_full or self._down or "closed"
+            last_words = await self._transport.last_words(why, at_start=not is_open)
             self.renewal.fail()
             self.handshake_tried.set()
             if not self.listing_tried.is_set():
@@ -164,8 +167,9 @@ class Connection:
             failures += 1
             since = time.time() if self.status.is_up else self.status.since
             self._set_status(UpstreamStatus(False, since, last_words.summary, time.time() + delay))
-            self._down = f"{self._down}; restarting in {delay:g} s"  # agents read this: it names no file of the guard
-            listener.note(f"upstream `{self.name}` {self._down} (see {self._transport.diagnostics})")
+            restarting = f"restarting in {delay:g} s"
+            self._down = f"{self._down}; {restarting}"  # agents read this: it names no file of the guard
+            listener.note(f"upstream `{self.name}` {why}; {restarting} (see {self._transport.diagnostics})")
             if last_words != self.last_words and (report := last_words.report(self.name)):
                 listener.note(report)
             self.last_words = last_words
@@ -253,6 +257,7 @@ class Connection:
         self._open_requests.clear()
         self._joiner = LineJoiner(self._max_message_bytes)
         self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
+        self._down_in_full = ""
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._writing_pace.set_slow(False)
         try:
@@ -423,11 +428,12 @@ class Connection:
         schema = next(schemas, None)
         return schema if isinstance(schema, dict) else None
 
-    def on_closed(self, reason: str) -> None:
-        self._arrivals.then(partial(self._end, reason))
+    def on_closed(self, reason: str, full: str = "") -> None:
+        self._arrivals.then(partial(self._end, reason, full))
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, full: str = "") -> None:
         self._down = reason = self._scrubber.clean_text(reason)[:MAX_NOTE_LENGTH]
+        self._down_in_full = self._scrubber.clean_text(full)[:MAX_NOTE_LENGTH]
         self._close_protocol()
         for id in list(self._open_requests):
             self.release_request(id)

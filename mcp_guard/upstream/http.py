@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_guard.configured_secrets import oauth_secrets
-from mcp_guard.core.errors import ConfigError, GuardError
+from mcp_guard.core.errors import ConfigError, LedgerError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.server_address import server_of
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.settings import OAuthSettings, SecretReference, UpstreamSettings
-from mcp_guard.upstream.transport import MessageHandler, TokenState
+from mcp_guard.upstream.transport import MessageHandler, TokenState, unusable
 from mcp_guard.upstream.user import UpstreamUser
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class HttpTransport:
         self._headers: dict[str, str] = {}
         self._client_secrets: dict[str, str] = {}
         self._network: Network | None = None
-        self._start_failure: str | None = "is not started"
+        self._start_failure: UpstreamError | None = UpstreamError("is not started")
         self._token_provider: OAuthTokenProvider | None = None
         self._session: UpstreamHttpSession | None = None
         self._running: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class HttpTransport:
                         "check that it is the right secret",
                     )
         except ConfigError as error:
-            self._start_failure = f"cannot be reached: {error.message}"
+            self._start_failure = unusable("cannot be reached", error)
         else:
             self._headers, self.unscrubbed_secrets, self._start_failure = headers, tuple(unscrubbed), None
 
@@ -108,27 +108,29 @@ class HttpTransport:
                 unscrubbed.append("proxy")
         return network
 
-    async def _sign_in(self, oauth: OAuthSettings) -> str | None:
+    async def _sign_in(self, oauth: OAuthSettings) -> UpstreamError | None:
         """Get an access token. Returns why there is none, or None."""
         from mcp_guard.upstream.oauth.discovery import NoToken
 
         if oauth.as_user and self._parameters.user is None:
-            return FOR_USERS_ONLY
+            return UpstreamError(FOR_USERS_ONLY)
         try:
             if self._token_provider is None:
                 self._token_provider = await self._make_provider(oauth)
             await self._token_provider.check()
-        except GuardError as failure:
-            return f"sign-in failed: {failure.message}"
+        except ConfigError as error:
+            return unusable("sign-in failed", error)
+        except LedgerError as error:
+            return UpstreamError(f"sign-in failed: {error.message}", error.hint, f"sign-in failed: {error.full}")
         except NoToken as failure:
-            return f"sign-in failed: {failure}"
+            return UpstreamError(f"sign-in failed: {failure}")
         return None
 
     async def why_unauthorized(self) -> str | None:
         """As `UserToken.why_unauthorized`."""
         parameters = self._parameters
         failure = await self._sign_in(parameters.server.oauth) if parameters.server.oauth else None
-        return f"upstream `{parameters.name}` {failure}" if failure else None
+        return f"upstream `{parameters.name}` {failure.message}" if failure else None
 
     async def find(self) -> TokenState:
         """As `UserToken.find`."""
@@ -172,7 +174,7 @@ class HttpTransport:
         if failure is None and server.oauth is not None:
             failure = await self._sign_in(server.oauth)
         if failure is not None:
-            handler.on_closed(failure)
+            handler.on_closed(failure.message, failure.full)
             return False
         from mcp_guard.upstream.http_client import ServerAddress
         from mcp_guard.upstream.http_session import UpstreamHttpSession

@@ -23,7 +23,7 @@ from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.secrets import is_slow, make_environment, network_variables
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.budget import WorkMeter
-from mcp_guard.upstream.transport import MessageHandler
+from mcp_guard.upstream.transport import MessageHandler, unusable
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.last_words import LastWords
@@ -113,8 +113,9 @@ def open_stderr_file(path: Path) -> FileIO:
         return path.open("ab", buffering=0)
     except OSError as error:
         raise UpstreamError(
-            f"cannot be started: its stderr cannot be written to `{path}`: {error.strerror}",
+            f"cannot be started: its stderr cannot be written: {error.strerror}",
             "check the state folder (guard.state_dir), its owner and mode, and how the disk is mounted",
+            f"cannot be started: its stderr cannot be written to `{path}`: {error.strerror}",
         ) from None
 
 
@@ -145,15 +146,16 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
             )
             thread = _start_copying(popen, stderr, parameters.scrubber, tail)
     except ConfigError as error:
-        raise UpstreamError(f"cannot be started: {error.message}", error.hint) from None
+        raise unusable("cannot be started", error) from None
     except RuntimeError as error:  # from `Thread.start`
         hint = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
         raise UpstreamError(f"cannot be started: {error}", hint) from None
     except OSError as error:
         raise UpstreamError(
-            f"cannot be started: `{parameters.argv[0]}`: {error.strerror}",
+            f"cannot be started: {error.strerror}",
             f"check upstreams.{parameters.name}.command in the config; is it on the guard's PATH? "
             f"That is `{os.environ.get('PATH', '')}`",
+            f"cannot be started: `{parameters.argv[0]}`: {error.strerror}",
         ) from None
     assert popen.stdin is not None
     assert popen.stdout is not None
@@ -335,7 +337,7 @@ class StdioTransport:
         self.starts_slowly = is_slow(parameters.secrets.values())
         self._parameters = parameters
         self._process: ServerProcess | None = None
-        self._start_failure, self._start_hint = "is not started", ""
+        self._start_failure = UpstreamError("is not started")
         self._pipes: Pipes | None = None
         self._has_closed = False
         """Whether the process has closed its end of a pipe: it may be about to exit."""
@@ -344,14 +346,14 @@ class StdioTransport:
         try:
             self._process = start_process(self._parameters)
         except UpstreamError as error:
-            self._start_failure, self._start_hint = error.message, error.hint
+            self._start_failure = error
         else:
             self.unscrubbed_secrets = self._process.unscrubbed_secrets
 
     async def open(self, handler: MessageHandler, on_pressure: Callable[[bool], None], max_message_bytes: int) -> bool:
         process = self._process
         if process is None:
-            handler.on_closed(self._start_failure)
+            handler.on_closed(self._start_failure.message, self._start_failure.full)
             return False
 
         def on_end() -> None:
@@ -389,7 +391,7 @@ class StdioTransport:
 
         process = self._process
         if process is None:
-            return LastWords(reason, hint=self._start_hint)
+            return LastWords(reason, hint=self._start_failure.hint)
         for _ in range(LAST_WORDS_POLLS if self._has_closed else 0):
             if process.popen.poll() is not None and not process.stderr_thread.is_alive():
                 break

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
@@ -64,8 +65,9 @@ class MessageHandler(Protocol):
     def input_schema(self, tool: str) -> Json | None:
         """The input schema in the latest listing of the upstream's tool of this name."""
 
-    def on_closed(self, reason: str) -> None:
-        """The transport failed to open, or closed; no more frames arrive or leave."""
+    def on_closed(self, reason: str, full: str = "") -> None:
+        """The transport failed to open, or closed; no more frames arrive or leave. Agents read the `reason`. `full` is
+        for the operator, and may also say where."""
 
 
 class Transport(Protocol):
@@ -110,6 +112,13 @@ class Transport(Protocol):
 
     def kill(self) -> None:
         """End it at once, without an event loop."""
+
+
+def unusable(what: str, error: ConfigError) -> UpstreamError:
+    """Why an upstream is not started or reached. What is wrong with a configuration names files and commands, of which
+    agents do not hear."""
+    message = f"{what}: what is configured for it cannot be used; the guard's log says why"
+    return UpstreamError(message, error.hint, f"{what}: {error.full}")
 
 
 async def start_in_thread(transport: Transport) -> None:

@@ -20,7 +20,7 @@ from mcp_guard.storage.postgres.connection import quoted_schema
 from tests.adversary.test_p7_proof_replay import JWK, URL, prove
 from tests.live.authorization_server import Authority
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import scripted, text, write_config
+from tests.live.running_guard import Client, scripted, text, upstream, write_config
 from tests.live.test_database_away import await_note
 from tests.live.test_stateless import ECHO, HOLD_POLICIES
 from tests.storage.postgres_server import server
@@ -127,6 +127,38 @@ def test_a_coding_agent_that_asks_by_its_hooks(world: tuple[Served, Path], tmp_p
     reason = orjson.loads(out)["hookSpecificOutput"]["permissionDecisionReason"]
     assert reason == "denied by mcp-guard: the tables of the ledger cannot be found. Nothing was run."
     await_note(served, f"the tables of the ledger cannot be found: `{PLACE}")
+
+
+def test_an_agent_whose_upstreams_cannot_be_used(tmp_path: Path) -> None:
+    sign_ins = tmp_path / "state" / "sign-ins"
+    sign_ins.mkdir(mode=0o700, parents=True)
+    sign_ins.parent.chmod(0o700)
+    (sign_ins / "far.json").write_text("{}")
+    (sign_ins / "far.json").chmod(0o644)
+    secret = '{ file = "none.secret" }'
+    sections = [
+        '[upstreams.far]\nurl = "http://127.0.0.1:1/mcp"\n[upstreams.far.oauth]\ngrant = "authorization_code"\n',
+        f'[upstreams.near]\nurl = "http://127.0.0.1:1/mcp"\nbearer = {secret}\n',
+        upstream("tool", "/nowhere/tool"),
+        f'[upstreams.local]\ncommand = "true"\nenv = {{ TOKEN = {secret} }}\n',
+    ]
+    with Client(write_config(tmp_path, "\n".join(sections))) as client:
+        client.start()
+        client.tools()
+        answers = {name: text(client.call(f"{name}__echo")) for name in ("far", "near", "tool", "local")}
+    assert "sign-in failed: the stored sign-in is accessible to other users" in answers["far"]
+    assert "cannot be reached: what is configured for it cannot be used; the guard's log says why" in answers["near"]
+    assert "cannot be started: No such file or directory" in answers["tool"]
+    assert "cannot be started: what is configured for it cannot be used" in answers["local"]
+    for answer in answers.values():
+        assert not any(place in answer for place in (str(tmp_path), "none.secret", "/nowhere"))
+    for said in (
+        f"the stored sign-in is accessible to other users: `{sign_ins}/far.json`",
+        "upstream `near` cannot be reached: cannot read `none.secret`",
+        "upstream `tool` cannot be started: `/nowhere/tool`: No such file",
+        "upstream `local` cannot be started: cannot read `none.secret`",
+    ):
+        assert said in client.stderr
 
 
 def test_whoever_reads_an_error_of_which_nobody_has_said_what_is_public() -> None:

@@ -59,7 +59,7 @@ class Recorder:
     def input_schema(self, tool: str) -> Json | None:
         return None
 
-    def on_closed(self, reason: str) -> None: ...
+    def on_closed(self, reason: str, full: str = "") -> None: ...
 
     async def end_of(self, request: Id) -> str:
         async with asyncio.timeout(10):

@@ -18,6 +18,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.file_locks import hold_file_lock
 from mcp_guard.files import remove_stale_draft, replace_file
 from mcp_guard.secrets import import_keyring
+from mcp_guard.trouble import TroubleReport
 from mcp_guard.upstream.oauth.discovery import NoToken
 
 SERVICE = "mcp-guard oauth"
@@ -97,6 +98,8 @@ class FileTokenStorage:
     folder: Path
     name: str
     in_keyring: bool = False
+    report: TroubleReport = field(default_factory=lambda: TroubleReport(lambda _: None, ""), compare=False)
+    """For the operator. Agents do not hear where the file is."""
 
     @property
     def where(self) -> str:
@@ -122,16 +125,27 @@ class FileTokenStorage:
         return await self.read()
 
     async def read(self) -> Tokens | None:
-        return await asyncio.to_thread(self._read)
+        with self._reported():
+            return await asyncio.to_thread(self._read)
 
     async def write(self, tokens: Tokens) -> None:
         await asyncio.to_thread(self._write, tokens)
 
     async def remove(self) -> bool:
-        return await asyncio.to_thread(self._remove)
+        with self._reported():
+            return await asyncio.to_thread(self._remove)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Raises: NoToken for a ConfigError."""
+        try:
+            with self.report.watching():
+                yield
+        except ConfigError as error:
+            raise NoToken(error.message) from None
 
     def _read(self) -> Tokens | None:
-        """Raises: NoToken."""
+        """Raises: NoToken, ConfigError."""
         try:
             text = self._from_keyring() if self.in_keyring else self._from_file()
             return parse_tokens(text) if text else None
@@ -147,7 +161,8 @@ class FileTokenStorage:
         try:
             with self._path.open() as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
-                    raise NoToken(f"`{self._path}` is accessible to other users; run chmod 600 on it")
+                    problem = "the stored sign-in is accessible to other users"
+                    raise ConfigError(problem, f"chmod 600 {self._path}", f"{problem}: `{self._path}`")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -164,7 +179,7 @@ class FileTokenStorage:
             replace_file(self._path, text.encode())
 
     def _remove(self) -> bool:
-        """Raises: NoToken."""
+        """Raises: NoToken, ConfigError."""
         if self._read() is None:
             return False
         if self.in_keyring:
