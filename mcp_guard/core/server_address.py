@@ -1,4 +1,4 @@
-"""The address of a server: which ones are this machine, and one as people may read it. Pure."""
+"""The address of a server: which ones are this machine, and one as people may read it or as it is compared. Pure."""
 
 from urllib.parse import urlsplit
 
@@ -15,3 +15,9 @@ def server_of(url: str) -> str:
 def host_in_url(host: str) -> str:
     """An address of IPv6 in brackets (RFC 3986 §3.2.2)."""
     return f"[{host}]" if ":" in host else host
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port (RFC 6454 §4). Raises: ValueError if it is not a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)

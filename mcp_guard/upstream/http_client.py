@@ -12,6 +12,7 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.core.bounded import join_bounded
+from mcp_guard.core.server_address import origin
 from mcp_guard.network import Network
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
 
@@ -268,12 +269,6 @@ def _target_within_origin(response: httpx.Response) -> str | None:
         return target if target != asked and origin(target) == origin(asked) else None
     except (ValueError, httpx.InvalidURL):
         return None
-
-
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port. Raises: ValueError if it is not a URL."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def describe_status(response: httpx.Response) -> str:

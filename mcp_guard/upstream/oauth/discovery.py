@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
-from mcp_guard.core.server_address import LOOPBACK
+from mcp_guard.core.server_address import LOOPBACK, origin
 from mcp_guard.network import Network, explain, redirect_target
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
@@ -72,7 +72,7 @@ def is_trusted(endpoint: str, url: str, settings: OAuthSettings, vouched_by: str
     """
     if vouched_by and vouched_by == settings.issuer and not settings.token_url:
         return is_secure_url(endpoint)
-    return _origin(endpoint) == _origin(settings.token_url or settings.issuer or url)
+    return origin(endpoint) == origin(settings.token_url or settings.issuer or url)
 
 
 def allowed_scopes(scopes: Iterable[str], url: str, settings: OAuthSettings) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def allowed_scopes(scopes: Iterable[str], url: str, settings: OAuthSettings) -> 
     """
     allowed = settings.allowed_scopes
     if allowed is None:
-        is_own = _origin(settings.token_url or settings.issuer or url) == _origin(url)
+        is_own = origin(settings.token_url or settings.issuer or url) == origin(url)
         return tuple(scopes) if is_own else ()
     return tuple(scope for scope in scopes if "*" in allowed or scope in allowed)
 
@@ -134,7 +134,7 @@ class _Discovery:
         challenge = await self._challenge()
         named = challenge.parameters.get("resource_metadata", "") if challenge else ""
         # RFC 9728 §3.3: its address is made from the resource's, so it has the same origin
-        candidates = [named] if named and _origin(named) == _origin(url) else []
+        candidates = [named] if named and origin(named) == origin(url) else []
         candidates += [_well_known(url, RESOURCE_PATH), _base(url) + RESOURCE_PATH]
         metadata = await self._first_document(candidates, ("resource", "authorization_servers")) or {}
         resource = settings.resource or self._resource(metadata)
@@ -208,7 +208,7 @@ class _Discovery:
                     yield response
                     return
                 followed = str(httpx.URL(url).join(response.headers["location"]))
-                if _origin(followed) != _origin(url):
+                if origin(followed) != origin(url):
                     self.redirects.append(f"`{url[:200]}` redirects to `{target}`")
                     yield response
                     return
@@ -282,18 +282,12 @@ def is_secure_url(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port (RFC 6454 §4). Raises: ValueError."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-
-
 def _covers(resource: str, url: str) -> bool:
     """Whether `url` is the resource or below its path, as in `check_resource_allowed` of the SDKs. A resource without a
     query is that of any; one with a query may be another tenant's."""
     wide, narrow = urlsplit(resource), urlsplit(url)
     is_below = f"{narrow.path.rstrip('/')}/".startswith(f"{wide.path.rstrip('/')}/")
-    return _origin(resource) == _origin(url) and is_below and wide.query in ("", narrow.query)
+    return origin(resource) == origin(url) and is_below and wide.query in ("", narrow.query)
 
 
 def _base(url: str) -> str:
