@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from mcp_guard.settings import OAuthGrant, OAuthSettings
 from mcp_guard.shared_secret import SharedSecret
 from mcp_guard.storage.engines import find_engine, open_store
 from mcp_guard.storage.place import Database
-from mcp_guard.storage.postgres.sign_ins import MAX_HELD, SignInsTable
+from mcp_guard.storage.postgres.sign_ins import MAX_HELD, MAX_READ, SignInsTable
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.shared_tokens import SharedTokenStorage
 from mcp_guard.upstream.oauth.token_endpoint import ClientCredentials
@@ -264,6 +264,22 @@ async def test_many_users_take_few_connections_and_those_of_one_upstream_leave_s
         answered.set()
 
 
+async def test_many_who_only_look_take_few_connections(ledger: Ledger) -> None:
+    sign_ins = find_engine(ledger.database).open_sign_ins(Path())
+    assert isinstance(sign_ins, SignInsTable)
+    storage = SharedTokenStorage(sign_ins, "far", SECRET)
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mcp-guard'"
+    with closing(psycopg.connect(server().url)) as other:
+        other.execute(f'LOCK TABLE "mcp-guard {ledger.database.origin}".upstream_sign_in'.encode())
+        looks = [asyncio.create_task(storage.look()) for _ in range(9)]
+        async with asyncio.timeout(30):
+            while ledger.sql(connected) < [(MAX_READ,)]:
+                await asyncio.sleep(0)
+        assert sign_ins._reading.locked()
+        assert ledger.sql(connected) == [(MAX_READ,)]
+    assert await asyncio.gather(*looks) == [None] * 9
+
+
 async def test_without_a_ledger_it_says_what_to_do(ledger: Ledger) -> None:
     nowhere = Ledger(Database(ledger.database.url, "nowhere.example"))
     with pytest.raises(NoToken, match="no ledger of this origin"):
@@ -273,7 +289,24 @@ async def test_without_a_ledger_it_says_what_to_do(ledger: Ledger) -> None:
         await stored(unreachable.storage())
 
 
-async def test_a_refresh_that_all_have_given_up_is_stored_before_the_upstream_is_closed(tmp_path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class TokenEndpoint:
+    """Answers a refresh with the next tokens, once it may."""
+
+    url: str
+    asked: threading.Event
+    may_answer: threading.Event
+
+    def provider(self, storage: TokenStorage) -> OAuthTokenProvider:
+        settings = OAuthSettings("guard", grant=OAuthGrant.AUTHORIZATION_CODE, token_url=self.url)
+        return OAuthTokenProvider(
+            "far", "http://far.example/mcp", settings, Network(), ClientCredentials,
+            storage=storage, exchange=None, scrubber=Scrubber(),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def endpoint() -> Iterator[TokenEndpoint]:
     asked, may_answer = threading.Event(), threading.Event()
 
     class Rotating(BaseHTTPRequestHandler):
@@ -289,27 +322,41 @@ async def test_a_refresh_that_all_have_given_up_is_stored_before_the_upstream_is
 
         def log_message(self, format: str, *args: object) -> None: ...
 
+    with ThreadingHTTPServer(("127.0.0.1", 0), Rotating) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield TokenEndpoint(f"http://127.0.0.1:{server.server_port}/token", asked, may_answer)
+        server.shutdown()
+
+
+async def test_a_refresh_that_all_have_given_up_is_stored_before_the_upstream_is_closed(
+    endpoint: TokenEndpoint, tmp_path: Path
+) -> None:
     storage = FileTokenStorage(tmp_path, "far")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Rotating) as endpoint:
-        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{endpoint.server_port}/token"
-        await store(storage, replace(TOKENS, token_endpoint=url))
-        settings = OAuthSettings("guard", grant=OAuthGrant.AUTHORIZATION_CODE, token_url=url)
-        provider = OAuthTokenProvider(
-            "far", "http://far.example/mcp", settings, Network(), ClientCredentials,
-            storage=storage, exchange=None, scrubber=Scrubber(),
-        )  # fmt: skip
-        waiting = [asyncio.create_task(provider.check()) for _ in range(2)]
-        await asyncio.to_thread(asked.wait, 20)
-        for _ in range(3):
-            for task in waiting:
-                task.cancel()
-            await asyncio.sleep(0)
-        ends = await asyncio.gather(*waiting, return_exceptions=True)
-        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
-        may_answer.set()
-        await provider.settle()
-        endpoint.shutdown()
+    await store(storage, replace(TOKENS, token_endpoint=endpoint.url))
+    provider = endpoint.provider(storage)
+    waiting = [asyncio.create_task(provider.check()) for _ in range(2)]
+    await asyncio.to_thread(endpoint.asked.wait, 20)
+    for _ in range(3):
+        for task in waiting:
+            task.cancel()
+        await asyncio.sleep(0)
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    endpoint.may_answer.set()
+    await provider.settle()
     found = await stored(storage)
     assert found is not None
     assert found.refresh == "next-refresh"
+
+
+async def test_tokens_that_cannot_be_stored_are_not_used(endpoint: TokenEndpoint, tmp_path: Path) -> None:
+    """Else the next process would send the spent refresh token."""
+    storage = FileTokenStorage(tmp_path, "far")
+    await store(storage, replace(TOKENS, token_endpoint=endpoint.url))
+    (tmp_path / ".far.json.draft").mkdir()
+    endpoint.may_answer.set()
+    provider = endpoint.provider(storage)
+    with pytest.raises(NoToken, match="cannot be stored: Is a directory"):
+        await provider.check()
+    assert endpoint.asked.is_set()
+    assert provider.headers() == {}
