@@ -99,11 +99,9 @@ class Connection:
         self._notes = NoteLimiter()
         self._listener: UpstreamListener = NoListener()
         self._down: str | None = "is starting"
-        """Why it cannot be used now."""
         self._down_in_full = ""
-        """The same for the operator, where agents do not read all of it."""
-        self._closed = asyncio.Event()
-        self._interrupted = asyncio.Event()
+        """Why it cannot be used now, and the same for the operator where agents do not read all of it."""
+        self._closed, self._interrupted = asyncio.Event(), asyncio.Event()
         """Set when the transport has closed, or the upstream has ended its session."""
         self.renewal = SessionRenewal()
         self.peer = Peer(self._write, self, self._transport.withdraw)
@@ -163,13 +161,12 @@ class Connection:
             if not self.listing_tried.is_set():
                 self.listing_tried.set()
                 await on_listed()
-            delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
-            failures += 1
+            delay, failures = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)], failures + 1
             since = time.time() if self.status.is_up else self.status.since
             self._set_status(UpstreamStatus(False, since, last_words.summary, time.time() + delay))
-            restarting = f"restarting in {delay:g} s"
-            self._down = f"{self._down}; {restarting}"  # agents read this: it names no file of the guard
-            listener.note(f"upstream `{self.name}` {why}; {restarting} (see {self._transport.diagnostics})")
+            pause = f"restarting in {delay:g} s"
+            self._down = f"{self._down}; {pause}"  # agents read this: it names no file of the guard
+            listener.note(f"upstream `{self.name}` {why}; {pause} (see {self._transport.diagnostics})")
             if last_words != self.last_words and (report := last_words.report(self.name)):
                 listener.note(report)
             self.last_words = last_words
@@ -252,12 +249,10 @@ class Connection:
 
     async def _open_transport(self) -> bool:
         self._arrivals.drop()
-        self._closed.clear()
-        self._interrupted.clear()
-        self._open_requests.clear()
+        for state in (self._closed, self._interrupted, self._open_requests):
+            state.clear()
         self._joiner = LineJoiner(self._max_message_bytes)
-        self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
-        self._down_in_full = ""
+        self.peer, self.protocol, self._down_in_full = Peer(self._write, self, self._transport.withdraw), None, ""
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._writing_pace.set_slow(False)
         try:
@@ -424,8 +419,7 @@ class Connection:
             self.note(self.status.why, " ")
 
     def input_schema(self, tool: str) -> Json | None:
-        schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)
-        schema = next(schemas, None)
+        schema = next((item.get("inputSchema") for item in self.tools or () if item.get("name") == tool), None)
         return schema if isinstance(schema, dict) else None
 
     def on_closed(self, reason: str, full: str = "") -> None:
