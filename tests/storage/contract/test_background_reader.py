@@ -112,11 +112,13 @@ async def test_an_error_of_a_query_is_its_own(reader: BackgroundReader) -> None:
 
 
 async def test_a_file_that_was_put_in_place_of_the_ledger_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
+    path, other = tmp_path / "ledger.sqlite", tmp_path / "other.sqlite"
+    find_engine(other).open_store(True, True).close()
     engine = find_engine(path)
     with closing(engine.open_store(True, True)):
         reader = engine.background_reader()
         path.rename(tmp_path / "before")
-        with closing(engine.open_store(True, True)), pytest.raises(LedgerError, match="removed or replaced"):
+        other.rename(path)
+        with pytest.raises(LedgerError, match="removed or replaced"):
             await reader.read(lambda store: store.head().size)
     await reader.close()
