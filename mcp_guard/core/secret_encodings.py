@@ -6,7 +6,7 @@ occurs. What it returns is only searched, and never passed on.
 
 import binascii
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
 _PAIR = b"\0"
 """Stands for an escaped backslash while the other escapes are undone."""
@@ -59,6 +59,18 @@ _TO_HEX = bytes(byte if byte in _DIGITS else ord("0") for byte in range(256))
 BASE64_GROUP, BASE64_BYTES = 4, 3
 BYTES_PER_RUN = 256
 """A text with more than one run in so many bytes is decoded as a whole."""
+PERCENT_BLOCK = 1 << 16
+"""Bytes from which percent-encoding is undone at once, because the library holds two objects for each `%`."""
+
+
+def substitute(pattern: "re.Pattern[bytes]", replace: Callable[["re.Match[bytes]"], bytes], text: bytes) -> bytes:
+    """As `pattern.sub`, without an object for each match: they would take many times the memory of the text."""
+    result, end = bytearray(), 0
+    for match in pattern.finditer(text):
+        result += text[end : match.start()]
+        result += replace(match)
+        end = match.end()
+    return bytes(result) + text[end:] if end else text
 
 
 def undo_backslashes(text: bytes, ascii_only: bool) -> bytes:
@@ -80,12 +92,12 @@ def undo_backslashes(text: bytes, ascii_only: bool) -> bytes:
 
 def _undo_rare(text: bytes, ascii_only: bool) -> bytes:
     if not ascii_only:
-        text = _ALL_CODES.sub(_character, text)
+        text = substitute(_ALL_CODES, _character, text)
     elif any(start in text for start in _STARTS_OF_CODES):
-        text = _ASCII_CODES.sub(_ascii_character, text)
+        text = substitute(_ASCII_CODES, _ascii_character, text)
     for escape, character in _RARE:
         text = text.replace(escape, character)
-    return _OTHER.sub(rb"\1", text)
+    return substitute(_OTHER, lambda match: match[1], text)
 
 
 def _ascii_character(match: "re.Match[bytes]") -> bytes:
@@ -110,7 +122,7 @@ def undo_hex_escapes(text: bytes) -> bytes:
     """Undo a backslash before two hexadecimal digits."""
     if b"\\" not in text:
         return text
-    return _HEX_ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), text)
+    return substitute(_HEX_ESCAPE, lambda match: bytes((int(match[1], 16),)), text)
 
 
 def without_quotes(text: bytes) -> bytes:
@@ -120,7 +132,7 @@ def without_quotes(text: bytes) -> bytes:
 
 def undo_entities(text: bytes) -> bytes:
     """Undo the character references of HTML and XML that can stand for ASCII, and numeric ones."""
-    return _ENTITY.sub(_entity, text) if b"&" in text else text
+    return substitute(_ENTITY, _entity, text) if b"&" in text else text
 
 
 def _entity(match: "re.Match[bytes]") -> bytes:
@@ -137,8 +149,14 @@ def undo_percent(text: bytes) -> bytes:
     from urllib.parse import unquote_to_bytes  # not loaded unless there is a secret
 
     if b"%u" in text or b"%U" in text:
-        text = _PERCENT_U.sub(lambda match: _encode(int(match[1], 16), match[0]), text)
-    return unquote_to_bytes(text)
+        text = substitute(_PERCENT_U, lambda match: _encode(int(match[1], 16), match[0]), text)
+    result, start = bytearray(), 0
+    while start < len(text):
+        end = text.find(b"%", start + PERCENT_BLOCK)
+        end = len(text) if end < 0 else end
+        result += unquote_to_bytes(text[start:end])
+        start = end
+    return bytes(result)
 
 
 class Runs:
@@ -208,4 +226,4 @@ def _unwrap(text: bytes) -> bytes:
     text = text.replace(b"\r", b"") if b"\r" in text else text
     if b"\n" not in text:
         return text
-    return _INDENTED.sub(b"", text).replace(b"\n", b"")
+    return substitute(_INDENTED, lambda _: b"", text).replace(b"\n", b"")

@@ -22,6 +22,7 @@ from mcp_guard.core.message_remains import read_remains, request_number
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_encodings import (
     PackedRuns,
+    substitute,
     undo_backslashes,
     undo_entities,
     undo_hex_escapes,
@@ -213,7 +214,7 @@ class Scrubber:
         if b"\0" in text:  # UTF-16
             text = text.translate(None, b"\0")
             yield text, b""
-        if self._has_number and (decoded := _EXPONENT.sub(_without_exponent, text)) != text:
+        if self._has_number and (decoded := substitute(_EXPONENT, _without_exponent, text)) != text:
             yield decoded, b""
         if (decoded := undo_hex_escapes(text)) != text:
             yield decoded, b""

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shlex
+import tracemalloc
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mcp_guard.core.secret_encodings import PERCENT_BLOCK
 from mcp_guard.core.secret_scrubber import WITHHELD, Scrubber, looks_secret, password_of
 from tests.growth import assert_linear, assert_once_below, cpu_seconds
 
@@ -195,6 +197,25 @@ def test_work_grows_with_the_text(name: str) -> None:
     made = scrubber("p4ss&word")
     assert b"p4ss%26word" not in made.clean(HOSTILE[name](40_000))
     assert_linear(HOSTILE[name], made.clean, 40_000)
+
+
+@pytest.mark.parametrize("unit", ["%25", "%u0041", "&amp;", r"\u0041", r"\41", "\\!", "a\n ", "a b%26"])
+def test_search_holds_a_small_multiple_of_the_text(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    lines = text.encode(), json.dumps({"text": text}).encode()
+    made = scrubber("p4ss&word")
+    tracemalloc.start()
+    try:
+        for line in lines:
+            made.clean(line)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(lines[1])
+    finally:
+        tracemalloc.stop()
+
+
+def test_secret_is_found_wherever_percent_encoding_is_undone_in_parts() -> None:
+    for start in range(PERCENT_BLOCK - 20, PERCENT_BLOCK + 2):
+        assert b"p4ss" not in scrubber("p4ss&word").clean(b"%20" + b"x" * start + b"p4ss%26word")
 
 
 def test_many_repetitions_of_an_encoded_secret_are_removed() -> None:
