@@ -66,6 +66,8 @@ class AnswerReader:
             await self._read_stream(response, request)
         else:
             await self._read_document(response, request)
+        if request.is_refused and request.is_in_session:
+            self._sessions.check_in_background(request.session)
 
     async def settle_by_stream(self, response: httpx.Response, request: AwaitedRequest) -> None:
         """The same for the transport of 2024-11-05, whose answers arrive on its stream: most bodies say nothing."""
@@ -88,6 +90,7 @@ class AnswerReader:
                 await self._hand_on(answer, response, request)
         if response.status_code == 202 and not request.is_stateless and self._comes_on_stream(request.id):
             return  # the reply comes on the standing stream, as from the Ruby SDK
+        request.is_refused |= not body
         what = f"a body of type `{media_type(response)}`" if body else "no body"
         self._handler.on_request_failed(request.id, f"HTTP status {response.status_code} and {what}, but no reply")
 
@@ -106,6 +109,7 @@ class AnswerReader:
             self.refuse_by_lost_session(request, seconds)
             return
         request.is_worked_on |= answer.kind is not HttpAnswerKind.UNREADABLE
+        request.is_refused |= answer.is_refusal
         if answer.kind is HttpAnswerKind.REPLY and response.status_code < 300:
             self._sessions.adopt(answer, response, request)
         self._handler.on_message(answer.frame)
@@ -194,6 +198,7 @@ class AnswerReader:
         elif reply is not None:
             await self._hand_on(reply, response, request)
         elif status in NOT_ACTED_ON and not request.is_opening:
+            request.is_refused = status not in BUSY
             self.refuse(request, reason)
         elif request.is_in_session and status < 500 and await self._sessions.is_unknown(request.session):
             self.refuse_by_lost_session(request, seconds)
@@ -201,6 +206,7 @@ class AnswerReader:
             if failure := await self._try_old_transport(request, reason):
                 self.refuse(request, failure)
         elif unidentified is not None and (status < 500 or request.is_opening):
+            request.is_refused = unidentified.is_refusal
             self._handler.on_message(unidentified.frame)
         else:
             await self._settle_by_status(status, request, reason)

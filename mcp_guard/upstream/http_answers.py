@@ -16,6 +16,7 @@ from mcp_guard.core.message_remains import request_number
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.batches import split_batch
 from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.methods import INTERNAL_ERROR, METHOD_NOT_FOUND
 
 PING_ID = "mcp-guard-ping"
 """How the ids of our own pings begin. INVARIANT: their replies are the answer to no other request."""
@@ -43,6 +44,8 @@ class HttpAnswer:
     """Whether it came with the id of no request, so that a better one may follow."""
     names_session: bool = False
     """Whether it is an error whose message speaks of a session, which may be lost."""
+    is_refusal: bool = False
+    """Whether it is an error by whose code the server may refuse whatever it is asked in this session."""
     version: str | None = None
     """`protocolVersion` of the result, if it has one that a header can hold."""
 
@@ -64,10 +67,9 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> HttpAnswer:
         return HttpAnswer(HttpAnswerKind.OTHER, frame)
     own_id, is_result, is_error = message.get("id"), "result" in message, isinstance(message.get("error"), dict)
     names_session = is_error and "session" in str(message["error"].get("message")).lower()
+    is_refusal = is_error and message["error"].get("code") not in (METHOD_NOT_FOUND, INTERNAL_ERROR)
     if own_id == id and type(own_id) is type(id):
-        return HttpAnswer(
-            HttpAnswerKind.REPLY, frame, is_result, names_session=names_session, version=_version(message)
-        )
+        return HttpAnswer(HttpAnswerKind.REPLY, frame, is_result, False, names_session, is_refusal, _version(message))
     if isinstance(own_id, str) and own_id.startswith(PING_ID):
         return HttpAnswer(HttpAnswerKind.OTHER, frame)
     number = request_number(own_id)
@@ -77,10 +79,16 @@ def _read_answer(frame: bytes, id: Id, open_ids: Collection[Id]) -> HttpAnswer:
     if is_result or is_spelled_otherwise:
         has_other_id = not is_spelled_otherwise and own_id is not None
         return HttpAnswer(
-            HttpAnswerKind.REPLY, _with_id(frame, id), is_result, has_other_id, names_session, _version(message)
+            HttpAnswerKind.REPLY,
+            _with_id(frame, id),
+            is_result,
+            has_other_id,
+            names_session,
+            is_refusal,
+            _version(message),
         )
     return (
-        HttpAnswer(HttpAnswerKind.UNIDENTIFIED_ERROR, _with_id(frame, id))
+        HttpAnswer(HttpAnswerKind.UNIDENTIFIED_ERROR, _with_id(frame, id), is_refusal=is_refusal)
         if is_error
         else HttpAnswer(HttpAnswerKind.OTHER, frame)
     )

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.protocol.jsonrpc import Id
-from mcp_guard.protocol.methods import INITIALIZE, LISTS, METHOD_NOT_FOUND, PING
+from mcp_guard.protocol.methods import INITIALIZE, LIST_TOOLS, LISTS, METHOD_NOT_FOUND, PING
 from mcp_guard.protocol.sse import StreamPosition
 from mcp_guard.upstream.http_answers import PING_ID, HttpAnswer, HttpAnswerKind, is_of_another, read_answers
 from mcp_guard.upstream.http_body import READ_ERRORS
@@ -60,6 +60,8 @@ class ServerSession:
     headers: dict[str, str] = field(default_factory=dict)
     has_begun: bool = False
     """Whether there was a handshake."""
+    has_listed: bool = False
+    """Whether it has listed its tools."""
     is_lost: bool = False
     troubles: int = 0
 
@@ -85,6 +87,8 @@ class AwaitedRequest:
     is_withdrawn: bool = False
     is_worked_on: bool = False
     """Whether the upstream has sent something else in answer, such as progress."""
+    is_refused: bool = False
+    """Whether it was answered as by a server that refuses whatever it is asked in this session."""
 
     @property
     def is_opening(self) -> bool:
@@ -123,6 +127,7 @@ class ServerSessions:
         self._open_ids = open_ids
         self._ping_numbers = count(1)
         self._asking: tuple[ServerSession, asyncio.Task[PingResult]] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     def start_at(self, url: str) -> None:
         """Sessions begin at this address from now on."""
@@ -185,6 +190,7 @@ class ServerSessions:
             self.current = ServerSession(str(response.url), headers, has_begun=True)
         elif request.is_in_session:
             request.session.headers |= ids
+            request.session.has_listed |= request.method == LIST_TOOLS and answer.is_result
 
     def lose(self, session: ServerSession) -> None:
         if session is self.current and not session.is_lost:
@@ -210,19 +216,32 @@ class ServerSessions:
         """Whether the upstream says that it has ended this session, although it refused nothing but the ping."""
         return await self._ask(session) is PingResult.ENDED
 
+    def check_in_background(self, session: ServerSession) -> None:
+        """After a request was refused: a session that refuses to list the tools that it has listed before is lost.
+
+        A ping tells less, because SDKs answer it before the session is initialized.
+        """
+        is_checked = self._checking is not None and not self._checking.done()
+        if session is self.current and session.has_listed and not session.is_lost and not is_checked:
+            self._checking = self._tasks.create_task(self._check(session))
+
+    async def _check(self, session: ServerSession) -> None:
+        if await self._probe(session, LIST_TOOLS) in (PingResult.ENDED, PingResult.REFUSED):
+            self.lose(session)
+
     async def _ask(self, session: ServerSession) -> PingResult:
         """Ping the upstream. All callers share one ping."""
         if self._asking is None or self._asking[0] is not session or self._asking[1].done():
-            self._asking = session, self._tasks.create_task(self._ping(session))
+            self._asking = session, self._tasks.create_task(self._probe(session, PING))
         return await asyncio.shield(self._asking[1])
 
-    async def _ping(self, session: ServerSession) -> PingResult:
+    async def _probe(self, session: ServerSession, method: str) -> PingResult:
         """INVARIANT: its own answer settles nothing, and it is not sent again.
 
-        Servers may refuse an id that was used before in the session, so each ping has another one.
+        Servers may refuse an id that was used before in the session, so each probe has another one.
         """
         id = f"{PING_ID}-{next(self._ping_numbers)}"
-        frame = orjson.dumps({"jsonrpc": "2.0", "id": id, "method": PING})
+        frame = orjson.dumps({"jsonrpc": "2.0", "id": id, "method": method})
         status, bodies, answers = 0, list[bytes](), list[HttpAnswer]()
         try:
             async with (
@@ -244,7 +263,9 @@ class ServerSessions:
         if status in UNKNOWN_SESSION and not any(str(METHOD_NOT_FOUND).encode() in body for body in bodies):
             return PingResult.ENDED
         if replies := [answer for answer in answers if answer.kind is HttpAnswerKind.REPLY]:
-            is_refused = all(reply.names_session for reply in replies)
+            is_refused = all(reply.names_session or (method != PING and reply.is_refusal) for reply in replies)
+        elif method != PING and not any(bodies):
+            is_refused = status != 202  # after which the reply may come on another stream
         else:
             is_refused = status >= 400 or any(answer.kind is HttpAnswerKind.UNIDENTIFIED_ERROR for answer in answers)
         return PingResult.REFUSED if is_refused else PingResult.KNOWN

@@ -1,4 +1,4 @@
-"""Pings of the guard itself: they end no healthy session, and take nothing that belongs to a call."""
+"""Pings and lists that the guard asks for itself: they end no healthy session, and take nothing that is of a call."""
 
 import asyncio
 import threading
@@ -87,6 +87,57 @@ async def test_a_server_that_refuses_pings_keeps_its_session_after_a_call_that_f
                 assert (await far.call()).startswith("lost: ")
                 await eventually(lambda number=number: len(pings) == number)
                 assert await far.call() == "done"
+    assert begun == ["initialize"]
+
+
+@pytest.mark.parametrize("status", [200, 400, 406])
+@pytest.mark.parametrize("code", [-32600, -32602, -32002])
+async def test_a_session_that_must_be_initialized_again_is_renewed_although_it_answers_pings(
+    code: int, status: int
+) -> None:
+    """It says so under the request's own id, as the Python SDK does; the call is not made again."""
+    is_initialized = threading.Event()
+    calls: list[object] = []
+    begun: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.method == "initialize":
+            is_initialized.set()
+            begun.append(exchange.method)
+        if exchange.method == "tools/call":
+            calls.append(exchange.message["id"])
+        if is_initialized.is_set() or not exchange.is_request or exchange.method == "ping":
+            exchange.serve(session="s")
+        else:
+            exchange.reply(status, exchange.error(code, "Invalid request parameters"))
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            is_initialized.clear()
+            assert (await far.call()).startswith("error: ")
+            await eventually(lambda: len(begun) == 2 and far.connection.why_unavailable() is None)
+            assert await far.call() == "done"
+            assert len(calls) == 2
+
+
+@pytest.mark.parametrize("code", [-32603, -32602])
+async def test_a_server_that_refuses_a_call_and_lists_its_tools_keeps_its_session(code: int) -> None:
+    begun: list[str] = []
+    lists: list[str] = []
+
+    def answer(exchange: Exchange) -> None:
+        begun.extend([exchange.method] if exchange.method == "initialize" else [])
+        lists.extend([exchange.method] if exchange.method == "tools/list" else [])
+        if exchange.method == "tools/call":
+            exchange.reply(200, exchange.error(code, "Invalid arguments"))
+        else:
+            exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert (await far.call()).startswith("error: ")
+            await eventually(lambda: len(lists) == (1 if code == -32603 else 2))
+            assert (await far.call()).startswith("error: ")
     assert begun == ["initialize"]
 
 
