@@ -36,6 +36,8 @@ LINK_MEMBERS = ("uri", "resourceUri", "ui/resourceUri", "openai/outputTemplate")
 """Members that hold the URI of a resource: of links and contents, and of MCP Apps."""
 
 _ENCODED_DELIMITER = re.compile("%(2F|3F|23|25)", re.IGNORECASE)
+_ENCODED_BRACE = re.compile("%(7B|7D)", re.IGNORECASE)
+_END_OF_HOST = re.compile("[/?#]|$")
 
 
 class ResourceOwners:
@@ -48,10 +50,11 @@ class ResourceOwners:
         """Who listed first a URI that several upstreams list."""
         self._spellings: dict[str, str] | None = None
         """The listed URIs by their `comparable` form; None until one is looked for."""
-        self._templates: dict[tuple[str, str], UriTemplate] = {}
-        """By upstream and template, the oldest first."""
+        self._templates: dict[tuple[str, str], tuple[UriTemplate, UriTemplate]] = {}
+        """By upstream and template, the oldest first: as it is, and for URIs in `comparable` form."""
         self._links: dict[str, OrderedDict[str, int]] = {}
-        """The links that each upstream returned, the latest last, and the number of the first time."""
+        """The links that each upstream returned, in `comparable` form, the latest last, and the number of the first
+        time."""
         self._last_number = 0
 
     # What upstreams list
@@ -86,14 +89,16 @@ class ResourceOwners:
         for key in [key for key in self._templates if key[0] == server and key[1] not in latest]:
             del self._templates[key]
         for template in latest:
-            self._templates.setdefault((server, template), UriTemplate(template))
+            if (server, template) not in self._templates:
+                form = comparable(_ENCODED_BRACE.sub(r"%25\1", template))  # decoded, a brace would begin an expression
+                self._templates[server, template] = UriTemplate(template), UriTemplate(form)
 
     # What upstreams return
 
     def add_links(self, server: str, uris: Iterable[str]) -> None:
         """The upstream has returned these URIs."""
         links = self._links.setdefault(server, OrderedDict())
-        for uri in uris:
+        for uri in map(comparable, uris):
             self._last_number += 1
             links.setdefault(uri, self._last_number)
             links.move_to_end(uri)
@@ -114,8 +119,13 @@ class ResourceOwners:
 
     def claimants(self, uri: str) -> list[str]:
         """The upstreams to be asked for a URI that none of them lists, in this order."""
-        linking = [(links[uri], server) for server, links in self._links.items() if uri in links]
-        matching = (server for (server, _), template in self._templates.items() if template.matches(uri))
+        form = comparable(uri)
+        linking = [(links[form], server) for server, links in self._links.items() if form in links]
+        matching = (
+            server
+            for (server, _), (template, comparable_one) in self._templates.items()
+            if template.matches(uri) or comparable_one.matches(form)
+        )
         return list(dict.fromkeys([*(server for _, server in sorted(linking)), *matching]))
 
     def schemes(self, server: str) -> set[str]:
@@ -123,7 +133,7 @@ class ResourceOwners:
         empty text if a template begins with an expression."""
         templates = (listed for owner, listed in self._templates if owner == server)
         uris = (*self._listed.get(server, ()), *self._links.get(server, ()), *templates)
-        return {"" if "{" in scheme else scheme for scheme in map(read_scheme, uris)}
+        return {"" if "{" in scheme else scheme.lower() for scheme in map(read_scheme, uris)}
 
     def template_owner(self, template: str) -> str | None:
         """The upstream that listed this template first."""
@@ -175,8 +185,12 @@ def comparable(uri: str) -> str:
     """The same text for URIs that differ in the case of scheme and host, in percent-encoding, or in the slash after the
     host (RFC 3986 §6.2.2 and §6.2.3). What would end a part of the URI if it were not encoded stays encoded."""
     scheme, separator, rest = uri.partition("://")
-    host, slash, path = rest.partition("/")
-    whole = f"{scheme.lower()}{separator}{host.lower()}{slash if path else ''}{path}"
+    end = _END_OF_HOST.search(rest)
+    assert end is not None
+    host, path = rest[: end.start()], rest[end.start() :]
+    if path[:1] == "/" and path[1:2] in ("", "?", "#"):
+        path = path[1:]
+    whole = f"{scheme.lower()}{separator}{host.lower()}{path}"
     return unquote(_ENCODED_DELIMITER.sub(lambda found: f"%25{found[1].upper()}", whole), errors="replace")
 
 

@@ -11,7 +11,7 @@ from mcp_guard.core.decided_methods import COMPLETE, GET_PROMPT
 from mcp_guard.core.model import Json
 from mcp_guard.core.resource_uri import read_scheme
 from mcp_guard.downstream.decided_requests import DecidedRequests
-from mcp_guard.downstream.resource_owners import LINK_MEMBERS, ResourceOwners, find_links
+from mcp_guard.downstream.resource_owners import LINK_MEMBERS, ResourceOwners, comparable, find_links
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import error
@@ -286,7 +286,8 @@ class Router:
 
     def _named_by_tools(self, uri: str) -> list[str]:
         """The upstreams whose tools' definitions name this URI, as those of MCP Apps do."""
-        tools = [tool for tool in self._upstreams.tools() if uri in _named(tool.definition)]
+        form = comparable(uri)
+        tools = [tool for tool in self._upstreams.tools() if form in map(comparable, _named(tool.definition))]
         return list(dict.fromkeys(tool.server for tool in tools))
 
     def add_links(self, server: str, result: Json, besides: object = None) -> None:
@@ -333,10 +334,11 @@ def _texts(items: list[Json], member: str) -> list[str]:
     return [text for item in items if isinstance(text := item.get(member), str)]
 
 
-def _named(definition: Json) -> list[object]:
+def _named(definition: Json) -> list[str]:
     """The resource URIs in the `_meta` of a tool's definition."""
     meta = definition.get("_meta")
     if not isinstance(meta, dict):
         return []
     holders = [meta, meta.get("ui")]
-    return [holder.get(name) for holder in holders if isinstance(holder, dict) for name in LINK_MEMBERS]
+    named = [holder.get(name) for holder in holders if isinstance(holder, dict) for name in LINK_MEMBERS]
+    return [uri for uri in named if isinstance(uri, str)]

@@ -57,6 +57,32 @@ def test_uri_that_an_sdk_has_normalized_is_the_listed_one(listed: str, read: str
 
 
 @pytest.mark.parametrize(
+    ("link", "template", "read"),
+    [
+        ("file:///my docs/a", "file:///my docs/{name}", "file:///my%20docs/a"),
+        ("file:///café/a", "file:///café/{name}", "file:///caf%C3%A9/a"),
+        ("jira://PROJ/1", "jira://PROJ/{id}", "jira://proj/1"),
+        ("JIRA://x/1", "JIRA://x/{id}", "jira://x/1"),
+        ("search://docs?q=a", "search://docs{?q}", "search://docs/?q=a"),
+        ("x://a%7Bb/1", "x://a%7Bb/{id}", "x://a%7Bb/1"),
+        ("x://a/?q=1", "x://a/{?q}", "x://a/?q=1"),
+    ],
+)
+def test_uri_that_an_sdk_has_normalized_belongs_to_the_link_or_template(link: str, template: str, read: str) -> None:
+    linked, listed = ResourceOwners(), ResourceOwners()
+    linked.add_links("a", [link])
+    listed.set_templates("a", [template])
+    assert linked.claimants(read) == linked.claimants(link) == listed.claimants(read) == listed.claimants(link) == ["a"]
+    assert linked.schemes("a") == listed.schemes("a") == {read.partition(":")[0]}
+
+
+def test_encoded_brace_in_a_template_is_no_expression() -> None:
+    owners = ResourceOwners()
+    owners.set_templates("a", ["x://a%7Bb%7D"])
+    assert (owners.claimants("x://a%7Bb%7D"), owners.claimants("x://anything")) == (["a"], [])
+
+
+@pytest.mark.parametrize(
     "other", ["repo://g%2Fp/x", "repo://g/p%2fx", "repo://g/p/x%3F", "repo://g/p/x%23", "repo://g/p%252Fx"]
 )
 def test_encoded_delimiters_make_another_uri(other: str) -> None:
