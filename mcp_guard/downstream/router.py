@@ -123,9 +123,14 @@ class Router:
         """Every page of every capable upstream's list, in the order of the configuration."""
         lists, failures = await self._read_lists(method, capable)
         if failures and not lists:
-            if len(capable) == 1 and (refusal := self._upstreams.connections[capable[0]].listings[method].refusal):
-                return refusal  # of the only server that could answer
-            return error(METHOD_NOT_FOUND, f"no upstream could answer `{method}`: {'; '.join(failures)}")
+            refusals = [self._upstreams.connections[server].listings[method].refusal for server in capable]
+            if len(refusals) == 1 and refusals[0] is not None:
+                return refusals[0]  # of the only server that could answer
+            are_unsupported = all(
+                reply is not None and reply["error"]["code"] == METHOD_NOT_FOUND for reply in refusals
+            )
+            code = METHOD_NOT_FOUND if are_unsupported else INTERNAL_ERROR
+            return error(code, f"no upstream could answer `{method}`: {'; '.join(failures)}")
         items: list[Json] = []
         for server, listed in lists.items() if await self._decided.may_list() else ():
             shown = self._as_shown(server, method, listed)

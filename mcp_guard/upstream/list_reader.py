@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.methods import CAPABILITY
+from mcp_guard.protocol.methods import CAPABILITY, LIST_TOOLS
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.shared import AnyConnection
@@ -15,7 +15,7 @@ REFRESH_SECONDS = 2.0
 FIRST_LIST_SECONDS = 5.0
 """The same when there is none."""
 LONE_SECONDS = 30.0
-"""How much longer it waits while no upstream has any list at all."""
+"""How much longer it waits for tools while no upstream has listed any: some clients list them only once."""
 
 
 class ListReader:
@@ -73,7 +73,7 @@ class ListReader:
         listings = [connection.listings[method] for connection in self._connections.values()]
         are_known = all(connection.listings[method].is_known for connection in readings)
         _, late = await asyncio.wait(tasks, timeout=REFRESH_SECONDS if are_known else FIRST_LIST_SECONDS)
-        if late and not any(listing.is_known for listing in listings):
+        if late and method == LIST_TOOLS and not any(listing.is_known for listing in listings):
             _, late = await asyncio.wait(late, timeout=LONE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for task in late:
             self._overdue.add(tasks[task])

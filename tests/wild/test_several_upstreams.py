@@ -252,6 +252,29 @@ def test_hung_list_holds_up_nobody_else(tmp_path: Path, method: str) -> None:
         assert "result" in client.call("hung__one")
 
 
+@pytest.mark.parametrize("method", ["resources/list", "prompts/list"])
+def test_hung_list_of_the_only_server_that_has_one_fails_soon_and_as_no_missing_method(
+    tmp_path: Path, method: str
+) -> None:
+    """Clients take -32601 for a method that is not supported, and do not ask again."""
+    able: Json = {"tools": {}, "resources": {}, "prompts": {}}
+    lists = {method: page(method.partition("/")[0])}
+    hung = Server(tmp_path, "hung", {"capabilities": able, "lists": lists, "silent": [method]})
+    with guard(tmp_path, hung, prelude=SHORT) as client:
+        client.start()
+        began = time.monotonic()
+        assert client.request(method)["error"]["code"] == -32603
+        assert time.monotonic() - began < 10
+
+
+def test_methods_that_no_server_knows_are_said_to_be_missing(tmp_path: Path) -> None:
+    refusal = {"resources/list": {"code": -32601, "message": "Method not found"}}
+    servers = [Server(tmp_path, name, {"capabilities": RESOURCES, "errors": refusal}) for name in ("a", "b")]
+    with guard(tmp_path, *servers) as client:
+        client.start()
+        assert client.request("resources/list")["error"]["code"] == -32601
+
+
 def test_late_list_of_resources_is_announced(tmp_path: Path) -> None:
     one = {"uri": "x://one", "name": "one"}
     slow = Server(tmp_path, "slow", {"capabilities": RESOURCES})
