@@ -30,7 +30,7 @@ NOT_ACTED_ON = (301, 302, 307, 308, 405, 406, 407, 411, 413, 414, 415, 421, 425,
 """Statuses by which a server refuses a request before it looks at what is asked for (RFC 9110 §15)."""
 UNAUTHORIZED = (401,)
 """The same, but some servers answer with it to a session that they have forgotten."""
-NOT_OF_THE_TRANSPORT = (401, 403, 407, 408, 429)
+NOT_OF_THE_TRANSPORT = (401, 407, 408, 429)
 """Statuses from 400 to 499 that do not mean that the server may speak another transport."""
 
 
@@ -131,9 +131,20 @@ class AnswerReader:
                         failures = 0
                         if await self._read_until_settled(continuation, request, position):
                             return
+                    elif continuation.status_code == 200 and await self._read_reply(continuation, request):
+                        return
                     elif continuation.status_code not in BUSY:
                         break
         self._handler.on_request_lost(request.id, reason)
+
+    async def _read_reply(self, response: httpx.Response, request: AwaitedRequest) -> bool:
+        """Hand on the reply in a document that came instead of the rest of a stream; False if there is none."""
+        body = await self._reader.read_body(response, self._reader.max_message_bytes)
+        for answer in self._read_answers(body or b"", request):
+            if answer.kind is HttpAnswerKind.REPLY and not answer.has_other_id:
+                await self._hand_on(answer, response, request)
+                return True
+        return False
 
     async def _read_until_settled(
         self, response: httpx.Response, request: AwaitedRequest, position: StreamPosition
@@ -202,8 +213,10 @@ class AnswerReader:
             self.refuse(request, reason)
         elif request.is_in_session and status < 500 and await self._sessions.is_unknown(request.session):
             self.refuse_by_lost_session(request, seconds)
-        elif request.method == INITIALIZE and _may_be_old(status, unidentified):
-            if failure := await self._try_old_transport(request, reason):
+        elif request.method == INITIALIZE and _may_be_old(status):
+            if (failure := await self._try_old_transport(request, reason)) and unidentified is not None:
+                self._handler.on_message(unidentified.frame)
+            elif failure:
                 self.refuse(request, failure)
         elif unidentified is not None and (status < 500 or request.is_opening):
             request.is_refused = unidentified.is_refusal
@@ -261,6 +274,6 @@ class AnswerReader:
         self._handler.on_message(orjson.dumps({"jsonrpc": "2.0", "id": request.id, "error": error}))
 
 
-def _may_be_old(status: int, unidentified: HttpAnswer | None) -> bool:
+def _may_be_old(status: int) -> bool:
     """Whether `initialize` was refused as by a server of revision 2024-11-05 ("Backwards Compatibility")."""
-    return 400 <= status < 500 and status not in NOT_OF_THE_TRANSPORT and (unidentified is None or status in (404, 405))
+    return 400 <= status < 500 and status not in NOT_OF_THE_TRANSPORT

@@ -242,3 +242,24 @@ def test_the_late_reply_to_another_request_is_no_answer(id: object) -> None:
 def test_a_reply_with_a_number_beyond_all_doubles_is_one() -> None:
     frame = b'{"jsonrpc":"2.0","id":7,"result":{"n":1e400}}'
     assert [(answer.kind, answer.frame) for answer in read_answers(frame, 7, [])] == [(HttpAnswerKind.REPLY, frame)]
+
+
+@pytest.mark.parametrize(("body", "outcome"), [(None, "done"), (b"<html>", "lost: ")])
+async def test_the_rest_of_a_cut_stream_may_come_as_a_document(body: bytes | None, outcome: str) -> None:
+    calls: list[dict[str, object]] = []
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.command == "GET" and "last-event-id" in exchange.headers:
+            exchange.reply(200, calls[0] if body is None else body)
+        elif exchange.method == "tools/call":
+            calls.append(exchange.result(content("done")))
+            exchange.stream()
+            exchange.chunk("id: e1\nretry: 10\ndata:\n\n")
+            exchange.cut()
+        else:
+            exchange.serve(session="s")
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert (await far.call()).startswith(outcome)
+    assert len(calls) == 1

@@ -44,9 +44,11 @@ class OldServer:
         lambda x: x.reply(405),
         lambda x: x.reply(404, {"detail": "Not Found"}),
         lambda x: x.reply(400, b"sessionId is required", type="text/plain"),
+        lambda x: x.reply(403),
         lambda x: unidentified(x, 404),
+        lambda x: unidentified(x, 400),
     ],
-    ids=["405", "404", "400", "404 as JSON-RPC"],
+    ids=["405", "404", "400", "403", "404 as JSON-RPC", "400 as JSON-RPC"],
 )
 async def test_a_server_of_2024_11_05_is_found_at_a_plain_address(refuse: Callable[[Exchange], None]) -> None:
     with WildServer(OldServer(refuse)) as server:
@@ -61,6 +63,15 @@ async def test_a_server_without_either_transport_is_reported_by_both_answers() -
         async with connected(server.url) as far:
             reason = str(far.connection.why_unavailable())
     assert "answered with HTTP status 405, and to `GET` it answered with HTTP status 404" in reason
+
+
+async def test_what_a_server_without_the_old_transport_says_without_an_id_is_reported() -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.reply(405) if exchange.command == "GET" else unidentified(exchange, 400)
+
+    with WildServer(answer) as server:
+        async with connected(server.url) as far:
+            assert "No valid session" in str(far.connection.why_unavailable())
 
 
 async def test_a_server_of_2024_11_05_whose_stream_is_cut_is_connected_again() -> None:
