@@ -86,6 +86,15 @@ def restore_numbers(text: bytes, value: Any) -> Any:
     return value
 
 
+def has_all(text: str) -> bool:
+    """Whether the value that `read` finds in this text has all names and values in it, and every number as written."""
+    try:
+        _WHOLE.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _may_round(text: bytes) -> bool:
     """Whether there may be a number in it that a double does not hold."""
     form = text.translate(_NUMBER_FORM)
@@ -167,8 +176,32 @@ def to_decimal(number: float) -> Decimal | None:
     return value if abs(value.adjusted()) < MAX_EXPONENT else None
 
 
+def _take_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a name is repeated")
+    return members
+
+
+def _take_integer(text: str) -> int:
+    if isinstance(_read_integer(text), UnroundedNumber):
+        raise ValueError("an integer is rounded")
+    return 0
+
+
+def _take_float(text: str) -> float:
+    number = float(text)
+    if repr(number) != text:
+        raise ValueError("a number is written in another way")
+    return number
+
+
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"`{name}` is not a JSON number")
 
 
 _DECODER = json.JSONDecoder(parse_int=_read_integer, parse_float=_read_float, parse_constant=_refuse)
+_WHOLE = json.JSONDecoder(
+    object_pairs_hook=_take_members, parse_int=_take_integer, parse_float=_take_float, parse_constant=_refuse
+)
+"""Refuses what `has_all` looks for."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.exact_json import dumps, loads, with_texts
+from mcp_guard.core.exact_json import dumps, has_all, loads, with_texts
 
 numbers = st.one_of(
     st.integers().map(str),
@@ -73,3 +73,15 @@ def test_numbers_that_differ_in_the_last_digit_are_not_equal() -> None:
 def test_a_number_beyond_a_double_can_become_its_text() -> None:
     value = with_texts(loads(b'{"n": [18446744073709551616, 1e400, 1]}'))
     assert value == {"n": ["18446744073709551616", "1e400", 1]}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": [0.5, 1e-07, true, "\\u00eb"]}', "[18446744073709551615]"])
+def test_a_text_of_which_nothing_is_lost_has_all(text: str) -> None:
+    assert has_all(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": {"b": 1, "b": 1}}', "[18446744073709551616]", "[1.50]", "[1e400]", "[-0]", "[" * 5000 + "]" * 5000]
+)
+def test_a_text_of_which_something_is_lost_has_not(text: str) -> None:
+    assert not has_all(text)

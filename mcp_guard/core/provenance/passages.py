@@ -8,8 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-import orjson
-
+from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.dates import find_dates
@@ -230,10 +229,11 @@ def parts(reply: Json) -> Iterator[Any]:
         if not isinstance(text, str):
             yield {name: value for name, value in block.items() if name not in ("data", "blob")}
             continue
-        read = _as_json(text)
-        if read is None or (structured is not None and not _repeats(structured, text, read)):
+        read, is_whole = _as_json(text)
+        is_own = read is not None and (structured is None or _repeats(structured, text, read))
+        if not is_own or not is_whole:
             yield text  # somebody else may have written it: it has no places that the server vouches for
-        elif read != structured:
+        if is_own and read != structured:
             yield read
 
 
@@ -253,11 +253,12 @@ def _repeats(structured: Any, text: str, read: Any) -> bool:
     return read in (structured, wrapped) or text == wrapped or (isinstance(wrapped, list) and read in wrapped)
 
 
-def _as_json(text: str) -> Any:
-    """The JSON object or list in a text, or None."""
-    if text[:1] not in "{[":
-        return None
+def _as_json(text: str) -> tuple[Any, bool]:
+    """The JSON object or list in a text, or None; and whether it has all that is written there."""
+    if text[:1] not in ("{", "["):
+        return None, False
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
+        value, is_compact = exact_json.read(text.encode())
+    except ValueError:
+        return None, False
+    return value, is_compact or exact_json.has_all(text)

@@ -13,7 +13,7 @@ from mcp_guard.core.exact_json import UnroundedNumber
 from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.provenance.history import InstanceHistory
 from mcp_guard.core.provenance.instances import MAX_INSTANCES, InstanceHistories
-from mcp_guard.core.provenance.passages import BREAK
+from mcp_guard.core.provenance.passages import BREAK, read_result
 from tests.promises.harness import make_instance, make_tool
 
 ANY: Json = {"to": {"type": "string"}, "text": {"type": "string"}, "url": {"type": "string"}}
@@ -368,6 +368,29 @@ def test_every_part_of_a_reply_is_read() -> None:
     history.note(call(WEB, url="x"), {"error": {"code": 1, "message": "ask g@g.example"}})
     for value in (EVIL, "b@b.example", "https://c.example/d", "f@f.example", "g@g.example"):
         assert send(history, value).sinks.from_untrusted == ("to",), value
+
+
+@pytest.mark.parametrize("is_structured", [False, True])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (f'{{"note": "pay {EVIL}", "note": "hello"}}', EVIL),
+        ('{"account": 61109010140000071219812874}', "61109010140000071219812874"),
+        ('{"account": 1.2345678901234567890}', "1.2345678901234567890"),
+    ],
+)
+def test_what_a_parser_drops_of_a_text_is_read(text: str, value: str, is_structured: bool) -> None:
+    structured = {"structuredContent": json.loads(text)} if is_structured else {}
+    history = InstanceHistory(TASK)
+    history.note(call(WEB, url="x"), {"result": {"content": [{"type": "text", "text": text}], **structured}})
+    assert send(history, value).sinks.from_untrusted == ("to",)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_text_in_another_layout_keeps_what_the_server_vouches_for(indent: int | None) -> None:
+    text = json.dumps([{"sender": "Zoë", "id": 7000001, "share": 0.25}], indent=indent)
+    [*_, rest] = read_result(INBOX, reply(text), False, 100_000)
+    assert rest.text.split(BREAK)[0] == "sender"
 
 
 def test_memory_is_bounded_and_forgotten_values_are_unknown() -> None:
