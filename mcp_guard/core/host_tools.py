@@ -18,6 +18,7 @@ from typing import Any
 from mcp_guard.core import shell_effects, shell_files
 from mcp_guard.core.model import Effect, Json, ToolRule
 from mcp_guard.core.resource_uri import is_host_normal
+from mcp_guard.core.shell_effects import MAX_PATH
 from mcp_guard.core.shell_line import Doubt, ShellLine, SimpleCommand, names, parse_line
 
 HOST = "host"
@@ -113,9 +114,10 @@ MAX_PATTERNS, MAX_PATCHED = 16 * 1024, 1000
 """Characters of the patterns of a search that are looked at, and files of a patch."""
 MAX_RUN = 32
 """Files of a line of which it is noted what they hold."""
-MAX_PATH, MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 4096, 256, 20, 64
-"""Characters of a path, those of a pattern that are compared, patterns of a line that are looked up, and what braces
-stand for."""
+MAX_PATTERN, MAX_EXPANDED, MAX_ALTERNATIVES = 256, 20, 64
+"""Characters of a pattern that are compared, patterns of a line that are looked up, and what braces stand for."""
+MAX_ATTACHED, OF_EACH_VALUE = 64 * 1024, 32
+"""Characters of what may be values of options in the same words of a line, and how many each one counts for more."""
 
 
 def widen_brackets(pattern: str) -> str:
@@ -391,6 +393,9 @@ def _of_patch(patch: str, place: Workspace) -> Json:
 def _of_line(command: str, place: Workspace) -> Json:
     line = parse_line(command, place.folder)
     commands = line.commands
+    attached = [value for one in commands for value in shell_effects.attached_values(one)]
+    if sum(len(value) + OF_EACH_VALUE for value in attached) > MAX_ATTACHED:
+        raise UnknownShape("`command` has too many letters in its options")
     doubts = set(line.doubts)
     if any(map(shell_effects.runs_another, commands)) or any(_git_runs_programs(one, place) for one in commands):
         doubts.add(Doubt.RUNS_PROGRAM)

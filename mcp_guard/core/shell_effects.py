@@ -16,6 +16,11 @@ from mcp_guard.core.shell_line import SimpleCommand, names
 SYSTEM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/sbin/", "/usr/sbin/")
 
 
+MAX_PATH = 4096
+"""Characters of a path."""
+_OPTION_LETTERS = re.compile("-[A-Za-z0-9]+")
+
+
 class NetworkUse(StrEnum):
     NO = "no"
     YES = "yes"
@@ -261,7 +266,8 @@ def _forces(word: str) -> bool:
 
 def named_paths(command: SimpleCommand) -> list[str]:
     """Each argument that may be a path, and what follows `=` or letters in an option: absolute, not normalized."""
-    words = [word for word in command.arguments if word and not word.startswith("-")]
+    end = command.arguments.index("--") if "--" in command.arguments else len(command.arguments)
+    words = [word for at, word in enumerate(command.arguments) if word and (at > end or not word.startswith("-"))]
     values = [word.partition("=")[2] for word in command.arguments if "=" in word]
     found = [*words, *values, *attached_values(command)]
     if network_use(command) is not NetworkUse.NO:
@@ -270,6 +276,7 @@ def named_paths(command: SimpleCommand) -> list[str]:
 
 
 def attached_values(command: SimpleCommand) -> list[str]:
-    """What may be the value of an option in the same word, after up to eight letters: `.env` of `-rf.env`."""
-    options = [word for word in command.arguments if re.match("-[A-Za-z0-9]+[./]", word) and "=" not in word]
-    return [word[at:] for word in options for at in range(2, min(len(word), 10)) if word[1:at].isalnum()]
+    """What may be the value of an option in the same word, after any number of letters: `.env` of `-rf.env`. Most are
+    no names of anything."""
+    options = [(word, found.end()) for word in command.arguments if (found := _OPTION_LETTERS.match(word))]
+    return [word[at:] for word, end in options for at in range(2, end + 1) if 0 < len(word) - at <= MAX_PATH]

@@ -256,6 +256,29 @@ def test_spellings_of_paths_outside_are_recognized(line: str, path: str) -> None
     assert path in bash(line)["outside"]
 
 
+@pytest.mark.parametrize("option", ["-f", "-uuuuuuuuuuuuf", "-m", "-F", "-7"])
+def test_a_value_in_the_word_of_its_option_is_looked_at_like_a_word(tmp_path: Path, option: str) -> None:
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    place = Workspace(str(tmp_path), str(tmp_path), os.path.realpath)
+    for name in ("id_rsa", "kubeconfig"):
+        assert f"{tmp_path}/{name}" in bash(f"date {option}{name}", place)["secrets"]
+    assert bash(f"date {option}link", place)["outside"] == [f"{tmp_path}/link"]
+    assert bash("cat -- -link", place)["outside"] == []
+    (tmp_path / "-link").symlink_to("/etc/passwd")
+    assert bash("cat -- -link", place)["outside"] == [f"{tmp_path}/-link"]
+    plain = bash("ls -la && tail -n5 x && find . -maxdepth 2 -iname x && git commit -mLink", place)
+    assert plain["outside"] == plain["secrets"] == plain["protected"] == []
+
+
+def test_a_line_of_too_many_option_letters_is_refused_quickly() -> None:
+    began = time.process_time()
+    for line in (f"date -{'u' * 16_000}", "date" + f" -{'u' * 40}" * 390, f"date -{'u' * 2000}{'_' * 2000}"):
+        with pytest.raises(UnknownShape, match="letters in its options"):
+            bash(line)
+    assert bash("find" + " -iname x" * 250 + f" -m{'x ' * 7000}")["outside"] == []
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("line", ["cd sub && git status", "git -C sub status"])
 def test_git_in_another_folder_may_run_what_a_repository_there_names(line: str) -> None:
     assert "runs_program" in bash(line)["doubts"]
