@@ -40,15 +40,15 @@ class Workspace:
 
     `resolve` follows the links of an absolute path, as the agent's system would. `git_runs_programs` says whether Git
     in a folder, or a commit there, runs programs that files of the agent could name, and `exists` whether there is such
-    a file. `expand` are the paths that a pattern stands for, and `search` those below folders that are wanted; None if
-    there are too many to look through. `digest` says what a file holds; empty if it is none.
+    a file. `expand` are the paths that patterns stand for, and whether these are all. `search` are those below folders
+    that are wanted; None if there are too many to look through. `digest` says what a file holds; empty if it is none.
     """
 
     root: str
     folder: str
     resolve: Callable[[str], str] = posixpath.normpath
     git_runs_programs: Callable[[str, bool], bool] = lambda _folder, _commits: False
-    expand: Callable[[str], list[str] | None] = lambda _: []
+    expand: "Callable[[list[str]], tuple[list[str], bool]]" = lambda _: ([], True)
     exists: Callable[[str], bool] = lambda _: True
     search: "Callable[[list[Search]], list[str] | None]" = lambda _: []
     digest: Callable[[str], str] = lambda _: ""
@@ -402,11 +402,10 @@ def _of_line(command: str, place: Workspace) -> Json:
     if any(map(shell_effects.follows_links, commands)) or _compares_folders(commands, place):
         doubts.add(Doubt.LINKS)
     patterns = {posixpath.join(one.folder, pattern) for one in commands for pattern in one.patterns}
-    expanded = [place.expand(pattern) for pattern in sorted(patterns)[:MAX_EXPANDED]]
-    matches = {path for paths in expanded for path in paths or ()}
+    matches, are_all = place.expand(sorted(patterns)[:MAX_EXPANDED])
     readers = [one for one in commands if shell_files.takes_folders(one)]
     found = place.search([search for one in readers for search in _searches(one, matches, place)])
-    if len(patterns) > MAX_EXPANDED or None in expanded or found is None:
+    if len(patterns) > MAX_EXPANDED or not are_all or found is None:
         doubts.add(Doubt.MANY_FILES)
     named = [path for one in commands for path in shell_effects.named_paths(one)]
     touched = [*line.writes, *line.reads, *named]

@@ -20,7 +20,7 @@ from mcp_guard.protocol.methods import LATEST
 MAX_OUTCOME = 64 * 1024
 """Characters of a reported outcome that are kept."""
 FRESH_SECONDS = 0.2
-"""After how long a call that was not held is described again, because it may be another one by then."""
+"""How long after its description a call that was not held is described again: it may be another one by then."""
 REPORT_SECONDS = 10.0
 """How long a report waits until it is recorded."""
 MAX_OPEN = 256
@@ -47,12 +47,14 @@ class HookTransport:
 class HookedCall:
     """A call from its question on. `went_on` is set when the agent is told to run it, `finished` once all is recorded.
 
-    `pending` is the approval that it was left waiting for.
+    `described` is the event loop's time at which its arguments were, and `pending` the approval that it was left
+    waiting for.
     """
 
     part: str
     input: Json
     arguments: Json = field(default_factory=dict)
+    described: float = 0.0
     went_on: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     outcome: "asyncio.Future[Json]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -140,13 +142,12 @@ class HookSession:
         await self._ready.wait()
         call = HookedCall(event.part, event.input)
         loop = asyncio.get_running_loop()
-        asked = loop.time()
-        ends = asked + seconds
+        ends = loop.time() + seconds
 
         async def go_on() -> Json:
             if left.is_set():
                 raise NotSent("the agent no longer waits for an answer")
-            is_fresh = not call.was_held and loop.time() - asked <= FRESH_SECONDS
+            is_fresh = not call.was_held and loop.time() - call.described <= FRESH_SECONDS
             if not is_fresh and has_changed(call.arguments, self._request(event).arguments):
                 raise NotSent("a file that it runs, or where its paths lead, has changed since it was asked about")
             call.went_on.set()
@@ -180,7 +181,7 @@ class HookSession:
     async def _guard(self, event: Event, call: HookedCall, channel: ClientChannel) -> None:
         try:
             request = self._request(event)
-            call.arguments = request.arguments
+            call.arguments, call.described = request.arguments, asyncio.get_running_loop().time()
             call.reply = await self.session.guard.call(self.session.instance, request, channel)
         except Exception as failure:
             call.reply = self.session.failure_reply(failure)

@@ -7,12 +7,14 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 
 from mcp_guard.core.host_tools import Search, UnknownShape, widen_brackets
 
-MAX_ENTRIES = 1000
-"""How many names are compared for one pattern."""
+MAX_ENTRIES, MAX_MATCHES = 10_000, 1000
+"""How many names are compared for the patterns of a line, and how many of them are taken."""
 MAX_NAME = 255
 MAX_CONFIG = 256 * 1024
 COMMIT_HOOKS = (
@@ -68,12 +70,27 @@ def _read(path: str) -> str:
         return file.read(MAX_CONFIG)
 
 
-def expand(pattern: str) -> list[str] | None:
-    """The paths that this absolute pattern may stand for in any shell; None if that is not found quickly, or only zsh
-    knows: it looks in all folders below for `**/`, and takes a slash in brackets."""
-    if "**" in pattern or "/" in pattern[pattern.find("[") : pattern.rfind("]")]:
-        return None
-    paths, left = ["/"], MAX_ENTRIES
+def expand(patterns: Iterable[str]) -> tuple[list[str], bool]:
+    """The paths that these absolute patterns may stand for in any shell, and whether these are all: not if they are not
+    found quickly, all patterns together, or only zsh knows. It looks in all folders below for `**/`, and takes a slash
+    in brackets."""
+    found, are_all, budget = list[str](), True, _Budget(MAX_ENTRIES)
+    for pattern in patterns:
+        is_known = "**" not in pattern and "/" not in pattern[pattern.find("[") : pattern.rfind("]")]
+        matches = _matches(pattern, budget) if is_known and len(found) <= MAX_MATCHES else None
+        are_all = are_all and matches is not None
+        found += matches or []
+    return found[:MAX_MATCHES], are_all and len(found) <= MAX_MATCHES
+
+
+@dataclass(slots=True)
+class _Budget:
+    left: int
+
+
+def _matches(pattern: str, budget: _Budget) -> list[str] | None:
+    """None if its parts are too long, or the budget of names is spent."""
+    paths = ["/"]
     for part in map(widen_brackets, filter(None, pattern.split("/"))):
         if not re.search(r"[*?]", part):
             paths = [os.path.join(path, part) for path in paths]
@@ -82,17 +99,25 @@ def expand(pattern: str) -> list[str] | None:
             return None
         found = list[str]()
         for path in paths:
-            try:
-                entries = [".", "..", *os.listdir(path)]  # which `.?` and `.*` stand for, except in zsh and a new Bash
-            except OSError:  # no folder, or not for us
-                continue
-            left -= len(entries)
-            if left < 0:
+            entries = _entries(path, budget)
+            if entries is None:
                 return None
             shown = [name for name in entries if part[0] == "." or name[0] != "."]
             found += [os.path.join(path, name) for name in shown if fnmatchcase(name, part)]
         paths = found
     return [path for path in paths if os.path.lexists(path)]
+
+
+def _entries(folder: str, budget: _Budget) -> list[str] | None:
+    """The names in a folder, and the two that `.?` and `.*` stand for, except in zsh and a new Bash. None if there are
+    more than the budget has left; empty for what is no folder, or not for us."""
+    try:
+        with os.scandir(folder) as scanned:
+            entries = [".", "..", *(entry.name for entry in islice(scanned, max(budget.left, 0) + 1))]
+    except OSError:
+        entries = []
+    budget.left -= max(len(entries), 1)
+    return entries if budget.left >= 0 else None
 
 
 def search(searches: Iterable[Search]) -> list[str] | None:
