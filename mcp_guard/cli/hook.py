@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         socket = options.socket or socket_of(options)
     except GuardError as error:  # its own exit code would let the tool run
         print_error(error)
-        return hook_client.code_without_guard(sys.stdin.buffer.read())
+        return hook_client.code_of_denial(sys.stdin.buffer.read())
     return hook_client.main([options.agent, socket, str(options.seconds)])
 
 

@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -341,6 +343,52 @@ def test_without_a_guard_a_call_is_denied_and_the_hint_says_what_to_type(tmp_pat
     done = run_client(tmp_path / "none.sock", {"hook_event_name": event})
     assert done.returncode == code
     assert "start it with `mcp-guard serve`" in done.stderr
+
+
+@pytest.mark.parametrize("sends", [b"", b"0"])
+def test_the_time_of_a_hook_is_limited_as_a_whole(tmp_path: Path, sends: bytes) -> None:
+    """Also if the guard reads or answers a bit of it now and then."""
+    path, ended = str(tmp_path / "s"), threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            with listener.accept()[0] as asking, suppress(OSError):
+                for _ in range(20):
+                    ended.wait(0.2)
+                    asking.recv(100_000)
+                    asking.sendall(sends)
+
+        with ThreadPoolExecutor() as threads:
+            serving = threads.submit(serve)
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                hook_client.ask("claude-code", path, 0.5, b"x" * (1 if sends else 600_000))
+            assert time.monotonic() - began < 1
+            ended.set()
+            serving.result()
+
+
+@pytest.mark.parametrize(
+    ("event", "code"), [("PreToolUse", DENIED), ("Stop", 1), ("UserPromptSubmit", 1), ("PostToolUse", 1)]
+)
+@pytest.mark.parametrize("text", ["\ud83d", "x" * 3_000_000])
+def test_what_the_guard_refuses_stops_only_calls(guard: Guard, event: str, code: int, text: str) -> None:
+    done = run_client(guard.socket, {"hook_event_name": event, "session_id": "p", "cwd": "/", "prompt": text})
+    assert done.returncode == code
+    assert "payload" in done.stderr
+
+
+def test_a_report_that_is_refused_settles_its_call(guard: Guard, tmp_path: Path) -> None:
+    agent = Agent(guard, tmp_path)
+    assert agent.before("1", command="ls") == ""
+    report = {"hook_event_name": "PostToolUse", "session_id": agent.session, "cwd": str(tmp_path), "tool_name": "Bash"}
+    done = run_client(
+        guard.socket, {**report, "tool_input": {"command": "ls"}, "tool_use_id": "1", "tool_response": "x" * 3_000_000}
+    )
+    assert (done.returncode, "request_bytes" in done.stderr) == (0, True)
+    assert agent.calls() == [("intent", "allow"), ("outcome", "ok")]
 
 
 def test_a_guard_that_is_killed_leaves_its_calls_unknown_and_denies_the_next(tmp_path: Path) -> None:
