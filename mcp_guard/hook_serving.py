@@ -63,7 +63,7 @@ def make_hook_server(
         make_session=lambda instance, transport: runtime.make_session(
             instance, transport, [HostConnection()], ends_instance=True
         ),
-        is_guarded=settings.upstreams.__contains__,
+        is_upstream=settings.upstreams.__contains__,
         note=runtime.note,
         message_bytes=settings.client_limits.message_bytes,
         max_values=settings.client_limits.values,

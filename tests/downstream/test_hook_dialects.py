@@ -117,15 +117,30 @@ def test_arguments_come_from_the_agents_own_names(tool: str, input: dict[str, An
     assert {name: arguments[name] for name in expected} == expected
 
 
-def test_tools_of_servers_are_told_by_their_names() -> None:
-    for id, tool, read in (
-        ("claude-code", "mcp__crm__update_deal", ("crm", "update_deal", True)),
-        ("claude-code", "mcp__crm__crm__update_deal", ("crm", "crm__update_deal", True)),
-        ("claude-code", "mcp__crm__evil__tool", ("crm", "evil__tool", False)),
-        ("gemini-cli", "mcp_crm_evil_tool", ("crm", "evil_tool", False)),
-        ("cursor", "MCP:crm", ("crm", "", False)),
-    ):
-        assert find_dialect(id).mcp_tool(tool) == read
+@pytest.mark.parametrize(
+    ("id", "tool", "server", "name", "is_guarded"),
+    [
+        ("claude-code", "mcp__crm__update_deal", "crm", "update_deal", True),
+        ("claude-code", "mcp__crm__crm__update_deal", "crm", "crm__update_deal", True),
+        ("claude-code", "mcp__crm__crm__update__deal", "crm", "crm__update__deal", True),
+        ("claude-code", "mcp__crm__guard__await", "crm", "guard__await", True),
+        ("claude-code", "mcp__crm__guard__other", "crm", "guard__other", False),
+        ("claude-code", "mcp__crm__evil__tool", "crm", "evil__tool", False),
+        ("claude-code", "mcp__guard__crm__update_deal", "guard", "crm__update_deal", True),
+        ("claude-code", "mcp__guard__guard__requests", "guard", "guard__requests", True),
+        ("claude-code", "mcp__guard__update_deal", "guard", "update_deal", False),
+        ("claude-code", "mcp__evil__crm__update_deal", "evil", "crm__update_deal", False),
+        ("gemini-cli", "mcp_crm_evil_tool", "crm", "evil_tool", False),
+        ("gemini-cli", "mcp_crm_crm__update_deal", "crm", "crm__update_deal", True),
+        ("gemini-cli", "mcp_guard_guard__await", "guard", "guard__await", True),
+        ("cursor", "MCP:crm", "crm", "", False),
+        ("cursor", "MCP:guard:crm__update_deal", "guard", "crm__update_deal", True),
+    ],
+)
+def test_tools_of_servers_are_told_by_their_names(id: str, tool: str, server: str, name: str, is_guarded: bool) -> None:
+    dialect = find_dialect(id)
+    assert dialect.mcp_tool(tool) == (server, name)
+    assert dialect.is_guarded(server, name, {"crm"}.__contains__) is is_guarded
 
 
 def test_a_member_that_could_be_read_from_two_names_is_unknown() -> None:

@@ -15,6 +15,8 @@ import orjson
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.host_tools import OTHER, UnknownShape, Workspace
 from mcp_guard.core.model import Json
+from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.replies import AWAIT, REQUESTS
 from mcp_guard.core.visible_text import visible
 
 
@@ -63,6 +65,8 @@ class HookAnswer:
 
 
 NOTHING = HookAnswer()
+GUARD_ENTRY = "guard"
+"""What agents call their server that is the guard with all of its upstreams."""
 MAX_ID = 512
 """Characters of the name of a session."""
 
@@ -133,13 +137,22 @@ class Dialect:
             )
         return shape.name, {"tool": tool} if shape.name == OTHER else said, rest
 
-    def mcp_tool(self, tool: str) -> tuple[str, str, bool] | None:
-        """Server and tool, if it is one of an MCP server, and whether the name says for certain which server's."""
+    def mcp_tool(self, tool: str) -> tuple[str, str] | None:
+        """Server and tool, if it is one of an MCP server."""
         if not self.mcp_prefix or not tool.startswith(self.mcp_prefix):
             return None
         server, _, name = tool.removeprefix(self.mcp_prefix).partition(self.mcp_separator)
-        own = name.removeprefix(f"{server}{self.mcp_separator}")  # as a guard lists the tools of its upstreams
-        return server, name, bool(own) and self.mcp_separator not in own
+        return server, name
+
+    def is_guarded(self, server: str, name: str, is_upstream: Callable[[str], bool]) -> bool:
+        """Whether the name says that the guard lists this tool: under an entry of the agent that is called like one of
+        its upstreams or like the guard, as the upstream's or as the guard's own. Else the server may be another, whose
+        name goes on after the separator."""
+        if is_upstream(server) and name and self.mcp_separator not in name:
+            return True
+        upstream, separator, _ = name.partition(SEPARATOR)
+        is_listed = name in (AWAIT, REQUESTS) or (bool(separator) and is_upstream(upstream))
+        return is_listed and (server == GUARD_ENTRY or is_upstream(server))
 
     def read(self, payload: bytes, max_values: int) -> Event:
         """Raises: UnknownPayload."""

@@ -83,7 +83,7 @@ class HookServer:
         end: Callable[[Instance], Awaitable[None]],
         is_over: Callable[[Instance], bool],
         make_session: Callable[[Instance, DownstreamTransport], Session],
-        is_guarded: Callable[[str], bool],
+        is_upstream: Callable[[str], bool],
         note: Callable[[str], None],
         message_bytes: int,
         max_values: int,
@@ -100,7 +100,7 @@ class HookServer:
         self._end = end
         self._is_over = is_over
         self._make_session = make_session
-        self._is_guarded = is_guarded
+        self._is_upstream = is_upstream
         self._note = note
         self._message_bytes, self._max_values = message_bytes, max_values
         self._shares, self._received, self._loop_share = shares, received, loop_share
@@ -272,7 +272,7 @@ class HookServer:
             self._make_session(instance, transport),
             request.dialect,
             place,
-            is_guarded=self._is_guarded,
+            is_upstream=self._is_upstream,
             skips_prompts=self._skips_prompts,
         )
 

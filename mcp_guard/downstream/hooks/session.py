@@ -74,8 +74,8 @@ class HookedCall:
 
 
 class HookSession:
-    """`place` makes the workspace of a call made in this folder; `is_guarded` says which MCP servers are behind the
-    guard. `skips_prompts`: whether an allowed call is not asked about by the agent's own prompts."""
+    """`place` makes the workspace of a call made in this folder; `is_upstream` says which names are those of the
+    guard's upstreams. `skips_prompts`: whether an allowed call is not asked about by the agent's own prompts."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class HookSession:
         dialect: Dialect,
         place: Callable[[str], Workspace],
         *,
-        is_guarded: Callable[[str], bool],
+        is_upstream: Callable[[str], bool],
         skips_prompts: bool,
     ) -> None:
         self.session = session
@@ -94,7 +94,7 @@ class HookSession:
         self.is_closed = False
         self._dialect = dialect
         self._place = place
-        self._is_guarded = is_guarded
+        self._is_upstream = is_upstream
         self._skips_prompts = skips_prompts
         self._ready = asyncio.Event()
         self._calls: dict[str, deque[HookedCall]] = {}
@@ -206,8 +206,9 @@ class HookSession:
         """Raises: UnknownShape."""
         place = self._place(event.folder)
         if (mcp := self._dialect.mcp_tool(event.tool)) is not None:
-            server, tool, is_certain = mcp
-            said = {"server": server, "tool": tool, "guarded": is_certain and self._is_guarded(server)}
+            server, tool = mcp
+            guarded = self._dialect.is_guarded(server, tool, self._is_upstream)
+            said = {"server": server, "tool": tool, "guarded": guarded}
             return "Mcp", arguments_of("Mcp", said, event.input, place, _dump)
         name, said, rest = self._dialect.read_tool(event.tool, event.input, place)
         return name, arguments_of(name, said, rest, place, _dump)
