@@ -95,7 +95,7 @@ def limit(guard: socket.socket, ends: float) -> bool:
 
 
 def code_of_denial(payload: bytes) -> int:
-    """The exit code if the guard was not asked or took nothing: `DENIED`, unless the event certainly decides nothing."""
+    """The exit code if the guard was not asked or took nothing: `DENIED`, unless the event surely decides nothing."""
     return WARNED if harmless_event(payload) else DENIED
 
 

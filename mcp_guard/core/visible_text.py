@@ -17,8 +17,6 @@ from functools import lru_cache
 from string import Formatter
 from typing import Any
 
-from mcp_guard.core.canonical import ExactNumber, readable_json
-
 BLANK = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # joiners and fillers that are letters or marks
     "\u2800\U00013441\U00013442\U00016fe4\U0001d159"  # signs with an empty glyph
@@ -145,11 +143,15 @@ def value_text(value: object) -> VisibleText:
 
 def reads_as_other(value: object) -> bool:
     """Whether it is a text that without quotes reads as nothing, or as a JSON value of another type."""
+    from mcp_guard.core.canonical import ExactNumber  # commands that show no JSON do not load it
+
     return isinstance(value, str) and not isinstance(value, ExactNumber) and _OTHER_JSON.match(value) is not None
 
 
 def readable_value(value: object) -> str:
     """A JSON value that stands alone, not made visible yet. A text has quotes only if it reads as something else."""
+    from mcp_guard.core.canonical import readable_json  # as above
+
     is_plain = isinstance(value, str) and not reads_as_other(value)
     return str(value) if is_plain else readable_json(value)
 
@@ -205,6 +207,8 @@ def shorten(value: object, length: int) -> VisibleText:
 
 def visible_json(value: object, indent: int | None = None) -> VisibleText:
     r"""The value as JSON, in which hidden characters are written as JSON does, such as `\u202e`."""
+    from mcp_guard.core.canonical import readable_json  # as above
+
     return visible_json_text(readable_json(value, indent))
 
 
