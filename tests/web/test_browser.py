@@ -141,7 +141,11 @@ def test_scenario_b_is_approved_with_a_passkey_but_not_without_and_proved(
     assert json.loads(text(on.client.wait(call)))["deal"]["stage"] == "Closed Won"
     page.goto(f"{on.url}/history")
     expect(page.get_by_text("Alice approved: Signed contract seen.")).to_be_visible()
+    check_proof_of_the_vote(on, tmp_path)
 
+
+def check_proof_of_the_vote(on: InboxScenario, tmp_path: Path) -> None:
+    """With public keys alone, and not once its rationale is another."""
     [granted] = log(on.config, "--kind", "approval.granted")
     assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
     keys = tmp_path / "approvers.json"
