@@ -422,7 +422,7 @@ class Guard:
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
     async def refuse_defect(self, call: Call, defect: Exception) -> None:
-        """Record the refusal of a call because of a defect of ours (promise P2). Whoever calls this reports it."""
+        """Record the refusal of a call because of a defect of ours (promise P2). The caller reports the defect."""
         decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
         await self.ledger.refuse(call, decision)
 

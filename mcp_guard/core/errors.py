@@ -5,6 +5,9 @@ from typing import Self
 
 from mcp_guard.core.visible_text import VisibleText, say, visible_line
 
+RAISE_THREAD_LIMIT = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
+"""The hint where no thread can be started."""
+
 
 class GuardError(Exception):
     """A failure that a person must act on.

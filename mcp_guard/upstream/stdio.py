@@ -16,7 +16,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.core.errors import RAISE_THREAD_LIMIT, ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.stdio import Pipes
@@ -148,8 +148,7 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
     except ConfigError as error:
         raise unusable("cannot be started", error) from None
     except RuntimeError as error:  # from `Thread.start`
-        hint = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
-        raise UpstreamError(f"cannot be started: {error}", hint) from None
+        raise UpstreamError(f"cannot be started: {error}", RAISE_THREAD_LIMIT) from None
     except OSError as error:
         raise UpstreamError(
             f"cannot be started: {error.strerror}",

@@ -82,7 +82,8 @@ def test_a_pack_loads_beside_the_servers_of_the_others(
     for other in environments.values():
         more = tuple(tool for tool in other.tools if tool.listed_as not in names)
         attributes = {**other.attributes, **own.attributes}
-        load_policies(load(config).policies, replace(own, tools=own.tools + more, attributes=attributes))
+        engine = load_policies(load(config).policies, replace(own, tools=own.tools + more, attributes=attributes))
+        assert not engine.problems
 
 
 @pytest.mark.parametrize(("config", "id"), policies(), ids=lambda part: part.stem if isinstance(part, Path) else part)

@@ -1,7 +1,7 @@
 """Whether the row of a request for approval says what its receipts say.
 
-Whoever may write to the database can change a row. They cannot change a receipt: its entry is a leaf of the tree, and
-the guard has signed the head. A writer builds on no head without that signature, so this needs no key.
+Somebody with write access to the database can change a row, but not a receipt: its entry is a leaf of the tree, and
+the guard signs the head. A writer accepts no head without that signature, so this check needs no key.
 """
 
 import json

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosqlite
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import RAISE_THREAD_LIMIT, LedgerError
 from mcp_guard.storage.sql.paging import PAGE_ON_LOOP, PagedReads
 from mcp_guard.storage.sql.queries import StatementResult
 from mcp_guard.storage.sqlite.errors import FAILURES, explain
@@ -84,8 +84,7 @@ async def _open(connection: aiosqlite.Connection) -> None:
     try:
         await connection
     except RuntimeError as error:  # from `Thread.start`
-        hint = "raise the limit on processes and threads (`ulimit -u`, or of the container)"
-        raise LedgerError(f"the ledger cannot be read beside the calls: {error}", hint) from None
+        raise LedgerError(f"the ledger cannot be read beside the calls: {error}", RAISE_THREAD_LIMIT) from None
     try:
         for pragma in PRAGMAS:
             await connection.execute_fetchall(f"PRAGMA {pragma}")
